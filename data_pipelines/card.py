@@ -1,0 +1,80 @@
+"""The dataset card of a recorded folder: `dataset.json` for programs, a sheet for people."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from data_pipelines.clip import Clip
+
+CARD = "dataset.json"
+FORMAT = "mirage-dataset-1"
+_LABEL_HEIGHT = 14
+
+
+def read_card(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the card of `directory`, or an empty one if nothing was recorded there yet.
+
+    Raises:
+      ValueError: the file is there and is not a dataset card.
+    """
+    path = Path(directory) / CARD
+    if not path.exists():
+        return {"format": FORMAT, "splits": {}}
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a dataset card ({error})") from error
+    found = card.get("format") if isinstance(card, dict) else type(card).__name__
+    if found != FORMAT:
+        raise ValueError(f"{path}: found format {found!r}, expected {FORMAT!r}")
+    return card
+
+
+def write_card(directory: str | os.PathLike[str], card: dict[str, Any]) -> None:
+    """Replaces the card of `directory` in one step, so that a reader never sees half of it."""
+    path = Path(directory) / CARD
+    write_atomically(path, json.dumps(card, indent=1, ensure_ascii=False).encode())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes `data` to `path` through a temporary file beside it, which never outlives an error."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def contact_sheet(clips: Sequence[Clip], columns: int = 8, cell: int = 96) -> Image.Image:
+    """Returns a picture with two rows per clip: its frames, and their depth with movers in red.
+
+    Depth is drawn as nearness (white = near, black = sky), unknown depth in blue.
+    """
+    block = _LABEL_HEIGHT + 2 * cell
+    sheet = Image.new("RGB", (columns * cell, len(clips) * block), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, clip in enumerate(clips):
+        label = f"{clip.name}   {clip.world}   {clip.trajectory}   {clip.frames} frames"
+        draw.text((3, row * block + 1), label, fill="black")
+        top = row * block + _LABEL_HEIGHT
+        for column, frame in enumerate(np.linspace(0, clip.frames - 1, columns).round()):
+            nearness = _nearness(clip.depth[int(frame)], clip.mover_ids[int(frame)])
+            for line, picture in enumerate((clip.video[int(frame)], nearness)):
+                tile = Image.fromarray(picture).resize((cell, cell), Image.Resampling.BILINEAR)
+                sheet.paste(tile, (column * cell, top + line * cell))
+    return sheet
+
+
+def _nearness(depth: np.ndarray, mover_ids: np.ndarray) -> np.ndarray:
+    known = depth > 0
+    value = np.where(known, 255.0 / np.maximum(1.0, np.where(known, depth, 1.0)) ** 0.7, 0)
+    picture = np.repeat(value.astype(np.uint8)[..., None], 3, -1)
+    picture[mover_ids > 0, 1:] //= 3
+    picture[~known] = 40, 60, 160
+    return picture

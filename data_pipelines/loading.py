@@ -1,0 +1,224 @@
+"""Recorded clips to batches: random access, shuffling, windows, hosts, and exact resume.
+
+A position in the stream is one number, the batches consumed so far.  The pipeline is rebuilt and
+sliced from there, so that a position saved with two loader processes on four hosts is good for
+none on one: grain's own iterator state is not portable in that way.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from data_pipelines import clip as clip_format
+from data_pipelines.clip import ARRAY_FIELDS, META_FIELDS, Clip
+
+Element = dict[str, Any]
+# Takes one element and a generator seeded by the element's place in the stream alone.
+Transform = Callable[[Element, np.random.Generator], Element]
+
+
+class ClipSource:
+    """Random access to the recorded clips of one split, decoding only the fields asked for.
+
+    Elements are dicts of `fields`: arrays of `clip.Clip`, and numbers or strings for its other
+    fields.  Picklable; files are opened on first use in each process.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        split: str,
+        fields: Sequence[str] = ARRAY_FIELDS,
+    ):
+        """Finds the shards of `split` in `directory`.
+
+        Raises:
+          ValueError: no shards, missing shards (an unfinished recording), no clips, a file that is
+            not an ArrayRecord file, or an unknown field.
+        """
+        unknown = set(fields) - set(ARRAY_FIELDS) - set(META_FIELDS)
+        if unknown:
+            known = ", ".join(ARRAY_FIELDS + META_FIELDS)
+            raise ValueError(f"unknown clip fields {sorted(unknown)}, expected some of: {known}")
+        self.fields = tuple(fields)
+        self.paths = _find_shards(Path(directory), split)
+        try:
+            self._records = ArrayRecordDataSource([os.fspath(path) for path in self.paths])
+        except RuntimeError as error:
+            raise ValueError(f"{directory}: damaged {split} shard ({error})") from error
+        if len(self._records) == 0:
+            raise ValueError(f"{directory}: the {split} shards hold no clips")
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Element:
+        return clip_format.decode(self._record(index), self.fields)
+
+    def __repr__(self) -> str:
+        # Grain puts this into its checkpoints and messages.
+        return f"ClipSource({self.paths[0].parent}, {len(self)} clips, fields={self.fields})"
+
+    def clip(self, index: int) -> Clip:
+        """Returns clip `index` whole, whatever `fields` says."""
+        return clip_format.from_bytes(self._record(index))
+
+    def meta(self) -> list[Element]:
+        """Returns names and numbers of all clips (`clip.META_FIELDS`), reading every record."""
+        return [clip_format.decode(self._record(i), META_FIELDS) for i in range(len(self))]
+
+    def _record(self, index: int) -> bytes:
+        if not 0 <= index < len(self):
+            raise IndexError(f"clip {index} of {len(self)}")
+        try:
+            return self._records[index]
+        except RuntimeError as error:
+            folder = self.paths[0].parent
+            raise ValueError(f"{folder}: clip {index} cannot be read ({error})") from error
+
+
+def _find_shards(directory: Path, split: str) -> tuple[Path, ...]:
+    paths = sorted(directory.glob(f"{split}-*-of-*.array_record"))
+    if not paths:
+        there = sorted({path.name.split("-")[0] for path in directory.glob("*.array_record")})
+        found = f"splits {there}" if there else "no shards"
+        raise ValueError(f"{directory}: found {found}, expected {split}-*.array_record")
+    total = int(paths[0].stem.rsplit("-", 1)[1])
+    wanted = [directory / f"{split}-{i:05d}-of-{total:05d}.array_record" for i in range(total)]
+    if paths != wanted:
+        missing = [path.name for path in wanted if path not in paths]
+        raise ValueError(
+            f"{directory}: found {len(paths)} {split} shards, expected {total} "
+            f"(missing {', '.join(missing[:3])}): finish recording with the same command"
+        )
+    return tuple(paths)
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Keeps `frames` consecutive frames of every array, from a random start.
+
+    Attributes:
+      frames: length of the window.
+      stride: starts are multiples of it (counted from frame 0).
+    """
+
+    frames: int
+    stride: int = 1
+
+    def __call__(self, element: Element, rng: np.random.Generator) -> Element:
+        """Returns the element cut to the window.
+
+        Raises:
+          ValueError: the clip is shorter than the window, or has no array.
+        """
+        length = next((len(v) for v in element.values() if isinstance(v, np.ndarray)), None)
+        if length is None or length < self.frames:
+            raise ValueError(f"found a clip of {length} frames, expected at least {self.frames}")
+        start = self.stride * int(rng.integers((length - self.frames) // self.stride + 1))
+        return {
+            key: value[start : start + self.frames] if isinstance(value, np.ndarray) else value
+            for key, value in element.items()
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class LoaderState:
+    """A position in the stream of batches; all that a checkpoint needs of the loader."""
+
+    batches: int = 0
+
+
+class Batches:
+    """An endless iterator of batches that knows its position.  Close it, or use it in `with`."""
+
+    def __init__(self, iterator: Any, state: LoaderState):
+        self._iterator = iterator
+        self._state = state
+
+    def __iter__(self) -> Iterator[Element]:
+        return self
+
+    def __next__(self) -> Element:
+        if self._iterator is None:
+            raise StopIteration
+        batch = next(self._iterator)
+        self._state = LoaderState(self._state.batches + 1)
+        return batch
+
+    @property
+    def state(self) -> LoaderState:
+        """Batches consumed since the start of the stream, `start_batch` included."""
+        return self._state
+
+    def close(self) -> None:
+        """Stops the loader's threads and processes; the stream then ends."""
+        if self._iterator is not None:
+            self._iterator.close()
+            # Left to the interpreter's exit, grain's iterator complains about modules gone first.
+            self._iterator = None
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def batches(
+    source: Any,
+    transform: Transform | None = None,
+    *,
+    batch_size: int,
+    seed: int,
+    workers: int = 0,
+    start_batch: int = 0,
+    shard: tuple[int, int] = (0, 1),
+) -> Batches:
+    """Returns the endless stream of batches of `source`, from batch `start_batch` on.
+
+    Every epoch is shuffled anew.  The stream depends on `source`, `transform`, `batch_size` and
+    `seed` alone: `workers` and earlier stops change nothing, and the members of a global batch and
+    their augmentations are the same on any number of hosts (host i of n holds members i, i+n, ..).
+
+    Args:
+      source: random access (`__len__`, `__getitem__`) to elements, e.g. `ClipSource`.
+      transform: `f(element, rng)`, e.g. `Window(17)`; must be picklable if `workers` > 0.
+      batch_size: global, over all hosts.
+      seed: of the order and of the generators given to `transform`.
+      workers: loader processes; 0 = threads of this process.
+      start_batch: `LoaderState.batches` of the run to go on from.
+      shard: (this host, number of hosts).
+
+    Raises:
+      ValueError: a batch size the hosts cannot share, or a shard, start or worker count below 0.
+    """
+    host, hosts = shard
+    if not 0 <= host < hosts:
+        raise ValueError(f"found shard={shard}, expected (i, n) with 0 <= i < n")
+    if batch_size < 1 or batch_size % hosts:
+        raise ValueError(f"found batch_size={batch_size}, expected a multiple of {hosts} hosts")
+    if start_batch < 0 or workers < 0:
+        raise ValueError(f"found start_batch={start_batch}, workers={workers}, expected 0 or more")
+
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    if transform is not None:
+        # Before the host slice, so that an element's generator depends on its global place.
+        dataset = dataset.random_map(transform)
+    dataset = dataset[host::hosts].batch(batch_size // hosts, drop_remainder=True)[start_batch:]
+    # Decoding holds the interpreter lock for about a millisecond per clip: few threads do.
+    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    iterable = dataset.to_iter_dataset(options)
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            # Grain's workers read absl flags, which outside of absl.app.run nobody has parsed.
+            flags.FLAGS.mark_as_parsed()
+        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return Batches(iter(iterable), LoaderState(start_batch))

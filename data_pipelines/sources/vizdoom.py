@@ -1,0 +1,354 @@
+"""Freedoom's hand-made maps, recorded through the ViZDoom engine with exact depth and poses.
+
+ViZDoom's own depth buffer has 8 bits (22 cm steps); here depth is cast from the map file instead,
+and the camera is put anywhere by a small script (`doom_map.camera_pwad`). One map unit is 1/32 m.
+Camera model, fitted to pictures: f = (W/2) / tan(fov/2), cx = W/2 + 0.25, cy = H/2 - 0.5 at the
+resolution W x H of the engine, and heights seen 1.2 times as tall (Doom's pixels were not square).
+
+The maps come from two data sets, Freedoom 1 and 2, which the `vizdoom` package ships. Two parts of
+them are kept for benchmarks alone and refused here: Freedoom 2 MAP20-MAP32 and Freedoom 1 E4.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.clip import Clip
+from data_pipelines.sources import doom_map, paths, screening
+from data_pipelines.sources.doom_rays import cast_rays
+
+METRES = 1.0 / 32.0  # per map unit
+STRETCH = 1.2  # seen height of a map unit over its seen width
+EYE = 41.0  # above the feet, map units
+FIELD_OF_VIEW = 90.0  # degrees, of the square picture, to the engine's whole degrees
+LEAST_LIGHT = 112  # of 255: sector light at the start of a path
+SETTLE_TICS = 3  # the view height follows a placement one tic late
+ENGINE_HEIGHTS = (192, 240, 384, 480, 600, 768)  # of the engine's 4:3 resolutions
+SPRITES_THAT_MOVE = ("Monster", "Projectile", "Player", "Unknown", "Effect")
+MOVED_SECTOR_ID = 1_000_000  # mover ids of doors and lifts start here
+
+TRAIN_WORLDS = (
+    *(f"freedoom2/MAP{number:02d}" for number in range(1, 14)),
+    *(f"freedoom1/E{episode}M{number}" for episode in (1, 2) for number in range(1, 10)),
+)
+EVAL_WORLDS = (
+    *(f"freedoom2/MAP{number:02d}" for number in range(14, 20)),
+    *(f"freedoom1/E3M{number}" for number in range(1, 10)),
+)
+_RESERVED = re.compile(r"freedoom2/MAP(2\d|3\d)|freedoom1/E4M\d", re.IGNORECASE)
+
+
+def check_world(world: str) -> None:
+    """Raise ValueError for a world that is reserved for benchmarks or not known here."""
+    if _RESERVED.match(world.strip()):
+        raise ValueError(f"world {world!r} is reserved for benchmarks and never recorded")
+    if world not in TRAIN_WORLDS + EVAL_WORLDS:
+        raise ValueError(f"world {world!r}, expected one of {TRAIN_WORLDS + EVAL_WORLDS}")
+
+
+@dataclasses.dataclass(frozen=True)
+class FreedoomSource:
+    """Clips of Freedoom maps.
+
+    Attributes:
+      size: pixels along either side of the square picture.
+      frames: per clip; half of them leave, half come back (`paths`).
+      gamma: exponent applied to colours; below 1 brightens the maps, which are dark.
+      living: share of clips in which monsters act; in the others time stands still. Monsters,
+        acting or not, carry mover ids, and so does a door or lift that has moved.
+      fps: playing speed noted in the clips.
+      rejected: how many clips were dropped, by reason (`screening`), since this object was made.
+    """
+
+    size: int = 64
+    frames: int = 33
+    gamma: float = 0.6
+    living: float = 0.15
+    fps: float = 16.0
+    rejected: collections.Counter = dataclasses.field(
+        default_factory=collections.Counter, compare=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.size <= ENGINE_HEIGHTS[-1]:
+            raise ValueError(f"size {self.size}, expected 8 to {ENGINE_HEIGHTS[-1]} pixels")
+        if not (self.gamma > 0 and 0 <= self.living <= 1):
+            raise ValueError(
+                f"gamma {self.gamma} and living {self.living}, expected > 0 and a share 0..1"
+            )
+
+    @property
+    def name(self) -> str:
+        """Name of the source in clips and datasets."""
+        return "freedoom"
+
+    def worlds(self, split: str) -> tuple[str, ...]:
+        """Maps of split "train" or "eval", as "freedoom2/MAP07" or "freedoom1/E1M3"."""
+        splits = {"train": TRAIN_WORLDS, "eval": EVAL_WORLDS}
+        if split not in splits:
+            raise ValueError(f"split {split!r}, expected one of {tuple(splits)}")
+        return splits[split]
+
+    def clips(self, world: str, count: int, seed: int) -> Iterator[Clip]:
+        """`count` clips of one map, easy and parallax returns in turn.
+
+        Fewer, with a warning, where too many had to be rejected. ValueError for a reserved world.
+        """
+        check_world(world)
+        return self._clips(world, count, seed)
+
+    def _clips(self, world: str, count: int, seed: int) -> Iterator[Clip]:
+        with contextlib.ExitStack() as stack:
+            recorder = _Recorder(self, world, stack)
+            yield from screening.collect(recorder.record, world, count, seed, self.rejected)
+
+
+class _Recorder:
+    """Records clips of one map; the engines start when first needed."""
+
+    def __init__(self, source: FreedoomSource, world: str, stack: contextlib.ExitStack) -> None:
+        wad, map_name = world.split("/")
+        self.source, self.world, self.map_name = source, world, map_name
+        self.stack, self.wad = stack, wad_path(wad)
+        self.map = doom_map.read_map(self.wad, map_name)
+        self.grid = doom_map.navigation_grid(self.map)
+        cells = np.argwhere(self.grid.free)
+        lit = self.map.light[self.grid.sector[tuple(cells.T)]] >= LEAST_LIGHT
+        self.starts = self.grid.centres(cells[lit] if lit.any() else cells)
+        if not len(self.starts):
+            raise ValueError(f"world {world}: no place on the map is free for a camera")
+        linear = np.arange(256) / 255.0
+        self.gamma_table = np.round(255.0 * linear**source.gamma).astype(np.uint8)
+
+    @functools.cached_property
+    def frozen_engine(self) -> "_Engine":
+        return self.stack.enter_context(_Engine(self, living=False))
+
+    @functools.cached_property
+    def living_engine(self) -> "_Engine":
+        return self.stack.enter_context(_Engine(self, living=True))
+
+    def record(self, seed: int, kind: str) -> Clip | str:
+        """A clip, or why there is none."""
+        rng = np.random.default_rng(seed)
+        start = self.starts[rng.integers(len(self.starts))]
+        living = bool(rng.random() < self.source.living)
+        yaw = self._open_yaw(rng, start)
+        path = paths.sample_path(rng, self.source.frames, start * METRES, yaw, self._is_free, kind)
+        if path is None:
+            return "no room"
+        engine = self.living_engine if living else self.frozen_engine
+        feet = self._feet(path.positions / METRES)
+        clip = engine.film(np.concatenate([path.positions / METRES, feet[:, None]], 1), path, seed)
+        return clip if isinstance(clip, str) else screening.why_rejected(clip) or clip
+
+    def _is_free(self, points: np.ndarray) -> np.ndarray:
+        return self.grid.is_free(points / METRES)
+
+    def _open_yaw(self, rng: np.random.Generator, start: np.ndarray) -> float:
+        """The more open of a few directions: most directions in a room face a wall."""
+        yaws = rng.uniform(-np.pi, np.pi, 3)
+        eye = [*start, self.map.floor[self.grid.sector_at(start[None])[0]] + EYE]
+        ahead = np.array([4.0, 4.0 * STRETCH, 4.0, 0.5])
+        depth = cast_rays(self.map, np.tile(eye, (3, 1)), yaws, ahead, (1, 8)).depth
+        return float(yaws[np.median(depth.reshape(3, -1), axis=1).argmax()])
+
+    def _feet(self, positions: np.ndarray) -> np.ndarray:
+        """Height of the feet: over the floor, ramped where the floor steps."""
+        # Imported here, so that listing worlds needs numpy only.
+        from scipy import ndimage
+
+        floor = self.map.floor[self.grid.sector_at(positions)]
+        ramped = ndimage.gaussian_filter1d(
+            ndimage.maximum_filter1d(floor, 5, mode="nearest"), 2.0, mode="nearest"
+        )
+        return np.maximum(ramped, floor) + 1.0
+
+
+class _Engine:
+    """One running engine on one map; a context manager that ends it."""
+
+    def __init__(self, recorder: _Recorder, *, living: bool) -> None:
+        self.recorder, self.living = recorder, living
+        size = recorder.source.size
+        fitting = [h for h in ENGINE_HEIGHTS if h % size == 0 and h >= 2 * size]
+        larger = [h for h in ENGINE_HEIGHTS if h >= 2 * size] or [ENGINE_HEIGHTS[-1]]
+        self.height = (fitting or larger)[0]
+        self.width = self.height * 4 // 3
+
+    def __enter__(self) -> "_Engine":
+        self.folder = tempfile.TemporaryDirectory()
+        self.game = _start_game(
+            self.recorder, self.width, self.height, self.living, Path(self.folder.name)
+        )
+        commands = ["god", "noclip", f"fov {self._engine_fov():.0f}"]
+        for command in commands + ([] if self.living else ["notarget", "freeze"]):
+            self.game.send_game_command(command)
+        self.game.advance_action(8)  # the engine widens its field of view step by step
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.game.close()
+        self.folder.cleanup()
+
+    def _engine_fov(self) -> float:
+        half = np.tan(np.deg2rad(FIELD_OF_VIEW / 2)) * self.width / self.height
+        return float(2 * np.rad2deg(np.arctan(half)))
+
+    def film(self, feet: np.ndarray, path: paths.Path, seed: int) -> Clip | str:
+        """Put the camera at each (x, y, feet height) in turn and keep what the engine shows."""
+        source, size = self.recorder.source, self.recorder.source.size
+        for _ in range(SETTLE_TICS):
+            self._place(feet[0], path.yaws[0])
+        video = np.empty((len(feet), size, size, 3), np.uint8)
+        camera = np.empty((len(feet), 5))
+        sprites, heights = [], []
+        for t, (position, yaw) in enumerate(zip(feet, path.yaws, strict=True)):
+            self._place(position, yaw)
+            state = self.game.get_state()
+            if state is None:
+                raise RuntimeError(f"{self.recorder.world}: the engine ended the episode")
+            video[t] = self._picture(state.screen_buffer)
+            camera[t] = state.game_variables
+            if np.abs(camera[t, :2] - position[:2]).max() > 1.0:
+                return "misplaced"  # the engine found no room there
+            sprites.append(self._sprites(state, camera[t]))
+            if self.living:
+                heights.append([(s.floor_height, s.ceiling_height) for s in state.sectors])
+        intrinsics = self._intrinsics(camera[0, 4])
+        depth, movers = self._depth(camera, intrinsics, np.array(heights, float))
+        for t, (sprite_depth, sprite_ids) in enumerate(sprites):
+            shown = sprite_depth > 0
+            depth[t][shown] = sprite_depth[shown]
+            movers[t][shown] = sprite_ids[shown]
+        centres = camera[:, :3] * [METRES, METRES, METRES * STRETCH]
+        return Clip(
+            video=self.recorder.gamma_table[video],
+            depth=(depth * METRES).astype(np.float32),
+            intrinsics=np.tile(intrinsics.astype(np.float32), (len(feet), 1)),
+            cam2world=paths.level_cam2world(centres, np.deg2rad(camera[:, 3])),
+            mover_ids=movers,
+            world=self.recorder.world,
+            source=source.name,
+            trajectory=path.kind,
+            seed=seed,
+            gamma=source.gamma,
+            fps=source.fps,
+            name=f"{source.name}-{self.recorder.world.replace('/', '-')}-{seed:010d}",
+        )
+
+    def _place(self, position: np.ndarray, yaw: float) -> None:
+        turns = (yaw / (2 * np.pi)) % 1.0
+        fixed = [round(float(value) * 65536) for value in (*position, turns)]
+        self.game.send_game_command("puke -1 {} {} {} {}".format(*fixed))
+        self.game.advance_action(1)
+
+    def _picture(self, screen: np.ndarray) -> np.ndarray:
+        """The square middle of the screen, averaged down to the size wanted."""
+        from PIL import Image
+
+        size, left = self.recorder.source.size, (self.width - self.height) // 2
+        image = Image.fromarray(screen)
+        box = (left, 0, left + self.height, self.height)
+        if self.height % size == 0:
+            return np.asarray(image.reduce(self.height // size, box))
+        return np.asarray(image.resize((size, size), Image.Resampling.BOX, box))
+
+    def _intrinsics(self, fov: float) -> np.ndarray:
+        """Of the clip's picture, from the engine's whole-degree field of view."""
+        focal = self.width / 2 / np.tan(np.deg2rad(fov) / 2)
+        left, scale = (self.width - self.height) // 2, self.recorder.source.size / self.height
+        centre = (self.width / 2 + 0.25 - left, self.height / 2 - 0.5)
+        return np.array([focal, focal, *centre]) * scale
+
+    def _depth(
+        self, camera: np.ndarray, intrinsics: np.ndarray, heights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Depth of the map in map units, and ids of doors and lifts that have moved."""
+        size = self.recorder.source.size
+        floor, ceiling = (heights[..., 0], heights[..., 1]) if len(heights) else (None, None)
+        hits = cast_rays(
+            self.recorder.map,
+            camera[:, :3],
+            np.deg2rad(camera[:, 3]),
+            intrinsics * [1.0, STRETCH, 1.0, 1.0],
+            (size, size),
+            floor=floor,
+            ceiling=ceiling,
+        )
+        movers = np.zeros(hits.depth.shape, np.int32)
+        if len(heights):
+            sector = hits.sector
+            moved = (heights != heights[:1]).any((0, 2))
+            on_moved = (sector >= 0) & moved[np.maximum(sector, 0)]
+            movers[on_moved] = MOVED_SECTOR_ID + sector[on_moved]
+        return hits.depth, movers
+
+    def _sprites(self, state: Any, camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Depth (map units, 0 where none) and mover id of things: pictures that face the camera."""
+        size, left = self.recorder.source.size, (self.width - self.height) // 2
+        index = ((np.arange(size) + 0.5) * self.height / size).astype(int)
+        labels = state.labels_buffer[index[:, None], left + index]
+        depth_of = np.zeros(256)
+        id_of = np.zeros(256, np.int32)
+        yaw = np.deg2rad(camera[3])
+        for label in state.labels:
+            offset = (label.object_position_x - camera[0], label.object_position_y - camera[1])
+            depth_of[label.value] = offset[0] * np.cos(yaw) + offset[1] * np.sin(yaw)
+            if label.object_category in SPRITES_THAT_MOVE:
+                id_of[label.value] = label.object_id + 1
+        return depth_of[labels], id_of[labels]
+
+
+def wad_path(name: str) -> Path:
+    """File of "freedoom1" or "freedoom2" in the installed vizdoom package."""
+    import vizdoom
+
+    return Path(vizdoom.__file__).parent / f"{name}.wad"
+
+
+def _start_game(recorder: _Recorder, width: int, height: int, living: bool, folder: Path) -> Any:
+    import vizdoom as vzd
+
+    game = vzd.DoomGame()
+    game.set_doom_game_path(str(recorder.wad))
+    game.set_doom_map(recorder.map_name)
+    game.set_window_visible(False)
+    game.set_screen_format(vzd.ScreenFormat.RGB24)
+    game.set_screen_resolution(getattr(vzd.ScreenResolution, f"RES_{width}X{height}"))
+    game.set_labels_buffer_enabled(True)
+    game.set_sectors_info_enabled(living)  # costs more than the rendering
+    variables = ("POSITION_X", "POSITION_Y", "POSITION_Z", "ANGLE", "FOV")
+    game.set_available_game_variables(
+        [getattr(vzd.GameVariable, f"CAMERA_{variable}") for variable in variables]
+    )
+    for layer in (
+        *("hud", "weapon", "crosshair", "messages", "screen_flashes"),
+        *("decals", "particles", "effects_sprites"),
+    ):
+        getattr(game, f"set_render_{layer}")(False)
+    game.set_mode(vzd.Mode.PLAYER)
+    game.set_doom_skill(3)
+    game.set_seed(1)
+    game.set_episode_timeout(0)
+    game.add_game_args(
+        # "A SECRET IS REVEALED" would otherwise be written across the picture.
+        "+movebob 0 +stillbob 0 +sv_cheats 1 +cl_showsecretmessage 0 +con_midtime 0 "
+        "+show_messages 0"
+    )
+    script = folder / "camera.wad"
+    script.write_bytes(doom_map.camera_pwad())
+    game.set_doom_scenario_path(str(script))
+    game.set_doom_config_path(str(folder / "engine.ini"))
+    # The engine makes a folder where it starts; two engines in one place would race for it.
+    with contextlib.chdir(folder):
+        game.init()
+    return game

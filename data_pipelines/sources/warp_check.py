@@ -1,0 +1,123 @@
+"""Does the geometry of a clip fit its pictures? Warp one frame into another and compare.
+
+If depth, poses and intrinsics are right, frame A resampled at the places where frame B's points
+lie in it looks like frame B, wherever A sees them. Half a pixel of error costs decibels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+
+from data_pipelines.clip import Clip
+from data_pipelines.sources.paths import REVISIT_FRAMES
+
+
+@dataclass(frozen=True)
+class Warp:
+    """`picture` is frame A moved to B's view, meaningful where `covered`.
+
+    psnr: dB against frame B on the covered pixels, NaN where there are none.
+    psnr_unwarped: the same for frame A as it is, on the same pixels. coverage: share of pixels.
+    """
+
+    picture: Float[np.ndarray, "h w 3"]
+    covered: Bool[np.ndarray, "h w"]
+    psnr: float
+    psnr_unwarped: float
+    coverage: float
+
+
+def warp_frame(clip: Clip, source: int, target: int, tolerance: float = 0.03) -> Warp:
+    """Warp frame `source` into the view of frame `target`, static pixels only.
+
+    A pixel is covered where both frames see the same surface: their depths agree within
+    `tolerance`, relative.
+    """
+    points = _world_points(clip, target)
+    uv, z = _project(clip, source, points)
+    static = (clip.mover_ids[source] == 0) & (clip.depth[source] > 0)
+    covered = _sees(clip.depth[source], static, uv, z, tolerance)
+    covered &= _known(clip.depth[target]) & (clip.mover_ids[target] == 0)
+    picture = _bilinear(clip.video[source], uv)
+    expected = clip.video[target]
+    return Warp(
+        picture=picture,
+        covered=covered,
+        psnr=_psnr(picture, expected, covered),
+        psnr_unwarped=_psnr(clip.video[source], expected, covered),
+        coverage=float(covered.mean()),
+    )
+
+
+def revisit_coverage(clip: Clip, stride: int = 4, tolerance: float = 0.1) -> float:
+    """Share of the known pixels of the last frames that some frame of the first half sees.
+
+    Every `stride`-th pixel in both directions is looked up; sky does not count.
+    """
+    late = range(len(clip.video) - REVISIT_FRAMES, len(clip.video))
+    points = [_world_points(clip, t)[::stride, ::stride].reshape(-1, 3) for t in late]
+    known = [_known(clip.depth[t])[::stride, ::stride].ravel() for t in late]
+    wanted = np.concatenate(points)[np.concatenate(known)]
+    if not len(wanted):
+        return 0.0
+    seen = np.zeros(len(wanted), bool)
+    for t in range(len(clip.video) // 2 + 1):
+        uv, z = _project(clip, t, wanted)
+        seen |= _sees(clip.depth[t], clip.mover_ids[t] == 0, uv, z, tolerance)
+    return float(seen.mean())
+
+
+def _known(depth: np.ndarray) -> np.ndarray:
+    return (depth > 0) & np.isfinite(depth)
+
+
+def _world_points(clip: Clip, t: int) -> np.ndarray:
+    height, width = clip.depth.shape[1:]
+    fx, fy, cx, cy = clip.intrinsics[t].astype(np.float64)
+    depth = np.where(_known(clip.depth[t]), clip.depth[t], 1.0).astype(np.float64)
+    u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    camera = np.stack([(u - cx) / fx * depth, (v - cy) / fy * depth, depth], -1)
+    pose = clip.cam2world[t]
+    return camera @ pose[:3, :3].T + pose[:3, 3]
+
+
+def _project(clip: Clip, t: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    fx, fy, cx, cy = clip.intrinsics[t].astype(np.float64)
+    pose = clip.cam2world[t]
+    camera = (points - pose[:3, 3]) @ pose[:3, :3]
+    z = camera[..., 2]
+    ahead = np.where(z > 1e-6, z, np.inf)
+    uv = np.stack([camera[..., 0] / ahead * fx + cx, camera[..., 1] / ahead * fy + cy], -1)
+    return uv, z
+
+
+def _sees(
+    depth: np.ndarray, usable: np.ndarray, uv: np.ndarray, z: np.ndarray, tolerance: float
+) -> np.ndarray:
+    height, width = depth.shape
+    u, v = uv[..., 0], uv[..., 1]
+    inside = (z > 1e-6) & (u >= 0.5) & (u <= width - 0.5) & (v >= 0.5) & (v <= height - 0.5)
+    column = np.where(inside, u, 0.0).astype(int)
+    row = np.where(inside, v, 0.0).astype(int)
+    there = np.where(np.isfinite(depth), depth, 0.0)[row, column]
+    return inside & usable[row, column] & (np.abs(there - z) < tolerance * z)
+
+
+def _bilinear(picture: Shaped[np.ndarray, "h w 3"], uv: np.ndarray) -> np.ndarray:
+    height, width = picture.shape[:2]
+    x = np.clip(uv[..., 0] - 0.5, 0.0, width - 1.001)
+    y = np.clip(uv[..., 1] - 0.5, 0.0, height - 1.001)
+    left, top = x.astype(int), y.astype(int)
+    a, b = (x - left)[..., None], (y - top)[..., None]
+    values = picture.astype(np.float64)
+    upper = values[top, left] * (1 - a) + values[top, left + 1] * a
+    lower = values[top + 1, left] * (1 - a) + values[top + 1, left + 1] * a
+    return upper * (1 - b) + lower * b
+
+
+def _psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:
+    if not where.any():
+        return float("nan")
+    error = a[where].astype(np.float64) - b[where].astype(np.float64)
+    return float(10.0 * np.log10(255.0**2 / max(np.mean(error**2), 1e-9)))

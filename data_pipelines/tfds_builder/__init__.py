@@ -1,0 +1,1 @@
+"""The recorded worlds as a TFDS dataset."""

@@ -1,0 +1,136 @@
+"""A world that remembers, from nothing, on two CPU cores: 64x64 pictures, 17-frame chunks.
+
+    make quickstart            # everything below, then open runs/quickstart/report.html
+    mirage record   --config=experiments/quickstart.py
+    mirage train    --config=experiments/quickstart.py
+    mirage evaluate --config=experiments/quickstart.py
+    mirage generate --image=photo.png --trajectory=look_away
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(_: str = "") -> ConfigDict:
+    c = ConfigDict()
+    c.name = "quickstart"
+    c.seed = 0
+    c.tiny = False  # the same run, small enough for a CPU in under a minute
+    c.host_devices = 2  # CPU devices to split a batch over; ignored where there is a GPU or TPU
+
+    c.worlds = ("freedoom", "labmaze")  # a world that cannot be rendered here is left out, and said
+    c.record = ConfigDict()
+    c.record.size = 64  # pixels, square
+    c.record.frames = 33  # 17 that leave, 16 that come back
+    c.record.gamma = 0.6  # Freedoom is dark; applied to both worlds and stored in the clip
+    c.record.train_clips = 1500  # per world
+    c.record.eval_clips = 64  # per world, on maps and mazes never trained on
+    c.record.workers = 2
+    c.record.seed = 0
+    c.record.shard_clips = 64
+
+    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "context": 1, "tensor": 1})
+    c.loader_workers = 0  # loader processes; 0 = threads of the training process
+
+    c.chunk_frames = 17  # 1 + 4 n; the first frame is shared with the previous chunk
+    c.sky_depth = 200.0  # metres at which the sky is remembered
+
+    c.vae = ConfigDict()
+    c.vae.base_width = 16
+    c.vae.decoder_width = 24
+    c.vae.latent_channels = 16
+    c.vae.width_mults = (1, 2, 4)
+    c.vae.blocks = 1
+    c.vae.temporal_downsample = (True, True)
+    c.vae.linear_path = True
+    c.vae.attention = False
+
+    c.vae_training = ConfigDict()
+    c.vae_training.steps = 1500
+    c.vae_training.batch_size = 4
+    c.vae_training.learning_rate = 1e-3
+    c.vae_training.warmup = 50
+    c.vae_training.kl_weight = 1e-4
+    c.vae_training.weight_decay = 1e-4
+    c.vae_training.stats_per_channel = True
+    c.vae_training.pca_power = 1.0
+    c.vae_training.ema_decay = 0.99
+
+    c.geometry = ConfigDict()
+    c.geometry.width = 64
+    c.geometry.layers = 2
+
+    c.geometry_training = ConfigDict()
+    c.geometry_training.steps = 800
+    c.geometry_training.batch_size = 16
+    c.geometry_training.learning_rate = 2e-3
+    c.geometry_training.warmup = 50
+    c.geometry_training.weight_decay = 1e-3
+    c.geometry_training.ema_decay = 0.99
+
+    c.denoiser = ConfigDict()
+    c.denoiser.width = 192
+    c.denoiser.depth = 6
+    c.denoiser.heads = 4
+    c.denoiser.mlp_width = 768
+    c.denoiser.patch = (1, 2, 2)
+    c.denoiser.branch_layers = (0,)
+
+    c.memory = ConfigDict()
+    c.memory.capacity = 4096  # elements of a rollout's bank
+    c.memory.reads = 4  # poses read per latent
+    c.memory.fine = 2  # read-out grid relative to the latents'
+    c.memory.prefer = "nearest"
+
+    c.denoiser_training = ConfigDict()
+    c.denoiser_training.steps = 2500
+    c.denoiser_training.batch_size = 16
+    c.denoiser_training.learning_rate = 1e-3
+    c.denoiser_training.warmup = 100
+    c.denoiser_training.weight_decay = 0.01
+    c.denoiser_training.ema_decay = 0.995
+    c.denoiser_training.shift = 1.0  # noise-level shift, s' = shift s / (1 + (shift - 1) s)
+    c.denoiser_training.per_frame = False  # one noise level per latent instead of per sample
+    c.denoiser_training.drop_memory = 0.1
+    c.denoiser_training.depth_noise = 0.03  # relative, one factor per history frame
+    c.denoiser_training.pose_noise = 0.01  # metres and radians
+    c.denoiser_training.token_noise = 0.05  # standard deviations of a latent
+
+    c.sampling = ConfigDict()
+    c.sampling.steps = 4
+    c.sampling.shift = 1.0
+    c.sampling.method = "euler"
+    c.sampling.reencode = False  # write re-encoded frames instead of the head's image tokens
+
+    c.evaluation = ConfigDict()
+    c.evaluation.videos = 3  # clips shown per world
+    c.evaluation.fps = 8.0
+
+    c.log_every = 50
+    c.sample_every = 1000
+    c.save_every = 500
+
+    c.tiny_overrides = (
+        ("worlds", ("procedural",)),
+        ("record.size", 32),
+        ("record.train_clips", 16),
+        ("record.eval_clips", 16),
+        ("record.workers", 0),
+        ("vae.base_width", 4),
+        ("vae.decoder_width", 4),
+        ("vae.latent_channels", 8),
+        ("vae_training.steps", 4),
+        ("geometry.width", 16),
+        ("geometry_training.steps", 4),
+        ("denoiser.width", 48),
+        ("denoiser.depth", 2),
+        ("denoiser.heads", 2),
+        ("denoiser.mlp_width", 96),
+        ("denoiser_training.steps", 4),
+        ("denoiser_training.batch_size", 4),
+        ("memory.capacity", 512),
+        ("sampling.steps", 2),
+        ("log_every", 2),
+        ("sample_every", 0),
+        ("evaluation.videos", 1),
+    )
+    return c

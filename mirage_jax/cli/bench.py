@@ -1,0 +1,101 @@
+"""mirage bench memory: time the latent memory against sort-and-scatter and the RGB point cloud.
+
+Prints a table and writes <workdir>/bench_memory.json. All times are medians of warm runs, taken in
+turns within one process.
+"""
+
+from __future__ import annotations
+
+import json
+
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table
+
+from mirage_jax.cli import common
+from mirage_jax.layout import Layout
+
+
+def run(config: ConfigDict, layout: Layout, console: Console) -> None:
+    import jax
+
+    from mirage_jax.evaluation import efficiency
+    from mirage_jax.latent_encoder import LatentEncoder
+
+    stride, channels, encode = 8, config.vae.latent_channels, None
+    if layout.model("encoder").exists():
+        encoder = LatentEncoder.load(layout.model("encoder"))
+        stride, channels = encoder.vae.spatial_stride, encoder.vae.latent_channels
+        encode = jax.jit(lambda video: encoder.encode(video[None]))
+    size = config.record.size
+    outcome = efficiency.measure(
+        size=(size, size),
+        grid=(size // stride, size // stride),
+        channels=channels,
+        target_frames=config.chunk_frames,
+        encode=encode,
+    )
+    path = layout.root / "bench_memory.json"
+    path.write_text(json.dumps(outcome, indent=1) + "\n")
+    console.print(_reads(outcome))
+    console.print(_growth(outcome))
+    if encode is None:
+        console.print("encode time is missing: no trained encoder in the work directory")
+    console.print(f"-> {path}")
+
+
+def _reads(outcome: dict) -> Table:
+    reads = outcome["read_against_sort"]
+    height, width = reads["grid"]
+    title = (
+        f"reading {reads['elements']:,} elements of {reads['channels']} channels into "
+        f"{height}x{width} cells ({outcome['device']})"
+    )
+    table = Table("", "ms", title=title)
+    table.add_row("two segment reductions and a gather", f"{reads['read_ms']:.2f}")
+    table.add_row("sort by depth and scatter", f"{reads['sort_scatter_ms']:.2f}")
+    table.add_row("ratio", f"{reads['ratio']:.1f}x")
+    table.add_row("same tokens", str(reads["identical"]))
+    return table
+
+
+def _growth(outcome: dict) -> Table:
+    height, width = outcome["size"]
+    table = Table(
+        "chunks", "memory", "elements", "kB", "write ms", "raster ms", "encode ms", "read ms",
+        title=f"{height}x{width} pictures, {outcome['target_frames']} poses per read",
+    )  # fmt: skip
+    for chunks, entry in outcome["after_chunks"].items():
+        for kind in ("latent", "rgb"):
+            row = entry[kind]
+            cells = [row.get(name) for name in ("write_ms", "raster_ms", "encode_ms", "read_ms")]
+            table.add_row(
+                chunks,
+                kind,
+                f"{row['elements']:,}",
+                f"{row['bytes'] / 1e3:.0f}",
+                *("-" if value is None else f"{value:.2f}" for value in cells),
+            )
+    return table
+
+
+def main() -> None:
+    config = common.resolve_config()
+    layout = Layout(common.workdir())
+    common.prepare_jax(config, layout)
+    run(config, layout, Console())
+
+
+def cli() -> None:
+    import sys
+
+    # `mirage bench memory`: the subject comes first and is the only one so far.
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
+        subject = sys.argv.pop(1)
+        if subject != "memory":
+            sys.exit(f"mirage: error: bench: no subject {subject!r}, expected 'memory'")
+    common.run(main, __name__)
+
+
+if __name__ == "__main__":
+    cli()

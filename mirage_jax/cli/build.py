@@ -1,0 +1,124 @@
+"""From a config to modules, tasks and trained models: the only place below which no config goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mirage_jax.conditioning import RAY_CHANNELS, TEMPORAL_STRIDE, context_channels, latents_of_frames
+from mirage_jax.latent_encoder import LatentEncoder, as_fields, module_fields
+from mirage_jax.layout import Layout
+from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.nn.geometry_head import GeometryHead
+from mirage_jax.nn.video_vae import VideoVAE
+from mirage_jax.training.denoiser_task import DenoiserTask, Perturbation, Readout
+from mirage_jax.training.export import load_export
+from mirage_jax.world import WorldModel
+
+
+def vae(config: ConfigDict) -> VideoVAE:
+    """The autoencoder; ValueError if its stride is not the pipeline's."""
+    module = VideoVAE(**config.vae.to_dict())
+    if module.temporal_stride != TEMPORAL_STRIDE:
+        raise ValueError(
+            f"vae.temporal_downsample: {tuple(config.vae.temporal_downsample)} merges "
+            f"{module.temporal_stride} frames into a latent, expected {TEMPORAL_STRIDE}"
+        )
+    return module
+
+
+def geometry_head(config: ConfigDict) -> GeometryHead:
+    return GeometryHead(**config.geometry.to_dict())
+
+
+def readout(config: ConfigDict) -> Readout:
+    return Readout(config.memory.reads, config.memory.fine, config.memory.prefer)
+
+
+def memory_channels(config: ConfigDict, kind: str) -> int:
+    """Channels of the memory context of one cell for a kind of memory."""
+    channels = config.vae.latent_channels
+    if kind == "latent":
+        return context_channels(channels, reads=config.memory.reads, fine=config.memory.fine)
+    return channels + TEMPORAL_STRIDE if kind == "rgb" else 0
+
+
+def denoiser(config: ConfigDict, kind: str) -> Denoiser:
+    """The denoiser for a kind of memory; without memory it has no branch, else all are alike."""
+    fields = config.denoiser.to_dict()
+    if kind == "none":
+        fields["branch_layers"] = ()
+    channels = config.vae.latent_channels
+    return Denoiser(
+        in_channels=channels,
+        out_channels=channels,
+        memory_channels=memory_channels(config, kind),
+        ray_channels=RAY_CHANNELS,
+        **fields,
+    )
+
+
+def denoiser_task(config: ConfigDict, kind: str) -> DenoiserTask:
+    training = config.denoiser_training
+    return DenoiserTask(
+        denoiser=denoiser(config, kind),
+        kind=kind,
+        size=(config.record.size, config.record.size),
+        chunks=(config.record.frames - 1) // (config.chunk_frames - 1),
+        chunk_latents=latents_of_frames(config.chunk_frames),
+        readout=readout(config),
+        perturbation=Perturbation(
+            training.depth_noise, training.pose_noise, training.token_noise
+        ),
+        shift=training.shift,
+        drop_memory=training.drop_memory,
+        per_frame=training.per_frame,
+    )
+
+
+def denoiser_architecture(config: ConfigDict, kind: str) -> dict[str, Any]:
+    """Everything that decides what a denoiser's weights mean."""
+    return {
+        "kind": "denoiser",
+        "memory": kind,
+        "denoiser": module_fields(denoiser(config, kind)),
+        "readout": readout(config).__dict__,
+        "size": config.record.size,
+        "chunk_frames": config.chunk_frames,
+        "sky_depth": config.sky_depth,
+    }
+
+
+def world_model(layout: Layout, kind: str, sampling: ConfigDict) -> WorldModel:
+    """Loads the trained parts of a work directory; their own files say what they are.
+
+    Raises:
+      FileNotFoundError, ValueError: if a part is missing or does not fit the others.
+    """
+    encoder = LatentEncoder.load(layout.model("encoder"))
+    head_params, head = load_export(layout.model("geometry"), None, {"kind": "geometry_head"})
+    params, made = load_export(
+        layout.model(f"denoiser_{kind}"), None, {"kind": "denoiser", "memory": kind}
+    )
+    module = Denoiser(**as_fields(made["denoiser"]))
+    if module.in_channels != encoder.vae.latent_channels:
+        raise ValueError(
+            f"{layout.model(f'denoiser_{kind}')}: trained on {module.in_channels} latent channels, "
+            f"but the encoder has {encoder.vae.latent_channels}"
+        )
+    return WorldModel(
+        encoder=encoder,
+        head_params=head_params,
+        denoiser_params=params,
+        head=GeometryHead(**as_fields(head["head"])),
+        denoiser=module,
+        size=(made["size"], made["size"]),
+        chunk_frames=made["chunk_frames"],
+        readout=tuple(made["readout"].items()),
+        steps=sampling.steps,
+        shift=sampling.shift,
+        method=sampling.method,
+        reencode=sampling.reencode,
+        sky_depth=made["sky_depth"],
+    )

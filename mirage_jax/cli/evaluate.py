@@ -1,0 +1,215 @@
+"""mirage evaluate: score held-out worlds and write results.json and report.html.
+
+Every control that needs no training of its own is always run. The comparison models (trained without
+memory, and with an RGB point cloud for memory) are scored where `make compare` has trained them;
+otherwise the report says that they are missing.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from mirage_jax.cli import build, common
+from mirage_jax.layout import Layout
+
+LABELS = {
+    "memory": "with memory",
+    "memory_zeroed": "memory emptied",
+    "no_memory": "trained without",
+    "rgb_memory": "RGB memory",
+    "vae_reconstruction": "encoder ceiling",
+}
+
+
+def run(config: ConfigDict, layout: Layout, console: Console) -> dict[str, Any]:
+    """Evaluates, writes the results and the report, and returns the results."""
+    import jax
+
+    from mirage_jax.evaluation import efficiency, protocol, report, results
+
+    models, missing = _models(config, layout)
+    worlds, videos, pictures = {}, [], {}
+    names = layout.recorded(config.worlds)
+    for name in names:
+        console.print(f"evaluating {name}: {config.record.eval_clips} held-out clips")
+        held_out = _held_out(layout, name, rgb="rgb" in models)
+        generated = protocol.generate(models, held_out, seed=config.seed)
+        worlds[name] = protocol.score(held_out, generated) | {
+            "geometry": _geometry(models["latent"], config, held_out)
+        }
+        shown = config.evaluation.videos
+        videos += _returns(held_out, generated, name, shown, config.evaluation.fps)
+        rolled, above = _rollouts(models["latent"], held_out, name, shown, config)
+        videos += rolled
+        pictures |= above
+    encoder = models["latent"].encoder
+    encode = jax.jit(lambda video: encoder.encode(video[None]))
+    stride = encoder.vae.spatial_stride
+    size = config.record.size
+    costs = efficiency.measure(
+        size=(size, size),
+        grid=(size // stride, size // stride),
+        channels=encoder.vae.latent_channels,
+        target_frames=config.chunk_frames,
+        encode=encode,
+    )
+    seconds = json.loads(layout.seconds.read_text()) if layout.seconds.exists() else {}
+    outcome = results.build(
+        world=names[0],
+        worlds=worlds,
+        seconds=seconds,
+        efficiency=costs,
+        sampling_steps=config.sampling.steps,
+        seed=config.seed,
+        missing=missing + _skipped_worlds(layout),
+        device=str(jax.devices()[0].device_kind),
+    )
+    results.save(layout.results, outcome)
+    report.write_report(
+        layout.report, outcome, videos, pictures, "\n".join(common.describe_config(config))
+    )
+    console.print(f"results: {layout.results}\nreport:  {layout.report}")
+    return outcome
+
+
+def _models(config: ConfigDict, layout: Layout) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    models, missing = {"latent": build.world_model(layout, "latent", config.sampling)}, []
+    for kind, control in (("none", "no_memory"), ("rgb", "rgb_memory")):
+        if layout.model(f"denoiser_{kind}").exists():
+            models[kind] = build.world_model(layout, kind, config.sampling)
+        else:
+            missing.append(
+                {"control": control, "world": "all", "reason": "not trained yet: run `make compare`"}
+            )
+    return models, missing
+
+
+def _skipped_worlds(layout: Layout) -> list[dict[str, str]]:
+    path = layout.root / "worlds" / "skipped.json"
+    skipped = json.loads(path.read_text()) if path.exists() else {}
+    return [{"control": "world", "world": w, "reason": reason} for w, reason in skipped.items()]
+
+
+def _held_out(layout: Layout, name: str, *, rgb: bool) -> Any:
+    from data_pipelines.loading import ClipSource
+    from mirage_jax.evaluation.protocol import HeldOut
+    from mirage_jax.training import stages
+
+    source = ClipSource(layout.worlds(name), "eval", fields=("video", "cam2world", "name"))
+    clips = [source[i] for i in range(len(source))]
+    return HeldOut(
+        video=np.stack([clip["video"] for clip in clips]),
+        cam2world=np.stack([clip["cam2world"] for clip in clips]),
+        names=[clip["name"] for clip in clips],
+        clips=stages.load_clips(layout.latents(name, "eval", rgb=rgb)),
+    )
+
+
+def _geometry(model: Any, config: ConfigDict, held_out: Any) -> dict[str, float]:
+    """The head's errors on held-out clips, in the terms it was trained with."""
+    import jax
+
+    from mirage_jax.training.geometry_task import GeometryTask
+    from mirage_jax.training.latent_cache import FIELDS
+
+    task = GeometryTask(model.head, (0, 0, 0), config.sky_depth)
+    batch = {name: getattr(held_out.clips, name) for name in FIELDS}
+    loss = jax.jit(lambda params, batch: task.loss(params, batch, jax.random.key(0), train=False))
+    _, metrics = loss(model.head_params, batch)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    from mirage_jax.training.stages import spread_over
+
+    return list(spread_over(count, wanted))
+
+
+def _returns(
+    held_out: Any, generated: dict[str, Any], name: str, shown: int, fps: float
+) -> list[dict[str, Any]]:
+    """The same return by every method, after the history it was given."""
+    from mirage_jax.evaluation.protocol import REVISITED_FRAMES
+
+    videos = []
+    for index in _spread(len(held_out), shown):
+        truth = held_out.video[index]
+        history = len(truth) - generated["memory"].shape[1] + 1
+        panels = {"ground truth": truth}
+        for method, label in LABELS.items():
+            if method in generated:
+                panels[label] = np.concatenate([truth[:history], generated[method][index, 1:]])
+        videos.append(
+            {
+                "title": f"{name}: leave and return, {held_out.names[index]}",
+                "panels": panels,
+                "fps": fps,
+                "history": history,
+                "revisit": REVISITED_FRAMES,
+            }
+        )
+    return videos
+
+
+def _rollouts(
+    model: Any, held_out: Any, name: str, shown: int, config: ConfigDict
+) -> tuple[list[dict[str, Any]], dict[str, tuple[np.ndarray, str]]]:
+    """From one picture alone: depth from the head, every chunk remembered as it was generated."""
+    import jax
+
+    from mirage_jax.evaluation.pictures import memory_from_above
+    from mirage_jax.geometry import Camera
+    from mirage_jax.latent_encoder import to_model_range
+    from mirage_jax.world import Chunk, WorldModel, rollout
+
+    start = jax.jit(WorldModel.start, static_argnums=3)
+    videos, pictures = [], {}
+    for index in _spread(len(held_out), shown):
+        truth, poses = held_out.video[index], held_out.clips.cam2world[index]
+        camera = Camera(held_out.clips.intrinsics[index], poses[0], model.size)
+        world, _ = start(model, to_model_range(truth[0]), camera, config.memory.capacity)
+        frames: list[np.ndarray] = []
+
+        def keep(chunk: Chunk, frames: list[np.ndarray] = frames) -> None:
+            frames.extend(chunk.video)
+
+        world = rollout(
+            model, world, poses.astype(np.float64), jax.random.key(config.seed), keep
+        )
+        videos.append(
+            {
+                "title": f"{name}: from one picture, {held_out.names[index]}",
+                "panels": {"ground truth": truth, "generated": np.stack(frames)},
+                "fps": config.evaluation.fps,
+                "history": 1,
+                "note": "Only the first picture is given; depth, memory and every other frame are "
+                "the model's own.",
+            }
+        )
+        if not pictures:
+            bank = world.bank
+            pictures[f"{name}: the memory from above"] = (
+                memory_from_above(np.asarray(bank.xyz), poses, valid=np.asarray(bank.valid)),
+                f"Elements written while generating {held_out.names[index]} from one picture.",
+            )
+    return videos, pictures
+
+
+def main() -> None:
+    config = common.resolve_config()
+    layout = Layout(common.workdir())
+    common.prepare_jax(config, layout)
+    run(config, layout, Console())
+
+
+def cli() -> None:
+    common.run(main, __name__)
+
+
+if __name__ == "__main__":
+    cli()

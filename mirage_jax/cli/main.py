@@ -1,0 +1,40 @@
+"""mirage: train and run video world models that remember.
+
+    mirage quickstart   the whole chain: record, train, generate, evaluate, report
+    mirage record       record clips of third-party worlds to ArrayRecord
+    mirage train        train the video autoencoder, its geometry head and the denoiser
+    mirage generate     video along a camera path from one picture
+    mirage evaluate     score held-out worlds; writes results.json and report.html
+    mirage bench        time the memory against the RGB point cloud
+
+`mirage COMMAND --help` lists the command's flags and every field of its config.
+"""
+
+import difflib
+import importlib
+import sys
+
+COMMANDS = ("quickstart", "record", "train", "generate", "evaluate", "bench")
+
+
+def main() -> None:
+    """Console entry point: hands the rest of the command line to `mirage_jax.cli.<command>`."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print((__doc__ or "").strip())
+        return
+    command = arguments[0]
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        print(
+            f"mirage: error: no command {command!r}{hint} Known: {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    sys.argv = [f"mirage {command}", *arguments[1:]]
+    importlib.import_module(f"mirage_jax.cli.{command}").cli()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""mirage record: record clips of third-party worlds, with exact depth and poses, to ArrayRecord.
+
+Writes <workdir>/worlds/<source>/ with shards, dataset.json and contact sheets. Running it again
+finishes what was interrupted. A world that cannot be rendered on this machine is left out, and said.
+"""
+
+from __future__ import annotations
+
+import json
+
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from data_pipelines import recording, sources
+from mirage_jax.cli import common
+from mirage_jax.layout import Layout
+
+
+def run(config: ConfigDict, layout: Layout, console: Console) -> tuple[str, ...]:
+    """Records every world of the config that can be rendered here; returns their names."""
+    recorded, skipped = [], {}
+    for name in config.worlds:
+        source_class = sources.source_class(name)
+        available, reason = getattr(source_class, "available", lambda: (True, ""))()
+        if not available:
+            skipped[name] = reason
+            console.print(f"[yellow]{name} is left out: {reason}[/]")
+            continue
+        options = {"size": config.record.size, "frames": config.record.frames}
+        if name == "freedoom":
+            options["gamma"] = config.record.gamma
+        source = sources.make(name, **options)
+        for split, count in (("train", config.record.train_clips), ("eval", config.record.eval_clips)):
+            report = recording.record(
+                source,
+                layout.worlds(name),
+                split,
+                count,
+                seed=config.record.seed,
+                shard_clips=config.record.shard_clips,
+                workers=config.record.workers,
+                console=console,
+            )
+            console.print(
+                f"{name} {split}: {report.clips} clips, {report.rejected} rejected "
+                f"{report.reasons or ''} in {report.seconds:.0f} s -> {layout.worlds(name)}"
+            )
+        recorded.append(name)
+    if not recorded:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise common.UserError(f"no world can be rendered on this machine ({reasons})")
+    (layout.root / "worlds" / "skipped.json").write_text(json.dumps(skipped, indent=1) + "\n")
+    return tuple(recorded)
+
+
+def main() -> None:
+    run(common.resolve_config(), Layout(common.workdir()), Console())
+
+
+def cli() -> None:
+    common.run(main, __name__)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,168 @@
+"""mirage train: train the latent encoder, its geometry head and the denoiser on recorded worlds.
+
+Stages, each going on from its newest checkpoint: encoder, cache (clips encoded once), geometry,
+denoiser. Checkpoints, metrics (JSONL and TensorBoard) and sample sheets are in <workdir>/training,
+finished weights in <workdir>/model.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from mirage_jax.cli import build, common
+from mirage_jax.layout import Layout
+from mirage_jax.training.denoiser_task import MEMORY_KINDS
+
+STAGES = ("encoder", "cache", "geometry", "denoiser")
+
+_STAGE = flags.DEFINE_enum("stage", "all", ("all", *STAGES), "Which stage to run.")
+_MEMORY = flags.DEFINE_enum(
+    "memory", "latent", MEMORY_KINDS, "What the denoiser remembers with; 'rgb' and 'none' compare."
+)
+
+
+def run(
+    config: ConfigDict, layout: Layout, console: Console, stage: str, *, memory: str = "latent"
+) -> None:
+    """Runs one stage (or "all")."""
+    for name in STAGES if stage == "all" else (stage,):
+        _RUNNERS[name](config, layout, console, memory)
+
+
+def _options(config: ConfigDict, training: ConfigDict, layout: Layout, console: Console) -> dict[str, Any]:
+    """What every training stage takes from the config."""
+    from mirage_jax.parallel.mesh import make_mesh
+
+    return {
+        "steps": training.steps,
+        "batch_size": training.batch_size,
+        "learning_rate": training.learning_rate,
+        "warmup": training.warmup,
+        "ema_decay": training.ema_decay,
+        "weight_decay": training.weight_decay,
+        "seed": config.seed,
+        "mesh": make_mesh(**config.mesh.to_dict()),
+        "workers": config.loader_workers,
+        "log_every": config.log_every,
+        "sample_every": config.sample_every,
+        "save_every": config.save_every,
+        "config": config.to_dict(),
+        "console": console,
+    }
+
+
+def _encoder(config: ConfigDict, layout: Layout, console: Console, _: str) -> None:
+    from mirage_jax.training import stages
+
+    training = config.vae_training
+    encoder = stages.train_vae(
+        build.vae(config),
+        [layout.worlds(world) for world in layout.recorded(config.worlds)],
+        layout.stage("encoder"),
+        frames=config.chunk_frames,
+        size=config.record.size,
+        kl_weight=training.kl_weight,
+        stats_per_channel=training.stats_per_channel,
+        pca_power=training.pca_power,
+        **_options(config, training, layout, console),
+    )
+    encoder.save(layout.model("encoder"))
+
+
+def _cache(config: ConfigDict, layout: Layout, console: Console, memory: str) -> None:
+    from mirage_jax.latent_encoder import LatentEncoder
+    from mirage_jax.training import stages
+
+    encoder = LatentEncoder.load(layout.model("encoder"))
+    rgb = memory == "rgb"
+    for world in layout.recorded(config.worlds):
+        for split in ("train", "eval"):
+            out = layout.latents(world, split, rgb=rgb)
+            newest = layout.model("encoder") / "model.safetensors"
+            if out.exists() and out.stat().st_mtime > newest.stat().st_mtime:
+                continue
+            stages.cache_latents(
+                encoder,
+                layout.worlds(world),
+                split,
+                out,
+                chunk_frames=config.chunk_frames,
+                sky_depth=config.sky_depth,
+                rgb=rgb,
+                console=console,
+            )
+
+
+def _sources(config: ConfigDict, layout: Layout, memory: str) -> tuple[Any, Any]:
+    """Cached clips to train on and to evaluate on."""
+    from mirage_jax.training.latent_cache import LatentSource
+
+    worlds = layout.recorded(config.worlds)
+    return tuple(
+        LatentSource([layout.latents(world, split, rgb=memory == "rgb") for world in worlds])
+        for split in ("train", "eval")
+    )
+
+
+def _geometry(config: ConfigDict, layout: Layout, console: Console, _: str) -> None:
+    from mirage_jax.latent_encoder import LatentEncoder, module_fields
+    from mirage_jax.training import stages
+    from mirage_jax.training.export import export
+    from mirage_jax.training.geometry_task import GeometryTask
+
+    vae = LatentEncoder.load(layout.model("encoder")).vae
+    side = config.record.size // vae.spatial_stride
+    head = build.geometry_head(config)
+    train, held_out = _sources(config, layout, "latent")
+    params = stages.train_task(
+        GeometryTask(head, (side, side, vae.latent_channels), config.sky_depth),
+        train,
+        layout.stage("geometry"),
+        eval_batches=functools.partial(stages.eval_batches, held_out),
+        name="geometry",
+        **_options(config, config.geometry_training, layout, console),
+    )
+    export(
+        layout.model("geometry"), params, {"kind": "geometry_head", "head": module_fields(head)}
+    )
+
+
+def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str) -> None:
+    from mirage_jax.training import stages
+    from mirage_jax.training.export import export
+
+    train, held_out = _sources(config, layout, memory)
+    params = stages.train_task(
+        build.denoiser_task(config, memory),
+        train,
+        layout.stage(f"denoiser_{memory}"),
+        eval_batches=functools.partial(stages.eval_batches, held_out),
+        name=f"denoiser ({memory} memory)",
+        **_options(config, config.denoiser_training, layout, console),
+    )
+    export(
+        layout.model(f"denoiser_{memory}"), params, build.denoiser_architecture(config, memory)
+    )
+
+
+_RUNNERS = {"encoder": _encoder, "cache": _cache, "geometry": _geometry, "denoiser": _denoiser}
+
+
+def main() -> None:
+    config = common.resolve_config()
+    layout = Layout(common.workdir())
+    common.prepare_jax(config, layout)
+    run(config, layout, Console(), _STAGE.value, memory=_MEMORY.value)
+
+
+def cli() -> None:
+    common.run(main, __name__)
+
+
+if __name__ == "__main__":
+    cli()

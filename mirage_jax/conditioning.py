@@ -1,0 +1,117 @@
+"""What the denoiser is told about a target latent: what the memory shows there, and its camera rays.
+
+A latent after the first covers four frames, and the camera moves between them. The memory is
+therefore read at the pose of each covered frame, on a grid finer than the latents', and all of it is
+folded into the channels of the latent's cell: reading is cheap, and a read-out taken at the last
+pose alone does not say what the other frames show.
+"""
+
+from __future__ import annotations
+
+
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Float
+
+from mirage_jax import memory
+from mirage_jax.geometry import Camera, pluecker_rays, relative_pose
+
+TEMPORAL_STRIDE = 4
+"""Frames covered by every latent after the first (causal VAE)."""
+
+READOUT_EXTRAS = 3
+"""Channels beside the token: visibility, confidence and inverse depth."""
+
+
+def latents_of_frames(frames: int) -> int:
+    """Latents that cover `frames` frames; raises ValueError unless frames = 1 + 4 n."""
+    if frames < 1 or (frames - 1) % TEMPORAL_STRIDE:
+        raise ValueError(f"frames: found {frames}, expected 1 + {TEMPORAL_STRIDE} n")
+    return 1 + (frames - 1) // TEMPORAL_STRIDE
+
+
+def frames_per_latent(
+    per_frame: Float[Array, "frames *rest"], reads: int = TEMPORAL_STRIDE
+) -> Float[Array, "latents reads *rest"]:
+    """Groups a per-frame array by the latents that cover the frames.
+
+    The first latent covers one frame, which is repeated. Of the four frames of each later latent
+    the last of each of `reads` equal parts is kept, so that `reads=1` gives the latent's own pose.
+
+    Raises:
+      ValueError: if the frame count is not 1 + 4 n or `reads` does not divide 4.
+    """
+    latents = latents_of_frames(per_frame.shape[0])
+    if TEMPORAL_STRIDE % reads:
+        raise ValueError(f"reads: found {reads}, expected a divisor of {TEMPORAL_STRIDE}")
+    first = jnp.repeat(per_frame[:1], reads, axis=0)[None]
+    step = TEMPORAL_STRIDE // reads
+    rest = per_frame[1:].reshape(latents - 1, TEMPORAL_STRIDE, *per_frame.shape[1:])
+    return jnp.concatenate([first, rest[:, step - 1 :: step]], axis=0)
+
+
+def latent_cameras(camera: Camera, reads: int) -> Camera:
+    """Cameras [frames] -> [latents, reads], grouped by `frames_per_latent`."""
+    return Camera(
+        intrinsics=frames_per_latent(camera.intrinsics, reads),
+        cam2world=frames_per_latent(camera.cam2world, reads),
+        size=camera.size,
+    )
+
+
+def context_channels(token_channels: int, *, reads: int, fine: int) -> int:
+    """Channels of `memory_context`."""
+    return reads * fine * fine * (token_channels + READOUT_EXTRAS)
+
+
+def memory_context(
+    bank: memory.LatentMemory,
+    camera: Camera,
+    grid: tuple[int, int],
+    *,
+    reads: int = TEMPORAL_STRIDE,
+    fine: int = 2,
+    prefer: str = "nearest",
+) -> Float[Array, "latents h w channels"]:
+    """Reads the memory for a chunk of frames and folds the result into its latents' cells.
+
+    Args:
+      bank: the memory.
+      camera: cameras of the chunk's frames, leading dimension [frames], frames = 1 + 4 n.
+      grid: cells (h, w) of a latent.
+      reads: poses read for each latent (1, 2 or 4).
+      fine: the read-out grid is `fine` times finer than the latents' in height and width.
+      prefer: which hit a cell keeps, see `memory.read`.
+
+    Returns:
+      Tokens, visibility, confidence and inverse depth of every read; zero where nothing is stored.
+    """
+    height, width = grid
+    readout = memory.read(
+        bank, latent_cameras(camera, reads), (height * fine, width * fine), prefer=prefer
+    )
+    hit = readout.visible
+    confidence = jnp.where(readout.source >= 0, bank.confidence[readout.source], 0.0)
+    inverse_depth = hit / jnp.maximum(readout.depth, 0.1)
+    extras = jnp.stack([hit, confidence * hit, inverse_depth], axis=-1)
+    fields = jnp.concatenate([readout.tokens, extras.astype(readout.tokens.dtype)], axis=-1)
+    return rearrange(
+        fields, "t r (h fh) (w fw) c -> t h w (r fh fw c)", fh=fine, fw=fine, h=height, w=width
+    )
+
+
+def camera_rays(
+    camera: Camera, grid: tuple[int, int], *, translation_scale: float = 1.0
+) -> Float[Array, "latents h w 24"]:
+    """Pluecker rays of all four frames of each latent, relative to the chunk's first camera.
+
+    Directions are unit vectors; moments are in metres times `translation_scale`.
+    """
+    first = jnp.broadcast_to(camera.cam2world[:1], camera.cam2world.shape)
+    relative = relative_pose(first, camera.cam2world)
+    relative = relative.at[..., :3, 3].multiply(translation_scale)
+    rays = pluecker_rays(Camera(camera.intrinsics, relative, camera.size), grid)
+    return rearrange(frames_per_latent(rays), "t r h w c -> t h w (r c)", r=TEMPORAL_STRIDE, c=6)
+
+
+RAY_CHANNELS = 6 * TEMPORAL_STRIDE

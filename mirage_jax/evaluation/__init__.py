@@ -1,0 +1,1 @@
+"""How well a world is remembered: metrics, controls, results and the report."""

@@ -1,0 +1,127 @@
+"""How alike two pictures are (PSNR, SSIM), and how right a depth map is (absolute relative error).
+
+Host-side numpy on uint8 pictures: evaluation compares what a viewer would be shown, after rounding.
+Every function reduces the picture dimensions and keeps the leading ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from scipy.ndimage import correlate1d
+
+ROUNDING_MSE = 1.0 / 12.0
+"""Mean squared error of rounding to 8 bits, in squared grey levels."""
+
+PSNR_CAP = float(10.0 * np.log10(255.0**2 / ROUNDING_MSE))
+"""PSNR of pictures that differ by rounding alone, 58.9 dB: the largest value `psnr` returns."""
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+_K1, _K2 = 0.01, 0.03
+
+# Pictures compared at once: bounds the float32 copies to a few tens of megabytes.
+_BATCH_VALUES = 1 << 21
+
+
+def psnr(
+    a: UInt8[np.ndarray, "*b H W C"], b: UInt8[np.ndarray, "*b H W C"]
+) -> Float[np.ndarray, "*b"]:
+    """Peak signal-to-noise ratio of 8-bit pictures, dB, over all pixels and channels.
+
+    The error is floored at that of rounding (`PSNR_CAP`), so that two identical pictures, as an
+    exact return compared with a copy gives, do not make a mean infinite.
+
+    Raises:
+      ValueError: if the shapes differ.
+    """
+    _check_same_shape(a, b)
+    difference = a.astype(np.float32) - b.astype(np.float32)
+    mse = np.mean(np.square(difference), axis=(-3, -2, -1), dtype=np.float64)
+    return np.asarray(10.0 * np.log10(255.0**2 / np.maximum(mse, ROUNDING_MSE)))
+
+
+def ssim(
+    a: UInt8[np.ndarray, "*b H W C"], b: UInt8[np.ndarray, "*b H W C"]
+) -> Float[np.ndarray, "*b"]:
+    """Structural similarity of 8-bit pictures, mean over channels and window positions, in [-1, 1].
+
+    Wang et al. 2004: Gaussian window 11x11 of sigma 1.5, K = (.01, .03), pictures in 0..1, windows
+    that lie inside the picture only. In a picture smaller than the window, the window is the
+    largest odd one that fits, renormalised.
+
+    Raises:
+      ValueError: if the shapes differ.
+    """
+    _check_same_shape(a, b)
+    lead = a.shape[:-3]
+    a, b = a.reshape(-1, *a.shape[-3:]), b.reshape(-1, *b.shape[-3:])
+    step = max(1, _BATCH_VALUES // max(1, int(np.prod(a.shape[1:]))))
+    parts = [_ssim(a[i : i + step], b[i : i + step]) for i in range(0, len(a), step)]
+    return np.concatenate([*parts, np.zeros(0)]).reshape(lead)
+
+
+def _ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a = a.astype(np.float32) / np.float32(255)
+    b = b.astype(np.float32) / np.float32(255)
+    mean_a, mean_b = _gaussian(a), _gaussian(b)
+    product = mean_a * mean_b
+    squares = np.square(mean_a) + np.square(mean_b)
+    covariance = _gaussian(a * b) - product
+    # Only the sum of the two variances enters, so one filter pass serves both.
+    variances = _gaussian(np.square(a) + np.square(b)) - squares
+    c1, c2 = _K1**2, _K2**2
+    index = ((2 * product + c1) * (2 * covariance + c2)) / ((squares + c1) * (variances + c2))
+    return index.mean(axis=(1, 2, 3), dtype=np.float64)
+
+
+def _gaussian(pictures: np.ndarray) -> np.ndarray:
+    """Separable Gaussian over height and width, positions where the whole window fits."""
+    for axis in (1, 2):
+        extent = pictures.shape[axis]
+        window = min(SSIM_WINDOW, extent - 1 + extent % 2)
+        radius = window // 2
+        weights = np.exp(-0.5 * np.square(np.arange(-radius, radius + 1) / SSIM_SIGMA))
+        filtered = correlate1d(pictures, weights / weights.sum(), axis=axis, mode="nearest")
+        inside = [slice(None)] * pictures.ndim
+        inside[axis] = slice(radius, extent - radius)
+        pictures = filtered[tuple(inside)]
+    return pictures
+
+
+METRICS = {"psnr": psnr, "ssim": ssim}
+"""Similarities by name; larger is more alike."""
+
+
+def abs_rel(
+    predicted: Float[np.ndarray, "*b h w"],
+    true: Float[np.ndarray, "*b h w"],
+    *,
+    min_depth: float | int = 1e-3,
+    max_depth: float | int = np.inf,
+) -> float:
+    """Absolute relative depth error, mean of |predicted - true| / true over known true depth.
+
+    Args:
+      predicted: z-depth, metres, everywhere finite.
+      true: z-depth, metres; 0, NaN and infinity are unknown (or sky) and left out.
+      min_depth, max_depth: true depths outside are left out too.
+    Returns:
+      The error (0 is perfect, .1 is ten per cent), NaN if no true depth is known.
+    Raises:
+      ValueError: if the shapes differ or a prediction is not finite.
+    """
+    _check_same_shape(predicted, true)
+    if not np.isfinite(predicted).all():
+        bad = int((~np.isfinite(predicted)).sum())
+        raise ValueError(f"predicted depth: found {bad} values that are not finite, expected none")
+    known = np.isfinite(true) & (true > min_depth) & (true <= max_depth)
+    if not known.any():
+        return float("nan")
+    t = true[known].astype(np.float64)
+    return float(np.mean(np.abs(predicted[known] - t) / t))
+
+
+def _check_same_shape(a: np.ndarray, b: np.ndarray) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"shapes differ: {a.shape} and {b.shape}")

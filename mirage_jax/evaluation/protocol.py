@@ -1,0 +1,175 @@
+"""The revisit protocol: a true history, a chunk generated on the way back, scored where it returns.
+
+Every method sees the same history, poses, first latent and noise, and takes the same number of
+sampling steps. Controls are never skipped: the copies, the emptied memory and the encoder's
+reconstruction need no training of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from mirage_jax.evaluation import image_metrics, results, revisit
+from mirage_jax.latent_encoder import LatentEncoder, to_uint8
+from mirage_jax.training import histories
+from mirage_jax.training.denoiser_task import Readout, sample_inputs
+from mirage_jax.training.latent_cache import LatentClip
+from mirage_jax.world import WorldModel
+
+REVISITED_FRAMES = 4
+"""The last frames of a clip: those the last latent covers."""
+
+Videos = UInt8[np.ndarray, "clips frames height width 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Held-out clips of one world with what they were cached as.
+
+    Attributes:
+      video: true frames.
+      cam2world: true poses.
+      names: of the clips.
+      clips: the same clips as `LatentClip`, numpy leaves.
+    """
+
+    video: Videos
+    cam2world: Float[np.ndarray, "clips frames 4 4"]
+    names: list[str]
+    clips: LatentClip
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+
+def returning_chunk(
+    model: WorldModel, kind: str, batch: LatentClip, key: Array, empty: Array
+) -> Float[Array, "b t height width 3"]:
+    """Generates the last chunk of each clip from the whole true history before it.
+
+    Args:
+      model: encoder, denoiser and sampler.
+      kind: "latent", "rgb" or "none": what the denoiser was trained with.
+      batch: cached clips.
+      key: of the noise.
+      empty: 1 empties the memory (same weights), 0 leaves it.
+    """
+    table = histories.scenarios(batch.chunks.shape[1], batch.chunks.shape[2])
+    scenario = histories.RETURN
+
+    def inputs(clip: LatentClip) -> tuple[Array, Array, Array | None]:
+        return sample_inputs(
+            clip,
+            jnp.asarray(scenario),
+            jnp.asarray(table.keyframes[scenario]),
+            kind=kind,
+            size=model.size,
+            table=table,
+            readout=Readout(**dict(model.readout)),
+        )
+
+    target, rays, context = jax.vmap(inputs)(batch)
+    if context is not None:
+        context = context * (1.0 - empty)
+    latents = model.denoise(target[:, 0], context, rays, key)
+    return model.encoder.decode(latents)
+
+
+def _in_batches(
+    function: Callable[[LatentClip, Array], Array], clips: LatentClip, size: int, seed: int
+) -> Videos:
+    """Applies a jitted function to batches of one shape (the last is padded) as uint8 frames."""
+    count = len(clips.chunks)
+    parts = []
+    for number, start in enumerate(range(0, count, size)):
+        index = np.minimum(np.arange(start, start + size), count - 1)
+        batch = jax.tree.map(lambda leaf, index=index: leaf[index], clips)
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        parts.append(to_uint8(function(batch, key))[: min(size, count - start)])
+    return np.concatenate(parts)
+
+
+def reconstruct(encoder: LatentEncoder, held_out: HeldOut, batch_size: int = 16) -> Videos:
+    """The truth of the last chunk, encoded and decoded."""
+    decode = jax.jit(lambda encoder, batch: encoder.decode(batch.chunks[:, -1]))
+    return _in_batches(lambda batch, _: decode(encoder, batch), held_out.clips, batch_size, 0)
+
+
+def copies(held_out: HeldOut, chunk_frames: int) -> dict[str, Videos]:
+    """The controls that only copy: the first picture, and the history frame of the nearest pose."""
+    history = held_out.video.shape[1] - chunk_frames + 1
+    nearest = np.stack(
+        [
+            video[revisit.nearest_view(poses[history - 1 :], poses[:history])]
+            for video, poses in zip(held_out.video, held_out.cam2world, strict=True)
+        ]
+    )
+    first = np.repeat(held_out.video[:, :1], chunk_frames, axis=1)
+    return {"copy_nearest_view": nearest, "copy_first_frame": first}
+
+
+def generate(
+    models: Mapping[str, WorldModel], held_out: HeldOut, *, seed: int, batch_size: int = 16
+) -> dict[str, Videos]:
+    """The last chunk of every clip by every method.
+
+    Args:
+      models: by kind of memory ("latent" and any of "rgb", "none").
+      held_out: the clips.
+      seed: of the noise, shared by all methods.
+      batch_size: clips sampled at once.
+    """
+    names = {"latent": "memory", "rgb": "rgb_memory", "none": "no_memory"}
+    videos = {}
+    for kind, model in models.items():
+        run = jax.jit(returning_chunk, static_argnums=1)
+
+        def method(batch: LatentClip, key: Array, empty: float, run=run, kind=kind, model=model):
+            return run(model, kind, batch, key, jnp.asarray(empty))
+
+        def sample(empty: float, method=method) -> Videos:
+            call = lambda batch, key: method(batch, key, empty)  # noqa: E731
+            return _in_batches(call, held_out.clips, batch_size, seed)
+
+        videos[names[kind]] = sample(0.0)
+        if kind == "latent":
+            videos["memory_zeroed"] = sample(1.0)
+    encoder = models["latent"].encoder
+    videos["vae_reconstruction"] = reconstruct(encoder, held_out, batch_size)
+    return videos | copies(held_out, models["latent"].chunk_frames)
+
+
+def score(held_out: HeldOut, videos: Mapping[str, Videos]) -> dict[str, Any]:
+    """`results.summarise` plus NMR for the generated last chunks of held-out clips."""
+    chunk_frames = next(iter(videos.values())).shape[1]
+    history = held_out.video.shape[1] - chunk_frames + 1
+    truth = held_out.video[:, -REVISITED_FRAMES:]
+    scores: dict[str, dict[str, np.ndarray]] = {"psnr": {}, "ssim": {}}
+    retention: dict[str, dict[str, np.ndarray]] = {"psnr": {}, "ssim": {}}
+    pairs = [revisit.nmr_pairs(poses, history) for poses in held_out.cam2world]
+    for method, video in videos.items():
+        whole = np.concatenate([held_out.video[:, :history], video[:, 1:]], axis=1)
+        for metric, function in image_metrics.METRICS.items():
+            scores[metric][method] = function(truth, video[:, -REVISITED_FRAMES:])
+            retention[metric][method] = np.array(
+                [
+                    revisit.memory_retention(clip, chosen, metric)
+                    for clip, chosen in zip(whole, pairs, strict=True)
+                ]
+            )
+    parallax = np.array(
+        [
+            revisit.returns_with_parallax(poses, history=history, revisit=REVISITED_FRAMES)
+            for poses in held_out.cam2world
+        ]
+    )
+    summary = results.summarise(scores["psnr"], scores["ssim"], parallax)
+    nmr = {metric: results.nmr_summary(values) for metric, values in retention.items()}
+    return summary | {"nmr": nmr}

@@ -1,0 +1,377 @@
+"""Cameras, rigid poses, and the two maps between a picture and the world: lift and project.
+
+Conventions of the whole project: OpenCV axes (x right, y down, z forward), `cam2world` 4x4,
+intrinsics `(fx, fy, cx, cy)` in pixels of the stated size, depth is z-depth in metres, and pixel
+(row i, column j) has its centre at image coordinates `(j + 0.5, i + 0.5)`. With that choice
+resizing a picture multiplies the intrinsics and nothing else, and a latent grid is simply a picture
+whose pixels are cells.
+
+Products are written out element by element: a `dot` would run in TF32 or bfloat16 passes on
+accelerators, and half a cell of error in lift or read costs more than a decibel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num, Shaped, UInt8
+from PIL import Image
+
+Floats = Array | np.ndarray
+
+
+@flax.struct.dataclass
+class Camera:
+    """A batch of pinhole cameras; a pytree whose leading dimensions are those of its arrays.
+
+    Attributes:
+      intrinsics: `[..., 4]`, fx, fy, cx, cy in pixels of a picture of `size`.
+      cam2world: `[..., 4, 4]`, camera to world, OpenCV axes, metres.
+      size: `(H, W)` of the picture the intrinsics belong to; static.
+    """
+
+    intrinsics: Any
+    cam2world: Any
+    size: tuple[int, int] = flax.struct.field(pytree_node=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Leading (batch) dimensions."""
+        return tuple(self.cam2world.shape[:-2])
+
+    @property
+    def centre(self) -> Any:
+        """World position of the optical centre, `[..., 3]` metres."""
+        return self.cam2world[..., :3, 3]
+
+    def __getitem__(self, index: Any) -> Camera:
+        """Slices the leading dimensions; the matrix dimensions are kept whole."""
+        index = index if isinstance(index, tuple) else (index,)
+        # Without an Ellipsis of its own, an index that is too long would cut into the matrices.
+        tail = () if any(i is Ellipsis for i in index) else (Ellipsis,)
+        return self.replace(  # type: ignore[attr-defined]
+            intrinsics=self.intrinsics[(*index, *tail, slice(None))],
+            cam2world=self.cam2world[(*index, *tail, slice(None), slice(None))],
+        )
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a single camera has no length")
+        return self.shape[0]
+
+
+# -- poses ---------------------------------------------------------------------------------------
+
+
+def _namespace(*arrays: Any) -> Any:
+    """numpy for host arrays (keeps float64), jax.numpy for everything else."""
+    return np if all(isinstance(a, np.ndarray) for a in arrays) else jnp
+
+
+def invert_pose(pose: Float[Floats, "*b 4 4"]) -> Float[Floats, "*b 4 4"]:
+    """Inverse of rigid transforms by transposing the rotation; numpy in, numpy out (dtype kept)."""
+    xp = _namespace(pose)
+    rotation = xp.swapaxes(pose[..., :3, :3], -1, -2)
+    translation = -xp.sum(rotation * pose[..., None, :3, 3], axis=-1)
+    top = xp.concatenate([rotation, translation[..., None]], axis=-1)
+    return xp.concatenate([top, pose[..., 3:, :]], axis=-2)
+
+
+def relative_pose(
+    a_cam2world: Float[Floats, "*#b 4 4"], b_cam2world: Float[Floats, "*#b 4 4"]
+) -> Float[Floats, "*b2 4 4"]:
+    """Pose of camera b in the frame of camera a: `inv(a) @ b`, leading dimensions broadcast."""
+    xp = _namespace(a_cam2world, b_cam2world)
+    inverse = invert_pose(a_cam2world)
+    return xp.sum(inverse[..., :, :, None] * b_cam2world[..., None, :, :], axis=-2)
+
+
+def pose_angle_deg(
+    a_cam2world: Float[Floats, "*#b 4 4"], b_cam2world: Float[Floats, "*#b 4 4"]
+) -> Shaped[Any, "*b2"]:
+    """Angle of the rotation from a to b, degrees in [0, 180]; exact near 0, where arccos is not."""
+    xp = _namespace(a_cam2world, b_cam2world)
+    r = relative_pose(a_cam2world, b_cam2world)[..., :3, :3]
+    axis = xp.stack(
+        [r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1]], -1
+    )
+    sine2 = xp.sqrt(xp.sum(axis * axis, axis=-1))
+    cosine2 = r[..., 0, 0] + r[..., 1, 1] + r[..., 2, 2] - 1.0
+    return xp.rad2deg(xp.arctan2(sine2, cosine2))
+
+
+def pose_distance(
+    a_cam2world: Float[Floats, "*#b 4 4"], b_cam2world: Float[Floats, "*#b 4 4"]
+) -> Shaped[Any, "*b2"]:
+    """Distance between the two optical centres, metres."""
+    xp = _namespace(a_cam2world, b_cam2world)
+    step = a_cam2world[..., :3, 3] - b_cam2world[..., :3, 3]
+    return xp.sqrt(xp.sum(step * step, axis=-1))
+
+
+# -- lift and project ----------------------------------------------------------------------------
+
+
+def lift(depth: Num[Floats, "*b h w"], camera: Camera) -> Float[Array, "*b h w 3"]:
+    """World points of the pixel (or cell) centres at the given z-depth (paper section 3.1).
+
+    The resolution of `depth` may differ from `camera.size`; the intrinsics are scaled to it. The
+    leading dimensions of camera and depth broadcast. A depth of 0 gives the optical centre and a
+    depth that is not finite gives points that are not: mask unknown depth before use.
+
+    Args:
+      depth: z-depth in metres.
+      camera: its leading dimensions must equal those of `depth`.
+    Returns:
+      World coordinates in metres, float32.
+    """
+    grid = (int(depth.shape[-2]), int(depth.shape[-1]))
+    depth = jnp.asarray(depth, jnp.float32)
+    rays = _camera_rays(resize_camera(camera, grid), grid)
+    return _to_world(rays * depth[..., None], camera, spatial_dims=2)
+
+
+def project(
+    points: Float[Floats, "*n 3"], camera: Camera
+) -> tuple[Float[Array, "*m 2"], Float[Array, "*m"]]:
+    """Image coordinates and z-depth of world points; the inverse of `lift`.
+
+    The leading dimensions of the camera are matched to the *first* dimensions of `points`: points
+    `[T, h, w, 3]` go with a camera `[T]`, points `[1, N, 3]` with a camera `[T]` give `[T, N]`.
+
+    Returns:
+      `(uv, z)`: coordinates in pixels of `camera.size` with pixel centres at +0.5 (so that `floor`
+      gives the pixel) and z-depth in metres. Points with `z <= 0` are behind the camera: their uv
+      is meaningless, possibly not finite.
+    """
+    points = jnp.asarray(points, jnp.float32)
+    pose = jnp.asarray(camera.cam2world, jnp.float32)
+    k = jnp.asarray(camera.intrinsics, jnp.float32)
+    extra = (1,) * (points.ndim - 1 - len(camera.shape))
+    pose = pose.reshape(*camera.shape, *extra, 4, 4)
+    k = k.reshape(*camera.shape, *extra, 4)
+    # Subtracting the centre first keeps precision far from the world's origin.
+    dx, dy, dz = (points[..., i] - pose[..., i, 3] for i in range(3))
+    x, y, z = (dx * pose[..., 0, i] + dy * pose[..., 1, i] + dz * pose[..., 2, i] for i in range(3))
+    u = k[..., 0] * x / z + k[..., 2]
+    v = k[..., 1] * y / z + k[..., 3]
+    return jnp.stack([u, v], axis=-1), z
+
+
+def pluecker_rays(camera: Camera, grid: tuple[int, int]) -> Float[Array, "*b h w 6"]:
+    """Pluecker coordinates of the ray through every cell centre: unit direction, then moment.
+
+    The moment is `centre x direction` (metres), which makes the six numbers independent of the
+    point chosen on the ray. Express the poses relative to a reference camera first if the network
+    must not see absolute world coordinates.
+    """
+    rays = _camera_rays(resize_camera(camera, grid), grid)
+    rays = rays / jnp.sqrt(jnp.sum(rays * rays, axis=-1, keepdims=True))
+    centre = jnp.asarray(camera.centre, jnp.float32)[..., None, None, :]
+    direction = _to_world(rays, camera, spatial_dims=2) - centre
+    moment = jnp.cross(jnp.broadcast_to(centre, direction.shape), direction)
+    return jnp.concatenate([direction, moment], axis=-1)
+
+
+def _camera_rays(camera: Camera, grid: tuple[int, int]) -> Array:
+    """Camera-frame points at z = 1 of the pixel centres, `[..., h, w, 3]`."""
+    h, w = grid
+    k = jnp.asarray(camera.intrinsics, jnp.float32)[..., None, None, :]
+    x = (jnp.arange(w, dtype=jnp.float32) + 0.5 - k[..., 2]) / k[..., 0]
+    y = (jnp.arange(h, dtype=jnp.float32)[:, None] + 0.5 - k[..., 3]) / k[..., 1]
+    shape = jnp.broadcast_shapes(x.shape, y.shape)
+    return jnp.stack(
+        [jnp.broadcast_to(x, shape), jnp.broadcast_to(y, shape), jnp.ones(shape, jnp.float32)], -1
+    )
+
+
+def _to_world(points: Array, camera: Camera, spatial_dims: int) -> Array:
+    """Camera-frame points to world, the camera's dimensions ahead of `spatial_dims` more."""
+    pose = jnp.asarray(camera.cam2world, jnp.float32)
+    pose = pose.reshape(*camera.shape, *(1,) * spatial_dims, 4, 4)
+    return jnp.stack(
+        [
+            points[..., 0] * pose[..., i, 0]
+            + points[..., 1] * pose[..., i, 1]
+            + points[..., 2] * pose[..., i, 2]
+            + pose[..., i, 3]
+            for i in range(3)
+        ],
+        axis=-1,
+    )
+
+
+# -- pictures and their intrinsics ---------------------------------------------------------------
+
+
+def resize_camera(camera: Camera, size: tuple[int, int]) -> Camera:
+    """The same camera for a picture (or a grid of cells) of another size `(H, W)`."""
+    xp = _namespace(camera.intrinsics)
+    sy, sx = size[0] / camera.size[0], size[1] / camera.size[1]
+    intrinsics = xp.asarray(camera.intrinsics)
+    scale = xp.asarray([sx, sy, sx, sy], intrinsics.dtype)
+    return camera.replace(  # type: ignore[attr-defined]
+        intrinsics=intrinsics * scale, size=(int(size[0]), int(size[1]))
+    )
+
+
+# Cells are pixels of a coarser picture; both names are used, each where it reads better.
+scale_to_grid = resize_camera
+
+
+def crop_camera(camera: Camera, top: int, left: int, size: tuple[int, int]) -> Camera:
+    """The camera of the window of `size` whose first pixel is `(top, left)`.
+
+    Raises:
+      ValueError: if the window does not lie inside the picture.
+    """
+    height, width = camera.size
+    if top < 0 or left < 0 or top + size[0] > height or left + size[1] > width or min(size) < 1:
+        raise ValueError(
+            f"crop: window rows {top}:{top + size[0]}, columns {left}:{left + size[1]} does not "
+            f"lie inside the picture of size {camera.size}"
+        )
+    xp = _namespace(camera.intrinsics)
+    intrinsics = xp.asarray(camera.intrinsics)
+    return camera.replace(  # type: ignore[attr-defined]
+        intrinsics=intrinsics - xp.asarray([0, 0, left, top], intrinsics.dtype),
+        size=(int(size[0]), int(size[1])),
+    )
+
+
+def resize_picture(
+    picture: UInt8[np.ndarray, "*t H W 3"], camera: Camera, size: tuple[int, int]
+) -> tuple[UInt8[np.ndarray, "*t h w 3"], Camera]:
+    """Resizes uint8 pictures (antialiased Lanczos) together with their intrinsics.
+
+    Raises:
+      ValueError: if the picture is not of `camera.size`.
+    """
+    _check_picture(picture, camera)
+    flat = picture.reshape(-1, *picture.shape[-3:])
+    resized = [
+        np.asarray(Image.fromarray(p).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+        for p in flat
+    ]
+    shape = (*picture.shape[:-3], *size, 3)
+    return np.asarray(resized, np.uint8).reshape(shape), resize_camera(camera, size)
+
+
+def crop_picture(
+    picture: UInt8[np.ndarray, "*t H W 3"],
+    camera: Camera,
+    top: int,
+    left: int,
+    size: tuple[int, int],
+) -> tuple[UInt8[np.ndarray, "*t h w 3"], Camera]:
+    """Cuts a window out of uint8 pictures together with their intrinsics.
+
+    Raises:
+      ValueError: if the picture is not of `camera.size`, or the window does not lie inside it.
+    """
+    _check_picture(picture, camera)
+    cropped = crop_camera(camera, top, left, size)
+    return picture[..., top : top + size[0], left : left + size[1], :], cropped
+
+
+def _check_picture(picture: np.ndarray, camera: Camera) -> None:
+    if tuple(picture.shape[-3:-1]) != tuple(camera.size):
+        raise ValueError(
+            f"picture of size {tuple(picture.shape[-3:-1])} with a camera of size {camera.size}: "
+            "the intrinsics belong to another resolution"
+        )
+
+
+# -- checks at the boundary ----------------------------------------------------------------------
+
+# Poses printed with four decimals pass; a scaled or a sheared rotation does not.
+_ORTHONORMAL_TOLERANCE = 1e-3
+
+
+def check_cam2world(poses: Any, name: str = "cam2world") -> Float[np.ndarray, "*b 4 4"]:
+    """Returns poses as float64 after checking that each is a right-handed rigid transform.
+
+    Raises:
+      ValueError: naming `name`, the first offending index, what was found and what was expected,
+        for a wrong shape or dtype, a value that is not finite, a last row other than 0 0 0 1, a
+        rotation that is not orthonormal, or one of determinant -1 (left-handed axes).
+    """
+    poses = _as_float64(poses, name)
+    if poses.ndim < 2 or poses.shape[-2:] != (4, 4):
+        raise ValueError(f"{name}: found shape {poses.shape}, expected [..., 4, 4]")
+    flat, lead = poses.reshape(-1, 4, 4), poses.shape[:-2]
+    _check_each(np.isfinite(flat).all((1, 2)), flat, lead, name, "only finite numbers")
+    last_row = np.abs(flat[:, 3] - [0, 0, 0, 1]).max(1) < 1e-6
+    _check_each(last_row, flat[:, 3], lead, name, "a last row of 0 0 0 1")
+    rotation = flat[:, :3, :3]
+    gram = rotation @ rotation.transpose(0, 2, 1)
+    deviation = np.abs(gram - np.eye(3)).max((1, 2))
+    _check_each(
+        deviation < _ORTHONORMAL_TOLERANCE,
+        deviation,
+        lead,
+        name,
+        f"an orthonormal rotation (largest entry of |R R^T - I| below {_ORTHONORMAL_TOLERANCE})",
+    )
+    determinant = np.linalg.det(rotation)
+    _check_each(
+        determinant > 0,
+        determinant,
+        lead,
+        name,
+        "a right-handed rotation (determinant +1; -1 means one axis is mirrored)",
+    )
+    return poses
+
+
+def check_intrinsics(
+    intrinsics: Any, size: tuple[int, int], name: str = "intrinsics"
+) -> Float[np.ndarray, "*b 4"]:
+    """Returns `(fx, fy, cx, cy)` as float64 after checking them against the picture size `(H, W)`.
+
+    The principal point may lie outside the picture: a crop or a shifted lens puts it there.
+
+    Raises:
+      ValueError: naming `name`, the first offending index, what was found and what was expected,
+        for a wrong shape or dtype, a value that is not finite, a focal length that is not positive,
+        or values that look normalised by the picture size instead of being in pixels.
+    """
+    intrinsics = _as_float64(intrinsics, name)
+    if intrinsics.ndim < 1 or intrinsics.shape[-1] != 4:
+        raise ValueError(
+            f"{name}: found shape {intrinsics.shape}, expected [..., 4] with fx, fy, cx, cy"
+        )
+    flat, lead = intrinsics.reshape(-1, 4), intrinsics.shape[:-1]
+    _check_each(np.isfinite(flat).all(1), flat, lead, name, "only finite numbers")
+    _check_each((flat[:, :2] > 0).all(1), flat, lead, name, "focal lengths fx, fy above 0")
+    in_pixels = (flat >= 4.0).any(1) | (min(size) < 8)
+    _check_each(
+        in_pixels, flat, lead, name, f"pixels of a picture of size {size} (these look normalised)"
+    )
+    return intrinsics
+
+
+def _as_float64(value: Any, name: str) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name}: found dtype {array.dtype}, expected numbers")
+    return array.astype(np.float64)
+
+
+def _check_each(
+    good: np.ndarray, found: np.ndarray, lead: tuple[int, ...], name: str, expected: str
+) -> None:
+    """Raises for the first index whose `good` is False, showing what was found there."""
+    if good.all():
+        return
+    first = int(np.argmin(good))
+    index = ", ".join(str(int(i)) for i in np.unravel_index(first, lead)) if lead else ""
+    where = f"{name}[{index}]" if lead else name
+    shown = np.array2string(found[first], precision=6, separator=", ").replace("\n", "")
+    raise ValueError(
+        f"{where}: found {shown}, expected {expected} "
+        f"({int((~good).sum())} of {good.size} are wrong)"
+    )

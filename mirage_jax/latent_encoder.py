@@ -1,0 +1,88 @@
+"""The trained latent encoder as one object: autoencoder, its parameters and its latent statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from mirage_jax.nn.video_vae import LatentStats, VideoVAE, denormalise, normalise
+from mirage_jax.training.export import export, load_export
+
+
+def to_model_range(video: Any) -> Float[Array, "*shape"]:
+    """uint8 pictures to [-1, 1]."""
+    return jnp.asarray(video).astype(jnp.float32) / 127.5 - 1.0
+
+
+def to_uint8(video: Any) -> UInt8[np.ndarray, "*shape"]:
+    """Pictures in [-1, 1], clipped, to uint8."""
+    return np.clip(np.round((np.asarray(video) + 1.0) * 127.5), 0, 255).astype(np.uint8)
+
+
+@flax.struct.dataclass
+class LatentEncoder:
+    """Pictures to normalised latents and back; a pytree, so it can be an argument of a jitted step.
+
+    Attributes:
+      params: of `vae`.
+      stats: what latents are normalised with.
+      vae: the module.
+    """
+
+    params: Any
+    stats: LatentStats
+    vae: VideoVAE = flax.struct.field(pytree_node=False)
+
+    def encode(self, video: Float[Array, "b t height width 3"]) -> Float[Array, "b l h w c"]:
+        """Normalised latents (posterior means) of clips in [-1, 1] of 1 + 4 n frames."""
+        mean, _ = self.vae.apply({"params": self.params}, video, method="encode")
+        return normalise(mean, self.stats)
+
+    def encode_images(self, frames: Float[Array, "k height width 3"]) -> Float[Array, "k h w c"]:
+        """Normalised image-mode latents: every frame encoded alone."""
+        return self.encode(frames[:, None])[:, 0]
+
+    def decode(self, latents: Float[Array, "b l h w c"]) -> Float[Array, "b t height width 3"]:
+        """Frames, not clipped, of normalised latents."""
+        latents = denormalise(latents, self.stats)
+        return self.vae.apply({"params": self.params}, latents, method="decode")
+
+    def architecture(self) -> dict[str, Any]:
+        """What `load` needs to build the module again."""
+        return {"kind": "latent_encoder", "vae": module_fields(self.vae)}
+
+    def save(self, path: Path) -> None:
+        """Writes an export that `load` reads."""
+        stats = {"mean": self.stats.mean, "std": self.stats.std}
+        export(path, {"vae": self.params, "stats": stats}, self.architecture())
+
+    @staticmethod
+    def load(path: Path) -> LatentEncoder:
+        """Reads what `save` wrote; ValueError names what does not fit."""
+        params, architecture = load_export(path, expected_architecture={"kind": "latent_encoder"})
+        vae = VideoVAE(**as_fields(architecture["vae"]))
+        abstract = jax.eval_shape(
+            lambda: vae.init(jax.random.key(0), jnp.zeros((1, 5, *(2 * (vae.spatial_stride,)), 3)))
+        )["params"]
+        channels = jax.ShapeDtypeStruct((vae.latent_channels,), jnp.float32)
+        load_export(path, {"vae": abstract, "stats": {"mean": channels, "std": channels}})
+        return LatentEncoder(params["vae"], LatentStats(**params["stats"]), vae)
+
+
+def module_fields(module: Any) -> dict[str, Any]:
+    """The plain fields of a Linen module, for an export's architecture."""
+    skipped = ("parent", "name", "dtype")
+    return {f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in skipped}
+
+
+def as_fields(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Module fields as JSON gives them back, lists made tuples again."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in architecture.items()}

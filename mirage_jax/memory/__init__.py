@@ -1,0 +1,24 @@
+"""The pose-keyed latent memory: `create`, `write`, `read`; retrieval; the RGB cloud baseline."""
+
+from mirage_jax.memory import retrieval, rgb_cloud
+from mirage_jax.memory.bank import LatentMemory, WriteReport, create, nbytes, write
+from mirage_jax.memory.pooling import pool_depth, pool_static
+from mirage_jax.memory.readout import ReadOut, read
+from mirage_jax.memory.retrieval import Keyframes, retrieve, shared_view
+
+__all__ = [
+    "Keyframes",
+    "LatentMemory",
+    "ReadOut",
+    "WriteReport",
+    "create",
+    "nbytes",
+    "pool_depth",
+    "pool_static",
+    "read",
+    "retrieval",
+    "retrieve",
+    "rgb_cloud",
+    "shared_view",
+    "write",
+]

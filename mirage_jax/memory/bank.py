@@ -1,0 +1,240 @@
+"""The latent memory bank: a pytree of world points that carry latent tokens, and how to write to
+it.
+
+One element per latent cell of every written frame (paper section 3.1): the cell centre lifted by
+its depth, with the cell's token. The capacity is static, so that everything jits; what did not fit
+is counted and reported, never dropped silently.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Num
+
+from mirage_jax import geometry
+from mirage_jax.memory import pooling
+
+# A cell is written if more than this share of it is static.
+STATIC_SHARE = 0.5
+
+
+@flax.struct.dataclass
+class LatentMemory:
+    """A set of N element slots, filled from the front; leading dimensions may be added by `vmap`.
+
+    Attributes:
+      xyz: `[N, 3]` float32, world position of the element, metres.
+      tokens: `[N, C]`, the latent token (or any feature) seen there.
+      valid: `[N]` bool, whether the slot holds an element that may be read.
+      confidence: `[N]` float32 in [0, 1].
+      frame: `[N]` int32, number of the written frame it comes from.
+      time: `[N]` float32, time of that frame (its number unless the writer gave times).
+      origin: `[N, 3]` float32, optical centre it was seen from: viewing direction and distance.
+      count: int32, next free slot.
+      frames: int32, frames written so far.
+      dropped: int32, elements that did not fit, in total.
+    """
+
+    xyz: Any
+    tokens: Any
+    valid: Any
+    confidence: Any
+    frame: Any
+    time: Any
+    origin: Any
+    count: Any
+    frames: Any
+    dropped: Any
+
+    @property
+    def capacity(self) -> int:
+        """Number of element slots N."""
+        return self.xyz.shape[-2]
+
+    @property
+    def channels(self) -> int:
+        """Channels C of a token."""
+        return self.tokens.shape[-1]
+
+
+@flax.struct.dataclass
+class WriteReport:
+    """What became of the cells handed to `write`; the four int32 counts sum to all of them.
+
+    Attributes:
+      written: cells that now are elements.
+      unknown_depth: cells left out because their depth is 0, NaN or infinite.
+      moving: cells of known depth left out because they are not static.
+      dropped: cells that should have been written and did not fit.
+    """
+
+    written: Any
+    unknown_depth: Any
+    moving: Any
+    dropped: Any
+
+
+def create(capacity: int, channels: int, dtype: Any = jnp.float32) -> LatentMemory:
+    """An empty memory.
+
+    Args:
+      capacity: element slots; one written frame takes at most `h * w` of them.
+      channels: channels of a token.
+      dtype: of the tokens; positions are always float32.
+    Raises:
+      ValueError: if capacity or channels are not positive.
+    """
+    if capacity < 1 or channels < 1:
+        raise ValueError(
+            f"memory: found capacity {capacity}, channels {channels}; expected at least 1 of each"
+        )
+    return LatentMemory(
+        xyz=jnp.zeros((capacity, 3), jnp.float32),
+        tokens=jnp.zeros((capacity, channels), dtype),
+        valid=jnp.zeros((capacity,), bool),
+        confidence=jnp.zeros((capacity,), jnp.float32),
+        frame=jnp.zeros((capacity,), jnp.int32),
+        time=jnp.zeros((capacity,), jnp.float32),
+        origin=jnp.zeros((capacity, 3), jnp.float32),
+        count=jnp.zeros((), jnp.int32),
+        frames=jnp.zeros((), jnp.int32),
+        dropped=jnp.zeros((), jnp.int32),
+    )
+
+
+def nbytes(mem: LatentMemory) -> int:
+    """Bytes held by the elements written so far (host side; free slots are not counted)."""
+    per_element = sum(
+        np.dtype(a.dtype).itemsize * int(np.prod(a.shape[1:]))
+        for a in (mem.xyz, mem.tokens, mem.valid, mem.confidence, mem.frame, mem.time, mem.origin)
+    )
+    return per_element * int(mem.count)
+
+
+def write(
+    mem: LatentMemory,
+    tokens: Num[Array | np.ndarray, "t h w c"],
+    depth: Float[Array | np.ndarray, "t H W"],
+    camera: geometry.Camera,
+    *,
+    static: Num[Array | np.ndarray, "t hs ws"] | Bool[Array | np.ndarray, "t hs ws"] | None = None,
+    confidence: Float[Array | np.ndarray, "t h w"] | None = None,
+    times: Num[Array | np.ndarray, t] | None = None,
+) -> tuple[LatentMemory, WriteReport]:
+    """Appends the cells of T frames that are static and of known depth (paper section 3.1, eq. 2).
+
+    Pure and jittable; under `jit` donate `mem` to update it in place. Cells that are left out take
+    no slot. Once the capacity is used up, further cells are counted as dropped.
+
+    Args:
+      mem: the memory to extend.
+      tokens: one token per cell, cast to the memory's dtype.
+      depth: z-depth in metres at any multiple of the token resolution; 0, NaN and inf are unknown.
+      camera: leading dimension T; the pose at which each token (and depth) was seen.
+      static: 1 = keep, 0 = moving, at the resolution of `depth` or of `tokens`. Moving pixels have
+        no say in the depth of their cell, and a cell is kept if more than half of it is static.
+      confidence: in [0, 1]; by default the share of the cell's pixels that lie on its surface.
+      times: by default the running number of the frame.
+    Returns:
+      The extended memory and the counts of what happened to each cell.
+    Raises:
+      ValueError: if shapes do not fit each other or the memory.
+    """
+    frames, h, w, channels = tokens.shape
+    grid = (h, w)
+    _check_write(mem, channels, depth.shape, camera, frames)
+    depth = jnp.asarray(depth, jnp.float32)
+    cell_depth, share = pooling.pool_depth(depth, grid)
+    known = cell_depth > 0
+    is_static = jnp.ones_like(known)
+    if static is not None:
+        is_static = pooling.pool_static(static, grid) > STATIC_SHARE
+        if static.shape == depth.shape:
+            still = jnp.asarray(static, jnp.float32) > STATIC_SHARE
+            cell_depth, share = pooling.pool_depth(jnp.where(still, depth, 0.0), grid)
+            known = jnp.where(is_static, cell_depth > 0, known)
+    keep = (known & is_static).reshape(-1)
+
+    total = frames * h * w
+    numbers = mem.frames + jnp.arange(frames, dtype=jnp.int32)
+    when = numbers if times is None else jnp.asarray(times)
+    if confidence is not None:
+        share = jnp.asarray(confidence, jnp.float32)
+    new = {
+        "xyz": geometry.lift(cell_depth, camera).reshape(total, 3),
+        "tokens": jnp.asarray(tokens).reshape(total, channels).astype(mem.tokens.dtype),
+        "valid": keep,
+        "confidence": share.reshape(total),
+        "frame": jnp.repeat(numbers, h * w),
+        "time": jnp.repeat(when.astype(jnp.float32), h * w),
+        "origin": jnp.repeat(jnp.asarray(camera.centre, jnp.float32), h * w, axis=0),
+    }
+    found = jnp.sum(keep, dtype=jnp.int32)
+    written = jnp.minimum(found, mem.capacity - mem.count)
+    old = {name: getattr(mem, name) for name in new}
+    dropped = found - written
+    mem = mem.replace(  # type: ignore[attr-defined]
+        **_append(old, new, keep, mem.count, written),
+        count=mem.count + written,
+        frames=mem.frames + frames,
+        dropped=mem.dropped + dropped,
+    )
+    report = WriteReport(
+        written=written,
+        unknown_depth=jnp.sum(~known, dtype=jnp.int32),
+        moving=jnp.sum(known & ~is_static, dtype=jnp.int32),
+        dropped=dropped,
+    )
+    return mem, report
+
+
+def _append(
+    old: dict[str, Array], new: dict[str, Array], keep: Array, count: Array, written: Array
+) -> dict[str, Array]:
+    """Places the first `written` kept rows of `new` behind the first `count` rows of `old`."""
+    total, capacity = keep.shape[0], old["xyz"].shape[0]
+    block = min(total, capacity)
+    # One scatter of scalars finds the source row of every slot; whole rows are only ever gathered.
+    slot = jnp.where(keep, jnp.cumsum(keep, dtype=jnp.int32) - 1, total)
+    rows = jnp.arange(total, dtype=jnp.int32)
+    source = jnp.zeros((total,), jnp.int32).at[slot].set(rows, mode="drop")
+    # The window must lie inside the bank, so near its end it starts before `count`.
+    start = jnp.minimum(count, capacity - block)
+    place = start + jnp.arange(block, dtype=jnp.int32) - count
+    fresh = (place >= 0) & (place < written)
+    row = source[jnp.clip(place, 0, total - 1)]
+
+    def update(previous: Array, values: Array) -> Array:
+        window = jax.lax.dynamic_slice_in_dim(previous, start, block, axis=0)
+        mask = fresh.reshape(-1, *(1,) * (previous.ndim - 1))
+        window = jnp.where(mask, values[row].astype(previous.dtype), window)
+        return jax.lax.dynamic_update_slice_in_dim(previous, window, start, axis=0)
+
+    return {name: update(old[name], new[name]) for name in new}
+
+
+def _check_write(
+    mem: LatentMemory,
+    channels: int,
+    depth_shape: tuple[int, ...],
+    camera: geometry.Camera,
+    frames: int,
+) -> None:
+    if channels != mem.channels:
+        raise ValueError(
+            f"memory.write: tokens have {channels} channels, the memory holds {mem.channels}"
+        )
+    if depth_shape[0] != frames:
+        raise ValueError(
+            f"memory.write: {frames} frames of tokens but {depth_shape[0]} frames of depth"
+        )
+    if camera.shape != (frames,):
+        raise ValueError(
+            f"memory.write: camera has leading dimensions {camera.shape}, expected ({frames},): "
+            "one pose per frame of tokens"
+        )

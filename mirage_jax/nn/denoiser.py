@@ -1,0 +1,320 @@
+"""The denoiser: a diffusion transformer over latent video, in the layout of Wan 2.2 TI2V.
+
+Tokens are ordered [reference | target | preceding]: retrieved frames, the frames to be generated,
+and the last frames of the previous chunk. Each latent frame has its own timestep, 0 for clean
+frames. The memory's read-out enters through the control branch of `memory_branch`, through a
+cheaper projection added to the patch embedding, or both; camera rays through an adapter of the same
+kind. Every added part starts at zero, so that a new one leaves a trained denoiser as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array, Float
+
+from mirage_jax.nn.attention import Linear, named_param
+from mirage_jax.nn.block import DiTBlock, modulate, modulation_init, over_layers
+from mirage_jax.nn.memory_branch import MemoryBranch
+from mirage_jax.nn.rope import axis_dims, video_rotations
+
+Patch = tuple[int, int, int]
+
+
+def patchify(x: Float[Array, "b t h w c"], patch: Patch) -> Float[Array, "b f gh gw p"]:
+    """Folds (time, height, width) patches into channels, ordered (pt, ph, pw, c).
+
+    Raises:
+      ValueError: if the patch does not divide the frames, rows or columns.
+    """
+    if any(n % p for n, p in zip(x.shape[1:4], patch, strict=True)):
+        raise ValueError(f"latents: found (T, h, w) = {x.shape[1:4]}, not divided by patch {patch}")
+    pt, ph, pw = patch
+    return rearrange(x, "b (f pt) (gh ph) (gw pw) c -> b f gh gw (pt ph pw c)", pt=pt, ph=ph, pw=pw)
+
+
+def unpatchify(x: Float[Array, "b f gh gw p"], patch: Patch) -> Float[Array, "b t h w c"]:
+    """Inverse of `patchify`."""
+    pt, ph, pw = patch
+    return rearrange(x, "b f gh gw (pt ph pw c) -> b (f pt) (gh ph) (gw pw) c", pt=pt, ph=ph, pw=pw)
+
+
+def timestep_embedding(timestep: Float[Array, "*b"], width: int) -> Float[Array, "*b width"]:
+    """Cosines, then sines, of the timestep (0..1000) at width / 2 frequencies from 1 to 1e-4."""
+    frequencies = np.power(10000.0, -np.arange(width // 2) / (width // 2))
+    # Angles reach 1000 rad, where a float32 product is off by 3e-5. Timestep and frequency are
+    # split, so that the large part of the angle is exact (10 bits by 10 bits) and the rest small.
+    coarse = np.round(frequencies * 2**10) / 2**10
+    rest = (frequencies - coarse).astype(np.float32)
+    coarse = coarse.astype(np.float32)
+    t = timestep.astype(jnp.float32)[..., None]
+    whole = jnp.floor(t)
+    a, b = whole * coarse, (t - whole) * coarse + t * rest
+    cosine = jnp.cos(a) * jnp.cos(b) - jnp.sin(a) * jnp.sin(b)
+    sine = jnp.sin(a) * jnp.cos(b) + jnp.cos(a) * jnp.sin(b)
+    return jnp.concatenate([cosine, sine], axis=-1)
+
+
+class _Layer(nn.Module):
+    """One block and the hint that follows it, in the form `over_layers` wants."""
+
+    block: Mapping[str, Any]
+
+    @nn.compact
+    def __call__(self, x: Array, hint_index: Array, shared: tuple[Any, ...]) -> tuple[Array, None]:
+        *block_inputs, hints = shared
+        x = DiTBlock(**self.block, name="block")(x, *block_inputs)
+        if hints is not None:
+            hint = hints[jnp.maximum(hint_index, 0)]
+            x = x + jnp.where(hint_index >= 0, hint, 0.0)
+        return x, None
+
+
+class Denoiser(nn.Module):
+    """Predicts the velocity noise - x0 of noisy latents.
+
+    Attributes:
+      width: channels of a token.
+      depth: transformer blocks.
+      heads: attention heads; width / heads must split into even parts, see `rope.axis_dims`.
+      mlp_width: hidden channels of the MLP.
+      in_channels: channels of a latent.
+      out_channels: channels of the prediction.
+      patch: latent frames, rows and columns per token.
+      text_width: channels of the text encoder's tokens; 0 leaves out text and its cross-attention.
+      freq_width: channels of the sinusoidal timestep embedding.
+      memory_channels: channels of the memory context of one cell; 0 for no memory.
+      memory_hint: adds a zero-initialised projection of the context to the patch embedding.
+      branch_layers: blocks that get a hint from the control branch; () for no branch.
+      ray_channels: channels of the camera rays of one cell; 0 for no ray adapter.
+      zero_head: whether the output projection starts at zero.
+      remat: "none", "full" or "dots", see `block.REMAT`.
+      scan: whether layers run in a loop (compiles once) or unrolled; parameters are the same.
+      attention_backend: see `attention.attention`.
+      dtype: of matrix products; the residual stream and the timestep embedding stay float32.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    in_channels: int
+    out_channels: int
+    patch: Patch = (1, 2, 2)
+    text_width: int = 0
+    freq_width: int = 256
+    memory_channels: int = 0
+    memory_hint: bool = True
+    branch_layers: tuple[int, ...] = ()
+    ray_channels: int = 0
+    zero_head: bool = True
+    remat: str = "none"
+    scan: bool = True
+    attention_backend: str = "auto"
+    dtype: Any = jnp.float32
+
+    def _check(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"heads: found {self.heads}, expected a divisor of width {self.width}")
+        axis_dims(self.width // self.heads)
+        layers = tuple(self.branch_layers)
+        if layers != tuple(sorted(set(layers))) or any(not 0 <= i < self.depth for i in layers):
+            raise ValueError(
+                f"branch_layers: found {layers}, expected increasing numbers in 0..{self.depth - 1}"
+            )
+        if layers and not self.memory_channels:
+            raise ValueError(f"memory_channels: found 0 with branch_layers {layers}, expected > 0")
+
+    @nn.compact
+    def __call__(
+        self,
+        latents: Float[Array, "b t h w c"],
+        timestep: Float[Array, "b t"] | Float[Array, "b t gh gw"],
+        *,
+        reference: Float[Array, "b r h w c"] | None = None,
+        preceding: Float[Array, "b p h w c"] | None = None,
+        text: Float[Array, "b l e"] | None = None,
+        memory: Float[Array, "b _ h w m"] | None = None,
+        rays: Float[Array, "b _ h w k"] | None = None,
+        branch_scale: float | Float[Array, ""] = 1.0,
+        all_frames: bool = False,
+    ) -> Float[Array, "b _ h w o"]:
+        """Velocity of the target latents.
+
+        Args:
+          latents: noisy target latents. A frame known to be clean is given clean, with timestep 0.
+          timestep: noise level times 1000 of each target frame, or of each patch of each frame.
+          reference: clean latents of retrieved frames; they get no memory and no rays.
+          preceding: clean latents that come after the target in the token order.
+          text: text tokens, not masked; None stands for no text (a single zero token).
+          memory: context of the target frames, or of target and preceding frames. None leaves out
+            everything the memory would add, learned biases included.
+          rays: camera rays of the same frames as `memory`.
+          branch_scale: factor on the branch's hints.
+          all_frames: return [reference | target | preceding], as the released model does.
+
+        Raises:
+          ValueError: if an input does not fit the module's fields, or T + P frames are expected and
+            another number is found.
+        """
+        self._check()
+        if self.patch[0] != 1 and (reference is not None or preceding is not None):
+            raise ValueError(f"patch: found {self.patch}, expected 1 in time beside clean frames")
+        batch, target = latents.shape[:2]
+        references = 0 if reference is None else reference.shape[1]
+        precedings = 0 if preceding is None else preceding.shape[1]
+
+        clips = [clip for clip in (reference, latents, preceding) if clip is not None]
+        patches = patchify(jnp.concatenate(clips, axis=1), self.patch)
+        grid = (patches.shape[2], patches.shape[3])
+
+        def cells(y: Array) -> Array:
+            return y.reshape(batch, y.shape[1], grid[0] * grid[1], y.shape[-1])
+
+        def linear(inputs: int, name: str, **options: Any) -> Linear:
+            axes = options.pop("axes", (None, "embed"))
+            return Linear(inputs, self.width, axes, dtype=self.dtype, name=name, **options)
+
+        volume = math.prod(self.patch)
+        embedded = linear(volume * self.in_channels, "patch_embedding")(cells(patches))
+        x = embedded.astype(jnp.float32)
+        rotations = video_rotations(
+            target // self.patch[0], precedings, references, grid, self.width // self.heads
+        )
+
+        x = nn.with_logical_constraint(x, ("batch", None, "tokens", None))
+
+        time, modulation = self._time(timestep, references, precedings, grid)
+        text_tokens = self._text(text, batch)
+
+        def drawn(name: str, field: Array | None, channels: int) -> Array | None:
+            """Patches of a field of the target and preceding frames; None if there is none."""
+            field = self._field(name, field, channels, latents, precedings)
+            return None if field is None else cells(patchify(field, self.patch))
+
+        context = drawn("memory", memory, self.memory_channels)
+        ray_patches = drawn("rays", rays, self.ray_channels)
+        hinted = context if self.memory_hint else None
+        for name, field in (("memory_hint", hinted), ("ray_adapter", ray_patches)):
+            if field is not None:
+                adapter = linear(field.shape[-1], name, kernel_init=nn.initializers.zeros)
+                added = adapter(field).astype(jnp.float32)
+                x = x + jnp.pad(added, ((0, 0), (references, 0), (0, 0), (0, 0)))
+
+        hints = None
+        if self.branch_layers and context is not None:
+            first = references * grid[0] * grid[1]
+            hints = MemoryBranch(
+                width=self.width,
+                heads=self.heads,
+                mlp_width=self.mlp_width,
+                layers=len(self.branch_layers),
+                context_channels=context.shape[-1],
+                text=bool(self.text_width),
+                attention_backend=self.attention_backend,
+                remat=self.remat,
+                scan=self.scan,
+                dtype=self.dtype,
+                name="branch",
+            )(
+                context,
+                x[:, references:],
+                modulation[:, references:],
+                rotations[first:],
+                text_tokens,
+            )
+            hints = jnp.pad(hints * branch_scale, ((0, 0), (0, 0), (references, 0), (0, 0), (0, 0)))
+
+        hint_of_layer = np.full(self.depth, -1, np.int32)
+        hint_of_layer[list(self.branch_layers)] = np.arange(len(self.branch_layers))
+        block = {
+            "width": self.width,
+            "heads": self.heads,
+            "mlp_width": self.mlp_width,
+            "text": bool(self.text_width),
+            "attention_backend": self.attention_backend,
+            "dtype": self.dtype,
+        }
+        stack = over_layers(_Layer, self.depth, remat=self.remat, scan=self.scan)
+        shared = (modulation, rotations, text_tokens, hints)
+        x, _ = stack(block, name="blocks")(x, jnp.asarray(hint_of_layer), shared)
+
+        if not all_frames:
+            shown = slice(references, references + target // self.patch[0])
+            x, time = x[:, shown], time[:, shown]
+        out = self._head(x, time)
+        return unpatchify(out.reshape(batch, -1, *grid, out.shape[-1]), self.patch)
+
+    def _time(
+        self, timestep: Array, references: int, precedings: int, grid: tuple[int, int]
+    ) -> tuple[Array, Array]:
+        """Timestep vector [b, f, 1 or s, d] and modulation [b, f, 1 or s, 6, d] of every frame."""
+        timestep = timestep[:, :: self.patch[0]]
+        if timestep.ndim == 2:
+            timestep = timestep[..., None]
+        elif timestep.shape[2:] != grid:
+            raise ValueError(
+                f"timestep: found {timestep.shape[2:]} per frame, expected one per patch, {grid}"
+            )
+        else:
+            timestep = timestep.reshape(*timestep.shape[:2], -1)
+        clean = ((0, 0), (references, precedings), (0, 0))
+        normal = nn.initializers.normal(0.02)
+        first = Linear(self.freq_width, self.width, (None, "embed"), normal, name="time_in")
+        time = nn.silu(first(timestep_embedding(jnp.pad(timestep, clean), self.freq_width)))
+        time = Linear(self.width, self.width, ("embed", None), normal, name="time_out")(time)
+        project = Linear(self.width, 6 * self.width, ("embed", None), name="time_projection")
+        modulation = project(nn.silu(time))
+        return time, modulation.reshape(*time.shape[:-1], 6, self.width)
+
+    def _text(self, text: Array | None, batch: int) -> Array | None:
+        """Embedded text tokens; None if the module has no text."""
+        if not self.text_width:
+            if text is not None:
+                raise ValueError("text: found some, expected None as text_width is 0")
+            return None
+        if text is None:
+            text = jnp.zeros((batch, 1, self.text_width), self.dtype)
+        if text.shape[-1] != self.text_width:
+            raise ValueError(f"text: found {text.shape[-1]} channels, expected {self.text_width}")
+        normal = nn.initializers.normal(0.02)
+        text = Linear(
+            self.text_width, self.width, (None, "embed"), normal, self.dtype, name="text_in"
+        )(text)
+        return Linear(self.width, self.width, ("embed", None), normal, self.dtype, name="text_out")(
+            nn.gelu(text, approximate=True)
+        )
+
+    def _field(
+        self, name: str, field: Array | None, channels: int, latents: Array, precedings: int
+    ) -> Array | None:
+        """A per-cell input of target and preceding frames, checked; zeros where none was given."""
+        if field is None:
+            if not (channels and self.is_initializing()):
+                return None
+            field = jnp.zeros((*latents.shape[:-1], channels), latents.dtype)
+        if field.shape[-1] != channels:
+            raise ValueError(f"{name}: found {field.shape[-1]} channels, expected {channels}")
+        target, frames = latents.shape[1], field.shape[1]
+        if frames not in (target, target + precedings):
+            raise ValueError(
+                f"{name}: found {frames} frames, expected {target} target frames"
+                f"{f' or with {precedings} preceding ones' if precedings else ''}"
+            )
+        missing = target + precedings - frames
+        return jnp.pad(field, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0)))
+
+    def _head(self, x: Array, time: Array) -> Array:
+        init = modulation_init(self.width)
+        table = named_param(self, "head_modulation", init, (2, self.width), (None, "embed"))
+        x = modulate(x, time + table[0], time + table[1])
+        init = nn.initializers.zeros if self.zero_head else nn.initializers.xavier_uniform()
+        features = math.prod(self.patch) * self.out_channels
+        head = Linear(self.width, features, ("embed", None), init, self.dtype, name="head")
+        return head(x).astype(jnp.float32)

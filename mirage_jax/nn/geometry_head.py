@@ -1,0 +1,169 @@
+"""Geometry straight from latents: what the memory needs to know, without decoding a picture.
+
+From the latents of a clip a few convolutions tell, for the last frame that each latent covers, how
+far every cell is, how sure that is, what moves, what is sky, and which latent that frame would
+have if it were encoded alone (its *image-mode* latent: latents of clips carry the motion of their
+frames, which is wrong to store at a place). Wan-style pipelines decode, run a depth network and a
+segmenter, and encode each frame again instead (arXiv 2606.09828, section 3).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mirage_jax.nn.layers import Conv2d, RMSNorm
+
+# 7 mm to 3 km; keeps depth finite whatever the network says.
+_LOG_DEPTH_RANGE = (-5.0, 8.0)
+
+
+@flax.struct.dataclass
+class Geometry:
+    """Predictions per latent, on ``cells_up`` times the grid of latent cells.
+
+    Attributes:
+      log_depth: logarithm of z-depth in metres.
+      log_scale: logarithm of the expected absolute error of ``log_depth``.
+      mover_logit: positive where the cell shows something that moves by itself.
+      sky_logit: positive where nothing is near enough to have a depth.
+      image_tokens: image-mode latent of the last frame covered, on the grid of latent cells.
+    """
+
+    log_depth: Float[Array, "b t gh gw"]
+    log_scale: Float[Array, "b t gh gw"]
+    mover_logit: Float[Array, "b t gh gw"]
+    sky_logit: Float[Array, "b t gh gw"]
+    image_tokens: Float[Array, "b t h w c"]
+
+    @property
+    def depth(self) -> Float[Array, "b t gh gw"]:
+        """Z-depth in metres, positive and finite; sky included (see :func:`depth_to_write`)."""
+        return jnp.exp(jnp.clip(self.log_depth, *_LOG_DEPTH_RANGE))
+
+    @property
+    def confidence(self) -> Float[Array, "b t gh gw"]:
+        """exp(-expected relative error of depth), in (0, 1]."""
+        return jnp.exp(-jnp.exp(jnp.minimum(self.log_scale, 10.0)))
+
+
+def depth_to_write(geometry: Geometry) -> Float[Array, "b t gh gw"]:
+    """Depth as memory takes it: metres, and infinite (no place to write to) where sky is likely."""
+    return jnp.where(geometry.sky_logit > 0, jnp.inf, geometry.depth)
+
+
+class GeometryHead(nn.Module):
+    """2-D convolutions over each latent, with one look at the latent before.
+
+    Attributes:
+      width: channels.
+      layers: residual convolutions.
+      cells_up: finer grid of the predicted maps, 1 or 2 per latent cell along each axis.
+      initial_depth: metres that a new head predicts everywhere.
+      dtype: of the convolutions.
+    """
+
+    width: int = 48
+    layers: int = 2
+    cells_up: int = 1
+    initial_depth: float = 3.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, latents: Float[Array, "b t h w c"], is_image: Bool[Array, "b t"]
+    ) -> Geometry:
+        """Predict from (normalised) latents.
+
+        ``is_image`` marks latents that cover one frame alone: the first of a clip, or any that was
+        encoded singly. They do not look back, and their image token is the latent itself.
+        """
+        b, t, h, w, c = latents.shape
+        latents = latents.astype(jnp.float32)
+        image = is_image[:, :, None, None, None]
+        before = jnp.pad(latents[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0)))
+        before = jnp.where(image, 0.0, before)
+        flag = jnp.broadcast_to(image, (b, t, h, w, 1)).astype(jnp.float32)
+        x = jnp.concatenate([latents, before, flag], axis=-1)
+        x = Conv2d(self.width, dtype=self.dtype, name="conv_in")(x)
+        for i in range(self.layers):
+            y = nn.silu(RMSNorm(name=f"norm_{i}")(x))
+            x = x + Conv2d(self.width, dtype=self.dtype, name=f"conv_{i}")(y)
+        x = nn.silu(RMSNorm(name="norm_out")(x))
+        zeros = nn.initializers.zeros_init()
+        up = self.cells_up
+        maps = Conv2d(4 * up**2, 1, dtype=self.dtype, kernel_init=zeros, name="maps")(x)
+        maps = maps.reshape(b, t, h, w, up, up, 4).transpose(0, 1, 2, 4, 3, 5, 6)
+        maps = maps.reshape(b, t, h * up, w * up, 4)
+        change = Conv2d(c, 1, dtype=self.dtype, kernel_init=zeros, name="tokens")(x)
+        return Geometry(
+            log_depth=maps[..., 0] + jnp.log(self.initial_depth),
+            log_scale=maps[..., 1],
+            mover_logit=maps[..., 2],
+            sky_logit=maps[..., 3],
+            image_tokens=latents + jnp.where(image, 0.0, change),
+        )
+
+
+def masked_mean(values: Float[Array, "*shape"], mask: Any = None) -> Float[Array, ""]:
+    """Mean of ``values`` weighted by ``mask`` (broadcast; None: all), 0 where the mask is empty."""
+    if mask is None:
+        return jnp.mean(values)
+    weight = jnp.broadcast_to(jnp.asarray(mask, jnp.float32), values.shape)
+    # where, not a product: values outside of the mask may be infinite or NaN.
+    total = jnp.sum(jnp.where(weight > 0, values * weight, 0.0))
+    return total / jnp.maximum(jnp.sum(weight), 1e-6)
+
+
+def known_depth(depth: Float[Array, "*shape"]) -> Bool[Array, "*shape"]:
+    """Where a true depth is known and finite: not 0, negative, NaN, or infinite (sky)."""
+    return jnp.isfinite(depth) & (depth > 0)
+
+
+def depth_loss(
+    log_depth: Float[Array, "*shape"],
+    log_scale: Float[Array, "*shape"],
+    depth: Float[Array, "*shape"],
+    mask: Any = None,
+) -> Float[Array, ""]:
+    """Negative log-likelihood of true depth, Laplace in log-depth with the predicted scale.
+
+    Cells of unknown depth, and those where ``mask`` is 0, do not count.
+    Source: Kendall & Gal 2017 (arXiv 1703.04977), section 3.
+    """
+    known = known_depth(depth)
+    target = jnp.log(jnp.where(known, depth, 1.0))
+    # A floor of 1 % error: without it one exact prediction could outweigh a whole batch.
+    log_scale = jnp.maximum(log_scale, jnp.log(0.01))
+    loss = jnp.abs(target - log_depth) * jnp.exp(-log_scale) + log_scale + jnp.log(2.0)
+    weight = known if mask is None else known * jnp.asarray(mask, jnp.float32)
+    return masked_mean(loss, weight)
+
+
+def logit_loss(logit: Float[Array, "*shape"], target: Any, mask: Any = None) -> Float[Array, ""]:
+    """Binary cross-entropy of a mover or sky logit, in nats; ``target`` in [0, 1]."""
+    target = jnp.asarray(target, jnp.float32)
+    loss = jax.nn.softplus(logit) - logit * target
+    return masked_mean(loss, mask)
+
+
+def token_loss(
+    tokens: Float[Array, "b t h w c"], target: Float[Array, "b t h w c"], mask: Any = None
+) -> Float[Array, ""]:
+    """Mean squared error of predicted image-mode latents; ``mask`` over [b, t, h, w]."""
+    return masked_mean(jnp.mean(jnp.square(tokens - target), axis=-1), mask)
+
+
+def abs_rel(
+    depth: Float[Array, "*shape"], target: Float[Array, "*shape"], mask: Any = None
+) -> Float[Array, ""]:
+    """Mean of |depth - target| / target over cells of known depth."""
+    known = known_depth(target)
+    safe = jnp.where(known, target, 1.0)
+    weight = known if mask is None else known * jnp.asarray(mask, jnp.float32)
+    return masked_mean(jnp.abs(depth - safe) / safe, weight)

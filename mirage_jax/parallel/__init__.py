@@ -1,0 +1,24 @@
+"""Where arrays live: the device mesh and the table from logical axis names to mesh axes."""
+
+from mirage_jax.parallel.mesh import AXES, BATCH_AXES, batch_shards, make_mesh
+from mirage_jax.parallel.rules import (
+    PRESETS,
+    batch_sharding,
+    preset,
+    replicated,
+    shardings,
+    unsharded_share,
+)
+
+__all__ = [
+    "AXES",
+    "BATCH_AXES",
+    "PRESETS",
+    "batch_sharding",
+    "batch_shards",
+    "make_mesh",
+    "preset",
+    "replicated",
+    "shardings",
+    "unsharded_share",
+]

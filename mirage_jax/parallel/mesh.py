@@ -1,0 +1,76 @@
+"""The device mesh: four axes, whatever the machine.
+
+`data` splits the batch and repeats the parameters, `fsdp` splits the batch and the parameters,
+`context` splits the tokens of one sample, `tensor` splits the width of a layer.  A laptop is the
+mesh (1, 1, 1, 1); nothing else in the code asks how many devices there are.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+AXES = ("data", "fsdp", "context", "tensor")
+BATCH_AXES = ("data", "fsdp")
+"""Axes over which the leading dimension of a batch is split."""
+
+
+def make_mesh(
+    data: int = -1,
+    fsdp: int = 1,
+    context: int = 1,
+    tensor: int = 1,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """A mesh over `devices` (default: all, of all processes) with the axes `AXES`.
+
+    The axes are Auto: the compiler places what the logical rules leave open.  JAX's own default has
+    been Explicit, under which Linen's logical constraints fail.
+
+    Args:
+      data: size of the axis; at most one of the four may be -1 and takes the devices left over.
+      fsdp: as `data`.
+      context: as `data`.
+      tensor: as `data`.
+      devices: devices to use, in order; by default JAX orders them by their network topology.
+
+    Raises:
+      ValueError: if a size is neither -1 nor positive, two are -1, or the sizes do not multiply to
+        the number of devices.
+    """
+    sizes = dict(zip(AXES, (data, fsdp, context, tensor), strict=True))
+    count = jax.device_count() if devices is None else len(devices)
+    for name, size in sizes.items():
+        if size != -1 and size < 1:
+            raise ValueError(f"mesh.{name}: found {size}, expected a positive size or -1")
+    open_axes = [name for name, size in sizes.items() if size == -1]
+    if len(open_axes) > 1:
+        raise ValueError(f"mesh: found -1 for {' and '.join(open_axes)}, expected at most one -1")
+    fixed = int(np.prod([size for size in sizes.values() if size != -1]))
+    if open_axes:
+        if count % fixed:
+            raise ValueError(
+                f"mesh.{open_axes[0]}: {count} devices cannot be split into groups of {fixed} "
+                f"({_describe(sizes)})"
+            )
+        sizes[open_axes[0]] = count // fixed
+    elif fixed != count:
+        raise ValueError(
+            f"mesh: {_describe(sizes)} needs {fixed} devices, found {count}; give one axis -1"
+        )
+    shape = tuple(sizes.values())
+    types = (AxisType.Auto,) * len(AXES)
+    if devices is None:
+        return jax.make_mesh(shape, AXES, axis_types=types)
+    return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=types)
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Parts a batch is split into; its leading dimension must be a multiple of this."""
+    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+
+
+def _describe(sizes: dict[str, int]) -> str:
+    return " ".join(f"{name}={size}" for name, size in sizes.items())

@@ -1,0 +1,22 @@
+"""One loop for every stage: a `Task` says what, `fit` trains it, checkpoints it and shows it."""
+
+from mirage_jax.training.checkpoints import CheckpointError, load_params
+from mirage_jax.training.export import export, load_export
+from mirage_jax.training.loop import Diverged, Terminated, fit
+from mirage_jax.training.optimizers import adamw, warmup_cosine
+from mirage_jax.training.state import TrainState
+from mirage_jax.training.task import Task
+
+__all__ = [
+    "CheckpointError",
+    "Diverged",
+    "Task",
+    "Terminated",
+    "TrainState",
+    "adamw",
+    "export",
+    "fit",
+    "load_export",
+    "load_params",
+    "warmup_cosine",
+]

@@ -1,0 +1,239 @@
+"""Training the denoiser with the memory in the loop: write a history, read it, predict velocity."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mirage_jax import memory
+from mirage_jax.conditioning import camera_rays, memory_context
+from mirage_jax.diffusion import flow
+from mirage_jax.geometry import Camera
+from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.training import histories
+from mirage_jax.training.latent_cache import LatentClip
+from mirage_jax.training.task import Params, Task
+
+MEMORY_KINDS = ("latent", "rgb", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Perturbation:
+    """How a training history is spoilt, so that sampling from estimates is nothing new.
+
+    Attributes:
+      depth: largest relative depth error; each frame draws its own, and its confidence says so.
+      pose: standard deviation of a frame's pose error, in metres and radians.
+      tokens: standard deviation of noise added to tokens (latents have about 1).
+    """
+
+    depth: float = 0.0
+    pose: float = 0.0
+    tokens: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Readout:
+    """How the memory is read for the denoiser; see `conditioning.memory_context`."""
+
+    reads: int = 4
+    fine: int = 2
+    prefer: str = "nearest"
+
+
+def confidence_of_depth_error(relative_error: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """The confidence stored for an element whose depth is off by about this share."""
+    return jnp.exp(-5.0 * relative_error)
+
+
+def write_history(
+    clip: LatentClip,
+    keyframes: Array,
+    size: tuple[int, int],
+    *,
+    key: PRNGKeyArray | None = None,
+    perturbation: Perturbation | None = None,
+) -> memory.LatentMemory:
+    """Writes the chosen keyframes of one clip into a fresh memory.
+
+    Args:
+      clip: one clip, no batch dimension.
+      keyframes: which keyframes to write, bool [K].
+      size: picture size that the intrinsics refer to.
+      key: randomness of the perturbation; None writes what is true.
+      perturbation: how far tokens, depth and poses are moved.
+    """
+    count, height, width, channels = clip.tokens.shape
+    tokens, depth, poses = clip.tokens, clip.depth, clip.cam2world[:: _stride(clip)]
+    confidence = jnp.ones(count)
+    if key is not None and perturbation is not None:
+        keys = jax.random.split(key, 4)
+        tokens = tokens + perturbation.tokens * jax.random.normal(keys[0], tokens.shape)
+        error = perturbation.depth * jnp.maximum(
+            jax.random.uniform(keys[1], (count,), minval=-1.0, maxval=1.0), 0.0
+        )
+        depth = depth * jnp.exp(error[:, None, None] * jax.random.normal(keys[2], depth.shape))
+        confidence = confidence_of_depth_error(error)
+        poses = jitter_poses(keys[3], poses, perturbation.pose)
+    depth = jnp.where(keyframes[:, None, None], depth, 0.0)
+    camera = Camera(jnp.broadcast_to(clip.intrinsics, (count, 4)), poses, size)
+    bank = memory.create(count * height * width, channels)
+    bank, _ = memory.write(
+        bank,
+        tokens,
+        depth,
+        camera,
+        static=clip.static,
+        confidence=jnp.broadcast_to(confidence[:, None, None], depth.shape),
+        times=jnp.arange(count, dtype=jnp.float32),
+    )
+    return bank
+
+
+def _stride(clip: LatentClip) -> int:
+    return (clip.cam2world.shape[-3] - 1) // (clip.tokens.shape[-4] - 1)
+
+
+def jitter_poses(
+    key: PRNGKeyArray, cam2world: Float[Array, "k 4 4"], scale: float
+) -> Float[Array, "k 4 4"]:
+    """Moves and turns each camera by a normal error of `scale` metres and radians."""
+    turn_key, move_key = jax.random.split(key)
+    x, y, z = scale * jax.random.normal(turn_key, (3, cam2world.shape[0]))
+    zero = jnp.zeros_like(x)
+    skew = jnp.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(-1, 3, 3)
+    # Second order is exact to scale^3, far below the noise itself.
+    rotation = jnp.eye(3) + skew + 0.5 * skew @ skew
+    moved = cam2world.at[:, :3, :3].set(rotation @ cam2world[:, :3, :3])
+    return moved.at[:, :3, 3].add(scale * jax.random.normal(move_key, (cam2world.shape[0], 3)))
+
+
+def chunk_camera(clip: LatentClip, chunk: Array, size: tuple[int, int]) -> Camera:
+    """Cameras of the frames of chunk number `chunk` (traced) of one clip."""
+    frames = (clip.cam2world.shape[0] - 1) // clip.chunks.shape[0] + 1
+    poses = jax.lax.dynamic_slice_in_dim(clip.cam2world, chunk * (frames - 1), frames)
+    return Camera(jnp.broadcast_to(clip.intrinsics, (frames, 4)), poses, size)
+
+
+def rgb_context(clip: LatentClip, scenario: Array) -> Float[Array, "t h w m"]:
+    """The baseline's context: the encoded rendering of the colour cloud, and where it had points."""
+    return jnp.concatenate([clip.rgb_chunks[scenario], clip.rgb_hits[scenario]], axis=-1)
+
+
+def sample_inputs(
+    clip: LatentClip,
+    scenario: Array,
+    keyframes: Array,
+    *,
+    kind: str,
+    size: tuple[int, int],
+    table: histories.Scenarios,
+    readout: Readout,
+    key: PRNGKeyArray | None = None,
+    perturbation: Perturbation | None = None,
+) -> tuple[Array, Array, Array | None]:
+    """Target latents, camera rays and memory context of one clip in one situation."""
+    chunk = jnp.asarray(table.chunk)[scenario]
+    grid = tuple(clip.tokens.shape[1:3])
+    camera = chunk_camera(clip, chunk, size)
+    target = clip.chunks[chunk]
+    rays = camera_rays(camera, grid)
+    if kind == "none":
+        return target, rays, None
+    if kind == "rgb":
+        return target, rays, rgb_context(clip, scenario)
+    bank = write_history(clip, keyframes, size, key=key, perturbation=perturbation)
+    context = memory_context(bank, camera, grid, **dataclasses.asdict(readout))
+    return target, rays, context
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoiserTask(Task):
+    """Flow matching on the latents of a chunk, given memory, rays and the chunk's first latent.
+
+    Attributes:
+      denoiser: the network; its `memory_channels` fit `kind`.
+      kind: "latent" (the memory), "rgb" (the colour-cloud baseline) or "none".
+      size: picture size (H, W).
+      chunks: chunks of a clip.
+      chunk_latents: latents of a chunk.
+      readout: how the memory is read.
+      perturbation: how histories are spoilt.
+      shift: noise-level shift.
+      drop_memory: share of samples that see an empty memory.
+      per_frame: one noise level per latent instead of per sample (diffusion forcing).
+    """
+
+    denoiser: Denoiser
+    kind: str
+    size: tuple[int, int]
+    chunks: int
+    chunk_latents: int
+    readout: Readout = Readout()
+    perturbation: Perturbation = Perturbation()
+    shift: float = 1.0
+    drop_memory: float = 0.1
+    per_frame: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in MEMORY_KINDS:
+            raise ValueError(f"memory kind: found {self.kind!r}, expected one of {MEMORY_KINDS}")
+
+    @property
+    def table(self) -> histories.Scenarios:
+        return histories.scenarios(self.chunks, self.chunk_latents)
+
+    def inputs(self, batch: LatentClip, key: PRNGKeyArray) -> tuple[Array, Array, Array | None]:
+        """Targets, rays and (perhaps dropped) memory context of a batch."""
+
+        def one(clip: LatentClip, key: PRNGKeyArray):
+            draw_key, noise_key, drop_key = jax.random.split(key, 3)
+            scenario, keyframes = histories.draw(draw_key, self.table)
+            target, rays, context = sample_inputs(
+                clip,
+                scenario,
+                keyframes,
+                kind=self.kind,
+                size=self.size,
+                table=self.table,
+                readout=self.readout,
+                key=noise_key,
+                perturbation=self.perturbation,
+            )
+            if context is not None:
+                context = context * (jax.random.uniform(drop_key) >= self.drop_memory)
+            return target, rays, context
+
+        size = batch.chunks.shape[0]
+        return jax.vmap(one)(batch, jax.random.split(key, size))
+
+    def init(self, key: PRNGKeyArray) -> Params:
+        channels = self.denoiser.in_channels
+        cells = tuple(2 * p for p in self.denoiser.patch[1:])
+        latents = jnp.zeros((1, self.chunk_latents, *cells, channels))
+        return self.denoiser.init(key, latents, jnp.zeros(latents.shape[:2]))["params"]
+
+    def loss(
+        self, params: Params, batch: dict[str, Array], key: PRNGKeyArray, *, train: bool, **_: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        """Mean squared velocity error over the latents after the first."""
+        clip = LatentClip(**batch)
+        inputs_key, sigma_key, noise_key = jax.random.split(key, 3)
+        target, rays, context = self.inputs(clip, inputs_key)
+        count, latents = target.shape[:2]
+        sigma = flow.sample_sigma(
+            sigma_key, count, latents, shift=self.shift, per_frame=self.per_frame
+        )
+        sigma = sigma.at[:, 0].set(0.0)
+        noise = jax.random.normal(noise_key, target.shape)
+        noisy = flow.add_noise(target, noise, sigma)
+        velocity = self.denoiser.apply(
+            {"params": params}, noisy, 1000.0 * sigma, memory=context, rays=rays
+        )
+        mask = jnp.broadcast_to(jnp.arange(latents) > 0, (count, latents))
+        loss = flow.flow_loss(velocity, target, noise, mask)
+        return loss, {}

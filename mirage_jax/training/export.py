@@ -1,0 +1,168 @@
+"""Trained parameters as files others can read: model.safetensors and architecture.json.
+
+The architecture, whatever a caller needs to build the same modules again, travels in the header of
+the safetensors file, so that one rename replaces both; architecture.json repeats it for people.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from safetensors import SafetensorError, safe_open
+from safetensors.flax import save_file
+
+FORMAT = "mirage-export-1"
+WEIGHTS = "model.safetensors"
+ARCHITECTURE = "architecture.json"
+
+
+def export(path: str | Path, params: Mapping[str, Any], architecture: Mapping[str, Any]) -> Path:
+    """Writes `<path>/model.safetensors` and `<path>/architecture.json`.
+
+    An export that is already there is replaced in one step or, if writing fails, not at all.
+
+    Args:
+      path: folder, made if needed.
+      params: nested dict of arrays, boxed or not; names become `outer/inner/kernel`.
+      architecture: JSON-serialisable fields that determine the modules.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: if a name contains '/', or the architecture cannot be written as JSON.
+      OSError: if writing fails, e.g. on a full disk.
+    """
+    path = Path(path)
+    try:
+        text = json.dumps(architecture, indent=2, sort_keys=True)
+    except TypeError as error:
+        raise ValueError(f"architecture: {error}; expected numbers, texts and tuples") from error
+    tensors = {name: jax.numpy.asarray(leaf) for name, leaf in flatten(nn.unbox(params)).items()}
+    path.mkdir(parents=True, exist_ok=True)
+    partials = {path / WEIGHTS: path / f".{WEIGHTS}.tmp", path / ARCHITECTURE: path / ".json.tmp"}
+    try:
+        header = {"format": FORMAT, "architecture": text}
+        try:
+            save_file(tensors, str(partials[path / WEIGHTS]), metadata=header)
+        except SafetensorError as error:  # what safetensors makes of an OSError
+            raise OSError(f"{path / WEIGHTS}: could not be written: {error}") from error
+        partials[path / ARCHITECTURE].write_text(text + "\n", encoding="utf-8")
+        for final, partial in partials.items():
+            os.replace(partial, final)
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+    return path
+
+
+def load_export(
+    path: str | Path,
+    expected_params_abstract: Any = None,
+    expected_architecture: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads what `export` wrote.
+
+    Args:
+      path: the folder, or the safetensors file in it.
+      expected_params_abstract: tree with `.shape` and `.dtype` leaves, boxed or not, that the
+        parameters must match name by name.
+      expected_architecture: fields the export must agree with; further fields are let pass.
+
+    Returns:
+      Parameters (nested dict of arrays) and architecture (JSON types: tuples come back as lists).
+
+    Raises:
+      FileNotFoundError: if there is no export.
+      ValueError: if the file is damaged or not an export, or is of another architecture; names the
+        field or tensor, what was found and what was expected.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / WEIGHTS
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: no {WEIGHTS} there; expected a folder written by export")
+    try:
+        with safe_open(str(file), framework="flax") as opened:
+            header = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{file}: damaged or not a safetensors file ({error})") from error
+    if header.get("format") != FORMAT:
+        raise ValueError(
+            f"{file}: found format {header.get('format')!r}, expected {FORMAT!r}; other weights "
+            "go through mirage_jax.convert"
+        )
+    architecture = json.loads(header["architecture"])
+    if expected_architecture is not None:
+        _compare_fields(file, architecture, json.loads(json.dumps(expected_architecture)))
+    if expected_params_abstract is not None:
+        compare_tensors(str(file), tensors, flatten(nn.unbox(expected_params_abstract)))
+    return unflatten(tensors), architecture
+
+
+def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dict -> {"outer/inner": leaf}, sorted by name.
+
+    Raises:
+      ValueError: if a name contains '/' or a leaf is not an array.
+    """
+    flat: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        names = [str(getattr(key, "key", key)) for key in path]
+        if any("/" in name for name in names):
+            raise ValueError(f"parameter {names}: a name contains '/'")
+        if not hasattr(leaf, "shape"):
+            raise ValueError(f"parameter {'/'.join(names)}: found {type(leaf)}, expected an array")
+        flat["/".join(names)] = leaf
+    return dict(sorted(flat.items()))
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *parents, own = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[own] = leaf
+    return tree
+
+
+def compare_tensors(source: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Compares two flat dicts of arrays by name, shape and dtype.
+
+    Raises:
+      ValueError: naming the first tensor that differs, and how many more do.
+    """
+    problems = []
+    for name in sorted(found.keys() | expected.keys()):
+        has = _describe(found.get(name))
+        wants = _describe(expected.get(name))
+        if has != wants:
+            problems.append(f"tensor {name!r}: found {has}, expected {wants}")
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ValueError(f"{source}: another architecture; {problems[0]}{more}")
+
+
+def _describe(leaf: Any) -> str:
+    return "no such tensor" if leaf is None else f"{np.dtype(leaf.dtype)} {tuple(leaf.shape)}"
+
+
+def _compare_fields(file: Path, found: Any, expected: Any, prefix: str = "") -> None:
+    for name, value in expected.items():
+        own = found.get(name, "nothing")
+        if isinstance(value, dict) and isinstance(own, dict):
+            _compare_fields(file, own, value, f"{prefix}{name}.")
+        elif own != value:
+            raise ValueError(
+                f"{file}: another architecture; field {prefix}{name}: found {own!r}, "
+                f"expected {value!r}"
+            )

@@ -1,0 +1,71 @@
+"""Training the geometry head on cached latents: depth, confidence, movers and image-mode tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from mirage_jax.nn import geometry_head as heads
+from mirage_jax.nn.geometry_head import GeometryHead
+from mirage_jax.training.latent_cache import LatentClip
+from mirage_jax.training.task import Params, Task
+
+
+def is_image(latents: Array) -> Array:
+    """Which latents of chunks [B, T', h, w, C] cover one frame: the first of each chunk."""
+    return jnp.broadcast_to(jnp.arange(latents.shape[1]) == 0, latents.shape[:2])
+
+
+def per_chunk(keyframes: Array, chunks: int) -> Array:
+    """Keyframe values [B, K, ...] as [B * chunks, T', ...]; neighbours share a keyframe."""
+    per = (keyframes.shape[1] - 1) // chunks
+    index = jnp.arange(chunks)[:, None] * per + jnp.arange(per + 1)
+    values = keyframes[:, index]
+    return values.reshape(-1, *values.shape[2:])
+
+
+@dataclasses.dataclass(frozen=True)
+class GeometryTask(Task):
+    """Laplace likelihood of log-depth, cross-entropy of movers and sky, error of image tokens.
+
+    Batches are the fields of `LatentClip`.
+
+    Attributes:
+      head: the module.
+      grid: cells (h, w) and channels of a latent, to initialise with.
+      sky_depth: depth at and beyond which a cell counts as sky.
+    """
+
+    head: GeometryHead
+    grid: tuple[int, int, int]
+    sky_depth: float = 200.0
+
+    def init(self, key: PRNGKeyArray) -> Params:
+        latents = jnp.zeros((1, 2, *self.grid))
+        return self.head.init(key, latents, is_image(latents))["params"]
+
+    def loss(
+        self, params: Params, batch: dict[str, Array], key: PRNGKeyArray, *, train: bool, **_: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        clip = LatentClip(**batch)
+        count = clip.chunks.shape[1]
+        latents = clip.chunks.reshape(-1, *clip.chunks.shape[2:])
+        image = is_image(latents)
+        depth, static, tokens = (
+            per_chunk(field, count) for field in (clip.depth, clip.static, clip.tokens)
+        )
+        found = self.head.apply({"params": params}, latents, image)
+        sky = depth >= 0.99 * self.sky_depth
+        parts = {
+            "depth": heads.depth_loss(found.log_depth, found.log_scale, depth, mask=~sky),
+            "sky": heads.logit_loss(found.sky_logit, sky, mask=depth > 0),
+            "mover": heads.logit_loss(found.mover_logit, 1.0 - static),
+            "tokens": heads.token_loss(
+                found.image_tokens, tokens, mask=jnp.broadcast_to(~image[:, :, None, None], depth.shape)
+            ),
+        }
+        error = heads.abs_rel(found.depth, depth, mask=~sky)
+        return sum(parts.values(), start=jnp.zeros(())), {**parts, "abs_rel": error}

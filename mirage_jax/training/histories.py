@@ -1,0 +1,75 @@
+"""Which frames of a clip are in memory, and which chunk is to be generated, in a training sample.
+
+A recorded clip leaves a place and comes back: `chunks` chunks of latents, each sharing its first
+latent with the one before, and a keyframe at the end of every latent. Three situations of a rollout
+are trained on: the first chunk, when only the first picture is remembered; a later chunk, when all
+before it is; and, reading the clip's own return as the past, the first chunk again with everything
+after it remembered.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenarios:
+    """The situations a sample is drawn from.
+
+    Attributes:
+      chunk: which chunk is generated, [S].
+      keyframes: which keyframes may be in memory, [S, K].
+      probability: how often each is drawn, [S]; sums to 1.
+    """
+
+    chunk: np.ndarray
+    keyframes: np.ndarray
+    probability: np.ndarray
+
+
+FIRST, RETURN, REVERSED = 0, 1, 2
+"""Indices into `scenarios`: first chunk, last chunk, first chunk remembered from the last."""
+
+
+def scenarios(
+    chunks: int,
+    latents_per_chunk: int,
+    probability: tuple[float, float, float] = (0.2, 0.5, 0.3),
+) -> Scenarios:
+    """The three situations for clips of `chunks` chunks; keyframe k is frame 4 k."""
+    if chunks < 2:
+        raise ValueError(
+            f"chunks: found {chunks}, expected at least 2 (one to leave, one to return)"
+        )
+    keys_per_chunk = latents_per_chunk - 1
+    index = np.arange(chunks * keys_per_chunk + 1)
+    return Scenarios(
+        chunk=np.array([0, chunks - 1, 0]),
+        keyframes=np.stack(
+            [index == 0, index <= (chunks - 1) * keys_per_chunk, index >= keys_per_chunk]
+        ),
+        probability=np.array(probability),
+    )
+
+
+def draw(
+    key: PRNGKeyArray, table: Scenarios, *, keep_all: float = 0.5
+) -> tuple[Int[Array, ""], Bool[Array, " k"]]:
+    """Draws a situation and a history of one or more of its keyframes.
+
+    With probability `keep_all` the whole history is written; else each keyframe is kept with a
+    probability that is itself uniform, so that sparse and dense memories are equally common.
+    """
+    which, whole, share, coins, spare = jax.random.split(key, 5)
+    scenario = jax.random.choice(which, len(table.chunk), p=jnp.asarray(table.probability))
+    allowed = jnp.asarray(table.keyframes)[scenario]
+    kept = allowed & (jax.random.uniform(coins, allowed.shape) < jax.random.uniform(share))
+    fallback = jnp.argmax(jnp.where(allowed, jax.random.uniform(spare, allowed.shape), -1.0))
+    kept = jnp.where(kept.any(), kept, jnp.arange(allowed.size) == fallback)
+    keyframes = jnp.where(jax.random.uniform(whole) < keep_all, allowed, kept)
+    return scenario, keyframes

@@ -1,0 +1,178 @@
+"""Clips encoded once: what the geometry head and the denoiser train on when the encoder is frozen.
+
+A cached clip holds the latents of each of its chunks, the image-mode tokens of its keyframes (every
+fourth frame encoded alone: a clip's own latents carry its motion and read badly from another pose),
+and the keyframes' depth and motion at latent resolution. The memory itself is not cached: it is
+written and read inside the training step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
+from jaxtyping import Array, Float
+from safetensors.numpy import load, save
+
+from mirage_jax import memory
+from mirage_jax.conditioning import TEMPORAL_STRIDE
+from mirage_jax.geometry import Camera
+
+
+@flax.struct.dataclass
+class LatentClip:
+    """One clip (or a batch, with a leading dimension on every field) as the denoiser sees it.
+
+    Attributes:
+      chunks: normalised latents of each chunk encoded on its own, [N, T', h, w, C].
+      tokens: normalised image-mode latents of the keyframes, [K, h, w, C]; keyframe k is frame 4 k.
+      depth: metres at the keyframes' cells, 0 = unknown, [K, h, w].
+      static: share of a keyframe's cell that does not move, [K, h, w].
+      intrinsics: `fx, fy, cx, cy` of the picture, [4].
+      cam2world: poses relative to the first frame, [F, 4, 4].
+      rgb_chunks: latents of the colour cloud rendered along the chunk of each scenario
+        (`histories.scenarios`), [S, T', h, w, C]; S = 0 where the baseline is not trained.
+      rgb_hits: share of each cell's pixels that the cloud covers, per frame, [S, T', h, w, 4].
+    """
+
+    chunks: Float[Array, "*b n t h w c"]
+    tokens: Float[Array, "*b k h w c"]
+    depth: Float[Array, "*b k h w"]
+    static: Float[Array, "*b k h w"]
+    intrinsics: Float[Array, "*b 4"]
+    cam2world: Float[Array, "*b f 4 4"]
+    rgb_chunks: Float[Array, "*b s t h w c"]
+    rgb_hits: Float[Array, "*b s t h w 4"]
+
+
+_HALF = ("chunks", "tokens", "rgb_chunks", "rgb_hits")
+"""Stored as float16: far finer than the noise the denoiser is trained with."""
+
+FIELDS = tuple(field.name for field in dataclasses.fields(LatentClip))
+
+
+def keyframe_depth(
+    depth: Float[np.ndarray, "f height width"], sky_depth: float
+) -> Float[np.ndarray, "k height width"]:
+    """Depth of the keyframes with the sky (inf) put at `sky_depth` metres.
+
+    Under a turning camera the sky is as good a landmark as any, so it is remembered, far away.
+    """
+    keyframes = depth[::TEMPORAL_STRIDE]
+    return np.where(np.isinf(keyframes), np.float32(sky_depth), keyframes)
+
+
+def encode_clip(
+    video: Float[Array, "f height width 3"],
+    depth: Float[Array, "k height width"],
+    moving: Float[Array, "k height width"],
+    intrinsics: Float[Array, "4"],
+    cam2world: Float[Array, "f 4 4"],
+    *,
+    encode: Callable[[Array], Array],
+    chunk_frames: int,
+    rgb: Callable[[Array, Array, Array, Camera], tuple[Array, Array]] | None = None,
+) -> LatentClip:
+    """Encodes one clip.
+
+    Args:
+      video: frames in [-1, 1].
+      depth: metres of the keyframes, 0 = unknown.
+      moving: 1 where a keyframe's pixel belongs to something that moves.
+      intrinsics: of the pictures.
+      cam2world: relative to the first frame.
+      encode: normalised latents of a batch of videos, [B, T, H, W, 3] -> [B, T', h, w, C].
+      chunk_frames: frames of a chunk, neighbours sharing one.
+      rgb: the colour-cloud baseline, see `rgb_baseline.contexts`.
+    """
+    count = (video.shape[0] - 1) // (chunk_frames - 1)
+    starts = [n * (chunk_frames - 1) for n in range(count)]
+    chunks = encode(jnp.stack([video[s : s + chunk_frames] for s in starts]))
+    keyframes = video[::TEMPORAL_STRIDE]
+    tokens = encode(keyframes[:, None])[:, 0]
+    cells = tokens.shape[1:3]
+    camera = Camera(
+        jnp.broadcast_to(intrinsics, (video.shape[0], 4)), cam2world, tuple(video.shape[1:3])
+    )
+    if rgb is None:
+        rgb_chunks = jnp.zeros((0, *chunks.shape[1:]), chunks.dtype)
+        rgb_hits = jnp.zeros((0, *chunks.shape[1:4], TEMPORAL_STRIDE), chunks.dtype)
+    else:
+        rgb_chunks, rgb_hits = rgb(keyframes, depth, 1.0 - moving, camera)
+    return LatentClip(
+        chunks=chunks,
+        tokens=tokens,
+        depth=memory.pool_depth(depth, cells),
+        static=1.0 - _pool_mean(moving, cells),
+        intrinsics=intrinsics,
+        cam2world=cam2world,
+        rgb_chunks=rgb_chunks,
+        rgb_hits=rgb_hits,
+    )
+
+
+def _pool_mean(
+    values: Float[Array, "k height width"], cells: tuple[int, int]
+) -> Float[Array, "k h w"]:
+    h, w = cells
+    k, height, width = values.shape
+    return values.reshape(k, h, height // h, w, width // w).mean((2, 4))
+
+
+def write_cache(path: Path, clips: Iterable[LatentClip]) -> int:
+    """Writes batches of clips (numpy leaves, leading dimension) to one ArrayRecord file.
+
+    The file appears under its name only when it is complete. Returns the number of clips.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    writer = ArrayRecordWriter(os.fspath(partial), "group_size:1,uncompressed")
+    count = 0
+    try:
+        for batch in clips:
+            for index in range(len(batch.chunks)):
+                writer.write(_to_bytes(batch, index))
+                count += 1
+    finally:
+        writer.close()
+    os.replace(partial, path)
+    return count
+
+
+def _to_bytes(batch: LatentClip, index: int) -> bytes:
+    record = {}
+    for name in FIELDS:
+        dtype = np.float16 if name in _HALF else np.float32
+        record[name] = np.ascontiguousarray(getattr(batch, name)[index], dtype)
+    return save(record)
+
+
+class LatentSource:
+    """Random access to cached clips, over several files (one per world)."""
+
+    def __init__(self, paths: Iterable[Path]):
+        self.paths = [os.fspath(path) for path in paths]
+        missing = [path for path in self.paths if not os.path.exists(path)]
+        if missing:
+            raise ValueError(
+                f"{missing[0]}: no such latent cache; run `mirage train` from the start"
+            )
+        self._records = ArrayRecordDataSource(self.paths)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = load(self._records[index])
+        return {name: np.asarray(record[name], np.float32) for name in FIELDS}
+
+    def __repr__(self) -> str:
+        return f"LatentSource({self.paths}, {len(self)} clips)"

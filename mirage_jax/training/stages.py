@@ -1,0 +1,245 @@
+"""The stages of training, in order: encoder, latent cache, geometry head, denoiser.
+
+Plain functions of modules, folders and numbers. Each ends with an export that the next one reads,
+and each goes on from its newest checkpoint when called again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
+from rich.progress import track
+
+from data_pipelines import loading
+from mirage_jax.latent_encoder import LatentEncoder, to_model_range
+from mirage_jax.nn.patch_pca import pca_linear_path
+from mirage_jax.nn.video_vae import VideoVAE, measure_stats
+from mirage_jax.training import latent_cache, rgb_baseline
+from mirage_jax.training.latent_cache import LatentClip, LatentSource
+from mirage_jax.training.loop import fit
+from mirage_jax.training.optimizers import adamw, warmup_cosine
+from mirage_jax.training.task import Task
+from mirage_jax.training.vae_task import VAETask
+
+PCA_CLIPS = 300
+"""Clips that the linear path and the latent statistics are measured on."""
+
+
+class Joined:
+    """Several random-access sources, one after the other."""
+
+    def __init__(self, sources: Sequence[Any]):
+        self._sources = list(sources)
+        self._ends = np.cumsum([len(source) for source in self._sources])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Any:
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        return self._sources[which][index - (self._ends[which] - len(self._sources[which]))]
+
+    def __repr__(self) -> str:
+        return f"Joined({self._sources})"
+
+
+def spread_over(count: int, wanted: int) -> Iterable[int]:
+    """At most `wanted` indices spread evenly over `count`."""
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()
+
+
+def train_task(
+    task: Task,
+    source: Any,
+    folder: Path,
+    *,
+    transform: Any = None,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    warmup: int,
+    ema_decay: float,
+    weight_decay: float,
+    seed: int,
+    mesh: Mesh,
+    workers: int = 0,
+    **options: Any,
+) -> Any:
+    """Trains one task on one source with AdamW and returns the averaged parameters."""
+    schedule = warmup_cosine(learning_rate, steps=steps, warmup=min(warmup, steps - 1), final=0.02)
+    state = fit(
+        task,
+        lambda start: loading.batches(
+            source,
+            transform,
+            batch_size=batch_size,
+            seed=seed,
+            workers=workers,
+            start_batch=start,
+            shard=(jax.process_index(), jax.process_count()),
+        ),
+        workdir=folder,
+        steps=steps,
+        optimizer=adamw(schedule, weight_decay=weight_decay),
+        schedule=schedule,
+        ema_decay=ema_decay,
+        seed=seed,
+        mesh=mesh,
+        **options,
+    )
+    return jax.device_get(state.best_params)
+
+
+def train_vae(
+    vae: VideoVAE,
+    clips: Sequence[Path],
+    folder: Path,
+    *,
+    frames: int,
+    size: int,
+    kl_weight: float,
+    stats_per_channel: bool,
+    pca_power: float,
+    seed: int,
+    **options: Any,
+) -> LatentEncoder:
+    """Trains the autoencoder on random windows of recorded clips.
+
+    Args:
+      vae: the module.
+      clips: folders of recorded worlds.
+      folder: for checkpoints and logs.
+      frames, size: of a training window.
+      kl_weight: see `VAETask`.
+      stats_per_channel: normalise every latent channel by itself, or all by one number.
+      pca_power: see `patch_pca.pca_linear_path`.
+      seed: of everything random.
+      **options: of `train_task`.
+    """
+    source = Joined([loading.ClipSource(path, "train", fields=("video",)) for path in clips])
+    sample = np.stack([source[i]["video"] for i in spread_over(len(source), PCA_CLIPS)])
+    linear_path = None
+    if vae.linear_path:
+        linear_path = pca_linear_path(
+            sample,
+            latent_channels=vae.latent_channels,
+            spatial_stride=vae.spatial_stride,
+            temporal_stride=vae.temporal_stride,
+            power=pca_power,
+            seed=seed,
+        )
+    held_out = Joined([loading.ClipSource(path, "eval", fields=("video",)) for path in clips])
+    sheet = np.stack([held_out[i]["video"][:frames] for i in spread_over(len(held_out), 4)])
+    task = VAETask(
+        vae=vae,
+        frames=frames,
+        size=size,
+        linear_path=linear_path,
+        kl_weight=kl_weight,
+        sheet_video=sheet,
+    )
+    params = train_task(
+        task,
+        source,
+        folder,
+        transform=loading.Window(frames),
+        seed=seed,
+        eval_batches=lambda: _eval_windows(held_out, frames),
+        name="encoder",
+        **options,
+    )
+    encode = jax.jit(lambda p, v: vae.apply({"params": p}, to_model_range(v), method="encode")[0])
+    latents = [encode(params, part[:, :frames]) for part in np.array_split(sample, len(sample) // 8 or 1)]
+    stats = measure_stats(jnp.concatenate(latents), per_channel=stats_per_channel)
+    return LatentEncoder(params, stats, vae)
+
+
+def _eval_windows(source: Any, frames: int, batch: int = 8) -> Iterator[dict[str, np.ndarray]]:
+    """The last window of held-out clips, where the camera comes back."""
+    for start in range(0, min(len(source), 64) - batch + 1, batch):
+        yield {"video": np.stack([source[start + i]["video"][-frames:] for i in range(batch)])}
+
+
+def cache_latents(
+    encoder: LatentEncoder,
+    clips: Path,
+    split: str,
+    out: Path,
+    *,
+    chunk_frames: int,
+    sky_depth: float,
+    rgb: bool = False,
+    batch_size: int = 4,
+    console: Console | None = None,
+) -> int:
+    """Encodes every clip of a recorded world once; returns how many there are."""
+    source = loading.ClipSource(clips, split)
+    encode = jax.jit(
+        functools.partial(_encode_batch, chunk_frames=chunk_frames, rgb=rgb)
+    )
+
+    def batches() -> Iterator[LatentClip]:
+        starts = range(0, len(source), batch_size)
+        label = f"encoding {clips.name} {split}"
+        for start in track(starts, label, console=console, disable=console is None):
+            index = np.minimum(np.arange(start, start + batch_size), len(source) - 1)
+            inputs = _host_inputs([source[int(i)] for i in index], sky_depth)
+            encoded = jax.device_get(encode(encoder, *inputs))
+            keep = min(batch_size, len(source) - start)
+            yield jax.tree.map(lambda leaf, keep=keep: leaf[:keep], encoded)
+
+    return latent_cache.write_cache(out, batches())
+
+
+def _host_inputs(elements: Sequence[Mapping[str, Any]], sky_depth: float) -> tuple[np.ndarray, ...]:
+    stride = latent_cache.TEMPORAL_STRIDE
+    poses = np.stack([e["cam2world"] for e in elements])
+    relative = np.linalg.inv(poses[:, :1]) @ poses
+    return (
+        np.stack([e["video"] for e in elements]),
+        np.stack([latent_cache.keyframe_depth(e["depth"], sky_depth) for e in elements]),
+        np.stack([(e["mover_ids"][::stride] > 0).astype(np.float32) for e in elements]),
+        np.stack([e["intrinsics"][0] for e in elements]),
+        relative.astype(np.float32),
+    )
+
+
+def _encode_batch(
+    encoder: LatentEncoder, video: Any, depth: Any, moving: Any, intrinsics: Any, poses: Any,
+    *, chunk_frames: int, rgb: bool,
+) -> LatentClip:  # fmt: skip
+    baseline: Callable | None = None
+    if rgb:
+        baseline = functools.partial(
+            rgb_baseline.contexts, encode=encoder.encode, chunk_frames=chunk_frames
+        )
+
+    def one(*clip: Any) -> LatentClip:
+        return latent_cache.encode_clip(
+            *clip, encode=encoder.encode, chunk_frames=chunk_frames, rgb=baseline
+        )
+
+    return jax.vmap(one)(to_model_range(video), depth, moving, intrinsics, poses)
+
+
+def load_clips(path: Path, count: int | None = None) -> LatentClip:
+    """The first `count` cached clips of a file as one batch of numpy arrays."""
+    source = LatentSource([path])
+    records = [source[i] for i in range(min(len(source), count or len(source)))]
+    return LatentClip(**{name: np.stack([r[name] for r in records]) for name in records[0]})
+
+
+def eval_batches(source: Any, batch: int = 16) -> Iterator[dict[str, np.ndarray]]:
+    """Whole batches of a held-out source of cached clips, spread over its worlds."""
+    order = np.random.default_rng(0).permutation(len(source))
+    for start in range(0, len(source) - batch + 1, batch):
+        records = [source[int(i)] for i in order[start : start + batch]]
+        yield {name: np.stack([r[name] for r in records]) for name in records[0]}

@@ -1,0 +1,113 @@
+"""The state of a training run, how it is born sharded, and the step that advances it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from mirage_jax.training.task import Params, Task
+
+Leaf = Any
+"""An array; where the state serves as a tree of shapes or shardings, one of those."""
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a step reads and writes.
+
+    Attributes:
+      step: steps taken, int32 scalar.
+      params: float32 master parameters.
+      opt_state: of the optax optimizer.
+      ema: exponential moving average of `params`, or None where it is switched off.
+      key: typed key of the run; each step folds its number in, so it never changes.
+    """
+
+    step: Leaf
+    params: Params
+    opt_state: optax.OptState
+    ema: Params | None
+    key: Leaf
+
+    @property
+    def best_params(self) -> Params:
+        """The averaged parameters where there are any, else the parameters."""
+        return self.params if self.ema is None else self.ema
+
+
+def create(
+    task: Task, optimizer: optax.GradientTransformation, *, seed: int, with_ema: bool
+) -> TrainState:
+    """A state at step 0, leaves boxed as `task.init` boxed them. Call it under `jax.jit`."""
+    key = jax.random.key(seed)
+    params = task.init(jax.random.fold_in(key, 0))
+    # A copy, for the step donates its input and one buffer cannot be donated twice.
+    ema = jax.tree.map(jnp.copy, params) if with_ema else None
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema=ema,
+        key=jax.random.fold_in(key, 1),
+    )
+
+
+def unboxed(
+    task: Task, optimizer: optax.GradientTransformation, *, seed: int, with_ema: bool
+) -> TrainState:
+    """`create` without the boxes; unboxing must happen inside the trace."""
+    return nn.unbox(create(task, optimizer, seed=seed, with_ema=with_ema))
+
+
+def ema_decay_at(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
+    """Decay of the average at a step: short runs must not keep the initial values for long.
+
+    min(decay, (1 + step) / (10 + step)), as in TensorFlow's ExponentialMovingAverage.
+    """
+    taken = step.astype(jnp.float32)
+    return jnp.minimum(decay, (1.0 + taken) / (10.0 + taken))
+
+
+def make_step(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema_decay: float = 0.0,
+    schedule: optax.Schedule | None = None,
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Float[Array, ""]]]]:
+    """The training step (state, batch, frozen) -> (state, metrics), not yet jitted.
+
+    Metrics are those of `task.loss` plus `loss`, `grad_norm` (before clipping) and, where
+    `schedule` is given, `learning_rate`.
+    """
+
+    def step(state: TrainState, batch: Any, frozen: Any):
+        key = jax.random.fold_in(state.key, state.step)
+        extra = {} if frozen is None else {"frozen": frozen}
+
+        def loss_fn(params):
+            return task.loss(params, batch, key, train=True, **extra)
+
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            rate = 1.0 - ema_decay_at(state.step, ema_decay)
+            ema = optax.incremental_update(params, ema, rate)
+        metrics = {**metrics, "loss": loss, "grad_norm": optax.global_norm(grads)}
+        if schedule is not None:
+            metrics["learning_rate"] = schedule(state.step)
+        metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
+        state = dataclasses.replace(
+            state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema
+        )
+        return state, metrics
+
+    return step

@@ -1,0 +1,58 @@
+"""What a training stage has to say for itself; everything else is `loop.fit`."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+Params = Any
+"""Nested dict of arrays, leaves possibly boxed with their logical axis names."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """One training stage. Inherit to get `evaluate` and `sample_sheet` for nothing.
+
+    Attributes:
+      frozen: unboxed arrays the loss needs and does not train, e.g. those of the encoder.
+        They enter the jitted step as an argument; closed over instead they would be compiled in as
+        constants, once more per compilation.
+    """
+
+    frozen: Any = None
+
+    def init(self, key: PRNGKeyArray) -> Params:
+        """Fresh parameters. Traced, so that they are born sharded; boxed leaves welcome."""
+        ...
+
+    def loss(
+        self, params: Params, batch: Any, key: PRNGKeyArray, *, train: bool, frozen: Any = None
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Loss of one batch and metrics to log beside it; pure and jittable.
+
+        Args:
+          params: unboxed parameters.
+          batch: tree of arrays [batch, ...] as the batches deliver it.
+          key: randomness of this step.
+          train: False during evaluation: no dropout, no perturbation of the input.
+          frozen: the arrays of `self.frozen`; passed only where the task has any.
+        """
+        ...
+
+    def evaluate(
+        self, params: Params, batch: Any, key: PRNGKeyArray, *, frozen: Any = None
+    ) -> dict[str, Float[Array, ""]]:
+        """Metrics of one held-out batch, jitted and averaged by the loop. Default: the loss's."""
+        extra = {} if frozen is None else {"frozen": frozen}
+        loss, metrics = self.loss(params, batch, key, train=False, **extra)
+        return {"loss": loss, **metrics}
+
+    def sample_sheet(self, params: Params, step: int) -> np.ndarray | None:
+        """A picture uint8 [height, width, 3] that shows what the parameters can do, or None."""
+        return None
+
+
+def parameter_count(params: Params) -> int:
+    """Number of scalars in a tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,81 @@
+"""Training the latent encoder: reconstruction of clips, frame 0 as the image-mode latent it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, PRNGKeyArray
+
+from mirage_jax.evaluation.pictures import contact_sheet
+from mirage_jax.latent_encoder import to_model_range, to_uint8
+from mirage_jax.nn.patch_pca import Weights, with_linear_path
+from mirage_jax.nn.video_vae import VideoVAE, kl_divergence, sample_posterior
+from mirage_jax.training.task import Params, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class VAETask(Task):
+    """Squared and absolute error of the reconstruction, plus KL to a unit normal.
+
+    Batches are `{"video": uint8 [B, T, H, W, 3]}`.
+
+    Attributes:
+      vae: the module.
+      frames, size: of the training windows.
+      linear_path: weights that the linear path starts from (`patch_pca`), if the VAE has one.
+      l1_weight: of the absolute error beside the squared one.
+      kl_weight: of the KL divergence per latent value.
+      first_frame_weight: how much more the first frame counts. It alone trains the image-mode
+        latents that the memory stores.
+      sheet_video: uint8 [N, T, H, W, 3] shown in sample sheets.
+    """
+
+    vae: VideoVAE
+    frames: int
+    size: int
+    linear_path: Weights | None = None
+    l1_weight: float = 0.05
+    kl_weight: float = 1e-4
+    first_frame_weight: float = 4.0
+    sheet_video: np.ndarray | None = None
+
+    def init(self, key: PRNGKeyArray) -> Params:
+        video = jnp.zeros((1, self.frames, self.size, self.size, 3))
+        params = self.vae.init(key, video)["params"]
+        return params if self.linear_path is None else with_linear_path(params, self.linear_path)
+
+    def loss(
+        self, params: Params, batch: dict[str, Any], key: PRNGKeyArray, *, train: bool, **_: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        video = to_model_range(batch["video"])
+        mean, logvar = self.vae.apply({"params": params}, video, method="encode")
+        latents = sample_posterior(key, mean, logvar) if train else mean
+        output = self.vae.apply({"params": params}, latents, method="decode")
+        weight = jnp.ones(video.shape[1]).at[0].set(self.first_frame_weight)
+        weight = (weight / weight.sum())[None, :, None, None, None]
+        per_frame = 1.0 / np.prod([video.shape[0], *video.shape[2:]])
+        squared = jnp.square(output - video)
+        error = (squared + self.l1_weight * jnp.abs(output - video)) * weight
+        kl = kl_divergence(mean, logvar).mean()
+        loss = error.sum() * per_frame + self.kl_weight * kl
+        # Values span 2, so a squared error in [-1, 1] is 4 times one in [0, 1].
+        psnr = -10.0 * jnp.log10(jnp.square(jnp.clip(output, -1, 1) - video).mean() / 4.0)
+        return loss, {"psnr": psnr, "kl": kl}
+
+    def sample_sheet(self, params: Params, step: int) -> np.ndarray | None:
+        """True frames above their reconstructions."""
+        if self.sheet_video is None:
+            return None
+        video = to_model_range(jnp.asarray(self.sheet_video))
+        output = to_uint8(_reconstruct(self.vae, nn.unbox(params), video))
+        rows = [row for pair in zip(self.sheet_video, output, strict=True) for row in pair]
+        return contact_sheet(rows)
+
+
+def _reconstruct(vae: VideoVAE, params: Params, video: Array) -> Array:
+    return jax.jit(lambda p, v: vae.apply({"params": p}, v))(params, video)

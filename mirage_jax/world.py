@@ -1,0 +1,328 @@
+"""WorldModel: encoder, memory and denoiser tied into a chunk-by-chunk rollout (paper, Algorithm 1).
+
+A `World` is what is carried from chunk to chunk: the memory, the last latent, the last pose and the
+time. Everything else is a pure function of it, so a world can be saved, copied and continued, and a
+rollout of any length needs no more device memory than one chunk and the bank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from mirage_jax import memory
+from mirage_jax.conditioning import (
+    TEMPORAL_STRIDE,
+    camera_rays,
+    latents_of_frames,
+    memory_context,
+)
+from mirage_jax.diffusion import samplers
+from mirage_jax.geometry import Camera, check_cam2world
+from mirage_jax.latent_encoder import LatentEncoder, to_model_range, to_uint8
+from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.nn.geometry_head import GeometryHead
+
+WORLD_FORMAT = "mirage-world-1"
+
+
+@flax.struct.dataclass
+class World:
+    """The state of a rollout.
+
+    Attributes:
+      bank: the memory.
+      latent: normalised latent of the last frame alone, [h, w, C]; the next chunk starts from it.
+      cam2world: pose of the last frame, [4, 4].
+      intrinsics: of the pictures, [4].
+      frames: frames generated so far, the first picture included; also the time.
+    """
+
+    bank: memory.LatentMemory
+    latent: Float[Array, "h w c"]
+    cam2world: Float[Array, "4 4"]
+    intrinsics: Float[Array, "4"]
+    frames: Int[Array, ""]
+
+
+@flax.struct.dataclass
+class WorldModel:
+    """A trained world model; a pytree of parameters with its modules as static fields.
+
+    Attributes:
+      encoder: pictures to latents and back.
+      head_params, denoiser_params: of `head` and `denoiser`.
+      head: geometry from latents.
+      denoiser: velocity from noisy latents, memory context and rays.
+      size: picture size (H, W).
+      chunk_frames: frames of a chunk, one shared with the chunk before.
+      readout: options of `conditioning.memory_context`, as pairs.
+      steps, shift, method: of the sampler.
+      reencode: write what comes of decoding each keyframe and encoding it alone, as the paper does,
+        instead of the image-mode tokens that the head predicts from the clip's latents.
+      sky_depth: metres at which sky is remembered.
+    """
+
+    encoder: LatentEncoder
+    head_params: Any
+    denoiser_params: Any
+    head: GeometryHead = flax.struct.field(pytree_node=False)
+    denoiser: Denoiser = flax.struct.field(pytree_node=False)
+    size: tuple[int, int] = flax.struct.field(pytree_node=False)
+    chunk_frames: int = flax.struct.field(pytree_node=False)
+    readout: tuple[tuple[str, Any], ...] = flax.struct.field(pytree_node=False, default=())
+    steps: int = flax.struct.field(pytree_node=False, default=4)
+    shift: float = flax.struct.field(pytree_node=False, default=1.0)
+    method: str = flax.struct.field(pytree_node=False, default="euler")
+    reencode: bool = flax.struct.field(pytree_node=False, default=False)
+    sky_depth: float = flax.struct.field(pytree_node=False, default=200.0)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        stride = self.encoder.vae.spatial_stride
+        return self.size[0] // stride, self.size[1] // stride
+
+    def context(self, bank: memory.LatentMemory, camera: Camera) -> Float[Array, "l h w m"]:
+        """What the memory shows along the chunk's frames."""
+        return memory_context(bank, camera, self.grid, **dict(self.readout))
+
+    def denoise(
+        self,
+        first: Float[Array, "b h w c"],
+        context: Float[Array, "b l h w m"] | None,
+        rays: Float[Array, "b l h w k"],
+        key: PRNGKeyArray,
+    ) -> Float[Array, "b l h w c"]:
+        """Samples the latents of a chunk whose first latent is given."""
+        latents = latents_of_frames(self.chunk_frames)
+        noise = jax.random.normal(key, (first.shape[0], latents, *first.shape[1:]))
+        clean = jnp.zeros_like(noise).at[:, 0].set(first)
+        mask = jnp.zeros(noise.shape[:2]).at[:, 0].set(1.0)
+
+        def velocity(x: Array, timestep: Array) -> Array:
+            return self.denoiser.apply(
+                {"params": self.denoiser_params}, x, timestep, memory=context, rays=rays
+            )
+
+        return samplers.sample(
+            velocity,
+            noise,
+            steps=self.steps,
+            shift=self.shift,
+            method=self.method,
+            pin=(clean, mask),
+        )
+
+    def observe(
+        self,
+        bank: memory.LatentMemory,
+        latents: Float[Array, "l h w c"],
+        is_image: Array,
+        camera: Camera,
+        times: Float[Array, " l"],
+    ) -> tuple[memory.LatentMemory, memory.WriteReport]:
+        """Writes latents at the poses of the last frame each covers, with the head's geometry."""
+        found = self.head.apply(
+            {"params": self.head_params}, latents[None], jnp.asarray(is_image)[None]
+        )
+        depth = jnp.where(found.sky_logit > 0, self.sky_depth, found.depth)[0]
+        return memory.write(
+            bank,
+            found.image_tokens[0],
+            depth,
+            camera,
+            static=(found.mover_logit[0] < 0).astype(jnp.float32),
+            confidence=found.confidence[0],
+            times=times,
+        )
+
+    def start(
+        self, picture: Float[Array, "height width 3"], camera: Camera, capacity: int
+    ) -> tuple[World, memory.WriteReport]:
+        """A world that knows one picture in [-1, 1], seen from `camera` (no leading dimension)."""
+        latent = self.encoder.encode_images(picture[None])
+        bank = memory.create(capacity, latent.shape[-1])
+        bank, report = self.observe(bank, latent, jnp.ones(1, bool), camera[None], jnp.zeros(1))
+        world = World(
+            bank=bank,
+            latent=latent[0],
+            cam2world=jnp.asarray(camera.cam2world, jnp.float32),
+            intrinsics=jnp.asarray(camera.intrinsics, jnp.float32),
+            frames=jnp.ones((), jnp.int32),
+        )
+        return world, report
+
+    def advance(
+        self, world: World, cam2world: Float[Array, "f 4 4"], key: PRNGKeyArray
+    ) -> tuple[World, Float[Array, "l h w c"], memory.WriteReport]:
+        """Generates the next chunk: read, denoise, look at the result, write.
+
+        Args:
+          world: the state.
+          cam2world: poses of the chunk's frames, the first being the pose of the last frame.
+          key: randomness of the chunk.
+        """
+        frames = cam2world.shape[0]
+        camera = Camera(jnp.broadcast_to(world.intrinsics, (frames, 4)), cam2world, self.size)
+        context = self.context(world.bank, camera) if self.denoiser.memory_channels else None
+        rays = camera_rays(camera, self.grid)
+        latents = self.denoise(
+            world.latent[None], None if context is None else context[None], rays[None], key
+        )[0]
+        seen = camera[TEMPORAL_STRIDE::TEMPORAL_STRIDE]
+        times = (world.frames - 1 + jnp.arange(TEMPORAL_STRIDE, frames, TEMPORAL_STRIDE)).astype(
+            jnp.float32
+        )
+        if self.reencode:
+            pictures = jnp.clip(self.encoder.decode(latents[None])[0], -1.0, 1.0)
+            tokens = self.encoder.encode_images(pictures[TEMPORAL_STRIDE::TEMPORAL_STRIDE])
+            bank, report = self.observe(
+                world.bank, tokens, jnp.ones(len(tokens), bool), seen, times
+            )
+            last = tokens[-1]
+        else:
+            # The head sees the whole chunk (each latent looks back at the one before) and what it
+            # says of the shared first latent, which is in memory already, is left out.
+            image = jnp.arange(latents.shape[0]) == 0
+            found = self.head.apply({"params": self.head_params}, latents[None], image[None])
+            depth = jnp.where(found.sky_logit > 0, self.sky_depth, found.depth)[0]
+            bank, report = memory.write(
+                world.bank,
+                found.image_tokens[0, 1:],
+                depth[1:],
+                seen,
+                static=(found.mover_logit[0, 1:] < 0).astype(jnp.float32),
+                confidence=found.confidence[0, 1:],
+                times=times,
+            )
+            last = found.image_tokens[0, -1]
+        world = World(bank, last, cam2world[-1], world.intrinsics, world.frames + frames - 1)
+        return world, latents, report
+
+
+@flax.struct.dataclass
+class Chunk:
+    """What `rollout` hands to its callback.
+
+    Attributes:
+      index: number of the chunk, from 0.
+      video: its new frames (the very first picture included in chunk 0), uint8 [T, H, W, 3].
+      world: the state after the chunk.
+      report: what was written to memory.
+    """
+
+    index: int
+    video: UInt8[np.ndarray, "t height width 3"]
+    world: World
+    report: memory.WriteReport
+
+
+def chunks_of_path(poses: int, chunk_frames: int) -> int:
+    """Chunks that a path of `poses` poses (the first one being the picture's) makes.
+
+    Raises:
+      ValueError: unless poses = 1 + n (chunk_frames - 1), n >= 1.
+    """
+    count, rest = divmod(poses - 1, chunk_frames - 1)
+    if rest or count < 1:
+        step = chunk_frames - 1
+        below, above = 1 + max(count, 1) * step, 1 + (max(count, 0) + 1) * step
+        raise ValueError(
+            f"camera path: found {poses} poses, expected 1 + {step} n, for example "
+            f"{below} or {max(above, below + step)}"
+        )
+    return count
+
+
+def rollout(
+    model: WorldModel,
+    world: World,
+    path: Float[np.ndarray, "f 4 4"],
+    key: PRNGKeyArray,
+    on_chunk: Callable[[Chunk], None] | None = None,
+) -> World:
+    """Walks a world along a camera path, chunk by chunk.
+
+    The device holds one chunk and the memory, whatever the length of the path: keep what you need
+    of the frames in `on_chunk`.
+
+    Args:
+      model: the trained parts.
+      world: where to start; its pose is the path's first.
+      path: cam2world of every frame, the first being the frame the world is at.
+      key: randomness; chunk n uses `fold_in(key, n)`, n counted from the start of the world, so
+        that a continued world gives what an unbroken one would.
+      on_chunk: called after each chunk.
+
+    Raises:
+      ValueError: on a path of the wrong length, bad poses, or one that starts elsewhere.
+    """
+    poses = check_cam2world(path, "camera path")
+    count = chunks_of_path(len(poses), model.chunk_frames)
+    gap = float(np.abs(poses[0] - np.asarray(world.cam2world)).max())
+    if gap > 1e-3:
+        raise ValueError(
+            f"camera path: its first pose is {gap:.3g} away from the world's, expected the same pose"
+        )
+    advance, decode = jax.jit(WorldModel.advance), jax.jit(LatentEncoder.decode)
+    step = model.chunk_frames - 1
+    for index in range(count):
+        number = (int(world.frames) - 1) // step
+        chunk_poses = jnp.asarray(poses[index * step : (index + 1) * step + 1], jnp.float32)
+        fresh = number == 0
+        world, latents, report = advance(
+            model, world, chunk_poses, jax.random.fold_in(key, number)
+        )
+        if on_chunk is not None:
+            video = to_uint8(decode(model.encoder, latents[None])[0])
+            on_chunk(Chunk(number, video if fresh else video[1:], world, report))
+    return world
+
+
+def first_picture(picture: UInt8[np.ndarray, "height width 3"]) -> Float[Array, "height width 3"]:
+    """A uint8 picture as `WorldModel.start` takes it."""
+    return to_model_range(picture)
+
+
+def save_world(path: Path, world: World) -> None:
+    """Writes a world to one safetensors file, so that a rollout can be continued later."""
+    flat = {
+        "/".join(str(getattr(k, "name", k)) for k in keys): np.ascontiguousarray(leaf)
+        for keys, leaf in jax.tree_util.tree_flatten_with_path(world)[0]
+    }
+    partial = path.with_suffix(path.suffix + ".partial")
+    save_file(flat, partial, metadata={"format": WORLD_FORMAT})
+    partial.replace(path)
+
+
+def load_world(path: Path) -> World:
+    """Reads what `save_world` wrote.
+
+    Raises:
+      ValueError: on another kind of file, or a missing tensor.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            found = (file.metadata() or {}).get("format")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a saved world ({error})") from error
+    if found != WORLD_FORMAT:
+        raise ValueError(f"{path}: format {found!r}, expected {WORLD_FORMAT!r}")
+    bank = memory.create(*tensors["bank/tokens"].shape)
+    world = World(bank, jnp.zeros(0), jnp.zeros(0), jnp.zeros(0), jnp.zeros((), jnp.int32))
+    paths, tree = jax.tree_util.tree_flatten_with_path(world)
+    names = ["/".join(str(getattr(k, "name", k)) for k in keys) for keys, _ in paths]
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise ValueError(f"{path}: tensor {missing[0]!r} is missing")
+    return jax.tree_util.tree_unflatten(tree, [jnp.asarray(tensors[name]) for name in names])

@@ -1,0 +1,58 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mirage_jax import geometry
+from mirage_jax.evaluation import efficiency
+
+
+@pytest.fixture(scope="module")
+def result():
+    return efficiency.measure(
+        size=(16, 16),
+        grid=(4, 4),
+        channels=3,
+        frames_per_chunk=2,
+        target_frames=2,
+        chunks=(1, 2),
+        encode=lambda video: jnp.mean(video, axis=(1, 2)),
+        repeats=1,
+        read_benchmark={"elements": 700, "channels": 2, "grid": (6, 8), "repeats": 1},
+    )
+
+
+def test_both_sides_of_the_race_give_the_same_tokens(result):
+    races = result["read_against_sort"]
+    for race in races.values():
+        assert race["identical"] is True
+        assert race["elements"] == 700
+        assert race["ratio"] == race["sort_scatter_ms"] / race["read_ms"]
+    assert races["all_in_view"]["in_view"] == 1 and races["room"]["in_view"] < 0.5
+
+
+def test_elements_and_bytes_follow_from_the_sizes(result):
+    for chunks in (1, 2):
+        kinds = result["after_chunks"][str(chunks)]
+        cells, pixels = chunks * 2 * 16, chunks * 2 * 256
+        bookkeeping = 12 + 12 + 1 + 4 + 4 + 4  # xyz, origin, valid, confidence, frame, time
+        assert kinds["latent"]["elements"] == cells and kinds["rgb"]["elements"] == pixels
+        assert kinds["latent"]["bytes"] == cells * (bookkeeping + 3 * 4)
+        assert kinds["rgb"]["bytes"] == pixels * (12 + 3)  # position and colour only
+        rgb = kinds["rgb"]
+        assert rgb["read_ms"] == rgb["raster_ms"] + rgb["encode_ms"]
+
+
+def test_result_is_json_and_every_row_is_in_the_table(result):
+    text = efficiency.table(json.loads(json.dumps(result)))
+    rows = [line.split()[:3] for line in text.splitlines()]
+    assert ["2", "rgb", "1024"] in rows and ["1", "latent", "32"] in rows
+
+
+def test_the_room_has_its_walls_where_they_are():
+    camera, depth = efficiency.room(5, (8, 12), (8, 12))
+    points = np.abs(np.asarray(geometry.lift(depth, camera)))
+    half = np.array([3.0, 1.5, 4.0])
+    assert (points <= half + 1e-4).all()
+    np.testing.assert_allclose((points / half).max(-1), 1.0, rtol=1e-5)

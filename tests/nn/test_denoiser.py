@@ -1,0 +1,373 @@
+"""The denoiser against diffusers and the released Mirage model, and its own additions."""
+
+import json
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import load_file
+
+from mirage_jax.convert import wan_dit
+from mirage_jax.nn.block import DiTBlock, over_layers
+from mirage_jax.nn.denoiser import Denoiser, _Layer, timestep_embedding
+from mirage_jax.nn.rope import video_rotations
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+GATE = 2e-5
+CASES = (
+    "t2v_no_mem",
+    "first_chunk",
+    "ref2_pre2",
+    "ref1_pre0",
+    "ref0_pre2",
+    "ref4_pre2_scale05",
+    "per_frame_sigma_b2",
+    "single_timestep_fused",
+    "unfused_scalar_t",
+)
+TINY = {
+    "width": 48,
+    "depth": 3,
+    "heads": 2,
+    "mlp_width": 64,
+    "in_channels": 6,
+    "out_channels": 6,
+    "freq_width": 32,
+}
+
+
+def golden(folder):
+    with np.load(GOLDEN / folder / "io.npz") as arrays:
+        return load_file(GOLDEN / folder / "weights.safetensors"), dict(arrays)
+
+
+def apply(model, params, *inputs, all_frames=False, **options):
+    """`model.apply`, compiled as one program: far quicker than compiling every operation."""
+    run = jax.jit(lambda p, i, o: model.apply(p, *i, **o, all_frames=all_frames))
+    return run(params, inputs, options)
+
+
+def channels_last(x):
+    return jnp.asarray(np.moveaxis(x, 1, -1))
+
+
+@pytest.fixture(scope="module")
+def mirage():
+    tensors, arrays = golden("official_mirage_dit_vace")
+    fields = wan_dit.wan_dit_fields(tensors, heads=2, branch_layers=(0, 2))
+    return Denoiser(**fields), {"params": wan_dit.from_wan_dit(tensors)}, arrays
+
+
+def mirage_inputs(arrays, case):
+    get = lambda name: arrays[f"{case}/{name}"]  # noqa: E731
+    references, target, _ = (int(n) for n in get("meta_R_T_P"))
+    frames = channels_last(get("latents"))
+    timestep = get("timestep")
+    if len(timestep) == 1:  # one level; with "fuse" the first target frame is clean
+        timestep = np.repeat(timestep, target)
+        timestep[0] *= 1 - int(get("fuse"))
+    else:
+        timestep = timestep[references : references + target]
+    reference, latents, preceding = np.split(frames, [references, references + target], axis=1)
+    context = get("vace_context") if f"{case}/vace_context" in arrays else None
+    return (
+        jnp.asarray(latents),
+        jnp.broadcast_to(jnp.asarray(timestep, jnp.float32), latents.shape[:2]),
+    ), {
+        "reference": jnp.asarray(reference) if reference.shape[1] else None,
+        "preceding": jnp.asarray(preceding) if preceding.shape[1] else None,
+        "text": jnp.asarray(get("context")),
+        "memory": None if context is None else channels_last(context),
+        "branch_scale": float(get("vace_scale")),
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_released_model(mirage, case):
+    model, params, arrays = mirage
+    inputs, options = mirage_inputs(arrays, case)
+    expected = channels_last(arrays[f"{case}/out"])
+    found = apply(model, params, *inputs, **options, all_frames=True)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=GATE)
+
+
+def test_returns_the_target_frames_alone(mirage):
+    model, params, arrays = mirage
+    inputs, options = mirage_inputs(arrays, "ref2_pre2")
+    found = apply(model, params, *inputs, **options)
+    expected = channels_last(arrays["ref2_pre2/out"])[:, 2:5]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=GATE)
+
+
+def test_intermediates_equal_the_released_model(mirage):
+    _, _, arrays = mirage
+    table = video_rotations(3, 2, 2, (2, 3), 24)
+    np.testing.assert_allclose(table, arrays["mid_ref2_pre2/rope_cos_sin"], rtol=0, atol=1e-7)
+    steps = np.repeat(arrays["ref2_pre2/timestep"], 6)
+    found = timestep_embedding(jnp.asarray(steps), 256)
+    np.testing.assert_allclose(found, arrays["mid_ref2_pre2/sinus"], rtol=0, atol=5e-7)
+
+
+def test_timestep_embedding_is_accurate_at_any_timestep():
+    steps = np.random.default_rng(0).uniform(0, 1000, 200).astype(np.float32)
+    angles = steps.astype(np.float64)[:, None] * 10000.0 ** (-np.arange(128) / 128)
+    expected = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
+    found = timestep_embedding(jnp.asarray(steps), 256)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-7)
+
+
+@pytest.mark.parametrize("kind", ["tokens", "scalar"])
+def test_equals_diffusers(kind):
+    tensors, arrays = golden("diffusers_wan_ti2v")
+    config = json.loads((GOLDEN / "diffusers_wan_ti2v" / "config.json").read_text())
+    model = Denoiser(**wan_dit.wan_dit_fields(tensors, heads=config["num_attention_heads"]))
+    latents = channels_last(arrays["hidden_states"])
+    timestep = jnp.asarray(arrays[f"timestep_{kind}"])
+    if kind == "tokens":
+        timestep = timestep.reshape(2, 3, 2, 3)
+    else:
+        timestep = jnp.broadcast_to(timestep[:, None], (2, 3))
+    found = apply(
+        model,
+        {"params": wan_dit.from_wan_dit(tensors)},
+        latents,
+        timestep,
+        text=jnp.asarray(arrays["encoder_hidden_states"]),
+    )
+    np.testing.assert_allclose(found, channels_last(arrays[f"out_{kind}"]), rtol=0, atol=GATE)
+
+
+@pytest.mark.parametrize("folder", ["official_mirage_dit_vace", "diffusers_wan_ti2v"])
+def test_weights_survive_the_round_trip(folder):
+    tensors, _ = golden(folder)
+    back = wan_dit.to_wan_dit(wan_dit.from_wan_dit(tensors))
+    original = wan_dit.original_names(tensors)
+    assert set(back) == set(original)
+    for name, tensor in original.items():
+        np.testing.assert_array_equal(back[name], tensor, err_msg=name)
+
+
+def test_weights_of_another_model_are_refused():
+    tensors, _ = golden("official_mirage_dit_vace")
+    broken = {k: v for k, v in tensors.items() if k != "blocks.1.ffn.0.bias"}
+    with pytest.raises(ValueError, match=r"missing: blocks\.1\.ffn\.0\.bias"):
+        wan_dit.from_wan_dit(broken)
+    with pytest.raises(ValueError, match=r"unknown: img_emb\.proj"):
+        wan_dit.from_wan_dit({**tensors, "img_emb.proj": np.zeros(3)})
+    odd = {**tensors, "blocks.2.modulation": np.zeros((1, 6, 24), np.float32)}
+    with pytest.raises(ValueError, match=r"blocks\.2\.modulation: found shape \(6, 24\)"):
+        wan_dit.from_wan_dit(odd)
+    with pytest.raises(ValueError, match=r"branch_layers: found 1 .*expected 2"):
+        wan_dit.wan_dit_fields(tensors, heads=2, branch_layers=(0,))
+    with pytest.raises(ValueError, match="not a Wan diffusion transformer"):
+        wan_dit.wan_dit_fields({"encoder.conv1.weight": np.zeros((1, 1))}, heads=2)
+
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+
+
+LATENTS, TIMESTEP = normal(2, 3, 4, 4, 6), jnp.asarray([[0.0, 500.0, 500.0], [30.0, 40.0, 999.0]])
+REFERENCE, PRECEDING = normal(2, 1, 4, 4, 6), normal(2, 2, 4, 4, 6)
+MEMORY, RAYS = normal(2, 3, 4, 4, 5), normal(2, 3, 4, 4, 7)
+ADDED = {"memory_channels": 5, "branch_layers": (0, 2), "ray_channels": 7}
+
+
+def initialise(model):
+    init = jax.jit(lambda k: nn.unbox(model.init(k, LATENTS, TIMESTEP)))
+    return init(jax.random.key(0))
+
+
+def drawn(model):
+    """Random parameters without compiling the initialisers."""
+    shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), LATENTS, TIMESTEP))
+    return shaken(jax.tree.map(lambda a: np.zeros(a.shape, np.float32), shapes))
+
+
+def shaken(params, scale=0.2):
+    """No zero-initialised tensor left, so that every part shows in the output."""
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(3)
+    return tree.unflatten([a + scale * rng.normal(size=a.shape).astype(np.float32) for a in leaves])
+
+
+@pytest.fixture(scope="module")
+def full():
+    model = Denoiser(**TINY, **ADDED, zero_head=False)
+    params = initialise(model)
+    return model, params, shaken(params)
+
+
+def test_new_parts_start_without_effect(full):
+    model, params, other = full
+    plain = Denoiser(**TINY)
+    new = ("branch", "memory_hint", "ray_adapter")
+    base = {name: value for name, value in params["params"].items() if name not in new}
+    inputs = {"reference": REFERENCE, "preceding": PRECEDING}
+    expected = apply(plain, {"params": base}, LATENTS, TIMESTEP, **inputs)
+    assert float(jnp.abs(expected).max()) > 0.1
+    fields = {"memory": MEMORY, "rays": RAYS}
+    found = apply(model, params, LATENTS, TIMESTEP, **inputs, **fields)
+    np.testing.assert_array_equal(found, expected)
+
+    def change(**without):
+        with_all = apply(model, other, LATENTS, TIMESTEP, **fields)
+        return float(jnp.abs(with_all - apply(model, other, LATENTS, TIMESTEP, **without)).max())
+
+    assert change(memory=MEMORY) > 1e-3
+    assert change(rays=RAYS) > 1e-3
+
+
+def test_zero_head_predicts_zero_and_learns():
+    model = Denoiser(**{**TINY, "depth": 1})
+    params = initialise(model)
+    loss = jax.jit(
+        jax.value_and_grad(lambda p: jnp.square(model.apply(p, LATENTS, TIMESTEP) - 1).mean())
+    )
+    value, gradient = loss(params)
+    assert float(value) == 1.0  # (0 - 1)^2
+    assert float(jnp.abs(gradient["params"]["head"]["kernel"]).max()) > 0
+
+
+def loss_and_gradient(changes, params=None):
+    """Of two layers, the second with a hint from the branch."""
+    fields = {**TINY, "depth": 2, "memory_channels": 5, "branch_layers": (1,), **changes}
+    model = Denoiser(**fields)
+    params = drawn(model) if params is None else params
+
+    def loss(p):
+        out = model.apply(p, LATENTS, TIMESTEP, memory=MEMORY)
+        return jnp.square(out).mean()
+
+    return params, *jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.fixture(scope="module")
+def reference_gradient():
+    return loss_and_gradient({})
+
+
+@pytest.mark.parametrize("changes", [{"scan": False}, {"remat": "full"}, {"remat": "dots"}])
+def test_execution_options_change_neither_values_nor_gradients(reference_gradient, changes):
+    params, expected, gradient = reference_gradient
+    _, found, other = loss_and_gradient(changes, params)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    other = flatten_dict(other, sep="/")
+    for path, array in flatten_dict(gradient, sep="/").items():
+        scale = float(jnp.abs(array).max())
+        np.testing.assert_allclose(other[path], array, rtol=0, atol=5e-5 * scale, err_msg=path)
+        assert scale > 0, path
+
+
+def test_a_loop_over_plain_blocks_is_the_same(full):
+    """The stack against blocks applied one by one, hints after the blocks they belong to."""
+    _, _, params = full
+    stack = params["params"]["blocks"]
+    x, modulation, hints = normal(2, 3, 4, 48), normal(2, 3, 1, 6, 48), normal(1, 2, 3, 4, 48)
+    rotations = video_rotations(3, 0, 0, (2, 2), 24)
+    fields = {"width": 48, "heads": 2, "mlp_width": 64}
+    expected = x
+    for layer in range(3):
+        block = jax.tree.map(lambda a, i=layer: a[i], stack["block"])
+        expected = DiTBlock(**fields).apply({"params": block}, expected, modulation, rotations)
+        if layer == 1:
+            expected = expected + hints[0]
+    loop = over_layers(_Layer, 3, remat="none", scan=True)({**fields})
+    shared = (modulation, rotations, None, hints)
+    found, _ = loop.apply({"params": stack}, x, jnp.asarray([-1, 0, -1]), shared)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=5e-5)
+
+
+def test_timestep_per_frame_equals_timestep_per_patch(full):
+    model, _, params = full
+    each = jnp.broadcast_to(TIMESTEP[..., None, None], (2, 3, 2, 2))
+    inputs = {"memory": MEMORY, "preceding": PRECEDING, "reference": REFERENCE}
+    np.testing.assert_allclose(
+        apply(model, params, LATENTS, each, **inputs),
+        apply(model, params, LATENTS, TIMESTEP, **inputs),
+        atol=1e-5,
+    )
+
+
+def test_memory_of_the_target_only_means_an_empty_one_elsewhere(full):
+    model, _, params = full
+    padded = jnp.concatenate([MEMORY, jnp.zeros((2, 2, 4, 4, 5))], axis=1)
+    np.testing.assert_array_equal(
+        apply(model, params, LATENTS, TIMESTEP, preceding=PRECEDING, memory=MEMORY),
+        apply(model, params, LATENTS, TIMESTEP, preceding=PRECEDING, memory=padded),
+    )
+
+
+def test_no_text_is_any_number_of_zero_tokens():
+    model = Denoiser(**{**TINY, "depth": 1}, text_width=8)
+    params = drawn(model)
+    none = apply(model, params, LATENTS, TIMESTEP)
+    zeros = apply(model, params, LATENTS, TIMESTEP, text=jnp.zeros((2, 5, 8)))
+    some = apply(model, params, LATENTS, TIMESTEP, text=normal(2, 5, 8))
+    np.testing.assert_allclose(none, zeros, atol=1e-5)
+    assert float(jnp.abs(none - some).max()) > 1e-3
+
+
+def test_bfloat16_products_keep_a_float32_stream():
+    model = Denoiser(**TINY)
+    params = drawn(model)
+    expected = apply(model, params, LATENTS, TIMESTEP)
+    found = apply(model.clone(dtype=jnp.bfloat16), params, LATENTS, TIMESTEP)
+    assert found.dtype == jnp.float32
+    scale = float(jnp.abs(expected).max())
+    difference = float(jnp.abs(found - expected).max())
+    assert 0 < difference < 0.03 * scale
+
+
+def test_parameters_carry_their_axis_names():
+    model = Denoiser(**TINY, **ADDED, text_width=8)
+    boxed = jax.eval_shape(model.init, jax.random.key(0), LATENTS, TIMESTEP)
+    specs = nn.get_partition_spec(boxed)["params"]
+    specs = {path: tuple(spec) for path, spec in flatten_dict(specs, sep="/").items()}
+    assert specs["blocks/block/self_attn/q/kernel"] == ("layers", "embed", "heads")
+    assert specs["blocks/block/mlp_out/kernel"] == ("layers", "mlp", "embed")
+    assert specs["branch/blocks/after_proj/kernel"] == ("layers", "embed", None)
+    shapes = flatten_dict(nn.unbox(boxed)["params"], sep="/")
+    for path, spec in specs.items():
+        assert len(spec) == len(shapes[path].shape), path
+
+
+@pytest.mark.parametrize(
+    ("fields", "inputs", "words"),
+    [
+        ({"heads": 3}, {}, r"head size.*found 16.*\(6, 5, 5\).*18"),
+        ({"heads": 5}, {}, "heads: found 5, expected a divisor of width 48"),
+        ({"branch_layers": (3,), "memory_channels": 2}, {}, r"branch_layers: found \(3,\).*0\.\.2"),
+        ({"branch_layers": (0,)}, {}, "memory_channels: found 0"),
+        ({"remat": "some"}, {}, "remat: found 'some', expected one of none, full, dots"),
+        ({}, {"memory": MEMORY}, "memory: found 5 channels, expected 0"),
+        ({"ray_channels": 7}, {"rays": RAYS[:, :2]}, "rays: found 2 frames, expected 3"),
+        ({}, {"text": normal(2, 1, 8)}, "text_width is 0"),
+        ({"patch": (1, 3, 3)}, {}, r"not divided by patch \(1, 3, 3\)"),
+        ({"patch": (3, 2, 2)}, {"preceding": PRECEDING}, "expected 1 in time"),
+    ],
+)
+def test_refuses(fields, inputs, words):
+    model = Denoiser(**{**TINY, **fields})
+    with pytest.raises(ValueError, match=words):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), LATENTS, TIMESTEP, **inputs))
+
+
+def test_graft():
+    shapes = {name: np.zeros((2, 2)) for name in ("a", "b")}
+    model, loaded = {"trunk": shapes, "branch": shapes}, {"trunk": {"a": np.ones((2, 2))}}
+    grafted = wan_dit.graft(model, loaded)
+    assert grafted["trunk"]["a"].all()
+    assert not grafted["trunk"]["b"].any()
+    assert not grafted["branch"]["a"].any()
+    with pytest.raises(ValueError, match="trunk/c: found in the weights"):
+        wan_dit.graft(model, {"trunk": {"c": np.ones((2, 2))}})
+    with pytest.raises(ValueError, match=r"trunk/a: found shape \(3,\), expected \(2, 2\)"):
+        wan_dit.graft(model, {"trunk": {"a": np.ones(3)}})

@@ -1,0 +1,323 @@
+"""The loop: one compilation, exact resume, what it writes, and how it ends."""
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+from PIL import Image
+from rich.console import Console
+from tiny_task import Batches, Regression, settings
+
+from mirage_jax import parallel, training
+from mirage_jax.training import checkpoints, loop
+from mirage_jax.training.metrics import Mean, read_metrics
+
+PROGRAM = Path(__file__).with_name("tiny_task.py")
+ROOT = Path(__file__).parents[2]
+
+
+def environment():
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(PROGRAM.parent)]),
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def fit(workdir, steps=6, task=None, batches=Batches, **changes):
+    return training.fit(
+        task or Regression(), batches, workdir=workdir, **settings(steps, **changes)
+    )
+
+
+def lines_without_time(workdir):
+    return [
+        {name: value for name, value in line.items() if not name.startswith("time/")}
+        for line in read_metrics(workdir / "metrics.jsonl")
+    ]
+
+
+def bits(state):
+    """Every leaf of the state as (name, dtype, bytes)."""
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+
+    def raw(leaf):
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+    return [(jax.tree_util.keystr(p), raw(x).dtype, raw(x).tobytes()) for p, x in leaves]
+
+
+def start_program(workdir, delay):
+    command = [sys.executable, "-u", str(PROGRAM), str(workdir), "20", str(delay)]
+    return subprocess.Popen(
+        command,
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def read_until_step(process, step):
+    for line in process.stdout:
+        if line.strip() == f"step {step}":
+            return
+    pytest.fail(f"the program ended before step {step}")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken")
+    return workdir, fit(workdir, 20)
+
+
+def test_loss_falls_and_the_step_is_traced_once(tmp_path):
+    task = Regression()
+    # Tracing is what precedes a compilation; no other part of this run traces the loss.
+    state = fit(tmp_path, 60, task, log_every=10, save_every=0)
+    losses = [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert task.traces == 1
+    assert losses[-1] < 0.5 * losses[0]
+    assert int(state.step) == 60
+
+
+def test_killed_and_resumed_equals_unbroken(tmp_path, unbroken):
+    reference, expected = unbroken
+    process = start_program(tmp_path, delay=0.15)
+    # The save of step 8 waits for that of step 4, so one is complete when step 9 is reported. Then
+    # at a moment that may fall into a step, a save or between them.
+    read_until_step(process, 9)
+    try:
+        process.wait(timeout=random.uniform(0, 0.6))
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    saved = checkpoints.saved_steps(tmp_path / "checkpoints")
+    assert saved and saved[-1] < 20
+    state = fit(tmp_path, 20)
+    assert bits(state) == bits(expected)
+    assert lines_without_time(tmp_path) == lines_without_time(reference)
+
+
+def test_sigterm_saves_the_step_it_was_at_and_leaves_with_143(tmp_path, unbroken):
+    reference, expected = unbroken
+    process = start_program(tmp_path, delay=0.05)
+    read_until_step(process, 5)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    (last,) = checkpoints.saved_steps(tmp_path / "checkpoints")[-1:]
+    assert 5 <= last < 20 and last % 4
+    state = fit(tmp_path, 20)
+    assert bits(state) == bits(expected)
+    assert lines_without_time(tmp_path) == lines_without_time(reference)
+
+
+def test_resuming_on_other_batches_is_noticed_by_the_comparison(tmp_path, unbroken):
+    # Guards the two tests above: they must not pass for a loop that forgets the data position.
+    fit(tmp_path, 8)
+    state = fit(tmp_path, 20, batches=lambda start: Batches(0))
+    assert bits(state) != bits(unbroken[1])
+
+
+def test_a_mesh_of_two_devices_computes_the_same(tmp_path, unbroken):
+    code = f"""
+import jax, numpy as np
+jax.config.update("jax_num_cpu_devices", 2)
+from mirage_jax import parallel, training
+from tiny_task import *
+task = Regression()
+for steps in (8, 20):
+    state = training.fit(task, Batches, workdir={str(tmp_path)!r}, mesh=parallel.make_mesh(data=2),
+                         **settings(steps))
+print(len(state.params["Dense_0"]["kernel"].sharding.device_set), task.traces)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
+    )
+    assert run.stdout.split() == ["2", "2"], run.stderr
+    ours = checkpoints.load_params(tmp_path, ema=False)
+    expected = jax.device_get(unbroken[1].params)
+    for name in expected:
+        np.testing.assert_allclose(ours[name]["kernel"], expected[name]["kernel"], atol=1e-6)
+    # A checkpoint of two devices goes on on one.
+    assert int(fit(tmp_path, 20).step) == 20
+
+
+def test_what_a_run_leaves_behind(tmp_path):
+    class Drawing(Regression):
+        def sample_sheet(self, params, step):
+            assert set(params) == {"Dense_0", "Dense_1", "Dense_2"}
+            return np.full((8, 12, 3), step, np.uint8)
+
+    fit(
+        tmp_path,
+        7,
+        Drawing(),
+        sample_every=4,
+        eval_batches=lambda: [next(Batches(100)), next(Batches(101))],
+        eval_every=4,
+        config={"width": 8},
+    )
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    trained = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in trained] == [3, 6, 7]
+    assert {"absolute", "grad_norm", "learning_rate", "time/step", "time/data"} < set(trained[0])
+    held_out = [line for line in lines if "eval/loss" in line]
+    assert [line["step"] for line in held_out] == [4, 7]
+    assert {p.name for p in (tmp_path / "samples").iterdir()} == {
+        "step_00000004.png",
+        "step_00000007.png",
+    }
+    picture = np.asarray(Image.open(tmp_path / "samples" / "step_00000004.png"))
+    assert picture.shape == (8, 12, 3) and (picture == 4).all()
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    meta = checkpoints.read_meta(tmp_path / "checkpoints" / "7")
+    assert meta["config"] == {"width": 8}
+    assert (meta["step"], meta["batches"]) == (7, 7)
+    assert {"git", "jax", "mesh", "tensors"} < set(meta)
+
+
+def test_lines_are_means_over_their_interval(tmp_path):
+    each = {}
+    fit(tmp_path, 6, on_step=lambda step, values: each.update({step: values["loss"]}))
+    first, second = read_metrics(tmp_path / "metrics.jsonl")
+    assert list(each) == [1, 2, 3, 4, 5, 6]
+    assert first["loss"] == pytest.approx(np.mean([each[s] for s in (1, 2, 3)]))
+    assert second["loss"] == pytest.approx(np.mean([each[s] for s in (4, 5, 6)]))
+
+
+def test_frozen_arrays_reach_the_loss_and_are_not_trained(tmp_path):
+    gain = np.float32(0.0)
+    fit(tmp_path, 40, Regression(frozen={"gain": gain}), log_every=40, save_every=0)
+    doubled = tmp_path / "plain"
+    fit(doubled, 40, Regression(), log_every=40, save_every=0)
+    zero, plain = (read_metrics(d / "metrics.jsonl")[-1]["loss"] for d in (tmp_path, doubled))
+    assert zero < plain
+
+
+def test_max_seconds_stops_early_saves_and_says_so(tmp_path):
+    console = Console(record=True, file=io.StringIO(), width=200)
+    state = fit(tmp_path, 10_000, max_seconds=0.0, console=console)
+    assert int(state.step) == 1
+    assert checkpoints.saved_steps(tmp_path / "checkpoints") == [1]
+    assert "stopped after 0 s at step 1 of 10000" in console.export_text()
+
+
+def test_the_order_resume_init_from_scratch_is_kept_and_printed(tmp_path):
+    def run(workdir, steps, **changes):
+        console = Console(record=True, file=io.StringIO(), width=200)
+        state = fit(workdir, steps, console=console, **changes)
+        return state, console.export_text()
+
+    first, text = run(tmp_path / "a", 4)
+    assert "starting from scratch" in text
+    _, text = run(tmp_path / "b", 1, init_from=tmp_path / "a")
+    assert "6 tensors loaded, 0 fresh" in text
+    _, text = run(tmp_path / "b", 2, init_from=tmp_path / "a")
+    assert "resuming from step 1" in text
+    _, text = run(tmp_path / "b", 2)
+    assert "already at step 2 of 2" in text
+    training.export(tmp_path / "export", first.params, {})
+    found, loaded, fresh = loop.initial_params(tmp_path / "export", first.params)
+    assert len(loaded) == 6 and not fresh
+    np.testing.assert_array_equal(found["Dense_0/kernel"], first.params["Dense_0"]["kernel"])
+
+
+def test_init_from_names_what_is_fresh_and_refuses_other_shapes(tmp_path):
+    training.export(tmp_path, {"Dense_0": {"bias": np.zeros(8, np.float32)}}, {})
+    abstract = {"Dense_0": {"bias": np.zeros(8, np.float32), "kernel": np.zeros((4, 8))}}
+    _, loaded, fresh = loop.initial_params(tmp_path, abstract)
+    assert (loaded, fresh) == (["Dense_0/bias"], ["Dense_0/kernel"])
+    message = r"'Dense_0/bias': found float32 \(8,\), expected float32 \(3,\)"
+    with pytest.raises(ValueError, match=message):
+        loop.initial_params(tmp_path, {"Dense_0": {"bias": np.zeros(3, np.float32)}})
+    with pytest.raises(ValueError, match="no tensor fits"):
+        loop.initial_params(tmp_path, {"other": np.zeros(8, np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        (lambda start: iter([next(Batches(0))]), "ended after step 1"),
+        (lambda start: iter([next(Batches(0)), next(Batches(0, size=5))]), r"\(5, 4\)"),
+        (lambda start: iter([{"x": np.float32(1)}]), "batch 'x': found shape"),
+    ],
+)
+def test_bad_batches_are_named(tmp_path, batches, message):
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path, batches=batches)
+
+
+def test_batches_are_closed_even_on_error(tmp_path):
+    source = Batches(0)
+
+    def fail(step, values):
+        raise RuntimeError("caller's")
+
+    with pytest.raises(RuntimeError, match="caller's"):
+        fit(tmp_path, batches=lambda start: source, on_step=fail)
+    assert source.closed
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path):
+    class Poisoned(Batches):
+        def __next__(self):
+            batch = super().__next__()
+            return {"x": batch["x"] * (np.nan if self.number > 5 else 1)}
+
+    with pytest.raises(training.Diverged, match=r"step 6: loss nan.*\[4\]"):
+        fit(tmp_path, 8, batches=Poisoned)
+    assert checkpoints.saved_steps(tmp_path / "checkpoints") == [4]
+
+
+def test_a_line_cut_short_is_dropped_and_damage_elsewhere_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    assert read_metrics(path) == [{"step": 1, "loss": 2.0}]
+    path.write_text('{"step": 1}\nrubbish\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r"metrics.jsonl:2: found 'rubbish"):
+        read_metrics(path)
+
+
+def test_unfinished_means_survive_json():
+    broken, whole = Mean(), Mean()
+    values = np.random.default_rng(0).normal(size=10)
+    for value in values[:4]:
+        broken.add({"a": value})
+    restored = Mean()
+    restored.restore(json.loads(json.dumps(broken.state())))
+    for value in values[4:]:
+        restored.add({"a": value})
+    for value in values:
+        whole.add({"a": value})
+    assert restored.take() == whole.take()
+
+
+def test_logical_constraints_are_active_inside_the_step(tmp_path):
+    """Flax drops them silently unless the mesh is set the right way."""
+    seen = []
+
+    class Constrained(Regression):
+        def loss(self, params, batch, key, *, train, frozen=None):
+            constrain = lambda x: nn.with_logical_constraint(x, ("batch", None))  # noqa: E731
+            seen.append(str(jax.make_jaxpr(constrain)(batch["x"])).count("sharding_constraint"))
+            return super().loss(params, batch, key, train=train)
+
+    fit(tmp_path, 1, Constrained(), mesh=parallel.make_mesh())
+    assert seen == [1]

@@ -1,0 +1,93 @@
+"""The smallest task there is, for tests of the loop; also a program that a test can kill.
+
+python tests/training/tiny_task.py WORKDIR STEPS SECONDS_PER_STEP
+"""
+
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from rich.console import Console
+
+from mirage_jax import training
+
+
+class MLP(nn.Module):
+    width: int = 8
+
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(2):
+            init = nn.with_logical_partitioning(nn.initializers.lecun_normal(), ("embed", "mlp"))
+            x = nn.tanh(nn.Dense(self.width, kernel_init=init)(x))
+        return nn.Dense(1)(x)
+
+
+class Regression(training.Task):
+    """Learns the first coordinate of a noisy input; needs params, data order and key to repeat."""
+
+    def __init__(self, width: int = 8, frozen=None):
+        self.model = MLP(width)
+        self.frozen = frozen
+        self.traces = 0
+
+    def init(self, key):
+        return self.model.init(key, jnp.zeros((1, 4)))["params"]
+
+    def loss(self, params, batch, key, *, train, frozen=None):
+        self.traces += 1
+        x = batch["x"] + 0.1 * train * jax.random.normal(key, batch["x"].shape)
+        target = batch["x"][:, :1] * (1.0 if frozen is None else frozen["gain"])
+        error = self.model.apply({"params": params}, x) - target
+        loss = jnp.square(error).mean()
+        return loss, {"absolute": jnp.abs(error).mean()}
+
+
+class Batches:
+    """Endless, random, and a pure function of the batch number, like the real loader."""
+
+    def __init__(self, start: int, size: int = 4, delay: float = 0.0):
+        self.number, self.size, self.delay, self.closed = start, size, delay, False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        time.sleep(self.delay)
+        x = np.random.default_rng(self.number).normal(size=(self.size, 4)).astype(np.float32)
+        self.number += 1
+        return {"x": x}
+
+    def close(self):
+        self.closed = True
+
+
+def settings(steps: int, **changes):
+    schedule = training.warmup_cosine(1e-2, steps=20, warmup=2)
+    return {
+        "steps": steps,
+        "optimizer": training.adamw(schedule),
+        "schedule": schedule,
+        "ema_decay": 0.9,
+        "log_every": 3,
+        "save_every": 4,
+        "console": Console(quiet=True),
+        **changes,
+    }
+
+
+def main(workdir: str, steps: str, delay: str) -> None:
+    training.fit(
+        Regression(),
+        lambda start: Batches(start, delay=float(delay)),
+        workdir=workdir,
+        on_step=lambda step, _: print("step", step, flush=True),
+        **settings(int(steps), console=Console()),
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
