@@ -1,10 +1,10 @@
 """A world that remembers, from nothing, on two CPU cores: 64x64 pictures, 17-frame chunks.
 
-    make quickstart            # everything below, then open runs/quickstart/report.html
-    mirage record   --config=experiments/quickstart.py
-    mirage train    --config=experiments/quickstart.py
-    mirage evaluate --config=experiments/quickstart.py
-    mirage generate --image=photo.png --trajectory=look_away
+make quickstart            # everything below, then open runs/quickstart/report.html
+mirage record   --config=experiments/quickstart.py
+mirage train    --config=experiments/quickstart.py
+mirage evaluate --config=experiments/quickstart.py
+mirage generate --image=photo.png --trajectory=look_away
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +22,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.record.size = 64  # pixels, square
     c.record.frames = 33  # 17 that leave, 16 that come back
     c.record.gamma = 0.6  # Freedoom is dark; applied to both worlds and stored in the clip
-    c.record.train_clips = 1500  # per world
+    c.record.train_clips = ConfigDict({"freedoom": 1200, "labmaze": 500, "procedural": 64})
     c.record.eval_clips = 64  # per world, on maps and mazes never trained on
     c.record.workers = 2
     c.record.seed = 0
@@ -35,9 +35,9 @@ def get_config(_: str = "") -> ConfigDict:
     c.sky_depth = 200.0  # metres at which the sky is remembered
 
     c.vae = ConfigDict()
-    c.vae.base_width = 16
-    c.vae.decoder_width = 24
-    c.vae.latent_channels = 16
+    c.vae.base_width = 4  # the linear path carries most; the decoder adds detail
+    c.vae.decoder_width = 16
+    c.vae.latent_channels = 24
     c.vae.width_mults = (1, 2, 4)
     c.vae.blocks = 1
     c.vae.temporal_downsample = (True, True)
@@ -45,14 +45,15 @@ def get_config(_: str = "") -> ConfigDict:
     c.vae.attention = False
 
     c.vae_training = ConfigDict()
-    c.vae_training.steps = 1500
+    c.vae_training.steps = 600
     c.vae_training.batch_size = 4
-    c.vae_training.learning_rate = 1e-3
+    c.vae_training.pixels = 32  # training windows are cut to squares of this size
+    c.vae_training.learning_rate = 2e-3
     c.vae_training.warmup = 50
     c.vae_training.kl_weight = 1e-4
     c.vae_training.weight_decay = 1e-4
-    c.vae_training.stats_per_channel = True
-    c.vae_training.pca_power = 1.0
+    c.vae_training.stats_per_channel = False  # one number, so that channels keep their weight
+    c.vae_training.pca_power = 0.5  # components over std ** power; 1 whitens
     c.vae_training.ema_decay = 0.99
 
     c.geometry = ConfigDict()
@@ -60,7 +61,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.geometry.layers = 2
 
     c.geometry_training = ConfigDict()
-    c.geometry_training.steps = 800
+    c.geometry_training.steps = 400
     c.geometry_training.batch_size = 16
     c.geometry_training.learning_rate = 2e-3
     c.geometry_training.warmup = 50
@@ -73,7 +74,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.denoiser.heads = 4
     c.denoiser.mlp_width = 768
     c.denoiser.patch = (1, 2, 2)
-    c.denoiser.branch_layers = (0,)
+    c.denoiser.branch_layers = ()  # blocks of the control branch; () = its input projection alone
 
     c.memory = ConfigDict()
     c.memory.capacity = 4096  # elements of a rollout's bank
@@ -82,13 +83,14 @@ def get_config(_: str = "") -> ConfigDict:
     c.memory.prefer = "nearest"
 
     c.denoiser_training = ConfigDict()
-    c.denoiser_training.steps = 2500
+    c.denoiser_training.steps = 850
     c.denoiser_training.batch_size = 16
     c.denoiser_training.learning_rate = 1e-3
-    c.denoiser_training.warmup = 100
+    c.denoiser_training.warmup = 60
     c.denoiser_training.weight_decay = 0.01
     c.denoiser_training.ema_decay = 0.995
     c.denoiser_training.shift = 1.0  # noise-level shift, s' = shift s / (1 + (shift - 1) s)
+    c.denoiser_training.precondition = True  # predict what the noisy latent leaves open
     c.denoiser_training.per_frame = False  # one noise level per latent instead of per sample
     c.denoiser_training.drop_memory = 0.1
     c.denoiser_training.depth_noise = 0.03  # relative, one factor per history frame
@@ -106,13 +108,14 @@ def get_config(_: str = "") -> ConfigDict:
     c.evaluation.fps = 8.0
 
     c.log_every = 50
-    c.sample_every = 1000
+    c.sample_every = 0  # sample sheets; 0 = none
     c.save_every = 500
 
     c.tiny_overrides = (
         ("worlds", ("procedural",)),
         ("record.size", 32),
-        ("record.train_clips", 16),
+        ("vae_training.pixels", 32),
+        ("record.train_clips.procedural", 16),
         ("record.eval_clips", 16),
         ("record.workers", 0),
         ("vae.base_width", 4),

@@ -1,13 +1,12 @@
-"""What the denoiser is told about a target latent: what the memory shows there, and its camera rays.
+"""What the denoiser is told about a target latent: what the memory shows there, and its rays.
 
 A latent after the first covers four frames, and the camera moves between them. The memory is
-therefore read at the pose of each covered frame, on a grid finer than the latents', and all of it is
-folded into the channels of the latent's cell: reading is cheap, and a read-out taken at the last
+therefore read at the pose of each covered frame, on a grid finer than the latents', and all of it
+is folded into the channels of the latent's cell: reading is cheap, and a read-out taken at the last
 pose alone does not say what the other frames show.
 """
 
 from __future__ import annotations
-
 
 import jax.numpy as jnp
 from einops import rearrange

@@ -1,4 +1,4 @@
-"""The trained latent encoder as one object: autoencoder, its parameters and its latent statistics."""
+"""The trained latent encoder as one object: autoencoder, parameters and latent statistics."""
 
 from __future__ import annotations
 
@@ -35,11 +35,14 @@ class LatentEncoder:
       params: of `vae`.
       stats: what latents are normalised with.
       vae: the module.
+      spread: standard deviation of every channel of normalised latents, as measured on clips; the
+        denoiser's `data_std`.
     """
 
     params: Any
     stats: LatentStats
     vae: VideoVAE = flax.struct.field(pytree_node=False)
+    spread: tuple[float, ...] = flax.struct.field(pytree_node=False, default=())
 
     def encode(self, video: Float[Array, "b t height width 3"]) -> Float[Array, "b l h w c"]:
         """Normalised latents (posterior means) of clips in [-1, 1] of 1 + 4 n frames."""
@@ -57,7 +60,11 @@ class LatentEncoder:
 
     def architecture(self) -> dict[str, Any]:
         """What `load` needs to build the module again."""
-        return {"kind": "latent_encoder", "vae": module_fields(self.vae)}
+        return {
+            "kind": "latent_encoder",
+            "vae": module_fields(self.vae),
+            "spread": list(self.spread),
+        }
 
     def save(self, path: Path) -> None:
         """Writes an export that `load` reads."""
@@ -74,13 +81,17 @@ class LatentEncoder:
         )["params"]
         channels = jax.ShapeDtypeStruct((vae.latent_channels,), jnp.float32)
         load_export(path, {"vae": abstract, "stats": {"mean": channels, "std": channels}})
-        return LatentEncoder(params["vae"], LatentStats(**params["stats"]), vae)
+        return LatentEncoder(
+            params["vae"], LatentStats(**params["stats"]), vae, tuple(architecture["spread"])
+        )
 
 
 def module_fields(module: Any) -> dict[str, Any]:
     """The plain fields of a Linen module, for an export's architecture."""
     skipped = ("parent", "name", "dtype")
-    return {f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in skipped}
+    return {
+        f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in skipped
+    }
 
 
 def as_fields(architecture: Mapping[str, Any]) -> dict[str, Any]:

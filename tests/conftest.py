@@ -1,4 +1,4 @@
-"""Every test runs on the CPU, with the jaxtyping signatures of both packages checked at call time."""
+"""Every test runs on the CPU, with the jaxtyping signatures of both packages checked."""
 
 import os
 

@@ -45,17 +45,23 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> None:
 
 
 def _reads(outcome: dict) -> Table:
-    reads = outcome["read_against_sort"]
-    height, width = reads["grid"]
+    races = outcome["read_against_sort"]
+    first = next(iter(races.values()))
+    height, width = first["grid"]
     title = (
-        f"reading {reads['elements']:,} elements of {reads['channels']} channels into "
+        f"reading {first['elements']:,} elements of {first['channels']} channels into "
         f"{height}x{width} cells ({outcome['device']})"
     )
-    table = Table("", "ms", title=title)
-    table.add_row("two segment reductions and a gather", f"{reads['read_ms']:.2f}")
-    table.add_row("sort by depth and scatter", f"{reads['sort_scatter_ms']:.2f}")
-    table.add_row("ratio", f"{reads['ratio']:.1f}x")
-    table.add_row("same tokens", str(reads["identical"]))
+    shares = (f"{100 * race['in_view']:.0f} % in view" for race in races.values())
+    table = Table("", *shares, title=title)
+    rows = {
+        "two segment reductions and a gather, ms": lambda race: f"{race['read_ms']:.2f}",
+        "sort by depth and scatter, ms": lambda race: f"{race['sort_scatter_ms']:.2f}",
+        "ratio": lambda race: f"{race['ratio']:.1f}x",
+        "same tokens": lambda race: str(race["identical"]),
+    }
+    for label, cell in rows.items():
+        table.add_row(label, *(cell(race) for race in races.values()))
     return table
 
 
@@ -93,7 +99,7 @@ def cli() -> None:
     if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
         subject = sys.argv.pop(1)
         if subject != "memory":
-            sys.exit(f"mirage: error: bench: no subject {subject!r}, expected 'memory'")
+            common.fail(f"bench: no subject {subject!r}, expected 'memory'")
     common.run(main, __name__)
 
 

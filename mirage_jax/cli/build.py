@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from mirage_jax.conditioning import RAY_CHANNELS, TEMPORAL_STRIDE, context_channels, latents_of_frames
+from mirage_jax.conditioning import (
+    RAY_CHANNELS,
+    TEMPORAL_STRIDE,
+    context_channels,
+    latents_of_frames,
+)
 from mirage_jax.latent_encoder import LatentEncoder, as_fields, module_fields
 from mirage_jax.layout import Layout
 from mirage_jax.nn.denoiser import Denoiser
@@ -44,8 +50,14 @@ def memory_channels(config: ConfigDict, kind: str) -> int:
     return channels + TEMPORAL_STRIDE if kind == "rgb" else 0
 
 
-def denoiser(config: ConfigDict, kind: str) -> Denoiser:
-    """The denoiser for a kind of memory; without memory it has no branch, else all are alike."""
+def denoiser(config: ConfigDict, kind: str, data_std: tuple[float, ...]) -> Denoiser:
+    """The denoiser for a kind of memory; without memory it has no branch, else all are alike.
+
+    Args:
+      config: the experiment.
+      kind: "latent", "rgb" or "none".
+      data_std: spread of the encoder's latents, or () for plain velocity prediction.
+    """
     fields = config.denoiser.to_dict()
     if kind == "none":
         fields["branch_layers"] = ()
@@ -55,35 +67,35 @@ def denoiser(config: ConfigDict, kind: str) -> Denoiser:
         out_channels=channels,
         memory_channels=memory_channels(config, kind),
         ray_channels=RAY_CHANNELS,
+        data_std=data_std if config.denoiser_training.precondition else (),
         **fields,
     )
 
 
-def denoiser_task(config: ConfigDict, kind: str) -> DenoiserTask:
+def denoiser_task(config: ConfigDict, kind: str, data_std: tuple[float, ...]) -> DenoiserTask:
+    """The training task of `denoiser`."""
     training = config.denoiser_training
     return DenoiserTask(
-        denoiser=denoiser(config, kind),
+        denoiser=denoiser(config, kind, data_std),
         kind=kind,
         size=(config.record.size, config.record.size),
         chunks=(config.record.frames - 1) // (config.chunk_frames - 1),
         chunk_latents=latents_of_frames(config.chunk_frames),
         readout=readout(config),
-        perturbation=Perturbation(
-            training.depth_noise, training.pose_noise, training.token_noise
-        ),
+        perturbation=Perturbation(training.depth_noise, training.pose_noise, training.token_noise),
         shift=training.shift,
         drop_memory=training.drop_memory,
         per_frame=training.per_frame,
     )
 
 
-def denoiser_architecture(config: ConfigDict, kind: str) -> dict[str, Any]:
+def denoiser_architecture(config: ConfigDict, task: DenoiserTask) -> dict[str, Any]:
     """Everything that decides what a denoiser's weights mean."""
     return {
         "kind": "denoiser",
-        "memory": kind,
-        "denoiser": module_fields(denoiser(config, kind)),
-        "readout": readout(config).__dict__,
+        "memory": task.kind,
+        "denoiser": module_fields(task.denoiser),
+        "readout": dataclasses.asdict(task.readout),
         "size": config.record.size,
         "chunk_frames": config.chunk_frames,
         "sky_depth": config.sky_depth,

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -73,7 +74,7 @@ def prepare_jax(config: ConfigDict, layout: Layout) -> None:
 
 
 def run(main: Callable[[], int | None], module: str, argv: Sequence[str] | None = None) -> None:
-    """Runs a command: parses flags, prints user errors as one line, keeps tracebacks for --debug."""
+    """Runs a command: parses flags, prints user errors as one line; tracebacks need --debug."""
     argv = list(sys.argv if argv is None else argv)
     doc = importlib.import_module(module).__doc__ or ""
     if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv[1:]):
@@ -83,7 +84,7 @@ def run(main: Callable[[], int | None], module: str, argv: Sequence[str] | None 
     try:
         app.run(lambda _: _guarded(main), argv=argv, flags_parser=_parse)
     except UserError as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -102,16 +103,15 @@ def _guarded(main: Callable[[], int | None]) -> int:
     except (ValueError, OSError) as error:
         if _DEBUG.value:
             raise
-        _fail(str(error) or type(error).__name__)
-        return 2
+        fail(str(error) or type(error).__name__)
     except KeyboardInterrupt:
-        _fail("interrupted; what was finished is kept, the same command goes on from there")
-        return 130
+        fail("interrupted; what was finished is kept, the same command goes on from there", 130)
 
 
-def _fail(message: str) -> None:
+def fail(message: str, status: int = 2) -> NoReturn:
+    """Prints one line to stderr and ends the program."""
     print(f"mirage: error: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
 
 
 def _help(doc: str, module: str, argv: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """mirage evaluate: score held-out worlds and write results.json and report.html.
 
-Every control that needs no training of its own is always run. The comparison models (trained without
+Every control that needs no training is always run. The comparison models (trained without
 memory, and with an RGB point cloud for memory) are scored where `make compare` has trained them;
 otherwise the report says that they are missing.
 """
@@ -84,7 +84,11 @@ def _models(config: ConfigDict, layout: Layout) -> tuple[dict[str, Any], list[di
             models[kind] = build.world_model(layout, kind, config.sampling)
         else:
             missing.append(
-                {"control": control, "world": "all", "reason": "not trained yet: run `make compare`"}
+                {
+                    "control": control,
+                    "world": "all",
+                    "reason": "not trained yet: run `make compare`",
+                }
             )
     return models, missing
 
@@ -178,9 +182,7 @@ def _rollouts(
         def keep(chunk: Chunk, frames: list[np.ndarray] = frames) -> None:
             frames.extend(chunk.video)
 
-        world = rollout(
-            model, world, poses.astype(np.float64), jax.random.key(config.seed), keep
-        )
+        world = rollout(model, world, poses.astype(np.float64), jax.random.key(config.seed), keep)
         videos.append(
             {
                 "title": f"{name}: from one picture, {held_out.names[index]}",

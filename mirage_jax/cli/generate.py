@@ -26,12 +26,14 @@ from mirage_jax.layout import Layout
 _IMAGE = flags.DEFINE_string("image", "", "Picture to start from.")
 _WORLD = flags.DEFINE_string("world", "", "Saved world to continue instead of starting anew.")
 _TRAJECTORY = flags.DEFINE_string(
-    "trajectory", "look_away", "A named path, or a file of cam2world poses (.npz, .npy, .json, .txt)."
+    "trajectory",
+    "look_away",
+    "A named path, or a file of cam2world poses (.npz, .npy, .json, .txt).",
 )
 _FRAMES = flags.DEFINE_integer("frames", 0, "Frames of a named path; 0 = two chunks.")
 _ANGLE = flags.DEFINE_float("angle", 90.0, "Degrees turned by a named path.")
 _DISTANCE = flags.DEFINE_float("distance", 1.0, "Metres moved by a named path.")
-_FOV = flags.DEFINE_float("fov", 90.0, "Horizontal field of view of the picture, degrees.")
+_FOV = flags.DEFINE_float("fov", 90.0, "Degrees across the middle square of the picture.")
 _OUT = flags.DEFINE_string("out", "generated.mp4", "Video to write.")
 _FPS = flags.DEFINE_float("fps", 10.0, "Frames per second of the video.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
@@ -47,7 +49,9 @@ def read_picture(path: Path, size: tuple[int, int]) -> np.ndarray:
         with Image.open(path) as image:
             picture = image.convert("RGB")
     except UnidentifiedImageError as error:
-        raise ValueError(f"--image {path}: not a picture (expected PNG, JPEG, WebP, ...)") from error
+        raise ValueError(
+            f"--image {path}: not a picture (expected PNG, JPEG, WebP, ...)"
+        ) from error
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = picture.crop((left, top, left + side, top + side))
@@ -55,7 +59,13 @@ def read_picture(path: Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def camera_path(
-    trajectory: str, *, frames: int, chunk_frames: int, start: np.ndarray, angle: float, distance: float
+    trajectory: str,
+    *,
+    frames: int,
+    chunk_frames: int,
+    start: np.ndarray,
+    angle: float,
+    distance: float,
 ) -> np.ndarray:
     """Poses of the whole path; a path read from a file is moved so that it begins at `start`."""
     if trajectory in trajectories.NAMES or not Path(trajectory).suffix:
@@ -102,7 +112,7 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> Path:
         distance=_DISTANCE.value,
     )
     count = chunks_of_path(len(path), model.chunk_frames)
-    lost = 0
+    frames = lost = 0
     with (
         Progress(console=console) as progress,
         video_io.VideoWriter(out, fps=_FPS.value, size=model.size) as video,
@@ -110,15 +120,16 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> Path:
         bar = progress.add_task("generating", total=count)
 
         def keep(chunk: Chunk) -> None:
-            nonlocal lost
+            nonlocal frames, lost
             video.write(chunk.video)
+            frames += len(chunk.video)
             lost += int(chunk.report.dropped)
             progress.advance(bar)
 
         world = rollout(model, world, path, jax.random.key(_SEED.value), keep)
     saved = out.with_suffix(".world")
     save_world(saved, world)
-    console.print(f"{len(path)} frames -> {out}; the world -> {saved}")
+    console.print(f"{frames} new frames -> {out}; the world -> {saved}")
     if lost:
         console.print(
             f"[yellow]the memory was full: {lost} elements were not remembered; "

@@ -1,7 +1,7 @@
 """mirage record: record clips of third-party worlds, with exact depth and poses, to ArrayRecord.
 
-Writes <workdir>/worlds/<source>/ with shards, dataset.json and contact sheets. Running it again
-finishes what was interrupted. A world that cannot be rendered on this machine is left out, and said.
+Writes <workdir>/worlds/<source>/ with shards, dataset.json and contact sheets; run again, it
+finishes what was interrupted. A world that cannot be rendered here is left out, and said.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> tuple[str, ...]
         if name == "freedoom":
             options["gamma"] = config.record.gamma
         source = sources.make(name, **options)
-        for split, count in (("train", config.record.train_clips), ("eval", config.record.eval_clips)):
+        for split, count in (
+            ("train", config.record.train_clips),
+            ("eval", config.record.eval_clips),
+        ):
             report = recording.record(
                 source,
                 layout.worlds(name),

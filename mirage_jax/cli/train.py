@@ -34,7 +34,9 @@ def run(
         _RUNNERS[name](config, layout, console, memory)
 
 
-def _options(config: ConfigDict, training: ConfigDict, layout: Layout, console: Console) -> dict[str, Any]:
+def _options(
+    config: ConfigDict, training: ConfigDict, layout: Layout, console: Console
+) -> dict[str, Any]:
     """What every training stage takes from the config."""
     from mirage_jax.parallel.mesh import make_mesh
 
@@ -65,7 +67,7 @@ def _encoder(config: ConfigDict, layout: Layout, console: Console, _: str) -> No
         [layout.worlds(world) for world in layout.recorded(config.worlds)],
         layout.stage("encoder"),
         frames=config.chunk_frames,
-        size=config.record.size,
+        pixels=training.pixels,
         kl_weight=training.kl_weight,
         stats_per_channel=training.stats_per_channel,
         pca_power=training.pca_power,
@@ -127,27 +129,27 @@ def _geometry(config: ConfigDict, layout: Layout, console: Console, _: str) -> N
         name="geometry",
         **_options(config, config.geometry_training, layout, console),
     )
-    export(
-        layout.model("geometry"), params, {"kind": "geometry_head", "head": module_fields(head)}
-    )
+    export(layout.model("geometry"), params, {"kind": "geometry_head", "head": module_fields(head)})
 
 
 def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str) -> None:
+    from mirage_jax.latent_encoder import LatentEncoder
     from mirage_jax.training import stages
     from mirage_jax.training.export import export
 
     train, held_out = _sources(config, layout, memory)
+    encoder = LatentEncoder.load(layout.model("encoder"))
+    task = build.denoiser_task(config, memory, encoder.spread)
     params = stages.train_task(
-        build.denoiser_task(config, memory),
+        task,
         train,
         layout.stage(f"denoiser_{memory}"),
         eval_batches=functools.partial(stages.eval_batches, held_out),
         name=f"denoiser ({memory} memory)",
         **_options(config, config.denoiser_training, layout, console),
     )
-    export(
-        layout.model(f"denoiser_{memory}"), params, build.denoiser_architecture(config, memory)
-    )
+    architecture = build.denoiser_architecture(config, task)
+    export(layout.model(f"denoiser_{memory}"), params, architecture)
 
 
 _RUNNERS = {"encoder": _encoder, "cache": _cache, "geometry": _geometry, "denoiser": _denoiser}

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num, UInt8
 
 from mirage_jax import geometry
-from mirage_jax.memory import bank, readout
+from mirage_jax.memory import bank, pooling, readout
 
 
 def create(capacity: int) -> bank.LatentMemory:
@@ -49,14 +49,24 @@ def read(
       mem: the cloud.
       camera: target cameras, any leading dimensions.
       size: of the picture; by default the camera's.
-      footprint: odd width of a point's splat in pixels; 1 leaves the holes between points open.
+      footprint: odd width of a point's splat in pixels, which closes the holes between points and
+        hides what lies behind them; 1 leaves them open.
       time: as for `memory.read`.
     Returns:
       `(video, visible)`: colours in [-1, 1], mid-grey (0) where nothing is known, and a float mask.
     """
-    out = readout.read(mem, camera, size or camera.size, time=time, footprint=footprint)
-    colours = out.tokens.astype(jnp.float32) / 127.5 - 1.0
-    return colours * out.visible[..., None], out.visible
+    out = readout.read(mem, camera, size or camera.size, time=time)
+    height, width = out.source.shape[-2:]
+    own = jnp.where(out.visible > 0, out.depth, jnp.inf).reshape(-1, height, width)
+    source = out.source.reshape(own.shape)
+    depth, splat = readout.spread(own, source, footprint)
+    # A pixel keeps its own point unless a neighbour's is another, nearer surface: on a wall every
+    # neighbour is as near or nearer, and taking theirs would move the picture by a pixel.
+    source = jnp.where(own <= depth * (1.0 + pooling.SAME_SURFACE), source, splat)
+    source = source.reshape(out.source.shape)
+    visible = (source >= 0).astype(jnp.float32)
+    colours = mem.tokens[jnp.maximum(source, 0)].astype(jnp.float32) / 127.5 - 1.0
+    return colours * visible[..., None], visible
 
 
 def nbytes(mem: bank.LatentMemory) -> int:

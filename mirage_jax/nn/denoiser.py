@@ -61,6 +61,22 @@ def timestep_embedding(timestep: Float[Array, "*b"], width: int) -> Float[Array,
     return jnp.concatenate([cosine, sine], axis=-1)
 
 
+def velocity_preconditioning(
+    sigma: Float[Array, "*b"], data_std: Float[Array, " c"]
+) -> tuple[Float[Array, "*b c"], Float[Array, "*b c"]]:
+    """How much of the velocity is known before looking: v = skip x + out F, F of unit variance.
+
+    For latents of variance s^2 and x = (1 - sigma) x0 + sigma noise, `skip` is the regression of
+    noise - x0 on x, (sigma - (1 - sigma) s^2) / (sigma^2 + (1 - sigma)^2 s^2), and `out`, what is
+    left, is s / sqrt(sigma^2 + (1 - sigma)^2 s^2). At sigma 1 the network then predicts -x0 / s and
+    need not carry the noise through its residual stream, which in a small one is most of its width
+    (Karras et al., arXiv 2206.00364, section 5, for this interpolant).
+    """
+    sigma, variance = sigma[..., None], jnp.square(data_std)
+    total = jnp.square(sigma) + jnp.square(1.0 - sigma) * variance
+    return (sigma - (1.0 - sigma) * variance) / total, data_std / jnp.sqrt(total)
+
+
 class _Layer(nn.Module):
     """One block and the hint that follows it, in the form `over_layers` wants."""
 
@@ -94,6 +110,8 @@ class Denoiser(nn.Module):
       branch_layers: blocks that get a hint from the control branch; () for no branch.
       ray_channels: channels of the camera rays of one cell; 0 for no ray adapter.
       zero_head: whether the output projection starts at zero.
+      data_std: standard deviation of every latent channel; the network then predicts what
+        `velocity_preconditioning` leaves open. () for networks that predict the velocity itself.
       remat: "none", "full" or "dots", see `block.REMAT`.
       scan: whether layers run in a loop (compiles once) or unrolled; parameters are the same.
       attention_backend: see `attention.attention`.
@@ -114,6 +132,7 @@ class Denoiser(nn.Module):
     branch_layers: tuple[int, ...] = ()
     ray_channels: int = 0
     zero_head: bool = True
+    data_std: tuple[float, ...] = ()
     remat: str = "none"
     scan: bool = True
     attention_backend: str = "auto"
@@ -249,7 +268,14 @@ class Denoiser(nn.Module):
             shown = slice(references, references + target // self.patch[0])
             x, time = x[:, shown], time[:, shown]
         out = self._head(x, time)
-        return unpatchify(out.reshape(batch, -1, *grid, out.shape[-1]), self.patch)
+        out = unpatchify(out.reshape(batch, -1, *grid, out.shape[-1]), self.patch)
+        if not self.data_std:
+            return out
+        if all_frames or timestep.ndim != 2:
+            raise ValueError("data_std: expected one timestep per target frame and no other frames")
+        skip, scale = velocity_preconditioning(timestep / 1000.0, jnp.asarray(self.data_std))
+        per_cell = (slice(None), slice(None), None, None)
+        return skip[per_cell] * latents.astype(jnp.float32) + scale[per_cell] * out
 
     def _time(
         self, timestep: Array, references: int, precedings: int, grid: tuple[int, int]

@@ -89,16 +89,15 @@ def upsample_conv2d(
     """
     # Even outputs see rows (i-1, i, i), odd ones (i, i, i+1).
     fold = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
-    phases = jnp.einsum("pak,qbl,klio->abipqo", fold, fold, kernel, precision=lax.Precision.HIGHEST)
-    i, o = kernel.shape[-2:]
-    *lead, h, w, _ = x.shape
-    y = conv2d(x, phases.reshape(2, 2, i, 4 * o), padding=((1, 1), (1, 1)))
-    y = y.reshape(*lead, h + 1, w + 1, 2, 2, o)
+    phases = jnp.einsum("pak,qbl,klio->pqabio", fold, fold, kernel, precision=lax.Precision.HIGHEST)
+    # Four convolutions, not one with four times the channels: the gradient of that one's kernel
+    # is ten times slower on a CPU.
     rows = []
     for p in range(2):
-        columns = [y[..., p : p + h, q : q + w, p, q, :] for q in range(2)]
-        rows.append(jnp.stack(columns, axis=-2))
-    y = jnp.stack(rows, axis=-4).reshape(*lead, 2 * h, 2 * w, o)
+        pixels = [conv2d(x, phases[p, q], padding=((1 - p, p), (1 - q, q))) for q in range(2)]
+        rows.append(jnp.stack(pixels, axis=-2))
+    *lead, h, w, _ = x.shape
+    y = jnp.stack(rows, axis=-4).reshape(*lead, 2 * h, 2 * w, kernel.shape[-1])
     return y if bias is None else y + bias
 
 

@@ -495,7 +495,7 @@ class VideoVAE(nn.Module):
         return mean.reshape(b, t, *mean.shape[2:]), logvar.reshape(b, t, *mean.shape[2:])
 
     def decode(self, latents: Float[Array, "b t h w c"]) -> Float[Array, "b t2 height width 3"]:
-        """Frames of latents as :meth:`encode` gives them, not normalised; values are not clipped."""
+        """Frames of latents as :meth:`encode` gives them (not normalised), without clipping."""
         return self._decode(latents, None, first=True)
 
     def encode_chunk(

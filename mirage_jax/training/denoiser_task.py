@@ -120,7 +120,7 @@ def chunk_camera(clip: LatentClip, chunk: Array, size: tuple[int, int]) -> Camer
 
 
 def rgb_context(clip: LatentClip, scenario: Array) -> Float[Array, "t h w m"]:
-    """The baseline's context: the encoded rendering of the colour cloud, and where it had points."""
+    """The baseline's context: the encoded rendering of the colour cloud and where it has points."""
     return jnp.concatenate([clip.rgb_chunks[scenario], clip.rgb_hits[scenario]], axis=-1)
 
 

@@ -64,7 +64,9 @@ class GeometryTask(Task):
             "sky": heads.logit_loss(found.sky_logit, sky, mask=depth > 0),
             "mover": heads.logit_loss(found.mover_logit, 1.0 - static),
             "tokens": heads.token_loss(
-                found.image_tokens, tokens, mask=jnp.broadcast_to(~image[:, :, None, None], depth.shape)
+                found.image_tokens,
+                tokens,
+                mask=jnp.broadcast_to(~image[:, :, None, None], depth.shape),
             ),
         }
         error = heads.abs_rel(found.depth, depth, mask=~sky)

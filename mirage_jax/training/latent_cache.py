@@ -110,7 +110,7 @@ def encode_clip(
     return LatentClip(
         chunks=chunks,
         tokens=tokens,
-        depth=memory.pool_depth(depth, cells),
+        depth=memory.pool_depth(depth, cells)[0],
         static=1.0 - _pool_mean(moving, cells),
         intrinsics=intrinsics,
         cam2world=cam2world,

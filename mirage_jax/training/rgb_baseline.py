@@ -48,9 +48,7 @@ def encode_rendering(
     """Latents of a rendering and the share of each cell's pixels that have a point, per frame."""
     latents = encode(video[None])[0]
     height, width = latents.shape[1:3]
-    shares = rearrange(
-        visible, "t (h fh) (w fw) -> t h w fh fw", h=height, w=width
-    ).mean((-2, -1))
+    shares = rearrange(visible, "t (h fh) (w fw) -> t h w fh fw", h=height, w=width).mean((-2, -1))
     return latents, rearrange(frames_per_latent(shares), "l r h w -> l h w r", r=TEMPORAL_STRIDE)
 
 

@@ -6,6 +6,7 @@ and each goes on from its newest checkpoint when called again.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from rich.progress import track
 from data_pipelines import loading
 from mirage_jax.latent_encoder import LatentEncoder, to_model_range
 from mirage_jax.nn.patch_pca import pca_linear_path
-from mirage_jax.nn.video_vae import VideoVAE, measure_stats
+from mirage_jax.nn.video_vae import VideoVAE, measure_stats, normalise
 from mirage_jax.training import latent_cache, rgb_baseline
 from mirage_jax.training.latent_cache import LatentClip, LatentSource
 from mirage_jax.training.loop import fit
@@ -49,6 +50,30 @@ class Joined:
 
     def __repr__(self) -> str:
         return f"Joined({self._sources})"
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoWindow:
+    """A random run of frames of a video, cut to a random square at the latent grid.
+
+    Attributes:
+      frames, pixels: of the window.
+      stride: pixels of a latent cell; squares start at multiples of it.
+    """
+
+    frames: int
+    pixels: int
+    stride: int
+
+    def __call__(self, element: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        video = element["video"]
+        start = int(rng.integers(len(video) - self.frames + 1))
+        top, left = (
+            self.stride * int(rng.integers((side - self.pixels) // self.stride + 1))
+            for side in video.shape[1:3]
+        )
+        rows, columns = slice(top, top + self.pixels), slice(left, left + self.pixels)
+        return {"video": video[start : start + self.frames, rows, columns]}
 
 
 def spread_over(count: int, wanted: int) -> Iterable[int]:
@@ -104,7 +129,7 @@ def train_vae(
     folder: Path,
     *,
     frames: int,
-    size: int,
+    pixels: int,
     kl_weight: float,
     stats_per_channel: bool,
     pca_power: float,
@@ -117,7 +142,7 @@ def train_vae(
       vae: the module.
       clips: folders of recorded worlds.
       folder: for checkpoints and logs.
-      frames, size: of a training window.
+      frames, pixels: of a training window.
       kl_weight: see `VAETask`.
       stats_per_channel: normalise every latent channel by itself, or all by one number.
       pca_power: see `patch_pca.pca_linear_path`.
@@ -141,7 +166,7 @@ def train_vae(
     task = VAETask(
         vae=vae,
         frames=frames,
-        size=size,
+        size=pixels,
         linear_path=linear_path,
         kl_weight=kl_weight,
         sheet_video=sheet,
@@ -150,16 +175,18 @@ def train_vae(
         task,
         source,
         folder,
-        transform=loading.Window(frames),
+        transform=VideoWindow(frames, pixels, vae.spatial_stride),
         seed=seed,
         eval_batches=lambda: _eval_windows(held_out, frames),
         name="encoder",
         **options,
     )
     encode = jax.jit(lambda p, v: vae.apply({"params": p}, to_model_range(v), method="encode")[0])
-    latents = [encode(params, part[:, :frames]) for part in np.array_split(sample, len(sample) // 8 or 1)]
-    stats = measure_stats(jnp.concatenate(latents), per_channel=stats_per_channel)
-    return LatentEncoder(params, stats, vae)
+    parts = np.array_split(sample[:, :frames], len(sample) // 8 or 1)
+    latents = jnp.concatenate([encode(params, part) for part in parts])
+    stats = measure_stats(latents, per_channel=stats_per_channel)
+    spread = normalise(latents, stats).std((0, 1, 2, 3))
+    return LatentEncoder(params, stats, vae, tuple(float(value) for value in spread))
 
 
 def _eval_windows(source: Any, frames: int, batch: int = 8) -> Iterator[dict[str, np.ndarray]]:
@@ -182,9 +209,7 @@ def cache_latents(
 ) -> int:
     """Encodes every clip of a recorded world once; returns how many there are."""
     source = loading.ClipSource(clips, split)
-    encode = jax.jit(
-        functools.partial(_encode_batch, chunk_frames=chunk_frames, rgb=rgb)
-    )
+    encode = jax.jit(functools.partial(_encode_batch, chunk_frames=chunk_frames, rgb=rgb))
 
     def batches() -> Iterator[LatentClip]:
         starts = range(0, len(source), batch_size)

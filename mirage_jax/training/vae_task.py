@@ -73,7 +73,9 @@ class VAETask(Task):
             return None
         video = to_model_range(jnp.asarray(self.sheet_video))
         output = to_uint8(_reconstruct(self.vae, nn.unbox(params), video))
-        rows = [row for pair in zip(self.sheet_video, output, strict=True) for row in pair]
+        rows = {}
+        for number, (true, decoded) in enumerate(zip(self.sheet_video, output, strict=True), 1):
+            rows |= {f"clip {number}": true, f"clip {number}, decoded": decoded}
         return contact_sheet(rows)
 
 

@@ -1,0 +1,258 @@
+"""The whole chain on generated rooms with the smallest of everything: what a user runs, once."""
+
+import contextlib
+import functools
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from PIL import Image
+from rich.console import Console
+
+from mirage_jax import trajectories, video_io
+from mirage_jax.cli import common, evaluate, generate, record, train
+from mirage_jax.evaluation import efficiency
+from mirage_jax.layout import Layout
+from mirage_jax.training.latent_cache import LatentSource
+from mirage_jax.world import load_world
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = str(ROOT / "experiments" / "quickstart.py")
+SMALLER = {
+    "host_devices": 1,  # the process has its devices already
+    "record.size": 16,
+    "record.frames": 9,
+    "chunk_frames": 5,
+    "vae.width_mults": (1, 1, 1),
+    "vae.latent_channels": 4,
+    "vae_training.steps": 2,
+    "geometry.width": 8,
+    "geometry.layers": 1,
+    "geometry_training.steps": 2,
+    "denoiser.width": 12,
+    "denoiser.mlp_width": 24,
+    "denoiser.patch": (1, 1, 1),
+    "denoiser_training.steps": 2,
+    "memory.reads": 1,
+    "memory.capacity": 40,
+}
+CHUNK = SMALLER["chunk_frames"]
+
+
+def tiny_config(**changes):
+    config = common.load_config(QUICKSTART)
+    for name, value in (*config.tiny_overrides, *SMALLER.items(), *changes.items()):
+        common._set_dotted(config, name, value)
+    config.lock()
+    return config
+
+
+@pytest.fixture(scope="module")
+def compilations(tmp_path_factory):
+    """`prepare_jax` points the compilation cache into the work directory; put back afterwards."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, compilations):
+    """A work directory after record, train and evaluate."""
+    layout, config = Layout(tmp_path_factory.mktemp("run")), tiny_config()
+    common.prepare_jax(config, layout)
+    console = Console(quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
+        small = {"elements": 700, "channels": 2, "grid": (6, 8), "repeats": 1}
+        measure = functools.partial(
+            efficiency.measure, chunks=(1,), repeats=1, read_benchmark=small
+        )
+        patch.setattr(efficiency, "measure", measure)
+        record.run(config, layout, console)
+        train.run(config, layout, console, "all")
+        evaluate.run(config, layout, console)
+    return layout
+
+
+def command(module, *arguments):
+    """Runs a command line to its end; returns the exit code."""
+    argv = ["mirage", f"--config={QUICKSTART}", "--config.host_devices=1", *arguments]
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as leave:
+        common.run(module.main, module.__name__, argv)
+    return leave.value.code or 0
+
+
+# -- record and train ----------------------------------------------------------------------------
+
+
+def test_every_stage_leaves_its_part(run):
+    for name in ("encoder", "geometry", "denoiser_latent"):
+        assert (run.model(name) / "model.safetensors").is_file()
+        assert (run.model(name) / "architecture.json").is_file()
+        lines = (run.stage(name) / "metrics.jsonl").read_text().splitlines()
+        metrics = [json.loads(line) for line in lines]
+        assert all(np.isfinite(m["loss"]) for m in metrics if "loss" in m)
+        assert any("eval/loss" in m for m in metrics)
+    for split in ("train", "eval"):
+        assert len(LatentSource([run.latents("procedural", split)])) == 16
+    assert not run.model("denoiser_none").exists()
+
+
+def test_training_again_finds_everything_done(run):
+    before = {p: p.read_bytes() for p in (run.root / "model").rglob("*.safetensors")}
+    caches = {p: p.stat().st_mtime_ns for p in (run.root / "latents").iterdir()}
+    log = Console(record=True, width=200, file=io.StringIO())
+    for stage in ("cache", "geometry", "denoiser"):
+        train.run(tiny_config(), run, log, stage)
+    assert log.export_text().count("already at step 2 of 2") == 2
+    assert {p: p.stat().st_mtime_ns for p in caches} == caches
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(run, capsys):
+    other = tiny_config(**{"denoiser.mlp_width": 32})
+    with pytest.raises(ValueError, match=r"another architecture; tensor '.*mlp.*found .* expected"):
+        train.run(other, run, Console(quiet=True), "denoiser")
+    changes = [f"--config.{name}={value}" for name, value in SMALLER.items()]
+    arguments = ["--config.tiny=true", f"--workdir={run.root}", "--stage=geometry", *changes]
+    assert command(train, *arguments, "--config.geometry.width=24") == 2
+    err = capsys.readouterr().err
+    assert "another architecture" in err and "Traceback" not in err
+
+
+# -- evaluate ------------------------------------------------------------------------------------
+
+
+def test_results_hold_every_control_and_name_those_that_are_missing(run):
+    found = json.loads(run.results.read_text())
+    world = found["worlds"]["procedural"]
+    assert found["world"] == "procedural" and world["clips"] == 16
+    assert set(world["revisit"]) == {
+        "memory",
+        "memory_zeroed",
+        "vae_reconstruction",
+        "copy_nearest_view",
+        "copy_first_frame",
+    }
+    for method in world["revisit"].values():
+        assert 0 < method["psnr"]["mean"] < 100 and -1 <= method["ssim"]["mean"] <= 1
+    assert {entry["control"] for entry in found["missing"]} == {"no_memory", "rgb_memory"}
+    assert all("make compare" in entry["reason"] for entry in found["missing"])
+    assert world["geometry"]["abs_rel"] > 0
+    assert found["sampling_steps"] == 2 and found["revisit"] == world["revisit"]
+    assert 0 < world["parallax_clips"] < 16  # the source makes returns of both kinds
+
+
+class Addresses(HTMLParser):
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.tags = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.found += [value for name, value in attributes if name in ("src", "href")]
+
+
+def test_the_report_is_one_page_with_everything_in_it(run):
+    page = run.report.read_text()
+    for text in ("Latent memory", "Memory emptied", "Copy nearest view", "Encoder ceiling"):
+        assert text in page
+    assert "procedural: leave and return" in page and "procedural: from one picture" in page
+    assert "the memory from above" in page and "make compare" in page
+    assert "denoiser.width = 12" in page
+    addresses = Addresses(page)
+    assert addresses.found and all(a.startswith(("data:", "#")) for a in addresses.found)
+    assert re.search(r"data:(video|image)/", page)
+
+
+# -- generate ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("picture") / "photo.png"
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def walk(run, picture):
+    """A video of two chunks from a photo, and a third chunk from the world it left."""
+    out = run.root / "walk.mp4"
+    options = [f"--workdir={run.root}", "--config.memory.capacity=40", "--config.sampling.steps=2"]
+    assert command(generate, *options, f"--image={picture}", f"--out={out}") == 0
+    first = load_world(out.with_suffix(".world"))
+    more = run.root / "more.mp4"
+    there = f"--world={out.with_suffix('.world')}"
+    ways = ["--trajectory=pan_left", f"--frames={CHUNK}"]
+    assert command(generate, *options, there, *ways, f"--out={more}") == 0
+    return out, first, more
+
+
+def test_generate_writes_a_video_and_the_world(walk):
+    out, world, _ = walk
+    frames, fps = video_io.read_video(out)
+    assert len(frames) == 2 * (CHUNK - 1) + 1 and fps == 10
+    assert int(world.frames) == len(frames)
+    # look_away comes back: the same pose, from float32.
+    np.testing.assert_allclose(world.cam2world, np.eye(4), atol=1e-6)
+    assert 0 < int(world.bank.count) <= 40
+
+
+def test_generate_goes_on_from_a_saved_world(walk):
+    _, before, more = walk
+    frames, _ = video_io.read_video(more)
+    assert len(frames) == CHUNK - 1  # new ones only
+    after = load_world(more.with_suffix(".world"))
+    assert int(after.frames) == int(before.frames) + CHUNK - 1
+    count = int(before.bank.count)
+    np.testing.assert_array_equal(after.bank.xyz[:count], before.bank.xyz[:count])
+    turned = trajectories.make("pan_left", CHUNK, angle=90)[-1]
+    np.testing.assert_allclose(after.cam2world, turned, atol=1e-5)
+
+
+def test_generate_says_what_is_wrong(run, picture, walk, capsys, tmp_path):
+    def refused(*arguments):
+        out = tmp_path / "bad.mp4"
+        code = command(generate, f"--workdir={run.root}", f"--out={out}", *arguments)
+        assert code == 2 and not out.exists()
+        err = capsys.readouterr().err
+        assert err.startswith("mirage: error: ") and "Traceback" not in err
+        return err
+
+    notes = tmp_path / "notes.png"
+    notes.write_text("no picture")
+    assert f"{notes}: not a picture" in refused(f"--image={notes}")
+    photo = f"--image={picture}"
+    assert "found 8 poses, expected 1 + 4 n" in refused(photo, "--frames=8")
+    poses = trajectories.make("hold", CHUNK + 1)
+    trajectories.save(tmp_path / "path.npz", poses)
+    assert "found 6 poses" in refused(photo, f"--trajectory={tmp_path / 'path.npz'}")
+    poses[2, 0] *= -1
+    np.savez(tmp_path / "mirror.npz", cam2world=poses[:CHUNK])
+    err = refused(photo, f"--trajectory={tmp_path / 'mirror.npz'}")
+    assert "mirror.npz[2]" in err and "right-handed" in err
+    assert "did you mean 'look_away'" in refused(photo, "--trajectory=look_awya")
+    assert "not a saved world" in refused(f"--world={notes}")
+    assert not list(tmp_path.glob("*.world")) and not list(tmp_path.glob(".*"))
+
+
+def test_a_full_memory_is_said(run, picture, capsys, tmp_path):
+    with contextlib.suppress(AssertionError):  # only the message matters here
+        capsys.readouterr()
+    options = [f"--workdir={run.root}", "--config.memory.capacity=5", "--config.sampling.steps=2"]
+    out = tmp_path / "full.mp4"
+    command(generate, *options, f"--image={picture}", f"--out={out}", f"--frames={CHUNK}")
+    world = load_world(out.with_suffix(".world"))
+    said = capsys.readouterr().out
+    lost = int(world.bank.dropped)
+    assert ("memory was full" in said) == (lost > 0)

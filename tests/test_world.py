@@ -1,0 +1,333 @@
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_world
+from safetensors.numpy import load_file, save_file
+from tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE
+
+from mirage_jax import memory, trajectories
+from mirage_jax import world as world_module
+from mirage_jax.geometry import Camera
+from mirage_jax.latent_encoder import LatentEncoder, to_model_range, to_uint8
+from mirage_jax.nn.geometry_head import Geometry
+from mirage_jax.world import (
+    WorldModel,
+    chunks_of_path,
+    first_picture,
+    load_world,
+    rollout,
+    save_world,
+)
+
+CELLS = GRID[0] * GRID[1]
+CAPACITY = 3 * CELLS + 2
+"""Room for the first picture, two chunks of one new latent, and two cells of the third."""
+START = trajectories.make("orbit_right", 2, angle=30, distance=2)[-1]
+PATH = trajectories.make("look_and_walk", 3 * (CHUNK - 1) + 1, angle=50, distance=0.5, start=START)
+PICTURE = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+KEY = jax.random.key(7)
+
+begin = jax.jit(WorldModel.start, static_argnums=3)
+advance = jax.jit(WorldModel.advance)
+
+
+def camera_at(pose):
+    return Camera(INTRINSICS, np.asarray(pose, np.float32), SIZE)
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_world.world_model()
+
+
+@pytest.fixture(scope="module")
+def started(model):
+    return begin(model, first_picture(PICTURE), camera_at(START), CAPACITY)
+
+
+@pytest.fixture(scope="module")
+def walk(model, started, tmp_path_factory):
+    """PATH in one rollout, and again with the world saved and loaded after its first chunk."""
+    traces = []
+
+    def traced(*arguments, **options):
+        traces.append(1)
+        return read(*arguments, **options)
+
+    read = world_module.memory_context
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world_module, "memory_context", traced)
+        chunks, parts = [], []
+        final = rollout(model, started[0], PATH, KEY, chunks.append)
+        path = tmp_path_factory.mktemp("world") / "walk.world"
+        save_world(path, rollout(model, started[0], PATH[:CHUNK], KEY, parts.append))
+        resumed = rollout(model, load_world(path), PATH[CHUNK - 1 :], KEY, parts.append)
+    return types.SimpleNamespace(
+        chunks=chunks, final=final, parts=parts, resumed=resumed, path=path, traces=len(traces)
+    )
+
+
+# -- the rollout ---------------------------------------------------------------------------------
+
+
+def test_chunks_are_handed_over_in_order_as_they_are_made(walk):
+    assert [chunk.index for chunk in walk.chunks] == [0, 1, 2]
+    assert [len(chunk.video) for chunk in walk.chunks] == [5, 4, 4]  # one frame is shared
+    for chunk in walk.chunks:
+        assert chunk.video.dtype == np.uint8 and chunk.video.shape[1:] == (*SIZE, 3)
+    assert [int(chunk.world.frames) for chunk in walk.chunks] == [5, 9, 13]
+    for chunk, frame in zip(walk.chunks, (4, 8, 12), strict=True):
+        np.testing.assert_allclose(chunk.world.cam2world, PATH[frame], atol=1e-6)
+    assert_same(walk.chunks[-1].world, walk.final)
+
+
+def test_every_chunk_runs_the_same_compiled_step(walk):
+    """Three chunks, and three of a world that was loaded from a file: traced once."""
+    assert walk.traces == 1
+
+
+def test_a_saved_world_continues_as_if_it_had_never_stopped(walk):
+    assert_same(walk.resumed, walk.final)
+    assert [part.index for part in walk.parts] == [0, 1, 2]
+    for part, chunk in zip(walk.parts, walk.chunks, strict=True):
+        np.testing.assert_array_equal(part.video, chunk.video)
+
+
+def test_elements_are_where_their_frame_was_seen_from(started, walk):
+    bank = walk.final.bank
+    assert set(np.asarray(bank.time).tolist()) == {0.0, 4.0, 8.0, 12.0}
+    for time in (0, 4, 8, 12):
+        mine = np.asarray(bank.time) == time
+        assert mine.sum() == (CELLS if time < 12 else 2)
+        np.testing.assert_allclose(
+            bank.origin[mine], np.tile(PATH[time][:3, 3], (mine.sum(), 1)), atol=1e-5
+        )
+        points = np.asarray(bank.xyz)[mine] - PATH[time][:3, 3]
+        x, y, z = (points @ PATH[time][:3, :3]).T
+        fx, fy, cx, cy = INTRINSICS
+        cells = np.mgrid[: GRID[0], : GRID[1]].reshape(2, -1)[:, : mine.sum()] + 0.5
+        np.testing.assert_allclose((fx * x / z + cx) / 8, cells[1], atol=1e-3)
+        np.testing.assert_allclose((fy * y / z + cy) / 8, cells[0], atol=1e-3)
+    # What is stored of the picture is its own latent: its token needs no correction.
+    np.testing.assert_array_equal(
+        bank.tokens[:CELLS], np.asarray(started[0].latent).reshape(CELLS, CHANNELS)
+    )
+
+
+def test_a_full_memory_counts_what_it_cannot_hold(started, walk):
+    reports = [started[1], *(chunk.report for chunk in walk.chunks)]
+    assert [int(report.written) for report in reports] == [CELLS, CELLS, CELLS, 2]
+    assert [int(report.dropped) for report in reports] == [0, 0, 0, CELLS - 2]
+    assert int(walk.final.bank.count) == CAPACITY
+    assert int(walk.final.bank.dropped) == CELLS - 2
+
+
+def test_a_chunk_begins_with_the_latent_it_was_given(model, started, walk):
+    world = walk.chunks[0].world
+    _, latents, _ = advance(model, world, jnp.asarray(PATH[4:9], jnp.float32), KEY)
+    np.testing.assert_array_equal(latents[0], world.latent)
+    # So the first frame is that of the picture, wherever the camera goes next.
+    other = []
+    elsewhere = trajectories.make("pan_left", CHUNK, start=START)
+    rollout(model, started[0], elsewhere, jax.random.key(8), other.append)
+    np.testing.assert_array_equal(other[0].video[0], walk.chunks[0].video[0])
+    assert (other[0].video[1:] != walk.chunks[0].video[1:]).any()
+
+
+def test_what_is_generated_depends_on_what_is_remembered(model, started):
+    world, poses = started[0], jnp.asarray(PATH[:CHUNK], jnp.float32)
+    _, latents, _ = advance(model, world, poses, KEY)
+    emptied = world.replace(bank=world.bank.replace(valid=jnp.zeros(CAPACITY, bool)))
+    _, without, _ = advance(model, emptied, poses, KEY)
+    _, blank, _ = advance(model, world.replace(bank=memory.create(CAPACITY, CHANNELS)), poses, KEY)
+    assert np.abs(np.asarray(latents - without)).max() > 1e-2
+    np.testing.assert_array_equal(without, blank)
+
+
+def test_moving_the_whole_world_changes_nothing_that_is_seen(model, walk):
+    move = trajectories.make("orbit_left", 2, angle=110, distance=3)[-1]
+    chunks = []
+    there, _ = begin(model, first_picture(PICTURE), camera_at(move @ START), CAPACITY)
+    rollout(model, there, move @ PATH, KEY, chunks.append)
+    for chunk, other in zip(walk.chunks, chunks, strict=True):
+        difference = chunk.video.astype(int) - other.video
+        assert np.abs(difference).max() <= 1
+
+
+def test_reencoding_stores_decoded_frames_encoded_alone(model, started):
+    world, poses = started[0], jnp.asarray(PATH[:CHUNK], jnp.float32)
+    after, latents, _ = advance(model.replace(reencode=True), world, poses, KEY)
+    pictures = jax.jit(LatentEncoder.decode)(model.encoder, latents[None])[0]
+    alone = jax.jit(LatentEncoder.encode_images)(model.encoder, jnp.clip(pictures[4:], -1, 1))
+    np.testing.assert_allclose(after.latent, alone[0], atol=1e-4)
+    stored = np.asarray(after.bank.tokens[CELLS : 2 * CELLS])
+    np.testing.assert_allclose(stored, alone.reshape(CELLS, CHANNELS), atol=1e-4)
+    _, usual, _ = advance(model, world, poses, KEY)
+    np.testing.assert_allclose(latents, usual, atol=1e-5)  # it only changes what is remembered
+
+
+def test_sky_is_remembered_far_away_and_movers_are_not(model):
+    class Told:
+        def apply(self, variables, latents, image):
+            still = jnp.full((1, 1, *GRID), -5.0)
+            return Geometry(
+                log_depth=jnp.full((1, 1, *GRID), np.log(2.0)),
+                log_scale=jnp.full((1, 1, *GRID), np.log(0.25)),
+                mover_logit=still.at[0, 0, 0, 0].set(5.0),
+                sky_logit=still.at[0, 0, 1, 2].set(5.0),
+                image_tokens=latents + 1,
+            )
+
+    latents = jnp.arange(CELLS * CHANNELS, dtype=jnp.float32).reshape(1, *GRID, CHANNELS)
+    bank, report = model.replace(head=Told(), sky_depth=50.0).observe(
+        memory.create(CELLS, CHANNELS),
+        latents,
+        jnp.ones(1, bool),
+        camera_at(np.eye(4))[None],
+        jnp.zeros(1),
+    )
+    assert (int(report.written), int(report.moving)) == (CELLS - 1, 1)
+    np.testing.assert_allclose(bank.xyz[: CELLS - 1, 2], [2, 2, 2, 2, 50], rtol=1e-5)
+    np.testing.assert_array_equal(bank.tokens[:5], np.asarray(latents).reshape(6, -1)[1:] + 1)
+    np.testing.assert_allclose(bank.confidence[:5], np.exp(-0.25), rtol=1e-5)
+
+
+def test_a_denoiser_without_memory_rolls_out_too(model, started):
+    network = tiny_world.denoiser(0)
+    shapes = jax.eval_shape(
+        lambda: network.init(
+            jax.random.key(0), jnp.zeros((1, 2, *GRID, CHANNELS)), jnp.zeros((1, 2))
+        )
+    )["params"]
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    plain = model.replace(denoiser=network, denoiser_params=params)
+    poses = jnp.zeros((CHUNK, 4, 4))
+    _, latents, _ = jax.eval_shape(WorldModel.advance, plain, started[0], poses, KEY)
+    assert latents.shape == (2, *GRID, CHANNELS)
+
+
+# -- paths that cannot be walked -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk_frames", [5, 17])
+def test_chunks_of_every_length_of_path(chunk_frames):
+    step = chunk_frames - 1
+    whole = {1 + n * step: n for n in range(1, 4)}
+    for poses in range(1, 3 * step + 2):
+        if poses in whole:
+            assert chunks_of_path(poses, chunk_frames) == whole[poses]
+            continue
+        with pytest.raises(ValueError, match=f"found {poses} poses, expected 1") as error:
+            chunks_of_path(poses, chunk_frames)
+        offered = [int(n) for n in re.findall(r"example (\d+) or (\d+)", str(error.value))[0]]
+        assert [(n - 1) % step for n in offered] == [0, 0] and offered[0] > 1
+        assert offered[1] - offered[0] == step
+        assert poses < chunk_frames or offered[0] < poses < offered[1]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: p[:-1], "found 4 poses, expected 1 \\+ 4 n, for example 5 or 9"),
+        (lambda p: p[:1], "found 1 poses"),
+        (lambda p: p + 0.1 * np.eye(4, k=3), "first pose is 0.1 away"),
+        (lambda p: p @ np.diag([1.0, 1, -1, 1]), r"camera path\[0\].*right-handed"),
+        (
+            lambda p: np.where(np.arange(5)[:, None, None] == 2, np.nan, p),
+            r"camera path\[2\].*finite",
+        ),
+        (lambda p: p[:, :3], "expected"),
+    ],
+)
+def test_bad_paths_are_refused_before_anything_is_generated(model, started, spoil, message):
+    with pytest.raises(Exception, match=message) as error:
+        rollout(model, started[0], spoil(PATH[:CHUNK]), KEY, pytest.fail)
+    assert isinstance(error.value, ValueError) or "4 4" in str(error.value)
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def test_a_saved_world_is_one_complete_file(walk):
+    assert [file.name for file in walk.path.parent.iterdir()] == ["walk.world"]
+    assert_same(load_world(walk.path), walk.parts[0].world)
+    loaded = load_world(walk.path)
+    for leaf, saved in zip(
+        jax.tree.leaves(loaded), jax.tree.leaves(walk.parts[0].world), strict=True
+    ):
+        assert leaf.shape == saved.shape and leaf.dtype == saved.dtype
+
+
+def test_files_that_are_no_world_are_named(walk, tmp_path):
+    tensors = load_file(walk.path)
+    noise, other, partial = (tmp_path / name for name in ("a.world", "b.world", "c.world"))
+    noise.write_bytes(b"not tensors")
+    save_file(tensors, other, metadata={"format": "mirage-export-1"})
+    with pytest.raises(ValueError, match=r"a\.world: not a saved world"):
+        load_world(noise)
+    with pytest.raises(ValueError, match=r"d\.world: not a saved world"):
+        load_world(tmp_path / "d.world")
+    with pytest.raises(ValueError, match=r"b\.world: format 'mirage-export-1', expected 'mirage-w"):
+        load_world(other)
+    for name in tensors:
+        rest = {key: value for key, value in tensors.items() if key != name}
+        save_file(rest, partial, metadata={"format": world_module.WORLD_FORMAT})
+        with pytest.raises(ValueError, match=rf"c\.world: tensor '{name}' is missing"):
+            load_world(partial)
+
+
+# -- the latent encoder --------------------------------------------------------------------------
+
+
+def test_pictures_survive_the_change_of_range():
+    every = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(to_uint8(to_model_range(every)), every)
+    assert float(to_model_range(every)[0]) == -1 and float(to_model_range(every)[-1]) == 1
+    np.testing.assert_array_equal(to_uint8(np.array([-3.0, 1.7])), [0, 255])
+
+
+def test_latents_are_normalised_and_back(model):
+    """With other statistics the same latents differ by scale and shift, and decode to the same."""
+    encoder = model.encoder
+    plain = encoder.replace(
+        stats=encoder.stats.replace(
+            mean=np.zeros(CHANNELS, np.float32), std=np.ones(CHANNELS, np.float32)
+        )
+    )
+    video = to_model_range(PICTURE)[None, None]
+    encode, decode = jax.jit(LatentEncoder.encode), jax.jit(LatentEncoder.decode)
+    raw, latents = encode(plain, video), encode(encoder, video)
+    np.testing.assert_allclose(
+        latents, (np.asarray(raw) - encoder.stats.mean) / encoder.stats.std, atol=1e-5
+    )
+    np.testing.assert_allclose(decode(encoder, latents), decode(plain, raw), atol=1e-4)
+
+
+def test_an_encoder_comes_back_from_its_folder(model, tmp_path):
+    folder = tmp_path / "encoder"
+    model.encoder.save(folder)
+    loaded = LatentEncoder.load(folder)
+    assert loaded.vae == model.encoder.vae
+    assert_same(loaded.params, model.encoder.params)
+    assert_same(loaded.stats, model.encoder.stats)
+
+
+def test_an_encoder_of_another_architecture_is_refused(model, tmp_path):
+    longer = model.encoder.stats.replace(mean=np.zeros(5, np.float32))
+    model.encoder.replace(stats=longer).save(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"'stats/mean': found float32 \(5,\), expected .*\(4,\)"):
+        LatentEncoder.load(tmp_path / "a")
+    wider = model.encoder.replace(vae=model.encoder.vae.clone(base_width=8))
+    wider.save(tmp_path / "b")
+    with pytest.raises(ValueError, match=r"tensor 'vae/encoder/.*another|another.*'vae/encoder/"):
+        LatentEncoder.load(tmp_path / "b")
+    with pytest.raises(FileNotFoundError, match="c"):
+        LatentEncoder.load(tmp_path / "c")

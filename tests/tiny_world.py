@@ -1,0 +1,124 @@
+"""The smallest world model there is, untrained, and clips to feed it, for tests of what ties parts.
+
+Weights are drawn by numpy from the modules' shapes: initialising a module would compile it.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from mirage_jax.conditioning import RAY_CHANNELS, context_channels, latents_of_frames
+from mirage_jax.latent_encoder import LatentEncoder
+from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.nn.geometry_head import GeometryHead
+from mirage_jax.nn.video_vae import LatentStats, VideoVAE
+from mirage_jax.training.latent_cache import LatentClip
+from mirage_jax.world import WorldModel
+
+SIZE = (16, 24)
+GRID = (2, 3)
+CHANNELS = 4
+CHUNK = 5
+"""Frames of a chunk: two latents."""
+READOUT = {"reads": 2, "fine": 1, "prefer": "nearest"}
+INTRINSICS = np.array([14.0, 13.0, 12.5, 7.5], np.float32)
+
+
+def random_params(module, seed, *inputs):
+    """Parameters of unit gain with nothing left at zero, as numpy arrays."""
+    shapes = jax.eval_shape(lambda: nn.unbox(module.init(jax.random.key(0), *inputs)))["params"]
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = str(path[-1].key)
+        if name in ("gamma", "scale"):
+            return np.ones(leaf.shape, np.float32)
+        deviation = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.1
+        return (deviation * rng.normal(size=leaf.shape)).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def vae():
+    return VideoVAE(
+        base_width=4,
+        decoder_width=4,
+        latent_channels=CHANNELS,
+        width_mults=(1, 1, 1),
+        blocks=1,
+        attention=False,
+    )
+
+
+def encoder(seed=0):
+    module = vae()
+    rng = np.random.default_rng(seed)
+    stats = LatentStats(
+        mean=rng.normal(size=CHANNELS).astype(np.float32),
+        std=rng.uniform(0.5, 2, CHANNELS).astype(np.float32),
+    )
+    return LatentEncoder(
+        random_params(module, seed, jnp.zeros((1, CHUNK, *SIZE, 3))), stats, module
+    )
+
+
+def denoiser(memory_channels, **changes):
+    fields = {
+        "width": 12,
+        "depth": 2,
+        "heads": 2,
+        "mlp_width": 16,
+        "in_channels": CHANNELS,
+        "out_channels": CHANNELS,
+        "patch": (1, 1, 1),
+        "freq_width": 8,
+        "memory_channels": memory_channels,
+        "branch_layers": (0,) if memory_channels else (),
+        "ray_channels": RAY_CHANNELS,
+    }
+    return Denoiser(**fields | changes)
+
+
+def world_model(seed=0):
+    """A model that writes every cell to memory: nothing moves, nothing is sky."""
+    head = GeometryHead(width=8, layers=1)
+    latents = jnp.zeros((1, latents_of_frames(CHUNK), *GRID, CHANNELS))
+    head_params = random_params(head, seed, latents, jnp.zeros(latents.shape[:2], bool))
+    head_params["maps"]["bias"] = np.array([0, -1, -20, -20], np.float32)
+    network = denoiser(context_channels(CHANNELS, reads=READOUT["reads"], fine=READOUT["fine"]))
+    return WorldModel(
+        encoder=encoder(seed),
+        head_params=head_params,
+        denoiser_params=random_params(network, seed, latents, jnp.zeros(latents.shape[:2])),
+        head=head,
+        denoiser=network,
+        size=SIZE,
+        chunk_frames=CHUNK,
+        readout=tuple(READOUT.items()),
+        steps=2,
+    )
+
+
+def latent_clips(count, poses, *, seed=0, chunks=2, depth=None):
+    """Cached clips of random latents over given poses [F, 4, 4], numpy leaves [count, ...]."""
+    rng = np.random.default_rng(seed)
+    frames = len(poses)
+    per_chunk = latents_of_frames((frames - 1) // chunks + 1)
+    keyframes = latents_of_frames(frames)
+
+    def normal(*shape):
+        return rng.normal(size=(count, *shape)).astype(np.float32)
+
+    if depth is None:
+        depth = rng.uniform(2, 4, (count, keyframes, *GRID)).astype(np.float32)
+    return LatentClip(
+        chunks=normal(chunks, per_chunk, *GRID, CHANNELS),
+        tokens=normal(keyframes, *GRID, CHANNELS),
+        depth=np.broadcast_to(np.float32(depth), (count, keyframes, *GRID)).copy(),
+        static=np.ones((count, keyframes, *GRID), np.float32),
+        intrinsics=np.tile(INTRINSICS, (count, 1)),
+        cam2world=np.tile(poses.astype(np.float32), (count, 1, 1, 1)),
+        rgb_chunks=normal(3, per_chunk, *GRID, CHANNELS),
+        rgb_hits=rng.uniform(size=(count, 3, per_chunk, *GRID, 4)).astype(np.float32),
+    )

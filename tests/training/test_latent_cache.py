@@ -1,0 +1,143 @@
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_world
+from einops import rearrange, reduce
+
+from mirage_jax import trajectories
+from mirage_jax.training import latent_cache, stages
+from mirage_jax.training.latent_cache import FIELDS, LatentClip, LatentSource, encode_clip
+
+FRAMES, SIZE = 9, (16, 24)
+POSES = trajectories.make("look_away", FRAMES)
+
+
+def encode(video):
+    """Stands for an encoder: colours of the cells of every fourth frame."""
+    return reduce(video[:, ::4], "b t (h p) (w q) c -> b t h w c", "mean", p=8, q=8)
+
+
+def clip(seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "video": rng.uniform(-1, 1, (FRAMES, *SIZE, 3)).astype(np.float32),
+        "depth": rng.uniform(1, 5, (3, *SIZE)).astype(np.float32),
+        "moving": np.zeros((3, *SIZE), np.float32),
+        "intrinsics": np.array([14, 13, 12, 8], np.float32),
+        "cam2world": POSES.astype(np.float32),
+    }
+
+
+def encoded(inputs, **options):
+    inputs = {name: jnp.asarray(value) for name, value in inputs.items()}
+    return encode_clip(**inputs, encode=encode, chunk_frames=5, **options)
+
+
+def test_chunks_share_a_frame_and_keyframes_are_encoded_alone():
+    inputs = clip()
+    found = encoded(inputs)
+    cells = rearrange(inputs["video"], "t (h p) (w q) c -> t h w (p q) c", p=8, q=8).mean(3)
+    np.testing.assert_allclose(found.chunks, [cells[[0, 4]], cells[[4, 8]]], atol=1e-6)
+    np.testing.assert_allclose(found.tokens, cells[[0, 4, 8]], atol=1e-6)
+    np.testing.assert_array_equal(found.cam2world, inputs["cam2world"])
+    assert found.rgb_chunks.shape == (0, 2, 2, 3, 3) and found.rgb_hits.shape == (0, 2, 2, 3, 4)
+
+
+def test_depth_and_motion_are_pooled_to_cells():
+    inputs = clip()
+    inputs["depth"][:] = 3
+    inputs["depth"][1, :8, :8] = np.linspace(2, 4, 64).reshape(8, 8)
+    inputs["depth"][2, 8:, 16:] = 0
+    inputs["moving"][0, :4, 8:16] = 1
+    found = encoded(inputs)
+    expected = np.full((3, 2, 3), 3.0)
+    expected[1, 0, 0] = np.sort(inputs["depth"][1, :8, :8].ravel())[31]  # lower median
+    expected[2, 1, 2] = 0
+    np.testing.assert_array_equal(found.depth, np.float32(expected))
+    static = np.ones((3, 2, 3))
+    static[0, 0, 1] = 0.5
+    np.testing.assert_array_equal(found.static, static)
+
+
+def test_the_baseline_gets_keyframes_their_depth_and_what_is_static():
+    inputs = clip()
+    inputs["moving"][1, :3] = 1
+    seen = []
+
+    def baseline(*arguments):
+        seen.extend(arguments)
+        return jnp.ones((3, 2, 2, 3, 3)), jnp.zeros((3, 2, 2, 3, 4))
+
+    found = encoded(inputs, rgb=baseline)
+    keyframes, depth, static, camera = seen
+    np.testing.assert_array_equal(keyframes, inputs["video"][[0, 4, 8]])
+    np.testing.assert_array_equal(depth, inputs["depth"])
+    np.testing.assert_array_equal(static, 1 - inputs["moving"])
+    np.testing.assert_array_equal(camera.cam2world, inputs["cam2world"])
+    assert camera.size == SIZE and camera.intrinsics.shape == (FRAMES, 4)
+    assert np.asarray(found.rgb_chunks).all() and not np.asarray(found.rgb_hits).any()
+
+
+def test_sky_of_the_keyframes_goes_far_away():
+    depth = np.arange(1.0, 10.0, dtype=np.float32)[:, None, None] * np.ones((1, 2, 2), np.float32)
+    depth[4, 0] = np.inf
+    depth[5] = np.inf
+    depth[8, 1, 1] = 0
+    found = latent_cache.keyframe_depth(depth, 200.0)
+    np.testing.assert_array_equal(found, [[[1, 1], [1, 1]], [[200, 200], [5, 5]], [[9, 9], [9, 0]]])
+    assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("scenarios", [0, 3])
+def test_cached_clips_come_back(tmp_path, scenarios):
+    first = tiny_world.latent_clips(3, POSES, seed=1)
+    second = tiny_world.latent_clips(2, POSES, seed=2)
+    batches = [
+        LatentClip(
+            **{n: getattr(b, n)[:, :scenarios] if "rgb" in n else getattr(b, n) for n in FIELDS}
+        )
+        for b in (first, second)
+    ]
+    paths = [tmp_path / "world" / f"{n}.array_record" for n in range(2)]
+    assert latent_cache.write_cache(paths[0], iter(batches)) == 5
+    assert latent_cache.write_cache(paths[1], batches[1:]) == 2
+    source = LatentSource(paths)
+    assert len(source) == 7 and "7 clips" in repr(source)
+    order = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 0), (1, 1)]
+    for index, (batch, row) in enumerate(order):
+        record = source[index]
+        assert list(record) == list(FIELDS)
+        for name in FIELDS:
+            true = getattr(batches[batch], name)[row]
+            half = name in ("chunks", "tokens", "rgb_chunks", "rgb_hits")
+            stored = true.astype(np.float16).astype(np.float32) if half else true
+            np.testing.assert_array_equal(record[name], stored)
+            assert record[name].dtype == np.float32
+    loaded = stages.load_clips(paths[0], 4)
+    np.testing.assert_array_equal(loaded.depth, np.concatenate([first.depth, second.depth[:1]]))
+
+
+def test_a_cache_that_is_not_there_is_named(tmp_path):
+    batch = tiny_world.latent_clips(1, POSES)
+    there, absent = tmp_path / "a.array_record", tmp_path / "b.array_record"
+    latent_cache.write_cache(there, [batch])
+    with pytest.raises(ValueError, match=re.escape(str(absent)) + ".*no such latent cache"):
+        LatentSource([there, absent])
+
+
+def test_an_interrupted_cache_never_takes_its_name(tmp_path):
+    path = tmp_path / "train.array_record"
+    old = tiny_world.latent_clips(2, POSES)
+    latent_cache.write_cache(path, [old])
+
+    def breaks():
+        yield tiny_world.latent_clips(1, POSES, seed=5)
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        latent_cache.write_cache(path, breaks())
+    source = LatentSource([path])
+    assert len(source) == 2
+    np.testing.assert_array_equal(source[1]["depth"], old.depth[1])

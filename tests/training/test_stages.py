@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from mirage_jax.training import stages
+
+
+class Numbers:
+    """Random access to {"x": start + index}."""
+
+    def __init__(self, count, start=0):
+        self.count, self.start = count, start
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        assert 0 <= index < self.count
+        return {"x": np.float32(self.start + index)}
+
+
+def test_joined_sources_follow_each_other():
+    joined = stages.Joined([Numbers(3), Numbers(1, 3), Numbers(4, 4)])
+    assert len(joined) == 8
+    assert [joined[i]["x"] for i in range(8)] == list(range(8))
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(1, 4), (5, 4), (64, 3), (3, 3), (10, 300)])
+def test_indices_are_spread_from_first_to_last(count, wanted):
+    chosen = stages.spread_over(count, wanted)
+    assert len(chosen) == min(count, wanted) and chosen == sorted(set(chosen))
+    assert chosen[0] == 0 and (wanted == 1 or chosen[-1] == count - 1)
+    gaps = np.diff(chosen)
+    assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
+
+
+def test_held_out_batches_are_whole_distinct_and_always_the_same():
+    batches = [batch["x"] for batch in stages.eval_batches(Numbers(37), 16)]
+    assert [batch.shape for batch in batches] == [(16,), (16,)]
+    seen = np.concatenate(batches)
+    assert len(set(seen.tolist())) == 32
+    again = np.concatenate([batch["x"] for batch in stages.eval_batches(Numbers(37), 16)])
+    np.testing.assert_array_equal(seen, again)
+    # Spread over the sources, not the first ones only.
+    assert seen[:16].max() > 16
