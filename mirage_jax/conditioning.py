@@ -8,6 +8,8 @@ pose alone does not say what the other frames show.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
@@ -70,7 +72,7 @@ def memory_context(
     *,
     reads: int = TEMPORAL_STRIDE,
     fine: int = 2,
-    prefer: str = "nearest",
+    prefer: Literal["nearest", "best_view"] = "nearest",
 ) -> Float[Array, "latents h w channels"]:
     """Reads the memory for a chunk of frames and folds the result into its latents' cells.
 
@@ -107,7 +109,7 @@ def camera_rays(
     Directions are unit vectors; moments are in metres times `translation_scale`.
     """
     first = jnp.broadcast_to(camera.cam2world[:1], camera.cam2world.shape)
-    relative = relative_pose(first, camera.cam2world)
+    relative = jnp.asarray(relative_pose(first, camera.cam2world))
     relative = relative.at[..., :3, 3].multiply(translation_scale)
     rays = pluecker_rays(Camera(camera.intrinsics, relative, camera.size), grid)
     return rearrange(frames_per_latent(rays), "t r h w c -> t h w (r c)", r=TEMPORAL_STRIDE, c=6)

@@ -46,8 +46,8 @@ class LatentEncoder:
 
     def encode(self, video: Float[Array, "b t height width 3"]) -> Float[Array, "b l h w c"]:
         """Normalised latents (posterior means) of clips in [-1, 1] of 1 + 4 n frames."""
-        mean, _ = self.vae.apply({"params": self.params}, video, method="encode")
-        return normalise(mean, self.stats)
+        posterior: Any = self.vae.apply({"params": self.params}, video, method="encode")
+        return normalise(posterior[0], self.stats)
 
     def encode_images(self, frames: Float[Array, "k height width 3"]) -> Float[Array, "k h w c"]:
         """Normalised image-mode latents: every frame encoded alone."""
@@ -56,7 +56,8 @@ class LatentEncoder:
     def decode(self, latents: Float[Array, "b l h w c"]) -> Float[Array, "b t height width 3"]:
         """Frames, not clipped, of normalised latents."""
         latents = denormalise(latents, self.stats)
-        return self.vae.apply({"params": self.params}, latents, method="decode")
+        video: Any = self.vae.apply({"params": self.params}, latents, method="decode")
+        return video
 
     def architecture(self) -> dict[str, Any]:
         """What `load` needs to build the module again."""

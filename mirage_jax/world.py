@@ -108,7 +108,7 @@ class WorldModel:
         clean = jnp.zeros_like(noise).at[:, 0].set(first)
         mask = jnp.zeros(noise.shape[:2]).at[:, 0].set(1.0)
 
-        def velocity(x: Array, timestep: Array) -> Array:
+        def velocity(x: Array, timestep: Array) -> Any:
             return self.denoiser.apply(
                 {"params": self.denoiser_params}, x, timestep, memory=context, rays=rays
             )
@@ -128,22 +128,27 @@ class WorldModel:
         latents: Float[Array, "l h w c"],
         is_image: Array,
         camera: Camera,
-        times: Float[Array, " l"],
-    ) -> tuple[memory.LatentMemory, memory.WriteReport]:
-        """Writes latents at the poses of the last frame each covers, with the head's geometry."""
-        found = self.head.apply(
-            {"params": self.head_params}, latents[None], jnp.asarray(is_image)[None]
-        )
-        depth = jnp.where(found.sky_logit > 0, self.sky_depth, found.depth)[0]
-        return memory.write(
+        times: Float[Array, " k"],
+    ) -> tuple[memory.LatentMemory, memory.WriteReport, Float[Array, "k h w c"]]:
+        """Writes the last K latents at the poses of the last frame each covers.
+
+        Geometry is the head's, which sees the latents before those K too. Returns the memory, what
+        was written, and the image-mode tokens that were.
+        """
+        new = slice(latents.shape[0] - times.shape[0], None)
+        found: Any = self.head.apply({"params": self.head_params}, latents[None], is_image[None])
+        found = jax.tree.map(lambda leaf: leaf[0, new], found)
+        depth = jnp.where(found.sky_logit > 0, self.sky_depth, found.depth)
+        bank, report = memory.write(
             bank,
-            found.image_tokens[0],
+            found.image_tokens,
             depth,
             camera,
-            static=(found.mover_logit[0] < 0).astype(jnp.float32),
-            confidence=found.confidence[0],
+            static=(found.mover_logit < 0).astype(jnp.float32),
+            confidence=found.confidence,
             times=times,
         )
+        return bank, report, found.image_tokens
 
     def start(
         self, picture: Float[Array, "height width 3"], camera: Camera, capacity: int
@@ -151,7 +156,7 @@ class WorldModel:
         """A world that knows one picture in [-1, 1], seen from `camera` (no leading dimension)."""
         latent = self.encoder.encode_images(picture[None])
         bank = memory.create(capacity, latent.shape[-1])
-        bank, report = self.observe(bank, latent, jnp.ones(1, bool), camera[None], jnp.zeros(1))
+        bank, report, _ = self.observe(bank, latent, jnp.ones(1, bool), camera[None], jnp.zeros(1))
         world = World(
             bank=bank,
             latent=latent[0],
@@ -184,28 +189,12 @@ class WorldModel:
         )
         if self.reencode:
             pictures = jnp.clip(self.encoder.decode(latents[None])[0], -1.0, 1.0)
-            tokens = self.encoder.encode_images(pictures[TEMPORAL_STRIDE::TEMPORAL_STRIDE])
-            bank, report = self.observe(
-                world.bank, tokens, jnp.ones(len(tokens), bool), seen, times
-            )
-            last = tokens[-1]
+            looked_at = self.encoder.encode_images(pictures[TEMPORAL_STRIDE::TEMPORAL_STRIDE])
+            is_image = jnp.ones(looked_at.shape[0], bool)
         else:
-            # The head sees the whole chunk (each latent looks back at the one before) and what it
-            # says of the shared first latent, which is in memory already, is left out.
-            image = jnp.arange(latents.shape[0]) == 0
-            found = self.head.apply({"params": self.head_params}, latents[None], image[None])
-            depth = jnp.where(found.sky_logit > 0, self.sky_depth, found.depth)[0]
-            bank, report = memory.write(
-                world.bank,
-                found.image_tokens[0, 1:],
-                depth[1:],
-                seen,
-                static=(found.mover_logit[0, 1:] < 0).astype(jnp.float32),
-                confidence=found.confidence[0, 1:],
-                times=times,
-            )
-            last = found.image_tokens[0, -1]
-        world = World(bank, last, cam2world[-1], world.intrinsics, world.frames + frames - 1)
+            looked_at, is_image = latents, jnp.arange(latents.shape[0]) == 0
+        bank, report, tokens = self.observe(world.bank, looked_at, is_image, seen, times)
+        world = World(bank, tokens[-1], cam2world[-1], world.intrinsics, world.frames + frames - 1)
         return world, latents, report
 
 

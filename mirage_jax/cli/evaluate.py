@@ -33,7 +33,9 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> dict[str, Any]:
     from mirage_jax.evaluation import efficiency, protocol, report, results
 
     models, missing = _models(config, layout)
-    worlds, videos, pictures = {}, [], {}
+    worlds: dict[str, Any] = {}
+    videos: list[dict[str, Any]] = []
+    pictures: dict[str, tuple[np.ndarray, str]] = {}
     names = layout.recorded(config.worlds)
     for name in names:
         console.print(f"evaluating {name}: {config.record.eval_clips} held-out clips")
@@ -172,7 +174,8 @@ def _rollouts(
     from mirage_jax.world import Chunk, WorldModel, rollout
 
     start = jax.jit(WorldModel.start, static_argnums=3)
-    videos, pictures = [], {}
+    videos: list[dict[str, Any]] = []
+    pictures: dict[str, tuple[np.ndarray, str]] = {}
     for index in _spread(len(held_out), shown):
         truth, poses = held_out.video[index], held_out.clips.cam2world[index]
         camera = Camera(held_out.clips.intrinsics[index], poses[0], model.size)

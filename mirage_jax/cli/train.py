@@ -105,10 +105,11 @@ def _sources(config: ConfigDict, layout: Layout, memory: str) -> tuple[Any, Any]
     from mirage_jax.training.latent_cache import LatentSource
 
     worlds = layout.recorded(config.worlds)
-    return tuple(
+    train, held_out = (
         LatentSource([layout.latents(world, split, rgb=memory == "rgb") for world in worlds])
         for split in ("train", "eval")
     )
+    return train, held_out
 
 
 def _geometry(config: ConfigDict, layout: Layout, console: Console, _: str) -> None:

@@ -138,7 +138,7 @@ def sample_inputs(
 ) -> tuple[Array, Array, Array | None]:
     """Target latents, camera rays and memory context of one clip in one situation."""
     chunk = jnp.asarray(table.chunk)[scenario]
-    grid = tuple(clip.tokens.shape[1:3])
+    grid = clip.tokens.shape[1], clip.tokens.shape[2]
     camera = chunk_camera(clip, chunk, size)
     target = clip.chunks[chunk]
     rays = camera_rays(camera, grid)
@@ -231,7 +231,7 @@ class DenoiserTask(Task):
         sigma = sigma.at[:, 0].set(0.0)
         noise = jax.random.normal(noise_key, target.shape)
         noisy = flow.add_noise(target, noise, sigma)
-        velocity = self.denoiser.apply(
+        velocity: Any = self.denoiser.apply(
             {"params": params}, noisy, 1000.0 * sigma, memory=context, rays=rays
         )
         mask = jnp.broadcast_to(jnp.arange(latents) > 0, (count, latents))

@@ -57,7 +57,7 @@ class GeometryTask(Task):
         depth, static, tokens = (
             per_chunk(field, count) for field in (clip.depth, clip.static, clip.tokens)
         )
-        found = self.head.apply({"params": params}, latents, image)
+        found: Any = self.head.apply({"params": params}, latents, image)
         sky = depth >= 0.99 * self.sky_depth
         parts = {
             "depth": heads.depth_loss(found.log_depth, found.log_scale, depth, mask=~sky),

@@ -96,12 +96,11 @@ def encode_clip(
     count = (video.shape[0] - 1) // (chunk_frames - 1)
     starts = [n * (chunk_frames - 1) for n in range(count)]
     chunks = encode(jnp.stack([video[s : s + chunk_frames] for s in starts]))
+    height, width = video.shape[1:3]
     keyframes = video[::TEMPORAL_STRIDE]
     tokens = encode(keyframes[:, None])[:, 0]
-    cells = tokens.shape[1:3]
-    camera = Camera(
-        jnp.broadcast_to(intrinsics, (video.shape[0], 4)), cam2world, tuple(video.shape[1:3])
-    )
+    cells = tokens.shape[1], tokens.shape[2]
+    camera = Camera(jnp.broadcast_to(intrinsics, (video.shape[0], 4)), cam2world, (height, width))
     if rgb is None:
         rgb_chunks = jnp.zeros((0, *chunks.shape[1:]), chunks.dtype)
         rgb_hits = jnp.zeros((0, *chunks.shape[1:4], TEMPORAL_STRIDE), chunks.dtype)

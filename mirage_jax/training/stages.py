@@ -259,7 +259,8 @@ def load_clips(path: Path, count: int | None = None) -> LatentClip:
     """The first `count` cached clips of a file as one batch of numpy arrays."""
     source = LatentSource([path])
     records = [source[i] for i in range(min(len(source), count or len(source)))]
-    return LatentClip(**{name: np.stack([r[name] for r in records]) for name in records[0]})
+    fields: dict[str, Any] = {name: np.stack([r[name] for r in records]) for name in records[0]}
+    return LatentClip(**fields)
 
 
 def eval_batches(source: Any, batch: int = 16) -> Iterator[dict[str, np.ndarray]]:

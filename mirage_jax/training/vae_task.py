@@ -53,9 +53,10 @@ class VAETask(Task):
         self, params: Params, batch: dict[str, Any], key: PRNGKeyArray, *, train: bool, **_: Any
     ) -> tuple[Array, dict[str, Array]]:
         video = to_model_range(batch["video"])
-        mean, logvar = self.vae.apply({"params": params}, video, method="encode")
+        posterior: Any = self.vae.apply({"params": params}, video, method="encode")
+        mean, logvar = posterior
         latents = sample_posterior(key, mean, logvar) if train else mean
-        output = self.vae.apply({"params": params}, latents, method="decode")
+        output: Any = self.vae.apply({"params": params}, latents, method="decode")
         weight = jnp.ones(video.shape[1]).at[0].set(self.first_frame_weight)
         weight = (weight / weight.sum())[None, :, None, None, None]
         per_frame = 1.0 / np.prod([video.shape[0], *video.shape[2:]])
@@ -73,7 +74,7 @@ class VAETask(Task):
             return None
         video = to_model_range(jnp.asarray(self.sheet_video))
         output = to_uint8(_reconstruct(self.vae, nn.unbox(params), video))
-        rows = {}
+        rows: dict[str, np.ndarray] = {}
         for number, (true, decoded) in enumerate(zip(self.sheet_video, output, strict=True), 1):
             rows |= {f"clip {number}": true, f"clip {number}, decoded": decoded}
         return contact_sheet(rows)
