@@ -15,7 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -48,10 +48,10 @@ class World:
     """
 
     bank: memory.LatentMemory
-    latent: Float[Array, "h w c"]
-    cam2world: Float[Array, "4 4"]
-    intrinsics: Float[Array, "4"]
-    frames: Int[Array, ""]
+    latent: Any
+    cam2world: Any
+    intrinsics: Any
+    frames: Any
 
 
 @flax.struct.dataclass
@@ -137,18 +137,18 @@ class WorldModel:
         """
         new = slice(latents.shape[0] - times.shape[0], None)
         found: Any = self.head.apply({"params": self.head_params}, latents[None], is_image[None])
-        found = jax.tree.map(lambda leaf: leaf[0, new], found)
+        found = jax.tree.map(lambda leaf: leaf[:, new], found)
         depth = jnp.where(found.sky_logit > 0, self.sky_depth, found.depth)
         bank, report = memory.write(
             bank,
-            found.image_tokens,
-            depth,
+            found.image_tokens[0],
+            depth[0],
             camera,
-            static=(found.mover_logit < 0).astype(jnp.float32),
-            confidence=found.confidence,
+            static=(found.mover_logit[0] < 0).astype(jnp.float32),
+            confidence=found.confidence[0],
             times=times,
         )
-        return bank, report, found.image_tokens
+        return bank, report, found.image_tokens[0]
 
     def start(
         self, picture: Float[Array, "height width 3"], camera: Camera, capacity: int
@@ -306,7 +306,8 @@ def load_world(path: Path) -> World:
     if found != WORLD_FORMAT:
         raise ValueError(f"{path}: format {found!r}, expected {WORLD_FORMAT!r}")
     bank = memory.create(1, 1)  # for its structure
-    world = World(bank, jnp.zeros(0), jnp.zeros(0), jnp.zeros(0), jnp.zeros((), jnp.int32))
+    template = (jnp.zeros((1, 1, 1)), jnp.zeros((4, 4)), jnp.zeros(4), jnp.zeros((), jnp.int32))
+    world = World(bank, *template)
     paths, tree = jax.tree_util.tree_flatten_with_path(world)
     names = ["/".join(str(getattr(k, "name", k)) for k in keys) for keys, _ in paths]
     missing = [name for name in names if name not in tensors]

@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -84,8 +85,14 @@ def run(tmp_path_factory, compilations):
 def command(module, *arguments):
     """Runs a command line to its end; returns the exit code."""
     argv = ["mirage", f"--config={QUICKSTART}", "--config.host_devices=1", *arguments]
-    with flagsaver.flagsaver(), pytest.raises(SystemExit) as leave:
-        common.run(module.main, module.__name__, argv)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        flagsaver.flagsaver(),
+        pytest.raises(SystemExit) as leave,
+    ):
+        # Overrides of config fields are looked up in sys.argv.
+        patch.setattr(sys, "argv", argv)
+        common.run(module.main, module.__name__)
     return leave.value.code or 0
 
 

@@ -30,10 +30,11 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> tuple[str, ...]
         if name == "freedoom":
             options["gamma"] = config.record.gamma
         source = sources.make(name, **options)
-        for split, count in (
-            ("train", config.record.train_clips),
-            ("eval", config.record.eval_clips),
-        ):
+        if name not in config.record.train_clips:
+            known = ", ".join(config.record.train_clips)
+            raise common.UserError(f"record.train_clips: no number for {name!r}, only for {known}")
+        counts = {"train": config.record.train_clips[name], "eval": config.record.eval_clips}
+        for split, count in counts.items():
             report = recording.record(
                 source,
                 layout.worlds(name),

@@ -234,6 +234,6 @@ class DenoiserTask(Task):
         velocity: Any = self.denoiser.apply(
             {"params": params}, noisy, 1000.0 * sigma, memory=context, rays=rays
         )
-        mask = jnp.broadcast_to(jnp.arange(latents) > 0, (count, latents))
+        mask = jnp.broadcast_to(jnp.arange(latents) > 0, (count, latents)).astype(jnp.float32)
         loss = flow.flow_loss(velocity, target, noise, mask)
         return loss, {}

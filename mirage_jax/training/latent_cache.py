@@ -43,14 +43,14 @@ class LatentClip:
       rgb_hits: share of each cell's pixels that the cloud covers, per frame, [S, T', h, w, 4].
     """
 
-    chunks: Float[Array, "*b n t h w c"]
-    tokens: Float[Array, "*b k h w c"]
-    depth: Float[Array, "*b k h w"]
-    static: Float[Array, "*b k h w"]
-    intrinsics: Float[Array, "*b 4"]
-    cam2world: Float[Array, "*b f 4 4"]
-    rgb_chunks: Float[Array, "*b s t h w c"]
-    rgb_hits: Float[Array, "*b s t h w 4"]
+    chunks: Float[Array | np.ndarray, "*b n t h w c"]
+    tokens: Float[Array | np.ndarray, "*b k h w c"]
+    depth: Float[Array | np.ndarray, "*b k h w"]
+    static: Float[Array | np.ndarray, "*b k h w"]
+    intrinsics: Float[Array | np.ndarray, "*b 4"]
+    cam2world: Float[Array | np.ndarray, "*b f 4 4"]
+    rgb_chunks: Float[Array | np.ndarray, "*b s t h w c"]
+    rgb_hits: Float[Array | np.ndarray, "*b s t h w 4"]
 
 
 _HALF = ("chunks", "tokens", "rgb_chunks", "rgb_hits")

@@ -46,11 +46,13 @@ def call(tmp_path, capsys, monkeypatch):
     """Runs a command line in this process; returns (exit code, stdout, stderr)."""
     monkeypatch.setattr(common, "prepare_jax", lambda config, layout: None)
 
-    def run(command, *arguments, debug=False):
+    def run(command, *arguments):
         workdir = f"--workdir={tmp_path / 'run'}"
         argv = [f"mirage {command}", CONFIG, workdir, *arguments]
+        # Overrides of config fields are looked up in sys.argv.
+        monkeypatch.setattr(sys, "argv", argv)
         with flagsaver.flagsaver(), pytest.raises(SystemExit) as leave:
-            common.run(COMMANDS[command].main, COMMANDS[command].__name__, argv)
+            common.run(COMMANDS[command].main, COMMANDS[command].__name__)
         out, err = capsys.readouterr()
         return leave.value.code or 0, out, err
 
@@ -113,7 +115,7 @@ def test_help_lists_flags_and_every_field(command, call):
     own = {"generate": "--image", "train": "--stage", "quickstart": "--compare"}
     for text in ("--config", "--workdir", "--debug", own.get(command, "")):
         assert text in out
-    assert "record.train_clips = 1500" in out and "denoiser.branch_layers = (0,)" in out
+    assert "record.frames = 33" in out and "denoiser.width = 192" in out
     assert "tiny_overrides" not in out
 
 
@@ -153,10 +155,12 @@ def test_other_mistakes_in_the_flags(call):
     assert_refused(call("train", "--config=nowhere.py"), "nowhere.py")
 
 
-def test_debug_shows_the_traceback(call, tmp_path):
+def test_debug_shows_the_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "prepare_jax", lambda config, layout: None)
     argv = ["mirage train", CONFIG, f"--workdir={tmp_path}", "--debug"]
+    monkeypatch.setattr(sys, "argv", argv)
     with flagsaver.flagsaver(), pytest.raises(ValueError, match="no recorded clips"):
-        common.run(train.main, train.__name__, argv)
+        common.run(train.main, train.__name__)
 
 
 def test_an_interruption_has_the_exit_code_of_the_shell(call, monkeypatch):
@@ -168,13 +172,14 @@ def test_an_interruption_has_the_exit_code_of_the_shell(call, monkeypatch):
     assert code == 130 and "the same command goes on from there" in err
 
 
-def resolved(*arguments):
-    with flagsaver.flagsaver():
-        flags.FLAGS(["mirage", CONFIG, *arguments])
-        return common.resolve_config()
+def test_the_tiny_variant_gives_way_to_the_command_line(monkeypatch):
+    def resolved(*arguments):
+        argv = ["mirage", CONFIG, *arguments]
+        monkeypatch.setattr(sys, "argv", argv)
+        with flagsaver.flagsaver():
+            flags.FLAGS(argv)
+            return common.resolve_config()
 
-
-def test_the_tiny_variant_gives_way_to_the_command_line():
     plain = resolved()
     assert plain.record.size == 64 and plain.worlds == ("freedoom", "labmaze")
     tiny = resolved("--config.tiny=true", "--config.record.size=48", "--config.seed=5")
@@ -313,7 +318,7 @@ def test_an_autoencoder_of_another_stride_is_refused(tiny_config):
 def recording_config(tiny_config, **worlds):
     config = tiny_config.copy_and_resolve_references()
     config.update({"worlds": tuple(worlds)})
-    config.record.update({"size": 8, "frames": 9, "train_clips": 2, "eval_clips": 1})
+    config.record.update({"size": 8, "frames": 9, "eval_clips": 1})
     return config
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_world
 
 from mirage_jax import trajectories
 from mirage_jax.evaluation import protocol
@@ -206,7 +207,7 @@ def test_memory_retention_is_measured_on_history_and_what_was_generated():
     out = np.stack([view[: n + 2].mean(0) for n in range(17)])
     cells = np.concatenate([out, out[-2::-1]]).astype(np.uint8)
     video = np.stack([cells] * 2)
-    clips = LatentClip(*[np.zeros((2, 1))] * 8)
+    clips = tiny_world.latent_clips(2, poses)
     held = HeldOut(video, np.stack([poses] * 2), ["a", "b"], clips)
     perfect = video[:, frames - chunk :]
     stuck = np.repeat(perfect[:, :1], chunk, axis=1)

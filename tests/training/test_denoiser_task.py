@@ -10,6 +10,7 @@ from tiny_world import CHANNELS, CHUNK, GRID, SIZE
 from mirage_jax import geometry, memory, trajectories
 from mirage_jax.conditioning import camera_rays, context_channels, memory_context
 from mirage_jax.geometry import Camera
+from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.training import denoiser_task, histories
 from mirage_jax.training.denoiser_task import (
     DenoiserTask,
@@ -78,7 +79,7 @@ def test_depth_errors_are_told_by_their_confidence():
     confidence = np.asarray(banks.confidence).reshape(-1, 6)  # by written frame
     assert (confidence == confidence[:, :1]).all() and (confidence <= 1).all()
     error = -np.log(confidence[:, 0]) / 5
-    assert error.min() >= 0 and error.max() <= 0.1
+    assert error.min() >= 0 and error.max() <= 0.1 + 1e-6
     # Half of the frames are right, the others wrong by up to 10 %.
     assert (error == 0).mean() == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(900))
     assert np.mean(error) == pytest.approx(0.025, abs=0.004)
@@ -100,7 +101,7 @@ def test_token_noise_has_the_asked_deviation_and_moves_nothing():
     for seed in range(8):
         key = jax.random.key(seed)
         bank = write(clip, jnp.ones(3, bool), SIZE, key=key, perturbation=spoil)
-        np.testing.assert_array_equal(bank.xyz, clean.xyz)
+        np.testing.assert_allclose(bank.xyz, clean.xyz, atol=1e-6)
         np.testing.assert_array_equal(bank.confidence, clean.confidence)
         noise.append(bank.tokens - clean.tokens)
     assert np.std(noise) == pytest.approx(0.5, rel=0.15)
@@ -113,7 +114,9 @@ def test_jittered_poses_stay_rigid_and_move_as_much_as_asked(scale):
     moved = np.asarray(jitter_poses(jax.random.key(0), poses, scale), np.float64)
     rotation = moved[:, :3, :3]
     gram = rotation @ rotation.transpose(0, 2, 1)
-    np.testing.assert_allclose(gram, np.tile(np.eye(3), (count, 1, 1)), atol=2e-4)
+    # Exact to third order: what is left is the fourth power of at most four deviations.
+    left = 100 * scale**4 + 1e-5
+    np.testing.assert_allclose(gram, np.tile(np.eye(3), (count, 1, 1)), atol=left)
     assert (np.linalg.det(rotation) > 0).all()
     geometry.check_cam2world(moved)
     true = np.tile(POSES[2], (count, 1, 1))
@@ -165,7 +168,7 @@ def test_inputs_are_those_of_the_chunk_to_be_generated(kind, scenario):
 # -- the loss ------------------------------------------------------------------------------------
 
 
-class Spy:
+class Spy(tiny_world.stand_in(Denoiser)):
     """Stands for the denoiser: shows what it was given and answers as told."""
 
     def __init__(self, answer):

@@ -16,7 +16,7 @@ POSES = trajectories.make("look_away", 17)
 KEY = jax.random.key(0)
 
 
-class Oracle:
+class Oracle(tiny_world.stand_in(GeometryHead)):
     """Stands for the head: answers with the truth, changed as told."""
 
     def __init__(self, **changes):
