@@ -23,7 +23,6 @@ from mirage_jax import memory
 from mirage_jax.conditioning import (
     TEMPORAL_STRIDE,
     camera_rays,
-    latents_of_frames,
     memory_context,
 )
 from mirage_jax.diffusion import samplers
@@ -52,6 +51,31 @@ class World:
     cam2world: Any
     intrinsics: Any
     frames: Any
+
+
+def sample_chunk(
+    denoiser: Denoiser,
+    params: Any,
+    first: Float[Array, "b h w c"],
+    context: Float[Array, "b l h w m"] | None,
+    rays: Float[Array, "b l h w k"],
+    key: PRNGKeyArray,
+    *,
+    steps: int,
+    shift: float,
+    method: str,
+) -> Float[Array, "b l h w c"]:
+    """Samples the latents of a chunk whose first latent is given; as many as there are rays for."""
+    noise = jax.random.normal(key, (*rays.shape[:2], *first.shape[1:]))
+    clean = jnp.zeros_like(noise).at[:, 0].set(first)
+    mask = jnp.zeros(noise.shape[:2]).at[:, 0].set(1.0)
+
+    def velocity(x: Array, timestep: Array) -> Any:
+        return denoiser.apply({"params": params}, x, timestep, memory=context, rays=rays)
+
+    return samplers.sample(
+        velocity, noise, steps=steps, shift=shift, method=method, pin=(clean, mask)
+    )
 
 
 @flax.struct.dataclass
@@ -103,23 +127,16 @@ class WorldModel:
         key: PRNGKeyArray,
     ) -> Float[Array, "b l h w c"]:
         """Samples the latents of a chunk whose first latent is given."""
-        latents = latents_of_frames(self.chunk_frames)
-        noise = jax.random.normal(key, (first.shape[0], latents, *first.shape[1:]))
-        clean = jnp.zeros_like(noise).at[:, 0].set(first)
-        mask = jnp.zeros(noise.shape[:2]).at[:, 0].set(1.0)
-
-        def velocity(x: Array, timestep: Array) -> Any:
-            return self.denoiser.apply(
-                {"params": self.denoiser_params}, x, timestep, memory=context, rays=rays
-            )
-
-        return samplers.sample(
-            velocity,
-            noise,
+        return sample_chunk(
+            self.denoiser,
+            self.denoiser_params,
+            first,
+            context,
+            rays,
+            key,
             steps=self.steps,
             shift=self.shift,
             method=self.method,
-            pin=(clean, mask),
         )
 
     def observe(

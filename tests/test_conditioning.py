@@ -11,6 +11,10 @@ GRID = (2, 3)
 INTRINSICS = np.array([14.0, 13.0, 12.5, 7.5])
 C = 2
 
+memory_context = jax.jit(
+    conditioning.memory_context, static_argnames=("grid", "reads", "fine", "prefer")
+)
+
 
 def cameras(poses):
     intrinsics = np.tile(INTRINSICS, (len(poses), 1)).astype(np.float32)
@@ -81,7 +85,7 @@ def test_one_element_is_where_projection_by_hand_puts_it(reads, fine):
     point = (poses[0] @ [0.35, -0.2, 2.2, 1])[:3]
     token, confidence = np.array([3.0, -5.0]), 0.7
     bank = bank_of([point], [token], [confidence])
-    context = conditioning.memory_context(bank, cameras(poses), GRID, reads=reads, fine=fine)
+    context = memory_context(bank, cameras(poses), GRID, reads=reads, fine=fine)
 
     channels = C + conditioning.READOUT_EXTRAS
     expected = np.zeros((3, *GRID, reads, fine, fine, channels))
@@ -106,14 +110,14 @@ def test_the_nearer_element_hides_the_other_with_its_confidence():
     points = np.array([[0.2, 0.1, 4.0], [0.1, 0.05, 2.0]])
     bank = bank_of(points, [[1, 1], [2, 2]], [0.9, 0.4])
     hold = np.tile(np.eye(4), (1, 1, 1))
-    context = np.asarray(conditioning.memory_context(bank, cameras(hold), GRID, reads=1, fine=1))
+    context = np.asarray(memory_context(bank, cameras(hold), GRID, reads=1, fine=1))
     shown = context[0][context[0, ..., C] > 0]
     np.testing.assert_allclose(shown, [[2, 2, 1, 0.4, 0.5]], rtol=1e-6)
 
 
 def test_an_element_at_the_lens_does_not_blow_up_inverse_depth():
     bank = bank_of([[0.0, 0.0, 0.004]], [[1, 1]], [1.0])
-    context = conditioning.memory_context(bank, cameras(np.eye(4)[None]), GRID, reads=1, fine=1)
+    context = memory_context(bank, cameras(np.eye(4)[None]), GRID, reads=1, fine=1)
     assert np.asarray(context).max() == pytest.approx(10.0)
 
 
@@ -122,7 +126,7 @@ def test_an_empty_memory_shows_nothing_whatever_lies_in_its_free_slots():
     bank = bank_of(np.tile([1.0, -2, 5], (6, 1)), np.full((6, C), 7.0), np.ones(6))
     emptied = bank.replace(valid=jnp.zeros(6, bool))
     for empty in (emptied, memory.create(6, C)):
-        assert not np.asarray(conditioning.memory_context(empty, cameras(poses), GRID)).any()
+        assert not np.asarray(memory_context(empty, cameras(poses), GRID)).any()
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25])
@@ -158,7 +162,8 @@ def test_rays_and_context_do_not_depend_on_where_the_world_begins():
         conditioning.camera_rays(cameras(moved @ poses), GRID),
         atol=5e-6,
     )
-    read = jax.jit(conditioning.memory_context, static_argnums=2)
-    context = read(here, cameras(poses), GRID)
+    context = memory_context(here, cameras(poses), GRID)
     assert np.asarray(context).any()
-    np.testing.assert_allclose(context, read(there, cameras(moved @ poses), GRID), atol=1e-5)
+    np.testing.assert_allclose(
+        context, memory_context(there, cameras(moved @ poses), GRID), atol=1e-5
+    )

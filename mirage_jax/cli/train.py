@@ -7,9 +7,11 @@ finished weights in <workdir>/model.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -136,11 +138,17 @@ def _geometry(config: ConfigDict, layout: Layout, console: Console, _: str) -> N
 def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str) -> None:
     from mirage_jax.latent_encoder import LatentEncoder
     from mirage_jax.training import stages
+    from mirage_jax.training.denoiser_task import Preview
     from mirage_jax.training.export import export
+    from mirage_jax.training.latent_cache import FIELDS, LatentClip
 
     train, held_out = _sources(config, layout, memory)
     encoder = LatentEncoder.load(layout.model("encoder"))
     task = build.denoiser_task(config, memory, encoder.spread)
+    if config.sample_every:
+        shown = {name: np.stack([held_out[i][name] for i in range(4)]) for name in FIELDS}
+        preview = Preview(encoder, LatentClip(**shown), config.sampling.steps)
+        task = dataclasses.replace(task, preview=preview)
     params = stages.train_task(
         task,
         train,

@@ -18,8 +18,7 @@ from jaxtyping import Array, Float, UInt8
 
 from mirage_jax.evaluation import image_metrics, results, revisit
 from mirage_jax.latent_encoder import LatentEncoder, to_uint8
-from mirage_jax.training import histories
-from mirage_jax.training.denoiser_task import Readout, sample_inputs
+from mirage_jax.training.denoiser_task import Readout, returning_inputs
 from mirage_jax.training.latent_cache import LatentClip
 from mirage_jax.world import WorldModel
 
@@ -61,21 +60,8 @@ def returning_chunk(
       key: of the noise.
       empty: 1 empties the memory (same weights), 0 leaves it.
     """
-    table = histories.scenarios(batch.chunks.shape[1], batch.chunks.shape[2])
-    scenario = histories.RETURN
-
-    def inputs(clip: LatentClip) -> tuple[Array, Array, Array | None]:
-        return sample_inputs(
-            clip,
-            jnp.asarray(scenario),
-            jnp.asarray(table.keyframes[scenario]),
-            kind=kind,
-            size=model.size,
-            table=table,
-            readout=Readout(**dict(model.readout)),
-        )
-
-    target, rays, context = jax.vmap(inputs)(batch)
+    readout = Readout(**dict(model.readout))
+    target, rays, context = returning_inputs(batch, kind=kind, size=model.size, readout=readout)
     if context is not None:
         context = context * (1.0 - empty)
     latents = model.denoise(target[:, 0], context, rays, key)

@@ -7,16 +7,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mirage_jax import memory
 from mirage_jax.conditioning import camera_rays, memory_context
 from mirage_jax.diffusion import flow
+from mirage_jax.evaluation.pictures import contact_sheet
 from mirage_jax.geometry import Camera
+from mirage_jax.latent_encoder import LatentEncoder, to_uint8
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.training import histories
 from mirage_jax.training.latent_cache import LatentClip
 from mirage_jax.training.task import Params, Task
+from mirage_jax.world import sample_chunk
 
 MEMORY_KINDS = ("latent", "rgb", "none")
 
@@ -78,7 +83,7 @@ def write_history(
         )
         depth = depth * jnp.exp(error[:, None, None] * jax.random.normal(keys[2], depth.shape))
         confidence = confidence_of_depth_error(error)
-        poses = jitter_poses(keys[3], poses, perturbation.pose)
+        poses = jitter_poses(keys[3], jnp.asarray(poses), perturbation.pose)
     depth = jnp.where(keyframes[:, None, None], depth, 0.0)
     camera = Camera(jnp.broadcast_to(clip.intrinsics, (count, 4)), poses, size)
     bank = memory.create(count * height * width, channels)
@@ -151,6 +156,42 @@ def sample_inputs(
     return target, rays, context
 
 
+def returning_inputs(
+    clips: LatentClip, *, kind: str, size: tuple[int, int], readout: Readout
+) -> tuple[Array, Array, Array | None]:
+    """Targets, rays and context of a batch coming back, the whole true history in memory."""
+    table = histories.scenarios(clips.chunks.shape[1], clips.chunks.shape[2])
+    scenario = histories.RETURN
+
+    def one(clip: LatentClip) -> tuple[Array, Array, Array | None]:
+        return sample_inputs(
+            clip,
+            jnp.asarray(scenario),
+            jnp.asarray(table.keyframes[scenario]),
+            kind=kind,
+            size=size,
+            table=table,
+            readout=readout,
+        )
+
+    return jax.vmap(one)(clips)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preview:
+    """What a sample sheet of the denoiser needs.
+
+    Attributes:
+      encoder: to decode what was sampled.
+      clips: a few held-out clips, as a batch.
+      steps: sampling steps.
+    """
+
+    encoder: LatentEncoder
+    clips: LatentClip
+    steps: int = 4
+
+
 @dataclasses.dataclass(frozen=True)
 class DenoiserTask(Task):
     """Flow matching on the latents of a chunk, given memory, rays and the chunk's first latent.
@@ -166,6 +207,7 @@ class DenoiserTask(Task):
       shift: noise-level shift.
       drop_memory: share of samples that see an empty memory.
       per_frame: one noise level per latent instead of per sample (diffusion forcing).
+      preview: clips to draw sample sheets of, if any.
     """
 
     denoiser: Denoiser
@@ -178,6 +220,7 @@ class DenoiserTask(Task):
     shift: float = 1.0
     drop_memory: float = 0.1
     per_frame: bool = False
+    preview: Preview | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in MEMORY_KINDS:
@@ -237,3 +280,34 @@ class DenoiserTask(Task):
         mask = jnp.broadcast_to(jnp.arange(latents) > 0, (count, latents)).astype(jnp.float32)
         loss = flow.flow_loss(velocity, target, noise, mask)
         return loss, {}
+
+    def sample_sheet(self, params: Params, step: int) -> np.ndarray | None:
+        """True returns above generated ones, from the whole true history."""
+        if self.preview is None:
+            return None
+        clips, encoder = self.preview.clips, self.preview.encoder
+        true, sampled = jax.jit(self._returns)(nn.unbox(params), encoder, clips)
+        rows: dict[str, np.ndarray] = {}
+        for number, pair in enumerate(zip(to_uint8(true), to_uint8(sampled), strict=True), 1):
+            rows |= {f"clip {number}, decoded": pair[0], f"clip {number}, generated": pair[1]}
+        return contact_sheet(rows)
+
+    def _returns(
+        self, params: Params, encoder: LatentEncoder, clips: LatentClip
+    ) -> tuple[Array, Array]:
+        target, rays, context = returning_inputs(
+            clips, kind=self.kind, size=self.size, readout=self.readout
+        )
+        steps = self.preview.steps if self.preview is not None else 1
+        sampled = sample_chunk(
+            self.denoiser,
+            params,
+            target[:, 0],
+            context,
+            rays,
+            jax.random.key(0),
+            steps=steps,
+            shift=self.shift,
+            method="euler",
+        )
+        return encoder.decode(target), encoder.decode(sampled)

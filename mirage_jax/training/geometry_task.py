@@ -52,10 +52,10 @@ class GeometryTask(Task):
     ) -> tuple[Array, dict[str, Array]]:
         clip = LatentClip(**batch)
         count = clip.chunks.shape[1]
-        latents = clip.chunks.reshape(-1, *clip.chunks.shape[2:])
+        latents = jnp.asarray(clip.chunks).reshape(-1, *clip.chunks.shape[2:])
         image = is_image(latents)
         depth, static, tokens = (
-            per_chunk(field, count) for field in (clip.depth, clip.static, clip.tokens)
+            per_chunk(jnp.asarray(field), count) for field in (clip.depth, clip.static, clip.tokens)
         )
         found: Any = self.head.apply({"params": params}, latents, image)
         sky = depth >= 0.99 * self.sky_depth

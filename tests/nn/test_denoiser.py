@@ -13,7 +13,12 @@ from safetensors.numpy import load_file
 
 from mirage_jax.convert import wan_dit
 from mirage_jax.nn.block import DiTBlock, over_layers
-from mirage_jax.nn.denoiser import Denoiser, _Layer, timestep_embedding
+from mirage_jax.nn.denoiser import (
+    Denoiser,
+    _Layer,
+    timestep_embedding,
+    velocity_preconditioning,
+)
 from mirage_jax.nn.rope import video_rotations
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -371,3 +376,28 @@ def test_graft():
         wan_dit.graft(model, {"trunk": {"c": np.ones((2, 2))}})
     with pytest.raises(ValueError, match=r"trunk/a: found shape \(3,\), expected \(2, 2\)"):
         wan_dit.graft(model, {"trunk": {"a": np.ones(3)}})
+
+
+# -- preconditioning -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.2, 0.7, 1.0])
+@pytest.mark.parametrize("std", [0.3, 1.0, 4.0])
+def test_what_the_network_must_add_has_unit_variance_and_is_new(sigma, std):
+    rng = np.random.default_rng(0)
+    x0, noise = std * rng.standard_normal(200_000), rng.standard_normal(200_000)
+    x = (1 - sigma) * x0 + sigma * noise
+    skip, scale = velocity_preconditioning(jnp.full(1, sigma), jnp.full(1, std))
+    target = (noise - x0 - float(skip[0, 0]) * x) / float(scale[0, 0])
+    assert abs(target.std() - 1.0) < 0.01
+    assert abs(np.corrcoef(target, x)[0, 1]) < 0.01
+
+
+def test_a_new_preconditioned_denoiser_predicts_the_regression():
+    key = jax.random.key(0)
+    model = Denoiser(48, 1, 2, 48, 4, 4, data_std=(0.5, 1.0, 1.0, 2.0))
+    x = jax.random.normal(key, (2, 3, 2, 2, 4))
+    timestep = jnp.array([[0.0, 500.0, 1000.0]] * 2)
+    velocity = model.apply(model.init(key, x, timestep), x, timestep)
+    expected = velocity_preconditioning(timestep / 1000.0, jnp.array(model.data_std))[0]
+    np.testing.assert_allclose(velocity, expected[:, :, None, None] * x, atol=1e-6)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,13 +114,9 @@ def test_every_situation_is_rendered_from_its_history_along_its_chunk():
     pictures = jnp.asarray(np.ones((3, *SIZE, 3)) * shades[:, None, None, None], jnp.float32)
     depth = np.ones((3, *SIZE), np.float32) * np.array([3.0, 2.0, 1.0])[:, None, None]
     depth[2] = 0.0  # seen looking the other way: nothing known
-    latents, hits = rgb_baseline.contexts(
-        pictures,
-        jnp.asarray(depth),
-        jnp.ones((3, *SIZE)),
-        cameras(poses),
-        encode=colours_of_cells,
-        chunk_frames=5,
+    contexts = functools.partial(rgb_baseline.contexts, encode=colours_of_cells, chunk_frames=5)
+    latents, hits = jax.jit(contexts)(
+        pictures, jnp.asarray(depth), jnp.ones((3, *SIZE)), cameras(poses)
     )
     assert latents.shape == (3, 2, *GRID, 3) and hits.shape == (3, 2, *GRID, 4)
     uint8 = np.round((shades + 1) * 127.5) / 127.5 - 1

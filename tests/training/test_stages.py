@@ -42,3 +42,24 @@ def test_held_out_batches_are_whole_distinct_and_always_the_same():
     np.testing.assert_array_equal(seen, again)
     # Spread over the sources, not the first ones only.
     assert seen[:16].max() > 16
+
+
+# -- windows -------------------------------------------------------------------------------------
+
+
+def test_windows_are_whole_cells_of_consecutive_frames():
+    frame, row, column = np.indices((9, 32, 24), np.uint8)
+    video = np.stack([frame, row, column], axis=-1)
+    window = stages.VideoWindow(frames=5, pixels=16, stride=8)
+    corners = set()
+    for seed in range(60):
+        cut = window({"video": video}, np.random.default_rng(seed))["video"]
+        assert cut.shape == (5, 16, 16, 3)
+        start, top, left = (int(value) for value in cut[0, 0, 0])
+        np.testing.assert_array_equal(
+            cut, video[start : start + 5, top : top + 16, left : left + 16]
+        )
+        assert top % 8 == 0 and left % 8 == 0
+        corners.add((start, top, left))
+    assert {corner[0] for corner in corners} == set(range(5))
+    assert {corner[1:] for corner in corners} == {(t, l) for t in (0, 8, 16) for l in (0, 8)}
