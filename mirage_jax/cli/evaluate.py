@@ -45,7 +45,9 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> dict[str, Any]:
             "geometry": _geometry(models["latent"], config, held_out)
         }
         shown = config.evaluation.videos
-        videos += _returns(held_out, generated, name, shown, config.evaluation.fps)
+        returns = _returns(held_out, generated, name, shown, config.evaluation.fps)
+        videos += returns
+        pictures |= _sheets(returns, layout, name)
         rolled, above = _rollouts(models["latent"], held_out, name, shown, config)
         videos += rolled
         pictures |= above
@@ -160,6 +162,23 @@ def _returns(
             }
         )
     return videos
+
+
+def _sheets(
+    returns: list[dict[str, Any]], layout: Layout, name: str
+) -> dict[str, tuple[np.ndarray, str]]:
+    """Contact sheets of the returns, for the report and as <workdir>/returns_<world>_<n>.png."""
+    from PIL import Image
+
+    from mirage_jax.evaluation.pictures import contact_sheet
+
+    sheets = {}
+    for number, video in enumerate(returns, 1):
+        sheet = contact_sheet(video["panels"])
+        Image.fromarray(sheet).save(layout.root / f"returns_{name}_{number}.png")
+        caption = f"{video['title']}; frames up to {video['history'] - 1} are given."
+        sheets[f"{name}: return {number}"] = (sheet, caption)
+    return sheets
 
 
 def _rollouts(

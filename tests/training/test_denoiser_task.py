@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,9 @@ POSES = trajectories.make("look_and_walk", 9, angle=60, distance=0.7)
 READOUT = Readout(reads=2, fine=1)
 TABLE = histories.scenarios(2, 2)
 write = jax.jit(write_history, static_argnames=("size", "perturbation"))
+rays_of = jax.jit(camera_rays, static_argnums=1)
+context_of = jax.jit(functools.partial(memory_context, grid=GRID, **dataclasses.asdict(READOUT)))
+see = jax.jit(functools.partial(memory.read, grid=GRID))
 
 
 def one_clip(**options):
@@ -52,7 +56,7 @@ def test_a_true_history_reads_back_exactly_from_where_it_was_seen(keyframe):
     static = clip.static.at[keyframe, 1, 1].set(0.4)
     clip = clip.replace(depth=depth, static=static)
     bank = write(clip, only(keyframe), SIZE)
-    seen = memory.read(bank, camera_at(clip, 4 * keyframe), GRID)
+    seen = see(bank, camera_at(clip, 4 * keyframe))
     known = np.ones(GRID)
     known[0, 2] = known[1, 1] = 0  # unknown depth; something that moves
     np.testing.assert_array_equal(seen.visible, known)
@@ -133,26 +137,28 @@ def test_jittered_poses_stay_rigid_and_move_as_much_as_asked(scale):
 # -- inputs --------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def inputs_of():
+    """`sample_inputs` by kind of memory, compiled once for all situations."""
+    options = {"size": SIZE, "table": TABLE, "readout": READOUT}
+    return {
+        kind: jax.jit(functools.partial(sample_inputs, kind=kind, **options))
+        for kind in denoiser_task.MEMORY_KINDS
+    }
+
+
 @pytest.mark.parametrize("scenario", [histories.FIRST, histories.RETURN, histories.REVERSED])
 @pytest.mark.parametrize("kind", denoiser_task.MEMORY_KINDS)
-def test_inputs_are_those_of_the_chunk_to_be_generated(kind, scenario):
+def test_inputs_are_those_of_the_chunk_to_be_generated(kind, scenario, inputs_of):
     clip = one_clip()
     keyframes = jnp.asarray(TABLE.keyframes[scenario])
-    target, rays, context = sample_inputs(
-        clip,
-        jnp.asarray(scenario),
-        keyframes,
-        kind=kind,
-        size=SIZE,
-        table=TABLE,
-        readout=READOUT,
-    )
+    target, rays, context = inputs_of[kind](clip, jnp.asarray(scenario), keyframes)
     first = 4 if scenario == histories.RETURN else 0
     chunk = Camera(
         jnp.tile(clip.intrinsics, (CHUNK, 1)), clip.cam2world[first : first + CHUNK], SIZE
     )
     np.testing.assert_array_equal(target, clip.chunks[first // 4])
-    np.testing.assert_allclose(rays, camera_rays(chunk, GRID), atol=1e-6)
+    np.testing.assert_allclose(rays, rays_of(chunk, GRID), atol=1e-6)
     if kind == "none":
         assert context is None
     elif kind == "rgb":
@@ -160,8 +166,7 @@ def test_inputs_are_those_of_the_chunk_to_be_generated(kind, scenario):
         np.testing.assert_array_equal(context[..., CHANNELS:], clip.rgb_hits[scenario])
     else:
         bank = write(clip, keyframes, SIZE)
-        expected = memory_context(bank, chunk, GRID, **dataclasses.asdict(READOUT))
-        np.testing.assert_allclose(context, expected, atol=1e-6)
+        np.testing.assert_allclose(context, context_of(bank, chunk), atol=1e-6)
         assert np.asarray(context).any()
 
 
@@ -179,11 +184,23 @@ class Spy(tiny_world.stand_in(Denoiser)):
         return self.answer(variables["params"], latents, timestep)
 
 
-def task_with(answer=lambda params, x, t: jnp.zeros_like(x), kind="latent", **options):
+def task_with(answer=lambda params, x, t: jnp.zeros_like(x), kind="none", **options):
     spy = Spy(answer)
     options = {"drop_memory": 0.0, "readout": READOUT, **options}
     task = DenoiserTask(denoiser=spy, kind=kind, size=SIZE, chunks=2, chunk_latents=2, **options)
     return task, spy
+
+
+def loss_and_call(*arguments, batch, **options):
+    """The loss, and what the denoiser was given for it."""
+    task, spy = task_with(*arguments, **options)
+
+    @jax.jit
+    def run(batch):
+        loss, _ = task.loss(None, batch, KEY, train=True)
+        return loss, spy.calls[-1]
+
+    return run(batch)
 
 
 def batch_of(count=6, same_chunks=False):
@@ -196,16 +213,17 @@ def batch_of(count=6, same_chunks=False):
 KEY = jax.random.key(3)
 
 
-def test_the_first_latent_is_given_clean():
-    task, spy = task_with()
+def test_the_first_latent_is_given_clean_and_nothing_costs_the_variance():
     batch = batch_of(same_chunks=True)
-    task.loss(None, batch, KEY, train=True)
-    (call,) = spy.calls
+    loss, call = loss_and_call(batch=batch)
     np.testing.assert_array_equal(call["x"][:, 0], batch["chunks"][:, 0, 0])
     np.testing.assert_array_equal(call["t"][:, 0], 0)
     assert (np.asarray(call["t"][:, 1]) > 0).all() and (np.asarray(call["t"]) <= 1000).all()
     assert len(np.unique(call["t"][:, 1])) == 6
     assert (np.asarray(call["x"][:, 1]) != np.asarray(batch["chunks"][:, 0, 1])).any()
+    # A velocity of zero is wrong by the noise and the latents, which are independent.
+    expected = 1 + float(jnp.mean(jnp.square(batch["chunks"][:, 0, 1])))
+    assert float(loss) == pytest.approx(expected, rel=0.25)
 
 
 def test_an_oracle_has_no_loss_and_the_first_latent_does_not_count():
@@ -218,31 +236,32 @@ def test_an_oracle_has_no_loss_and_the_first_latent_does_not_count():
         velocity = (noisy - x0) / level
         return velocity.at[:, 0].set(1e4)
 
-    loss, _ = task_with(oracle)[0].loss(None, batch, KEY, train=True)
+    loss, _ = loss_and_call(oracle, batch=batch)
     assert float(loss) < 1e-6
-    loss, _ = task_with()[0].loss(None, batch, KEY, train=True)
-    # Velocities have the variance of the noise plus that of the latents.
-    expected = 1 + float(jnp.mean(jnp.square(x0[:, 1])))
-    assert float(loss) == pytest.approx(expected, rel=0.25)
 
 
 def test_no_gradient_comes_from_the_first_latent():
     task, _ = task_with(lambda params, x, t: jnp.broadcast_to(params, x.shape))
-    params = jnp.zeros((2, *GRID, CHANNELS))
-    gradient = jax.grad(lambda p: task.loss(p, batch_of(), KEY, train=True)[0])(params)
+    params, batch = jnp.zeros((2, *GRID, CHANNELS)), batch_of()
+    gradient = jax.jit(jax.grad(lambda p: task.loss(p, batch, KEY, train=True)[0]))(params)
     assert not np.asarray(gradient[0]).any() and np.asarray(gradient[1]).all()
 
 
-def test_memory_is_dropped_as_often_as_asked():
-    whole = {}
-    for share in (0.0, 0.5, 1.0):
-        task, spy = task_with(drop_memory=share)
-        task.loss(None, batch_of(40), KEY, train=True)
-        context = np.asarray(spy.calls[0]["memory"])
-        # Visibility is a channel of the context; every clip's own first view is in memory.
-        whole[share] = context.any(axis=(1, 2, 3, 4))
-    assert whole[0.0].all() and not whole[1.0].any()
-    assert 8 <= whole[0.5].sum() <= 32
+def test_every_latent_can_have_its_own_noise():
+    batch = {name: jnp.concatenate([f] * 3) for name, f in batch_of().items()}
+    for per_frame, distinct in ((False, 1), (True, 2)):
+        clips = {**batch, "chunks": jnp.concatenate([batch["chunks"]] * 2, axis=2)}
+        levels = loss_and_call(batch=clips, per_frame=per_frame)[1]["t"][:, 1:]
+        assert levels.shape == (18, 3)
+        assert all(len(np.unique(row)) >= distinct for row in levels)
+        assert per_frame or all(len(np.unique(row)) == 1 for row in levels)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_memory_is_dropped_as_often_as_asked(share):
+    _, call = loss_and_call(batch=batch_of(40), kind="rgb", drop_memory=share)
+    kept = np.asarray(call["memory"]).any(axis=(1, 2, 3, 4)).sum()
+    assert {0.0: kept == 40, 0.5: 8 <= kept <= 32, 1.0: kept == 0}[share]
 
 
 @pytest.mark.parametrize("kind", denoiser_task.MEMORY_KINDS)
