@@ -11,6 +11,7 @@ GRID = (2, 3)
 INTRINSICS = np.array([14.0, 13.0, 12.5, 7.5])
 C = 2
 
+camera_rays = jax.jit(conditioning.camera_rays, static_argnames=("grid", "translation_scale"))
 memory_context = jax.jit(
     conditioning.memory_context, static_argnames=("grid", "reads", "fine", "prefer")
 )
@@ -132,7 +133,7 @@ def test_an_empty_memory_shows_nothing_whatever_lies_in_its_free_slots():
 @pytest.mark.parametrize("scale", [1.0, 0.25])
 def test_rays_are_pluecker_coordinates_of_the_relative_poses(scale):
     poses = path()
-    rays = conditioning.camera_rays(cameras(poses), GRID, translation_scale=scale)
+    rays = camera_rays(cameras(poses), GRID, translation_scale=scale)
     assert rays.shape == (2, *GRID, conditioning.RAY_CHANNELS)
     fx, fy, cx, cy = INTRINSICS
     for latent, covered in enumerate([[0] * 4, [1, 2, 3, 4]]):
@@ -158,8 +159,8 @@ def test_rays_and_context_do_not_depend_on_where_the_world_begins():
     here = bank_of(points[:, :3], tokens, [1, 1])
     there = bank_of((points @ moved.T)[:, :3], tokens, [1, 1])
     np.testing.assert_allclose(
-        conditioning.camera_rays(cameras(poses), GRID),
-        conditioning.camera_rays(cameras(moved @ poses), GRID),
+        camera_rays(cameras(poses), GRID),
+        camera_rays(cameras(moved @ poses), GRID),
         atol=5e-6,
     )
     context = memory_context(here, cameras(poses), GRID)

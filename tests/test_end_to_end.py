@@ -28,8 +28,8 @@ QUICKSTART = str(ROOT / "experiments" / "quickstart.py")
 SMALLER = {
     "host_devices": 1,  # the process has its devices already
     "record.size": 16,
-    "record.frames": 9,
-    "chunk_frames": 5,
+    "record.frames": 17,
+    "chunk_frames": 9,
     "vae.width_mults": (1, 1, 1),
     "vae.latent_channels": 4,
     "vae_training.steps": 2,
@@ -240,10 +240,10 @@ def test_generate_says_what_is_wrong(run, picture, walk, capsys, tmp_path):
     notes.write_text("no picture")
     assert f"{notes}: not a picture" in refused(f"--image={notes}")
     photo = f"--image={picture}"
-    assert "found 8 poses, expected 1 + 4 n" in refused(photo, "--frames=8")
+    assert "found 8 poses, expected 1 + 8 n" in refused(photo, "--frames=8")
     poses = trajectories.make("hold", CHUNK + 1)
     trajectories.save(tmp_path / "path.npz", poses)
-    assert "found 6 poses" in refused(photo, f"--trajectory={tmp_path / 'path.npz'}")
+    assert "found 10 poses" in refused(photo, f"--trajectory={tmp_path / 'path.npz'}")
     poses[2, 0] *= -1
     np.savez(tmp_path / "mirror.npz", cam2world=poses[:CHUNK])
     err = refused(photo, f"--trajectory={tmp_path / 'mirror.npz'}")

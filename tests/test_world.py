@@ -1,11 +1,14 @@
+import dataclasses
 import re
 import types
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_world
+from einops import reduce
 from safetensors.numpy import load_file, save_file
 from tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE
 
@@ -14,7 +17,7 @@ from mirage_jax import world as world_module
 from mirage_jax.geometry import Camera
 from mirage_jax.latent_encoder import LatentEncoder, to_model_range, to_uint8
 from mirage_jax.nn.geometry_head import Geometry, GeometryHead
-from mirage_jax.nn.video_vae import LatentStats
+from mirage_jax.nn.video_vae import LatentStats, VideoVAE
 from mirage_jax.world import (
     WorldModel,
     chunks_of_path,
@@ -165,42 +168,71 @@ def test_moving_the_whole_world_changes_nothing_that_is_seen(model, walk):
         assert np.abs(difference).max() <= 1
 
 
-def test_reencoding_stores_decoded_frames_encoded_alone(model, started):
-    world, poses = started[0], jnp.asarray(PATH[:CHUNK], jnp.float32)
-    after, latents, _ = advance(model.replace(reencode=True), world, poses, KEY)
-    pictures = jax.jit(LatentEncoder.decode)(model.encoder, latents[None])[0]
-    alone = jax.jit(LatentEncoder.encode_images)(model.encoder, jnp.clip(pictures[4:], -1, 1))
-    np.testing.assert_allclose(after.latent, alone[0], atol=1e-4)
-    stored = np.asarray(after.bank.tokens[CELLS : 2 * CELLS])
-    np.testing.assert_allclose(stored, alone.reshape(CELLS, CHANNELS), atol=1e-4)
-    _, usual, _ = advance(model, world, poses, KEY)
-    np.testing.assert_allclose(latents, usual, atol=1e-5)  # it only changes what is remembered
+class Told(tiny_world.stand_in(GeometryHead)):
+    """Two metres away; one cell moves, one is sky; a token is one more than its latent."""
+
+    def apply(self, variables, latents, image):
+        still = jnp.full((1, latents.shape[1], *GRID), -5.0)
+        return Geometry(
+            log_depth=jnp.full(still.shape, np.log(2.0)),
+            log_scale=jnp.full(still.shape, np.log(0.25)),
+            mover_logit=still.at[:, :, 0, 0].set(5.0),
+            sky_logit=still.at[:, :, 1, 2].set(5.0),
+            image_tokens=latents + 1,
+        )
 
 
-def test_sky_is_remembered_far_away_and_movers_are_not(model):
-    class Told(tiny_world.stand_in(GeometryHead)):
-        def apply(self, variables, latents, image):
-            still = jnp.full((1, 1, *GRID), -5.0)
-            return Geometry(
-                log_depth=jnp.full((1, 1, *GRID), np.log(2.0)),
-                log_scale=jnp.full((1, 1, *GRID), np.log(0.25)),
-                mover_logit=still.at[0, 0, 0, 0].set(5.0),
-                sky_logit=still.at[0, 0, 1, 2].set(5.0),
-                image_tokens=latents + 1,
-            )
+class Darkens(tiny_world.stand_in(VideoVAE)):
+    """Latents are the colours of cells at every fourth frame; decoded, they are half as bright."""
 
-    latents = jnp.arange(CELLS * CHANNELS, dtype=jnp.float32).reshape(1, *GRID, CHANNELS)
-    bank, report = model.replace(head=Told(), sky_depth=50.0).observe(
-        memory.create(CELLS, CHANNELS),
-        latents,
-        jnp.ones(1, bool),
-        camera_at(np.eye(4))[None],
-        jnp.zeros(1),
-    )
+    spatial_stride = 8
+
+    def apply(self, variables, x, method):
+        if method == "encode":
+            return reduce(x[:, ::4], "b t (h p) (w q) c -> b t h w c", "mean", p=8, q=8), None
+        frames = jnp.concatenate([x[:, :1], jnp.repeat(x[:, 1:], 4, axis=1)], axis=1)
+        return 0.5 * frames.repeat(8, axis=2).repeat(8, axis=3)
+
+
+@flax.struct.dataclass
+class Dreamer(WorldModel):
+    """Generates noise, whatever its context."""
+
+    def denoise(self, first, context, rays, key):
+        noise = 3 * jax.random.normal(key, (1, 2, *GRID, 3))
+        return noise.at[:, 0].set(first)
+
+
+@pytest.fixture(scope="module")
+def dreamer(model):
+    unit = LatentStats(mean=jnp.zeros(3), std=jnp.ones(3))
+    fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
+    encoder = LatentEncoder(None, unit, Darkens())
+    return Dreamer(**fields | {"encoder": encoder, "head": Told(), "sky_depth": 50.0})
+
+
+def test_sky_is_remembered_far_away_and_movers_are_not(dreamer):
+    world, report = begin(dreamer, first_picture(PICTURE), camera_at(np.eye(4)), CELLS)
     assert (int(report.written), int(report.moving)) == (CELLS - 1, 1)
+    bank = world.bank
     np.testing.assert_allclose(bank.xyz[: CELLS - 1, 2], [2, 2, 2, 2, 50], rtol=1e-5)
-    np.testing.assert_array_equal(bank.tokens[:5], np.asarray(latents).reshape(6, -1)[1:] + 1)
+    colours = PICTURE.reshape(2, 8, 3, 8, 3).mean((1, 3)).reshape(CELLS, 3) / 127.5 - 1
+    np.testing.assert_allclose(bank.tokens[:5], colours[1:] + 1, atol=1e-5)
     np.testing.assert_allclose(bank.confidence[:5], np.exp(-0.25), rtol=1e-5)
+
+
+@pytest.mark.parametrize("reencode", [False, True])
+def test_what_is_remembered_comes_from_latents_or_from_decoded_frames(dreamer, reencode):
+    world, _ = begin(dreamer, first_picture(PICTURE), camera_at(np.eye(4)), CELLS)
+    dreamer = dreamer.replace(reencode=reencode)
+    hold = jnp.tile(jnp.eye(4), (CHUNK, 1, 1))
+    after, latents, _ = advance(dreamer, world.replace(bank=memory.create(CELLS, 3)), hold, KEY)
+    # The paper's way: decode, clip, encode the frame alone.
+    seen = jnp.clip(0.5 * latents[1], -1, 1) if reencode else latents[1]
+    np.testing.assert_allclose(after.latent, seen + 1, atol=1e-5)
+    stored = np.asarray(after.bank.tokens[: CELLS - 1])
+    np.testing.assert_allclose(stored, (seen + 1).reshape(CELLS, 3)[1:], atol=1e-5)
+    assert set(np.asarray(after.bank.time)[:5].tolist()) == {4.0}
 
 
 def test_a_denoiser_without_memory_rolls_out_too(model, started):
@@ -295,21 +327,16 @@ def test_pictures_survive_the_change_of_range():
     np.testing.assert_array_equal(to_uint8(np.array([-3.0, 1.7])), [0, 255])
 
 
-def test_latents_are_normalised_and_back(model):
-    """With other statistics the same latents differ by scale and shift, and decode to the same."""
-    encoder = model.encoder
-    plain = encoder.replace(
-        stats=encoder.stats.replace(
-            mean=np.zeros(CHANNELS, np.float32), std=np.ones(CHANNELS, np.float32)
-        )
-    )
+def test_latents_are_normalised_and_back():
+    stats = LatentStats(mean=jnp.array([0.1, 0.2, -0.3]), std=jnp.array([1.0, 2.0, 0.5]))
+    encoder = LatentEncoder(None, stats, Darkens())
     video = to_model_range(PICTURE)[None, None]
-    encode, decode = jax.jit(LatentEncoder.encode), jax.jit(LatentEncoder.decode)
-    raw, latents = encode(plain, video), encode(encoder, video)
-    np.testing.assert_allclose(
-        latents, (np.asarray(raw) - encoder.stats.mean) / encoder.stats.std, atol=1e-5
-    )
-    np.testing.assert_allclose(decode(encoder, latents), decode(plain, raw), atol=1e-4)
+    latents = encoder.encode(video)
+    cells = np.asarray(video).reshape(2, 8, 3, 8, 3).mean((1, 3))
+    np.testing.assert_allclose(latents[0, 0], (cells - stats.mean) / stats.std, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode_images(video[0]), latents[0], atol=1e-6)
+    expected = 0.5 * cells.repeat(8, axis=0).repeat(8, axis=1)
+    np.testing.assert_allclose(encoder.decode(latents)[0, 0], expected, atol=1e-5)
 
 
 def test_an_encoder_comes_back_from_its_folder(model, tmp_path):

@@ -26,16 +26,16 @@ INTRINSICS = np.array([14.0, 13.0, 12.5, 7.5], np.float32)
 
 
 def random_params(module, seed, *inputs):
-    """Parameters of unit gain with nothing left at zero, as numpy arrays."""
+    """Parameters of unit gain with nothing left at zero."""
     shapes = jax.eval_shape(lambda: nn.unbox(module.init(jax.random.key(0), *inputs)))["params"]
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
         name = str(path[-1].key)
-        if name in ("gamma", "scale"):
-            return np.ones(leaf.shape, np.float32)
+        if name == "gamma":
+            return jnp.ones(leaf.shape)
         deviation = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.1
-        return (deviation * rng.normal(size=leaf.shape)).astype(np.float32)
+        return jnp.asarray(deviation * rng.normal(size=leaf.shape), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
@@ -94,7 +94,7 @@ def world_model(seed=0):
     head = GeometryHead(width=8, layers=1)
     latents = jnp.zeros((1, latents_of_frames(CHUNK), *GRID, CHANNELS))
     head_params = random_params(head, seed, latents, jnp.zeros(latents.shape[:2], bool))
-    head_params["maps"]["bias"] = np.array([0, -1, -20, -20], np.float32)
+    head_params["maps"]["bias"] = jnp.array([0.0, -1.0, -20.0, -20.0])
     network = denoiser(context_channels(CHANNELS, reads=READOUT["reads"], fine=READOUT["fine"]))
     return WorldModel(
         encoder=encoder(seed),

@@ -27,7 +27,7 @@ class VAETask(Task):
     Attributes:
       vae: the module.
       frames, size: of the training windows.
-      linear_path: weights that the linear path starts from (`patch_pca`), if the VAE has one.
+      linear_path: weights of the linear path (`patch_pca`), which stay as they are; None trains it.
       l1_weight: of the absolute error beside the squared one.
       kl_weight: of the KL divergence per latent value.
       first_frame_weight: how much more the first frame counts. It alone trains the image-mode
@@ -53,11 +53,12 @@ class VAETask(Task):
         self, params: Params, batch: dict[str, Any], key: PRNGKeyArray, *, train: bool, **_: Any
     ) -> tuple[Array, dict[str, Array]]:
         video = to_model_range(batch["video"])
-        # The linear path is the best linear code already. Adam would spend its steps on shaking it.
-        params = {
-            name: jax.lax.stop_gradient(leaves) if name.startswith("linear_") else leaves
-            for name, leaves in params.items()
-        }
+        if self.linear_path is not None:
+            # It is the best linear code already, and Adam would spend its steps on shaking it.
+            params = {
+                name: jax.lax.stop_gradient(leaves) if name in self.linear_path else leaves
+                for name, leaves in params.items()
+            }
         posterior: Any = self.vae.apply({"params": params}, video, method="encode")
         mean, logvar = posterior
         latents = sample_posterior(key, mean, logvar) if train else mean

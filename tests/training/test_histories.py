@@ -10,7 +10,8 @@ DRAWS = 6000
 
 
 def draws(table, keep_all, seed=0):
-    keys = jax.random.split(jax.random.key(seed), DRAWS)
+    # Compiles in half the time of the default generator.
+    keys = jax.random.split(jax.random.key(seed, impl="rbg"), DRAWS)
     one = functools.partial(histories.draw, table=table, keep_all=keep_all)
     scenario, keyframes = jax.jit(jax.vmap(one))(keys)
     return np.asarray(scenario), np.asarray(keyframes)
