@@ -22,7 +22,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.record.size = 64  # pixels, square
     c.record.frames = 33  # 17 that leave, 16 that come back
     c.record.gamma = 0.6  # Freedoom is dark; applied to both worlds and stored in the clip
-    c.record.train_clips = ConfigDict({"freedoom": 1200, "labmaze": 500, "procedural": 64})
+    c.record.train_clips = ConfigDict({"freedoom": 1200, "labmaze": 400, "procedural": 64})
     c.record.eval_clips = 64  # per world, on maps and mazes never trained on
     c.record.workers = 2
     c.record.seed = 0
@@ -45,7 +45,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.vae.attention = False
 
     c.vae_training = ConfigDict()
-    c.vae_training.steps = 400
+    c.vae_training.steps = 300
     c.vae_training.batch_size = 4
     c.vae_training.pixels = 32  # training windows are cut to squares of this size
     c.vae_training.learning_rate = 4e-4
@@ -83,7 +83,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.memory.prefer = "nearest"
 
     c.denoiser_training = ConfigDict()
-    c.denoiser_training.steps = 850
+    c.denoiser_training.steps = 1000
     c.denoiser_training.batch_size = 16
     c.denoiser_training.learning_rate = 1.5e-3
     c.denoiser_training.warmup = 60

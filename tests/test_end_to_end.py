@@ -33,6 +33,7 @@ SMALLER = {
     "vae.width_mults": (1, 1, 1),
     "vae.latent_channels": 4,
     "vae_training.steps": 2,
+    "vae_training.pixels": 16,
     "geometry.width": 8,
     "geometry.layers": 1,
     "geometry_training.steps": 2,

@@ -17,7 +17,10 @@ from mirage_jax.layout import Layout
 DEFAULT_CONFIG = "experiments/quickstart.py"
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", DEFAULT_CONFIG, "Experiment file; override fields with --config.name=value."
+    # A default here would be read, with the overrides of the command line, at import.
+    "config",
+    None,
+    f"Experiment file (default: {DEFAULT_CONFIG}); override fields with --config.name=value.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/quickstart", "Folder for everything this run writes."
@@ -76,6 +79,8 @@ def prepare_jax(config: ConfigDict, layout: Layout) -> None:
 def run(main: Callable[[], int | None], module: str, argv: Sequence[str] | None = None) -> None:
     """Runs a command: parses flags, prints user errors as one line; tracebacks need --debug."""
     argv = list(sys.argv if argv is None else argv)
+    if not any(a.startswith("--config=") or a == "--config" for a in argv):
+        argv.insert(1, f"--config={DEFAULT_CONFIG}")
     doc = importlib.import_module(module).__doc__ or ""
     if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv[1:]):
         print(_help(doc, module, argv))

@@ -46,7 +46,8 @@ class Joined:
 
     def __getitem__(self, index: int) -> Any:
         which = int(np.searchsorted(self._ends, index, side="right"))
-        return self._sources[which][index - (self._ends[which] - len(self._sources[which]))]
+        start = int(self._ends[which]) - len(self._sources[which])
+        return self._sources[which][index - start]
 
     def __repr__(self) -> str:
         return f"Joined({self._sources})"

@@ -489,3 +489,13 @@ def test_paths_of_files_are_moved_to_where_the_world_is(tmp_path):
         )
     with pytest.raises(OSError, match=r"absent\.npz"):
         path_of(str(tmp_path / "absent.npz"))
+
+
+def test_a_wrong_field_of_the_default_config_is_no_traceback(tmp_path):
+    # The default experiment is found from the folder of the checkout, as a newcomer would be in.
+    command = [sys.executable, "-m", "mirage_jax.cli.main", "train", "--config.denoiser.widht=3"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "widht" in done.stderr and "width" in done.stderr
+    assert "Traceback" not in done.stderr
