@@ -56,18 +56,24 @@ def tiny_config(**changes):
     return config
 
 
-@pytest.fixture(scope="module")
-def compilations(tmp_path_factory):
-    """`prepare_jax` points the compilation cache into the work directory; put back afterwards."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
+@pytest.fixture(scope="module", autouse=True)
+def compilations():
+    """Compiling is nearly all there is to do here, so it is done badly and fast.
+
+    `prepare_jax` points the compilation cache into the work directory; put back afterwards.
+    """
+    ours = {"jax_disable_most_optimizations": True, "jax_default_prng_impl": "rbg"}
+    theirs = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: jax.config.values[name] for name in (*ours, *theirs)}
+    for name, value in ours.items():
+        jax.config.update(name, value)
     yield
     for name, value in before.items():
         jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, compilations):
+def run(tmp_path_factory):
     """A work directory after record, train and evaluate."""
     layout, config = Layout(tmp_path_factory.mktemp("run")), tiny_config()
     common.prepare_jax(config, layout)
