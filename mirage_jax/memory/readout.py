@@ -88,12 +88,12 @@ def read(
     if prefer == "nearest":
         winner = lowest_index(hits, hits.z == nearest)
     else:
-        same_surface = hits.inside & (hits.z <= nearest * (1.0 + tolerance))
-        mismatch = jnp.where(same_surface, view_mismatch(mem, views), jnp.inf)
+        same_surface = hits.inside.reshape(-1) & (hits.z <= nearest * (1.0 + tolerance))
+        mismatch = jnp.where(same_surface, view_mismatch(mem, views).reshape(-1), jnp.inf)
         # As for depth: the very values that are reduced must be the ones compared afterwards.
-        mismatch = jax.lax.optimization_barrier(mismatch.reshape(-1))
+        mismatch = jax.lax.optimization_barrier(mismatch)
         best = _least(hits, mismatch)
-        winner = lowest_index(hits, same_surface.reshape(-1) & (mismatch == best[hits.segment]))
+        winner = lowest_index(hits, same_surface & (mismatch == best[hits.segment]))
     shape = (len(views), *grid)
     source, depth = winner.reshape(shape), depth[:-1].reshape(shape)
     if footprint != 1:
