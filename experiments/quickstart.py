@@ -45,10 +45,10 @@ def get_config(_: str = "") -> ConfigDict:
     c.vae.attention = False
 
     c.vae_training = ConfigDict()
-    c.vae_training.steps = 300
+    c.vae_training.steps = 150
     c.vae_training.batch_size = 4
     c.vae_training.pixels = 32  # training windows are cut to squares of this size
-    c.vae_training.learning_rate = 4e-4
+    c.vae_training.learning_rate = 2e-3
     c.vae_training.warmup = 50
     c.vae_training.kl_weight = 1e-4
     c.vae_training.weight_decay = 1e-4
@@ -75,15 +75,18 @@ def get_config(_: str = "") -> ConfigDict:
     c.denoiser.mlp_width = 768
     c.denoiser.patch = (1, 2, 2)
     c.denoiser.branch_layers = ()  # blocks of the control branch; () = its input projection alone
+    c.denoiser.memory_prior = True  # generate what a regression on the read-out leaves open
+    c.denoiser.scan = False  # unrolled layers compile longer and run a tenth faster on a CPU
 
     c.memory = ConfigDict()
     c.memory.capacity = 4096  # elements of a rollout's bank
     c.memory.reads = 4  # poses read per latent
     c.memory.fine = 2  # read-out grid relative to the latents'
     c.memory.prefer = "nearest"
+    c.memory.footprint = 3  # cells; what falls near an empty cell is shown beside it; 1 = nothing
 
     c.denoiser_training = ConfigDict()
-    c.denoiser_training.steps = 1000
+    c.denoiser_training.steps = 800
     c.denoiser_training.batch_size = 16
     c.denoiser_training.learning_rate = 1.5e-3
     c.denoiser_training.warmup = 60

@@ -55,6 +55,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.denoiser.mlp_width = 2048
     c.denoiser.branch_layers = (0, 4, 8)
     c.denoiser.dtype = "bfloat16"
+    c.denoiser.scan = True
     c.denoiser_training.steps = 40_000
     c.denoiser_training.batch_size = 32
     c.denoiser_training.learning_rate = 4e-4

@@ -60,9 +60,12 @@ def latent_cameras(camera: Camera, reads: int) -> Camera:
     )
 
 
-def context_channels(token_channels: int, *, reads: int, fine: int) -> int:
+def context_channels(token_channels: int, *, reads: int, fine: int, footprint: int = 1) -> int:
     """Channels of `memory_context`."""
-    return reads * fine * fine * (token_channels + READOUT_EXTRAS)
+    per_read = token_channels + READOUT_EXTRAS
+    if footprint > 1:
+        per_read += token_channels + 1
+    return reads * fine * fine * per_read
 
 
 def memory_context(
@@ -73,6 +76,7 @@ def memory_context(
     reads: int = TEMPORAL_STRIDE,
     fine: int = 2,
     prefer: Literal["nearest", "best_view"] = "nearest",
+    footprint: int = 1,
 ) -> Float[Array, "latents h w channels"]:
     """Reads the memory for a chunk of frames and folds the result into its latents' cells.
 
@@ -83,19 +87,30 @@ def memory_context(
       reads: poses read for each latent (1, 2 or 4).
       fine: the read-out grid is `fine` times finer than the latents' in height and width.
       prefer: which hit a cell keeps, see `memory.read`.
+      footprint: odd width in cells of the read-out grid. A cell that no element falls into shows
+        the nearest element whose square of this width covers it, in channels of its own: what falls
+        near a cell is not what falls into it, and a finer grid than was written has many holes.
 
     Returns:
-      Tokens, visibility, confidence and inverse depth of every read; zero where nothing is stored.
+      Of every read: tokens, [tokens of holes,] visibility, confidence and inverse depth [and where
+      holes were filled]; zero where nothing is stored. Brackets: with `footprint` > 1.
     """
     height, width = grid
-    readout = memory.read(
-        bank, latent_cameras(camera, reads), (height * fine, width * fine), prefer=prefer
-    )
-    hit = readout.visible
-    confidence = jnp.where(readout.source >= 0, bank.confidence[readout.source], 0.0)
-    inverse_depth = hit / jnp.maximum(readout.depth, 0.1)
-    extras = jnp.stack([hit, confidence * hit, inverse_depth], axis=-1)
-    fields = jnp.concatenate([readout.tokens, extras.astype(readout.tokens.dtype)], axis=-1)
+    cameras = latent_cameras(camera, reads)
+    readout = memory.read(bank, cameras, (height * fine, width * fine), prefer=prefer)
+    hit, depth, source = readout.visible, readout.depth, readout.source
+    tokens, flags = [readout.tokens], []
+    if footprint > 1:
+        near_depth, near = memory.spread(jnp.where(hit > 0, depth, jnp.inf), source, footprint)
+        filled = (near >= 0) & (source < 0)
+        tokens.append(jnp.where(filled[..., None], bank.tokens[near], 0))
+        flags.append(filled.astype(jnp.float32))
+        depth, source = jnp.where(filled, near_depth, depth), near
+    shown = (source >= 0).astype(jnp.float32)
+    confidence = shown * bank.confidence[source]
+    inverse_depth = shown / jnp.maximum(depth, 0.1)
+    extras = jnp.stack([hit, confidence, inverse_depth, *flags], axis=-1)
+    fields = jnp.concatenate([*tokens, extras.astype(bank.tokens.dtype)], axis=-1)
     return rearrange(
         fields, "t r (h fh) (w fw) c -> t h w (r fh fw c)", fh=fine, fw=fine, h=height, w=width
     )

@@ -39,14 +39,18 @@ def geometry_head(config: ConfigDict) -> GeometryHead:
 
 
 def readout(config: ConfigDict) -> Readout:
-    return Readout(config.memory.reads, config.memory.fine, config.memory.prefer)
+    memory = config.memory
+    return Readout(memory.reads, memory.fine, memory.prefer, memory.footprint)
 
 
 def memory_channels(config: ConfigDict, kind: str) -> int:
     """Channels of the memory context of one cell for a kind of memory."""
     channels = config.vae.latent_channels
     if kind == "latent":
-        return context_channels(channels, reads=config.memory.reads, fine=config.memory.fine)
+        read = readout(config)
+        return context_channels(
+            channels, reads=read.reads, fine=read.fine, footprint=read.footprint
+        )
     return channels + TEMPORAL_STRIDE if kind == "rgb" else 0
 
 
@@ -60,7 +64,7 @@ def denoiser(config: ConfigDict, kind: str, data_std: tuple[float, ...]) -> Deno
     """
     fields = config.denoiser.to_dict()
     if kind == "none":
-        fields["branch_layers"] = ()
+        fields |= {"branch_layers": (), "memory_prior": False}
     channels = config.vae.latent_channels
     return Denoiser(
         in_channels=channels,

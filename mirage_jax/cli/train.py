@@ -141,10 +141,14 @@ def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str)
     from mirage_jax.training.denoiser_task import Preview
     from mirage_jax.training.export import export
     from mirage_jax.training.latent_cache import FIELDS, LatentClip
+    from mirage_jax.training.prior_fit import fit_memory_prior
 
     train, held_out = _sources(config, layout, memory)
     encoder = LatentEncoder.load(layout.model("encoder"))
     task = build.denoiser_task(config, memory, encoder.spread)
+    if task.denoiser.memory_prior:
+        console.print("fitting the memory prior")
+        task = dataclasses.replace(task, prior=fit_memory_prior(task, train))
     if config.sample_every:
         shown = {name: np.stack([held_out[i][name] for i in range(4)]) for name in FIELDS}
         preview = Preview(encoder, LatentClip(**shown), config.sampling.steps)

@@ -3,7 +3,7 @@
 from mirage_jax.memory import retrieval, rgb_cloud
 from mirage_jax.memory.bank import LatentMemory, WriteReport, create, nbytes, write
 from mirage_jax.memory.pooling import pool_depth, pool_static
-from mirage_jax.memory.readout import ReadOut, read
+from mirage_jax.memory.readout import ReadOut, read, spread
 from mirage_jax.memory.retrieval import Keyframes, retrieve, shared_view
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "retrieve",
     "rgb_cloud",
     "shared_view",
+    "spread",
     "write",
 ]

@@ -176,9 +176,11 @@ def lowest_index(hits: Hits, candidate: Bool[Array, vn]) -> Int[Array, cells]:
 
 
 def spread(
-    depth: Float[Array, "v h w"], source: Int[Array, "v h w"], footprint: int
-) -> tuple[Float[Array, "v h w"], Int[Array, "v h w"]]:
+    depth: Float[Array, "*v h w"], source: Int[Array, "*v h w"], footprint: int
+) -> tuple[Float[Array, "*v h w"], Int[Array, "*v h w"]]:
     """Widens every element to `footprint x footprint` cells: nearest wins, then lowest index.
+
+    `depth` is +inf and `source` -1 where a cell is empty.
 
     Working on the winners of the cells gives the same result as splatting every element, since an
     element that loses its own cell loses to the same rival in every neighbouring one.

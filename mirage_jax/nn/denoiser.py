@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from mirage_jax.nn.attention import Linear, named_param
 from mirage_jax.nn.block import DiTBlock, modulate, modulation_init, over_layers
 from mirage_jax.nn.memory_branch import MemoryBranch
+from mirage_jax.nn.memory_prior import MemoryPrior
 from mirage_jax.nn.rope import axis_dims, video_rotations
 
 Patch = tuple[int, int, int]
@@ -62,7 +63,7 @@ def timestep_embedding(timestep: Float[Array, "*b"], width: int) -> Float[Array,
 
 
 def velocity_preconditioning(
-    sigma: Float[Array, "*b"], data_std: Float[Array, " c"]
+    sigma: Float[Array, "*b"], data_std: Float[Array, "*#b c"]
 ) -> tuple[Float[Array, "*b c"], Float[Array, "*b c"]]:
     """How much of the velocity is known before looking: v = skip x + out F, F of unit variance.
 
@@ -112,6 +113,8 @@ class Denoiser(nn.Module):
       zero_head: whether the output projection starts at zero.
       data_std: standard deviation of every latent channel; the network then predicts what
         `velocity_preconditioning` leaves open. () for networks that predict the velocity itself.
+      memory_prior: whether what is known beforehand includes what `MemoryPrior` reads off the
+        memory context; the network then works on what is left.
       remat: "none", "full" or "dots", see `block.REMAT`.
       scan: whether layers run in a loop (compiles once) or unrolled; parameters are the same.
       attention_backend: see `attention.attention`.
@@ -133,6 +136,7 @@ class Denoiser(nn.Module):
     ray_channels: int = 0
     zero_head: bool = True
     data_std: tuple[float, ...] = ()
+    memory_prior: bool = False
     remat: str = "none"
     scan: bool = True
     attention_backend: str = "auto"
@@ -149,6 +153,11 @@ class Denoiser(nn.Module):
             )
         if layers and not self.memory_channels:
             raise ValueError(f"memory_channels: found 0 with branch_layers {layers}, expected > 0")
+        if self.memory_prior and not (self.memory_channels and self.data_std):
+            raise ValueError(
+                f"memory_prior: found {self.memory_channels} memory_channels and data_std "
+                f"{self.data_std}, expected some of both"
+            )
 
     @nn.compact
     def __call__(
@@ -188,6 +197,17 @@ class Denoiser(nn.Module):
         batch, target = latents.shape[:2]
         references = 0 if reference is None else reference.shape[1]
         precedings = 0 if preceding is None else preceding.shape[1]
+
+        mean, spread = self._known(memory, latents, precedings)
+        sigma = timestep[..., None, None] / 1000.0
+        if self.data_std:
+            if all_frames or timestep.ndim != 2:
+                raise ValueError(
+                    "data_std: expected one timestep per target frame and no other frames"
+                )
+            # A clean frame is given as it is.
+            mean = jnp.where(sigma[..., None] > 0, mean, 0.0)
+            latents = latents.astype(jnp.float32) - (1.0 - sigma[..., None]) * mean
 
         clips = [clip for clip in (reference, latents, preceding) if clip is not None]
         patches = patchify(jnp.concatenate(clips, axis=1), self.patch)
@@ -271,11 +291,16 @@ class Denoiser(nn.Module):
         out = unpatchify(out.reshape(batch, -1, *grid, out.shape[-1]), self.patch)
         if not self.data_std:
             return out
-        if all_frames or timestep.ndim != 2:
-            raise ValueError("data_std: expected one timestep per target frame and no other frames")
-        skip, scale = velocity_preconditioning(timestep / 1000.0, jnp.asarray(self.data_std))
-        per_cell = (slice(None), slice(None), None, None)
-        return skip[per_cell] * latents.astype(jnp.float32) + scale[per_cell] * out
+        skip, scale = velocity_preconditioning(sigma, spread)
+        return skip * latents + scale * out - mean
+
+    def _known(self, memory: Array | None, latents: Array, precedings: int) -> tuple[Array, Array]:
+        """Mean and standard deviation of the target latents before the network has looked."""
+        if not self.memory_prior:
+            return jnp.zeros(()), jnp.asarray(self.data_std)
+        prior = MemoryPrior(self.memory_channels, self.data_std, name="memory_prior")
+        context = self._field("memory", memory, self.memory_channels, latents, precedings)
+        return prior(None if context is None else context[:, : latents.shape[1]])
 
     def _time(
         self, timestep: Array, references: int, precedings: int, grid: tuple[int, int]

@@ -48,6 +48,7 @@ class Readout:
     reads: int = 4
     fine: int = 2
     prefer: str = "nearest"
+    footprint: int = 1
 
 
 def confidence_of_depth_error(relative_error: Float[Array, "*b"]) -> Float[Array, "*b"]:
@@ -207,6 +208,7 @@ class DenoiserTask(Task):
       shift: noise-level shift.
       drop_memory: share of samples that see an empty memory.
       per_frame: one noise level per latent instead of per sample (diffusion forcing).
+      prior: parameters of the denoiser's memory prior (`prior_fit`), if it has one.
       preview: clips to draw sample sheets of, if any.
     """
 
@@ -220,6 +222,7 @@ class DenoiserTask(Task):
     shift: float = 1.0
     drop_memory: float = 0.1
     per_frame: bool = False
+    prior: Params | None = None
     preview: Preview | None = None
 
     def __post_init__(self) -> None:
@@ -258,7 +261,14 @@ class DenoiserTask(Task):
         channels = self.denoiser.in_channels
         cells = tuple(2 * p for p in self.denoiser.patch[1:])
         latents = jnp.zeros((1, self.chunk_latents, *cells, channels))
-        return self.denoiser.init(key, latents, jnp.zeros(latents.shape[:2]))["params"]
+        params = self.denoiser.init(key, latents, jnp.zeros(latents.shape[:2]))["params"]
+        if self.prior is None:
+            return params
+        boxed = {
+            name: leaf.replace_boxed(jnp.asarray(self.prior[name]))
+            for name, leaf in params["memory_prior"].items()
+        }
+        return {**params, "memory_prior": boxed}
 
     def loss(
         self, params: Params, batch: dict[str, Array], key: PRNGKeyArray, *, train: bool, **_: Any

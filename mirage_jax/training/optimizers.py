@@ -8,6 +8,9 @@ import optax
 NOT_DECAYED = ("bias", "scale", "gamma", "norm", "modulation", "positions")
 """A parameter whose own name contains one of these takes no weight decay, nor does any vector."""
 
+FITTED = ("linear_encoder", "linear_decoder", "memory_prior")
+"""Modules whose parameters come from a closed form; they are not decayed either."""
+
 
 def warmup_cosine(
     learning_rate: float, *, steps: int, warmup: int = 0, final: float = 0.0
@@ -49,11 +52,12 @@ def adamw(
 
 
 def decayed(params: Any) -> Any:
-    """Tree of bools: True where weight decay applies, see `NOT_DECAYED`."""
+    """Tree of bools: True where weight decay applies, see `NOT_DECAYED` and `FITTED`."""
 
     def one(path: Any, leaf: Any) -> bool:
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
         own = str(names[-1]).lower() if names else ""
-        return leaf.ndim > 1 and not any(word in own for word in NOT_DECAYED)
+        fitted = any(name in FITTED for name in names)
+        return leaf.ndim > 1 and not fitted and not any(word in own for word in NOT_DECAYED)
 
     return jax.tree_util.tree_map_with_path(one, params)
