@@ -105,7 +105,7 @@ def memory_context(
         filled = (near >= 0) & (source < 0)
         tokens.append(jnp.where(filled[..., None], bank.tokens[near], 0))
         flags.append(filled.astype(jnp.float32))
-        depth, source = jnp.where(filled, near_depth, depth), near
+        depth, source = jnp.where(filled, near_depth, depth), jnp.where(filled, near, source)
     shown = (source >= 0).astype(jnp.float32)
     confidence = shown * bank.confidence[source]
     inverse_depth = shown / jnp.maximum(depth, 0.1)

@@ -13,7 +13,7 @@ C = 2
 
 camera_rays = jax.jit(conditioning.camera_rays, static_argnames=("grid", "translation_scale"))
 memory_context = jax.jit(
-    conditioning.memory_context, static_argnames=("grid", "reads", "fine", "prefer")
+    conditioning.memory_context, static_argnames=("grid", "reads", "fine", "prefer", "footprint")
 )
 
 
@@ -114,6 +114,41 @@ def test_the_nearer_element_hides_the_other_with_its_confidence():
     context = np.asarray(memory_context(bank, cameras(hold), GRID, reads=1, fine=1))
     shown = context[0][context[0, ..., C] > 0]
     np.testing.assert_allclose(shown, [[2, 2, 1, 0.4, 0.5]], rtol=1e-6)
+
+
+def test_holes_show_what_falls_beside_them_in_channels_of_their_own():
+    """Against a search over all elements around each empty cell."""
+    rng = np.random.default_rng(0)
+    depth = rng.uniform(2.0, 4.0, 5)
+    points = np.stack([*rng.uniform(-0.5, 0.5, (2, 5)) * depth, depth], axis=1)
+    tokens, confidences = rng.normal(size=(5, C)), rng.uniform(0.2, 1.0, 5)
+    bank = bank_of(points, tokens, confidences)
+    fine, pose = 2, np.eye(4)
+    context = memory_context(bank, cameras(pose[None]), GRID, reads=1, fine=fine, footprint=3)
+    assert context.shape[-1] == conditioning.context_channels(C, reads=1, fine=fine, footprint=3)
+
+    grid = GRID[0] * fine, GRID[1] * fine
+    cells = {n: seen_at(point, pose, grid) for n, point in enumerate(points)}
+    expected = np.zeros((*grid, 2 * C + conditioning.READOUT_EXTRAS + 1))
+    kinds = {"own": 0, "beside": 0, "empty": 0}
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            near = [
+                (cell[2], n, cell[:2] == (row, column))
+                for n, cell in cells.items()
+                if cell and max(abs(cell[0] - row), abs(cell[1] - column)) <= 1
+            ]
+            own = [entry for entry in near if entry[2]]
+            kinds["own" if own else "beside" if near else "empty"] += 1
+            if not near:
+                continue
+            z, n, _ = min(own or near)
+            parts = (tokens[n], np.zeros(C)) if own else (np.zeros(C), tokens[n])
+            flags = [float(bool(own)), confidences[n], 1 / z, float(not own)]
+            expected[row, column] = [*parts[0], *parts[1], *flags]
+    assert all(kinds.values())
+    folded = expected.reshape(GRID[0], fine, GRID[1], fine, -1).transpose(0, 2, 1, 3, 4)
+    np.testing.assert_allclose(context[0], folded.reshape(*GRID, -1), atol=1e-5)
 
 
 def test_an_element_at_the_lens_does_not_blow_up_inverse_depth():

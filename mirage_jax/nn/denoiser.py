@@ -63,8 +63,8 @@ def timestep_embedding(timestep: Float[Array, "*b"], width: int) -> Float[Array,
 
 
 def velocity_preconditioning(
-    sigma: Float[Array, "*b"], data_std: Float[Array, "*#b c"]
-) -> tuple[Float[Array, "*b c"], Float[Array, "*b c"]]:
+    sigma: Float[Array, "*#b"], data_std: Float[Array, "*#b c"]
+) -> tuple[Float[Array, "*#b c"], Float[Array, "*#b c"]]:
     """How much of the velocity is known before looking: v = skip x + out F, F of unit variance.
 
     For latents of variance s^2 and x = (1 - sigma) x0 + sigma noise, `skip` is the regression of

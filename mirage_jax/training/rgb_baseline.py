@@ -40,16 +40,13 @@ def render(
     return rgb_cloud.read(cloud, target)
 
 
-def encode_rendering(
-    video: Float[Array, "t height width 3"],
-    visible: Float[Array, "t height width"],
-    encode: Callable[[Array], Array],
-) -> tuple[Float[Array, "l h w c"], Float[Array, "l h w 4"]]:
-    """Latents of a rendering and the share of each cell's pixels that have a point, per frame."""
-    latents = encode(video[None])[0]
-    height, width = latents.shape[1:3]
-    shares = rearrange(visible, "t (h fh) (w fw) -> t h w fh fw", h=height, w=width).mean((-2, -1))
-    return latents, rearrange(frames_per_latent(shares), "l r h w -> l h w r", r=TEMPORAL_STRIDE)
+def cell_shares(
+    visible: Float[Array, "t height width"], grid: tuple[int, int]
+) -> Float[Array, "l h w 4"]:
+    """Share of each cell's pixels that have a point, for every frame that a latent covers."""
+    h, w = grid
+    shares = rearrange(visible, "t (h fh) (w fw) -> t h w fh fw", h=h, w=w).mean((-2, -1))
+    return rearrange(frames_per_latent(shares), "l r h w -> l h w r", r=TEMPORAL_STRIDE)
 
 
 def contexts(
@@ -65,11 +62,12 @@ def contexts(
     chunks = (camera.cam2world.shape[0] - 1) // (chunk_frames - 1)
     table = histories.scenarios(chunks, 1 + (chunk_frames - 1) // TEMPORAL_STRIDE)
     history = camera[::TEMPORAL_STRIDE]
-    results = []
+    renderings = []
     for chunk, chosen in zip(table.chunk, table.keyframes, strict=True):
         start = int(chunk) * (chunk_frames - 1)
         target = camera[start : start + chunk_frames]
-        rendering = render(keyframes, depth, static, chosen, history, target)
-        results.append(encode_rendering(*rendering, encode))
-    latents, hits = zip(*results, strict=True)
-    return jnp.stack(latents), jnp.stack(hits)
+        renderings.append(render(keyframes, depth, static, chosen, history, target))
+    videos, visible = zip(*renderings, strict=True)
+    # Encoded together: XLA's CPU backend (jaxlib 0.10.2) crashes on one video at a time under vmap.
+    latents = encode(jnp.stack(videos))
+    return latents, jnp.stack([cell_shares(mask, latents.shape[2:4]) for mask in visible])

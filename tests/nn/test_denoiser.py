@@ -401,3 +401,82 @@ def test_a_new_preconditioned_denoiser_predicts_the_regression():
     velocity = model.apply(model.init(key, x, timestep), x, timestep)
     expected = velocity_preconditioning(timestep / 1000.0, jnp.array(model.data_std))[0]
     np.testing.assert_allclose(velocity, expected[:, :, None, None] * x, atol=1e-6)
+
+
+# -- the memory prior ----------------------------------------------------------------------------
+
+STD = (0.5, 1.0, 1.0, 2.0)
+
+
+def denoiser_with_prior(seed=0):
+    """A new denoiser whose prior has weights, and those weights."""
+    model = Denoiser(48, 1, 2, 48, 4, 4, memory_channels=3, data_std=STD, memory_prior=True)
+    rng = np.random.default_rng(seed)
+    shapes = {"mean_kernel": (3, 4), "mean_bias": 4, "variance_kernel": (3, 4)}
+    prior = {name: 0.05 * rng.normal(size=shape) for name, shape in shapes.items()}
+    prior["variance_bias"] = 0.5 * np.square(STD)
+    x = jnp.zeros((1, 2, 2, 2, 4))
+    params = nn.unbox(model.init(jax.random.key(seed), x, jnp.zeros((1, 2))))["params"]
+    assert {n: a.shape for n, a in params["memory_prior"].items()} == {
+        n: a.shape for n, a in prior.items()
+    }
+    prior = {name: jnp.asarray(value, jnp.float32) for name, value in prior.items()}
+    return model, {"params": {**params, "memory_prior": prior}}, prior
+
+
+def test_a_new_denoiser_with_a_prior_predicts_the_regression_given_the_memory():
+    """Best linear guess of noise - x0 from x for x0 = N(mean, variance), by its definition."""
+    model, params, prior = denoiser_with_prior()
+    key = jax.random.key(1)
+    x = jax.random.normal(key, (2, 3, 2, 2, 4))
+    memory = jax.random.normal(jax.random.key(2), (2, 3, 2, 2, 3))
+    sigma = jnp.array([0.3, 0.6, 1.0])
+    found = apply(model, params, x, jnp.tile(1000 * sigma, (2, 1)), memory=memory)
+
+    mean = memory @ prior["mean_kernel"] + prior["mean_bias"]
+    variance = memory @ prior["variance_kernel"] + prior["variance_bias"]
+    s = sigma[:, None, None, None]
+    covariance = s - (1 - s) * variance  # of noise - x0 with x
+    surprise = x - (1 - s) * mean
+    expected = -mean + covariance / (s**2 + (1 - s) ** 2 * variance) * surprise
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_without_memory_the_prior_is_the_spread_of_the_latents_and_clean_frames_stay():
+    model, params, _ = denoiser_with_prior()
+    plain = Denoiser(48, 1, 2, 48, 4, 4, memory_channels=3, data_std=STD)
+    rest = {name: leaf for name, leaf in params["params"].items() if name != "memory_prior"}
+    key = jax.random.key(1)
+    x, timestep = jax.random.normal(key, (2, 3, 2, 2, 4)), jnp.array([[0.0, 500.0, 900.0]] * 2)
+    np.testing.assert_allclose(
+        apply(model, params, x, timestep), apply(plain, {"params": rest}, x, timestep), atol=1e-6
+    )
+    # A clean frame enters and leaves the network as it is, whatever the memory says of it.
+    head = rest["head"]["kernel"]
+    trained = {**rest, "head": {**rest["head"], "kernel": head + 0.1}}
+    memory = jax.random.normal(jax.random.key(2), (2, 3, 2, 2, 3))
+    clean = jnp.zeros((2, 3))
+    got = apply(model, {"params": params["params"] | trained}, x, clean, memory=memory)
+    want = apply(plain, {"params": trained}, x, clean, memory=memory)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    assert np.abs(want + x).max() > 0.1  # the network adds something
+
+
+def test_no_gradient_reaches_a_fitted_prior():
+    model, params, _ = denoiser_with_prior()
+    x = jax.random.normal(jax.random.key(1), (1, 2, 2, 2, 4))
+    memory = jax.random.normal(jax.random.key(2), (1, 2, 2, 2, 3))
+
+    def loss(params):
+        return jnp.square(model.apply(params, x, jnp.full((1, 2), 500.0), memory=memory)).sum()
+
+    gradient = jax.jit(jax.grad(loss))(params)["params"]
+    assert not any(np.asarray(leaf).any() for leaf in gradient["memory_prior"].values())
+    assert np.asarray(gradient["head"]["kernel"]).any()
+
+
+def test_a_prior_needs_memory_and_the_spread_of_the_latents():
+    for fields in ({"memory_channels": 3}, {"data_std": STD}):
+        model = Denoiser(48, 1, 2, 48, 4, 4, memory_prior=True, **fields)
+        with pytest.raises(ValueError, match="memory_prior: found"):
+            model.init(jax.random.key(0), jnp.zeros((1, 2, 2, 2, 4)), jnp.zeros((1, 2)))

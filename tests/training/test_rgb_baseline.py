@@ -91,14 +91,12 @@ def colours_of_cells(video):
     return reduce(video[:, ::4], "b t (h p) (w q) c -> b t h w c", "mean", p=8, q=8)
 
 
-def test_a_rendering_is_encoded_with_the_share_of_pixels_it_covers():
-    video = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (5, *SIZE, 3)), jnp.float32)
+def test_cells_tell_the_share_of_their_pixels_that_has_points():
     visible = np.zeros((5, *SIZE), np.float32)
     visible[0, :8, :8] = 1
     visible[2, 8:, 8:12] = 1
     visible[4, 15, 23] = 1
-    latents, hits = rgb_baseline.encode_rendering(video, jnp.asarray(visible), colours_of_cells)
-    np.testing.assert_allclose(latents, colours_of_cells(video[None])[0])
+    hits = rgb_baseline.cell_shares(jnp.asarray(visible), GRID)
     expected = np.zeros((2, *GRID, 4))
     expected[0, 0, 0] = 1  # the first latent has one frame, four times
     expected[1, 1, 1, 1] = 0.5
