@@ -425,6 +425,22 @@ def test_a_world_that_cannot_be_rendered_is_left_out_and_said(tiny_config, tmp_p
         record.run(recording_config(tiny_config, absent=1), layout, QUIET)
 
 
+def test_freedoom_without_its_engine_is_left_out_and_said(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vizdoom", None)  # what `import` makes of a missing package
+    console = Console(record=True, width=200, file=io.StringIO())
+    config = recording_config(tiny_config, freedoom=1, procedural=1)
+    assert record.run(config, Layout(tmp_path), console) == ("procedural",)
+    assert "freedoom is left out: vizdoom cannot be imported" in console.export_text()
+
+
+def test_a_recording_that_fails_is_one_line(call, monkeypatch):
+    def fails(*_, **__):
+        raise recording.RecordingError("the engine is gone")
+
+    monkeypatch.setattr(recording, "record", fails)
+    assert_refused(call("record", "--config.tiny=true"), "the engine is gone")
+
+
 def test_an_unknown_world_is_told_the_nearest(call):
     assert_refused(call("record", "--config.worlds=('procedual',)"), "'procedual'", "'procedural'")
 
