@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from mirage_jax import conditioning, trajectories
 from mirage_jax.cli import bench, build, common, evaluate, generate, main, quickstart, record, train
 from mirage_jax.evaluation import efficiency
 from mirage_jax.layout import Layout
-from mirage_jax.training.export import export
+from mirage_jax.training.export import export, load_export
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(p for p in (ROOT / "experiments").glob("*.py") if p.name != "__init__.py")
@@ -301,13 +302,19 @@ def test_experiments_are_consistent(path):
 
 def zeros_of(module, *inputs):
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))["params"]
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
 
 
 @pytest.fixture
-def trained(tiny_config, tmp_path):
+def trained(exports, tmp_path):
     """A work directory as training leaves it, with weights of zero."""
-    layout = Layout(tmp_path)
+    shutil.copytree(exports, tmp_path / "model")
+    return Layout(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def exports(tiny_config, tmp_path_factory):
+    layout = Layout(tmp_path_factory.mktemp("trained"))
     vae = build.vae(tiny_config)
     side = tiny_config.record.size // vae.spatial_stride
     encoder = dataclasses.replace(
@@ -331,10 +338,10 @@ def trained(tiny_config, tmp_path):
         params = jax.eval_shape(task.init, jax.random.key(0))
         export(
             layout.model(f"denoiser_{kind}"),
-            jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params),
+            jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), params),
             build.denoiser_architecture(tiny_config, task),
         )
-    return layout
+    return layout.root / "model"
 
 
 def build_stats(channels):
@@ -381,6 +388,44 @@ def test_models_of_another_kind_or_encoder_are_refused(tiny_config, trained):
     ).save(trained.model("encoder"))
     with pytest.raises(ValueError, match=r"denoiser_none: trained on 8 latent channels.* has 12"):
         build.world_model(trained, "none", tiny_config.sampling)
+
+
+def reexport(path, change):
+    """Writes an export again with another architecture over the same tensors."""
+    params, architecture = load_export(path)
+    change(architecture)
+    export(path, params, architecture)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("encoder", lambda a: a["vae"].update(depth=3), "field vae.depth: found 3, but a VideoVAE"),
+        ("encoder", lambda a: a.pop("spread"), "field spread: found None, expected list"),
+        ("geometry", lambda a: a["head"].update(width=8), "another architecture; tensor 'conv_"),
+        ("denoiser_latent", lambda a: a["denoiser"].update(depth=3), "another architecture; tens"),
+        ("denoiser_latent", lambda a: a["denoiser"].update(later=1), "field denoiser.later: found"),
+        ("denoiser_latent", lambda a: a["denoiser"].update(heads=0), "field denoiser: found what"),
+        ("denoiser_latent", lambda a: a["readout"].update(fast=1), "field readout.fast: found 1"),
+        ("denoiser_latent", lambda a: a.pop("size"), "field size: found None, expected int"),
+    ],
+)
+def test_an_export_that_describes_another_model_is_refused(
+    part, change, message, tiny_config, trained
+):
+    reexport(trained.model(part), change)
+    with pytest.raises(ValueError, match=re.escape(f"{trained.model(part)}: {message}")):
+        build.world_model(trained, "latent", tiny_config.sampling)
+
+
+def test_a_head_trained_on_other_latents_is_refused(tiny_config, trained):
+    head = build.geometry_head(tiny_config)
+    latents = jnp.zeros((1, 2, 4, 4, 12))
+    params = zeros_of(head, latents, jnp.zeros((1, 2), bool))
+    architecture = {"kind": "geometry_head", "head": build.module_fields(head)}
+    export(trained.model("geometry"), params, architecture)
+    with pytest.raises(ValueError, match=r"geometry: .*tensor.*the encoder has 8 latent channels"):
+        build.world_model(trained, "latent", tiny_config.sampling)
 
 
 def test_an_autoencoder_of_another_stride_is_refused(tiny_config):
