@@ -103,6 +103,10 @@ class Report:
     seconds: float
 
 
+class RecordingError(OSError):
+    """The source, or a process that recorded it, failed; finished shards are kept."""
+
+
 class _Event(NamedTuple):
     kind: str  # "clip", "rejected", "done" or "failed"
     shard: int
@@ -179,7 +183,7 @@ def record(
     Raises:
       ValueError: bad arguments, or `out_dir` holds this split recorded with other arguments.
       OSError: with `errno.ENOSPC` when the disk is full; finished shards are kept and valid.
-      RuntimeError: the source failed or gave no valid clip at all, with its reason.
+      RecordingError: the source failed or gave no valid clip at all, with its reason.
     """
     start = time.monotonic()
     directory = Path(out_dir).absolute()
@@ -217,7 +221,7 @@ def record(
         write_card(directory, card)
         if summary["clips"] == 0:
             why = f"rejected {summary['reasons']}, {summary['examples'][:2]}"
-            raise RuntimeError(f"source {source.name!r} gave no clip for {split!r}: {why}")
+            raise RecordingError(f"source {source.name!r} gave no clip for {split!r}: {why}")
         paths = tuple(directory / shard.file for shard in shards)
         if todo or not (directory / f"{split}.png").exists():
             counts = [entry["shards"][shard.file]["clips"] for shard in shards]
@@ -460,7 +464,10 @@ def _events(
 ) -> Generator[_Event, None, None]:
     if workers == 0 or not shards:
         for shard in shards:
-            yield from _record_shard(source, shard, directory)
+            try:
+                yield from _record_shard(source, shard, directory)
+            except RuntimeError as error:  # how sources say that they cannot go on
+                raise RecordingError(f"{_where(shard)}: {error}") from error
     else:
         yield from _parallel_events(source, shards, directory, min(workers, len(shards)))
 
@@ -533,7 +540,7 @@ def _check_alive(processes: list[Any]) -> None:
     codes = [process.exitcode for process in processes]
     died = [code for code in codes if code not in (None, 0)]
     if died or None not in codes:
-        raise RuntimeError(
+        raise RecordingError(
             f"recording workers ended early with exit codes {codes} (negative: killed by that "
             "signal); finished shards are kept, the same command goes on from there"
         )
@@ -544,7 +551,7 @@ def _raise_failure(number: int | None, message: str, trace: str) -> None:
     if number is not None:
         error = OSError(number, message)
     else:
-        error = RuntimeError(message)
+        error = RecordingError(message)
     error.add_note(f"In the recording worker:\n{trace}")
     raise error
 

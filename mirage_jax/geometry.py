@@ -243,19 +243,25 @@ def crop_camera(camera: Camera, top: int, left: int, size: tuple[int, int]) -> C
 
 
 def resize_picture(
-    picture: UInt8[np.ndarray, "*t H W 3"], camera: Camera, size: tuple[int, int]
+    picture: UInt8[np.ndarray, "*t H W 3"],
+    camera: Camera,
+    size: tuple[int, int],
+    resampling: Image.Resampling = Image.Resampling.LANCZOS,
 ) -> tuple[UInt8[np.ndarray, "*t h w 3"], Camera]:
-    """Resizes uint8 pictures (antialiased Lanczos) together with their intrinsics.
+    """Resizes uint8 pictures together with their intrinsics.
+
+    Args:
+      picture: of `camera.size`.
+      camera: that took it.
+      size: (H, W) to come to.
+      resampling: Pillow's filter; those it has for photos are antialiased.
 
     Raises:
       ValueError: if the picture is not of `camera.size`.
     """
     _check_picture(picture, camera)
     flat = picture.reshape(-1, *picture.shape[-3:])
-    resized = [
-        np.asarray(Image.fromarray(p).resize((size[1], size[0]), Image.Resampling.LANCZOS))
-        for p in flat
-    ]
+    resized = [np.asarray(Image.fromarray(p).resize((size[1], size[0]), resampling)) for p in flat]
     shape = (*picture.shape[:-3], *size, 3)
     return np.asarray(resized, np.uint8).reshape(shape), resize_camera(camera, size)
 

@@ -174,6 +174,8 @@ def load(path: str | Path, frames: int | None = None) -> Float[np.ndarray, "t 4 
         raise ValueError(f"{path}: not a readable {path.suffix} pose file ({error})") from error
     if poses.ndim != 3:
         raise ValueError(f"{path}: found poses of shape {poses.shape}, expected [T, 4, 4]")
+    if len(poses) == 0:
+        raise ValueError(f"{path}: found 0 poses, expected at least one")
     poses = geometry.check_cam2world(poses, str(path))
     if frames is not None and len(poses) != frames:
         raise ValueError(f"{path}: found {len(poses)} poses, expected {frames}, one per frame")

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from mirage_jax import memory
 from mirage_jax.conditioning import (
@@ -26,10 +25,11 @@ from mirage_jax.conditioning import (
     memory_context,
 )
 from mirage_jax.diffusion import samplers
-from mirage_jax.geometry import Camera, check_cam2world
+from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics
 from mirage_jax.latent_encoder import LatentEncoder, to_model_range, to_uint8
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
+from mirage_jax.training.export import compare_tensors, save_tensors
 
 WORLD_FORMAT = "mirage-world-1"
 
@@ -232,18 +232,18 @@ class Chunk:
     report: memory.WriteReport
 
 
-def chunks_of_path(poses: int, chunk_frames: int) -> int:
+def chunks_of_path(poses: int, chunk_frames: int, name: str = "camera path") -> int:
     """Chunks that a path of `poses` poses (the first one being the picture's) makes.
 
     Raises:
-      ValueError: unless poses = 1 + n (chunk_frames - 1), n >= 1.
+      ValueError: naming `name`, unless poses = 1 + n (chunk_frames - 1), n >= 1.
     """
     count, rest = divmod(poses - 1, chunk_frames - 1)
     if rest or count < 1:
         step = chunk_frames - 1
         below, above = 1 + max(count, 1) * step, 1 + (max(count, 0) + 1) * step
         raise ValueError(
-            f"camera path: found {poses} poses, expected 1 + {step} n, for example "
+            f"{name}: found {poses} poses, expected 1 + {step} n, for example "
             f"{below} or {max(above, below + step)}"
         )
     return count
@@ -270,8 +270,10 @@ def rollout(
       on_chunk: called after each chunk.
 
     Raises:
-      ValueError: on a path of the wrong length, bad poses, or one that starts elsewhere.
+      ValueError: on a path of the wrong length, bad poses, or one that starts elsewhere; or if the
+        world is another model's.
     """
+    check_world(world, model)
     poses = check_cam2world(path, "camera path")
     count = chunks_of_path(len(poses), model.chunk_frames)
     gap = float(np.abs(poses[0] - np.asarray(world.cam2world)).max())
@@ -297,22 +299,48 @@ def first_picture(picture: UInt8[np.ndarray, "height width 3"]) -> Float[Array, 
     return to_model_range(picture)
 
 
-def save_world(path: Path, world: World) -> None:
-    """Writes a world to one safetensors file, so that a rollout can be continued later."""
-    flat = {
-        "/".join(str(getattr(k, "name", k)) for k in keys): np.asarray(leaf, order="C")
-        for keys, leaf in jax.tree_util.tree_flatten_with_path(world)[0]
-    }
-    partial = path.with_suffix(path.suffix + ".partial")
-    save_file(flat, partial, metadata={"format": WORLD_FORMAT})
-    partial.replace(path)
-
-
-def load_world(path: Path) -> World:
-    """Reads what `save_world` wrote.
+def check_world(world: World, model: WorldModel, name: str = "world") -> None:
+    """Checks that a model can continue a world.
 
     Raises:
-      ValueError: on another kind of file, or a missing tensor.
+      ValueError: naming `name`, if cells or channels are not the model's, or the camera is none.
+    """
+    expected = (*model.grid, model.denoiser.in_channels)
+    found = tuple(world.latent.shape)
+    if found != expected or world.bank.channels != expected[-1]:
+        raise ValueError(
+            f"{name}: found a last latent [h, w, C] of {found} and a memory of "
+            f"{world.bank.channels} channels, but the model's latents are {expected}"
+        )
+    check_intrinsics(world.intrinsics, model.size, f"{name}: intrinsics")
+    check_cam2world(world.cam2world, f"{name}: cam2world")
+
+
+def save_world(path: Path, world: World) -> None:
+    """Writes a world to one safetensors file, so that a rollout can be continued later.
+
+    Raises:
+      OSError: naming the file, if writing fails, e.g. on a full disk; an older one is kept.
+    """
+    flat = {name: np.asarray(leaf, order="C") for name, leaf in _by_name(world).items()}
+    partial = path.with_suffix(path.suffix + ".partial")
+    try:
+        save_tensors(partial, flat, {"format": WORLD_FORMAT}, path)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_world(path: Path, model: WorldModel | None = None) -> World:
+    """Reads what `save_world` wrote.
+
+    Args:
+      path: the file.
+      model: what is to continue the world, to check it against.
+
+    Raises:
+      ValueError: naming the file, on another kind of file, a tensor that is missing, of another
+        shape or not finite, or a world that is not the model's.
     """
     try:
         with safe_open(path, "numpy") as file:
@@ -322,12 +350,40 @@ def load_world(path: Path) -> World:
         raise ValueError(f"{path}: not a saved world ({error})") from error
     if found != WORLD_FORMAT:
         raise ValueError(f"{path}: format {found!r}, expected {WORLD_FORMAT!r}")
-    bank = memory.create(1, 1)  # for its structure
-    template = (jnp.zeros((1, 1, 1)), jnp.zeros((4, 4)), jnp.zeros(4), jnp.zeros((), jnp.int32))
-    world = World(bank, *template)
-    paths, tree = jax.tree_util.tree_flatten_with_path(world)
-    names = ["/".join(str(getattr(k, "name", k)) for k in keys) for keys, _ in paths]
-    missing = [name for name in names if name not in tensors]
+    missing = [name for name in _by_name(_blank((1, 1, 1), 1)) if name not in tensors]
     if missing:
         raise ValueError(f"{path}: tensor {missing[0]!r} is missing")
-    return jax.tree_util.tree_unflatten(tree, [jnp.asarray(tensors[name]) for name in names])
+    latent, slots = tensors["latent"].shape, tensors["bank/xyz"].shape
+    if len(latent) != 3 or len(slots) != 2 or 0 in latent + slots:
+        raise ValueError(
+            f"{path}: found a last latent of shape {latent} and positions of {slots}, "
+            "expected (h, w, C) and (N, 3)"
+        )
+    blank = jax.eval_shape(lambda: _blank(latent, slots[0]))
+    expected = _by_name(blank)
+    leaves = {name: tensors[name] for name in expected}
+    compare_tensors(str(path), leaves, expected)
+    for name, leaf in leaves.items():
+        if not np.isfinite(leaf).all():
+            raise ValueError(f"{path}: tensor {name!r}: found NaN or infinity, expected numbers")
+    world = jax.tree.unflatten(jax.tree.structure(blank), map(jnp.asarray, leaves.values()))
+    check_cam2world(world.cam2world, f"{path}: cam2world")
+    if model is not None:
+        check_world(world, model, str(path))
+    return world
+
+
+def _by_name(world: World) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_flatten_with_path(world)[0]
+    return {"/".join(str(getattr(k, "name", k)) for k in keys): leaf for keys, leaf in leaves}
+
+
+def _blank(latent: tuple[int, ...], capacity: int) -> World:
+    """A world of nothing, for the names and shapes of its parts."""
+    return World(
+        bank=memory.create(capacity, latent[-1]),
+        latent=jnp.zeros(latent),
+        cam2world=jnp.zeros((4, 4)),
+        intrinsics=jnp.zeros(4),
+        frames=jnp.zeros((), jnp.int32),
+    )

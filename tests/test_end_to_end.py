@@ -256,7 +256,8 @@ def test_generate_says_what_is_wrong(run, picture, walk, capsys, tmp_path):
     assert "found 8 poses, expected 1 + 8 n" in refused(photo, "--frames=8")
     poses = trajectories.make("hold", CHUNK + 1)
     trajectories.save(tmp_path / "path.npz", poses)
-    assert "found 10 poses" in refused(photo, f"--trajectory={tmp_path / 'path.npz'}")
+    err = refused(photo, f"--trajectory={tmp_path / 'path.npz'}")
+    assert f"{tmp_path / 'path.npz'}: found 10 poses" in err
     poses[2, 0] *= -1
     np.savez(tmp_path / "mirror.npz", cam2world=poses[:CHUNK])
     err = refused(photo, f"--trajectory={tmp_path / 'mirror.npz'}")

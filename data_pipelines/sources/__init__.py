@@ -20,7 +20,8 @@ class Source(Protocol):
 
     Neither importing the module nor unpickling an instance may import jax or start an engine:
     recording workers are spawned processes.  Engines start inside `clips`.  A source that drops
-    clips itself may count them in a `collections.Counter` attribute `rejected`, by reason.
+    clips itself may count them in a `collections.Counter` attribute `rejected`, by reason.  One
+    that needs an engine may have a static `available()`: whether it can run here, and if not, why.
     """
 
     @property

@@ -90,6 +90,15 @@ class FreedoomSource:
         """Name of the source in clips and datasets."""
         return "freedoom"
 
+    @staticmethod
+    def available() -> tuple[bool, str]:
+        """Whether the engine can be used on this machine, and if not, why."""
+        try:
+            import vizdoom  # noqa: F401
+        except ImportError as error:  # not installed, or without a library that it needs
+            return False, f"vizdoom cannot be imported: {error} (extra 'worlds')"
+        return True, ""
+
     def worlds(self, split: str) -> tuple[str, ...]:
         """Maps of split "train" or "eval", as "freedoom2/MAP07" or "freedoom1/E1M3"."""
         splits = {"train": TRAIN_WORLDS, "eval": EVAL_WORLDS}

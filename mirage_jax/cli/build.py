@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from mirage_jax.conditioning import (
@@ -13,13 +15,19 @@ from mirage_jax.conditioning import (
     context_channels,
     latents_of_frames,
 )
-from mirage_jax.latent_encoder import LatentEncoder, as_fields, module_fields
+from mirage_jax.latent_encoder import (
+    LatentEncoder,
+    from_fields,
+    load_module,
+    module_fields,
+    stored_field,
+)
 from mirage_jax.layout import Layout
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.nn.video_vae import VideoVAE
 from mirage_jax.training.denoiser_task import DenoiserTask, Perturbation, Readout
-from mirage_jax.training.export import load_export
+from mirage_jax.training.geometry_task import GeometryTask
 from mirage_jax.world import WorldModel
 
 
@@ -113,28 +121,47 @@ def world_model(layout: Layout, kind: str, sampling: ConfigDict) -> WorldModel:
       FileNotFoundError, ValueError: if a part is missing or does not fit the others.
     """
     encoder = LatentEncoder.load(layout.model("encoder"))
-    head_params, head = load_export(layout.model("geometry"), None, {"kind": "geometry_head"})
-    params, made = load_export(
-        layout.model(f"denoiser_{kind}"), None, {"kind": "denoiser", "memory": kind}
+    channels = encoder.vae.latent_channels
+    path = layout.model(f"denoiser_{kind}")
+    params, module, made = load_module(
+        path,
+        {"kind": "denoiser", "memory": kind},
+        "denoiser",
+        Denoiser,
+        lambda module: DenoiserTask(
+            module, kind, size=(1, 1), chunks=1, chunk_latents=module.patch[0]
+        ).init(jax.random.key(0)),
     )
-    module = Denoiser(**as_fields(made["denoiser"]))
-    if module.in_channels != encoder.vae.latent_channels:
+    if module.in_channels != channels:
         raise ValueError(
-            f"{layout.model(f'denoiser_{kind}')}: trained on {module.in_channels} latent channels, "
-            f"but the encoder has {encoder.vae.latent_channels}"
+            f"{path}: trained on {module.in_channels} latent channels, "
+            f"but the encoder has {channels}"
         )
+    head_params, head = _geometry_head(layout.model("geometry"), channels)
+    size = stored_field(path, made, "size", int)
     return WorldModel(
         encoder=encoder,
         head_params=head_params,
         denoiser_params=params,
-        head=GeometryHead(**as_fields(head["head"])),
+        head=head,
         denoiser=module,
-        size=(made["size"], made["size"]),
-        chunk_frames=made["chunk_frames"],
-        readout=tuple(made["readout"].items()),
+        size=(size, size),
+        chunk_frames=stored_field(path, made, "chunk_frames", int),
+        readout=tuple(dataclasses.asdict(from_fields(path, made, "readout", Readout)).items()),
         steps=sampling.steps,
         shift=sampling.shift,
         method=sampling.method,
         reencode=sampling.reencode,
-        sky_depth=made["sky_depth"],
+        sky_depth=stored_field(path, made, "sky_depth", (int, float)),
     )
+
+
+def _geometry_head(path: Path, channels: int) -> tuple[dict[str, Any], GeometryHead]:
+    def init(head: GeometryHead) -> Any:
+        return GeometryTask(head, (1, 1, channels)).init(jax.random.key(0))
+
+    try:
+        params, head, _ = load_module(path, {"kind": "geometry_head"}, "head", GeometryHead, init)
+    except ValueError as error:
+        raise ValueError(f"{error}; the encoder has {channels} latent channels") from error
+    return params, head

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import importlib
+import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from mirage_jax.layout import Layout
 
-DEFAULT_CONFIG = "experiments/quickstart.py"
+# Installed beside this package, so that commands work from any folder.
+DEFAULT_CONFIG = str(Path(__file__).resolve().parents[2] / "experiments" / "quickstart.py")
+
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 _CONFIG = config_flags.DEFINE_config_file(
     # A default here would be read, with the overrides of the command line, at import.
@@ -78,31 +86,88 @@ def prepare_jax(config: ConfigDict, layout: Layout) -> None:
 
 def run(main: Callable[[], int | None], module: str, argv: Sequence[str] | None = None) -> None:
     """Runs a command: parses flags, prints user errors as one line; tracebacks need --debug."""
-    argv = list(sys.argv if argv is None else argv)
-    if not any(a.startswith("--config=") or a == "--config" for a in argv):
-        argv.insert(1, f"--config={DEFAULT_CONFIG}")
-    doc = importlib.import_module(module).__doc__ or ""
-    if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv[1:]):
-        print(_help(doc, module, argv))
-        sys.exit(0)
+    given = list(sys.argv if argv is None else argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        app.run(lambda _: _guarded(main), argv=argv, flags_parser=_parse)
+        words, path = _config_first(given)
+        config = load_config(path)
+        if any(word in ("--help", "-h", "-help", "--helpfull") for word in words[1:]):
+            print(_help(importlib.import_module(module).__doc__ or "", module, path, config))
+            sys.exit(0)
+        _check_names(config, words)
+        sys.argv = words  # where ml_collections looks for overrides of fields
+        parse = functools.partial(_parse, config)
+        app.run(lambda _: _guarded(main), argv=words, flags_parser=parse)
     except UserError as error:
+        if "--debug" in given:
+            raise
         fail(str(error))
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _config_first(argv: Sequence[str]) -> tuple[list[str], str]:
+    """The command line with `--config=FILE` before every override of its fields, and FILE."""
+    path, rest = DEFAULT_CONFIG, []
+    words = iter(argv[1:])
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in ("--config", "-config"):
+            path = value if equals else next(words, "")
+        else:
+            rest.append(word)
+    return [argv[0], f"--config={path}", *rest], path
+
+
+def _check_names(config: ConfigDict, argv: Sequence[str]) -> None:
+    known = _fields(config)
+    for found in filter(None, map(_OVERRIDE.match, argv[1:])):
+        if found[1] not in known:
+            near = difflib.get_close_matches(found[1], known, n=1, cutoff=0.4)
+            hint = f"; did you mean --config.{near[0]}?" if near else ""
+            raise UserError(f"--config.{found[1]}: no such field{hint}\nTry --help.")
+
+
+def _fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Every field and every section by its dotted name."""
+    fields = {}
+    for name, value in config.items():
+        fields[f"{prefix}{name}"] = value
+        if isinstance(value, ConfigDict):
+            fields |= _fields(value, f"{prefix}{name}.")
+    return fields
+
+
+def _parse(config: ConfigDict, argv: list[str]) -> list[str]:
     try:
         remaining = flags.FLAGS(argv)
+    except flags.IllegalFlagValueError as error:
+        found = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error), re.DOTALL)
+        if found is None:
+            raise UserError(f"{error}\nTry --help.") from error
+        raise _wrong_type(found[1], found[2], _fields(config)[found[1]]) from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"{error}\nTry --help.") from error
     if len(remaining) > 1:
         raise UserError(f"unexpected argument {remaining[1]!r}; options look like --name=value")
+    # The parser of tuples takes any elements.
+    before, after = _fields(config), _fields(_CONFIG.value)
+    for name in config_flags.get_override_values(flags.FLAGS["config"]):
+        default, value = before[name], after[name]
+        elements = set(map(type, default)) if isinstance(default, tuple) else set()
+        if elements and not set(map(type, value)) <= elements:
+            raise _wrong_type(name, value, default)
     return remaining
 
 
+def _wrong_type(name: str, found: Any, default: Any) -> UserError:
+    expected = f"{type(default).__name__} such as {default!r}"
+    if isinstance(default, ConfigDict):
+        expected = f"one of its fields, as in --config.{name}.{next(iter(default), 'NAME')}"
+    return UserError(f"--config.{name}: found {found!r}, expected {expected}")
+
+
 def _guarded(main: Callable[[], int | None]) -> int:
+    # At level INFO libraries tell, for one, which backends they looked for and did not find.
+    logging.set_verbosity(logging.INFO if _DEBUG.value else logging.WARNING)
     try:
         return main() or 0
     except (ValueError, OSError) as error:
@@ -119,7 +184,7 @@ def fail(message: str, status: int = 2) -> NoReturn:
     sys.exit(status)
 
 
-def _help(doc: str, module: str, argv: Sequence[str]) -> str:
+def _help(doc: str, module: str, path: str, config: ConfigDict) -> str:
     """The command's docstring, its flags, and every field of its config with the default."""
     lines = [doc.strip(), "", "Flags:"]
     ours = (module, __name__)
@@ -127,9 +192,8 @@ def _help(doc: str, module: str, argv: Sequence[str]) -> str:
         for flag in flags.FLAGS.flags_by_module_dict().get(name, []) or _main_flags(name, module):
             default = "" if flag.name == "config" else f" (default: {flag.default!r})"
             lines.append(f"  --{flag.name}: {flag.help}{default}")
-    path = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), DEFAULT_CONFIG)
     lines += ["", f"Fields of {path}, overridden as --config.NAME=VALUE:"]
-    lines += [f"  {line}" for line in describe_config(load_config(path))]
+    lines += [f"  {line}" for line in describe_config(config)]
     return "\n".join(lines)
 
 
@@ -139,19 +203,30 @@ def _main_flags(name: str, module: str) -> list[flags.Flag]:
 
 
 def load_config(path: str) -> ConfigDict:
-    """Reads an experiment file (`file.py` or `file.py:argument`) without the flag machinery."""
-    import importlib.util
+    """Reads an experiment file (`file.py` or `file.py:argument`) without the flag machinery.
 
+    Raises:
+      UserError: if there is no such file, or it does not give a config.
+    """
     file, _, argument = path.partition(":")
     if not Path(file).is_file():
         raise UserError(
             f"--config: no file {file!r}; expected an experiment such as {DEFAULT_CONFIG}"
         )
-    spec = importlib.util.spec_from_file_location("mirage_experiment", file)
-    assert spec is not None and spec.loader is not None
+    loader = SourceFileLoader("mirage_experiment", file)
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(argument) if argument else module.get_config()
+    try:
+        loader.exec_module(module)
+        config = module.get_config(argument) if argument else module.get_config()
+    except Exception as error:  # it is its author's program: anything may go wrong in it
+        raise UserError(
+            f"--config {file}: not a usable experiment ({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config {file}: get_config gave {type(config)}, expected a ConfigDict")
+    return config
 
 
 def describe_config(config: ConfigDict, prefix: str = "") -> list[str]:

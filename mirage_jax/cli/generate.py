@@ -10,18 +10,22 @@ later call continues.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 from absl import flags
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import Progress
 
 from mirage_jax import trajectories
 from mirage_jax.cli import build, common
+from mirage_jax.geometry import Camera, crop_picture, resize_picture
 from mirage_jax.layout import Layout
+from mirage_jax.world import chunks_of_path
 
 _IMAGE = flags.DEFINE_string("image", "", "Picture to start from.")
 _WORLD = flags.DEFINE_string("world", "", "Saved world to continue instead of starting anew.")
@@ -30,7 +34,7 @@ _TRAJECTORY = flags.DEFINE_string(
     "look_away",
     "A named path, or a file of cam2world poses (.npz, .npy, .json, .txt).",
 )
-_FRAMES = flags.DEFINE_integer("frames", 0, "Frames of a named path; 0 = two chunks.")
+_FRAMES = flags.DEFINE_integer("frames", 0, "Frames of the path; 0 = two chunks, or all of a file.")
 _ANGLE = flags.DEFINE_float("angle", 90.0, "Degrees turned by a named path.")
 _DISTANCE = flags.DEFINE_float("distance", 1.0, "Metres moved by a named path.")
 _FOV = flags.DEFINE_float("fov", 90.0, "Degrees across the middle square of the picture.")
@@ -39,23 +43,50 @@ _FPS = flags.DEFINE_float("fps", 10.0, "Frames per second of the video.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
 
 
-def read_picture(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """A picture file as uint8 [H, W, 3]: the middle square, resized.
+def open_picture(path: Path) -> Image.Image:
+    """A picture file in RGB, turned the way up that it was taken.
 
     Raises:
-      ValueError: if the file is not a picture.
+      ValueError: naming the file, if it is not a picture, damaged or far too large.
+      OSError: if it cannot be opened.
     """
     try:
         with Image.open(path) as image:
-            picture = image.convert("RGB")
+            return ImageOps.exif_transpose(image).convert("RGB")
     except UnidentifiedImageError as error:
         raise ValueError(
             f"--image {path}: not a picture (expected PNG, JPEG, WebP, ...)"
         ) from error
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.crop((left, top, left + side, top + side))
-    return np.asarray(square.resize(size[::-1], Image.Resampling.BOX), np.uint8)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"--image {path}: too large ({error})") from error
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them on damage
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        raise ValueError(f"--image {path}: damaged ({error})") from error
+
+
+def read_picture(
+    path: Path, size: tuple[int, int], fov: float | int = 90.0
+) -> tuple[UInt8[np.ndarray, "h w 3"], Camera]:
+    """The middle square of a picture file, resized, and the camera that sees it, at the origin.
+
+    Args:
+      path: the file.
+      size: (H, W) to come to.
+      fov: degrees across the middle square.
+
+    Raises:
+      ValueError, OSError: as `open_picture`.
+    """
+    picture = np.asarray(open_picture(path))
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    focal = side / 2 / math.tan(math.radians(fov) / 2)
+    intrinsics = np.array([focal, focal, width / 2, height / 2], np.float32)
+    camera = Camera(intrinsics, np.eye(4, dtype=np.float32), (height, width))
+    top, left = (height - side) // 2, (width - side) // 2
+    square, camera = crop_picture(picture, camera, top, left, (side, side))
+    return resize_picture(square, camera, size, Image.Resampling.BOX)
 
 
 def camera_path(
@@ -67,11 +98,17 @@ def camera_path(
     angle: float,
     distance: float,
 ) -> np.ndarray:
-    """Poses of the whole path; a path read from a file is moved so that it begins at `start`."""
+    """Poses of the whole path; a path read from a file is moved so that it begins at `start`.
+
+    Raises:
+      ValueError: naming the file or --frames, if there is no such path or it makes no whole chunks.
+    """
     if trajectory in trajectories.NAMES or not Path(trajectory).suffix:
         count = frames or 2 * (chunk_frames - 1) + 1
+        chunks_of_path(count, chunk_frames, f"--frames of {trajectory}")
         return trajectories.make(trajectory, count, angle=angle, distance=distance, start=start)
-    poses = trajectories.load(trajectory)
+    poses = trajectories.load(trajectory, frames or None)
+    chunks_of_path(len(poses), chunk_frames, trajectory)
     return start @ np.linalg.inv(poses[0]) @ poses
 
 
@@ -79,12 +116,10 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> Path:
     import jax
 
     from mirage_jax import video_io
-    from mirage_jax.geometry import Camera
     from mirage_jax.latent_encoder import to_model_range
     from mirage_jax.world import (
         Chunk,
         WorldModel,
-        chunks_of_path,
         load_world,
         rollout,
         save_world,
@@ -92,15 +127,19 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> Path:
 
     if bool(_IMAGE.value) == bool(_WORLD.value):
         raise common.UserError("give either --image=PICTURE or --world=SAVED_WORLD")
-    model = build.world_model(layout, "latent", config.sampling)
+    if not 0 < _FOV.value < 180:
+        raise common.UserError(f"--fov: found {_FOV.value}, expected degrees between 0 and 180")
     out = Path(_OUT.value)
+    saved = out.with_suffix(".world")
+    if out == saved:
+        raise common.UserError(f"--out {out}: that is the world's name, expected a video's (.mp4)")
+    model = build.world_model(layout, "latent", config.sampling)
+    lost_before = 0
     if _WORLD.value:
-        world = load_world(Path(_WORLD.value))
+        world = load_world(Path(_WORLD.value), model)
+        lost_before = int(world.bank.dropped)
     else:
-        picture = read_picture(Path(_IMAGE.value), model.size)
-        focal = model.size[1] / 2 / np.tan(np.deg2rad(_FOV.value) / 2)
-        intrinsics = np.array([focal, focal, model.size[1] / 2, model.size[0] / 2], np.float32)
-        camera = Camera(intrinsics, np.eye(4, dtype=np.float32), model.size)
+        picture, camera = read_picture(Path(_IMAGE.value), model.size, _FOV.value)
         begin = jax.jit(WorldModel.start, static_argnums=3)
         world, _ = begin(model, to_model_range(picture), camera, config.memory.capacity)
     path = camera_path(
@@ -112,28 +151,39 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> Path:
         distance=_DISTANCE.value,
     )
     count = chunks_of_path(len(path), model.chunk_frames)
-    frames = lost = 0
-    with (
-        Progress(console=console) as progress,
-        video_io.VideoWriter(out, fps=_FPS.value, size=model.size) as video,
-    ):
-        bar = progress.add_task("generating", total=count)
+    frames = 0
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Both are written in full before either gets its name, so that the two always match.
+    pending = out.with_name(f".{saved.name}.pending")
+    try:
+        with (
+            Progress(console=console) as progress,
+            video_io.VideoWriter(out, fps=_FPS.value, size=model.size) as video,
+        ):
+            bar = progress.add_task("generating", total=count)
 
-        def keep(chunk: Chunk) -> None:
-            nonlocal frames, lost
-            video.write(chunk.video)
-            frames += len(chunk.video)
-            lost += int(chunk.report.dropped)
-            progress.advance(bar)
+            def keep(chunk: Chunk) -> None:
+                nonlocal frames
+                video.write(chunk.video)
+                frames += len(chunk.video)
+                progress.advance(bar)
 
-        world = rollout(model, world, path, jax.random.key(_SEED.value), keep)
-    saved = out.with_suffix(".world")
-    save_world(saved, world)
+            world = rollout(model, world, path, jax.random.key(_SEED.value), keep)
+            save_world(pending, world)
+        pending.replace(saved)
+    finally:
+        pending.unlink(missing_ok=True)
     console.print(f"{frames} new frames -> {out}; the world -> {saved}")
+    lost = int(world.bank.dropped) - lost_before
     if lost:
+        advice = "raise --config.memory.capacity"
+        if _WORLD.value:
+            advice = (
+                f"a saved world keeps its capacity, here {world.bank.capacity}: to raise it, begin "
+                "again from the picture with a larger --config.memory.capacity"
+            )
         console.print(
-            f"[yellow]the memory was full: {lost} elements were not remembered; "
-            "raise --config.memory.capacity[/]"
+            f"[yellow]the memory was full: {lost} elements were not remembered; {advice}[/]"
         )
     return out
 

@@ -48,10 +48,7 @@ def export(path: str | Path, params: Mapping[str, Any], architecture: Mapping[st
     partials = {path / WEIGHTS: path / f".{WEIGHTS}.tmp", path / ARCHITECTURE: path / ".json.tmp"}
     try:
         header = {"format": FORMAT, "architecture": text}
-        try:
-            save_file(tensors, str(partials[path / WEIGHTS]), metadata=header)
-        except SafetensorError as error:  # what safetensors makes of an OSError
-            raise OSError(f"{path / WEIGHTS}: could not be written: {error}") from error
+        save_tensors(partials[path / WEIGHTS], tensors, header, path / WEIGHTS)
         partials[path / ARCHITECTURE].write_text(text + "\n", encoding="utf-8")
         for final, partial in partials.items():
             os.replace(partial, final)
@@ -59,6 +56,25 @@ def export(path: str | Path, params: Mapping[str, Any], architecture: Mapping[st
         for partial in partials.values():
             partial.unlink(missing_ok=True)
     return path
+
+
+def save_tensors(
+    partial: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str], path: Path
+) -> None:
+    """Writes a safetensors file that is to be renamed to `path` once it is complete.
+
+    Raises:
+      OSError: naming `path`, if writing fails, e.g. on a full disk.
+    """
+    try:
+        # safetensors lets nobody but the owner read its files; keep the mode of any new file.
+        partial.touch()
+        mode = partial.stat().st_mode
+        save_file(dict(tensors), str(partial), metadata=dict(metadata))
+        partial.chmod(mode)
+    except (OSError, SafetensorError) as error:  # the second is what safetensors makes of the first
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"{path}: could not be written: {reason}") from error
 
 
 def load_export(
@@ -98,7 +114,12 @@ def load_export(
             f"{file}: found format {header.get('format')!r}, expected {FORMAT!r}; other weights "
             "go through mirage_jax.convert"
         )
-    architecture = json.loads(header["architecture"])
+    try:
+        architecture = json.loads(header["architecture"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file}: its header holds no architecture ({error!r})") from error
+    if not isinstance(architecture, dict):
+        raise ValueError(f"{file}: architecture: found {architecture!r}, expected named fields")
     if expected_architecture is not None:
         _compare_fields(file, architecture, json.loads(json.dumps(expected_architecture)))
     if expected_params_abstract is not None:

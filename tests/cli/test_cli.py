@@ -4,7 +4,9 @@ import dataclasses
 import functools
 import io
 import json
+import logging
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +27,7 @@ from mirage_jax import conditioning, trajectories
 from mirage_jax.cli import bench, build, common, evaluate, generate, main, quickstart, record, train
 from mirage_jax.evaluation import efficiency
 from mirage_jax.layout import Layout
-from mirage_jax.training.export import export
+from mirage_jax.training.export import export, load_export
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(p for p in (ROOT / "experiments").glob("*.py") if p.name != "__init__.py")
@@ -146,7 +148,84 @@ def test_an_unknown_flag_is_told_the_nearest(call):
     "typed", ["--config.seed=many", "--config.vae.linear_path=5", "--config.record.size=6.5"]
 )
 def test_a_value_of_another_type_is_refused(call, typed):
-    assert_refused(call("train", typed), typed.split("=")[1])
+    name, value = typed.removeprefix("--").split("=")
+    assert_refused(call("train", typed), f"--{name}: found '{value}', expected", "such as")
+
+
+def test_values_that_are_no_tuples_or_no_sections_are_refused(call):
+    found = call("train", "--config.vae.width_mults=wide")
+    assert_refused(found, "--config.vae.width_mults: found ('wide',), expected tuple such as (1, 2")
+    found = call("train", "--config.record=3")
+    assert_refused(found, "--config.record: found '3', expected one of its fields")
+    assert_refused(call("train", "--config.name.x=3"), "--config.name.x: no such field")
+
+
+def test_a_field_that_is_not_there_is_named_whole(call):
+    assert_refused(call("train", "--config.nokey=3"), "--config.nokey: no such field")
+    outcome = call("train", "--config.record.framse=3")
+    assert_refused(outcome, "--config.record.framse", "did you mean --config.record.frames?")
+    assert_refused(call("train", "--noconfig.tinny"), "did you mean --config.tiny?")
+
+
+def test_fields_may_be_named_before_the_config(call, monkeypatch):
+    seen = []
+    monkeypatch.setattr(evaluate, "run", lambda config, *_: seen.append(config.seed))
+    other = str(ROOT / "experiments" / "worlds_128.py")
+    assert call("evaluate", "--config.seed=7", "--config", other)[0] == 0
+    assert call("evaluate", "--config.seed=8", f"--config={other}")[0] == 0
+    assert seen == [7, 8]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("syntax.py", b"def get_config(:\n", "SyntaxError: invalid syntax (syntax.py, line 1)"),
+        ("notes.png", b"\x89PNG\r\n\x1a\n\x00\xff", "not a usable experiment"),
+        ("empty.py", b"", "AttributeError: module 'mirage_experiment' has no attribute 'get_conf"),
+        ("wrong.py", b"def get_config():\n  return 1 / 0\n", "ZeroDivisionError: division by z"),
+        ("other.py", b"def get_config():\n  return {}\n", "get_config gave <class 'dict'>, expec"),
+    ],
+)
+def test_a_config_file_that_is_none_is_named(name, content, reason, call, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    for arguments in ((), ("--help",)):
+        assert_refused(call("train", f"--config={path}", *arguments), str(path), reason)
+
+
+def test_help_shows_the_fields_of_the_config_that_is_given(call, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n\n\n"
+        "def get_config():\n    return ConfigDict({'own': {'field': 12}})\n"
+    )
+    for arguments in ([f"--config={path}"], ["--config", str(path)]):
+        code, out, _ = call("train", "--help", *arguments)
+        assert code == 0 and f"Fields of {path}" in out and "own.field = 12" in out
+    assert_refused(call("train", "--help", "--config=nowhere.py"), "no file 'nowhere.py'")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], []])
+def test_the_default_config_is_found_from_any_folder(arguments, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["mirage evaluate", *arguments])
+    monkeypatch.setattr(common, "prepare_jax", lambda config, layout: None)
+    monkeypatch.setattr(evaluate, "run", lambda config, layout, console: print(config.name))
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as leave:
+        common.run(evaluate.main, evaluate.__name__)
+    assert not leave.value.code and "quickstart" in capsys.readouterr().out
+
+
+def test_what_libraries_tell_is_shown_with_debug_only(call, monkeypatch):
+    shown = []
+
+    def looks_for_backends(*_):
+        shown.append(logging.getLogger("jax._src.xla_bridge").isEnabledFor(logging.INFO))
+
+    monkeypatch.setattr(evaluate, "run", looks_for_backends)
+    call("evaluate", "--debug")
+    call("evaluate")
+    assert shown == [True, False]
 
 
 def test_other_mistakes_in_the_flags(call):
@@ -223,13 +302,19 @@ def test_experiments_are_consistent(path):
 
 def zeros_of(module, *inputs):
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))["params"]
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
 
 
 @pytest.fixture
-def trained(tiny_config, tmp_path):
+def trained(exports, tmp_path):
     """A work directory as training leaves it, with weights of zero."""
-    layout = Layout(tmp_path)
+    shutil.copytree(exports, tmp_path / "model")
+    return Layout(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def exports(tiny_config, tmp_path_factory):
+    layout = Layout(tmp_path_factory.mktemp("trained"))
     vae = build.vae(tiny_config)
     side = tiny_config.record.size // vae.spatial_stride
     encoder = dataclasses.replace(
@@ -253,10 +338,10 @@ def trained(tiny_config, tmp_path):
         params = jax.eval_shape(task.init, jax.random.key(0))
         export(
             layout.model(f"denoiser_{kind}"),
-            jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params),
+            jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), params),
             build.denoiser_architecture(tiny_config, task),
         )
-    return layout
+    return layout.root / "model"
 
 
 def build_stats(channels):
@@ -305,6 +390,44 @@ def test_models_of_another_kind_or_encoder_are_refused(tiny_config, trained):
         build.world_model(trained, "none", tiny_config.sampling)
 
 
+def reexport(path, change):
+    """Writes an export again with another architecture over the same tensors."""
+    params, architecture = load_export(path)
+    change(architecture)
+    export(path, params, architecture)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("encoder", lambda a: a["vae"].update(depth=3), "field vae.depth: found 3, but a VideoVAE"),
+        ("encoder", lambda a: a.pop("spread"), "field spread: found None, expected list"),
+        ("geometry", lambda a: a["head"].update(width=8), "another architecture; tensor 'conv_"),
+        ("denoiser_latent", lambda a: a["denoiser"].update(depth=3), "another architecture; tens"),
+        ("denoiser_latent", lambda a: a["denoiser"].update(later=1), "field denoiser.later: found"),
+        ("denoiser_latent", lambda a: a["denoiser"].update(heads=0), "field denoiser: found what"),
+        ("denoiser_latent", lambda a: a["readout"].update(fast=1), "field readout.fast: found 1"),
+        ("denoiser_latent", lambda a: a.pop("size"), "field size: found None, expected int"),
+    ],
+)
+def test_an_export_that_describes_another_model_is_refused(
+    part, change, message, tiny_config, trained
+):
+    reexport(trained.model(part), change)
+    with pytest.raises(ValueError, match=re.escape(f"{trained.model(part)}: {message}")):
+        build.world_model(trained, "latent", tiny_config.sampling)
+
+
+def test_a_head_trained_on_other_latents_is_refused(tiny_config, trained):
+    head = build.geometry_head(tiny_config)
+    latents = jnp.zeros((1, 2, 4, 4, 12))
+    params = zeros_of(head, latents, jnp.zeros((1, 2), bool))
+    architecture = {"kind": "geometry_head", "head": build.module_fields(head)}
+    export(trained.model("geometry"), params, architecture)
+    with pytest.raises(ValueError, match=r"geometry: .*tensor.*the encoder has 8 latent channels"):
+        build.world_model(trained, "latent", tiny_config.sampling)
+
+
 def test_an_autoencoder_of_another_stride_is_refused(tiny_config):
     config = tiny_config.copy_and_resolve_references()
     config.vae.temporal_downsample = (True, False)
@@ -345,6 +468,22 @@ def test_a_world_that_cannot_be_rendered_is_left_out_and_said(tiny_config, tmp_p
     monkeypatch.setattr(recording, "record", pytest.fail)
     with pytest.raises(common.UserError, match=r"no world can be rendered .*absent: no GPU driver"):
         record.run(recording_config(tiny_config, absent=1), layout, QUIET)
+
+
+def test_freedoom_without_its_engine_is_left_out_and_said(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vizdoom", None)  # what `import` makes of a missing package
+    console = Console(record=True, width=200, file=io.StringIO())
+    config = recording_config(tiny_config, freedoom=1, procedural=1)
+    assert record.run(config, Layout(tmp_path), console) == ("procedural",)
+    assert "freedoom is left out: vizdoom cannot be imported" in console.export_text()
+
+
+def test_a_recording_that_fails_is_one_line(call, monkeypatch):
+    def fails(*_, **__):
+        raise recording.RecordingError("the engine is gone")
+
+    monkeypatch.setattr(recording, "record", fails)
+    assert_refused(call("record", "--config.tiny=true"), "the engine is gone")
 
 
 def test_an_unknown_world_is_told_the_nearest(call):
@@ -430,22 +569,37 @@ def test_the_middle_square_of_a_picture_is_used(tmp_path):
     picture[:, 6:10] = [255, 0, 0]
     picture[:, 10:14] = [0, 0, 255]
     Image.fromarray(picture).save(tmp_path / "wide.png")
-    found = generate.read_picture(tmp_path / "wide.png", (4, 4))
+    found, camera = generate.read_picture(tmp_path / "wide.png", (4, 4), 60.0)
     np.testing.assert_array_equal(found, np.tile([[255, 0, 0]] * 2 + [[0, 0, 255]] * 2, (4, 1, 1)))
+    # Half of the square is seen under half of the angle.
+    assert camera.size == (4, 4) and (camera.cam2world == np.eye(4)).all()
+    focal = 2 / np.tan(np.deg2rad(30))
+    np.testing.assert_allclose(camera.intrinsics, [focal, focal, 2, 2], rtol=1e-6)
     Image.fromarray(picture.transpose(1, 0, 2)).save(tmp_path / "tall.png")
-    tall = generate.read_picture(tmp_path / "tall.png", (4, 4))
+    tall, _ = generate.read_picture(tmp_path / "tall.png", (4, 4))
     np.testing.assert_array_equal(tall, found.transpose(1, 0, 2))
+
+
+def test_a_photo_is_turned_the_way_its_camera_was_held(tmp_path):
+    upright = np.zeros((8, 8, 3), np.uint8)
+    upright[:4] = 255  # bright above
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the sensor lay on its left side: turn by 90 degrees clockwise to see it
+    lying = Image.fromarray(np.rot90(upright))
+    lying.save(tmp_path / "photo.png", exif=exif)
+    found, _ = generate.read_picture(tmp_path / "photo.png", (8, 8))
+    np.testing.assert_array_equal(found, upright)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
 def test_pictures_of_every_mode_become_rgb(mode, tmp_path):
     grey = Image.new("RGB", (6, 6), (40, 40, 40))
     (grey.quantize(2) if mode == "P" else grey.convert(mode)).save(tmp_path / "a.png")
-    found = generate.read_picture(tmp_path / "a.png", (2, 2))
+    found, _ = generate.read_picture(tmp_path / "a.png", (2, 2))
     assert found.dtype == np.uint8 and (found == 40).all() and found.shape == (2, 2, 3)
 
 
-def test_files_that_are_no_picture_are_named(tmp_path):
+def test_files_that_are_no_picture_are_named(tmp_path, monkeypatch):
     path = tmp_path / "notes.png"
     path.write_text("not a picture")
     with pytest.raises(ValueError, match=re.escape(f"--image {path}: not a picture")):
@@ -453,10 +607,23 @@ def test_files_that_are_no_picture_are_named(tmp_path):
     whole = tmp_path / "whole.png"
     Image.effect_noise((64, 64), 50).save(whole)
     path.write_bytes(whole.read_bytes()[:500])
-    with pytest.raises((ValueError, OSError)):
+    with pytest.raises(ValueError, match=re.escape(f"--image {path}: damaged")):
         generate.read_picture(path, (4, 4))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=re.escape(f"--image {whole}: too large")):
+        generate.read_picture(whole, (4, 4))
     with pytest.raises(OSError, match=r"absent\.png"):
         generate.read_picture(tmp_path / "absent.png", (4, 4))
+
+
+@pytest.mark.parametrize("degrees", ["0", "180", "-20", "nan", "inf"])
+def test_angles_that_no_lens_has_are_refused(degrees, call):
+    outcome = call("generate", "--image=a.png", f"--fov={degrees}")
+    assert_refused(outcome, "--fov: found", "expected degrees between 0 and 180")
+
+
+def test_a_video_cannot_have_the_name_of_its_world(call):
+    assert_refused(call("generate", "--image=a.png", "--out=a.world"), "--out a.world", ".mp4")
 
 
 START = trajectories.make("orbit_left", 2, angle=40, distance=2)[-1]
@@ -489,6 +656,16 @@ def test_paths_of_files_are_moved_to_where_the_world_is(tmp_path):
         )
     with pytest.raises(OSError, match=r"absent\.npz"):
         path_of(str(tmp_path / "absent.npz"))
+    with pytest.raises(ValueError, match=r"walk\.json: found 17 poses, expected 33"):
+        path_of(str(tmp_path / "walk.json"), 33)
+    for count in (0, 18):
+        np.save(tmp_path / "some.npy", np.tile(np.eye(4), (count, 1, 1)))
+        with pytest.raises(ValueError, match=rf"some\.npy: found {count} poses, expected"):
+            path_of(str(tmp_path / "some.npy"))
+    with pytest.raises(
+        ValueError, match=r"--frames of push_in: found 18 poses, expected 1 \+ 16 n"
+    ):
+        path_of("push_in", 18)
 
 
 def test_a_wrong_field_of_the_default_config_is_no_traceback(tmp_path):

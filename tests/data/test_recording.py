@@ -258,13 +258,28 @@ def test_full_disk_at_the_sync(tmp_path, monkeypatch):
 
 def test_a_failing_worker_is_reported(tmp_path):
     source = CrashingSource(**(SMALL | {"train_worlds": 2}))
-    with pytest.raises(RuntimeError, match=r"train-00001-of-00002.*no such texture"):
+    with pytest.raises(recording.RecordingError, match=r"train-00001-of-00002.*no such texture"):
         quiet(source, tmp_path, count=2, shard_clips=1, workers=1)
     assert len(records(tmp_path)) == 1
 
 
+def test_a_source_that_gives_up_in_this_process_is_reported(tmp_path, monkeypatch):
+    def gives_up(self, world, count, seed):
+        raise RuntimeError("no offscreen OpenGL")
+
+    monkeypatch.setattr(ProceduralSource, "clips", gives_up)
+    with pytest.raises(recording.RecordingError, match=r"recording train-.*: no offscreen OpenGL"):
+        quiet(ProceduralSource(**SMALL), tmp_path, count=1)
+
+
+def test_a_source_without_clips_is_an_error_of_the_recording(tmp_path, monkeypatch):
+    monkeypatch.setattr(ProceduralSource, "clips", lambda *_: iter(()))
+    with pytest.raises(recording.RecordingError, match="gave no clip for 'train'"):
+        quiet(ProceduralSource(**SMALL), tmp_path, count=1)
+
+
 def test_a_dead_worker_is_reported(tmp_path):
-    with pytest.raises(RuntimeError, match=r"exit codes \[.*7"):
+    with pytest.raises(recording.RecordingError, match=r"exit codes \[.*7"):
         quiet(CrashingSource(**SMALL), tmp_path, count=3, shard_clips=1, workers=2)
     assert not list(tmp_path.glob(".*"))
 

@@ -1,6 +1,7 @@
 """Exports: exact round trip, refusal of another architecture by name, no half-written files."""
 
 import json
+import resource
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,11 @@ def test_what_is_not_an_export_is_said(tmp_path):
     save_file({"a": np.zeros(2)}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="found format None, expected 'mirage-export-1'"):
         load_export(tmp_path)
+    for header in ({}, {"architecture": "{"}, {"architecture": "[1]"}):
+        metadata = {"format": "mirage-export-1", **header}
+        save_file({"a": np.zeros(2)}, tmp_path / "model.safetensors", metadata=metadata)
+        with pytest.raises(ValueError, match=r"model\.safetensors: .*architecture"):
+            load_export(tmp_path)
     export(tmp_path, make_params(), ARCHITECTURE)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-4])
@@ -99,6 +105,26 @@ def test_a_failed_export_leaves_the_old_one(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         export(tmp_path, make_params(9), ARCHITECTURE)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_full_disk_leaves_the_old_one_and_is_an_os_error(tmp_path, monkeypatch):
+    export(tmp_path, make_params(), ARCHITECTURE)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match=r"model\.safetensors: could not be written"):
+            export(tmp_path, make_params(9), ARCHITECTURE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_exports_may_be_read_by_whom_any_new_file_may(tmp_path):
+    (tmp_path / "any").touch()
+    export(tmp_path / "out", make_params(), ARCHITECTURE)
+    modes = {p.stat().st_mode for p in (tmp_path / "out").iterdir()}
+    assert modes == {(tmp_path / "any").stat().st_mode}
 
 
 def test_flatten_is_inverted_and_refuses_slashes():
