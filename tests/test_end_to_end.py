@@ -167,6 +167,8 @@ def test_results_hold_every_control_and_name_those_that_are_missing(run):
     assert all("make compare" in entry["reason"] for entry in found["missing"])
     assert world["geometry"]["abs_rel"] > 0
     assert found["sampling_steps"] == 2 and found["revisit"] == world["revisit"]
+    assert found["seconds"]["evaluate"] > 0
+    assert json.loads(run.seconds.read_text()) == found["seconds"]
     assert 0 < world["parallax_clips"] < 16  # the source makes returns of both kinds
 
 

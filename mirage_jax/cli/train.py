@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,14 @@ def run(
     """Runs one stage (or "all")."""
     for name in STAGES if stage == "all" else (stage,):
         _RUNNERS[name](config, layout, console, memory)
+
+
+def outputs(layout: Layout, stage: str, memory: str) -> tuple[Path, ...]:
+    """Folders that one stage fills."""
+    if stage == "cache":
+        return (layout.latents("", "", rgb=memory == "rgb").parent,)
+    name = f"denoiser_{memory}" if stage == "denoiser" else stage
+    return layout.stage(name), layout.model(name)
 
 
 def _options(

@@ -368,23 +368,40 @@ def test_stages_out_of_order_say_what_is_missing(call, tmp_path):
 def test_quickstart_runs_every_stage_in_order_and_adds_up_the_time(
     compare, call, monkeypatch, tmp_path
 ):
-    ran = []
+    ran, layout = [], Layout(tmp_path / "run")
+
+    def trains(config, layout, console, stage, *, memory="latent"):
+        ran.append((stage, memory))
+        folder = train.outputs(layout, stage, memory)[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        # Everything but the geometry head was finished by an earlier call.
+        if (stage, memory) == ("geometry", "latent"):
+            (folder / "checkpoint").write_text("new")
+
     monkeypatch.setattr(record, "run", lambda *_: ran.append("record"))
-    monkeypatch.setattr(
-        train, "run", lambda c, l, s, stage, memory="latent": ran.append((stage, memory))
-    )
+    monkeypatch.setattr(train, "run", trains)
     monkeypatch.setattr(evaluate, "run", lambda *_: ran.append("evaluate"))
-    seconds = tmp_path / "run" / "seconds.json"
-    seconds.parent.mkdir()
-    seconds.write_text(json.dumps({"geometry": 100.0, "encoder": 7.0}))
+    layout.root.mkdir()
+    layout.seconds.write_text(json.dumps({"geometry": 100.0, "encoder": 7.0}))
     code, _, _ = call("quickstart", *(["--compare"] if compare else []))
     stages = [("encoder", "latent"), ("cache", "latent"), ("geometry", "latent")]
     others = [("denoiser", "none"), ("cache", "rgb"), ("denoiser", "rgb")]
     expected = ["record", *stages, ("denoiser", "latent"), *(others if compare else []), "evaluate"]
     assert code == 0 and ran == expected
-    took = json.loads(seconds.read_text())
-    assert 100 <= took["geometry"] < 110 and 7 <= took["encoder"] < 17
-    assert len(took) == len(expected)
+    took = json.loads(layout.seconds.read_text())
+    assert set(took) == {"geometry", "encoder"}
+    assert 100 <= took["geometry"] < 110 and took["encoder"] == 7
+
+
+def test_every_stage_fills_folders_of_its_own(tmp_path):
+    layout = Layout(tmp_path)
+    every = [("encoder", "latent"), ("geometry", "latent")]
+    every += [(stage, kind) for stage in ("cache", "denoiser") for kind in ("latent", "rgb")]
+    folders = [folder for one in every for folder in train.outputs(layout, *one)]
+    assert len(set(folders)) == len(folders) == 10
+    assert layout.latents("labmaze", "eval", rgb=True).parent in train.outputs(
+        layout, "cache", "rgb"
+    )
 
 
 # -- bench ---------------------------------------------------------------------------------------
