@@ -90,23 +90,23 @@ def _encoder(config: ConfigDict, layout: Layout, console: Console, _: str) -> No
 def _cache(config: ConfigDict, layout: Layout, console: Console, memory: str) -> None:
     from mirage_jax.latent_encoder import LatentEncoder
     from mirage_jax.training import stages
+    from mirage_jax.training.export import fingerprint
 
-    encoder = LatentEncoder.load(layout.model("encoder"))
+    path = layout.model("encoder")
+    encoder, encoder_id = LatentEncoder.load(path), fingerprint(path)
     rgb = memory == "rgb"
     for world in layout.recorded(config.worlds):
         for split in ("train", "eval"):
-            out = layout.latents(world, split, rgb=rgb)
-            newest = layout.model("encoder") / "model.safetensors"
-            if out.exists() and out.stat().st_mtime > newest.stat().st_mtime:
-                continue
-            stages.cache_latents(
+            stages.refresh_cache(
                 encoder,
+                encoder_id,
                 layout.worlds(world),
                 split,
-                out,
+                layout.latents(world, split, rgb=rgb),
                 chunk_frames=config.chunk_frames,
                 sky_depth=config.sky_depth,
                 rgb=rgb,
+                say=functools.partial(console.print, markup=False, soft_wrap=True),
                 console=console,
             )
 

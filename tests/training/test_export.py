@@ -10,7 +10,7 @@ from flax import linen as nn
 from safetensors.numpy import load_file, save_file
 
 from mirage_jax.training import export, load_export
-from mirage_jax.training.export import flatten, unflatten
+from mirage_jax.training.export import fingerprint, flatten, unflatten
 
 ARCHITECTURE = {"width": 8, "mults": (1, 2), "memory": {"reads": 4}}
 
@@ -99,6 +99,28 @@ def test_a_failed_export_leaves_the_old_one(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         export(tmp_path, make_params(9), ARCHITECTURE)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_an_export_that_holds_the_same_is_not_written_again(tmp_path):
+    def files():
+        return {p.name: (p.stat().st_mtime_ns, p.stat().st_ino) for p in tmp_path.iterdir()}
+
+    export(tmp_path, make_params(), ARCHITECTURE)
+    before, same = files(), fingerprint(tmp_path)
+    export(tmp_path, make_params(), ARCHITECTURE)
+    assert files() == before
+    for params, architecture in (
+        (make_params() | {"bias": jnp.zeros(3, jnp.bfloat16)}, ARCHITECTURE),
+        (make_params(), ARCHITECTURE | {"width": 9}),
+    ):
+        export(tmp_path, params, architecture)
+        assert files() != before and fingerprint(tmp_path) != same
+        before = files()
+    export(tmp_path, make_params(), ARCHITECTURE)
+    assert fingerprint(tmp_path) == same
+    (tmp_path / "architecture.json").unlink()
+    export(tmp_path, make_params(), ARCHITECTURE)
+    assert (tmp_path / "architecture.json").exists()
 
 
 def test_flatten_is_inverted_and_refuses_slashes():
