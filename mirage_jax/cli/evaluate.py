@@ -97,7 +97,10 @@ def _measure(config: ConfigDict, layout: Layout, console: Console) -> _Found:
         size=(size, size),
         grid=(size // stride, size // stride),
         channels=encoder.vae.latent_channels,
-        target_frames=config.chunk_frames,
+        chunk_frames=config.chunk_frames,
+        reads=config.memory.reads,
+        fine=config.memory.fine,
+        prefer=config.memory.prefer,
         encode=encode,
     )
     return _Found(worlds, costs, missing, videos, pictures)
