@@ -16,6 +16,7 @@ import pytest
 import tiny_world
 from absl import flags
 from absl.testing import flagsaver
+from flax import linen as nn
 from PIL import Image
 from rich.console import Console
 
@@ -25,7 +26,9 @@ from mirage_jax import conditioning, trajectories
 from mirage_jax.cli import bench, build, common, evaluate, generate, main, quickstart, record, train
 from mirage_jax.evaluation import efficiency
 from mirage_jax.layout import Layout
+from mirage_jax.training.denoiser_task import MEMORY_KINDS
 from mirage_jax.training.export import export
+from mirage_jax.training.geometry_task import GeometryTask
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(p for p in (ROOT / "experiments").glob("*.py") if p.name != "__init__.py")
@@ -216,6 +219,43 @@ def test_experiments_are_consistent(path):
         assert each.memory.capacity >= cells * conditioning.latents_of_frames(each.record.frames)
         for world in each.worlds:
             sources.source_class(world)
+
+
+@pytest.mark.parametrize("tiny", [True, False], ids=["tiny", "real"])
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiments_can_be_built_and_trained(path, tiny):
+    """Every network is initialised and every loss traced, by shape alone."""
+    config = common.load_config(str(path))
+    for name, value in config.tiny_overrides if tiny else ():
+        common._set_dotted(config, name, value)
+    vae = build.vae(config)
+    channels = vae.latent_channels
+    tasks = [build.denoiser_task(config, kind, (1.0,) * channels) for kind in MEMORY_KINDS]
+    size, chunks, latents = tasks[0].size, tasks[0].chunks, tasks[0].chunk_latents
+    grid = tuple(side // vae.spatial_stride for side in size)
+    tasks.append(GeometryTask(build.geometry_head(config), (*grid, channels), config.sky_depth))
+    keyframes = conditioning.latents_of_frames(config.record.frames)
+    batch = {
+        "chunks": abstract(2, chunks, latents, *grid, channels),
+        "tokens": abstract(2, keyframes, *grid, channels),
+        "depth": abstract(2, keyframes, *grid),
+        "static": abstract(2, keyframes, *grid),
+        "intrinsics": abstract(2, 4),
+        "cam2world": abstract(2, config.record.frames, 4, 4),
+        "rgb_chunks": abstract(2, 3, latents, *grid, channels),
+        "rgb_hits": abstract(2, 3, latents, *grid, 4),
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    assert jax.eval_shape(vae.init, key, abstract(1, config.chunk_frames, *size, 3))["params"]
+    for task in tasks:
+        params = nn.unbox(jax.eval_shape(task.init, key))
+        step = jax.grad(functools.partial(task.loss, train=True), has_aux=True)
+        gradients, _ = jax.eval_shape(step, params, batch, key)
+        assert jax.tree.map(np.shape, gradients) == jax.tree.map(np.shape, params)
+
+
+def abstract(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 # -- building and loading models -----------------------------------------------------------------
