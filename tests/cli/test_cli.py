@@ -25,6 +25,7 @@ from data_pipelines.sources.procedural import ProceduralSource
 from mirage_jax import conditioning, trajectories
 from mirage_jax.cli import bench, build, common, evaluate, generate, main, quickstart, record, train
 from mirage_jax.evaluation import efficiency
+from mirage_jax.latent_encoder import LatentEncoder, as_fields
 from mirage_jax.layout import Layout
 from mirage_jax.training.denoiser_task import MEMORY_KINDS
 from mirage_jax.training.export import export
@@ -315,6 +316,28 @@ def test_models_are_rebuilt_from_their_own_files(tiny_config, trained):
     assert (model.steps, model.method) == (2, "euler")
     plain = build.world_model(trained, "none", tiny_config.sampling)
     assert plain.denoiser.memory_channels == 0 and plain.denoiser.branch_layers == ()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, "bfloat16"])
+def test_a_model_is_evaluated_in_the_precision_it_was_trained_in(dtype, tmp_path):
+    module = tiny_world.denoiser(0, dtype=dtype)
+    again = type(module)(**as_fields(json.loads(json.dumps(build.module_fields(module)))))
+    plain = tiny_world.denoiser(0, dtype=jnp.dtype(dtype).type)
+    assert again == plain and hash(again) == hash(plain)
+    inputs = jnp.zeros((1, 2, 2, 3, tiny_world.CHANNELS)), jnp.zeros((1, 2))
+
+    def program(denoiser):
+        params = jax.eval_shape(denoiser.init, jax.random.key(0), *inputs)
+        return str(jax.make_jaxpr(denoiser.apply)(params, *inputs))
+
+    assert program(again) == program(module)
+    assert ("bf16" in program(again)) == (jnp.dtype(dtype) == jnp.bfloat16)
+    encoder = tiny_world.encoder()
+    encoder = encoder.replace(vae=encoder.vae.clone(dtype=dtype))
+    encoder.save(tmp_path)
+    assert jnp.dtype(LatentEncoder.load(tmp_path).vae.dtype) == jnp.dtype(dtype)
+    with pytest.raises(ValueError, match="dtype: found 'bfloat17', expected a name such as"):
+        as_fields({"dtype": "bfloat17"})
 
 
 def test_memory_context_channels_by_kind(tiny_config):
