@@ -156,7 +156,8 @@ def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str)
     task = build.denoiser_task(config, memory, encoder.spread)
     if config.sample_every:
         shown = {name: np.stack([held_out[i][name] for i in range(4)]) for name in FIELDS}
-        preview = Preview(encoder, LatentClip(**shown), config.sampling.steps)
+        how = {name: config.sampling[name] for name in ("steps", "shift", "method")}
+        preview = Preview(encoder, LatentClip(**shown), **how)
         task = dataclasses.replace(task, preview=preview)
     params = stages.train_task(
         task,
