@@ -203,7 +203,7 @@ def _after(
             else rgb_cloud.create(frames * per_frame)
         )
         write = jax.jit(memory.write)
-        read = jax.jit(read_latent if kind == "latent" else rgb_cloud.read)
+        read = jax.jit(read_latent if kind == "latent" else partial(rgb_cloud.read, grid=size))
         before = mem
         for chunk in range(chunks):
             part = slice(chunk * frames_written, (chunk + 1) * frames_written)
@@ -223,7 +223,7 @@ def _after(
         else:
             encode_ms = None
             if encode is not None:
-                (encode_ms,) = median_ms([partial(encode, read(mem, views)[0])], repeats)
+                (encode_ms,) = median_ms([partial(encode, read(mem, views).tokens)], repeats)
             entry["raster_ms"] = read_ms
             entry["encode_ms"] = encode_ms
             entry["read_ms"] = None if encode_ms is None else read_ms + encode_ms

@@ -37,7 +37,8 @@ def render(
     cloud = rgb_cloud.create(count * height * width)
     depth = jnp.where(jnp.asarray(chosen)[:, None, None], depth, 0.0)
     cloud, _ = rgb_cloud.write(cloud, colours, depth, history, static=static)
-    return rgb_cloud.read(cloud, target)
+    rendered = rgb_cloud.read(cloud, target, target.size)
+    return rendered.tokens, rendered.visible
 
 
 def encode_rendering(

@@ -50,7 +50,7 @@ def test_what_is_timed_is_what_a_chunk_needs(timed):
     # Tokens of three channels and three extras from every cell of every pose.
     assert context.size == found["poses_per_chunk"] * np.prod(found["read_grid"]) * 6
     assert (found["poses_per_chunk"], found["read_grid"]) == (6, [8, 8])
-    assert draw()[0].shape == (9, 16, 16, 3) and encode().shape == (9, 3)
+    assert draw().tokens.shape == (9, 16, 16, 3) and encode().shape == (9, 3)
     assert found["pictures_per_chunk"] == 9 and found["frames_written_per_chunk"] == 2
     assert int(write()[1].written) == 2 * 4 * 4 and int(write_rgb()[1].written) == 2 * 16 * 16
 
