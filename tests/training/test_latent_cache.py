@@ -152,7 +152,7 @@ def test_an_interrupted_cache_never_takes_its_name(tmp_path):
 @pytest.fixture
 def refresh(tmp_path):
     """Makes the cache of two clips if need be; returns what was said."""
-    source = ProceduralSource(size=16, frames=9, train_worlds=1, eval_worlds=1)
+    source = ProceduralSource(size=16, frames=13, train_worlds=1, eval_worlds=1)
     options = {"shard_clips": 2, "workers": 0, "progress": False}
     record(source, tmp_path / "clips", "train", 2, **options)
 
