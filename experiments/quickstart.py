@@ -94,7 +94,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.denoiser_training.ema_decay = 0.995
     c.denoiser_training.shift = 1.0  # noise-level shift, s' = shift s / (1 + (shift - 1) s)
     c.denoiser_training.precondition = True  # predict what the noisy latent leaves open
-    c.denoiser_training.per_frame = False  # one noise level per latent instead of per sample
+    c.denoiser_training.per_frame = False  # a noise level per latent: for sampling.method staggered
     c.denoiser_training.drop_memory = 0.1
     c.denoiser_training.depth_noise = 0.03  # relative, one factor per history frame
     c.denoiser_training.pose_noise = 0.01  # metres and radians
@@ -103,7 +103,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.sampling = ConfigDict()
     c.sampling.steps = 4
     c.sampling.shift = 1.0
-    c.sampling.method = "euler"
+    c.sampling.method = "euler"  # heun, unipc, or staggered: latents one after the other
     c.sampling.reencode = False  # write re-encoded frames instead of the head's image tokens
 
     c.evaluation = ConfigDict()

@@ -71,7 +71,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.save_every = 2000
 
     tiny = dict(c.tiny_overrides)
-    c.tiny_overrides = tuple(
-        (tiny | {"record.frames": 33, "chunk_frames": 17, "host_devices": 2}).items()
-    )
+    tiny |= {"record.frames": 33, "chunk_frames": 17, "host_devices": 2}
+    tiny["denoiser.branch_layers"] = (0,)  # of two
+    c.tiny_overrides = tuple(tiny.items())
     return c

@@ -165,13 +165,27 @@ def stored_field(
 
 
 def module_fields(module: Any) -> dict[str, Any]:
-    """The plain fields of a Linen module, for an export's architecture."""
-    skipped = ("parent", "name", "dtype")
-    return {
+    """The plain fields of a Linen module, for an export's architecture; a dtype by its name."""
+    skipped = ("parent", "name")
+    fields = {
         f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in skipped
     }
+    return {k: jnp.dtype(v).name if k == "dtype" else v for k, v in fields.items()}
 
 
 def as_fields(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """Module fields as JSON gives them back, lists made tuples again."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in architecture.items()}
+    """Module fields as JSON gives them back: lists made tuples again, a dtype's name a type.
+
+    Raises:
+      ValueError: if the dtype has no name that is known.
+    """
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in architecture.items()}
+    if "dtype" in fields:
+        try:
+            # The scalar type, as modules have it by default: equal modules compare and hash alike.
+            fields["dtype"] = jnp.dtype(fields["dtype"]).type
+        except TypeError as error:
+            raise ValueError(
+                f"dtype: found {fields['dtype']!r}, expected a name such as 'bfloat16'"
+            ) from error
+    return fields

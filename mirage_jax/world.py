@@ -65,7 +65,11 @@ def sample_chunk(
     shift: float,
     method: str,
 ) -> Float[Array, "b l h w c"]:
-    """Samples the latents of a chunk whose first latent is given; as many as there are rays for."""
+    """Samples the latents of a chunk whose first latent is given; as many as there are rays for.
+
+    `method` is one of `samplers.METHODS`, or "staggered": Euler's, each latent a step behind the
+    one before it, for denoisers trained with a noise level per latent.
+    """
     noise = jax.random.normal(key, (*rays.shape[:2], *first.shape[1:]))
     clean = jnp.zeros_like(noise).at[:, 0].set(first)
     mask = jnp.zeros(noise.shape[:2]).at[:, 0].set(1.0)
@@ -73,8 +77,13 @@ def sample_chunk(
     def velocity(x: Array, timestep: Array) -> Any:
         return denoiser.apply({"params": params}, x, timestep, memory=context, rays=rays)
 
+    schedule = None
+    if method == "staggered":
+        schedule = samplers.staggered_schedule(steps, rays.shape[1], shift=shift, given=1)
+        method = "euler"
+    pin = (clean, mask)
     return samplers.sample(
-        velocity, noise, steps=steps, shift=shift, method=method, pin=(clean, mask)
+        velocity, noise, steps=steps, shift=shift, method=method, pin=pin, schedule=schedule
     )
 
 
@@ -90,7 +99,7 @@ class WorldModel:
       size: picture size (H, W).
       chunk_frames: frames of a chunk, one shared with the chunk before.
       readout: options of `conditioning.memory_context`, as pairs.
-      steps, shift, method: of the sampler.
+      steps, shift, method: of the sampler, see `sample_chunk`.
       reencode: write what comes of decoding each keyframe and encoding it alone, as the paper does,
         instead of the image-mode tokens that the head predicts from the clip's latents.
       sky_depth: metres at which sky is remembered.

@@ -1,15 +1,16 @@
 """The whole chain on generated rooms with the smallest of everything: what a user runs, once."""
 
-import contextlib
 import functools
 import io
 import json
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import flagsaver
@@ -20,7 +21,7 @@ from mirage_jax import trajectories, video_io
 from mirage_jax.cli import common, evaluate, generate, record, train
 from mirage_jax.evaluation import efficiency
 from mirage_jax.layout import Layout
-from mirage_jax.training.export import load_export
+from mirage_jax.training.export import export, load_export
 from mirage_jax.training.latent_cache import LatentSource
 from mirage_jax.world import load_world
 
@@ -121,19 +122,16 @@ def test_every_stage_leaves_its_part(run):
 
 
 def test_training_again_finds_everything_done(run):
-    # Tensors and architecture, not bytes: safetensors writes its metadata in any order.
-    before = {p: load_export(p) for p in (run.root / "model").rglob("*.safetensors")}
-    assert len(before) == 3
-    caches = {p: p.stat().st_mtime_ns for p in (run.root / "latents").iterdir()}
+    exports = list((run.root / "model").rglob("*.safetensors"))
+    caches = list((run.root / "latents").iterdir())
+    assert len(exports) == 3 and len(caches) == 4  # a file and its key for each split
+    before = {path: path.stat().st_mtime_ns for path in exports + caches}
     log = Console(record=True, width=200, file=io.StringIO())
-    for stage in ("cache", "geometry", "denoiser"):
+    for stage in train.STAGES:
         train.run(tiny_config(), run, log, stage)
-    assert log.export_text().count("already at step 2 of 2") == 2
-    assert {p: p.stat().st_mtime_ns for p in caches} == caches
-    for path, (params, architecture) in before.items():
-        again, same = load_export(path)
-        assert same == architecture
-        jax.tree.map(np.testing.assert_array_equal, again, params)
+    said = log.export_text()
+    assert said.count("already at step 2 of 2") == 3 and said.count("up to date") == 2
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(run, capsys):
@@ -167,6 +165,8 @@ def test_results_hold_every_control_and_name_those_that_are_missing(run):
     assert all("make compare" in entry["reason"] for entry in found["missing"])
     assert world["geometry"]["abs_rel"] > 0
     assert found["sampling_steps"] == 2 and found["revisit"] == world["revisit"]
+    assert found["seconds"]["evaluate"] > 0
+    assert json.loads(run.seconds.read_text()) == found["seconds"]
     assert 0 < world["parallax_clips"] < 16  # the source makes returns of both kinds
 
 
@@ -267,13 +267,24 @@ def test_generate_says_what_is_wrong(run, picture, walk, capsys, tmp_path):
     assert not list(tmp_path.glob("*.world")) and not list(tmp_path.glob(".*"))
 
 
-def test_a_full_memory_is_said(run, picture, capsys, tmp_path):
-    with contextlib.suppress(AssertionError):  # only the message matters here
-        capsys.readouterr()
-    options = [f"--workdir={run.root}", "--config.memory.capacity=5", "--config.sampling.steps=2"]
+@pytest.mark.parametrize(("capacity", "lost"), [(5, 7), (12, 0)])
+def test_a_full_memory_is_said(capacity, lost, run, picture, capsys, tmp_path):
+    layout = Layout(tmp_path)
+    shutil.copytree(run.root / "model", tmp_path / "model")
+    # A head for which nothing moves or is sky: every cell is remembered, 4 of the picture and of
+    # each of two keyframes.
+    params, architecture = load_export(layout.model("geometry"))
+    params["maps"] = {
+        "kernel": jnp.zeros_like(params["maps"]["kernel"]),
+        "bias": jnp.array([0.0, -1.0, -20.0, -20.0]),
+    }
+    export(layout.model("geometry"), params, architecture)
+    options = [f"--config.memory.capacity={capacity}", "--config.sampling.steps=2"]
     out = tmp_path / "full.mp4"
-    command(generate, *options, f"--image={picture}", f"--out={out}", f"--frames={CHUNK}")
-    world = load_world(out.with_suffix(".world"))
-    said = capsys.readouterr().out
-    lost = int(world.bank.dropped)
+    where = [f"--workdir={tmp_path}", f"--image={picture}", f"--out={out}", f"--frames={CHUNK}"]
+    assert command(generate, *options, *where) == 0
+    bank = load_world(out.with_suffix(".world")).bank
+    assert (int(bank.count), int(bank.dropped)) == (min(capacity, 12), lost)
+    said = " ".join(capsys.readouterr().out.split())
     assert ("memory was full" in said) == (lost > 0)
+    assert (f"{lost} elements were not remembered" in said) == (lost > 0)

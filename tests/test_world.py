@@ -15,6 +15,7 @@ from tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE
 
 from mirage_jax import memory, trajectories
 from mirage_jax import world as world_module
+from mirage_jax.conditioning import RAY_CHANNELS
 from mirage_jax.geometry import Camera
 from mirage_jax.latent_encoder import LatentEncoder, to_model_range, to_uint8
 from mirage_jax.nn.geometry_head import Geometry, GeometryHead
@@ -436,3 +437,23 @@ def test_an_encoder_of_another_architecture_is_refused(model, tmp_path):
         LatentEncoder.load(tmp_path / "b")
     with pytest.raises(FileNotFoundError, match="c"):
         LatentEncoder.load(tmp_path / "c")
+
+
+def test_staggered_latents_are_sampled_one_after_the_other(monkeypatch):
+    seen = {}
+
+    def sample(velocity, noise, **options):
+        seen.update(options)
+        return noise
+
+    monkeypatch.setattr(world_module.samplers, "sample", sample)
+    first, rays = jnp.zeros((1, *GRID, CHANNELS)), jnp.zeros((1, 4, *GRID, RAY_CHANNELS))
+    options = {"steps": 3, "shift": 2.0, "method": "staggered"}
+    world_module.sample_chunk(tiny_world.denoiser(0), {}, first, None, rays, KEY, **options)
+    assert seen["method"] == "euler"
+    timesteps = seen["schedule"].timesteps
+    assert timesteps.shape == (5, 4)
+    assert not timesteps[:, 0].any()  # the given latent is clean throughout
+    for latent in (1, 2):
+        np.testing.assert_array_equal(timesteps[1:, latent + 1], timesteps[:-1, latent])
+    assert (timesteps[:, 1] > 0).sum() == 3 and timesteps[0, 3] == 1000

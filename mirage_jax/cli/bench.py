@@ -32,7 +32,10 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> None:
         size=(size, size),
         grid=(size // stride, size // stride),
         channels=channels,
-        target_frames=config.chunk_frames,
+        chunk_frames=config.chunk_frames,
+        reads=config.memory.reads,
+        fine=config.memory.fine,
+        prefer=config.memory.prefer,
         encode=encode,
     )
     path = layout.root / "bench_memory.json"
@@ -66,10 +69,11 @@ def _reads(outcome: dict) -> Table:
 
 
 def _growth(outcome: dict) -> Table:
-    height, width = outcome["size"]
+    (height, width), (rows, columns) = outcome["size"], outcome["read_grid"]
     table = Table(
         "chunks", "memory", "elements", "kB", "write ms", "raster ms", "encode ms", "read ms",
-        title=f"{height}x{width} pictures, {outcome['target_frames']} poses per read",
+        title=f"{height}x{width} pictures; a chunk reads {outcome['poses_per_chunk']} poses of "
+        f"{rows}x{columns} cells, or draws and encodes {outcome['pictures_per_chunk']} pictures",
     )  # fmt: skip
     for chunks, entry in outcome["after_chunks"].items():
         for kind in ("latent", "rgb"):

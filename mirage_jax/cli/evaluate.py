@@ -7,6 +7,7 @@ otherwise the report says that they are missing.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mirage_jax.cli import build, common
+from mirage_jax.cli import build, common, timing
 from mirage_jax.layout import Layout
 
 LABELS = {
@@ -27,17 +28,54 @@ LABELS = {
 
 
 def run(config: ConfigDict, layout: Layout, console: Console) -> dict[str, Any]:
-    """Evaluates, writes the results and the report, and returns the results."""
+    """Evaluates, writes the results and the report, and returns the results.
+
+    The time booked, and told in the results, is that of measuring, without writing the report.
+    """
     import jax
 
-    from mirage_jax.evaluation import efficiency, protocol, report, results
+    from mirage_jax.evaluation import report, results
+
+    with timing.timed(layout, "evaluate"):
+        found = _measure(config, layout, console)
+    outcome = results.build(
+        world=next(iter(found.worlds)),
+        worlds=found.worlds,
+        seconds=timing.booked(layout),
+        efficiency=found.costs,
+        sampling_steps=config.sampling.steps,
+        seed=config.seed,
+        missing=found.missing + _skipped_worlds(layout),
+        device=str(jax.devices()[0].device_kind),
+    )
+    results.save(layout.results, outcome)
+    described = "\n".join(common.describe_config(config))
+    report.write_report(layout.report, outcome, found.videos, found.pictures, described)
+    console.print(f"results: {layout.results}\nreport:  {layout.report}")
+    return outcome
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What there is to report: scores by world, costs, what is not trained, and what to show."""
+
+    worlds: dict[str, Any]
+    costs: dict[str, Any]
+    missing: list[dict[str, str]]
+    videos: list[dict[str, Any]]
+    pictures: dict[str, tuple[np.ndarray, str]]
+
+
+def _measure(config: ConfigDict, layout: Layout, console: Console) -> _Found:
+    import jax
+
+    from mirage_jax.evaluation import efficiency, protocol
 
     models, missing = _models(config, layout)
     worlds: dict[str, Any] = {}
     videos: list[dict[str, Any]] = []
     pictures: dict[str, tuple[np.ndarray, str]] = {}
-    names = layout.recorded(config.worlds)
-    for name in names:
+    for name in layout.recorded(config.worlds):
         console.print(f"evaluating {name}: {config.record.eval_clips} held-out clips")
         held_out = _held_out(layout, name, rgb="rgb" in models)
         generated = protocol.generate(models, held_out, seed=config.seed)
@@ -59,26 +97,13 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> dict[str, Any]:
         size=(size, size),
         grid=(size // stride, size // stride),
         channels=encoder.vae.latent_channels,
-        target_frames=config.chunk_frames,
+        chunk_frames=config.chunk_frames,
+        reads=config.memory.reads,
+        fine=config.memory.fine,
+        prefer=config.memory.prefer,
         encode=encode,
     )
-    seconds = json.loads(layout.seconds.read_text()) if layout.seconds.exists() else {}
-    outcome = results.build(
-        world=names[0],
-        worlds=worlds,
-        seconds=seconds,
-        efficiency=costs,
-        sampling_steps=config.sampling.steps,
-        seed=config.seed,
-        missing=missing + _skipped_worlds(layout),
-        device=str(jax.devices()[0].device_kind),
-    )
-    results.save(layout.results, outcome)
-    report.write_report(
-        layout.report, outcome, videos, pictures, "\n".join(common.describe_config(config))
-    )
-    console.print(f"results: {layout.results}\nreport:  {layout.report}")
-    return outcome
+    return _Found(worlds, costs, missing, videos, pictures)
 
 
 def _models(config: ConfigDict, layout: Layout) -> tuple[dict[str, Any], list[dict[str, str]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,14 @@ def run(
     """Runs one stage (or "all")."""
     for name in STAGES if stage == "all" else (stage,):
         _RUNNERS[name](config, layout, console, memory)
+
+
+def outputs(layout: Layout, stage: str, memory: str) -> tuple[Path, ...]:
+    """Folders that one stage fills."""
+    if stage == "cache":
+        return (layout.latents("", "", rgb=memory == "rgb").parent,)
+    name = f"denoiser_{memory}" if stage == "denoiser" else stage
+    return layout.stage(name), layout.model(name)
 
 
 def _options(
@@ -81,23 +90,23 @@ def _encoder(config: ConfigDict, layout: Layout, console: Console, _: str) -> No
 def _cache(config: ConfigDict, layout: Layout, console: Console, memory: str) -> None:
     from mirage_jax.latent_encoder import LatentEncoder
     from mirage_jax.training import stages
+    from mirage_jax.training.export import fingerprint
 
-    encoder = LatentEncoder.load(layout.model("encoder"))
+    path = layout.model("encoder")
+    encoder, encoder_id = LatentEncoder.load(path), fingerprint(path)
     rgb = memory == "rgb"
     for world in layout.recorded(config.worlds):
         for split in ("train", "eval"):
-            out = layout.latents(world, split, rgb=rgb)
-            newest = layout.model("encoder") / "model.safetensors"
-            if out.exists() and out.stat().st_mtime > newest.stat().st_mtime:
-                continue
-            stages.cache_latents(
+            stages.refresh_cache(
                 encoder,
+                encoder_id,
                 layout.worlds(world),
                 split,
-                out,
+                layout.latents(world, split, rgb=rgb),
                 chunk_frames=config.chunk_frames,
                 sky_depth=config.sky_depth,
                 rgb=rgb,
+                say=functools.partial(console.print, markup=False, soft_wrap=True),
                 console=console,
             )
 
@@ -151,7 +160,8 @@ def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str)
         task = dataclasses.replace(task, prior=fit_memory_prior(task, train))
     if config.sample_every:
         shown = {name: np.stack([held_out[i][name] for i in range(4)]) for name in FIELDS}
-        preview = Preview(encoder, LatentClip(**shown), config.sampling.steps)
+        how = {name: config.sampling[name] for name in ("steps", "shift", "method")}
+        preview = Preview(encoder, LatentClip(**shown), **how)
         task = dataclasses.replace(task, preview=preview)
     params = stages.train_task(
         task,

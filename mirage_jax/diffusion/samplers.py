@@ -84,25 +84,41 @@ def make_schedule(steps: int, shift: float = 1.0, kind: str = "uniform") -> Sche
     return Schedule(sigmas, timesteps.astype(np.float32))
 
 
-def staggered_schedule(steps: int, frames: int, *, shift: float = 1.0, delay: int = 1) -> Schedule:
+def staggered_schedule(
+    steps: int, frames: int, *, shift: float = 1.0, delay: int = 1, given: int = 0
+) -> Schedule:
     """Each frame starts to be denoised `delay` steps after the one before it.
 
     For models trained with `flow.sample_sigma(per_frame=True)`, which have seen frames at unequal
-    levels (diffusion forcing, arXiv 2407.01392). Has steps + delay (frames - 1) steps.
+    levels (diffusion forcing, arXiv 2407.01392). Has steps + delay (frames - given - 1) steps.
+
+    Args:
+      steps: in which each frame is denoised.
+      frames: how many there are.
+      shift: see `make_schedule`.
+      delay: steps between the starts of two frames.
+      given: frames at the beginning that are pinned, clean from the start.
 
     Raises:
-      ValueError: see `make_schedule`; or if the delay is negative.
+      ValueError: see `make_schedule`; if the delay is negative, or all frames are given.
     """
     if delay < 0:
         raise ValueError(f"schedule delay: found {delay}, expected 0 or more")
+    if not 0 <= given < frames:
+        raise ValueError(f"schedule: found {given} given frames, expected 0 to {frames - 1}")
     levels = sigma_schedule(steps, shift)
-    index = np.arange(steps + delay * (frames - 1) + 1)[:, None] - delay * np.arange(frames)
-    sigmas = levels[np.clip(index, 0, steps)]
+    late = np.arange(frames - given)
+    index = np.arange(steps + delay * late[-1] + 1)[:, None] - delay * late
+    sigmas = np.pad(levels[np.clip(index, 0, steps)], ((0, 0), (given, 0)))
     return Schedule(sigmas, (sigmas[:-1] * TIMESTEPS).astype(np.float32))
 
 
 def guided(conditional: VelocityFn, unconditional: VelocityFn, scale: float) -> VelocityFn:
-    """Classifier-free guidance: v_u + scale (v_c - v_u) (Ho and Salimans, arXiv 2207.12598)."""
+    """Classifier-free guidance: v_u + scale (v_c - v_u) (Ho and Salimans, arXiv 2207.12598).
+
+    For callers of `sample` with a condition to guide by, such as text; `world.WorldModel`, trained
+    to follow its memory, samples without.
+    """
 
     def velocity(latents: Array, timestep: Array) -> Array:
         without = unconditional(latents, timestep)

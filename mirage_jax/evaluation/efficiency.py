@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mirage_jax import geometry, memory, trajectories
+from mirage_jax.conditioning import TEMPORAL_STRIDE, latents_of_frames, memory_context
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import readout, rgb_cloud
 
@@ -112,8 +113,10 @@ def measure(
     size: tuple[int, int] = (64, 64),
     grid: tuple[int, int] = (8, 8),
     channels: int = 16,
-    frames_per_chunk: int = 4,
-    target_frames: int = 5,
+    chunk_frames: int = 17,
+    reads: int = 4,
+    fine: int = 2,
+    prefer: Literal["nearest", "best_view"] = "nearest",
     chunks: Sequence[int] = (1, 5, 20),
     encode: Callable[[Array], Any] | None = None,
     repeats: int = 9,
@@ -122,37 +125,45 @@ def measure(
 ) -> dict[str, Any]:
     """Times and sizes of the latent memory and of the RGB cloud for the same frames of one scene.
 
-    Both memories hold the same `frames_per_chunk` frames per chunk, one element per cell or per
-    pixel, and are read at the same `target_frames` poses. Each stage is the median of `repeats`
-    warm runs.
+    Both do what they do in a rollout. After a chunk the keyframe of each of its new latents is
+    written, one element per cell or per pixel. Before a chunk the latent memory is read as the
+    denoiser needs it (`conditioning.memory_context`); the RGB cloud is drawn at every frame of the
+    same chunk, and the pictures are encoded. Each stage is the median of `repeats` warm runs.
 
     Args:
       size: picture `(H, W)`.
       grid: latent grid `(h, w)`.
       channels: of a latent token.
-      frames_per_chunk: frames written after each chunk.
-      target_frames: poses read before each chunk.
+      chunk_frames: frames of a chunk, 1 + 4 n.
+      reads, fine, prefer: how the latent memory is read, see `conditioning.memory_context`.
       chunks: after how many chunks to measure.
-      encode: encodes a rendered video `[target_frames, H, W, 3]` in [-1, 1], which the RGB memory
+      encode: encodes a rendered video `[chunk_frames, H, W, 3]` in [-1, 1], which the RGB memory
         needs before the denoiser can use it; None leaves its time out (reported as None, not 0).
       repeats: runs per median.
       read_benchmark: keyword arguments for `read_against_sort`.
       seed: of the random tokens and colours.
     Returns:
-      A dict ready for JSON: `device`, the sizes, `read_against_sort` by scene, and per number
-      of chunks under `after_chunks` a dict with `latent` (elements, bytes, write_ms, read_ms) and
-      `rgb` (elements, bytes, write_ms, raster_ms, encode_ms, read_ms = raster + encode, or None
-      without `encode`).
+      A dict ready for JSON: `device`, the sizes (`poses_per_chunk` of `read_grid` cells are read,
+      `pictures_per_chunk` drawn, `frames_written_per_chunk` written), `read_against_sort` by scene,
+      and per number of chunks under `after_chunks` a dict with `latent` (elements, bytes, write_ms,
+      read_ms) and `rgb` (elements, bytes, write_ms, raster_ms, encode_ms, read_ms = raster +
+      encode, or None without `encode`).
     """
-    after = {str(n): _after(n, size, grid, channels, frames_per_chunk, target_frames,
-                            encode, repeats, seed) for n in chunks}  # fmt: skip
+    written = (chunk_frames - 1) // TEMPORAL_STRIDE
+    read = partial(memory_context, grid=grid, reads=reads, fine=fine, prefer=prefer)
+    after = {
+        str(n): _after(n, size, grid, channels, written, chunk_frames, read, encode, repeats, seed)
+        for n in chunks
+    }
     return {
         "device": str(jax.devices()[0].device_kind),
         "size": list(size),
         "grid": list(grid),
         "channels": channels,
-        "frames_per_chunk": frames_per_chunk,
-        "target_frames": target_frames,
+        "read_grid": [fine * cells for cells in grid],
+        "poses_per_chunk": reads * latents_of_frames(chunk_frames),
+        "pictures_per_chunk": chunk_frames,
+        "frames_written_per_chunk": written,
         "read_against_sort": {
             scene: read_against_sort(scene=scene, **(read_benchmark or {}))
             for scene in ("all_in_view", "room")
@@ -166,19 +177,20 @@ def _after(
     size: tuple[int, int],
     grid: tuple[int, int],
     channels: int,
-    frames_per_chunk: int,
-    target_frames: int,
+    frames_written: int,
+    chunk_frames: int,
+    read_latent: Callable[..., Array],
     encode: Callable[[Array], Any] | None,
     repeats: int,
     seed: int,
 ) -> dict[str, Any]:
     """Fills both memories to `chunks` chunks, then times the last write and one read of each."""
-    frames = chunks * frames_per_chunk
+    frames = chunks * frames_written
     camera, depth = room(frames, size, size)
     rng = np.random.default_rng(seed)
     tokens = rng.normal(size=(frames, *grid, channels)).astype(np.float32)
     video = rng.integers(0, 256, (frames, *size, 3), np.uint8)
-    targets = np.linspace(0, frames - 1, target_frames).round().astype(int)
+    targets = np.linspace(0, frames - 1, chunk_frames).round().astype(int)
     views = jax.tree.map(jnp.asarray, camera[targets])
 
     results = {}
@@ -191,10 +203,10 @@ def _after(
             else rgb_cloud.create(frames * per_frame)
         )
         write = jax.jit(memory.write)
-        read = jax.jit(partial(memory.read, grid=grid) if kind == "latent" else rgb_cloud.read)
+        read = jax.jit(read_latent if kind == "latent" else partial(rgb_cloud.read, grid=size))
         before = mem
         for chunk in range(chunks):
-            part = slice(chunk * frames_per_chunk, (chunk + 1) * frames_per_chunk)
+            part = slice(chunk * frames_written, (chunk + 1) * frames_written)
             before = mem
             last = jax.tree.map(jnp.asarray, (values[part], depth[part], camera[part]))
             mem, _ = write(mem, *last)
@@ -211,7 +223,7 @@ def _after(
         else:
             encode_ms = None
             if encode is not None:
-                (encode_ms,) = median_ms([partial(encode, read(mem, views)[0])], repeats)
+                (encode_ms,) = median_ms([partial(encode, read(mem, views).tokens)], repeats)
             entry["raster_ms"] = read_ms
             entry["encode_ms"] = encode_ms
             entry["read_ms"] = None if encode_ms is None else read_ms + encode_ms

@@ -104,8 +104,7 @@ def read(
         # The winner may lie behind the nearest element, which is where the surface is not.
         per_view = hits.z.reshape(len(views), -1)
         depth = jnp.take_along_axis(per_view, slot.reshape(len(views), -1), 1).reshape(shape)
-    newest = jnp.max(jnp.where(mem.valid, mem.time, -jnp.inf)) if time is None else time
-    now = jnp.broadcast_to(jnp.asarray(newest, jnp.float32), lead).reshape(-1, 1, 1)
+    now = reading_time(mem, time, lead)
     out = ReadOut(
         tokens=jnp.where(seen[..., None], mem.tokens[slot], jnp.zeros((), mem.tokens.dtype)),
         visible=seen.astype(jnp.float32),
@@ -114,6 +113,12 @@ def read(
         source=source,
     )
     return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), out)
+
+
+def reading_time(mem: LatentMemory, time: Any, lead: tuple[int, ...]) -> Float[Array, "v 1 1"]:
+    """Time of reading of every view, flat; the newest in the memory unless given."""
+    newest = jnp.max(jnp.where(mem.valid, mem.time, -jnp.inf)) if time is None else time
+    return jnp.broadcast_to(jnp.asarray(newest, jnp.float32), lead).reshape(-1, 1, 1)
 
 
 # -- the z-buffer --------------------------------------------------------------------------------

@@ -3,70 +3,98 @@
 The same bank and the same z-buffer with pixels for tokens: a point per pixel of every written
 frame, rendered at full picture size, to be encoded by the VAE before the denoiser can use it.
 Sharing the code keeps the comparison about what is stored, not about who wrote the faster scatter.
+`create`, `write` and `read` are called as those of `mirage_jax.memory` are.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num, UInt8
+from jaxtyping import Array, Bool, Float, Num
 
 from mirage_jax import geometry
 from mirage_jax.memory import bank, pooling, readout
 
 
-def create(capacity: int) -> bank.LatentMemory:
-    """An empty cloud of at most `capacity` points with uint8 colours."""
-    return bank.create(capacity, 3, jnp.uint8)
+def create(capacity: int, channels: int = 3, dtype: Any = jnp.uint8) -> bank.LatentMemory:
+    """An empty cloud of at most `capacity` points; arguments and errors as for `memory.create`."""
+    return bank.create(capacity, channels, dtype)
 
 
 def write(
     mem: bank.LatentMemory,
-    video: UInt8[Array | np.ndarray, "t H W 3"],
+    tokens: Num[Array | np.ndarray, "t H W c"],
     depth: Float[Array | np.ndarray, "t H W"],
     camera: geometry.Camera,
     *,
-    static: Any = None,
+    static: Num[Array | np.ndarray, "t hs ws"] | Bool[Array | np.ndarray, "t hs ws"] | None = None,
+    confidence: Float[Array | np.ndarray, "t H W"] | None = None,
     times: Num[Array | np.ndarray, t] | None = None,
 ) -> tuple[bank.LatentMemory, bank.WriteReport]:
-    """Appends every static pixel of known depth; arguments and errors as for `memory.write`."""
-    return bank.write(mem, video, depth, camera, static=static, times=times)
+    """Appends every static pixel of known depth.
+
+    Arguments and errors as for `memory.write`; the tokens are pictures.
+
+    Raises:
+      ValueError: also if the pictures are not of the cloud's dtype: a cast from [-1, 1] to uint8
+        would leave nothing of them.
+    """
+    if tokens.dtype != mem.tokens.dtype:
+        raise ValueError(
+            f"rgb_cloud.write: found {tokens.dtype} pictures, expected {mem.tokens.dtype}"
+        )
+    return bank.write(mem, tokens, depth, camera, static=static, confidence=confidence, times=times)
 
 
 def read(
     mem: bank.LatentMemory,
     camera: geometry.Camera,
-    size: tuple[int, int] | None = None,
+    grid: tuple[int, int],
     *,
-    footprint: int = 3,
     time: Any = None,
-) -> tuple[Float[Array, "*b H W 3"], Float[Array, "*b H W"]]:
+    prefer: Literal["nearest", "best_view"] = "nearest",
+    tolerance: float = 0.05,
+    footprint: int = 3,
+) -> readout.ReadOut:
     """Renders the cloud.
 
     Args:
       mem: the cloud.
       camera: target cameras, any leading dimensions.
-      size: of the picture; by default the camera's.
+      grid: pixels `(H, W)` of the picture.
+      time, prefer, tolerance: as for `memory.read`.
       footprint: odd width of a point's splat in pixels, which closes the holes between points and
         hides what lies behind them; 1 leaves them open.
-      time: as for `memory.read`.
     Returns:
-      `(video, visible)`: colours in [-1, 1], mid-grey (0) where nothing is known, and a float mask.
+      A `ReadOut` whose tokens are the picture: float32, uint8 colours brought to [-1, 1], mid-grey
+      (0) where nothing is known.
+    Raises:
+      ValueError: as for `memory.read`.
     """
-    out = readout.read(mem, camera, size or camera.size, time=time)
-    height, width = out.source.shape[-2:]
-    own = jnp.where(out.visible > 0, out.depth, jnp.inf).reshape(-1, height, width)
-    source = out.source.reshape(own.shape)
-    depth, splat = readout.spread(own, source, footprint)
+    out = readout.read(mem, camera, grid, time=time, prefer=prefer, tolerance=tolerance)
+    own = jnp.where(out.visible > 0, out.depth, jnp.inf).reshape(-1, *grid)
+    own_source = out.source.reshape(own.shape)
+    depth, source = readout.spread(own, own_source, footprint)
     # A pixel keeps its own point unless a neighbour's is another, nearer surface: on a wall every
     # neighbour is as near or nearer, and taking theirs would move the picture by a pixel.
-    source = jnp.where(own <= depth * (1.0 + pooling.SAME_SURFACE), source, splat)
-    source = source.reshape(out.source.shape)
-    visible = (source >= 0).astype(jnp.float32)
-    colours = mem.tokens[jnp.maximum(source, 0)].astype(jnp.float32) / 127.5 - 1.0
-    return colours * visible[..., None], visible
+    keeps = own <= depth * (1.0 + pooling.SAME_SURFACE)
+    source = jnp.where(keeps, own_source, source)
+    seen, slot = source >= 0, jnp.maximum(source, 0)
+    colours = mem.tokens[slot].astype(jnp.float32)
+    if mem.tokens.dtype == jnp.uint8:
+        colours = colours / 127.5 - 1.0
+    age = readout.reading_time(mem, time, camera.shape) - mem.time[slot]
+    rendered = readout.ReadOut(
+        tokens=colours * seen[..., None],
+        visible=seen.astype(jnp.float32),
+        depth=jnp.where(seen, jnp.where(keeps, own, depth), 0.0),
+        age=jnp.where(seen, age, 0.0),
+        source=source,
+    )
+    return jax.tree.map(lambda x: x.reshape(*camera.shape, *x.shape[1:]), rendered)
 
 
 def nbytes(mem: bank.LatentMemory) -> int:
@@ -75,4 +103,5 @@ def nbytes(mem: bank.LatentMemory) -> int:
     The bank's bookkeeping (viewing origin, time, confidence) is not counted: a colour cloud can do
     without it, and the baseline must not look larger than it has to be.
     """
-    return int(mem.count) * (mem.xyz.dtype.itemsize + mem.tokens.dtype.itemsize) * 3
+    per_point = 3 * mem.xyz.dtype.itemsize + mem.channels * mem.tokens.dtype.itemsize
+    return int(mem.count) * per_point

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -185,12 +186,14 @@ class Preview:
     Attributes:
       encoder: to decode what was sampled.
       clips: a few held-out clips, as a batch.
-      steps: sampling steps.
+      steps, shift, method: of the sampler, see `sample_chunk`.
     """
 
     encoder: LatentEncoder
     clips: LatentClip
     steps: int = 4
+    shift: float = 1.0
+    method: str = "euler"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +210,8 @@ class DenoiserTask(Task):
       perturbation: how histories are spoilt.
       shift: noise-level shift.
       drop_memory: share of samples that see an empty memory.
-      per_frame: one noise level per latent instead of per sample (diffusion forcing).
+      per_frame: one noise level per latent instead of per sample (diffusion forcing), to be sampled
+        with the method "staggered".
       prior: parameters of the denoiser's memory prior (`prior_fit`), if it has one.
       preview: clips to draw sample sheets of, if any.
     """
@@ -296,28 +300,21 @@ class DenoiserTask(Task):
         if self.preview is None:
             return None
         clips, encoder = self.preview.clips, self.preview.encoder
-        true, sampled = jax.jit(self._returns)(nn.unbox(params), encoder, clips)
+        how = {name: getattr(self.preview, name) for name in ("steps", "shift", "method")}
+        returns = jax.jit(functools.partial(self._returns, **how))
+        true, sampled = returns(nn.unbox(params), encoder, clips)
         rows: dict[str, np.ndarray] = {}
         for number, pair in enumerate(zip(to_uint8(true), to_uint8(sampled), strict=True), 1):
             rows |= {f"clip {number}, decoded": pair[0], f"clip {number}, generated": pair[1]}
         return contact_sheet(rows)
 
     def _returns(
-        self, params: Params, encoder: LatentEncoder, clips: LatentClip
+        self, params: Params, encoder: LatentEncoder, clips: LatentClip, **how: Any
     ) -> tuple[Array, Array]:
         target, rays, context = returning_inputs(
             clips, kind=self.kind, size=self.size, readout=self.readout
         )
-        steps = self.preview.steps if self.preview is not None else 1
         sampled = sample_chunk(
-            self.denoiser,
-            params,
-            target[:, 0],
-            context,
-            rays,
-            jax.random.key(0),
-            steps=steps,
-            shift=self.shift,
-            method="euler",
+            self.denoiser, params, target[:, 0], context, rays, jax.random.key(0), **how
         )
         return encoder.decode(target), encoder.decode(sampled)

@@ -4,6 +4,7 @@ The architecture, whatever a caller needs to build the same modules again, trave
 the safetensors file, so that one rename replaces both; architecture.json repeats it for people.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -24,7 +25,8 @@ ARCHITECTURE = "architecture.json"
 def export(path: str | Path, params: Mapping[str, Any], architecture: Mapping[str, Any]) -> Path:
     """Writes `<path>/model.safetensors` and `<path>/architecture.json`.
 
-    An export that is already there is replaced in one step or, if writing fails, not at all.
+    An export that is already there is replaced in one step or, if writing fails, not at all; one
+    that holds the same is left untouched, with its time.
 
     Args:
       path: folder, made if needed.
@@ -44,6 +46,8 @@ def export(path: str | Path, params: Mapping[str, Any], architecture: Mapping[st
     except TypeError as error:
         raise ValueError(f"architecture: {error}; expected numbers, texts and tuples") from error
     tensors = {name: jax.numpy.asarray(leaf) for name, leaf in flatten(nn.unbox(params)).items()}
+    if _holds(path, tensors, text):
+        return path
     path.mkdir(parents=True, exist_ok=True)
     partials = {path / WEIGHTS: path / f".{WEIGHTS}.tmp", path / ARCHITECTURE: path / ".json.tmp"}
     try:
@@ -75,6 +79,32 @@ def save_tensors(
     except (OSError, SafetensorError) as error:  # the second is what safetensors makes of the first
         reason = getattr(error, "strerror", None) or error
         raise OSError(f"{path}: could not be written: {reason}") from error
+
+
+def fingerprint(path: str | Path) -> str:
+    """A digest of all that an export holds: equal for equal tensors and architecture.
+
+    The file itself will not do, since safetensors writes its metadata in any order. Errors are
+    those of `load_export`.
+    """
+    params, architecture = load_export(path)
+    return _digest(flatten(params), architecture)
+
+
+def _digest(tensors: Mapping[str, Any], architecture: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode())
+    for name, leaf in sorted(tensors.items()):
+        digest.update(f"{name} {_describe(leaf)}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _holds(path: Path, tensors: Mapping[str, Any], text: str) -> bool:
+    try:
+        whole = (path / ARCHITECTURE).is_file()
+        return whole and fingerprint(path) == _digest(tensors, json.loads(text))
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def load_export(

@@ -9,8 +9,9 @@ written and read inside the training step.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ def _pool_mean(
 def write_cache(path: Path, clips: Iterable[LatentClip]) -> int:
     """Writes batches of clips (numpy leaves, leading dimension) to one ArrayRecord file.
 
-    The file appears under its name only when it is complete. Returns the number of clips.
+    The file appears under its name only when it is complete, and without the key (`write_key`) of
+    the one it replaces. Returns the number of clips.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -142,8 +144,39 @@ def write_cache(path: Path, clips: Iterable[LatentClip]) -> int:
                 count += 1
     finally:
         writer.close()
+    _key_file(path).unlink(missing_ok=True)
     os.replace(partial, path)
     return count
+
+
+def write_key(path: Path, key: Mapping[str, Any]) -> None:
+    """Says beside a finished cache, in `<name>.json`, what it was made from."""
+    partial = _key_file(path).with_suffix(".partial_key")
+    partial.write_text(json.dumps(key, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(_key_file(path))
+
+
+def stale(path: Path, key: Mapping[str, Any]) -> str:
+    """Why a cache must be made anew to be one of `key`; "" if it is one.
+
+    Args:
+      path: the cache.
+      key: what decides what is in it, JSON-serialisable; see `write_key`.
+    """
+    if not path.exists():
+        return "there is none yet"
+    try:
+        found = json.loads(_key_file(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return "it does not say what it was made from"
+    expected = json.loads(json.dumps(key))
+    names = sorted(found.keys() | expected.keys())
+    changed = ", ".join(name for name in names if found.get(name) != expected.get(name))
+    return changed and f"made with another {changed}"
+
+
+def _key_file(path: Path) -> Path:
+    return path.with_suffix(".json")
 
 
 def _to_bytes(batch: LatentClip, index: int) -> bytes:

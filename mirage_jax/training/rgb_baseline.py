@@ -37,7 +37,8 @@ def render(
     cloud = rgb_cloud.create(count * height * width)
     depth = jnp.where(jnp.asarray(chosen)[:, None, None], depth, 0.0)
     cloud, _ = rgb_cloud.write(cloud, colours, depth, history, static=static)
-    return rgb_cloud.read(cloud, target)
+    rendered = rgb_cloud.read(cloud, target, target.size)
+    return rendered.tokens, rendered.visible
 
 
 def cell_shares(
@@ -70,4 +71,5 @@ def contexts(
     videos, visible = zip(*renderings, strict=True)
     # Encoded together: XLA's CPU backend (jaxlib 0.10.2) crashes on one video at a time under vmap.
     latents = encode(jnp.stack(videos))
-    return latents, jnp.stack([cell_shares(mask, latents.shape[2:4]) for mask in visible])
+    grid = latents.shape[2], latents.shape[3]
+    return latents, jnp.stack([cell_shares(mask, grid) for mask in visible])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from data_pipelines import loading
+from data_pipelines.card import read_card
 from mirage_jax.latent_encoder import LatentEncoder, to_model_range
 from mirage_jax.nn.patch_pca import pca_linear_path
 from mirage_jax.nn.video_vae import VideoVAE, measure_stats, normalise
@@ -194,6 +197,46 @@ def _eval_windows(source: Any, frames: int, batch: int = 8) -> Iterator[dict[str
     """The last window of held-out clips, where the camera comes back."""
     for start in range(0, min(len(source), 64) - batch + 1, batch):
         yield {"video": np.stack([source[start + i]["video"][-frames:] for i in range(batch)])}
+
+
+def refresh_cache(
+    encoder: LatentEncoder,
+    encoder_id: str,
+    clips: Path,
+    split: str,
+    out: Path,
+    *,
+    chunk_frames: int,
+    sky_depth: float,
+    rgb: bool,
+    say: Callable[[str], None],
+    **options: Any,
+) -> None:
+    """Makes the cache of a recorded world unless the one there is of the same making, and says so.
+
+    Args:
+      encoder: what encodes.
+      encoder_id: tells its weights from others, see `export.fingerprint`.
+      clips, split, out, chunk_frames, sky_depth, rgb: of `cache_latents`.
+      say: called with a line of text.
+      **options: of `cache_latents`.
+    """
+    recorded = json.dumps(read_card(clips)["splits"].get(split), sort_keys=True)
+    key = {
+        "encoder": encoder_id,
+        "clips": hashlib.sha256(recorded.encode()).hexdigest(),
+        "chunk_frames": chunk_frames,
+        "sky_depth": sky_depth,
+        "rgb": rgb,
+    }
+    reason = latent_cache.stale(out, key)
+    if not reason:
+        say(f"{out}: up to date")
+        return
+    say(f"{out}: {reason}")
+    making: dict[str, Any] = {"chunk_frames": chunk_frames, "sky_depth": sky_depth, "rgb": rgb}
+    cache_latents(encoder, clips, split, out, **making, **options)
+    latent_cache.write_key(out, key)
 
 
 def cache_latents(

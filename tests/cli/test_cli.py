@@ -18,6 +18,7 @@ import pytest
 import tiny_world
 from absl import flags
 from absl.testing import flagsaver
+from flax import linen as nn
 from PIL import Image
 from rich.console import Console
 
@@ -26,8 +27,11 @@ from data_pipelines.sources.procedural import ProceduralSource
 from mirage_jax import conditioning, trajectories
 from mirage_jax.cli import bench, build, common, evaluate, generate, main, quickstart, record, train
 from mirage_jax.evaluation import efficiency
+from mirage_jax.latent_encoder import LatentEncoder, as_fields
 from mirage_jax.layout import Layout
+from mirage_jax.training.denoiser_task import MEMORY_KINDS
 from mirage_jax.training.export import export, load_export
+from mirage_jax.training.geometry_task import GeometryTask
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(p for p in (ROOT / "experiments").glob("*.py") if p.name != "__init__.py")
@@ -297,6 +301,43 @@ def test_experiments_are_consistent(path):
             sources.source_class(world)
 
 
+@pytest.mark.parametrize("tiny", [True, False], ids=["tiny", "real"])
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiments_can_be_built_and_trained(path, tiny):
+    """Every network is initialised and every loss traced, by shape alone."""
+    config = common.load_config(str(path))
+    for name, value in config.tiny_overrides if tiny else ():
+        common._set_dotted(config, name, value)
+    vae = build.vae(config)
+    channels = vae.latent_channels
+    tasks = [build.denoiser_task(config, kind, (1.0,) * channels) for kind in MEMORY_KINDS]
+    size, chunks, latents = tasks[0].size, tasks[0].chunks, tasks[0].chunk_latents
+    grid = tuple(side // vae.spatial_stride for side in size)
+    tasks.append(GeometryTask(build.geometry_head(config), (*grid, channels), config.sky_depth))
+    keyframes = conditioning.latents_of_frames(config.record.frames)
+    batch = {
+        "chunks": abstract(2, chunks, latents, *grid, channels),
+        "tokens": abstract(2, keyframes, *grid, channels),
+        "depth": abstract(2, keyframes, *grid),
+        "static": abstract(2, keyframes, *grid),
+        "intrinsics": abstract(2, 4),
+        "cam2world": abstract(2, config.record.frames, 4, 4),
+        "rgb_chunks": abstract(2, 3, latents, *grid, channels),
+        "rgb_hits": abstract(2, 3, latents, *grid, 4),
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    assert jax.eval_shape(vae.init, key, abstract(1, config.chunk_frames, *size, 3))["params"]
+    for task in tasks:
+        params = nn.unbox(jax.eval_shape(task.init, key))
+        step = jax.grad(functools.partial(task.loss, train=True), has_aux=True)
+        gradients, _ = jax.eval_shape(step, params, batch, key)
+        assert jax.tree.map(np.shape, gradients) == jax.tree.map(np.shape, params)
+
+
+def abstract(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
 # -- building and loading models -----------------------------------------------------------------
 
 
@@ -360,6 +401,28 @@ def test_models_are_rebuilt_from_their_own_files(tiny_config, trained):
     assert (model.steps, model.method) == (2, "euler")
     plain = build.world_model(trained, "none", tiny_config.sampling)
     assert plain.denoiser.memory_channels == 0 and plain.denoiser.branch_layers == ()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, "bfloat16"])
+def test_a_model_is_evaluated_in_the_precision_it_was_trained_in(dtype, tmp_path):
+    module = tiny_world.denoiser(0, dtype=dtype)
+    again = type(module)(**as_fields(json.loads(json.dumps(build.module_fields(module)))))
+    plain = tiny_world.denoiser(0, dtype=jnp.dtype(dtype).type)
+    assert again == plain and hash(again) == hash(plain)
+    inputs = jnp.zeros((1, 2, 2, 3, tiny_world.CHANNELS)), jnp.zeros((1, 2))
+
+    def program(denoiser):
+        params = jax.eval_shape(denoiser.init, jax.random.key(0), *inputs)
+        return str(jax.make_jaxpr(denoiser.apply)(params, *inputs))
+
+    assert program(again) == program(module)
+    assert ("bf16" in program(again)) == (jnp.dtype(dtype) == jnp.bfloat16)
+    encoder = tiny_world.encoder()
+    encoder = encoder.replace(vae=encoder.vae.clone(dtype=dtype))
+    encoder.save(tmp_path)
+    assert jnp.dtype(LatentEncoder.load(tmp_path).vae.dtype) == jnp.dtype(dtype)
+    with pytest.raises(ValueError, match="dtype: found 'bfloat17', expected a name such as"):
+        as_fields({"dtype": "bfloat17"})
 
 
 def test_memory_context_channels_by_kind(tiny_config):
@@ -507,23 +570,40 @@ def test_stages_out_of_order_say_what_is_missing(call, tmp_path):
 def test_quickstart_runs_every_stage_in_order_and_adds_up_the_time(
     compare, call, monkeypatch, tmp_path
 ):
-    ran = []
+    ran, layout = [], Layout(tmp_path / "run")
+
+    def trains(config, layout, console, stage, *, memory="latent"):
+        ran.append((stage, memory))
+        folder = train.outputs(layout, stage, memory)[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        # Everything but the geometry head was finished by an earlier call.
+        if (stage, memory) == ("geometry", "latent"):
+            (folder / "checkpoint").write_text("new")
+
     monkeypatch.setattr(record, "run", lambda *_: ran.append("record"))
-    monkeypatch.setattr(
-        train, "run", lambda c, l, s, stage, memory="latent": ran.append((stage, memory))
-    )
+    monkeypatch.setattr(train, "run", trains)
     monkeypatch.setattr(evaluate, "run", lambda *_: ran.append("evaluate"))
-    seconds = tmp_path / "run" / "seconds.json"
-    seconds.parent.mkdir()
-    seconds.write_text(json.dumps({"geometry": 100.0, "encoder": 7.0}))
+    layout.root.mkdir()
+    layout.seconds.write_text(json.dumps({"geometry": 100.0, "encoder": 7.0}))
     code, _, _ = call("quickstart", *(["--compare"] if compare else []))
     stages = [("encoder", "latent"), ("cache", "latent"), ("geometry", "latent")]
     others = [("denoiser", "none"), ("cache", "rgb"), ("denoiser", "rgb")]
     expected = ["record", *stages, ("denoiser", "latent"), *(others if compare else []), "evaluate"]
     assert code == 0 and ran == expected
-    took = json.loads(seconds.read_text())
-    assert 100 <= took["geometry"] < 110 and 7 <= took["encoder"] < 17
-    assert len(took) == len(expected)
+    took = json.loads(layout.seconds.read_text())
+    assert set(took) == {"geometry", "encoder"}
+    assert 100 <= took["geometry"] < 110 and took["encoder"] == 7
+
+
+def test_every_stage_fills_folders_of_its_own(tmp_path):
+    layout = Layout(tmp_path)
+    every = [("encoder", "latent"), ("geometry", "latent")]
+    every += [(stage, kind) for stage in ("cache", "denoiser") for kind in ("latent", "rgb")]
+    folders = [folder for one in every for folder in train.outputs(layout, *one)]
+    assert len(set(folders)) == len(folders) == 10
+    assert layout.latents("labmaze", "eval", rgb=True).parent in train.outputs(
+        layout, "cache", "rgb"
+    )
 
 
 # -- bench ---------------------------------------------------------------------------------------
@@ -545,6 +625,9 @@ def test_bench_prints_and_writes_its_numbers(call, monkeypatch, tmp_path):
     assert (
         "no trained encoder" in out and f"{found['after_chunks']['1']['rgb']['elements']:,}" in out
     )
+    # Five latents of four reads each, twice as fine as the 4x4 latents.
+    assert (found["poses_per_chunk"], found["read_grid"]) == (20, [8, 8])
+    assert found["pictures_per_chunk"] == 17 and found["frames_written_per_chunk"] == 4
 
 
 def test_bench_knows_one_subject(monkeypatch, capsys):

@@ -21,7 +21,7 @@ from data_pipelines.tfds_builder.mirage_worlds import prepare
 recording, data_dir = sys.argv[1:]
 prepare(recording, data_dir)
 for split, count in (("train", 5), ("eval", 2)):
-    dataset = tfds.data_source("mirage_worlds", data_dir=data_dir, split=split)
+    dataset = tfds.data_source("mirage_worlds/procedural", data_dir=data_dir, split=split)
     source = ClipSource(recording, split)
     assert len(dataset) == len(source) == count
     for index in range(count):
@@ -35,6 +35,45 @@ for split, count in (("train", 5), ("eval", 2)):
             assert example[field] == getattr(clip, field)
 assert "tensorflow" not in sys.modules
 """
+
+
+TWO_WORLDS = """
+import sys
+from pathlib import Path
+import tensorflow_datasets as tfds
+from data_pipelines.loading import ClipSource
+from data_pipelines.tfds_builder.mirage_worlds import prepare
+
+first, second, data_dir = sys.argv[1:]
+prepare(first, data_dir)
+prepare(first, data_dir)  # the same: nothing to do
+try:
+    prepare(second, data_dir)
+except ValueError as error:
+    assert "holds another recording than" in str(error) and second in str(error), error
+else:
+    raise AssertionError("another recording of the same source was not refused")
+name = tfds.data_source("mirage_worlds/procedural", data_dir=data_dir, split="train")[0]["name"]
+assert name.decode() == ClipSource(first, "train").clip(0).name
+# The same clips as those of another source go beside the first.
+card = Path(second, "dataset.json")
+card.write_text(card.read_text().replace('"source": "procedural"', '"source": "other"'))
+builder = prepare(second, data_dir)
+assert builder.info.splits["train"].num_examples == 2
+for world, count in (("procedural", 1), ("other", 2)):
+    found = tfds.data_source(f"mirage_worlds/{world}", data_dir=data_dir, split="train")
+    assert len(found) == count
+"""
+
+
+def test_worlds_in_one_folder_are_kept_apart(tmp_path):
+    source = ProceduralSource(size=8, frames=10, train_worlds=1, eval_worlds=1)
+    for name, count in (("first", 1), ("second", 2)):
+        record(source, tmp_path / name, "train", count, seed=count, workers=0, progress=False)
+    folders = [str(tmp_path / name) for name in ("first", "second", "tfds")]
+    command = [sys.executable, "-c", TWO_WORLDS, *folders]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_round_trip_through_tfds_without_tensorflow(tmp_path):

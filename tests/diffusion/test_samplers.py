@@ -128,6 +128,16 @@ def test_staggered_levels():
     np.testing.assert_allclose(staggered, together, atol=1e-6)
 
 
+def test_staggered_frames_after_those_that_are_given():
+    free = samplers.staggered_schedule(4, 2, shift=2.0)
+    found = samplers.staggered_schedule(4, 3, shift=2.0, given=1)
+    # No step is spent on waiting for the given frame.
+    np.testing.assert_array_equal(found.sigmas[:, 1:], free.sigmas)
+    assert not found.sigmas[:, 0].any() and not found.timesteps[:, 0].any()
+    with pytest.raises(ValueError, match="found 3 given frames, expected 0 to 2"):
+        samplers.staggered_schedule(4, 3, given=3)
+
+
 def test_guidance():
     one = lambda latents, timestep: latents * 0 + 1.0  # noqa: E731
     three = lambda latents, timestep: latents * 0 + 3.0  # noqa: E731

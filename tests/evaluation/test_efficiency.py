@@ -4,23 +4,64 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mirage_jax import geometry
+from mirage_jax import conditioning, geometry
 from mirage_jax.evaluation import efficiency
 
 
 @pytest.fixture(scope="module")
-def result():
-    return efficiency.measure(
-        size=(16, 16),
-        grid=(4, 4),
-        channels=3,
-        frames_per_chunk=2,
-        target_frames=2,
-        chunks=(1, 2),
-        encode=lambda video: jnp.mean(video, axis=(1, 2)),
-        repeats=1,
-        read_benchmark={"elements": 700, "channels": 2, "grid": (6, 8), "repeats": 1},
-    )
+def timed():
+    """The result, and the calls that were timed to get it."""
+    calls = []
+
+    def median_ms(timed, repeats):
+        calls.extend(timed)
+        return times(timed, repeats)
+
+    times = efficiency.median_ms
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficiency, "median_ms", median_ms)
+        found = efficiency.measure(
+            size=(16, 16),
+            grid=(4, 4),
+            channels=3,
+            chunk_frames=9,
+            reads=2,
+            fine=2,
+            chunks=(1, 2),
+            encode=lambda video: jnp.mean(video, axis=(1, 2)),
+            repeats=1,
+            read_benchmark={"elements": 700, "channels": 2, "grid": (6, 8), "repeats": 1},
+        )
+    return found, calls
+
+
+@pytest.fixture
+def result(timed):
+    return timed[0]
+
+
+def test_what_is_timed_is_what_a_chunk_needs(timed):
+    """The read gives the denoiser's context; the cloud is drawn and encoded at all frames."""
+    found, calls = timed
+    write, read, write_rgb, draw, encode = calls[:5]
+    width = conditioning.context_channels(3, reads=2, fine=2)
+    context = read()
+    assert context.shape == (3, 4, 4, width)
+    # Tokens of three channels and three extras from every cell of every pose.
+    assert context.size == found["poses_per_chunk"] * np.prod(found["read_grid"]) * 6
+    assert (found["poses_per_chunk"], found["read_grid"]) == (6, [8, 8])
+    assert draw().tokens.shape == (9, 16, 16, 3) and encode().shape == (9, 3)
+    assert found["pictures_per_chunk"] == 9 and found["frames_written_per_chunk"] == 2
+    assert int(write()[1].written) == 2 * 4 * 4 and int(write_rgb()[1].written) == 2 * 16 * 16
+
+
+def test_a_longer_chunk_writes_more_keyframes():
+    small = {"elements": 700, "channels": 2, "grid": (6, 8), "repeats": 1}
+    options = {"size": (8, 8), "grid": (1, 1), "channels": 1, "chunks": (1,), "repeats": 1}
+    found = efficiency.measure(chunk_frames=33, read_benchmark=small, **options)
+    assert found["after_chunks"]["1"]["latent"]["elements"] == 8
+    assert found["after_chunks"]["1"]["rgb"]["elements"] == 8 * 64
+    assert found["poses_per_chunk"] == 36 and found["read_grid"] == [2, 2]
 
 
 def test_both_sides_of_the_race_give_the_same_tokens(result):

@@ -16,6 +16,7 @@ from mirage_jax.training import denoiser_task, histories
 from mirage_jax.training.denoiser_task import (
     DenoiserTask,
     Perturbation,
+    Preview,
     Readout,
     jitter_poses,
     sample_inputs,
@@ -286,3 +287,20 @@ def test_parameters_fit_their_inputs(kind):
 def test_an_unknown_kind_of_memory_is_refused():
     with pytest.raises(ValueError, match=r"found 'colour', expected one of .*latent.*rgb.*none"):
         task_with(kind="colour")
+
+
+def test_a_sample_sheet_is_sampled_as_generation_is(monkeypatch):
+    seen = {}
+
+    def sample(denoiser, params, first, context, rays, key, **options):
+        seen.update(options)
+        return jnp.broadcast_to(first[:, None], (*rays.shape[:2], *first.shape[1:]))
+
+    monkeypatch.setattr(denoiser_task, "sample_chunk", sample)
+    how = {"steps": 7, "shift": 3.0, "method": "heun"}
+    preview = Preview(tiny_world.encoder(), tiny_world.latent_clips(1, POSES), **how)
+    network = tiny_world.denoiser(context_channels(CHANNELS, reads=2, fine=1))
+    task = DenoiserTask(network, "latent", SIZE, 2, 2, readout=READOUT, shift=1.0, preview=preview)
+    sheet = task.sample_sheet({}, 1)
+    assert sheet.ndim == 3 and sheet.dtype == np.uint8
+    assert seen == how

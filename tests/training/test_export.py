@@ -11,7 +11,7 @@ from flax import linen as nn
 from safetensors.numpy import load_file, save_file
 
 from mirage_jax.training import export, load_export
-from mirage_jax.training.export import flatten, unflatten
+from mirage_jax.training.export import fingerprint, flatten, unflatten
 
 ARCHITECTURE = {"width": 8, "mults": (1, 2), "memory": {"reads": 4}}
 
@@ -125,6 +125,28 @@ def test_exports_may_be_read_by_whom_any_new_file_may(tmp_path):
     export(tmp_path / "out", make_params(), ARCHITECTURE)
     modes = {p.stat().st_mode for p in (tmp_path / "out").iterdir()}
     assert modes == {(tmp_path / "any").stat().st_mode}
+
+
+def test_an_export_that_holds_the_same_is_not_written_again(tmp_path):
+    def files():
+        return {p.name: (p.stat().st_mtime_ns, p.stat().st_ino) for p in tmp_path.iterdir()}
+
+    export(tmp_path, make_params(), ARCHITECTURE)
+    before, same = files(), fingerprint(tmp_path)
+    export(tmp_path, make_params(), ARCHITECTURE)
+    assert files() == before
+    for params, architecture in (
+        (make_params() | {"bias": jnp.zeros(3, jnp.bfloat16)}, ARCHITECTURE),
+        (make_params(), ARCHITECTURE | {"width": 9}),
+    ):
+        export(tmp_path, params, architecture)
+        assert files() != before and fingerprint(tmp_path) != same
+        before = files()
+    export(tmp_path, make_params(), ARCHITECTURE)
+    assert fingerprint(tmp_path) == same
+    (tmp_path / "architecture.json").unlink()
+    export(tmp_path, make_params(), ARCHITECTURE)
+    assert (tmp_path / "architecture.json").exists()
 
 
 def test_flatten_is_inverted_and_refuses_slashes():

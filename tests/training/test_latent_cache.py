@@ -1,3 +1,4 @@
+import functools
 import re
 
 import jax.numpy as jnp
@@ -6,6 +7,8 @@ import pytest
 import tiny_world
 from einops import rearrange, reduce
 
+from data_pipelines.recording import record
+from data_pipelines.sources.procedural import ProceduralSource
 from mirage_jax import trajectories
 from mirage_jax.training import latent_cache, stages
 from mirage_jax.training.latent_cache import FIELDS, LatentClip, LatentSource, encode_clip
@@ -141,3 +144,67 @@ def test_an_interrupted_cache_never_takes_its_name(tmp_path):
     source = LatentSource([path])
     assert len(source) == 2
     np.testing.assert_array_equal(source[1]["depth"], old.depth[1])
+
+
+# -- what a cache was made from ------------------------------------------------------------------
+
+
+@pytest.fixture
+def refresh(tmp_path):
+    """Makes the cache of two clips if need be; returns what was said."""
+    source = ProceduralSource(size=16, frames=13, train_worlds=1, eval_worlds=1)
+    options = {"shard_clips": 2, "workers": 0, "progress": False}
+    record(source, tmp_path / "clips", "train", 2, **options)
+
+    def run(encoder="a", **changes):
+        said = []
+        making = {"chunk_frames": 5, "sky_depth": 200.0, "rgb": False} | changes
+        place = (tmp_path / "clips", "train", tmp_path / "train.array_record")
+        stages.refresh_cache(tiny_world.encoder(), encoder, *place, say=said.append, **making)
+        return said[0]
+
+    return run
+
+
+def test_a_cache_is_remade_when_what_it_was_made_from_changes(refresh, tmp_path):
+    path = tmp_path / "train.array_record"
+    assert "there is none yet" in refresh()
+    made = path.stat()
+
+    def untouched():
+        return path.stat().st_mtime_ns == made.st_mtime_ns and path.stat().st_ino == made.st_ino
+
+    # A newer encoder file with the same weights changes nothing.
+    assert "up to date" in refresh() and untouched()
+    before = stages.load_clips(path)
+    assert "made with another sky_depth" in refresh(sky_depth=50.0) and not untouched()
+    sky = before.depth == 200
+    after = stages.load_clips(path)
+    np.testing.assert_array_equal(after.depth, np.where(sky, 50, before.depth))
+    assert "another chunk_frames, sky_depth" in refresh(chunk_frames=9)
+    assert stages.load_clips(path).chunks.shape[1:3] == (1, 3)
+    assert "another chunk_frames, encoder" in refresh(encoder="b")
+    assert "another rgb" in refresh(encoder="b", rgb=True)
+    assert stages.load_clips(path).rgb_chunks.shape[1] == 3
+
+
+def test_a_cache_is_remade_when_the_clips_are_others(refresh, tmp_path):
+    refresh()
+    card = tmp_path / "clips" / "dataset.json"
+    card.write_text(card.read_text().replace('"seed": 0', '"seed": 1'))
+    assert "made with another clips" in refresh()
+
+
+def test_a_cache_that_does_not_say_what_it_is_of_is_not_trusted(tmp_path):
+    path, key = tmp_path / "train.array_record", {"encoder": "a", "mults": (1, 2)}
+    latent_cache.write_cache(path, [tiny_world.latent_clips(1, POSES)])
+    stale = functools.partial(latent_cache.stale, path, key)
+    assert "does not say" in stale()
+    latent_cache.write_key(path, key)
+    assert stale() == ""
+    # Between the new file and its key nothing must vouch for it.
+    latent_cache.write_cache(path, [tiny_world.latent_clips(1, POSES, seed=1)])
+    assert "does not say" in stale()
+    latent_cache.write_key(path, key)
+    (tmp_path / "train.json").write_text("{")
+    assert "does not say" in stale()

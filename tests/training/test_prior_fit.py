@@ -21,7 +21,9 @@ def test_mean_and_variance_of_a_known_law_are_found():
     slope, level = np.array([[0.2, 0], [0, 0], [0, -0.3]]), np.array([0.5, 0.6])
     noise = rng.normal(size=(4, 5000, 2)) * np.sqrt(x @ slope + level)
     y = (x @ kernel + bias + noise).astype(np.float32)
-    fitted = fit_gaussian(lambda: ((jnp.asarray(a), jnp.asarray(b)) for a, b in zip(x, y)))
+    fitted = fit_gaussian(
+        lambda: ((jnp.asarray(a), jnp.asarray(b)) for a, b in zip(x, y, strict=True))
+    )
     np.testing.assert_allclose(fitted["mean_kernel"], kernel, atol=0.03)
     np.testing.assert_allclose(fitted["mean_bias"], bias, atol=0.03)
     np.testing.assert_allclose(fitted["variance_kernel"], slope, atol=0.05)
