@@ -27,7 +27,6 @@ _PAD, _END = "<pad>", "</s>"
 _LIGATURES = (
     0x132,
     0x133,
-    0x149,
     *range(0x1C4, 0x1CD),
     *range(0x1F1, 0x1F4),
     *range(0xFB00, 0xFB07),

@@ -102,20 +102,18 @@ class _Layer(nn.Module):
         normed = norm("norm_attn")
         q = heads("q", (width * self.head_width) ** -0.5)
         k, v = heads("k", width**-0.5), heads("v", width**-0.5)
-        table_shape, table_axes = (self.buckets, self.heads), (None, "heads")
         init = nn.initializers.normal((2 * self.buckets * self.heads) ** -0.5)
-        table = named_param(self, "position_bias", init, table_shape, table_axes)
+        table_shape = (self.buckets, self.heads)
+        table = named_param(self, "position_bias", init, table_shape, (None, "heads"))
         bias = jnp.moveaxis(table.astype(jnp.float32)[rows], -1, 0)
         y = biased_attention(q, k, v, bias, mask).reshape(*x.shape[:2], inner)
         y = y @ matrix("o", (inner, width), ("heads", "embed"), inner**-0.5)
         x = x + y.astype(jnp.float32)
 
         normed = norm("norm_mlp")
-        y = nn.gelu(
-            normed @ matrix("gate", (width, self.mlp_width), ("embed", "mlp"), width**-0.5),
-            approximate=True,
-        )
-        y = y * (normed @ matrix("up", (width, self.mlp_width), ("embed", "mlp"), width**-0.5))
+        shape, axes = (width, self.mlp_width), ("embed", "mlp")
+        gate = nn.gelu(normed @ matrix("gate", shape, axes, width**-0.5), approximate=True)
+        y = gate * (normed @ matrix("up", shape, axes, width**-0.5))
         y = y @ matrix("down", (self.mlp_width, width), ("mlp", "embed"), self.mlp_width**-0.5)
         return x + y.astype(jnp.float32), None
 
@@ -173,9 +171,14 @@ class TextEncoder(nn.Module):
             ids.shape[1], ids.shape[1], buckets=self.buckets, max_distance=self.max_distance
         )
         stack = over_layers(_Layer, self.depth, remat="none", scan=self.scan)
-        layer = stack(
-            self.heads, self.head_width, self.mlp_width, self.buckets, self.dtype, name="blocks"
+        layers = stack(
+            heads=self.heads,
+            head_width=self.head_width,
+            mlp_width=self.mlp_width,
+            buckets=self.buckets,
+            dtype=self.dtype,
+            name="blocks",
         )
-        x, _ = layer(x, None, (jnp.asarray(rows), keep))
+        x, _ = layers(x, None, (jnp.asarray(rows), keep))
         x = rms_norm(x, named_param(self, "norm", ones, (self.width,), ("embed",)))
         return jnp.where(keep[..., None], x, 0.0)
