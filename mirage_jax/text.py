@@ -1,0 +1,234 @@
+"""Prompts: to token ids, and as files of text embeddings made once.
+
+The short way needs neither tokenizer nor text encoder: embeddings of the prompts that a project
+uses are computed once, anywhere, and kept in one safetensors file (`save_embeddings`,
+`load_embeddings`). The long way, `Tokenizer` and then `nn.text_encoder.TextEncoder`, makes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int32
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+TEXT_LENGTH = 512
+"""Tokens of a text in Wan's denoisers, padding included."""
+
+FORMAT = "mirage-text-1"
+_PAD, _END = "<pad>", "</s>"
+_LIGATURES = (
+    0x132,
+    0x133,
+    *range(0x1C4, 0x1CD),
+    *range(0x1F1, 0x1F4),
+    *range(0xFB00, 0xFB07),
+)
+_WIDE = range(0xFF01, 0xFFF0)
+_CONTROL = (*range(0x09), 0x0B, *range(0x0E, 0x20), 0x7F, *range(0x206A, 0x2070), 0xFEFF)
+# What ftfy, which Wan applies, makes of rightly decoded text.
+_PLAIN: dict[int, str | None] = {
+    **dict.fromkeys(map(ord, "\u02bc\u2018\u2019\u201a\u201b"), "'"),
+    **dict.fromkeys(map(ord, "\u201c\u201d\u201e\u201f"), '"'),
+    **{code: unicodedata.normalize("NFKC", chr(code)) for code in (*_LIGATURES, *_WIDE)},
+    **dict.fromkeys((*_CONTROL, *range(0xFFF9, 0xFFFD)), None),
+}
+
+
+def clean(text: str) -> str:
+    """The text as Wan gives it to its tokenizer.
+
+    HTML entities are resolved twice, quotes, ligatures, full- and half-width forms made plain,
+    control characters left out, runs of white space made one space, and the ends stripped. Wan
+    would also repair text that was decoded with the wrong character set; here it stays as it is.
+    """
+    text = html.unescape(html.unescape(text)).translate(_PLAIN)
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+class Tokenizer:
+    """UMT5's tokenizer, from a local tokenizer.json.
+
+    Raises:
+      ModuleNotFoundError: if the optional package `tokenizers` is not installed.
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is no tokenizer, or one without UMT5's padding and end tokens.
+    """
+
+    def __init__(self, path: str | Path):
+        try:
+            import tokenizers
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "the optional package tokenizers is not installed: pip install 'mirage_jax[text]', "
+                "or use text embeddings from a file"
+            ) from error
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file; expected UMT5's tokenizer.json")
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the package raises nothing more specific
+            raise ValueError(f"{path}: not a tokenizer.json ({error})") from error
+        special = {token: self._tokenizer.token_to_id(token) for token in (_PAD, _END)}
+        missing = [token for token, found in special.items() if found is None]
+        if missing:
+            raise ValueError(f"{path}: no token {missing[0]!r}; expected the tokenizer of UMT5")
+        self._pad = special[_PAD]
+        self._tokenizer.no_padding()
+        ends = self._tokenizer.encode("").ids
+        if ends != [special[_END]]:
+            raise ValueError(
+                f"{path}: an empty text gave ids {ends}, expected [{special[_END]}], {_END!r} alone"
+            )
+
+    def __call__(
+        self, texts: Sequence[str], length: int = TEXT_LENGTH
+    ) -> tuple[Int32[np.ndarray, "b length"], Bool[np.ndarray, "b length"]]:
+        """Ids and mask of texts, cleaned, cut and padded to `length` tokens.
+
+        The end token is always there: it is the last of a text that was cut.
+
+        Raises:
+          ValueError: if `length` leaves no room for the end token.
+        """
+        if length < 1:
+            raise ValueError(f"length: found {length}, expected 1 or more")
+        self._tokenizer.enable_truncation(length)
+        encoded = self._tokenizer.encode_batch([clean(text) for text in texts])
+        ids = np.full((len(texts), length), self._pad, np.int32)
+        mask = np.zeros(ids.shape, bool)
+        for row, text in enumerate(encoded):
+            ids[row, : len(text.ids)] = text.ids
+            mask[row, : len(text.ids)] = True
+        return ids, mask
+
+
+@dataclasses.dataclass(frozen=True)
+class TextEmbeddings:
+    """Prompts and what the text encoder made of them.
+
+    Attributes:
+      prompts: the texts, each once.
+      tokens: their embeddings, of any float dtype; zero from the length of a text on.
+      lengths: tokens of every text, the end token included.
+    """
+
+    prompts: tuple[str, ...]
+    tokens: Float[np.ndarray, "b n width"]
+    lengths: Int32[np.ndarray, " b"]
+
+    def of(self, prompts: Sequence[str]) -> Float[np.ndarray, "p n width"]:
+        """Embeddings of some of the prompts, in the order asked for.
+
+        Raises:
+          ValueError: naming a prompt that is not there.
+        """
+        rows = {prompt: row for row, prompt in enumerate(self.prompts)}
+        missing = [prompt for prompt in prompts if prompt not in rows]
+        if missing:
+            raise ValueError(f"prompt {missing[0]!r}: found none like it among {len(rows)}")
+        return self.tokens[[rows[prompt] for prompt in prompts]]
+
+
+def save_embeddings(path: str | Path, embeddings: TextEmbeddings) -> None:
+    """Writes text embeddings to one safetensors file, without their padding.
+
+    Tensors: `tokens` [sum of lengths, width], the texts one after another, and `lengths` [texts].
+    The metadata field `text` is JSON: format, prompts, and the padded length.
+
+    Raises:
+      ValueError: if prompts repeat or are not as many as embeddings, a length does not fit, the
+        padding is not zero, or a value is not finite.
+      OSError: if writing fails.
+    """
+    path, tokens, lengths = Path(path), embeddings.tokens, embeddings.lengths
+    count, padded = tokens.shape[:2]
+    _check(path, embeddings.prompts, lengths, padded)
+    if len(lengths) != count:
+        raise ValueError(f"{path}: tokens of {count} texts, expected {len(lengths)}")
+    keep = _mask(lengths, padded)
+    if np.any(tokens[~keep]):
+        raise ValueError(f"{path}: tokens beyond the length of a text, expected zeros there")
+    flat = np.ascontiguousarray(tokens[keep])
+    _check_finite(path, flat)
+    header = {"format": FORMAT, "length": padded, "prompts": embeddings.prompts}
+    partial = path.with_suffix(path.suffix + ".partial")
+    # One metadata field: safetensors writes several in no fixed order.
+    metadata = {"text": json.dumps(header)}
+    try:
+        save_file({"tokens": flat, "lengths": lengths}, partial, metadata=metadata)
+        partial.replace(path)
+    except SafetensorError as error:  # what safetensors makes of an OSError
+        raise OSError(f"{path}: could not be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_embeddings(path: str | Path, width: int | None = None) -> TextEmbeddings:
+    """Reads what `save_embeddings` wrote.
+
+    Args:
+      path: the file.
+      width: channels the denoiser expects (`Denoiser.text_width`); None accepts any.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if the file is damaged, of another kind, inconsistent, or of another width.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected text embeddings")
+    try:
+        with safe_open(path, "numpy") as file:
+            header = json.loads((file.metadata() or {}).get("text", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: damaged or not text embeddings ({error})") from error
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path}: found format {header.get('format')!r}, expected {FORMAT!r}")
+    for field in ("prompts", "length"):
+        if field not in header:
+            raise ValueError(f"{path}: field {field!r} is missing")
+    for name, axes in (("tokens", 2), ("lengths", 1)):
+        if name not in tensors:
+            raise ValueError(f"{path}: tensor {name!r} is missing")
+        if tensors[name].ndim != axes:
+            raise ValueError(
+                f"{path}: tensor {name!r}: found shape {tensors[name].shape}, expected {axes} axes"
+            )
+    flat, lengths = tensors["tokens"], tensors["lengths"].astype(np.int32)
+    prompts, padded = tuple(header["prompts"]), header["length"]
+    _check(path, prompts, lengths, padded)
+    if len(flat) != lengths.sum():
+        raise ValueError(f"{path}: found {len(flat)} tokens, expected {lengths.sum()}")
+    if width is not None and flat.shape[1] != width:
+        raise ValueError(f"{path}: found {flat.shape[1]} channels, expected {width}")
+    _check_finite(path, flat)
+    tokens = np.zeros((len(prompts), padded, flat.shape[1]), flat.dtype)
+    tokens[_mask(lengths, padded)] = flat
+    return TextEmbeddings(prompts, tokens, lengths)
+
+
+def _mask(lengths: np.ndarray, padded: int) -> np.ndarray:
+    return np.arange(padded) < lengths[:, None]
+
+
+def _check(path: Path, prompts: Sequence[str], lengths: np.ndarray, padded: int) -> None:
+    if len(set(prompts)) != len(prompts):
+        raise ValueError(f"{path}: a prompt is there twice, expected each once")
+    if len(prompts) != len(lengths):
+        raise ValueError(f"{path}: found {len(prompts)} prompts, expected {len(lengths)}")
+    if len(lengths) and not 0 <= lengths.min() <= lengths.max() <= padded:
+        raise ValueError(f"{path}: lengths: found {lengths.tolist()}, expected 0..{padded}")
+
+
+def _check_finite(path: Path, tokens: np.ndarray) -> None:
+    if not np.isfinite(tokens.astype(np.float32)).all():
+        raise ValueError(f"{path}: found values that are not finite")

@@ -1,0 +1,176 @@
+"""Tokenizing of prompts, and files of text embeddings."""
+
+import json
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from mirage_jax.text import TextEmbeddings, Tokenizer, clean, load_embeddings, save_embeddings
+
+WORDS = ("<pad>", "</s>", "<unk>", "a", "room", "with", '"', "'", "&", "door", "red")
+
+
+# Expected: what ftfy 6.3.1, html.unescape twice and the collapse of white space give.
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("  a \n\t room\u3000with ", "a room with"),
+        ("a &amp;amp; b &amp;lt;c&gt; &quot;d&quot;", 'a & b <c> "d"'),
+        ("it\u2019s a \u201croom\u201d&nbsp;", 'it\'s a "room"'),
+        ("色调艳丽，过曝…", "色调艳丽,过曝…"),
+        ("\ufeffﬁne\u3000ｆｕｌｌ cafe\u0301 ﾌﾞ", "fine full caf\u00e9 ブ"),
+        ("tab\tx\x07y\x1fz\x00", "tab xyz"),
+        (" \n", ""),
+    ],
+)
+def test_clean(text, expected):
+    assert clean(text) == expected
+    assert clean(clean(text)) == expected
+
+
+# ---- tokenizer
+
+
+@pytest.fixture
+def tokenizer_json(tmp_path):
+    """A file like UMT5's: one id per word, an end token appended to every text."""
+    tokenizers = pytest.importorskip("tokenizers")
+    vocab = {word: i for i, word in enumerate(WORDS)}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="<unk>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    made.enable_padding(length=3, pad_id=2)  # what the file says about padding is not asked
+    path = tmp_path / "tokenizer.json"
+    made.save(str(path))
+    return path
+
+
+def test_tokenizer(tokenizer_json):
+    ids, mask = Tokenizer(tokenizer_json)(["  a &quot;red&quot;\nroom", "", "dragon"], length=7)
+    assert ids.tolist() == [[3, 6, 10, 6, 4, 1, 0], [1, 0, 0, 0, 0, 0, 0], [2, 1, 0, 0, 0, 0, 0]]
+    assert mask.sum(axis=1).tolist() == [6, 1, 2]
+    assert (mask[:, 1:] <= mask[:, :-1]).all()
+    assert ids.dtype == np.int32
+
+
+def test_a_long_text_is_cut_and_ended(tokenizer_json):
+    tokenizer = Tokenizer(tokenizer_json)
+    ids, mask = tokenizer(["a room " * 300])
+    assert ids.tolist() == [[3, 4] * 255 + [3, 1]] and mask.all()
+    assert tokenizer(["a red door"], length=3)[0].tolist() == [[3, 10, 1]]
+    with pytest.raises(ValueError, match="length: found 0"):
+        tokenizer(["a"], length=0)
+
+
+def test_tokenizer_refuses_other_files(tokenizer_json, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
+        Tokenizer(tmp_path / "nowhere.json")
+    made = json.loads(tokenizer_json.read_text())
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps({**made, "post_processor": None}))
+    with pytest.raises(ValueError, match=r"bad\.json: an empty text gave ids \[\]"):
+        Tokenizer(bad)
+    made["model"]["vocab"] = {"<unk>": 0, "</s>": 1}
+    bad.write_text(json.dumps(made))
+    with pytest.raises(ValueError, match=r"bad\.json: no token '<pad>'"):
+        Tokenizer(bad)
+    bad.write_text("{}")
+    with pytest.raises(ValueError, match=r"bad\.json: not a tokenizer\.json"):
+        Tokenizer(bad)
+
+
+def test_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ModuleNotFoundError, match=r"mirage_jax\[text\]"):
+        Tokenizer(tmp_path / "tokenizer.json")
+
+
+# ---- files of embeddings
+
+
+def embeddings(dtype=np.float32, lengths=(3, 1, 5)):
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(3, 6, 4)).astype(dtype)
+    for row, length in enumerate(lengths):
+        tokens[row, length:] = 0
+    return TextEmbeddings(("a room", "", "ein Flur – 走廊"), tokens, np.array(lengths, np.int32))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_file_round_trip(tmp_path, dtype):
+    made = embeddings(dtype)
+    save_embeddings(tmp_path / "text.safetensors", made)
+    found = load_embeddings(tmp_path / "text.safetensors", width=4)
+    assert found.prompts == made.prompts
+    assert found.tokens.dtype == dtype
+    np.testing.assert_array_equal(found.tokens, made.tokens)
+    np.testing.assert_array_equal(found.lengths, made.lengths)
+    assert [path.name for path in tmp_path.iterdir()] == ["text.safetensors"]
+    assert load_file(tmp_path / "text.safetensors")["tokens"].shape == (9, 4)
+
+
+def test_lookup_by_prompt():
+    made = embeddings()
+    np.testing.assert_array_equal(made.of(["", "a room", ""]), made.tokens[[1, 0, 1]])
+    with pytest.raises(ValueError, match="prompt 'a hall': found none like it among 3"):
+        made.of(["a room", "a hall"])
+
+
+def test_refuses_to_save_what_could_not_be_read(tmp_path):
+    path = tmp_path / "text.safetensors"
+    made = embeddings()
+
+    def refused(match, prompts=made.prompts, tokens=made.tokens, lengths=made.lengths):
+        with pytest.raises(ValueError, match=rf"text\.safetensors: {match}"):
+            save_embeddings(path, TextEmbeddings(prompts, tokens, np.array(lengths, np.int32)))
+
+    refused("found 2 prompts, expected 3", prompts=("a", "b"))
+    refused("a prompt is there twice", prompts=("a", "b", "a"))
+    refused("lengths: found", lengths=[3, 1, 7])
+    refused("tokens beyond the length of a text", lengths=[3, 1, 4])
+    refused("found values that are not finite", tokens=np.where(made.tokens, np.nan, 0))
+    short = embeddings()
+    object.__setattr__(short, "tokens", made.tokens[:2])  # past the signature's check
+    with pytest.raises(ValueError, match=r"text\.safetensors: tokens of 2 texts, expected 3"):
+        save_embeddings(path, short)
+    with pytest.raises(OSError, match=r"nowhere/text\.safetensors: could not be written"):
+        save_embeddings(tmp_path / "nowhere" / "text.safetensors", made)
+    assert not list(tmp_path.iterdir())
+
+
+def test_refuses_other_files(tmp_path):
+    path = tmp_path / "text.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"text\.safetensors: no such file"):
+        load_embeddings(path)
+    save_embeddings(path, embeddings())
+    with pytest.raises(ValueError, match=r"text\.safetensors: found 4 channels, expected 4096"):
+        load_embeddings(path, width=4096)
+    tensors, whole = load_file(path), path.read_bytes()
+    header = {"format": "mirage-text-1", "length": 6, "prompts": ["a", "b", "c"]}
+
+    def refused(match, header=header, **changed):
+        text = header if isinstance(header, str) else json.dumps(header)
+        kept = {n: a for n, a in {**tensors, **changed}.items() if a is not None}
+        save_file(kept, path, metadata={"text": text})
+        with pytest.raises(ValueError, match=rf"text\.safetensors: {match}"):
+            load_embeddings(path)
+
+    refused("found format 'other', expected 'mirage-text-1'", {**header, "format": "other"})
+    refused("found format None", "{}")
+    refused("damaged or not text embeddings", "{")
+    refused("field 'length' is missing", {k: v for k, v in header.items() if k != "length"})
+    refused("found 2 prompts, expected 3", {**header, "prompts": ["a", "b"]})
+    refused("lengths: found", {**header, "length": 4})
+    refused("tensor 'lengths' is missing", lengths=None)
+    refused("tensor 'tokens': found shape", tokens=np.zeros(9, np.float32))
+    refused("found 8 tokens, expected 9", tokens=tensors["tokens"][:8])
+    refused("found values that are not finite", tokens=tensors["tokens"] * np.float32("inf"))
+    for damaged in (whole[:-3], b"", b"not safetensors at all"):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"text\.safetensors: damaged"):
+            load_embeddings(path)
