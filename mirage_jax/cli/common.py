@@ -76,14 +76,23 @@ def prepare_jax(config: ConfigDict, layout: Layout) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
-def run(main: Callable[[], int | None], module: str, argv: Sequence[str] | None = None) -> None:
-    """Runs a command: parses flags, prints user errors as one line; tracebacks need --debug."""
+def run(
+    main: Callable[[], int | None],
+    module: str,
+    argv: Sequence[str] | None = None,
+    *,
+    config: bool = True,
+) -> None:
+    """Runs a command: parses flags, prints user errors as one line; tracebacks need --debug.
+
+    `config=False` is for commands that run no experiment.
+    """
     argv = list(sys.argv if argv is None else argv)
-    if not any(a.startswith("--config=") or a == "--config" for a in argv):
+    if config and not any(a.startswith("--config=") or a == "--config" for a in argv):
         argv.insert(1, f"--config={DEFAULT_CONFIG}")
     doc = importlib.import_module(module).__doc__ or ""
     if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv[1:]):
-        print(_help(doc, module, argv))
+        print(_help(doc, module, argv, config))
         sys.exit(0)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -119,14 +128,18 @@ def fail(message: str, status: int = 2) -> NoReturn:
     sys.exit(status)
 
 
-def _help(doc: str, module: str, argv: Sequence[str]) -> str:
+def _help(doc: str, module: str, argv: Sequence[str], config: bool) -> str:
     """The command's docstring, its flags, and every field of its config with the default."""
     lines = [doc.strip(), "", "Flags:"]
     ours = (module, __name__)
     for name in ours:
         for flag in flags.FLAGS.flags_by_module_dict().get(name, []) or _main_flags(name, module):
+            if name == __name__ and not config and flag.name != "debug":
+                continue
             default = "" if flag.name == "config" else f" (default: {flag.default!r})"
             lines.append(f"  --{flag.name}: {flag.help}{default}")
+    if not config:
+        return "\n".join(lines)
     path = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), DEFAULT_CONFIG)
     lines += ["", f"Fields of {path}, overridden as --config.NAME=VALUE:"]
     lines += [f"  {line}" for line in describe_config(load_config(path))]

@@ -6,7 +6,7 @@ the safetensors file, so that one rename replaces both; architecture.json repeat
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +38,42 @@ def export(path: str | Path, params: Mapping[str, Any], architecture: Mapping[st
       ValueError: if a name contains '/', or the architecture cannot be written as JSON.
       OSError: if writing fails, e.g. on a full disk.
     """
+    tensors = {name: jax.numpy.asarray(leaf) for name, leaf in flatten(nn.unbox(params)).items()}
+
+    def write(file: Path, header: dict[str, str]) -> None:
+        try:
+            save_file(tensors, str(file), metadata=header)
+        except SafetensorError as error:  # what safetensors makes of an OSError
+            raise OSError(f"{Path(path) / WEIGHTS}: could not be written: {error}") from error
+
+    return export_with(path, write, architecture)
+
+
+def export_with(
+    path: str | Path,
+    write: Callable[[Path, dict[str, str]], None],
+    architecture: Mapping[str, Any],
+) -> Path:
+    """`export` for weights that are never all in memory.
+
+    Args:
+      path: folder, made if needed.
+      write: makes a safetensors file at the given path with the given metadata.
+      architecture: JSON-serialisable fields that determine the modules.
+
+    Raises:
+      ValueError: if the architecture cannot be written as JSON.
+      OSError: if writing fails, e.g. on a full disk.
+    """
     path = Path(path)
     try:
         text = json.dumps(architecture, indent=2, sort_keys=True)
     except TypeError as error:
         raise ValueError(f"architecture: {error}; expected numbers, texts and tuples") from error
-    tensors = {name: jax.numpy.asarray(leaf) for name, leaf in flatten(nn.unbox(params)).items()}
     path.mkdir(parents=True, exist_ok=True)
     partials = {path / WEIGHTS: path / f".{WEIGHTS}.tmp", path / ARCHITECTURE: path / ".json.tmp"}
     try:
-        header = {"format": FORMAT, "architecture": text}
-        try:
-            save_file(tensors, str(partials[path / WEIGHTS]), metadata=header)
-        except SafetensorError as error:  # what safetensors makes of an OSError
-            raise OSError(f"{path / WEIGHTS}: could not be written: {error}") from error
+        write(partials[path / WEIGHTS], {"format": FORMAT, "architecture": text})
         partials[path / ARCHITECTURE].write_text(text + "\n", encoding="utf-8")
         for final, partial in partials.items():
             os.replace(partial, final)
