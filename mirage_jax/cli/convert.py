@@ -4,14 +4,17 @@
     mirage convert --source=Wan2.2-TI2V-5B,step_0010000_vace.safetensors --model=mirage_5b \
         --out=exports/mirage
     mirage convert --source=Wan2.2-TI2V-5B/vae --out=exports/vae
+    mirage convert --source=Wan2.2-TI2V-5B,step_0010000_lora.safetensors --lora_alpha=64 \
+        --model=wan22_ti2v_5b --out=exports/tuned
     mirage convert --source=exports/mirage --part=branch --out=vace.safetensors
     mirage convert --source=exports/vae --naming=diffusers --out=vae
 
 A source is a safetensors file or a folder of them: diffusion transformer, control branch (alone or
-with its base) or video VAE, in the naming of the original releases or of diffusers. An export of
-ours as the source is written back as safetensors: to a file, or to a folder with shards. Every name
-and shape is checked before the first value is read; values go from file to file one tensor at a
-time, so that little memory is needed. What was at --out is replaced at the end or not at all.
+with its base), low-rank adapter (alone, or with a base it is merged into) or video VAE, in the
+naming of the original releases or of diffusers. An export of ours as the source is written back as
+safetensors: to a file, or to a folder with shards. Every name and shape is checked before the first
+value is read; values go from file to file one tensor at a time, so that little memory is needed.
+What was at --out is replaced at the end or not at all.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ _MODEL = flags.DEFINE_string("model", "", "wan22_ti2v_5b, mirage_5b or spatia_5b
 _HEADS = flags.DEFINE_integer("heads", 0, "Attention heads, if neither model nor source says.")
 _BRANCH_LAYERS = flags.DEFINE_list(
     "branch_layers", [], "Blocks that a branch's hints belong to, if there is no --model."
+)
+_ALPHA = flags.DEFINE_float(
+    "lora_alpha", None, "Alpha of a low-rank adapter that stores none; scales by alpha / rank."
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype", "same", ["same", "float32", "bfloat16"], "Of what is written; same as the source."
@@ -68,10 +74,16 @@ def run(console: Console) -> None:
             )
             console.print(f"{count} tensors -> {out}")
         else:
-            layers = tuple(int(layer) for layer in _BRANCH_LAYERS.value)
-            asked = Asked(_MODEL.value, _HEADS.value, layers)
+            asked = Asked(_MODEL.value, _HEADS.value, _branch_layers(), _ALPHA.value)
             kind = import_checkpoint(sources, out, asked=asked, dtype=dtype, notify=status.update)
             console.print(f"{kind} -> {out}")
+
+
+def _branch_layers() -> tuple[int, ...]:
+    words = _BRANCH_LAYERS.value
+    if not all(word.isdecimal() for word in words):
+        raise common.UserError(f"--branch_layers: found {words}, expected numbers such as 0,2,4")
+    return tuple(map(int, words))
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from mirage_jax.nn.video_vae import LatentStats
 
 
@@ -49,12 +51,17 @@ def vae_config(fields: Mapping[str, Any], stats: LatentStats) -> dict[str, Any]:
         "attn_scales": [],
         "temperal_downsample": list(halvings),
         "dropout": 0.0,
-        "latents_mean": [round(float(x), 7) for x in stats.mean],
-        "latents_std": [round(float(x), 7) for x in stats.std],
-        "is_residual": True,
+        "latents_mean": _shortest(stats.mean),
+        "latents_std": _shortest(stats.std),
+        "is_residual": fields["level_shortcuts"],
         "in_channels": 3 * patch**2,
         "out_channels": 3 * patch**2,
         "patch_size": patch if patch > 1 else None,
         "scale_factor_temporal": 2 ** sum(halvings),
         "scale_factor_spatial": patch * 2 ** len(halvings),
     }
+
+
+def _shortest(values: Any) -> list[float]:
+    """The shortest decimals that are these float32 values: 0.1, not 0.10000000149."""
+    return [float(str(value)) for value in np.asarray(values, np.float32)]

@@ -12,6 +12,7 @@ import numpy as np
 
 from mirage_jax.convert.diffusers_config import transformer_config, vae_config
 from mirage_jax.convert.incoming import Notify
+from mirage_jax.convert.lora import RELEASED_PREFIX, lora_plan
 from mirage_jax.convert.placement import Placement, check_params
 from mirage_jax.convert.tensor_files import (
     Spec,
@@ -23,8 +24,10 @@ from mirage_jax.convert.tensor_files import (
 )
 from mirage_jax.convert.wan_dit import diffusers_name, wan_branch_plan, wan_dit_plan
 from mirage_jax.convert.wan_vae import released_stats, wan_vae_plan
-from mirage_jax.latent_encoder import as_fields
-from mirage_jax.nn.video_vae import LatentStats
+from mirage_jax.latent_encoder import as_fields, module_fields
+from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.nn.lora import LoRA
+from mirage_jax.nn.video_vae import LatentStats, VideoVAE
 from mirage_jax.training.export import FORMAT, WEIGHTS
 
 NAMINGS = ("original", "diffusers")
@@ -33,11 +36,14 @@ PARTS = ("all", "base", "branch")
 
 def is_export(path: str | Path) -> bool:
     """Whether a path is a folder that `training.export` wrote, or the weights in it."""
-    path = Path(path)
-    file = path / WEIGHTS if path.is_dir() else path
+    file = _weights(path)
     if file.suffix != ".safetensors" or not file.is_file():
         return False
     return open_tensors(file).metadata.get("format") == FORMAT
+
+
+def _weights(path: str | Path) -> Path:
+    return Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
 
 
 def export_checkpoint(
@@ -50,7 +56,7 @@ def export_checkpoint(
     shard_bytes: int = 5 * 10**9,
     notify: Notify = lambda name: None,
 ) -> int:
-    """Writes safetensors of an export of a denoiser, branch or latent encoder.
+    """Writes safetensors of an export of a denoiser, branch, low-rank adapter or latent encoder.
 
     Args:
       source: folder of the export.
@@ -73,7 +79,9 @@ def export_checkpoint(
     for name, value, known in (("naming", naming, NAMINGS), ("part", part, PARTS)):
         if value not in known:
             raise ValueError(f"{name}: found {value!r}, expected one of {', '.join(known)}")
-    out, opened = Path(out), open_tensors(source)
+    if not is_export(source):
+        raise ValueError(f"{source}: not an export of ours, expected a folder with {WEIGHTS}")
+    out, opened = Path(out), open_tensors(_weights(source))
     architecture = json.loads(opened.metadata["architecture"])
     model = _describe(architecture, opened.tensors, naming == "diffusers", part)
     flat = {
@@ -103,7 +111,7 @@ def export_checkpoint(
 
     if out.suffix == ".safetensors":
         with replacing(out) as partial:
-            write_tensors(partial, specs, pieces, {"format": "pt"})
+            write_tensors(partial, specs, pieces, {"format": "pt", **model.metadata})
         return len(specs)
     if out.exists():
         raise FileExistsError(f"{out}: is there already; expected a new folder")
@@ -123,6 +131,7 @@ class _Model:
     rename: Callable[[str], str] = str
     prefix: str = ""
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def _describe(
@@ -131,15 +140,22 @@ def _describe(
     kind = architecture["kind"]
     rename = diffusers_name if diffusers else str
     if kind == "denoiser":
-        fields = as_fields(architecture["denoiser"])
+        fields = module_fields(Denoiser(**as_fields(architecture["denoiser"])))
         base = {**fields, "branch_layers": ()} if part == "base" else fields
         config = transformer_config(base) if diffusers and part != "branch" else {}
         return _Model(wan_dit_plan(fields), rename, config=config)
     if kind == "memory_branch":
         plan = wan_branch_plan(architecture["branch"], tuple(architecture["patch"]))
         return _Model(plan, rename)
+    if kind == "lora":
+        if diffusers:
+            raise ValueError("naming: found 'diffusers', expected 'original' for a LoRA")
+        lora = LoRA(**as_fields(architecture["lora"]))
+        metadata = {"alpha": str(lora.alpha), "rank": str(lora.rank)}
+        plan = lora_plan(lora, architecture)
+        return _Model(plan, lambda name: RELEASED_PREFIX + name, metadata=metadata)
     if kind == "latent_encoder":
-        fields = as_fields(architecture["vae"])
+        fields = module_fields(VideoVAE(**as_fields(architecture["vae"])))
         stats = LatentStats(*(np.asarray(tensors[f"stats/{name}"]) for name in ("mean", "std")))
         plan = wan_vae_plan(fields, diffusers=diffusers)
         if diffusers:
@@ -152,5 +168,6 @@ def _describe(
             )
         return _Model(plan, prefix="vae/")
     raise ValueError(
-        f"kind: found an export of {kind!r}, expected denoiser, memory_branch or latent_encoder"
+        f"kind: found an export of {kind!r}, expected denoiser, memory_branch, lora "
+        "or latent_encoder"
     )

@@ -41,6 +41,17 @@ WAN22_VAE: dict[str, Any] = {
     "temporal_downsample": (False, True, True),
     "patch": 2,
     "attention": True,
+    "level_shortcuts": True,
     "linear_path": False,
 }
 """`VideoVAE` of Wan2.2_VAE."""
+
+WAN21_VAE: dict[str, Any] = {
+    **WAN22_VAE,
+    "base_width": 96,
+    "decoder_width": 96,
+    "latent_channels": 16,
+    "patch": 1,
+    "level_shortcuts": False,
+}
+"""`VideoVAE` of Wan2.1_VAE."""

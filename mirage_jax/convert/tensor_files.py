@@ -21,7 +21,6 @@ import ml_dtypes
 import numpy as np
 
 DTYPES = {
-    "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -80,7 +79,9 @@ def open_tensors(path: str | Path) -> TensorFiles:
     indices = sorted(path.glob("*.safetensors.index.json"))
     if len(indices) > 1:
         raise ValueError(f"{path}: found {len(indices)} indices of shards, expected one")
-    index = _read_json(indices[0])["weight_map"] if indices else None
+    index = _read_json(indices[0]).get("weight_map") if indices else None
+    if indices and not index:
+        raise ValueError(f"{indices[0]}: found no weight_map, expected the shard of every tensor")
     files = sorted({path / shard for shard in index.values()} if index else _safetensors(path))
     merged: dict[str, StoredTensor] = {}
     metadata = {}
@@ -140,11 +141,14 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     try:
         header = dict(json.loads(text))
         metadata = dict(header.pop("__metadata__", {}))
-        spans = {n: (e["dtype"], tuple(e["shape"]), e["data_offsets"]) for n, e in header.items()}
+        entries = {}
+        for name, entry in header.items():
+            begin, end = map(int, entry["data_offsets"])
+            entries[name] = (entry["dtype"], tuple(map(int, entry["shape"])), begin, end)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file}: damaged or not a safetensors file ({error})") from error
     tensors, data = {}, 8 + length
-    for name, (dtype, shape, (begin, end)) in spans.items():
+    for name, (dtype, shape, begin, end) in entries.items():
         if dtype not in DTYPES:
             raise ValueError(
                 f"{file}: tensor {name!r}: found {dtype}, expected one of {', '.join(DTYPES)}"

@@ -36,11 +36,12 @@ _LINEARS = {
     "head": ("head.head", "width", "patch_values"),
 }
 _ATTENTIONS = ("self_attn", "cross_attn")
-_BLOCK_LINEARS = {
+BLOCK_LINEARS = {
     **{f"{a}/{name}": (f"{a}.{name}", "width", "width") for a in _ATTENTIONS for name in "qkvo"},
     "mlp_in": ("ffn.0", "width", "mlp_width"),
     "mlp_out": ("ffn.2", "mlp_width", "width"),
 }
+"""Projections of a block: path -> (their name, the fields that are its inputs and outputs)."""
 _BLOCK_VECTORS = {
     "cross_norm_scale": "norm3.weight",
     "cross_norm_bias": "norm3.bias",
@@ -94,7 +95,16 @@ def original_names(tensors: Tensors) -> dict[str, Any]:
 
 
 def wan_dit_plan(fields: Mapping[str, Any]) -> list[Placement]:
-    """Where every parameter of `Denoiser(**fields)` lies in a checkpoint with original names."""
+    """Where every parameter of `Denoiser(**fields)` lies in a checkpoint with original names.
+
+    Raises:
+      ValueError: if the network is preconditioned, so that its output is no velocity.
+    """
+    if fields.get("data_std"):
+        raise ValueError(
+            f"data_std: found {tuple(fields['data_std'])}, expected () as Wan's networks predict "
+            "the velocity itself"
+        )
     width, patch, text = fields["width"], tuple(fields["patch"]), bool(fields["text_width"])
     values = math.prod(patch) * fields["out_channels"]
     sizes = {**fields, "modulation": 6 * width, "patch_values": values}
@@ -142,7 +152,7 @@ def _blocks(
 
     width = fields["width"]
     plan = [_rows(f"{prefix}/modulation", each("modulation"), (6, width), stacked=True)]
-    for path, (name, inputs, outputs) in _BLOCK_LINEARS.items():
+    for path, (name, inputs, outputs) in BLOCK_LINEARS.items():
         if text or not path.startswith("cross"):
             ends = fields[inputs], fields[outputs]
             plan += _linear(f"{prefix}/{path}", each(name), *ends, stacked=True)

@@ -1,4 +1,4 @@
-"""Wan 2.2 VAE weights (original tensor names) to and from parameters of our VideoVAE."""
+"""Weights of the Wan 2.1 and 2.2 VAEs to and from parameters of our VideoVAE."""
 
 from __future__ import annotations
 
@@ -25,46 +25,56 @@ from mirage_jax.convert.placement import (
 from mirage_jax.convert.vae_names import wan_vae_name
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
 
-# Constants of the released model, per channel: latent = (mu - mean) / std.
-_LATENTS_MEAN = (
+# Constants of the released models, per channel: latent = (mu - mean) / std.
+_WAN21_MEAN = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517,
+    -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)  # fmt: skip
+_WAN21_STD = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579,
+    1.6382, 1.1253, 2.8251, 1.916,
+)  # fmt: skip
+_WAN22_MEAN = (
     -0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557, -0.1382, 0.0542, 0.2813,
     0.0891, 0.157, -0.0098, 0.0375, -0.1825, -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108,
     -0.2158, 0.2502, -0.2055, -0.0322, 0.1109, 0.1567, -0.0729, 0.0899, -0.2799, -0.123, -0.0313,
     -0.1649, 0.0117, 0.0723, -0.2839, -0.2083, -0.052, 0.3748, 0.0152, 0.1957, 0.1433, -0.2944,
     0.3573, -0.0548, -0.1681, -0.0667,
 )  # fmt: skip
-_LATENTS_STD = (
+_WAN22_STD = (
     0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.499, 0.4818, 0.5013, 0.8158, 1.0344, 0.5894, 1.0901,
     0.6885, 0.6165, 0.8454, 0.4978, 0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659,
     0.7069, 0.5338, 0.4889, 0.4917, 0.4069, 0.4999, 0.6866, 0.4093, 0.5709, 0.6065, 0.6415, 0.4944,
     0.5726, 1.2042, 0.5458, 1.6887, 0.3971, 1.06, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
 )  # fmt: skip
-
-
-def wan22_stats() -> LatentStats:
-    """The 48 means and standard deviations that normalise latents of the released Wan 2.2 VAE."""
-    return LatentStats(
-        mean=np.asarray(_LATENTS_MEAN, np.float32), std=np.asarray(_LATENTS_STD, np.float32)
-    )
+_STATS = {
+    len(mean): (mean, std) for mean, std in ((_WAN21_MEAN, _WAN21_STD), (_WAN22_MEAN, _WAN22_STD))
+}
 
 
 def released_stats(latent_channels: int) -> LatentStats:
-    """The statistics of the released VAE with this many channels; ValueError if there is none."""
-    if latent_channels != len(_LATENTS_MEAN):
+    """Means and standard deviations that normalise latents of Wan 2.1 (16) or Wan 2.2 (48).
+
+    Raises:
+      ValueError: for another number of channels, of which no statistics are known.
+    """
+    if latent_channels not in _STATS:
         raise ValueError(
-            f"latent statistics: found a VAE of {latent_channels} channels, expected "
-            f"{len(_LATENTS_MEAN)} (Wan 2.2), whose statistics are known"
+            f"latent statistics: found a VAE of {latent_channels} channels, expected one of "
+            f"{', '.join(map(str, _STATS))}, which Wan 2.1 and 2.2 have"
         )
-    return wan22_stats()
+    mean, std = _STATS[latent_channels]
+    return LatentStats(mean=np.asarray(mean, np.float32), std=np.asarray(std, np.float32))
 
 
 def is_video_vae(tensors: Tensors) -> bool:
     """Whether tensors are a Wan VAE's, in either naming."""
-    return any(_first_name(diffusers) in tensors for diffusers in (False, True))
+    return any(_is_named(tensors, diffusers) for diffusers in (False, True))
 
 
-def _first_name(diffusers: bool) -> str:
-    return wan_vae_name("encoder/conv_in/kernel", blocks=0, nested=True, diffusers=diffusers)
+def _is_named(tensors: Tensors, diffusers: bool) -> bool:
+    first = wan_vae_name("encoder/conv_in/kernel", blocks=0, nested=True, diffusers=diffusers)
+    return first in tensors
 
 
 def wan_vae_fields(tensors: Tensors) -> dict[str, Any]:
@@ -74,10 +84,12 @@ def wan_vae_fields(tensors: Tensors) -> dict[str, Any]:
       ValueError: a tensor that tells a size is missing.
     """
     tensors = without_prefix(tensors)
-    diffusers = _first_name(True) in tensors
+    diffusers = _is_named(tensors, diffusers=True)
+    first = "encoder/down_0_res_0/conv1/kernel"
+    nested = wan_vae_name(first, blocks=0, nested=True, diffusers=diffusers) in tensors
 
     def name(path: str) -> str:
-        return wan_vae_name(path, blocks=blocks, nested=True, diffusers=diffusers)
+        return wan_vae_name(path, blocks=blocks, nested=nested, diffusers=diffusers)
 
     def shape(path: str) -> tuple[int, ...]:
         if name(path) not in tensors:
@@ -104,6 +116,7 @@ def wan_vae_fields(tensors: Tensors) -> dict[str, Any]:
         ),
         "patch": round((folded / 3) ** 0.5),
         "attention": name("encoder/mid_attention/norm/gamma") in tensors,
+        "level_shortcuts": nested,
         "linear_path": False,
     }
 
@@ -126,7 +139,9 @@ def wan_vae_plan(fields: Mapping[str, Any], *, diffusers: bool = False) -> list[
     """
     plan = []
     for path, shape in _shapes(tuple(sorted(fields.items()))).items():
-        name = wan_vae_name(path, blocks=fields["blocks"], nested=True, diffusers=diffusers)
+        name = wan_vae_name(
+            path, blocks=fields["blocks"], nested=fields["level_shortcuts"], diffusers=diffusers
+        )
         tensor_shape, axes = shape, tuple(range(len(shape)))
         if path.endswith("/kernel"):
             # (out, in, time, height, width); 1x1x1 convolutions between encoder, latents and
@@ -142,28 +157,23 @@ def wan_vae_plan(fields: Mapping[str, Any], *, diffusers: bool = False) -> list[
 
 
 def video_vae_plan(tensors: Tensors) -> tuple[dict[str, Any], list[Placement]]:
-    """Fields of a VideoVAE and its plan in the naming of ``tensors``; checked against them.
-
-    Raises:
-      ValueError: naming tensors that are missing, unknown or of another shape.
-    """
+    """Fields of a VideoVAE and its plan in the naming of ``tensors``."""
     fields = wan_vae_fields(tensors)
-    plan = wan_vae_plan(fields, diffusers=_first_name(True) in tensors)
-    check(plan, tensors, "Wan VAE")
-    return fields, plan
+    return fields, wan_vae_plan(fields, diffusers=_is_named(tensors, diffusers=True))
 
 
 def from_wan_vae(tensors: Tensors) -> dict[str, Any]:
     """Parameters (unboxed, float32 numpy) of ``VideoVAE(**wan_vae_fields(tensors))``.
 
     Args:
-      tensors: arrays by original tensor name, optionally all under the prefix "model.".
+      tensors: arrays by name, in either naming, optionally all under the prefix "model.".
 
     Raises:
       ValueError: naming tensors that are missing, unknown, of another shape or not finite.
     """
     tensors = without_prefix(tensors)
     _, plan = video_vae_plan(tensors)
+    check(plan, tensors, "Wan VAE")
     return assemble(plan, tensors)
 
 

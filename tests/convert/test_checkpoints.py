@@ -16,11 +16,11 @@ from safetensors.numpy import load_file, save_file
 from mirage_jax.cli import convert
 from mirage_jax.convert.incoming import Asked, import_checkpoint
 from mirage_jax.convert.outgoing import export_checkpoint
-from mirage_jax.convert.wan_dit import from_wan_dit
-from mirage_jax.convert.wan_vae import wan22_stats
+from mirage_jax.convert.wan_dit import from_wan_dit, wan_dit_fields
+from mirage_jax.convert.wan_vae import released_stats
 from mirage_jax.latent_encoder import LatentEncoder, as_fields
 from mirage_jax.nn.denoiser import Denoiser
-from mirage_jax.training.export import load_export
+from mirage_jax.training.export import export, load_export
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MIRAGE = GOLDEN / "official_mirage_dit_vace" / "weights.safetensors"
@@ -153,7 +153,7 @@ def test_a_video_vae_becomes_a_latent_encoder_and_comes_back(tmp_path):
     tensors = load_file(VAE)
     assert import_checkpoint([VAE], tmp_path / "ours") == "latent_encoder"
     encoder = LatentEncoder.load(tmp_path / "ours")
-    np.testing.assert_array_equal(encoder.stats.mean, wan22_stats().mean)
+    np.testing.assert_array_equal(encoder.stats.mean, released_stats(48).mean)
     export_checkpoint(tmp_path / "ours", tmp_path / "out.safetensors")
     assert_same_tensors(load_file(tmp_path / "out.safetensors"), tensors)
     # In half precision, and under the wrapper's prefix, it becomes float32.
@@ -162,6 +162,23 @@ def test_a_video_vae_becomes_a_latent_encoder_and_comes_back(tmp_path):
     import_checkpoint([tmp_path / "half.safetensors"], tmp_path / "half")
     found = LatentEncoder.load(tmp_path / "half").params["quant"]["bias"]
     np.testing.assert_array_equal(found, tensors["conv1.bias"].astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    ("folder", "nested"), [("official_vae21", False), ("official_vae22", True)]
+)
+def test_a_video_vae_in_diffusers_naming(tmp_path, folder, nested):
+    source = GOLDEN / folder / "weights.safetensors"
+    import_checkpoint([source], tmp_path / "ours")
+    export_checkpoint(tmp_path / "ours", tmp_path / "vae", naming="diffusers")
+    config = json.loads((tmp_path / "vae" / "config.json").read_text())
+    reference = json.loads((GOLDEN / folder / "config.json").read_text())
+    for name in ("latents_mean", "latents_std", "z_dim", "dim_mult", "temperal_downsample"):
+        assert config[name] == reference[name], name
+    assert config["is_residual"] == nested and config["base_dim"] == reference["dim"]
+    import_checkpoint([tmp_path / "vae"], tmp_path / "again")
+    export_checkpoint(tmp_path / "again", tmp_path / "out.safetensors")
+    assert_same_tensors(load_file(tmp_path / "out.safetensors"), load_file(source))
 
 
 def test_statistics_that_a_naming_has_no_place_for_are_not_lost(tmp_path):
@@ -174,6 +191,9 @@ def test_statistics_that_a_naming_has_no_place_for_are_not_lost(tmp_path):
     export_checkpoint(tmp_path / "other", tmp_path / "out", naming="diffusers")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     np.testing.assert_allclose(config["latents_mean"], stats.mean, atol=1e-6)
+    import_checkpoint([tmp_path / "out"], tmp_path / "again")
+    found = LatentEncoder.load(tmp_path / "again").stats
+    np.testing.assert_allclose(found.mean, stats.mean, atol=1e-6)
 
 
 # -- refusals ------------------------------------------------------------------------------------
@@ -202,7 +222,7 @@ def spoilt(tensors):
         (spoilt, r"'vace_blocks\.1\.ffn\.2\.weight': found NaN or infinity"),
         (
             lambda t: {**t, "head.head.bias": t["head.head.bias"].astype(np.int32)},
-            "'head.head.bias': found I32, expected one of F64, F32, F16, BF16",
+            "'head.head.bias': found I32, expected one of F32, F16, BF16",
         ),
     ],
 )
@@ -230,7 +250,13 @@ def test_a_truncated_file_says_how_long_it_should_be(tmp_path, size):
 def test_damaged_headers_are_refused(tmp_path):
     source = tmp_path / "in.safetensors"
     entry = {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}
-    for header in (b"[1]", b"{broken", json.dumps({"a": entry}).encode(), b'{"a": {"shape": 3}}'):
+    for header in (
+        b"[1]",
+        b"{broken",
+        b'{"a": {"shape": [1, "x"]}}',
+        json.dumps({"a": entry}).encode(),
+        b'{"a": {"shape": 3}}',
+    ):
         source.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
         with pytest.raises(ValueError, match=r"in\.safetensors: (damaged|tensor 'a': found 8)"):
             import_checkpoint([source], tmp_path / "ours")
@@ -261,7 +287,7 @@ def test_what_tensors_cannot_tell_is_asked_for(tmp_path, mirage):
         import_checkpoint([MIRAGE], tmp_path / "ours", asked=Asked(heads=2, branch_layers=(0, 9)))
     with pytest.raises(ValueError, match=r"model: found 'wan'.*mirage_5b"):
         import_checkpoint([MIRAGE], tmp_path / "ours", asked=Asked("wan"))
-    with pytest.raises(ValueError, match=r"'patch_embedding.bias' came with a source before"):
+    with pytest.raises(ValueError, match=r"tensor '[\w.]+' came with a source before"):
         import_checkpoint([MIRAGE, MIRAGE], tmp_path / "ours", asked=ASKED)
 
 
@@ -273,9 +299,22 @@ def test_shards_that_do_not_fit_their_index(tmp_path, sharded):
     index.write_text(json.dumps(listed))
     with pytest.raises(ValueError, match=r"'extra\.weight' is missing from part-1\.safetensors"):
         import_checkpoint([folder], tmp_path / "ours")
+    index.write_text("{}")
+    with pytest.raises(ValueError, match=r"index\.json: found no weight_map"):
+        import_checkpoint([folder], tmp_path / "ours")
+    index.write_text(json.dumps(listed))
     (folder / "part-1.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"part-1\.safetensors: no such file"):
         import_checkpoint([folder], tmp_path / "ours")
+
+
+def test_a_network_that_predicts_no_velocity_is_not_passed_off_as_wan(tmp_path, mirage):
+    fields = {**wan_dit_fields(mirage, heads=2, branch_layers=(0, 2)), "data_std": [1.0] * 48}
+    export(tmp_path, from_wan_dit(mirage), {"kind": "denoiser", "denoiser": fields})
+    with pytest.raises(ValueError, match=r"data_std: found .* expected \(\)"):
+        export_checkpoint(tmp_path, tmp_path / "out.safetensors")
+    with pytest.raises(ValueError, match=r"not an export of ours"):
+        export_checkpoint(MIRAGE, tmp_path / "out.safetensors")
 
 
 def test_pickles_are_never_opened(tmp_path):
@@ -351,6 +390,7 @@ def test_the_command_converts_both_ways(call, tmp_path, mirage):
         (["--source=absent.safetensors", "--out=x"], "absent.safetensors: no such file"),
         (["--source=vae.pth", "--out=x"], "vae.pth: a pickled checkpoint"),
         (["--source=a", "--out=x", "--dtype=int8"], "bfloat16"),
+        (["--source=a", "--out=x", "--branch_layers=0,a"], "--branch_layers: found ['0', 'a']"),
     ],
 )
 def test_the_command_refuses_in_one_line(call, arguments, words):

@@ -14,7 +14,12 @@ from flax.traverse_util import flatten_dict
 
 from mirage_jax.convert import presets
 from mirage_jax.convert.placement import check_params
-from mirage_jax.convert.wan_dit import wan_dit_fields, wan_dit_plan
+from mirage_jax.convert.wan_dit import (
+    diffusers_name,
+    original_names,
+    wan_dit_fields,
+    wan_dit_plan,
+)
 from mirage_jax.convert.wan_vae import wan_vae_fields, wan_vae_plan
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.video_vae import VideoVAE
@@ -40,15 +45,22 @@ def branch_table(layers):
     return {name: shape for name, shape in found.items() if name.startswith(tuple(kept))}
 
 
-def tensors_of(plan):
-    return {name: p.tensor_shape for p in plan for name in p.names}
-
-
 class Shape:
     """What a tensor's header tells."""
 
     def __init__(self, shape):
         self.shape = shape
+
+
+def renamings(name):
+    """(original, diffusers' name, shape) of every tensor of a small model."""
+    data = gzip.decompress((KEYS / f"map_{name}_original_to_diffusers.tsv.gz").read_bytes())
+    rows = [line.split("\t") for line in data.decode().splitlines()]
+    return [(original, theirs, Shape(ast.literal_eval(shape))) for original, theirs, shape in rows]
+
+
+def tensors_of(plan):
+    return {name: p.tensor_shape for p in plan for name in p.names}
 
 
 def abstract(module, *inputs):
@@ -102,3 +114,29 @@ def test_the_tables_have_the_digests_that_the_released_loader_looks_for(name):
     words = [f"{key}:{'_'.join(map(str, shape))}" for key, shape in shapes.items()]
     text = ",".join(sorted([*shapes, *words]))
     assert hashlib.md5(text.encode()).hexdigest() == DIGESTS[name]
+
+
+@pytest.mark.parametrize(("name", "channels"), [("vae21", 16), ("vae22", 48)])
+def test_every_tensor_of_the_video_vae_has_the_name_that_diffusers_gives_it(name, channels):
+    rows = renamings(name)
+    fields = wan_vae_fields({original: shape for original, _, shape in rows})
+    assert fields == wan_vae_fields({theirs: shape for _, theirs, shape in rows})
+    assert fields["level_shortcuts"] == (name == "vae22")
+    assert (fields["blocks"], fields["latent_channels"]) == (2, channels)
+    plans = (wan_vae_plan(fields, diffusers=diffusers) for diffusers in (False, True))
+    found = {(ours.names[0], theirs.names[0]) for ours, theirs in zip(*plans, strict=True)}
+    assert found == {(original, theirs) for original, theirs, _ in rows}
+
+
+def test_every_tensor_of_the_denoiser_has_the_name_that_diffusers_gives_it():
+    rows = renamings("dit_vace")
+    for original, theirs, _ in rows:
+        assert diffusers_name(original) == theirs
+    back = original_names({theirs: original for original, theirs, _ in rows})
+    assert len(back) == len(rows) and all(name == original for name, original in back.items())
+
+
+def test_wan21_is_wan22_without_folding_and_shortcuts():
+    """No table of the full size is at hand; the small one, of as many blocks, has as many names."""
+    names = {original for original, _, _ in renamings("vae21")}
+    assert set(tensors_of(wan_vae_plan(presets.WAN21_VAE))) == names
