@@ -258,7 +258,10 @@ def _video_vae(tensors: Tensors, opened: Sequence[TensorFiles]) -> _Part:
     else:
         stats = released_stats(fields["latent_channels"])
         mean, std = stats.mean, stats.std
-    constants = {"stats/mean": np.float32(mean), "stats/std": np.float32(std)}
+    constants = {
+        f"stats/{name}": np.asarray(values, np.float32)
+        for name, values in (("mean", mean), ("std", std))
+    }
     for name, values in constants.items():
         if values.shape != (fields["latent_channels"],):
             raise ValueError(
