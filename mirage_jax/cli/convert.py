@@ -1,20 +1,20 @@
 """mirage convert: released weights to exports of ours, and back.
 
-    mirage convert --source=Wan2.2-TI2V-5B --out=exports/wan --model=wan22_ti2v_5b
+    mirage convert --source=Wan2.2-TI2V-5B --to=exports/wan --model=wan22_ti2v_5b
     mirage convert --source=Wan2.2-TI2V-5B,step_0010000_vace.safetensors --model=mirage_5b \
-        --out=exports/mirage
-    mirage convert --source=Wan2.2-TI2V-5B/vae --out=exports/vae
+        --to=exports/mirage
+    mirage convert --source=Wan2.2-TI2V-5B/vae --to=exports/vae
     mirage convert --source=Wan2.2-TI2V-5B,step_0010000_lora.safetensors --lora_alpha=64 \
-        --model=wan22_ti2v_5b --out=exports/tuned
-    mirage convert --source=exports/mirage --part=branch --out=vace.safetensors
-    mirage convert --source=exports/vae --naming=diffusers --out=vae
+        --model=wan22_ti2v_5b --to=exports/tuned
+    mirage convert --source=exports/mirage --part=branch --to=vace.safetensors
+    mirage convert --source=exports/vae --naming=diffusers --to=vae
 
 A source is a safetensors file or a folder of them: diffusion transformer, control branch (alone or
 with its base), low-rank adapter (alone, or with a base it is merged into) or video VAE, in the
 naming of the original releases or of diffusers. An export of ours as the source is written back as
 safetensors: to a file, or to a folder with shards. Every name and shape is checked before the first
 value is read; values go from file to file one tensor at a time, so that little memory is needed.
-What was at --out is replaced at the end or not at all.
+What was at --to is replaced at the end or not at all.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rich.console import Console
 from mirage_jax.cli import common
 
 _SOURCE = flags.DEFINE_list("source", [], "What to read; several are merged.")
-_OUT = flags.DEFINE_string("out", "", "Folder of the export, or what to write an export to.")
+_TO = flags.DEFINE_string("to", "", "Folder of the export, or what to write an export to.")
 _MODEL = flags.DEFINE_string("model", "", "wan22_ti2v_5b, mirage_5b or spatia_5b: what to expect.")
 _HEADS = flags.DEFINE_integer("heads", 0, "Attention heads, if neither model nor source says.")
 _BRANCH_LAYERS = flags.DEFINE_list(
@@ -56,9 +56,9 @@ def run(console: Console) -> None:
     from mirage_jax.convert.incoming import Asked, import_checkpoint
     from mirage_jax.convert.outgoing import export_checkpoint, is_export
 
-    if not _SOURCE.value or not _OUT.value:
-        raise common.UserError("give --source=FILE_OR_FOLDER and --out=FOLDER_OR_FILE")
-    sources, out, dtype = [Path(s) for s in _SOURCE.value], Path(_OUT.value), _DTYPES[_DTYPE.value]
+    if not _SOURCE.value or not _TO.value:
+        raise common.UserError("give --source=FILE_OR_FOLDER and --to=FOLDER_OR_FILE")
+    sources, out, dtype = [Path(s) for s in _SOURCE.value], Path(_TO.value), _DTYPES[_DTYPE.value]
     with console.status("") as status:
         if is_export(sources[0]):
             if len(sources) > 1:

@@ -376,9 +376,9 @@ def call(monkeypatch, capsys):
 
 def test_the_command_converts_both_ways(call, tmp_path, mirage):
     ours, back = tmp_path / "ours", tmp_path / "back.safetensors"
-    code, out, err = call(f"--source={MIRAGE}", f"--out={ours}", "--heads=2", "--branch_layers=0,2")
+    code, out, err = call(f"--source={MIRAGE}", f"--to={ours}", "--heads=2", "--branch_layers=0,2")
     assert (code, err) == (0, "") and "denoiser -> " in out
-    code, out, _ = call(f"--source={ours}", f"--out={back}")
+    code, out, _ = call(f"--source={ours}", f"--to={back}")
     assert code == 0 and f"{len(mirage)} tensors -> " in out
     assert_same_tensors(load_file(back), mirage)
 
@@ -386,11 +386,11 @@ def test_the_command_converts_both_ways(call, tmp_path, mirage):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "give --source=FILE_OR_FOLDER and --out=FOLDER_OR_FILE"),
-        (["--source=absent.safetensors", "--out=x"], "absent.safetensors: no such file"),
-        (["--source=vae.pth", "--out=x"], "vae.pth: a pickled checkpoint"),
-        (["--source=a", "--out=x", "--dtype=int8"], "bfloat16"),
-        (["--source=a", "--out=x", "--branch_layers=0,a"], "--branch_layers: found ['0', 'a']"),
+        ([], "give --source=FILE_OR_FOLDER and --to=FOLDER_OR_FILE"),
+        (["--source=absent.safetensors", "--to=x"], "absent.safetensors: no such file"),
+        (["--source=vae.pth", "--to=x"], "vae.pth: a pickled checkpoint"),
+        (["--source=a", "--to=x", "--dtype=int8"], "bfloat16"),
+        (["--source=a", "--to=x", "--branch_layers=0,a"], "--branch_layers: found ['0', 'a']"),
     ],
 )
 def test_the_command_refuses_in_one_line(call, arguments, words):
