@@ -22,7 +22,9 @@ FIELDS = {
     "freq_width": 8,
     "text_width": 5,
 }
-LATENTS, TIMESTEP = jnp.ones((1, 1, 2, 2, 3)), jnp.full((1, 1), 400.0)
+# Several tokens: with one alone, queries and keys would not matter.
+LATENTS = jnp.asarray(np.random.default_rng(7).normal(size=(1, 1, 4, 4, 3)), jnp.float32)
+TIMESTEP = jnp.full((1, 1), 400.0)
 
 
 def noise(tree, seed=0):
@@ -30,6 +32,11 @@ def noise(tree, seed=0):
     rng = np.random.default_rng(seed)
     made = [jnp.asarray(0.2 * rng.normal(size=leaf.shape), jnp.float32) for leaf in leaves]
     return treedef.unflatten(made)
+
+
+def drawn(lora, params):
+    """An adapter with no zero in it."""
+    return noise(jax.eval_shape(lora.init, jax.random.key(1), params), 1)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +48,9 @@ def params():
 @pytest.mark.parametrize("targets", [SELF_ATTENTION, EVERY_PROJECTION])
 def test_merging_adds_the_explicit_product_and_nothing_else(params, targets):
     lora = LoRA(rank=4, alpha=6.0, targets=targets)
-    adapter = noise(lora.init(jax.random.key(1), params), 1)
-    merged = flatten_dict(lora.merge(params, adapter), sep="/")
-    pairs = flatten_dict(adapter, sep="/")
+    adapter = drawn(lora, params)
+    merged = flatten_dict(jax.jit(lora.merge)(params, adapter), sep="/")
+    pairs = flatten_dict(jax.tree.map(np.asarray, adapter), sep="/")
     assert len(pairs) == 2 * len(targets)
     for path, before in flatten_dict(params, sep="/").items():
         expected = np.array(before, np.float64)
@@ -60,11 +67,11 @@ def test_merging_adds_the_explicit_product_and_nothing_else(params, targets):
 def test_a_merged_projection_is_the_projection_beside_the_pair(params):
     """y = x W + b + alpha / rank (x A) B, as an adapted layer would compute it."""
     lora = LoRA(rank=2, alpha=2.0, targets=("mlp_in",))
-    adapter = noise(lora.init(jax.random.key(1), params), 1)
+    adapter = drawn(lora, params)
     x = np.random.default_rng(2).normal(size=(5, 24)).astype(np.float32)
     own = params["blocks"]["block"]["mlp_in"]
     pair = adapter["blocks"]["block"]["mlp_in"]
-    merged = lora.merge(params, adapter)["blocks"]["block"]["mlp_in"]
+    merged = jax.jit(lora.merge)(params, adapter)["blocks"]["block"]["mlp_in"]
     expected = x @ own["kernel"][1] + own["bias"][1] + (x @ pair["a"][1]) @ pair["b"][1]
     found = x @ merged["kernel"][1] + merged["bias"][1]
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -72,8 +79,8 @@ def test_a_merged_projection_is_the_projection_beside_the_pair(params):
 
 def test_a_new_adapter_changes_nothing_and_learns(params):
     lora = LoRA(rank=3, alpha=3.0)
-    adapter = lora.init(jax.random.key(0), params)
-    jax.tree.map(np.testing.assert_array_equal, lora.merge(params, adapter), params)
+    adapter = jax.jit(lora.init)(jax.random.key(0), params)
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(lora.merge)(params, adapter), params)
     down = adapter["blocks"]["block"]["self_attn"]["q"]["a"]
     assert down.shape == (2, 24, 3) and 0.9 < float(jnp.abs(down).max()) * 24**0.5 <= 1
     assert float(jnp.abs(down[0] - down[1]).max()) > 0
@@ -91,8 +98,8 @@ def test_a_new_adapter_changes_nothing_and_learns(params):
 
 def test_draws_do_not_depend_on_the_other_targets(params):
     key = jax.random.key(3)
-    every = LoRA(2, 2.0, EVERY_PROJECTION).init(key, params)
-    some = LoRA(2, 2.0, ("mlp_out", "self_attn/v")).init(key, params)
+    every = jax.jit(LoRA(2, 2.0, EVERY_PROJECTION).init)(key, params)
+    some = jax.jit(LoRA(2, 2.0, ("mlp_out", "self_attn/v")).init)(key, params)
     for path, array in flatten_dict(some, sep="/").items():
         np.testing.assert_array_equal(array, flatten_dict(every, sep="/")[path])
 
@@ -100,8 +107,8 @@ def test_draws_do_not_depend_on_the_other_targets(params):
 def test_half_precision_parameters_keep_their_dtype(params):
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
     lora = LoRA(2, 2.0)
-    adapter = noise(lora.init(jax.random.key(0), half), 1)
-    merged = lora.merge(half, adapter)
+    adapter = drawn(lora, half)
+    merged = jax.jit(lora.merge)(half, adapter)
     assert {leaf.dtype for leaf in jax.tree.leaves(merged)} == {jnp.dtype(jnp.bfloat16)}
 
 
