@@ -84,19 +84,30 @@ def prepare_jax(config: ConfigDict, layout: Layout) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
-def run(main: Callable[[], int | None], module: str, argv: Sequence[str] | None = None) -> None:
-    """Runs a command: parses flags, prints user errors as one line; tracebacks need --debug."""
+def run(
+    main: Callable[[], int | None],
+    module: str,
+    argv: Sequence[str] | None = None,
+    *,
+    config: bool = True,
+) -> None:
+    """Runs a command: parses flags, prints user errors as one line; tracebacks need --debug.
+
+    `config=False` is for commands that run no experiment.
+    """
     given = list(sys.argv if argv is None else argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        words, path = _config_first(given)
-        config = load_config(path)
+        words, path = _config_first(given) if config else (given, "")
+        experiment = load_config(path) if config else None
         if any(word in ("--help", "-h", "-help", "--helpfull") for word in words[1:]):
-            print(_help(importlib.import_module(module).__doc__ or "", module, path, config))
+            doc = importlib.import_module(module).__doc__ or ""
+            print(_help(doc, module, path, experiment))
             sys.exit(0)
-        _check_names(config, words)
+        if experiment is not None:
+            _check_names(experiment, words)
         sys.argv = words  # where ml_collections looks for overrides of fields
-        parse = functools.partial(_parse, config)
+        parse = functools.partial(_parse, experiment)
         app.run(lambda _: _guarded(main), argv=words, flags_parser=parse)
     except UserError as error:
         if "--debug" in given:
@@ -136,18 +147,20 @@ def _fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     return fields
 
 
-def _parse(config: ConfigDict, argv: list[str]) -> list[str]:
+def _parse(config: ConfigDict | None, argv: list[str]) -> list[str]:
     try:
         remaining = flags.FLAGS(argv)
     except flags.IllegalFlagValueError as error:
         found = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error), re.DOTALL)
-        if found is None:
+        if found is None or config is None:
             raise UserError(f"{error}\nTry --help.") from error
         raise _wrong_type(found[1], found[2], _fields(config)[found[1]]) from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"{error}\nTry --help.") from error
     if len(remaining) > 1:
         raise UserError(f"unexpected argument {remaining[1]!r}; options look like --name=value")
+    if config is None:
+        return remaining
     # The parser of tuples takes any elements.
     before, after = _fields(config), _fields(_CONFIG.value)
     for name in config_flags.get_override_values(flags.FLAGS["config"]):
@@ -184,14 +197,18 @@ def fail(message: str, status: int = 2) -> NoReturn:
     sys.exit(status)
 
 
-def _help(doc: str, module: str, path: str, config: ConfigDict) -> str:
+def _help(doc: str, module: str, path: str, config: ConfigDict | None) -> str:
     """The command's docstring, its flags, and every field of its config with the default."""
     lines = [doc.strip(), "", "Flags:"]
     ours = (module, __name__)
     for name in ours:
         for flag in flags.FLAGS.flags_by_module_dict().get(name, []) or _main_flags(name, module):
+            if name == __name__ and config is None and flag.name != "debug":
+                continue
             default = "" if flag.name == "config" else f" (default: {flag.default!r})"
             lines.append(f"  --{flag.name}: {flag.help}{default}")
+    if config is None:
+        return "\n".join(lines)
     lines += ["", f"Fields of {path}, overridden as --config.NAME=VALUE:"]
     lines += [f"  {line}" for line in describe_config(config)]
     return "\n".join(lines)

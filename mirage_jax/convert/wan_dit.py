@@ -8,120 +8,206 @@ stacked on a leading layer axis.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-Tensors = Mapping[str, Any]
+from mirage_jax.convert.placement import (
+    Placement,
+    Tensors,
+    assemble,
+    check,
+    check_params,
+    disassemble,
+    without_prefix,
+)
 
+# Path -> (their name, the fields that are its inputs and outputs).
 _LINEARS = {
-    "patch_embedding": "patch_embedding",
-    "text_in": "text_embedding.0",
-    "text_out": "text_embedding.2",
-    "time_in": "time_embedding.0",
-    "time_out": "time_embedding.2",
-    "time_projection": "time_projection.1",
-    "head": "head.head",
-    "branch/patch_embedding": "vace_patch_embedding",
+    "text_in": ("text_embedding.0", "text_width", "width"),
+    "text_out": ("text_embedding.2", "width", "width"),
+    "time_in": ("time_embedding.0", "freq_width", "width"),
+    "time_out": ("time_embedding.2", "width", "width"),
+    "time_projection": ("time_projection.1", "width", "modulation"),
+    "head": ("head.head", "width", "patch_values"),
 }
-_BLOCK_LINEARS = {
-    **{
-        f"{attn}/{name}": f"{attn}.{name}"
-        for attn in ("self_attn", "cross_attn")
-        for name in ("q", "k", "v", "o")
-    },
-    "mlp_in": "ffn.0",
-    "mlp_out": "ffn.2",
+_ATTENTIONS = ("self_attn", "cross_attn")
+BLOCK_LINEARS = {
+    **{f"{a}/{name}": (f"{a}.{name}", "width", "width") for a in _ATTENTIONS for name in "qkvo"},
+    "mlp_in": ("ffn.0", "width", "mlp_width"),
+    "mlp_out": ("ffn.2", "mlp_width", "width"),
 }
-_BLOCK_ARRAYS = {
-    "modulation": "modulation",
+"""Projections of a block: path -> (their name, the fields that are its inputs and outputs)."""
+_BLOCK_VECTORS = {
     "cross_norm_scale": "norm3.weight",
     "cross_norm_bias": "norm3.bias",
-    **{
-        f"{attn}/{name}": f"{attn}.{name}.weight"
-        for attn in ("self_attn", "cross_attn")
-        for name in ("norm_q", "norm_k")
-    },
+    **{f"{a}/norm_{q}": f"{a}.norm_{q}.weight" for a in _ATTENTIONS for q in "qk"},
 }
-_STACKS = {"blocks": "blocks/block", "vace_blocks": "branch/blocks/block"}
 
-# diffusers -> original, in this order. Their norm2 is the affine norm, which Wan calls norm3.
+# Pieces of names, original and diffusers', replaced in this order; "^" and "$" are a name's ends.
+# Their norm2 is the affine norm, which Wan calls norm3.
 _DIFFUSERS = (
-    (r"^condition_embedder\.text_embedder\.linear_1\.", "text_embedding.0."),
-    (r"^condition_embedder\.text_embedder\.linear_2\.", "text_embedding.2."),
-    (r"^condition_embedder\.time_embedder\.linear_1\.", "time_embedding.0."),
-    (r"^condition_embedder\.time_embedder\.linear_2\.", "time_embedding.2."),
-    (r"^condition_embedder\.time_proj\.", "time_projection.1."),
-    (r"^scale_shift_table$", "head.modulation"),
-    (r"^proj_out\.", "head.head."),
-    (r"\.attn1\.", ".self_attn."),
-    (r"\.attn2\.", ".cross_attn."),
-    (r"_attn\.to_([qkv])\.", r"_attn.\1."),
-    (r"_attn\.to_out\.0\.", "_attn.o."),
-    (r"\.norm2\.", ".norm3."),
-    (r"\.ffn\.net\.0\.proj\.", ".ffn.0."),
-    (r"\.ffn\.net\.2\.", ".ffn.2."),
-    (r"\.scale_shift_table$", ".modulation"),
-    (r"^(vace_blocks\.\d+)\.proj_in\.", r"\1.before_proj."),
-    (r"^(vace_blocks\.\d+)\.proj_out\.", r"\1.after_proj."),
+    ("^text_embedding.0.", "^condition_embedder.text_embedder.linear_1."),
+    ("^text_embedding.2.", "^condition_embedder.text_embedder.linear_2."),
+    ("^time_embedding.0.", "^condition_embedder.time_embedder.linear_1."),
+    ("^time_embedding.2.", "^condition_embedder.time_embedder.linear_2."),
+    ("^time_projection.1.", "^condition_embedder.time_proj."),
+    ("^head.modulation$", "^scale_shift_table$"),
+    ("^head.head.", "^proj_out."),
+    (".modulation$", ".scale_shift_table$"),
+    *((f".self_attn.{name}.", f".attn1.to_{name}.") for name in "qkv"),
+    *((f".cross_attn.{name}.", f".attn2.to_{name}.") for name in "qkv"),
+    (".self_attn.o.", ".attn1.to_out.0."),
+    (".cross_attn.o.", ".attn2.to_out.0."),
+    (".self_attn.", ".attn1."),
+    (".cross_attn.", ".attn2."),
+    (".norm3.", ".norm2."),
+    (".ffn.0.", ".ffn.net.0.proj."),
+    (".ffn.2.", ".ffn.net.2."),
+    (".before_proj.", ".proj_in."),
+    (".after_proj.", ".proj_out."),
 )
 
 
+def diffusers_name(name: str) -> str:
+    """What diffusers' WanTransformer3DModel (WanVACETransformer3DModel) calls a tensor."""
+    return _renamed(name, _DIFFUSERS)
+
+
+def _renamed(name: str, pieces: Iterable[tuple[str, str]]) -> str:
+    name = f"^{name}$"
+    for old, new in pieces:
+        name = name.replace(old, new)
+    return name[1:-1]
+
+
 def original_names(tensors: Tensors) -> dict[str, Any]:
-    """The same tensors under original names; names that are original already stay as they are."""
-    if not any(name.startswith("condition_embedder.") for name in tensors):
-        return dict(tensors)
-    renamed = {}
-    for name, tensor in tensors.items():
-        for pattern, replacement in _DIFFUSERS:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor
-    return renamed
+    """The same tensors under original names; those that are original lose at most a prefix."""
+    tensors = without_prefix(tensors)
+    if not any(name.startswith("condition_embedder.") or ".attn1." in name for name in tensors):
+        return tensors
+    back = [(theirs, original) for original, theirs in _DIFFUSERS]
+    return {_renamed(name, back): tensor for name, tensor in tensors.items()}
 
 
-def _sources(stacks: Mapping[str, int], text: bool) -> dict[str, tuple[str, str | list[str]]]:
-    """Flat parameter path -> (how it is stored, tensor name or one name per layer)."""
-    plain = {
-        path: name
-        for path, name in _LINEARS.items()
-        if (text or not path.startswith("text"))
-        and (stacks.get("vace_blocks") or "branch" not in path)
+def wan_dit_plan(fields: Mapping[str, Any]) -> list[Placement]:
+    """Where every parameter of `Denoiser(**fields)` lies in a checkpoint with original names.
+
+    Raises:
+      ValueError: if the network is preconditioned, so that its output is no velocity.
+    """
+    if fields.get("data_std"):
+        raise ValueError(
+            f"data_std: found {tuple(fields['data_std'])}, expected () as Wan's networks predict "
+            "the velocity itself"
+        )
+    width, patch, text = fields["width"], tuple(fields["patch"]), bool(fields["text_width"])
+    values = math.prod(patch) * fields["out_channels"]
+    sizes = {**fields, "modulation": 6 * width, "patch_values": values}
+    plan = _patch_linear("patch_embedding", "patch_embedding", fields["in_channels"], width, patch)
+    for path, (name, inputs, outputs) in _LINEARS.items():
+        if text or not path.startswith("text"):
+            plan += _linear(path, [name], sizes[inputs], sizes[outputs])
+    plan.append(_rows("head_modulation", ["head.modulation"], (2, width)))
+    plan += _blocks("blocks/block", "blocks", fields["depth"], fields, text)
+    if fields["branch_layers"]:
+        plan += wan_branch_plan(branch_fields(fields), patch)
+    return plan
+
+
+def wan_branch_plan(fields: Mapping[str, Any], patch: tuple[int, int, int]) -> list[Placement]:
+    """The same for `MemoryBranch(**fields)`, whose parameters lie under "branch"."""
+    width, layers = fields["width"], fields["layers"]
+    channels = fields["context_channels"] // math.prod(patch)
+    after = [f"vace_blocks.{i}.after_proj" for i in range(layers)]
+    return [
+        *_patch_linear("branch/patch_embedding", "vace_patch_embedding", channels, width, patch),
+        *_linear("branch/before_proj", ["vace_blocks.0.before_proj"], width, width),
+        *_blocks("branch/blocks/block", "vace_blocks", layers, fields, fields["text"]),
+        *_linear("branch/blocks/after_proj", after, width, width, stacked=True),
+    ]
+
+
+def branch_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the MemoryBranch inside `Denoiser(**fields)`."""
+    return {
+        "width": fields["width"],
+        "heads": fields["heads"],
+        "mlp_width": fields["mlp_width"],
+        "layers": len(fields["branch_layers"]),
+        "context_channels": fields["memory_channels"] * math.prod(fields["patch"]),
+        "text": bool(fields["text_width"]),
     }
-    found: dict[str, tuple[str, str | list[str]]] = {"head_modulation": ("row", "head.modulation")}
 
-    def linear(path: str, names: str | list[str], patch: bool = False) -> None:
-        each = (lambda end: f"{names}.{end}") if isinstance(names, str) else None
-        weight = each("weight") if each else [f"{name}.weight" for name in names]
-        bias = each("bias") if each else [f"{name}.bias" for name in names]
-        found[f"{path}/kernel"] = ("patch" if patch else "matrix", weight)
-        found[f"{path}/bias"] = ("same", bias)
 
-    for path, name in plain.items():
-        linear(path, name, patch=path.endswith("patch_embedding"))
-    for stack, count in stacks.items():
-        if not count:
-            continue
-        prefix, layers = _STACKS[stack], range(count)
-        for path, name in _BLOCK_LINEARS.items():
-            if text or not path.startswith("cross"):
-                linear(f"{prefix}/{path}", [f"{stack}.{i}.{name}" for i in layers])
-        for path, name in _BLOCK_ARRAYS.items():
-            if text or not path.startswith("cross"):
-                kind = "row" if path == "modulation" else "same"
-                found[f"{prefix}/{path}"] = (kind, [f"{stack}.{i}.{name}" for i in layers])
-    if stacks.get("vace_blocks"):
-        linear("branch/before_proj", "vace_blocks.0.before_proj")
-        names = [f"vace_blocks.{i}.after_proj" for i in range(stacks["vace_blocks"])]
-        linear("branch/blocks/after_proj", names)
-    return found
+def _blocks(
+    prefix: str, stack: str, layers: int, fields: Mapping[str, Any], text: bool
+) -> list[Placement]:
+    def each(name: str) -> list[str]:
+        return [f"{stack}.{i}.{name}" for i in range(layers)]
+
+    width = fields["width"]
+    plan = [_rows(f"{prefix}/modulation", each("modulation"), (6, width), stacked=True)]
+    for path, (name, inputs, outputs) in BLOCK_LINEARS.items():
+        if text or not path.startswith("cross"):
+            ends = fields[inputs], fields[outputs]
+            plan += _linear(f"{prefix}/{path}", each(name), *ends, stacked=True)
+    for path, name in _BLOCK_VECTORS.items():
+        if text or not path.startswith("cross"):
+            plan.append(_vector(f"{prefix}/{path}", each(name), width, stacked=True))
+    return plan
+
+
+def _linear(
+    path: str, modules: list[str], inputs: int, outputs: int, stacked: bool = False
+) -> list[Placement]:
+    weights = tuple(f"{module}.weight" for module in modules)
+    biases = [f"{module}.bias" for module in modules]
+    shapes = (inputs, outputs), (outputs, inputs)
+    return [
+        Placement(f"{path}/kernel", weights, *shapes, (1, 0), stacked),
+        _vector(f"{path}/bias", biases, outputs, stacked),
+    ]
+
+
+def _patch_linear(
+    path: str, module: str, inputs: int, outputs: int, patch: tuple[int, ...]
+) -> list[Placement]:
+    """A convolution (out, c, pt, ph, pw) of theirs, a matrix (pt ph pw c, out) of ours."""
+    shapes = (math.prod(patch) * inputs, outputs), (outputs, inputs, *patch)
+    return [
+        Placement(f"{path}/kernel", (f"{module}.weight",), *shapes, (2, 3, 4, 1, 0)),
+        _vector(f"{path}/bias", [f"{module}.bias"], outputs),
+    ]
+
+
+def _vector(path: str, names: list[str], size: int, stacked: bool = False) -> Placement:
+    return Placement(path, tuple(names), (size,), (size,), (0,), stacked)
+
+
+def _rows(path: str, names: list[str], shape: tuple[int, int], stacked: bool = False) -> Placement:
+    return Placement(path, tuple(names), shape, (1, *shape), (0, 1, 2), stacked)
 
 
 def _count(tensors: Tensors, stack: str) -> int:
     pattern = re.compile(rf"{stack}\.(\d+)\.")
     return max((int(m[1]) for m in map(pattern.match, tensors) if m), default=-1) + 1
+
+
+def check_branch(tensors: Tensors, branch_layers: tuple[int, ...]) -> int:
+    """How many `vace_blocks` there are; ValueError unless it is one for each of `branch_layers`."""
+    found = _count(tensors, "vace_blocks")
+    if found != len(branch_layers):
+        last = f", the last is vace_blocks.{found - 1}" if found else ""
+        raise ValueError(
+            f"branch: found {found} vace_blocks among the tensors{last}; expected "
+            f"{len(branch_layers)} for branch_layers {tuple(branch_layers)}"
+        )
+    return found
 
 
 def wan_dit_fields(
@@ -144,13 +230,7 @@ def wan_dit_fields(
         return tuple(tensors[name].shape)
 
     width, in_channels, *patch = shape("patch_embedding.weight")
-    volume = int(np.prod(patch))
-    branch = _count(tensors, "vace_blocks")
-    if len(branch_layers) != branch:
-        raise ValueError(
-            f"branch_layers: found {len(branch_layers)} {tuple(branch_layers)}, expected {branch}, "
-            "the number of vace_blocks among the tensors"
-        )
+    branch = check_branch(tensors, branch_layers)
     text = "text_embedding.0.weight" in tensors
     return {
         "width": width,
@@ -158,7 +238,7 @@ def wan_dit_fields(
         "heads": heads,
         "mlp_width": shape("blocks.0.ffn.0.weight")[0],
         "in_channels": in_channels,
-        "out_channels": shape("head.head.weight")[0] // volume,
+        "out_channels": shape("head.head.weight")[0] // math.prod(patch),
         "patch": tuple(patch),
         "text_width": shape("text_embedding.0.weight")[1] if text else 0,
         "freq_width": shape("time_embedding.0.weight")[1],
@@ -168,85 +248,47 @@ def wan_dit_fields(
     }
 
 
+def wan_branch_fields(tensors: Tensors, *, heads: int) -> dict[str, Any]:
+    """Fields of the MemoryBranch that tensors with original names belong to."""
+    for name in ("vace_patch_embedding.weight", "vace_blocks.0.ffn.0.weight"):
+        if name not in tensors:
+            raise ValueError(f"not a VACE branch: tensor {name!r} is missing")
+    embedding = tensors["vace_patch_embedding.weight"].shape
+    return {
+        "width": embedding[0],
+        "heads": heads,
+        "mlp_width": tensors["vace_blocks.0.ffn.0.weight"].shape[0],
+        "layers": _count(tensors, "vace_blocks"),
+        "context_channels": math.prod(embedding[1:]),
+        "text": any(name.startswith("vace_blocks.0.cross_attn.") for name in tensors),
+    }
+
+
 def from_wan_dit(tensors: Tensors) -> dict[str, Any]:
     """Parameters (unboxed, float32 numpy) of `Denoiser(**wan_dit_fields(...))`, either naming.
 
     Raises:
-      ValueError: naming tensors that are missing, unknown, or of another shape than their layer's
-        fellows.
+      ValueError: naming tensors that are missing, unknown, of another shape than the others ask
+        for, or not finite.
     """
     tensors = original_names(tensors)
-    stacks = {stack: _count(tensors, stack) for stack in _STACKS}
-    sources = _sources(stacks, "text_embedding.0.weight" in tensors)
-    wanted = {
-        n for _, names in sources.values() for n in ([names] if isinstance(names, str) else names)
-    }
-    missing, unknown = sorted(wanted - set(tensors)), sorted(set(tensors) - wanted)
-    for problem, names in (("missing", missing), ("unknown", unknown)):
-        if names:
-            raise ValueError(
-                f"Wan diffusion transformer: {len(names)} of {len(tensors)} tensors {problem}: "
-                + ", ".join(names[:4])
-            )
-
-    def read(kind: str, name: str) -> np.ndarray:
-        array = np.asarray(tensors[name]).astype(np.float32)
-        if kind == "matrix":
-            return array.T
-        if kind == "patch":  # (out, c, pt, ph, pw) -> (pt ph pw c, out)
-            return array.transpose(2, 3, 4, 1, 0).reshape(-1, array.shape[0])
-        return array[0] if kind == "row" else array
-
-    def stacked(kind: str, names: list[str]) -> np.ndarray:
-        arrays = [read(kind, name) for name in names]
-        for name, array in zip(names, arrays, strict=True):
-            if array.shape != arrays[0].shape:
-                raise ValueError(
-                    f"tensor {name}: found shape {array.shape}, expected {arrays[0].shape} "
-                    f"as {names[0]}"
-                )
-        return np.stack(arrays)
-
-    flat = {
-        path: read(kind, names) if isinstance(names, str) else stacked(kind, names)
-        for path, (kind, names) in sources.items()
-    }
-    return unflatten_dict(flat, sep="/")
+    layers = tuple(range(_count(tensors, "vace_blocks")))
+    plan = wan_dit_plan(wan_dit_fields(tensors, heads=0, branch_layers=layers))
+    check(plan, tensors, "Wan diffusion transformer")
+    return assemble(plan, tensors)
 
 
-def to_wan_dit(
-    params: Mapping[str, Any], patch: tuple[int, int, int] = (1, 2, 2)
-) -> dict[str, np.ndarray]:
-    """Inverse of `from_wan_dit`: tensors under original names.
+def to_wan_dit(params: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Tensors under original names of parameters of `Denoiser(**fields)`; inverse of the above.
 
     Raises:
-      ValueError: naming parameters that have no counterpart in Wan (memory hint, ray adapter).
+      ValueError: naming parameters that have no counterpart in Wan (memory hint, ray adapter), or
+        are not those of the fields.
     """
-    flat = {k: np.asarray(v) for k, v in flatten_dict(dict(params), sep="/").items()}
-    stacks = {
-        stack: flat[f"{path}/modulation"].shape[0] if f"{path}/modulation" in flat else 0
-        for stack, path in _STACKS.items()
-    }
-    sources = _sources(stacks, "text_in/kernel" in flat)
-    extra = sorted(set(flat) - set(sources))
-    if extra:
-        raise ValueError(f"parameters without a counterpart in Wan: {', '.join(extra[:4])}")
-
-    def write(kind: str, array: np.ndarray) -> np.ndarray:
-        if kind == "matrix":
-            return np.ascontiguousarray(array.T)
-        if kind == "patch":
-            folded = array.reshape(*patch, -1, array.shape[-1])
-            return np.ascontiguousarray(folded.transpose(4, 3, 0, 1, 2))
-        return array[None] if kind == "row" else array
-
-    tensors = {}
-    for path, (kind, names) in sources.items():
-        if isinstance(names, str):
-            tensors[names] = write(kind, flat[path])
-        else:
-            tensors.update({name: write(kind, flat[path][i]) for i, name in enumerate(names)})
-    return tensors
+    flat = flatten_dict(dict(params), sep="/")
+    plan = wan_dit_plan(fields)
+    check_params(plan, flat, "Wan diffusion transformer")
+    return dict(disassemble(plan, flat))
 
 
 def graft(params: Mapping[str, Any], loaded: Mapping[str, Any]) -> dict[str, Any]:

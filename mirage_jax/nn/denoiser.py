@@ -142,7 +142,8 @@ class Denoiser(nn.Module):
     attention_backend: str = "auto"
     dtype: Any = jnp.float32
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises ValueError, naming the field, if fields do not fit each other."""
         if self.width % self.heads:
             raise ValueError(f"heads: found {self.heads}, expected a divisor of width {self.width}")
         axis_dims(self.width // self.heads)
@@ -191,7 +192,7 @@ class Denoiser(nn.Module):
           ValueError: if an input does not fit the module's fields, or T + P frames are expected and
             another number is found.
         """
-        self._check()
+        self.check()
         if self.patch[0] != 1 and (reference is not None or preceding is not None):
             raise ValueError(f"patch: found {self.patch}, expected 1 in time beside clean frames")
         batch, target = latents.shape[:2]

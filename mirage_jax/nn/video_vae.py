@@ -1,7 +1,8 @@
 """The causal video VAE: pictures and clips to latents and back.
 
-Its network has the structure of the Wan 2.2 VAE (arXiv 2503.20314, section 4.1; released weights
-fit, see :mod:`mirage_jax.convert.wan_vae`); small presets differ in field values only. The first
+Its network has the structure of the Wan 2.2 VAE or, without the shortcuts around its levels, of the
+Wan 2.1 VAE (arXiv 2503.20314, section 4.1; released weights of both fit, see
+:mod:`mirage_jax.convert.wan_vae`); small presets differ in field values only. The first
 latent covers one frame, every later one ``temporal_stride`` frames, and no latent or frame depends
 on a later one. So a clip can be coded in one call or chunk by chunk with the same result.
 
@@ -208,13 +209,14 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Double height and width and, with ``time``, the frames after the first."""
 
+    features: int
     time: bool
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b t h w c"], stream: Stream | None = None
-    ) -> Float[Array, "b t2 h2 w2 c"]:
+    ) -> Float[Array, "b t2 h2 w2 o"]:
         c = x.shape[-1]
         if self.time:
             past = None if stream is None else stream.past()
@@ -230,7 +232,7 @@ class Upsample(nn.Module):
                 pairs = TemporalMix(2 * c, self.dtype, name="time_conv")(windows)
                 pairs = rearrange(pairs, "b t h w (p c) -> b (t p) h w c", p=2)
                 x = jnp.concatenate([head, pairs], axis=1)
-        return Conv2d(c, 3, upsample=True, dtype=self.dtype, name="conv")(x)
+        return Conv2d(self.features, 3, upsample=True, dtype=self.dtype, name="conv")(x)
 
 
 class TemporalMix(nn.Module):
@@ -260,6 +262,7 @@ class Encoder(nn.Module):
     blocks: int
     temporal_downsample: tuple[bool, ...]
     attention: bool
+    level_shortcuts: bool = True
     conv_impl: str = "auto"
     dtype: Any = jnp.float32
 
@@ -277,7 +280,8 @@ class Encoder(nn.Module):
             if i < len(self.temporal_downsample):
                 time, space = 1 + self.temporal_downsample[i], 2
                 x = Downsample(time == 2, self.dtype, name=f"down_{i}_resample")(x, stream)
-            x = x + average_down(shortcut, self.width * mult, time, space)
+            if self.level_shortcuts:
+                x = x + average_down(shortcut, self.width * mult, time, space)
         x = _middle(x, stream, self.attention, **kind)
         x = nn.silu(RMSNorm(name="norm_out")(x))
         return CausalConv3d(self.features, **kind, name="conv_out")(x, stream)
@@ -292,6 +296,7 @@ class Decoder(nn.Module):
     blocks: int
     temporal_downsample: tuple[bool, ...]
     attention: bool
+    level_shortcuts: bool = True
     conv_impl: str = "auto"
     dtype: Any = jnp.float32
     out_init: Any = fan_in_uniform()
@@ -311,8 +316,11 @@ class Decoder(nn.Module):
             for j in range(self.blocks + 1):
                 x = ResidualBlock(features, **kind, name=f"up_{i}_res_{j}")(x, stream)
             if i < len(upsample):
-                x = Upsample(upsample[i], self.dtype, name=f"up_{i}_resample")(x, stream)
-                x = x + duplicate_up(shortcut, features, 1 + upsample[i], 2, first)
+                kept = features if self.level_shortcuts else features // 2
+                resample = Upsample(kept, upsample[i], self.dtype, name=f"up_{i}_resample")
+                x = resample(x, stream)
+                if self.level_shortcuts:
+                    x = x + duplicate_up(shortcut, features, 1 + upsample[i], 2, first)
         x = nn.silu(RMSNorm(name="norm_out")(x))
         conv = CausalConv3d(self.features, **kind, kernel_init=self.out_init, name="conv_out")
         return conv(x, stream)
@@ -389,11 +397,7 @@ class LinearDecoder(nn.Module):
 
 
 class VideoVAE(nn.Module):
-    """Causal video VAE with the structure of Wan 2.2's.
-
-    Wan 2.2 itself: ``base_width=160, decoder_width=256, latent_channels=48,
-    width_mults=(1, 2, 4, 4), blocks=2, temporal_downsample=(False, True, True),
-    linear_path=False``.
+    """Causal video VAE with the structure of Wan's (sizes: :mod:`mirage_jax.convert.presets`).
 
     Attributes:
       base_width: channels of the encoder's first convolution; a level has this times its
@@ -408,6 +412,8 @@ class VideoVAE(nn.Module):
         start at zero, so that a new model *is* its linear path.
       initial_logvar: log-variance of the posterior of a new model with a linear path.
       attention: self-attention within frames at the coarsest level.
+      level_shortcuts: parameter-free shortcuts around every level (Wan 2.2); without them an
+        upsampling halves the channels (Wan 2.1).
       conv_impl: see :func:`mirage_jax.nn.layers.causal_conv3d`.
       dtype: of convolutions and matrix products; norms and residual stream are float32.
     """
@@ -422,6 +428,7 @@ class VideoVAE(nn.Module):
     linear_path: bool = True
     initial_logvar: float = -6.0
     attention: bool = True
+    level_shortcuts: bool = True
     conv_impl: str = "auto"
     dtype: Any = jnp.float32
 
@@ -446,6 +453,7 @@ class VideoVAE(nn.Module):
             "blocks": self.blocks,
             "temporal_downsample": self.temporal_downsample,
             "attention": self.attention,
+            "level_shortcuts": self.level_shortcuts,
             "conv_impl": self.conv_impl,
             "dtype": self.dtype,
         }

@@ -7,7 +7,7 @@ the safetensors file, so that one rename replaces both; architecture.json repeat
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +41,37 @@ def export(path: str | Path, params: Mapping[str, Any], architecture: Mapping[st
       OSError: if writing fails, e.g. on a full disk.
     """
     path = Path(path)
-    try:
-        text = json.dumps(architecture, indent=2, sort_keys=True)
-    except TypeError as error:
-        raise ValueError(f"architecture: {error}; expected numbers, texts and tuples") from error
     tensors = {name: jax.numpy.asarray(leaf) for name, leaf in flatten(nn.unbox(params)).items()}
-    if _holds(path, tensors, text):
+    if _holds(path, tensors, _as_text(architecture)):
         return path
+
+    def write(file: Path, header: dict[str, str]) -> None:
+        save_tensors(file, tensors, header, path / WEIGHTS)
+
+    return export_with(path, write, architecture)
+
+
+def export_with(
+    path: str | Path,
+    write: Callable[[Path, dict[str, str]], None],
+    architecture: Mapping[str, Any],
+) -> Path:
+    """`export` for weights that are never all in memory.
+
+    Args:
+      path: folder, made if needed.
+      write: makes a safetensors file at the given path with the given metadata.
+      architecture: JSON-serialisable fields that determine the modules.
+
+    Raises:
+      ValueError: if the architecture cannot be written as JSON.
+      OSError: if writing fails, e.g. on a full disk.
+    """
+    path, text = Path(path), _as_text(architecture)
     path.mkdir(parents=True, exist_ok=True)
     partials = {path / WEIGHTS: path / f".{WEIGHTS}.tmp", path / ARCHITECTURE: path / ".json.tmp"}
     try:
-        header = {"format": FORMAT, "architecture": text}
-        save_tensors(partials[path / WEIGHTS], tensors, header, path / WEIGHTS)
+        write(partials[path / WEIGHTS], {"format": FORMAT, "architecture": text})
         partials[path / ARCHITECTURE].write_text(text + "\n", encoding="utf-8")
         for final, partial in partials.items():
             os.replace(partial, final)
@@ -60,6 +79,13 @@ def export(path: str | Path, params: Mapping[str, Any], architecture: Mapping[st
         for partial in partials.values():
             partial.unlink(missing_ok=True)
     return path
+
+
+def _as_text(architecture: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(architecture, indent=2, sort_keys=True)
+    except TypeError as error:
+        raise ValueError(f"architecture: {error}; expected numbers, texts and tuples") from error
 
 
 def save_tensors(

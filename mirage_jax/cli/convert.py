@@ -1,0 +1,98 @@
+"""mirage convert: released weights to exports of ours, and back.
+
+    mirage convert --source=Wan2.2-TI2V-5B --to=exports/wan --model=wan22_ti2v_5b
+    mirage convert --source=Wan2.2-TI2V-5B,step_0010000_vace.safetensors --model=mirage_5b \
+        --to=exports/mirage
+    mirage convert --source=Wan2.2-TI2V-5B/vae --to=exports/vae
+    mirage convert --source=Wan2.2-TI2V-5B,step_0010000_lora.safetensors --lora_alpha=64 \
+        --model=wan22_ti2v_5b --to=exports/tuned
+    mirage convert --source=exports/mirage --part=branch --to=vace.safetensors
+    mirage convert --source=exports/vae --naming=diffusers --to=vae
+
+A source is a safetensors file or a folder of them: diffusion transformer, control branch (alone or
+with its base), low-rank adapter (alone, or with a base it is merged into) or video VAE, in the
+naming of the original releases or of diffusers. An export of ours as the source is written back as
+safetensors: to a file, or to a folder with shards. Every name and shape is checked before the first
+value is read; values go from file to file one tensor at a time, so that little memory is needed.
+What was at --to is replaced at the end or not at all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from absl import flags
+from rich.console import Console
+
+from mirage_jax.cli import common
+
+_SOURCE = flags.DEFINE_list("source", [], "What to read; several are merged.")
+_TO = flags.DEFINE_string("to", "", "Folder of the export, or what to write an export to.")
+_MODEL = flags.DEFINE_string("model", "", "wan22_ti2v_5b, mirage_5b or spatia_5b: what to expect.")
+_HEADS = flags.DEFINE_integer("heads", 0, "Attention heads, if neither model nor source says.")
+_BRANCH_LAYERS = flags.DEFINE_list(
+    "branch_layers", [], "Blocks that a branch's hints belong to, if there is no --model."
+)
+_ALPHA = flags.DEFINE_float(
+    "lora_alpha", None, "Alpha of a low-rank adapter that stores none; scales by alpha / rank."
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "same", ["same", "float32", "bfloat16"], "Of what is written; same as the source."
+)
+_NAMING = flags.DEFINE_enum(
+    "naming", "original", ["original", "diffusers"], "Names of tensors written from an export."
+)
+_PART = flags.DEFINE_enum(
+    "part", "all", ["all", "base", "branch"], "What to write of an exported denoiser."
+)
+_SHARD_GB = flags.DEFINE_float("shard_gb", 5.0, "Size of a shard, in GB.")
+
+_DTYPES = {"same": None, "float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+def run(console: Console) -> None:
+    from mirage_jax.convert.incoming import Asked, import_checkpoint
+    from mirage_jax.convert.outgoing import export_checkpoint, is_export
+
+    if not _SOURCE.value or not _TO.value:
+        raise common.UserError("give --source=FILE_OR_FOLDER and --to=FOLDER_OR_FILE")
+    sources, out, dtype = [Path(s) for s in _SOURCE.value], Path(_TO.value), _DTYPES[_DTYPE.value]
+    with console.status("") as status:
+        if is_export(sources[0]):
+            if len(sources) > 1:
+                raise common.UserError(f"--source: {sources[0]} is an export and goes out alone")
+            count = export_checkpoint(
+                sources[0],
+                out,
+                naming=_NAMING.value,
+                part=_PART.value,
+                dtype=dtype,
+                shard_bytes=int(_SHARD_GB.value * 1e9),
+                notify=status.update,
+            )
+            console.print(f"{count} tensors -> {out}")
+        else:
+            asked = Asked(_MODEL.value, _HEADS.value, _branch_layers(), _ALPHA.value)
+            kind = import_checkpoint(sources, out, asked=asked, dtype=dtype, notify=status.update)
+            console.print(f"{kind} -> {out}")
+
+
+def _branch_layers() -> tuple[int, ...]:
+    words = _BRANCH_LAYERS.value
+    if not all(word.isdecimal() for word in words):
+        raise common.UserError(f"--branch_layers: found {words}, expected numbers such as 0,2,4")
+    return tuple(map(int, words))
+
+
+def main() -> None:
+    run(Console())
+
+
+def cli() -> None:
+    common.run(main, __name__, config=False)
+
+
+if __name__ == "__main__":
+    cli()

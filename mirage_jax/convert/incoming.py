@@ -1,0 +1,270 @@
+"""Released checkpoints to exports of ours, tensor by tensor.
+
+What a checkpoint is, is told by the names of its tensors: a diffusion transformer with or without a
+control branch, a branch alone, a low-rank adapter, or a video VAE. Names and shapes are compared
+with those of the module before a value is read, so that a refusal costs no time and leaves no file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mirage_jax.convert.lora import fused, is_lora, lora_fields, lora_names, lora_plan
+from mirage_jax.convert.placement import Placement, Tensors, check
+from mirage_jax.convert.presets import DENOISERS
+from mirage_jax.convert.tensor_files import Spec, TensorFiles, open_tensors, write_tensors
+from mirage_jax.convert.wan_dit import (
+    branch_fields,
+    check_branch,
+    original_names,
+    wan_branch_fields,
+    wan_branch_plan,
+    wan_dit_fields,
+    wan_dit_plan,
+)
+from mirage_jax.convert.wan_vae import is_video_vae, released_stats, video_vae_plan
+from mirage_jax.latent_encoder import module_fields
+from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.nn.lora import STACK, LoRA
+from mirage_jax.nn.video_vae import VideoVAE
+from mirage_jax.training.export import export_with
+
+Notify = Callable[[str], None]
+Update = Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What the tensors of a diffusion transformer or branch cannot tell.
+
+    Attributes:
+      model: key of `presets.DENOISERS`, which tells the next two; "" if they are given.
+      heads: attention heads; 0 if unknown.
+      branch_layers: blocks that the hints of a branch belong to.
+      alpha: of a low-rank adapter; None if unknown.
+    """
+
+    model: str = ""
+    heads: int = 0
+    branch_layers: tuple[int, ...] = ()
+    alpha: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Parameters that an export is made of: where they lie and what they are."""
+
+    plan: Sequence[Placement]
+    architecture: Mapping[str, Any]
+    tensors: Tensors
+    constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    prefix: str = ""
+    updates: Mapping[str, Update] = dataclasses.field(default_factory=dict)
+
+    def layers(self, placement: Placement) -> Iterator[np.ndarray]:
+        """A parameter layer by layer, with the update of a low-rank adapter if it has one."""
+        layers = placement.layers(self.tensors)
+        update = self.updates.get(placement.path)
+        return layers if update is None else update(layers)
+
+
+def import_checkpoint(
+    sources: Sequence[str | Path],
+    out: str | Path,
+    *,
+    asked: Asked | None = None,
+    dtype: np.dtype | None = None,
+    notify: Notify = lambda name: None,
+) -> str:
+    """Writes an export (see `training.export`) of a released checkpoint.
+
+    Args:
+      sources: safetensors files or folders of them, in original or diffusers naming; a base, a
+        branch and a low-rank adapter, which is merged, may come as three.
+      out: folder of the export, replaced in one step.
+      asked: what the tensors do not tell.
+      dtype: of the export; None keeps what each tensor has. Video VAEs become float32.
+      notify: called with the path of each parameter before it is read.
+
+    Returns:
+      The kind of export: "denoiser", "memory_branch", "lora" or "latent_encoder".
+
+    Raises:
+      FileNotFoundError: if a file is missing.
+      ValueError: naming the file and the tensor that is missing, unknown, mis-shaped, truncated or
+        not finite, with what was expected.
+    """
+    opened = [open_tensors(source) for source in sources]
+    part = _part(opened, asked or Asked())
+    if part.architecture["kind"] == "latent_encoder":
+        dtype = np.dtype(np.float32)
+    check(part.plan, part.tensors, ", ".join(str(files.path) for files in opened))
+    paths = {part.prefix + placement.path: placement for placement in part.plan}
+    specs: dict[str, Spec] = {
+        path: (dtype or _common_dtype(placement, part.tensors), placement.full_shape)
+        for path, placement in paths.items()
+    }
+    specs.update({path: (array.dtype, array.shape) for path, array in part.constants.items()})
+
+    def pieces(path: str) -> Iterator[np.ndarray]:
+        if path in part.constants:
+            yield part.constants[path]
+        else:
+            notify(path)
+            yield from part.layers(paths[path])
+
+    def write(file: Path, header: dict[str, str]) -> None:
+        write_tensors(file, specs, pieces, header)
+
+    export_with(out, write, part.architecture)
+    return str(part.architecture["kind"])
+
+
+def _part(opened: Sequence[TensorFiles], asked: Asked) -> _Part:
+    adapters = [files for files in opened if is_lora(files.tensors)]
+    tensors = _merge([files for files in opened if not is_lora(files.tensors)])
+    if len(adapters) > 1:
+        raise ValueError(f"{adapters[1].path}: found a second low-rank adapter, expected one")
+    if not tensors and adapters:
+        return _lora(adapters[0], asked)
+    if is_video_vae(tensors):
+        part = _video_vae(tensors, opened)
+    elif tensors and all(name.startswith("vace_") for name in tensors):
+        part = _branch(tensors, asked)
+    else:
+        part = _denoiser(tensors, _with_config(asked, opened))
+    return _merged(part, adapters[0], asked) if adapters else part
+
+
+def _merge(opened: Sequence[TensorFiles]) -> dict[str, Any]:
+    """All tensors under original names; ValueError if two checkpoints have the same one."""
+    merged: dict[str, Any] = {}
+    for files in opened:
+        tensors = original_names(files.tensors)
+        twice = merged.keys() & tensors.keys()
+        if twice:
+            raise ValueError(f"{files.path}: tensor {min(twice)!r} came with a source before it")
+        merged.update(tensors)
+    return merged
+
+
+def _common_dtype(placement: Placement, tensors: Tensors) -> np.dtype:
+    dtypes = {tensors[name].dtype for name in placement.names}
+    return dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
+
+
+def _with_config(asked: Asked, opened: Sequence[TensorFiles]) -> Asked:
+    """The number of heads as a config.json beside the tensors says, unless it was asked for."""
+    for files in opened:
+        for field in ("num_attention_heads", "num_heads"):
+            if not asked.heads and field in files.config:
+                asked = dataclasses.replace(asked, heads=int(files.config[field]))
+    return asked
+
+
+def _resolve(asked: Asked) -> Asked:
+    if asked.model:
+        if asked.model not in DENOISERS:
+            raise ValueError(
+                f"model: found {asked.model!r}, expected one of {', '.join(DENOISERS)}"
+            )
+        preset = DENOISERS[asked.model]
+        layers = preset["branch_layers"]
+        return dataclasses.replace(asked, heads=preset["heads"], branch_layers=layers)
+    if not asked.heads:
+        raise ValueError("heads: the tensors do not tell how many; give the number or a model")
+    return asked
+
+
+def _denoiser(tensors: Tensors, asked: Asked) -> _Part:
+    asked = _resolve(asked)
+    fields = wan_dit_fields(tensors, heads=asked.heads, branch_layers=asked.branch_layers)
+    if asked.model:
+        fields = DENOISERS[asked.model]
+    module = Denoiser(**fields)
+    module.check()
+    architecture = {"kind": "denoiser", "denoiser": module_fields(module)}
+    return _Part(wan_dit_plan(fields), architecture, tensors)
+
+
+def _branch(tensors: Tensors, asked: Asked) -> _Part:
+    asked = _resolve(asked)
+    check_branch(tensors, asked.branch_layers)
+    fields = wan_branch_fields(tensors, heads=asked.heads)
+    patch = tuple(tensors["vace_patch_embedding.weight"].shape[2:])
+    if asked.model:
+        preset = DENOISERS[asked.model]
+        fields, patch = branch_fields(preset), preset["patch"]
+    architecture = {
+        "kind": "memory_branch",
+        "branch": fields,
+        "patch": patch,
+        "branch_layers": asked.branch_layers,
+    }
+    return _Part(wan_branch_plan(fields, patch), architecture, tensors)
+
+
+def _adapter(files: TensorFiles, asked: Asked) -> tuple[LoRA, dict[str, int], dict[str, Any]]:
+    alpha = asked.alpha
+    if alpha is None and "alpha" in files.metadata:
+        alpha = float(files.metadata["alpha"])
+    tensors = lora_names(files.tensors)
+    try:
+        return *lora_fields(tensors, alpha), tensors
+    except ValueError as error:
+        raise ValueError(f"{files.path}: {error}") from error
+
+
+def _lora(files: TensorFiles, asked: Asked) -> _Part:
+    lora, sizes, tensors = _adapter(files, asked)
+    architecture = {"kind": "lora", "lora": dataclasses.asdict(lora), **sizes}
+    return _Part(lora_plan(lora, sizes), architecture, tensors)
+
+
+def _merged(part: _Part, files: TensorFiles, asked: Asked) -> _Part:
+    """A denoiser with an adapter's updates in its kernels."""
+    if part.architecture["kind"] != "denoiser":
+        raise ValueError(
+            f"{files.path}: a low-rank adapter beside a {part.architecture['kind']}, expected a "
+            "denoiser to merge it into, or the adapter alone"
+        )
+    lora, _, tensors = _adapter(files, asked)
+    plan = lora_plan(lora, part.architecture["denoiser"])
+    check(plan, tensors, str(files.path))
+    updates: dict[str, Update] = {
+        f"{STACK}/{target}/kernel": functools.partial(fused, pair=pair, tensors=tensors, lora=lora)
+        for target, pair in zip(lora.targets, zip(plan[::2], plan[1::2], strict=True), strict=True)
+    }
+    return dataclasses.replace(part, updates=updates)
+
+
+def _video_vae(tensors: Tensors, opened: Sequence[TensorFiles]) -> _Part:
+    fields, plan = video_vae_plan(tensors)
+    architecture = {
+        "kind": "latent_encoder",
+        "vae": module_fields(VideoVAE(**fields)),
+        "spread": [],
+    }
+    # diffusers keeps the statistics in config.json; the originals have them in their code.
+    config = next((files.config for files in opened if "latents_mean" in files.config), None)
+    if config:
+        mean, std = config["latents_mean"], config["latents_std"]
+    else:
+        stats = released_stats(fields["latent_channels"])
+        mean, std = stats.mean, stats.std
+    constants = {
+        f"stats/{name}": np.asarray(values, np.float32)
+        for name, values in (("mean", mean), ("std", std))
+    }
+    for name, values in constants.items():
+        if values.shape != (fields["latent_channels"],):
+            raise ValueError(
+                f"{name}: found {values.shape} values, expected {fields['latent_channels']}"
+            )
+    return _Part(plan, architecture, tensors, constants, "vae/")

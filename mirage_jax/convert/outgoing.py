@@ -1,0 +1,173 @@
+"""Exports of ours to safetensors that other tools read, tensor by tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mirage_jax.convert.diffusers_config import transformer_config, vae_config
+from mirage_jax.convert.incoming import Notify
+from mirage_jax.convert.lora import RELEASED_PREFIX, lora_plan
+from mirage_jax.convert.placement import Placement, check_params
+from mirage_jax.convert.tensor_files import (
+    Spec,
+    StoredTensor,
+    open_tensors,
+    replacing,
+    write_shards,
+    write_tensors,
+)
+from mirage_jax.convert.wan_dit import diffusers_name, wan_branch_plan, wan_dit_plan
+from mirage_jax.convert.wan_vae import released_stats, wan_vae_plan
+from mirage_jax.latent_encoder import as_fields, module_fields
+from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.nn.lora import LoRA
+from mirage_jax.nn.video_vae import LatentStats, VideoVAE
+from mirage_jax.training.export import FORMAT, WEIGHTS
+
+NAMINGS = ("original", "diffusers")
+PARTS = ("all", "base", "branch")
+
+
+def is_export(path: str | Path) -> bool:
+    """Whether a path is a folder that `training.export` wrote, or the weights in it."""
+    file = _weights(path)
+    if file.suffix != ".safetensors" or not file.is_file():
+        return False
+    return open_tensors(file).metadata.get("format") == FORMAT
+
+
+def _weights(path: str | Path) -> Path:
+    return Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
+
+
+def export_checkpoint(
+    source: str | Path,
+    out: str | Path,
+    *,
+    naming: str = "original",
+    part: str = "all",
+    dtype: np.dtype | None = None,
+    shard_bytes: int = 5 * 10**9,
+    notify: Notify = lambda name: None,
+) -> int:
+    """Writes safetensors of an export of a denoiser, branch, low-rank adapter or latent encoder.
+
+    Args:
+      source: folder of the export.
+      out: a file `*.safetensors`, replaced in one step, or a folder to make, with shards, their
+        index and, in diffusers naming, the config.json that diffusers reads.
+      naming: "original" (Wan, VACE) or "diffusers".
+      part: of a denoiser, "base", "branch" or "all".
+      dtype: of the tensors; None keeps what each parameter has.
+      shard_bytes: about the size of a shard.
+      notify: called with the name of each tensor before it is read.
+
+    Returns:
+      How many tensors were written.
+
+    Raises:
+      FileExistsError: if `out` is a folder that is there already.
+      ValueError: naming parameters that have no counterpart in Wan, or that are not those of the
+        export's architecture.
+    """
+    for name, value, known in (("naming", naming, NAMINGS), ("part", part, PARTS)):
+        if value not in known:
+            raise ValueError(f"{name}: found {value!r}, expected one of {', '.join(known)}")
+    if not is_export(source):
+        raise ValueError(f"{source}: not an export of ours, expected a folder with {WEIGHTS}")
+    out, opened = Path(out), open_tensors(_weights(source))
+    architecture = json.loads(opened.metadata["architecture"])
+    model = _describe(architecture, opened.tensors, naming == "diffusers", part)
+    flat = {
+        path.removeprefix(model.prefix): tensor
+        for path, tensor in opened.tensors.items()
+        if path.startswith(model.prefix)
+    }
+    check_params(model.plan, flat, str(source))
+    places = {
+        model.rename(name): (placement, layer)
+        for placement in model.plan
+        for layer, name in enumerate(placement.names)
+        if part == "all" or name.startswith("vace_") == (part == "branch")
+    }
+    if not places:
+        raise ValueError(f"{source}: has no {part} to write")
+    specs: dict[str, Spec] = {
+        name: (dtype or flat[placement.path].dtype, placement.tensor_shape)
+        for name, (placement, _) in places.items()
+    }
+
+    def pieces(name: str) -> Iterator[np.ndarray]:
+        notify(name)
+        placement, layer = places[name]
+        stored = flat[placement.path]
+        yield placement.to_tensor(stored[layer] if placement.stacked else stored)
+
+    if out.suffix == ".safetensors":
+        with replacing(out) as partial:
+            write_tensors(partial, specs, pieces, {"format": "pt", **model.metadata})
+        return len(specs)
+    if out.exists():
+        raise FileExistsError(f"{out}: is there already; expected a new folder")
+    with replacing(out) as partial:
+        write_shards(partial, specs, pieces, shard_bytes)
+        if model.config:
+            text = json.dumps(model.config, indent=2) + "\n"
+            (partial / "config.json").write_text(text, encoding="utf-8")
+    return len(specs)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """Where an export's parameters under `prefix` go, and what diffusers calls them and wants."""
+
+    plan: list[Placement]
+    rename: Callable[[str], str] = str
+    prefix: str = ""
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def _describe(
+    architecture: Mapping[str, Any], tensors: Mapping[str, StoredTensor], diffusers: bool, part: str
+) -> _Model:
+    kind = architecture["kind"]
+    rename = diffusers_name if diffusers else str
+    if kind == "denoiser":
+        fields = module_fields(Denoiser(**as_fields(architecture["denoiser"])))
+        base = {**fields, "branch_layers": ()} if part == "base" else fields
+        config = transformer_config(base) if diffusers and part != "branch" else {}
+        return _Model(wan_dit_plan(fields), rename, config=config)
+    if kind == "memory_branch":
+        plan = wan_branch_plan(architecture["branch"], tuple(architecture["patch"]))
+        return _Model(plan, rename)
+    if kind == "lora":
+        if diffusers:
+            raise ValueError("naming: found 'diffusers', expected 'original' for a LoRA")
+        lora = LoRA(**as_fields(architecture["lora"]))
+        metadata = {"alpha": str(lora.alpha), "rank": str(lora.rank)}
+        plan = lora_plan(lora, architecture)
+        return _Model(plan, lambda name: RELEASED_PREFIX + name, metadata=metadata)
+    if kind == "latent_encoder":
+        fields = module_fields(VideoVAE(**as_fields(architecture["vae"])))
+        stats = LatentStats(*(np.asarray(tensors[f"stats/{name}"]) for name in ("mean", "std")))
+        plan = wan_vae_plan(fields, diffusers=diffusers)
+        if diffusers:
+            return _Model(plan, prefix="vae/", config=vae_config(fields, stats))
+        known = released_stats(fields["latent_channels"])
+        if not (np.array_equal(stats.mean, known.mean) and np.array_equal(stats.std, known.std)):
+            raise ValueError(
+                "stats: found other latent statistics than Wan's, which original naming has no "
+                "place for; expected naming 'diffusers', whose config.json has"
+            )
+        return _Model(plan, prefix="vae/")
+    raise ValueError(
+        f"kind: found an export of {kind!r}, expected denoiser, memory_branch, lora "
+        "or latent_encoder"
+    )

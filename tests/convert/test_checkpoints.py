@@ -1,0 +1,407 @@
+"""Checkpoints in and out: the same values come back, and what does not fit is refused by name."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from mirage_jax.cli import convert
+from mirage_jax.convert.incoming import Asked, import_checkpoint
+from mirage_jax.convert.outgoing import export_checkpoint
+from mirage_jax.convert.wan_dit import from_wan_dit, wan_dit_fields
+from mirage_jax.convert.wan_vae import released_stats
+from mirage_jax.latent_encoder import LatentEncoder, as_fields
+from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.training.export import export, load_export
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+MIRAGE = GOLDEN / "official_mirage_dit_vace" / "weights.safetensors"
+DIFFUSERS = GOLDEN / "diffusers_wan_ti2v"
+VAE = GOLDEN / "official_vae22" / "weights.safetensors"
+ASKED = Asked(heads=2, branch_layers=(0, 2))
+
+
+def assert_same_tensors(found, expected):
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype, name
+        np.testing.assert_array_equal(found[name], tensor, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def mirage():
+    return load_file(MIRAGE)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Export of the golden denoiser with its branch."""
+    out = tmp_path_factory.mktemp("exported") / "mirage"
+    assert import_checkpoint([MIRAGE], out, asked=ASKED) == "denoiser"
+    return out
+
+
+# -- denoiser ------------------------------------------------------------------------------------
+
+
+def test_an_export_is_what_reading_the_whole_checkpoint_gives(exported, mirage):
+    params, architecture = load_export(exported, from_wan_dit(mirage), {"kind": "denoiser"})
+    jax.tree.map(np.testing.assert_array_equal, params, from_wan_dit(mirage))
+    model = Denoiser(**as_fields(architecture["denoiser"]))
+    assert (model.heads, model.branch_layers, model.depth) == (2, (0, 2), 4)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_original_names_come_back_bit_by_bit(tmp_path, mirage, dtype):
+    tensors = {name: tensor.astype(dtype) for name, tensor in mirage.items()}
+    save_file(tensors, tmp_path / "in.safetensors")
+    import_checkpoint([tmp_path / "in.safetensors"], tmp_path / "ours", asked=ASKED)
+    export_checkpoint(tmp_path / "ours", tmp_path / "out.safetensors")
+    # Read by the safetensors library, not by what wrote it.
+    assert_same_tensors(load_file(tmp_path / "out.safetensors"), tensors)
+
+
+def test_a_branch_joins_its_base_and_leaves_it(tmp_path, mirage, exported):
+    base = {name: t for name, t in mirage.items() if not name.startswith("vace_")}
+    branch = {name: t for name, t in mirage.items() if name.startswith("vace_")}
+    save_file(base, tmp_path / "base.safetensors")
+    prefixed = {f"pipe.vace.{name}": tensor for name, tensor in branch.items()}
+    save_file(prefixed, tmp_path / "vace.safetensors")
+    sources = [tmp_path / "base.safetensors", tmp_path / "vace.safetensors"]
+    import_checkpoint(sources, tmp_path / "both", asked=ASKED)
+    joined, _ = load_export(tmp_path / "both")
+    expected, _ = load_export(exported)
+    jax.tree.map(np.testing.assert_array_equal, joined, expected)
+    for part, tensors in (("base", base), ("branch", branch)):
+        export_checkpoint(exported, tmp_path / f"{part}.safetensors", part=part)
+        assert_same_tensors(load_file(tmp_path / f"{part}.safetensors"), tensors)
+
+
+def test_a_branch_alone(tmp_path, mirage, exported):
+    branch = {name: t for name, t in mirage.items() if name.startswith("vace_")}
+    save_file(branch, tmp_path / "vace.safetensors")
+    ours = tmp_path / "ours"
+    assert import_checkpoint([tmp_path / "vace.safetensors"], ours, asked=ASKED) == "memory_branch"
+    params, architecture = load_export(ours)
+    expected, _ = load_export(exported)
+    jax.tree.map(np.testing.assert_array_equal, params["branch"], expected["branch"])
+    assert architecture["branch_layers"] == [0, 2]
+    export_checkpoint(ours, tmp_path / "back.safetensors")
+    assert_same_tensors(load_file(tmp_path / "back.safetensors"), branch)
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    """The golden diffusers checkpoint as a folder of three shards, written by hand."""
+    tensors, folder = load_file(DIFFUSERS / "weights.safetensors"), tmp_path / "transformer"
+    folder.mkdir()
+    weight_map = {}
+    for number in range(3):
+        own = dict(list(tensors.items())[number::3])
+        save_file(own, folder / f"part-{number}.safetensors")
+        weight_map.update(dict.fromkeys(own, f"part-{number}.safetensors"))
+    index = json.dumps({"metadata": {}, "weight_map": weight_map})
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(index)
+    (folder / "config.json").write_text((DIFFUSERS / "config.json").read_text())
+    return folder, tensors
+
+
+def test_a_diffusers_folder_in_and_out(tmp_path, sharded):
+    folder, tensors = sharded
+    import_checkpoint([folder], tmp_path / "ours")  # the number of heads is in config.json
+    params, architecture = load_export(tmp_path / "ours")
+    assert architecture["denoiser"]["heads"] == 2
+    jax.tree.map(np.testing.assert_array_equal, params, from_wan_dit(tensors))
+    out = tmp_path / "out"
+    export_checkpoint(tmp_path / "ours", out, naming="diffusers", shard_bytes=200_000)
+    index = json.loads((out / "diffusion_pytorch_model.safetensors.index.json").read_text())
+    shards = sorted(path.name for path in out.glob("*.safetensors"))
+    assert shards == [f"diffusion_pytorch_model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    found = {}
+    for shard in shards:
+        own = load_file(out / shard)
+        assert all(index["weight_map"][name] == shard for name in own)
+        found.update(own)
+    assert_same_tensors(found, tensors)
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in tensors.values())
+    written, original = (json.loads((d / "config.json").read_text()) for d in (out, folder))
+    assert written.pop("_class_name") == "WanTransformer3DModel"
+    assert written == {name: original[name] for name in written}
+    with pytest.raises(FileExistsError, match="expected a new folder"):
+        export_checkpoint(tmp_path / "ours", out)
+
+
+def test_a_smaller_dtype_is_rounded_to_nearest(tmp_path, mirage):
+    import_checkpoint([MIRAGE], tmp_path / "ours", asked=ASKED, dtype=np.dtype(ml_dtypes.bfloat16))
+    params, _ = load_export(tmp_path / "ours")
+    expected = jax.tree.map(lambda a: jnp.asarray(a).astype(jnp.bfloat16), from_wan_dit(mirage))
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+# -- video VAE -----------------------------------------------------------------------------------
+
+
+def test_a_video_vae_becomes_a_latent_encoder_and_comes_back(tmp_path):
+    tensors = load_file(VAE)
+    assert import_checkpoint([VAE], tmp_path / "ours") == "latent_encoder"
+    encoder = LatentEncoder.load(tmp_path / "ours")
+    np.testing.assert_array_equal(encoder.stats.mean, released_stats(48).mean)
+    export_checkpoint(tmp_path / "ours", tmp_path / "out.safetensors")
+    assert_same_tensors(load_file(tmp_path / "out.safetensors"), tensors)
+    # In half precision, and under the wrapper's prefix, it becomes float32.
+    half = {f"model.{name}": tensor.astype(np.float16) for name, tensor in tensors.items()}
+    save_file(half, tmp_path / "half.safetensors")
+    import_checkpoint([tmp_path / "half.safetensors"], tmp_path / "half")
+    found = LatentEncoder.load(tmp_path / "half").params["quant"]["bias"]
+    np.testing.assert_array_equal(found, tensors["conv1.bias"].astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    ("folder", "nested"), [("official_vae21", False), ("official_vae22", True)]
+)
+def test_a_video_vae_in_diffusers_naming(tmp_path, folder, nested):
+    source = GOLDEN / folder / "weights.safetensors"
+    import_checkpoint([source], tmp_path / "ours")
+    export_checkpoint(tmp_path / "ours", tmp_path / "vae", naming="diffusers")
+    config = json.loads((tmp_path / "vae" / "config.json").read_text())
+    reference = json.loads((GOLDEN / folder / "config.json").read_text())
+    for name in ("latents_mean", "latents_std", "z_dim", "dim_mult", "temperal_downsample"):
+        assert config[name] == reference[name], name
+    assert config["is_residual"] == nested and config["base_dim"] == reference["dim"]
+    import_checkpoint([tmp_path / "vae"], tmp_path / "again")
+    export_checkpoint(tmp_path / "again", tmp_path / "out.safetensors")
+    assert_same_tensors(load_file(tmp_path / "out.safetensors"), load_file(source))
+
+
+def test_statistics_that_a_naming_has_no_place_for_are_not_lost(tmp_path):
+    import_checkpoint([VAE], tmp_path / "ours")
+    encoder = LatentEncoder.load(tmp_path / "ours")
+    stats = encoder.stats.replace(mean=encoder.stats.mean + 1)
+    encoder.replace(stats=stats).save(tmp_path / "other")
+    with pytest.raises(ValueError, match="other latent statistics than Wan's"):
+        export_checkpoint(tmp_path / "other", tmp_path / "out.safetensors")
+    export_checkpoint(tmp_path / "other", tmp_path / "out", naming="diffusers")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    np.testing.assert_allclose(config["latents_mean"], stats.mean, atol=1e-6)
+    import_checkpoint([tmp_path / "out"], tmp_path / "again")
+    found = LatentEncoder.load(tmp_path / "again").stats
+    np.testing.assert_allclose(found.mean, stats.mean, atol=1e-6)
+
+
+# -- refusals ------------------------------------------------------------------------------------
+
+
+def without(tensors):
+    return {k: v for k, v in tensors.items() if k != "blocks.1.ffn.0.bias"}
+
+
+def reshaped(tensors):
+    return {**tensors, "blocks.2.modulation": np.zeros((1, 6, 24), np.float32)}
+
+
+def spoilt(tensors):
+    broken = tensors["vace_blocks.1.ffn.2.weight"].copy()
+    broken[3, 4] = np.nan
+    return {**tensors, "vace_blocks.1.ffn.2.weight": broken}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without, r"in\.safetensors: tensors missing: blocks\.1\.ffn\.0\.bias"),
+        (lambda t: {**t, "img_emb.proj": t["head.head.bias"]}, "tensors unknown: img_emb.proj"),
+        (reshaped, r"blocks\.2\.modulation: found shape \(1, 6, 24\), expected \(1, 6, 48\)"),
+        (spoilt, r"'vace_blocks\.1\.ffn\.2\.weight': found NaN or infinity"),
+        (
+            lambda t: {**t, "head.head.bias": t["head.head.bias"].astype(np.int32)},
+            "'head.head.bias': found I32, expected one of F32, F16, BF16",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_leaves_the_old_export(tmp_path, mirage, change, words):
+    out, source = tmp_path / "ours", tmp_path / "in.safetensors"
+    out.mkdir()
+    (out / "model.safetensors").write_text("as it was")
+    save_file(change(mirage), source)
+    with pytest.raises(ValueError, match=words):
+        import_checkpoint([source], out, asked=ASKED)
+    assert [path.name for path in out.iterdir()] == ["model.safetensors"]
+    assert (out / "model.safetensors").read_text() == "as it was"
+
+
+@pytest.mark.parametrize("size", [4, 700, 10_000, -1])
+def test_a_truncated_file_says_how_long_it_should_be(tmp_path, size):
+    data, source = MIRAGE.read_bytes(), tmp_path / "in.safetensors"
+    source.write_bytes(data[:size])
+    words = rf"in\.safetensors: truncated.* found {len(data[:size])} bytes, expected"
+    with pytest.raises(ValueError, match=words):
+        import_checkpoint([source], tmp_path / "ours", asked=ASKED)
+    assert not (tmp_path / "ours").exists()
+
+
+def test_damaged_headers_are_refused(tmp_path):
+    source = tmp_path / "in.safetensors"
+    entry = {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}
+    for header in (
+        b"[1]",
+        b"{broken",
+        b'{"a": {"shape": [1, "x"]}}',
+        json.dumps({"a": entry}).encode(),
+        b'{"a": {"shape": 3}}',
+    ):
+        source.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+        with pytest.raises(ValueError, match=r"in\.safetensors: (damaged|tensor 'a': found 8)"):
+            import_checkpoint([source], tmp_path / "ours")
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_branch_of_another_length_is_refused(tmp_path, mirage, alone):
+    source = tmp_path / "in.safetensors"
+    save_file({k: v for k, v in mirage.items() if k.startswith("vace_") or not alone}, source)
+    words = r"found 2 vace_blocks.*vace_blocks\.1; expected 15 for branch_layers \(0, 2, 4"
+    with pytest.raises(ValueError, match=words):
+        import_checkpoint([source], tmp_path / "ours", asked=Asked("mirage_5b"))
+
+
+def test_a_model_of_another_size_is_refused_by_tensor(tmp_path, mirage):
+    source = tmp_path / "in.safetensors"
+    save_file({k: v for k, v in mirage.items() if not k.startswith("vace_")}, source)
+    with pytest.raises(ValueError, match=r"missing: blocks\.4\.modulation, .*\(702 in all\)"):
+        import_checkpoint([source], tmp_path / "ours", asked=Asked("wan22_ti2v_5b"))
+
+
+def test_what_tensors_cannot_tell_is_asked_for(tmp_path, mirage):
+    with pytest.raises(ValueError, match="heads: the tensors do not tell"):
+        import_checkpoint([MIRAGE], tmp_path / "ours")
+    with pytest.raises(ValueError, match=r"found 2 vace_blocks.*expected 0"):
+        import_checkpoint([MIRAGE], tmp_path / "ours", asked=Asked(heads=2))
+    with pytest.raises(ValueError, match=r"branch_layers: found \(0, 9\)"):
+        import_checkpoint([MIRAGE], tmp_path / "ours", asked=Asked(heads=2, branch_layers=(0, 9)))
+    with pytest.raises(ValueError, match=r"model: found 'wan'.*mirage_5b"):
+        import_checkpoint([MIRAGE], tmp_path / "ours", asked=Asked("wan"))
+    with pytest.raises(ValueError, match=r"tensor '[\w.]+' came with a source before"):
+        import_checkpoint([MIRAGE, MIRAGE], tmp_path / "ours", asked=ASKED)
+
+
+def test_shards_that_do_not_fit_their_index(tmp_path, sharded):
+    folder, _ = sharded
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    listed = json.loads(index.read_text())
+    listed["weight_map"]["extra.weight"] = "part-1.safetensors"
+    index.write_text(json.dumps(listed))
+    with pytest.raises(ValueError, match=r"'extra\.weight' is missing from part-1\.safetensors"):
+        import_checkpoint([folder], tmp_path / "ours")
+    index.write_text("{}")
+    with pytest.raises(ValueError, match=r"index\.json: found no weight_map"):
+        import_checkpoint([folder], tmp_path / "ours")
+    index.write_text(json.dumps(listed))
+    (folder / "part-1.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"part-1\.safetensors: no such file"):
+        import_checkpoint([folder], tmp_path / "ours")
+
+
+def test_a_network_that_predicts_no_velocity_is_not_passed_off_as_wan(tmp_path, mirage):
+    fields = {**wan_dit_fields(mirage, heads=2, branch_layers=(0, 2)), "data_std": [1.0] * 48}
+    export(tmp_path, from_wan_dit(mirage), {"kind": "denoiser", "denoiser": fields})
+    with pytest.raises(ValueError, match=r"data_std: found .* expected \(\)"):
+        export_checkpoint(tmp_path, tmp_path / "out.safetensors")
+    with pytest.raises(ValueError, match=r"not an export of ours"):
+        export_checkpoint(MIRAGE, tmp_path / "out.safetensors")
+
+
+def test_pickles_are_never_opened(tmp_path):
+    pickled = tmp_path / "Wan2.2_VAE.pth"
+    pickled.write_bytes(b"\x80\x02cos\nsystem\n")
+    for source in (pickled, tmp_path):
+        with pytest.raises(ValueError, match=r"Wan2\.2_VAE\.pth: a pickled.*save_file\(torch"):
+            import_checkpoint([source], tmp_path / "ours")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, exported, monkeypatch):
+    out = tmp_path / "out.safetensors"
+    out.write_text("as it was")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export_checkpoint(exported, out)
+    with pytest.raises(OSError, match="disk full"):
+        export_checkpoint(exported, tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]
+    assert out.read_text() == "as it was"
+
+
+def test_values_are_never_all_in_memory(tmp_path, exported, monkeypatch):
+    """Neither way makes an array larger than the largest tensor of the checkpoint."""
+    with safe_open(MIRAGE, framework="numpy") as opened:
+        largest = max(opened.get_tensor(name).nbytes for name in opened.keys())  # noqa: SIM118
+    sizes, fromfile = [], np.fromfile
+
+    def watched(*arguments, **options):
+        array = fromfile(*arguments, **options)
+        sizes.append(array.nbytes)
+        return array
+
+    monkeypatch.setattr(np, "fromfile", watched)
+    monkeypatch.setattr(np, "stack", None)
+    import_checkpoint([MIRAGE], tmp_path / "ours", asked=ASKED)
+    export_checkpoint(exported, tmp_path / "out.safetensors")
+    assert max(sizes) == largest
+
+
+# -- the command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mirage convert", *arguments])
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as leave:
+            convert.cli()
+        out, err = capsys.readouterr()
+        return leave.value.code or 0, " ".join(out.split()), err
+
+    return run
+
+
+def test_the_command_converts_both_ways(call, tmp_path, mirage):
+    ours, back = tmp_path / "ours", tmp_path / "back.safetensors"
+    code, out, err = call(f"--source={MIRAGE}", f"--to={ours}", "--heads=2", "--branch_layers=0,2")
+    assert (code, err) == (0, "") and "denoiser -> " in out
+    code, out, _ = call(f"--source={ours}", f"--to={back}")
+    assert code == 0 and f"{len(mirage)} tensors -> " in out
+    assert_same_tensors(load_file(back), mirage)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give --source=FILE_OR_FOLDER and --to=FOLDER_OR_FILE"),
+        (["--source=absent.safetensors", "--to=x"], "absent.safetensors: no such file"),
+        (["--source=vae.pth", "--to=x"], "vae.pth: a pickled checkpoint"),
+        (["--source=a", "--to=x", "--dtype=int8"], "bfloat16"),
+        (["--source=a", "--to=x", "--branch_layers=0,a"], "--branch_layers: found ['0', 'a']"),
+    ],
+)
+def test_the_command_refuses_in_one_line(call, arguments, words):
+    code, _, err = call(*arguments)
+    assert code == 2 and err.startswith("mirage: error: ") and words in err
+    assert "Traceback" not in err
+
+
+def test_the_command_explains_its_flags_and_no_experiment(call):
+    code, out, _ = call("--help")
+    assert code == 0
+    for flag in (*convert.flags.FLAGS.flags_by_module_dict()[convert.__name__], None):
+        assert flag is None or f"--{flag.name}:" in out
+    assert "--config" not in out and "--workdir" not in out
