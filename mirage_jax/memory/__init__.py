@@ -1,6 +1,6 @@
 """The pose-keyed latent memory: `create`, `write`, `read`; retrieval; the RGB cloud baseline."""
 
-from mirage_jax.memory import retrieval, rgb_cloud
+from mirage_jax.memory import retrieval, rgb_cloud, sharded
 from mirage_jax.memory.bank import LatentMemory, WriteReport, create, nbytes, write
 from mirage_jax.memory.pooling import pool_depth, pool_static
 from mirage_jax.memory.readout import ReadOut, read, spread
@@ -19,6 +19,7 @@ __all__ = [
     "retrieval",
     "retrieve",
     "rgb_cloud",
+    "sharded",
     "shared_view",
     "spread",
     "write",

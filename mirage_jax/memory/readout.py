@@ -16,6 +16,7 @@ from typing import Any, Literal
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mirage_jax import geometry
@@ -23,6 +24,8 @@ from mirage_jax.memory.bank import LatentMemory
 
 # Elements nearer than this (metres) are behind or inside the lens.
 NEAR = 1e-3
+# Above every slot number, so that it loses every minimum.
+NOBODY = np.int32(2**31 - 1)
 
 
 @flax.struct.dataclass
@@ -78,47 +81,109 @@ def read(
     Raises:
       ValueError: for an unknown `prefer` or an even `footprint`.
     """
+    return read_part(
+        mem,
+        camera,
+        grid,
+        Whole(),
+        time=time,
+        prefer=prefer,
+        tolerance=tolerance,
+        footprint=footprint,
+    )
+
+
+class Whole:
+    """How the parts of a memory are brought together where there is one part: not at all.
+
+    The counterpart for a memory that is split over devices is `sharded.Part`.
+
+    Attributes:
+      first_slot: slot number of the first element of this part.
+    """
+
+    first_slot: Any = 0
+
+    def least(self, values: Array) -> Array:
+        """Elementwise minimum over the parts."""
+        return values
+
+    def most(self, values: Array) -> Array:
+        """Elementwise maximum over the parts."""
+        return values
+
+    def own(self, slot: Int[Array, "*b"]) -> tuple[Int[Array, "*b"], Bool[Array, "*b"]]:
+        """Index of these elements in this part, and whether they are in it."""
+        return slot, jnp.ones(slot.shape, bool)
+
+    def agree(self, values: Array, mine: Array) -> Array:
+        """Each value from the part whose `mine` is true."""
+        return values
+
+
+def read_part(
+    mem: LatentMemory,
+    camera: geometry.Camera,
+    grid: tuple[int, int],
+    parts: Whole,
+    *,
+    time: Any,
+    prefer: str,
+    tolerance: float,
+    footprint: int,
+) -> ReadOut:
+    """`read`, where `mem` may be one part of a memory; every part gets the result of the whole."""
     if prefer not in ("nearest", "best_view"):
         raise ValueError(f"memory.read: found prefer={prefer!r}, expected 'nearest' or 'best_view'")
     lead = camera.shape
     views = flatten(camera)
     hits = project_to_cells(mem.xyz, mem.valid, views, grid)
-    depth = nearest_depth(hits)
+    depth = parts.least(nearest_depth(hits))
     nearest = depth[hits.segment]
     if prefer == "nearest":
-        winner = lowest_index(hits, hits.z == nearest)
+        candidate = hits.z == nearest
     else:
         same_surface = hits.inside.reshape(-1) & (hits.z <= nearest * (1.0 + tolerance))
         mismatch = jnp.where(same_surface, view_mismatch(mem, views).reshape(-1), jnp.inf)
         # As for depth: the very values that are reduced must be the ones compared afterwards.
         mismatch = jax.lax.optimization_barrier(mismatch)
-        best = _least(hits, mismatch)
-        winner = lowest_index(hits, same_surface & (mismatch == best[hits.segment]))
+        best = parts.least(_least(hits, mismatch))
+        candidate = same_surface & (mismatch == best[hits.segment])
+    winner = parts.least(lowest_slot(hits, candidate, parts.first_slot))
     shape = (len(views), *grid)
-    source, depth = winner.reshape(shape), depth[:-1].reshape(shape)
+    source = jnp.where(winner < NOBODY, winner, -1).reshape(shape)
+    depth = depth[:-1].reshape(shape)
     if footprint != 1:
         depth, source = spread(depth, source, footprint)
     seen = source >= 0
-    slot = jnp.maximum(source, 0)
+    index, mine = parts.own(jnp.maximum(source, 0))
     if prefer == "best_view":
         # The winner may lie behind the nearest element, which is where the surface is not.
         per_view = hits.z.reshape(len(views), -1)
-        depth = jnp.take_along_axis(per_view, slot.reshape(len(views), -1), 1).reshape(shape)
-    now = reading_time(mem, time, lead)
+        own_depth = jnp.take_along_axis(per_view, index.reshape(len(views), -1), 1).reshape(shape)
+        depth = parts.agree(own_depth, mine)
+    if time is None:
+        time = parts.most(newest_time(mem))
+    now = reading_time(time, lead)
+    tokens = parts.agree(mem.tokens[index], mine[..., None])
     out = ReadOut(
-        tokens=jnp.where(seen[..., None], mem.tokens[slot], jnp.zeros((), mem.tokens.dtype)),
+        tokens=jnp.where(seen[..., None], tokens, jnp.zeros((), mem.tokens.dtype)),
         visible=seen.astype(jnp.float32),
         depth=jnp.where(seen, depth, 0.0),
-        age=jnp.where(seen, now - mem.time[slot], 0.0),
+        age=jnp.where(seen, now - parts.agree(mem.time[index], mine), 0.0),
         source=source,
     )
     return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), out)
 
 
-def reading_time(mem: LatentMemory, time: Any, lead: tuple[int, ...]) -> Float[Array, "v 1 1"]:
-    """Time of reading of every view, flat; the newest in the memory unless given."""
-    newest = jnp.max(jnp.where(mem.valid, mem.time, -jnp.inf)) if time is None else time
-    return jnp.broadcast_to(jnp.asarray(newest, jnp.float32), lead).reshape(-1, 1, 1)
+def newest_time(mem: LatentMemory) -> Float[Array, ""]:
+    """Time of the newest element, -inf in an empty memory: the time of reading unless given."""
+    return jnp.max(jnp.where(mem.valid, mem.time, -jnp.inf))
+
+
+def reading_time(time: Any, lead: tuple[int, ...]) -> Float[Array, "v 1 1"]:
+    """The time of reading, a number or one per view of leading dimensions `lead`, per view."""
+    return jnp.broadcast_to(jnp.asarray(time, jnp.float32), lead).reshape(-1, 1, 1)
 
 
 # -- the z-buffer --------------------------------------------------------------------------------
@@ -170,14 +235,22 @@ def nearest_depth(hits: Hits) -> Float[Array, cells_and_outside]:
     return _least(hits, hits.z)
 
 
-def lowest_index(hits: Hits, candidate: Bool[Array, vn]) -> Int[Array, cells]:
-    """Lowest element index per cell among the candidates, -1 where there is none."""
+def lowest_slot(
+    hits: Hits, candidate: Bool[Array, vn], first: int | Int[Array, ""]
+) -> Int[Array, cells]:
+    """Lowest slot per cell among the candidates, `NOBODY` where there is none.
+
+    Args:
+      hits: of elements in consecutive slots.
+      candidate: which of them are in the running.
+      first: slot of the first.
+    """
     views, elements = hits.inside.shape
-    index = jnp.broadcast_to(jnp.arange(elements, dtype=jnp.int32), (views, elements)).reshape(-1)
-    none = jnp.full((hits.cells + 1,), elements, jnp.int32)
-    index = jnp.where(candidate, index, elements)
-    lowest = none.at[hits.segment].min(index, mode="promise_in_bounds")[:-1]
-    return jnp.where(lowest < elements, lowest, -1)
+    slots = first + jnp.arange(elements, dtype=jnp.int32)
+    slots = jnp.broadcast_to(slots, (views, elements)).reshape(-1)
+    nobody = jnp.full((hits.cells + 1,), NOBODY, jnp.int32)
+    slots = jnp.where(candidate, slots, NOBODY)
+    return nobody.at[hits.segment].min(slots, mode="promise_in_bounds")[:-1]
 
 
 def spread(

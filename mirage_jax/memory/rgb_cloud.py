@@ -86,7 +86,8 @@ def read(
     colours = mem.tokens[slot].astype(jnp.float32)
     if mem.tokens.dtype == jnp.uint8:
         colours = colours / 127.5 - 1.0
-    age = readout.reading_time(mem, time, camera.shape) - mem.time[slot]
+    when = readout.newest_time(mem) if time is None else time
+    age = readout.reading_time(when, camera.shape) - mem.time[slot]
     rendered = readout.ReadOut(
         tokens=colours * seen[..., None],
         visible=seen.astype(jnp.float32),

@@ -67,32 +67,31 @@ class DiTBlock(nn.Module):
           rotations: rotary table of the n tokens.
           text: embedded text tokens; needed if and only if the module has `text`.
         """
-        batch, frames, cells, width = x.shape
+        frames, cells, width = x.shape[1:]
         table = named_param(self, "modulation", modulation_init(width), (6, width), (None, "embed"))
         rows = modulation.astype(jnp.float32) + table
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (rows[..., i, :] for i in range(6))
 
-        def flat(y: Array) -> Array:
-            return y.astype(self.dtype).reshape(batch, frames * cells, width)
-
         def attend(name: str) -> Attention:
             return Attention(width, self.heads, self.attention_backend, self.dtype, name=name)
 
-        y = attend("self_attn")(flat(modulate(x, shift, scale)), rotations=rotations)
-        x = x + gate * y.reshape(x.shape)
+        # Frames and cells stay two axes throughout: devices may split the cells.
+        rotations = rotations.reshape(frames, cells, *rotations.shape[1:])
+        y = modulate(x, shift, scale).astype(self.dtype)
+        x = x + gate * attend("self_attn")(y, rotations=rotations)
 
         if self.text:
             ones, zeros = nn.initializers.ones, nn.initializers.zeros
             weight = named_param(self, "cross_norm_scale", ones, (width,), ("embed",))
             bias = named_param(self, "cross_norm_bias", zeros, (width,), ("embed",))
-            y = attend("cross_attn")(flat(layer_norm(x) * weight + bias), context=text)
-            x = x + y.reshape(x.shape)
+            y = (layer_norm(x) * weight + bias).astype(self.dtype)
+            x = x + attend("cross_attn")(y, context=text)
 
-        y = flat(modulate(x, mlp_shift, mlp_scale))
+        y = modulate(x, mlp_shift, mlp_scale).astype(self.dtype)
         y = Linear(width, self.mlp_width, ("embed", "mlp"), dtype=self.dtype, name="mlp_in")(y)
         y = nn.gelu(y, approximate=True)
         y = Linear(self.mlp_width, width, ("mlp", "embed"), dtype=self.dtype, name="mlp_out")(y)
-        return x + mlp_gate * y.reshape(x.shape)
+        return x + mlp_gate * y
 
 
 REMAT = {

@@ -101,12 +101,15 @@ def video_rotations(
 
 
 def rotate(
-    x: Float[Array, "*b tokens heads d"], table: Float[Array, "tokens half 2"]
-) -> Float[Array, "*b tokens heads d"]:
-    """Rotates channel pairs (0, 1), (2, 3), ... of each head; computed in float32."""
+    x: Float[Array, "*b heads d"], table: Float[Array, "*tokens half 2"]
+) -> Float[Array, "*b heads d"]:
+    """Rotates channel pairs (0, 1), (2, 3), ... of each head; computed in float32.
+
+    The token axes of the table are the last of the leading axes of x.
+    """
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
     real, imaginary = pairs[..., 0], pairs[..., 1]
-    cosine, sine = table[:, None, :, 0], table[:, None, :, 1]
+    cosine, sine = table[..., None, :, 0], table[..., None, :, 1]
     rotated = jnp.stack(
         [real * cosine - imaginary * sine, real * sine + imaginary * cosine], axis=-1
     )

@@ -35,6 +35,9 @@ from mirage_jax.nn.layers import (
 
 Cache = tuple[Array, ...]
 
+# Of clips and latents; devices that share rows exchange the borders a convolution sees.
+_SPLIT = ("batch", None, "height", None, None)
+
 
 @flax.struct.dataclass
 class LatentStats:
@@ -534,7 +537,7 @@ class VideoVAE(nn.Module):
                 f"video is {height}x{width} pixels; expected multiples of {self.spatial_stride}"
             )
         latent_frames(t if first else t + 1, self.temporal_stride)
-        video = video.astype(jnp.float32)
+        video = nn.with_logical_constraint(video.astype(jnp.float32), _SPLIT)
         patches = "b t (h q) (w r) c -> b t h w (c r q)"
         x = self.encoder(rearrange(video, patches, q=self.patch, r=self.patch), stream)
         mean, logvar = jnp.split(self.quant(x), 2, axis=-1)
@@ -543,7 +546,7 @@ class VideoVAE(nn.Module):
         return mean, logvar
 
     def _decode(self, latents: Array, stream: Stream | None, first: bool) -> Array:
-        latents = latents.astype(jnp.float32)
+        latents = nn.with_logical_constraint(latents.astype(jnp.float32), _SPLIT)
         x = self.decoder(self.post_quant(latents), stream, first)
         patches = "b t h w (c r q) -> b t (h q) (w r) c"
         video = rearrange(x, patches, q=self.patch, r=self.patch)

@@ -1,0 +1,25 @@
+"""Attention: one function for every backend, one file each, and the module that uses it.
+
+Kernels compute softmax(q k^T / sqrt(d)) v on one device: `xla`, `chunked`, `cudnn` (NVIDIA),
+`splash` (TPU) and `tokamax` (optional package). `ulysses` and `ring` do so for tokens that are
+split over the `context` axis of the mesh. `dispatch` picks among them.
+"""
+
+from mirage_jax.nn.attention.dispatch import KERNELS, attention
+from mirage_jax.nn.attention.module import (
+    Attention,
+    Linear,
+    joint_projection,
+    named_param,
+    rms_norm,
+)
+
+__all__ = [
+    "KERNELS",
+    "Attention",
+    "Linear",
+    "attention",
+    "joint_projection",
+    "named_param",
+    "rms_norm",
+]

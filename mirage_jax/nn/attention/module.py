@@ -1,0 +1,109 @@
+"""The attention module of a Wan block and the projections it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mirage_jax.nn.attention.dispatch import attention
+from mirage_jax.nn.rope import rotate
+
+
+def rms_norm(
+    x: Float[Array, "*b d"], scale: Float[Array, " d"], eps: float = 1e-6
+) -> Float[Array, "*b d"]:
+    """x / rms(x) * scale over the last axis; computed in float32, returned in x's dtype."""
+    wide = x.astype(jnp.float32)
+    normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return (normed * scale).astype(x.dtype)
+
+
+def named_param(
+    module: nn.Module,
+    name: str,
+    init: Callable[..., Any],
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+) -> Array:
+    """A float32 parameter of `module` whose axes carry logical names."""
+    value: Any = module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+    return value
+
+
+class Linear(nn.Module):
+    """x @ kernel + bias, with logical axis names and the arrays within the parent's reach."""
+
+    inputs: int
+    features: int
+    axes: tuple[str | None, str | None] = ("embed", "mlp")
+    kernel_init: Callable[..., Any] = nn.initializers.xavier_uniform()
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        shape = (self.inputs, self.features)
+        self.kernel = named_param(self, "kernel", self.kernel_init, shape, self.axes)
+        self.bias = named_param(self, "bias", nn.initializers.zeros, shape[1:], self.axes[1:])
+
+    def __call__(self, x: Float[Array, "*b inputs"]) -> Float[Array, "*b features"]:
+        return x.astype(self.dtype) @ self.kernel.astype(self.dtype) + self.bias.astype(self.dtype)
+
+
+def joint_projection(
+    x: Float[Array, "*b d"], layers: tuple[Linear, ...]
+) -> tuple[Float[Array, "*b features"], ...]:
+    """Several projections of one input as a single matrix product (twice as fast on a CPU).
+
+    Kernels are stacked on an axis of their own, never concatenated: a concatenation along an axis
+    that is split over devices would move every kernel.
+    """
+    dtype = layers[0].dtype
+    kernels = jnp.stack([layer.kernel for layer in layers], axis=1).astype(dtype)
+    outputs = jnp.einsum("...d,dke->k...e", x.astype(dtype), kernels)
+    return tuple(outputs[i] + layer.bias.astype(dtype) for i, layer in enumerate(layers))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with RMS-normalised queries and keys (norm over the full width)."""
+
+    width: int
+    heads: int
+    backend: str = "auto"
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        projection = {"inputs": self.width, "features": self.width, "dtype": self.dtype}
+        self.q = Linear(**projection, axes=("embed", "heads"))
+        self.k = Linear(**projection, axes=("embed", "heads"))
+        self.v = Linear(**projection, axes=("embed", "heads"))
+        self.o = Linear(**projection, axes=("heads", "embed"))
+        ones = nn.initializers.ones
+        self.norm_q = named_param(self, "norm_q", ones, (self.width,), ("heads",))
+        self.norm_k = named_param(self, "norm_k", ones, (self.width,), ("heads",))
+
+    def __call__(
+        self,
+        x: Float[Array, "b *n d"],
+        *,
+        rotations: Float[Array, "*n half 2"] | None = None,
+        context: Float[Array, "b m d"] | None = None,
+    ) -> Float[Array, "b *n d"]:
+        """Attends from x to itself, with rotations, or to `context`, without.
+
+        Tokens may have several dimensions, of which the last is the one that devices may split:
+        merging it into one with the others would move every token.
+        """
+        if context is None:
+            q, k, v = joint_projection(x, (self.q, self.k, self.v))
+        else:
+            q, (k, v) = self.q(x), joint_projection(context, (self.k, self.v))
+        q, k = rms_norm(q, self.norm_q), rms_norm(k, self.norm_k)
+        q, k, v = (a.reshape(*a.shape[:-1], self.heads, -1) for a in (q, k, v))
+        if rotations is not None:
+            q, k = rotate(q, rotations), rotate(k, rotations)
+        out = attention(q, k, v, backend=self.backend, keys_split=context is None)
+        return self.o(out.reshape(x.shape))
