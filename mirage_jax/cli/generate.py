@@ -2,6 +2,7 @@
 
     mirage generate --image=photo.png --trajectory=look_away
     mirage generate --image=photo.png --trajectory=my_path.npz --frames=65 --out=walk.mp4
+    mirage generate --image=photo.png --depth=depth.png        # distances that you know better
     mirage generate --world=walk.world --trajectory=push_in    # go on from where that ended
 
 Writes the video, chunk by chunk as it is made, and the world beside it (<out>.world), from which a
@@ -21,9 +22,16 @@ from rich.progress import Progress
 
 from mirage_jax import trajectories
 from mirage_jax.cli import build, common
+from mirage_jax.depth import middle_square, read_depth
 from mirage_jax.layout import Layout
 
 _IMAGE = flags.DEFINE_string("image", "", "Picture to start from.")
+_DEPTH = flags.DEFINE_string(
+    "depth",
+    "",
+    "Depth of the picture's pixels, in place of the model's guess: a 16-bit PNG in millimetres, or "
+    ".npy or .npz (array 'depth') in metres; 0 = unknown.",
+)
 _WORLD = flags.DEFINE_string("world", "", "Saved world to continue instead of starting anew.")
 _TRAJECTORY = flags.DEFINE_string(
     "trajectory",
@@ -56,6 +64,23 @@ def read_picture(path: Path, size: tuple[int, int]) -> np.ndarray:
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = picture.crop((left, top, left + side, top + side))
     return np.asarray(square.resize(size[::-1], Image.Resampling.BOX), np.uint8)
+
+
+def read_picture_depth(path: Path, picture: Path, size: tuple[int, int]) -> np.ndarray:
+    """A depth file as float32 metres [H, W], cut and resized as `read_picture` does its picture.
+
+    Raises:
+      ValueError: if it is not a depth file, or not of the picture's size.
+    """
+    depth = read_depth(path)
+    with Image.open(picture) as image:
+        expected = image.size[::-1]
+    if depth.shape != expected:
+        raise ValueError(
+            f"--depth {path}: found {depth.shape[0]} x {depth.shape[1]} pixels, expected "
+            f"{expected[0]} x {expected[1]} as --image"
+        )
+    return middle_square(depth, size)
 
 
 def camera_path(
@@ -92,6 +117,8 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> Path:
 
     if bool(_IMAGE.value) == bool(_WORLD.value):
         raise common.UserError("give either --image=PICTURE or --world=SAVED_WORLD")
+    if _DEPTH.value and not _IMAGE.value:
+        raise common.UserError("--depth: a saved world has its depth; give it with --image only")
     model = build.world_model(layout, "latent", config.sampling)
     out = Path(_OUT.value)
     if _WORLD.value:
@@ -101,8 +128,11 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> Path:
         focal = model.size[1] / 2 / np.tan(np.deg2rad(_FOV.value) / 2)
         intrinsics = np.array([focal, focal, model.size[1] / 2, model.size[0] / 2], np.float32)
         camera = Camera(intrinsics, np.eye(4, dtype=np.float32), model.size)
+        depth = None
+        if _DEPTH.value:
+            depth = read_picture_depth(Path(_DEPTH.value), Path(_IMAGE.value), model.size)
         begin = jax.jit(WorldModel.start, static_argnums=3)
-        world, _ = begin(model, to_model_range(picture), camera, config.memory.capacity)
+        world, _ = begin(model, to_model_range(picture), camera, config.memory.capacity, depth)
     path = camera_path(
         _TRAJECTORY.value,
         frames=_FRAMES.value,
