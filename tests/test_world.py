@@ -231,7 +231,7 @@ def test_a_given_depth_stands_in_for_that_of_the_head(dreamer):
     assert (int(report.written), int(report.moving), int(report.unknown_depth)) == (CELLS - 2, 1, 1)
     seen = (np.asarray(world.bank.xyz[: CELLS - 2]) - START[:3, 3]) @ START[:3, :3]
     np.testing.assert_allclose(seen[:, 2], [50.0, 1.0, depth[1, 1], depth[1, 2]], rtol=1e-5)
-    np.testing.assert_allclose(world.bank.confidence[: CELLS - 2], [0, 0.5, 1, 1], rtol=1e-5)
+    np.testing.assert_allclose(world.bank.confidence[: CELLS - 2], [1, 0.5, 1, 1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("reencode", [False, True])

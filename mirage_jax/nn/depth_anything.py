@@ -163,7 +163,7 @@ class DPTHead(nn.Module):
             maps.append(self._conv(f"neck{i}", self.fusion_width, use_bias=False)(x))
 
         # Coarsest first; each is enlarged to the size of the next.
-        merged = None
+        merged: Any = None
         sizes = ((h, w), (2 * h, 2 * w), (4 * h, 4 * w), (8 * h, 8 * w))
         for i, (x, size) in enumerate(zip(maps[::-1], sizes, strict=True)):
             merged = Fusion(self.dtype, name=f"fuse{i}")(merged, x, size)

@@ -19,7 +19,7 @@ _CUBIC = -0.75
 """Slope of the cubic kernel at distance 1, as in PyTorch and OpenCV."""
 
 
-def resize_bilinear(x: Float[Maps, "*b h w c"], size: tuple[int, int]) -> Float[Maps, "*b h2 w2 c"]:
+def resize_bilinear(x: Float[Maps, "*b h w c"], size: tuple[int, int]) -> Float[Any, "*b h2 w2 c"]:
     """Bilinear resize with the centres of the corner pixels kept in place ("align corners")."""
     rows, columns = (_linear_taps(n, m) for n, m in zip(x.shape[-3:-1], size, strict=True))
     return _apply(_apply(x, rows, x.ndim - 3), columns, x.ndim - 2)
@@ -27,7 +27,7 @@ def resize_bilinear(x: Float[Maps, "*b h w c"], size: tuple[int, int]) -> Float[
 
 def resize_bicubic(
     x: Float[Maps, "*b h w c"], size: tuple[int, int], offset: float = 0.0
-) -> Float[Maps, "*b h2 w2 c"]:
+) -> Float[Any, "*b h2 w2 c"]:
     """Bicubic resize with the outer edges of the map kept in place, without antialiasing.
 
     Args:
