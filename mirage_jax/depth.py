@@ -18,7 +18,7 @@ SUFFIXES = (".png", ".npy", ".npz")
 
 _KEY = "depth"
 _METRES_PER_UNIT = 0.001
-_GREY_16 = ("I;16", "I;16B", "I;16L", "I")
+_GREY_16 = "I;16"
 
 
 def read_depth(path: Path) -> Float[np.ndarray, "height width"]:
@@ -57,7 +57,7 @@ def read_depth(path: Path) -> Float[np.ndarray, "height width"]:
 
 def _read_png(path: Path) -> np.ndarray:
     with Image.open(path) as image:
-        if image.mode not in _GREY_16:
+        if image.mode != _GREY_16:
             raise ValueError(
                 f"{path}: found a picture of mode {image.mode}, expected 16-bit grey (millimetres)"
             )

@@ -4,6 +4,10 @@ DINOv2 features of four depths are brought to four resolutions and merged from t
 finest, as in DPT (arXiv 2103.13413). The *relative* networks predict disparity, 1 / depth up to an
 unknown scale and shift, larger is nearer (see `depth.depth_from_disparity`); the *metric* ones
 z-depth in metres.
+
+    model = DepthAnything(**PRESETS["small"])
+    params = from_depth_anything(load_file("depth_anything_v2_vits.safetensors"), model)
+    depth = depth_from_disparity(estimate(model, params, picture), near=1.0, far=30.0)
 """
 
 from __future__ import annotations
@@ -50,7 +54,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fusion_width": 256,
     },
 }
-"""Fields of the released networks (ViT-S, ViT-B, ViT-L); relative unless `max_depth` is added."""
+"""Fields of the released networks (ViT-S, ViT-B, ViT-L); relative unless `max_depth` is added.
+
+The release puts the weights of "small" under Apache-2.0, the others under CC-BY-NC-4.0.
+"""
 
 NATIVE_SIDE = 518
 """Pixels of the shorter side of a picture as the released networks were trained."""
