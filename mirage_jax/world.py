@@ -155,34 +155,57 @@ class WorldModel:
         is_image: Array,
         camera: Camera,
         times: Float[Array, " k"],
+        depth: Float[Array, "k dh dw"] | None = None,
     ) -> tuple[memory.LatentMemory, memory.WriteReport, Float[Array, "k h w c"]]:
         """Writes the last K latents at the poses of the last frame each covers.
 
-        Geometry is the head's, which sees the latents before those K too. Returns the memory, what
-        was written, and the image-mode tokens that were.
+        Geometry is the head's, which sees the latents before those K too; a `depth` in metres (0 =
+        unknown, inf = sky) stands in for the head's, at the size of the pictures or any multiple of
+        the grid of cells. Returns the memory, what was written, and the image-mode tokens that
+        were.
         """
         new = slice(latents.shape[0] - times.shape[0], None)
         found: Any = self.head.apply({"params": self.head_params}, latents[None], is_image[None])
         found = jax.tree.map(lambda leaf: leaf[:, new], found)
-        depth = jnp.where(found.sky_logit > 0, self.sky_depth, found.depth)
+        if depth is None:
+            depth = jnp.where(found.sky_logit > 0, self.sky_depth, found.depth)[0]
+            confidence = found.confidence[0]
+        else:
+            depth = jnp.where(jnp.isposinf(depth), self.sky_depth, depth)
+            confidence = None  # how sure the head is of its own depth says nothing of this one
         bank, report = memory.write(
             bank,
             found.image_tokens[0],
-            depth[0],
+            depth,
             camera,
             static=(found.mover_logit[0] < 0).astype(jnp.float32),
-            confidence=found.confidence[0],
+            confidence=confidence,
             times=times,
         )
         return bank, report, found.image_tokens[0]
 
     def start(
-        self, picture: Float[Array, "height width 3"], camera: Camera, capacity: int
+        self,
+        picture: Float[Array, "height width 3"],
+        camera: Camera,
+        capacity: int,
+        depth: Float[Array, "height width"] | None = None,
     ) -> tuple[World, memory.WriteReport]:
-        """A world that knows one picture in [-1, 1], seen from `camera` (no leading dimension)."""
+        """A world that knows one picture.
+
+        Args:
+          picture: colours in [-1, 1].
+          camera: where it was taken from; no leading dimension.
+          capacity: elements that the memory can hold.
+          depth: of the picture's pixels in metres, where it is known better than the head can tell:
+            0 = unknown (not remembered), inf = sky (remembered at `sky_depth`).
+        """
         latent = self.encoder.encode_images(picture[None])
         bank = memory.create(capacity, latent.shape[-1])
-        bank, report, _ = self.observe(bank, latent, jnp.ones(1, bool), camera[None], jnp.zeros(1))
+        given = None if depth is None else depth[None]
+        bank, report, _ = self.observe(
+            bank, latent, jnp.ones(1, bool), camera[None], jnp.zeros(1), given
+        )
         world = World(
             bank=bank,
             latent=latent[0],

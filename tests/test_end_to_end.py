@@ -240,6 +240,19 @@ def test_generate_goes_on_from_a_saved_world(walk):
     np.testing.assert_allclose(after.cam2world, turned, atol=1e-5)
 
 
+def test_generate_takes_the_depth_of_the_picture(run, picture, tmp_path):
+    metres = np.full((30, 40), 7.0, np.float32)
+    np.save(tmp_path / "depth.npy", metres)
+    out = tmp_path / "deep.mp4"
+    options = [f"--workdir={run.root}", "--config.memory.capacity=40", "--config.sampling.steps=2"]
+    given = [f"--image={picture}", f"--depth={tmp_path / 'depth.npy'}", f"--frames={CHUNK}"]
+    assert command(generate, *options, *given, f"--out={out}") == 0
+    bank = load_world(out.with_suffix(".world")).bank
+    first = np.asarray(bank.valid) & (np.asarray(bank.time) == 0)
+    assert first.any()
+    np.testing.assert_allclose(np.asarray(bank.xyz)[first, 2], 7.0, rtol=1e-6)
+
+
 def test_generate_says_what_is_wrong(run, picture, walk, capsys, tmp_path):
     def refused(*arguments):
         out = tmp_path / "bad.mp4"
@@ -254,6 +267,10 @@ def test_generate_says_what_is_wrong(run, picture, walk, capsys, tmp_path):
     assert f"{notes}: not a picture" in refused(f"--image={notes}")
     photo = f"--image={picture}"
     assert "found 8 poses, expected 1 + 8 n" in refused(photo, "--frames=8")
+    np.save(tmp_path / "depth.npy", np.ones((40, 30), np.float32))
+    err = refused(photo, f"--depth={tmp_path / 'depth.npy'}")
+    assert "depth.npy: found 40 x 30 pixels, expected 30 x 40 as --image" in err
+    assert "--depth: a saved world has its depth" in refused("--world=x", "--depth=y.png")
     poses = trajectories.make("hold", CHUNK + 1)
     trajectories.save(tmp_path / "path.npz", poses)
     err = refused(photo, f"--trajectory={tmp_path / 'path.npz'}")

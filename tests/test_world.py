@@ -224,6 +224,19 @@ def test_sky_is_remembered_far_away_and_movers_are_not(dreamer):
     np.testing.assert_allclose(bank.confidence[:5], np.exp(-0.25), rtol=1e-5)
 
 
+def test_a_given_depth_stands_in_for_that_of_the_head(dreamer):
+    """2 m is what the head says; a cell of unknown depth, one of sky and a mover among the rest."""
+    depth = np.linspace(3, 8, CELLS, dtype=np.float32).reshape(GRID)
+    depth[0, 1], depth[0, 2] = 0.0, np.inf
+    pixels = depth.repeat(8, axis=0).repeat(8, axis=1)
+    pixels[8:12, :8] = 1.0  # just the half of a cell: still a depth that occurs there
+    world, report = begin(dreamer, first_picture(PICTURE), camera_at(START), CELLS, pixels)
+    assert (int(report.written), int(report.moving), int(report.unknown_depth)) == (CELLS - 2, 1, 1)
+    seen = (np.asarray(world.bank.xyz[: CELLS - 2]) - START[:3, 3]) @ START[:3, :3]
+    np.testing.assert_allclose(seen[:, 2], [50.0, 1.0, depth[1, 1], depth[1, 2]], rtol=1e-5)
+    np.testing.assert_allclose(world.bank.confidence[: CELLS - 2], [1, 0.5, 1, 1], rtol=1e-5)
+
+
 @pytest.mark.parametrize("reencode", [False, True])
 def test_what_is_remembered_comes_from_latents_or_from_decoded_frames(dreamer, reencode):
     world, _ = begin(dreamer, first_picture(PICTURE), camera_at(np.eye(4)), CELLS)

@@ -2,6 +2,7 @@
 
     mirage generate --image=photo.png --trajectory=look_away
     mirage generate --image=photo.png --trajectory=my_path.npz --frames=65 --out=walk.mp4
+    mirage generate --image=photo.png --depth=depth.png        # distances that you know better
     mirage generate --world=walk.world --trajectory=push_in    # go on from where that ended
 
 Writes the video, chunk by chunk as it is made, and the world beside it (<out>.world), from which a
@@ -23,11 +24,18 @@ from rich.progress import Progress
 
 from mirage_jax import trajectories
 from mirage_jax.cli import build, common
+from mirage_jax.depth import middle_square, read_depth
 from mirage_jax.geometry import Camera, crop_picture, resize_picture
 from mirage_jax.layout import Layout
 from mirage_jax.world import chunks_of_path
 
 _IMAGE = flags.DEFINE_string("image", "", "Picture to start from.")
+_DEPTH = flags.DEFINE_string(
+    "depth",
+    "",
+    "Depth of the picture's pixels, in place of the model's guess: a 16-bit PNG in millimetres, or "
+    ".npy or .npz (array 'depth') in metres; 0 = unknown.",
+)
 _WORLD = flags.DEFINE_string("world", "", "Saved world to continue instead of starting anew.")
 _TRAJECTORY = flags.DEFINE_string(
     "trajectory",
@@ -89,6 +97,22 @@ def read_picture(
     return resize_picture(square, camera, size, Image.Resampling.BOX)
 
 
+def read_picture_depth(path: Path, picture: Path, size: tuple[int, int]) -> np.ndarray:
+    """A depth file as float32 metres [H, W], cut and resized as `read_picture` does its picture.
+
+    Raises:
+      ValueError: if it is not a depth file, or not of the picture's size.
+    """
+    depth = read_depth(path)
+    expected = open_picture(picture).size[::-1]
+    if depth.shape != expected:
+        raise ValueError(
+            f"--depth {path}: found {depth.shape[0]} x {depth.shape[1]} pixels, expected "
+            f"{expected[0]} x {expected[1]} as --image"
+        )
+    return middle_square(depth, size)
+
+
 def camera_path(
     trajectory: str,
     *,
@@ -129,6 +153,8 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> Path:
         raise common.UserError("give either --image=PICTURE or --world=SAVED_WORLD")
     if not 0 < _FOV.value < 180:
         raise common.UserError(f"--fov: found {_FOV.value}, expected degrees between 0 and 180")
+    if _DEPTH.value and not _IMAGE.value:
+        raise common.UserError("--depth: a saved world has its depth; give it with --image only")
     out = Path(_OUT.value)
     saved = out.with_suffix(".world")
     if out == saved:
@@ -140,8 +166,11 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> Path:
         lost_before = int(world.bank.dropped)
     else:
         picture, camera = read_picture(Path(_IMAGE.value), model.size, _FOV.value)
+        depth = None
+        if _DEPTH.value:
+            depth = read_picture_depth(Path(_DEPTH.value), Path(_IMAGE.value), model.size)
         begin = jax.jit(WorldModel.start, static_argnums=3)
-        world, _ = begin(model, to_model_range(picture), camera, config.memory.capacity)
+        world, _ = begin(model, to_model_range(picture), camera, config.memory.capacity, depth)
     path = camera_path(
         _TRAJECTORY.value,
         frames=_FRAMES.value,

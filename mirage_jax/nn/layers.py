@@ -213,6 +213,7 @@ class Conv2d(nn.Module):
     stride: int = 1
     padding: Any = "SAME"
     upsample: bool = False
+    use_bias: bool = True
     dtype: Any = jnp.float32
     kernel_init: Any = fan_in_uniform()
     bias_init: Any = nn.initializers.zeros_init()
@@ -221,15 +222,17 @@ class Conv2d(nn.Module):
     def __call__(self, x: Float[Array, "*lead h w i"]) -> Float[Array, "*lead h2 w2 o"]:
         k = self.kernel_size
         kernel_init = logical(self.kernel_init, (None, None, "conv_in", "conv_out"))
-        bias_init = logical(self.bias_init, ("conv_out",))
         kernel = self.param("kernel", kernel_init, (k, k, x.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", bias_init, (self.features,), jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.upsample:
             y = upsample_conv2d(x, kernel)
         else:
             y = conv2d(x, kernel, stride=self.stride, padding=self.padding)
-        return y.astype(jnp.float32) + bias
+        y = y.astype(jnp.float32)
+        if not self.use_bias:
+            return y
+        bias_init = logical(self.bias_init, ("conv_out",))
+        return y + self.param("bias", bias_init, (self.features,), jnp.float32)
 
 
 class CausalConv3d(nn.Module):

@@ -72,10 +72,8 @@ def _backward(facts: _Facts, saved: Any, d_out: Array) -> tuple[Array, Array, Ar
     d_average = d_out.astype(queries.dtype)
 
     def add(d_queries: Array, block: Any, d_block: Any, stop: Any) -> tuple[Array, Any]:
-        keep = _keep(block[0], stop, facts)
-        dq, *d_new = chunked.key_gradients(
-            queries, *block, keep, d_average, log_sum, overlap, chunk
-        )
+        (k, v), keep = block, _keep(block[0], stop, facts)
+        dq, *d_new = chunked.key_gradients(queries, k, v, keep, d_average, log_sum, overlap, chunk)
         return d_queries + dq, tuple(a + b for a, b in zip(d_block, d_new, strict=True))
 
     def step(carry: tuple[Any, Any, Any], stop: Array) -> tuple[tuple[Any, Any, Any], None]:
