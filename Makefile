@@ -32,7 +32,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml requirements.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c requirements.txt -e '.[worlds,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c requirements.txt -e '.[worlds,text,dev]'
 	touch $@
 
 clean:

@@ -101,7 +101,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.denoiser_training.token_noise = 0.05  # standard deviations of a latent
 
     c.sampling = ConfigDict()
-    c.sampling.steps = 4
+    c.sampling.steps = 2  # more steps draw detail that minutes of training cannot place
     c.sampling.shift = 1.0
     c.sampling.method = "euler"  # heun, unipc, or staggered: latents one after the other
     c.sampling.reencode = False  # write re-encoded frames instead of the head's image tokens

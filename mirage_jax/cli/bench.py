@@ -36,6 +36,7 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> None:
         reads=config.memory.reads,
         fine=config.memory.fine,
         prefer=config.memory.prefer,
+        footprint=config.memory.footprint,
         encode=encode,
     )
     path = layout.root / "bench_memory.json"

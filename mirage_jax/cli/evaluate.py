@@ -101,6 +101,7 @@ def _measure(config: ConfigDict, layout: Layout, console: Console) -> _Found:
         reads=config.memory.reads,
         fine=config.memory.fine,
         prefer=config.memory.prefer,
+        footprint=config.memory.footprint,
         encode=encode,
     )
     return _Found(worlds, costs, missing, videos, pictures)

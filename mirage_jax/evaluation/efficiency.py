@@ -117,6 +117,7 @@ def measure(
     reads: int = 4,
     fine: int = 2,
     prefer: Literal["nearest", "best_view"] = "nearest",
+    footprint: int = 1,
     chunks: Sequence[int] = (1, 5, 20),
     encode: Callable[[Array], Any] | None = None,
     repeats: int = 9,
@@ -135,7 +136,7 @@ def measure(
       grid: latent grid `(h, w)`.
       channels: of a latent token.
       chunk_frames: frames of a chunk, 1 + 4 n.
-      reads, fine, prefer: how the latent memory is read, see `conditioning.memory_context`.
+      reads, fine, prefer, footprint: how memory is read, see `conditioning.memory_context`.
       chunks: after how many chunks to measure.
       encode: encodes a rendered video `[chunk_frames, H, W, 3]` in [-1, 1], which the RGB memory
         needs before the denoiser can use it; None leaves its time out (reported as None, not 0).
@@ -150,7 +151,9 @@ def measure(
       encode, or None without `encode`).
     """
     written = (chunk_frames - 1) // TEMPORAL_STRIDE
-    read = partial(memory_context, grid=grid, reads=reads, fine=fine, prefer=prefer)
+    read = partial(
+        memory_context, grid=grid, reads=reads, fine=fine, prefer=prefer, footprint=footprint
+    )
     after = {
         str(n): _after(n, size, grid, channels, written, chunk_frames, read, encode, repeats, seed)
         for n in chunks

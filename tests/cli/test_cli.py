@@ -409,7 +409,12 @@ def test_models_are_rebuilt_from_their_own_files(tiny_config, trained):
     assert model.denoiser == build.denoiser(tiny_config, "latent", model.encoder.spread)
     assert model.size == (32, 32) and model.chunk_frames == 17 and model.sky_depth == 200
     assert model.grid == (4, 4)
-    assert dict(model.readout) == {"reads": 4, "fine": 2, "prefer": "nearest"}
+    assert dict(model.readout) == {
+        "reads": 4,
+        "fine": 2,
+        "prefer": "nearest",
+        "footprint": 3,
+    }
     assert (model.steps, model.method) == (2, "euler")
     plain = build.world_model(trained, "none", tiny_config.sampling)
     assert plain.denoiser.memory_channels == 0 and plain.denoiser.branch_layers == ()
@@ -439,7 +444,11 @@ def test_a_model_is_evaluated_in_the_precision_it_was_trained_in(dtype, tmp_path
 
 def test_memory_context_channels_by_kind(tiny_config):
     channels = tiny_config.vae.latent_channels
-    assert build.memory_channels(tiny_config, "latent") == 4 * 2 * 2 * (channels + 3)
+    # Four reads of 2 x 2 cells; tokens of hits and of holes, three numbers and what was filled.
+    assert build.memory_channels(tiny_config, "latent") == 4 * 2 * 2 * (2 * channels + 4)
+    open_holes = tiny_config.copy_and_resolve_references()
+    open_holes.memory.footprint = 1
+    assert build.memory_channels(open_holes, "latent") == 4 * 2 * 2 * (channels + 3)
     assert build.memory_channels(tiny_config, "rgb") == channels + 4
     assert build.memory_channels(tiny_config, "none") == 0
 

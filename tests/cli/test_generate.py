@@ -20,13 +20,14 @@ from mirage_jax.world import Chunk, World, WorldModel, load_world, save_world
 
 CONFIG = Path(__file__).parents[2] / "experiments" / "quickstart.py"
 LOST_AT_START, LOST_PER_CHUNK = 2, 3
+NOTHING_WRITTEN = memory.WriteReport(*[jnp.int32(0)] * 4)
 
 
 def started(model, picture, camera, capacity, depth=None):
     bank = memory.create(capacity, CHANNELS).replace(dropped=jnp.int32(LOST_AT_START))
     latent = jnp.zeros((*GRID, CHANNELS))
     world = World(bank, latent, camera.cam2world, camera.intrinsics, jnp.int32(1))
-    return world, None
+    return world, NOTHING_WRITTEN
 
 
 def walked(model, world, path, key, on_chunk):
@@ -37,7 +38,7 @@ def walked(model, world, path, key, on_chunk):
         cam2world=np.asarray(path[-1], np.float32),
         frames=world.frames + frames,
     )
-    on_chunk(Chunk(0, np.full((frames, *SIZE, 3), 128, np.uint8), world, None))
+    on_chunk(Chunk(0, np.full((frames, *SIZE, 3), 128, np.uint8), world, NOTHING_WRITTEN))
     return world
 
 

@@ -51,7 +51,7 @@ def test_split_tokens_attend_as_if_whole(sizes, backend, heads):
         text = run.lower(q, k, v).as_text()
     np.testing.assert_allclose(out, alone, atol=5e-6)
     for found, wanted in zip(gradients, expected, strict=True):
-        np.testing.assert_allclose(found, wanted, atol=5e-6)
+        np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
     assert ("all_to_all" in text) == ("ulysses" in backend)
     assert ("collective_permute" in text) == (backend == "ring")
 

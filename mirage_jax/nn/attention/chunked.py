@@ -7,6 +7,7 @@ gradients in closed form, also serve `ring`, where the chunks come from other de
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -25,11 +26,38 @@ def attend(
     *,
     chunk: int = 512,
 ) -> Float[Array, "b n heads d"]:
-    """Walks over `chunk` keys at a time, also backwards."""
-    queries, keys, values = heads_first(q, k, v)
+    """Walks over `chunk` keys at a time, also backwards; has no forward-mode derivative."""
+    average = _average(*heads_first(q, k, v), chunk)
+    return jnp.swapaxes(average, 1, 2).astype(q.dtype)
+
+
+# With a backward pass of its own the forward one need not keep the running average of every chunk.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _average(queries: Array, keys: Array, values: Array, chunk: int) -> Array:
+    return _forward(queries, keys, values, chunk)[0]
+
+
+def _forward(queries: Array, keys: Array, values: Array, chunk: int) -> tuple[Array, Any]:
     every = jnp.ones(keys.shape[2], bool)
-    running = add_keys(start(queries), queries, keys, values, every, chunk)
-    return jnp.swapaxes(finish(running)[0], 1, 2).astype(q.dtype)
+    average, log_sum = finish(add_keys(start(queries), queries, keys, values, every, chunk))
+    return average, (queries, keys, values, average, log_sum)
+
+
+def _backward(chunk: int, saved: Any, d_average: Array) -> tuple[Array, Array, Array]:
+    queries, keys, values, average, log_sum = saved
+    every, overlap = jnp.ones(keys.shape[2], bool), jnp.sum(d_average * average, axis=-1)
+    gradients = key_gradients(
+        queries, keys, values, every, d_average.astype(queries.dtype), log_sum, overlap, chunk
+    )
+    d_queries, d_keys, d_values = gradients
+    return (
+        d_queries.astype(queries.dtype),
+        d_keys.astype(keys.dtype),
+        d_values.astype(values.dtype),
+    )
+
+
+_average.defvjp(_forward, _backward)
 
 
 def heads_first(
@@ -74,8 +102,6 @@ def add_keys(
 ) -> Running:
     """Takes more keys into the average, those that `keep` names."""
 
-    # Checkpointed, so that the backward pass recomputes a chunk's scores and never keeps them all.
-    @jax.checkpoint
     def step(running: Running, block: tuple[Array, Array, Array]) -> tuple[Running, None]:
         keys, values, keep = block
         scores = jnp.where(keep, _product("bhnd,bhmd->bhnm", queries, keys), MASKED)
