@@ -6,8 +6,9 @@ mirage train    --config=experiments/quickstart.py
 mirage evaluate --config=experiments/quickstart.py
 mirage generate --image=photo.png --trajectory=look_away
 
-Expected on two CPU cores, seed 0: revisit PSNR with memory 22.8 dB on Freedoom and 20.8 dB on
-labmaze. 30 minutes were measured on cores busy with other work, installation included.
+Measured once on two CPU cores, seed 0, before the latest change to the read-out: revisit PSNR with
+memory 22.8 dB on Freedoom and 20.8 dB on labmaze. It took 30 minutes on cores busy with other
+work, installation included.
 """
 
 from ml_collections import ConfigDict
