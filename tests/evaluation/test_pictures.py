@@ -1,4 +1,4 @@
-"""Contact sheets, labelled videos, depth colours and the map, checked at known pixels."""
+"""Contact sheets, labelled videos and the map, checked at known pixels."""
 
 import numpy as np
 import pytest
@@ -55,15 +55,6 @@ def test_panels_of_other_shapes_are_named(show):
         show(videos)
     with pytest.raises(ValueError, match="found none"):
         show({})
-
-
-def test_depth_gets_darker_with_distance_and_grey_where_unknown():
-    depth = np.array([[0.5, 2.0, 8.0, 32.0, np.inf, 0.0, np.nan]], np.float32)
-    colours = pictures.depth_in_colour(depth)[0].astype(int)
-    brightness = colours.sum(-1)
-    assert (np.diff(brightness[:4]) < 0).all()
-    np.testing.assert_array_equal(colours[4], colours[3])
-    np.testing.assert_array_equal(colours[5:], np.full((2, 3), 110))
 
 
 def test_the_map_puts_elements_where_they_are():
