@@ -218,10 +218,6 @@ def resize_camera(camera: Camera, size: tuple[int, int]) -> Camera:
     )
 
 
-# Cells are pixels of a coarser picture; both names are used, each where it reads better.
-scale_to_grid = resize_camera
-
-
 def crop_camera(camera: Camera, top: int, left: int, size: tuple[int, int]) -> Camera:
     """The camera of the window of `size` whose first pixel is `(top, left)`.
 
