@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 from fractions import Fraction
@@ -81,11 +80,10 @@ class VideoWriter:
         """Arguments as for `write_video`; `size` is (H, W) of the frames."""
         self.path = Path(path)
         self._partial = self.path.with_name(f".{self.path.name}.partial.mp4")
-        self._stack = contextlib.ExitStack()
         self._options = (fps, size, scale, crf)
 
     def __enter__(self) -> VideoWriter:
-        self._encoder = self._stack.enter_context(_Encoder(str(self._partial), *self._options))
+        self._encoder = _Encoder(str(self._partial), *self._options)
         return self
 
     def write(self, frames: UInt8[np.ndarray, "T H W 3"]) -> None:
@@ -98,7 +96,7 @@ class VideoWriter:
 
     def __exit__(self, kind: object, *_: object) -> None:
         try:
-            self._stack.close()
+            self._encoder.__exit__(kind)
             if kind is None:
                 self._partial.replace(self.path)
         finally:
@@ -172,7 +170,7 @@ def read_video(
       path: any container and codec FFmpeg knows.
       max_frames: stop after so many frames.
     Returns:
-      Frames (uint8 RGB) and frames per second.
+      Frames (uint8 RGB) and frames per second, 24 where the file does not say.
     Raises:
       ValueError: naming the file, if it does not exist, is not a video, or ends early.
     """
