@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class VideoWindow:
         return {"video": video[start : start + self.frames, rows, columns]}
 
 
-def spread_over(count: int, wanted: int) -> Iterable[int]:
+def spread_over(count: int, wanted: int) -> list[int]:
     """At most `wanted` indices spread evenly over `count`."""
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()
 
@@ -194,9 +194,30 @@ def train_vae(
 
 
 def _eval_windows(source: Any, frames: int, batch: int = 8) -> Iterator[dict[str, np.ndarray]]:
-    """The last window of held-out clips, where the camera comes back."""
-    for start in range(0, min(len(source), 64) - batch + 1, batch):
-        yield {"video": np.stack([source[start + i]["video"][-frames:] for i in range(batch)])}
+    """The last window of held-out clips of every world, where the camera comes back."""
+    chosen = spread_over(len(source), min(len(source), 64) // batch * batch)
+    for start in range(0, len(chosen), batch):
+        clips = [source[i]["video"][-frames:] for i in chosen[start : start + batch]]
+        yield {"video": np.stack(clips)}
+
+
+def cache_key(
+    encoder_id: str, clips: Path, split: str, *, chunk_frames: int, sky_depth: float, rgb: bool
+) -> dict[str, Any]:
+    """What decides what is in the cache of a recorded world, for `latent_cache.stale`.
+
+    Args:
+      encoder_id: tells the weights of the encoder from others, see `export.fingerprint`.
+      clips, split, chunk_frames, sky_depth, rgb: of `cache_latents`.
+    """
+    recorded = json.dumps(read_card(clips)["splits"].get(split), sort_keys=True)
+    return {
+        "encoder": encoder_id,
+        "clips": hashlib.sha256(recorded.encode()).hexdigest(),
+        "chunk_frames": chunk_frames,
+        "sky_depth": sky_depth,
+        "rgb": rgb,
+    }
 
 
 def refresh_cache(
@@ -216,25 +237,18 @@ def refresh_cache(
 
     Args:
       encoder: what encodes.
-      encoder_id: tells its weights from others, see `export.fingerprint`.
+      encoder_id: of `cache_key`.
       clips, split, out, chunk_frames, sky_depth, rgb: of `cache_latents`.
       say: called with a line of text.
       **options: of `cache_latents`.
     """
-    recorded = json.dumps(read_card(clips)["splits"].get(split), sort_keys=True)
-    key = {
-        "encoder": encoder_id,
-        "clips": hashlib.sha256(recorded.encode()).hexdigest(),
-        "chunk_frames": chunk_frames,
-        "sky_depth": sky_depth,
-        "rgb": rgb,
-    }
+    making: dict[str, Any] = {"chunk_frames": chunk_frames, "sky_depth": sky_depth, "rgb": rgb}
+    key = cache_key(encoder_id, clips, split, **making)
     reason = latent_cache.stale(out, key)
     if not reason:
         say(f"{out}: up to date")
         return
     say(f"{out}: {reason}")
-    making: dict[str, Any] = {"chunk_frames": chunk_frames, "sky_depth": sky_depth, "rgb": rgb}
     cache_latents(encoder, clips, split, out, **making, **options)
     latent_cache.write_key(out, key)
 
