@@ -145,8 +145,6 @@ def _gain_plot(gains: Mapping[str, Any]) -> str:
         for name, gain in gains.items()
         if gain.get("per_clip")
         and describe(name.removeprefix("over_")).role != "bound"
-        # So far behind that it would squeeze the others; its numbers are in the table.
-        and name != "over_copy_first_frame"
     }
     if not chosen:
         return ""
