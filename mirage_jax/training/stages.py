@@ -193,8 +193,12 @@ def train_vae(
     return LatentEncoder(params, stats, vae, tuple(float(value) for value in spread))
 
 
-def _eval_windows(source: Any, frames: int, batch: int = 8) -> Iterator[dict[str, np.ndarray]]:
-    """The last window of held-out clips of every world, where the camera comes back."""
+def _eval_windows(source: Any, frames: int, least: int = 8) -> Iterator[dict[str, np.ndarray]]:
+    """The last window of held-out clips of every world, where the camera comes back.
+
+    Batches are as those of `eval_batches`.
+    """
+    batch = _shared_evenly(least)
     chosen = spread_over(len(source), min(len(source), 64) // batch * batch)
     for start in range(0, len(chosen), batch):
         clips = [source[i]["video"][-frames:] for i in chosen[start : start + batch]]
@@ -313,17 +317,26 @@ def _encode_batch(
     return jax.vmap(one)(to_model_range(video), depth, moving, intrinsics, poses)
 
 
-def load_clips(path: Path, count: int | None = None) -> LatentClip:
-    """The first `count` cached clips of a file as one batch of numpy arrays."""
+def load_clips(path: Path) -> LatentClip:
+    """The cached clips of a file as one batch of numpy arrays."""
     source = LatentSource([path])
-    records = [source[i] for i in range(min(len(source), count or len(source)))]
+    records = [source[i] for i in range(len(source))]
     fields: dict[str, Any] = {name: np.stack([r[name] for r in records]) for name in records[0]}
     return LatentClip(**fields)
 
 
-def eval_batches(source: Any, batch: int = 16) -> Iterator[dict[str, np.ndarray]]:
-    """Whole batches of a held-out source of cached clips, spread over its worlds."""
+def eval_batches(source: Any, least: int = 16) -> Iterator[dict[str, np.ndarray]]:
+    """Whole batches of a held-out source of cached clips, spread over its worlds.
+
+    A batch has `least` clips, or as many more as the devices can share evenly.
+    """
+    batch = _shared_evenly(least)
     order = np.random.default_rng(0).permutation(len(source))
     for start in range(0, len(source) - batch + 1, batch):
         records = [source[int(i)] for i in order[start : start + batch]]
         yield {name: np.stack([r[name] for r in records]) for name in records[0]}
+
+
+def _shared_evenly(least: int) -> int:
+    devices = jax.device_count()
+    return -(-least // devices) * devices

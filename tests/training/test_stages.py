@@ -66,6 +66,15 @@ def test_held_out_windows_are_the_last_frames_of_clips_of_every_world(counts, ba
         assert set(worlds) == set(range(1, len(counts) + 1))
 
 
+@pytest.mark.parametrize(("devices", "size"), [(1, 16), (8, 16), (12, 24), (32, 32)])
+def test_held_out_batches_can_be_shared_by_all_devices(devices, size, monkeypatch):
+    monkeypatch.setattr(stages.jax, "device_count", lambda: devices)
+    assert [len(batch["x"]) for batch in stages.eval_batches(Numbers(70))] == [size] * (70 // size)
+    clips = stages._eval_windows(Clips(70), 3)
+    size = max(size // 2, devices)
+    assert {len(batch["video"]) for batch in clips} == {size}
+
+
 # -- windows -------------------------------------------------------------------------------------
 
 
