@@ -1,4 +1,4 @@
-"""Pictures for people: contact sheets, labelled videos, the memory from above."""
+"""Pictures for people: contact sheets, the memory from above."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def factor_for(shape: Sequence[int], at_least: int = 192) -> int:
     return max(1, -(-at_least // min(shape[-3:-1])))
 
 
-# -- contact sheets and labelled videos ----------------------------------------------------------
+# -- contact sheets ------------------------------------------------------------------------------
 
 
 def contact_sheet(
@@ -76,32 +76,6 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
-def side_by_side(
-    panels: Mapping[str, Video], *, at_least: int = 192
-) -> UInt8[np.ndarray, "T height width 3"]:
-    """One video that shows several next to each other, each under its label.
-
-    Raises:
-      ValueError: if there are no panels, or they differ in shape (naming the panel).
-    """
-    length, height, width = _common_shape(panels)
-    factor = factor_for((height, width, 3), at_least)
-    width = width * factor
-    gap, bar = 6, 28
-    strip = Image.new("RGB", (len(panels) * (width + gap) - gap, bar), PAPER)
-    draw = ImageDraw.Draw(strip)
-    for i, label in enumerate(panels):
-        centre = (i * (width + gap) + width // 2, bar // 2)
-        draw.text(centre, _shortened(label, width), INK, font=_font(14), anchor="mm")
-    spacer = np.full((length, height * factor, gap, 3), PAPER, np.uint8)
-    parts: list[np.ndarray] = []
-    for video in panels.values():
-        parts += [enlarge(video, factor), spacer]
-    body = np.concatenate(parts[:-1], axis=2)
-    head = np.broadcast_to(np.asarray(strip), (length, *np.asarray(strip).shape))
-    return np.concatenate([head, body], axis=1)
-
-
 def _common_shape(videos: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
     if not videos:
         raise ValueError("videos: found none, expected at least one")
@@ -117,13 +91,6 @@ def _common_shape(videos: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
-
-
-def _shortened(text: str, width: int) -> str:
-    font = _font(14)
-    while len(text) > 1 and font.getlength(text) > width:
-        text = text[:-2] + "…"
-    return text
 
 
 # -- the memory from above -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Contact sheets, labelled videos and the map, checked at known pixels."""
+"""Contact sheets and the map, checked at known pixels."""
 
 import numpy as np
 import pytest
@@ -40,21 +40,13 @@ def test_contact_sheet_takes_first_and_last_by_default():
     assert int(sheet[34, sheet.shape[1] - 44, 0]) == 100
 
 
-def test_side_by_side_keeps_every_panel():
-    video = pictures.side_by_side(_videos(), at_least=16)
-    assert video.shape == (5, 28 + 16, 24 + 6 + 24, 3)
-    assert (video[3, 28:, :24] == 103).all()
-    assert (video[3, 28:, 30:] == 203).all()
-
-
-@pytest.mark.parametrize("show", [pictures.contact_sheet, pictures.side_by_side])
-def test_panels_of_other_shapes_are_named(show):
+def test_panels_of_other_shapes_are_named():
     videos = _videos()
     videos["model"] = videos["model"][:4]
     with pytest.raises(ValueError, match=r"'model': found shape \(4, 8, 12, 3\)"):
-        show(videos)
+        pictures.contact_sheet(videos)
     with pytest.raises(ValueError, match="found none"):
-        show({})
+        pictures.contact_sheet({})
 
 
 def test_the_map_puts_elements_where_they_are():
