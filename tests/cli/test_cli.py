@@ -700,7 +700,7 @@ def test_bench_knows_one_subject(monkeypatch, capsys):
 def test_generate_wants_one_thing_to_start_from(call):
     assert_refused(call("generate"), "either --image=PICTURE or --world=SAVED_WORLD")
     assert_refused(call("generate", "--image=a.png", "--world=a.world"), "either --image")
-    assert_refused(call("generate", "--image=a.png"), "encoder", "export")
+    assert_refused(call("generate", "--image=a.png"), "encoder: not trained yet; run `make quicks")
 
 
 def test_the_middle_square_of_a_picture_is_used(tmp_path):
