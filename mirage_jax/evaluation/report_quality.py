@@ -143,8 +143,7 @@ def _gain_plot(gains: Mapping[str, Any]) -> str:
     chosen = {
         name.removeprefix("over_"): gain
         for name, gain in gains.items()
-        if gain.get("per_clip")
-        and describe(name.removeprefix("over_")).role != "bound"
+        if gain.get("per_clip") and describe(name.removeprefix("over_")).role != "bound"
     }
     if not chosen:
         return ""
