@@ -266,6 +266,9 @@ def test_latents_can_have_noise_and_samples_lack_memory_of_their_own():
 
 
 def test_evaluation_sees_a_true_history_and_never_drops_it():
+    clips = tiny_world.latent_clips(3, POSES)
+    batch = {name: jnp.asarray(getattr(clips, name)) for name in FIELDS}
+
     def context(**options):
         task, spy = task_with(kind="latent", **options)
 
@@ -273,7 +276,7 @@ def test_evaluation_sees_a_true_history_and_never_drops_it():
             task.loss(jnp.zeros(()), batch, KEY, train=False)
             return spy.calls[-1]["memory"]
 
-        return np.asarray(jax.jit(run)(batch_of(3)))
+        return np.asarray(jax.jit(run)(batch))
 
     spoilt = context(drop_memory=1.0, perturbation=Perturbation(depth=0.5, pose=0.5, tokens=3.0))
     assert spoilt.any(axis=(1, 2, 3, 4)).all()
