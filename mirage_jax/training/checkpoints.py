@@ -156,7 +156,7 @@ class Checkpoints:
           The state and what `save` was given as `meta`.
 
         Raises:
-          ValueError: if the newest checkpoint is of another architecture; names the tensor.
+          ValueError: if the newest one is of another format or architecture; names what differs.
           CheckpointError: if checkpoints exist and none is intact.
         """
         steps = self.steps()
@@ -232,6 +232,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 
     Raises:
       DamagedCheckpoint: if it cannot be read or its CRC is wrong.
+      ValueError: if it is of another format.
     """
     meta = _load(path, {"meta": None})["meta"]
     try:
@@ -240,7 +241,10 @@ def read_meta(path: Path) -> dict[str, Any]:
         raise DamagedCheckpoint("meta: fields json and crc32 expected") from error
     if zlib.crc32(text.encode()) != crc:
         raise DamagedCheckpoint("meta: the CRC does not match")
-    return json.loads(text)
+    meta = json.loads(text)
+    if meta.get("format") != FORMAT:
+        raise ValueError(f"{path}: found format {meta.get('format')!r}, expected {FORMAT!r}")
+    return meta
 
 
 def load_items(path: Path, abstract: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:

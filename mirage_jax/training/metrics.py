@@ -73,8 +73,7 @@ class MetricsWriter:
         self._path = workdir / "metrics.jsonl"
         _keep_until(self._path, start_step)
         self._file = self._path.open("a", encoding="utf-8")
-        purge = {"purge_step": start_step + 1} if start_step else {}
-        self._board = SummaryWriter(str(workdir / "tensorboard"), **purge)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """One line {"step": ..., name: value, ...}."""
