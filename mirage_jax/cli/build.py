@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
+from flax import linen as nn
 from ml_collections import ConfigDict
 
+from mirage_jax.cli.common import UserError
 from mirage_jax.conditioning import (
     RAY_CHANNELS,
     TEMPORAL_STRIDE,
@@ -18,6 +21,7 @@ from mirage_jax.layout import Layout
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.nn.video_vae import VideoVAE
+from mirage_jax.training.branch_task import BranchTask, freeze_backbone
 from mirage_jax.training.denoiser_task import DenoiserTask, Perturbation, Readout
 from mirage_jax.training.export import load_export
 from mirage_jax.world import WorldModel
@@ -36,6 +40,11 @@ def vae(config: ConfigDict) -> VideoVAE:
 
 def geometry_head(config: ConfigDict) -> GeometryHead:
     return GeometryHead(**config.geometry.to_dict())
+
+
+def picture_size(config: ConfigDict) -> tuple[int, int]:
+    """(height, width) of the pictures; `record.width` is there where they are not square."""
+    return config.record.size, config.record.get("width", config.record.size)
 
 
 def readout(config: ConfigDict) -> Readout:
@@ -78,13 +87,14 @@ def denoiser_task(config: ConfigDict, kind: str, data_std: tuple[float, ...]) ->
     return DenoiserTask(
         denoiser=denoiser(config, kind, data_std),
         kind=kind,
-        size=(config.record.size, config.record.size),
+        size=picture_size(config),
         chunks=(config.record.frames - 1) // (config.chunk_frames - 1),
         chunk_latents=latents_of_frames(config.chunk_frames),
         readout=readout(config),
         perturbation=Perturbation(training.depth_noise, training.pose_noise, training.token_noise),
         shift=training.shift,
         drop_memory=training.drop_memory,
+        drop_text=training.get("drop_text", 0.0),
         per_frame=training.per_frame,
     )
 
@@ -96,10 +106,36 @@ def denoiser_architecture(config: ConfigDict, task: DenoiserTask) -> dict[str, A
         "memory": task.kind,
         "denoiser": module_fields(task.denoiser),
         "readout": dataclasses.asdict(task.readout),
-        "size": config.record.size,
+        "size": list(picture_size(config)),
         "chunk_frames": config.chunk_frames,
         "sky_depth": config.sky_depth,
     }
+
+
+def branch_task(config: ConfigDict, task: DenoiserTask) -> BranchTask:
+    """`task` with the backbone of the config frozen.
+
+    Raises:
+      UserError: if the config names no backbone.
+      FileNotFoundError, ValueError: if it cannot be read or does not fit the denoiser.
+    """
+    path = config.denoiser_training.backbone
+    if path == "random":
+        values = jax.jit(lambda: nn.unbox(task.init(jax.random.key(config.seed))))()
+    elif path:
+        values, _ = load_export(path)
+    else:
+        raise UserError(
+            "denoiser_training.backbone: found none, expected the folder of a pretrained denoiser, "
+            "or 'random' to try the code"
+        )
+    return freeze_backbone(task, jax.device_get(values))
+
+
+def _pair(size: int | list[int]) -> tuple[int, int]:
+    # Exports of square pictures once held one number.
+    height, width = size if isinstance(size, list) else (size, size)
+    return height, width
 
 
 def world_model(layout: Layout, kind: str, sampling: ConfigDict) -> WorldModel:
@@ -125,7 +161,7 @@ def world_model(layout: Layout, kind: str, sampling: ConfigDict) -> WorldModel:
         denoiser_params=params,
         head=GeometryHead(**as_fields(head["head"])),
         denoiser=module,
-        size=(made["size"], made["size"]),
+        size=_pair(made["size"]),
         chunk_frames=made["chunk_frames"],
         readout=tuple(made["readout"].items()),
         steps=sampling.steps,

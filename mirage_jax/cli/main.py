@@ -6,6 +6,7 @@
     mirage generate     video along a camera path from one picture
     mirage evaluate     score held-out worlds; writes results.json and report.html
     mirage bench        time the memory against the RGB point cloud
+    mirage compile      what training on a TPU slice needs, found by compiling for it, without TPUs
 
 `mirage COMMAND --help` lists the command's flags and every field of its config.
 """
@@ -14,7 +15,7 @@ import difflib
 import importlib
 import sys
 
-COMMANDS = ("quickstart", "record", "train", "generate", "evaluate", "bench")
+COMMANDS = ("quickstart", "record", "train", "generate", "evaluate", "bench", "compile")
 
 
 def main() -> None:

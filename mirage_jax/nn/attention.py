@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mirage_jax.nn.rope import rotate
+from mirage_jax.nn.splash_attention import splash
 
-BACKENDS = ("auto", "xla", "chunked", "cudnn")
+BACKENDS = ("auto", "xla", "chunked", "cudnn", "splash")
 """Values of `backend`."""
 
 _SCORES_LIMIT = 64 * 2**20
@@ -35,8 +36,8 @@ def attention(
       v: values.
       backend: "xla" materialises the scores; "chunked" walks over the keys with a running softmax,
         so that memory is linear in the tokens, also backwards; "cudnn" is the fused NVIDIA kernel
-        (bfloat16 or float16 only); "auto" takes cudnn where it can run, xla for short sequences,
-        chunked otherwise.
+        (bfloat16 or float16 only); "splash" the one for TPUs; "auto" takes cudnn where it can run,
+        xla for short sequences, chunked otherwise.
       chunk: keys per step of "chunked".
 
     Raises:
@@ -52,6 +53,8 @@ def attention(
         if not _half(q):
             raise ValueError(f"attention backend cudnn: found {q.dtype}, expected bfloat16/float16")
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    if backend == "splash":
+        return splash(q, k, v)
     raise ValueError(f"attention backend: found {backend!r}, expected one of {', '.join(BACKENDS)}")
 
 
