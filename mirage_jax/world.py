@@ -72,9 +72,7 @@ def sample_chunk(
     mask = jnp.zeros(noise.shape[:2]).at[:, 0].set(1.0)
 
     def velocity(x: Array, timestep: Array) -> Any:
-        return denoiser.apply(
-            {"params": params}, x, timestep, memory=context, rays=rays, text=text
-        )
+        return denoiser.apply({"params": params}, x, timestep, memory=context, rays=rays, text=text)
 
     return samplers.sample(
         velocity, noise, steps=steps, shift=shift, method=method, pin=(clean, mask)

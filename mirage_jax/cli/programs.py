@@ -35,9 +35,7 @@ def train(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Traced
     names = ("learning_rate", "steps", "warmup", "weight_decay")
     optimizer, schedule = recipe(**{name: training[name] for name in names})
     decay = training.ema_decay
-    state = states.Builder(
-        task, optimizer, mesh, rules, seed=config.seed, with_ema=decay > 0
-    )
+    state = states.Builder(task, optimizer, mesh, rules, seed=config.seed, with_ema=decay > 0)
     frozen = None
     if task.frozen is not None:
         frozen = parallel.placed(task.frozen, parallel.shardings(task.frozen, mesh, rules))

@@ -7,9 +7,8 @@ inside of Pallas kernels, where XLA's cost analysis sees nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-import jax
 
 
 def matmul_flops(jaxpr: Any) -> int:
@@ -33,17 +32,26 @@ def _equation(equation: Any) -> int:
         kernel = equation.invars[1].aval.shape
         features = kernel[params["dimension_numbers"].rhs_spec[0]]
         return 2 * math.prod(kernel) // features * math.prod(equation.outvars[0].aval.shape)
-    inner = [matmul_flops(sub) for sub in jax.core.jaxprs_in_params(params)]
+    parts = [matmul_flops(part) for part in _jaxprs(params)]
     if name == "cond":
-        return max(inner, default=0)
-    return _repeats(name, params) * sum(inner)
+        return max(parts, default=0)
+    return _repeats(name, params) * sum(parts)
 
 
-def _repeats(name: str, params: Any) -> int:
+def _jaxprs(params: Mapping[str, Any]) -> Iterator[Any]:
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if hasattr(getattr(item, "jaxpr", item), "eqns"):
+                yield item
+
+
+def _repeats(name: str, params: Mapping[str, Any]) -> int:
     if name == "scan":
         return params["length"]
     if name == "shard_map":
-        return math.prod(params["mesh"].shape[axis] for axis in params["manual_axes"])
+        mesh = params["mesh"]
+        axes = params.get("newly_manual_axes", params.get("manual_axes", mesh.axis_names))
+        return math.prod(mesh.shape[axis] for axis in axes)
     if name == "pallas_call":
         return math.prod(params["grid_mapping"].grid)
     return 1

@@ -96,8 +96,10 @@ def open_slice(name: str) -> Slice:
             f"topology {name!r}: libtpu, which holds the TPU compiler, is not installed; "
             "pip install 'mirage_jax[tpu]'"
         )
-    # Else libtpu asks the metadata server of Google Cloud which machine this is, for minutes.
+    # Else libtpu asks the metadata server of Google Cloud which machine this is, for minutes, and
+    # lets one process in at a time, as if it were to take devices.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
         description = topologies.get_topology_desc(topology_name=name, platform="tpu")
     except (jax.errors.JaxRuntimeError, RuntimeError) as error:

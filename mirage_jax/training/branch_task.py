@@ -36,7 +36,13 @@ class BranchTask(DenoiserTask):
         return {name: part for name, part in super().init(key).items() if name in ADDED}
 
     def loss(
-        self, params: Params, batch: dict[str, Array], key: PRNGKeyArray, *, train: bool, **extra: Any
+        self,
+        params: Params,
+        batch: dict[str, Array],
+        key: PRNGKeyArray,
+        *,
+        train: bool,
+        **extra: Any,
     ) -> tuple[Array, dict[str, Array]]:
         return super().loss(joined(extra["frozen"], params), batch, key, train=train)
 

@@ -37,7 +37,7 @@ def warmup_cosine(
 def recipe(
     learning_rate: float, *, steps: int, warmup: int, weight_decay: float
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """AdamW and the schedule that every stage trains with; short runs warm up for all but a step."""
+    """AdamW and the schedule that stages train with; short runs warm up for all but a step."""
     schedule = warmup_cosine(learning_rate, steps=steps, warmup=min(warmup, steps - 1), final=0.02)
     return adamw(schedule, weight_decay=weight_decay), schedule
 

@@ -22,7 +22,11 @@ def flops(function, *shapes):
 def test_products_count_two_operations_a_term():
     assert flops(lambda a, b: a @ b, (3, 5), (5, 7)) == 2 * 3 * 5 * 7
     assert flops(lambda a, b: jnp.einsum("bnd,bmd->bnm", a, b), (2, 3, 5), (2, 7, 5)) == 420
-    same = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    same = {
+        "window_strides": (1, 1),
+        "padding": "SAME",
+        "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+    }
     convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, **same)  # noqa: E731
     assert flops(convolve, (1, 4, 6, 5), (3, 3, 5, 7)) == 2 * (4 * 6 * 7) * (3 * 3 * 5)
     assert flops(lambda a: a + a, (9, 9)) == 0
@@ -54,7 +58,10 @@ def test_kernels_and_device_by_device_code_count_for_all_devices():
         out[...] = a[...] @ b[...]
 
     def blocks(a, b):
-        rows, whole = pl.BlockSpec((8, 16), lambda i: (i, 0)), pl.BlockSpec((16, 4), lambda i: (0, 0))
+        rows, whole = (
+            pl.BlockSpec((8, 16), lambda i: (i, 0)),
+            pl.BlockSpec((16, 4), lambda i: (0, 0)),
+        )
         return pl.pallas_call(
             kernel,
             out_shape=jax.ShapeDtypeStruct((24, 4), jnp.float32),
@@ -94,8 +101,8 @@ def test_memory_is_full_when_the_parts_reach_the_capacity(temporaries, fits):
 
 def test_what_the_compiler_says_when_it_refuses():
     memory = footprint.exhausted(
-        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
-        "Used 20.25G of 15.75G hbm. Exceeded hbm capacity by 4.50G."
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
+        "hbm. Used 20.25G of 15.75G hbm. Exceeded hbm capacity by 4.50G."
     )
     assert memory.needed == 20.25 * GIB and memory.capacity == 15.75 * GIB
     assert memory.fits is False
@@ -104,7 +111,7 @@ def test_what_the_compiler_says_when_it_refuses():
 
 def test_time_at_best_by_hand():
     target = Slice("v5e:4x4", (), CHIPS["v5e"])
-    memory = footprint.memory_of(stats(409.5e9, 409.5e9, 409.5e9, 819e9), 16 * GIB)
+    memory = footprint.memory_of(stats(*[4095 * 10**8] * 3, 819 * 10**9), 16 * GIB)
     program = hlo.Program({"all-gather": hlo.Traffic(1, 1, 9e9, 100e9)}, {}, 0)
     line = footprint.roofline_of(target, 197e12 / 4, memory, program)
     assert (line.compute, line.hbm, line.ici) == pytest.approx((0.25, 3.0, 0.5))

@@ -1,4 +1,5 @@
 """The reader of compiled programs, on text written by hand."""
+# ruff: noqa: E501 - XLA writes long lines.
 
 import pytest
 

@@ -78,6 +78,9 @@ def test_slices_of_tpus_that_are_not_there():
     with pytest.raises(ValueError, match="'v5p:3x5x7': libtpu knows no such slice"):
         topology.open_slice("v5p:3x5x7")
     # No order of these devices follows the torus; any will do.
-    assert topology.make_mesh(
-        topology.open_slice("v5e:8x8"), {"data": 4, "fsdp": 4, "context": 4}
-    ).size == 64
+    assert (
+        topology.make_mesh(
+            topology.open_slice("v5e:8x8"), {"data": 4, "fsdp": 4, "context": 4}
+        ).size
+        == 64
+    )
