@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from mirage_jax.cli import common
@@ -54,6 +55,66 @@ def whole(tmp_path_factory):
     """Everything trained; data, parameters and layers each split over two devices."""
     arguments = ("--mesh=data=2,fsdp=2,tensor=2", "--config.denoiser_training.trained=all")
     return compiled(tmp_path_factory.mktemp("whole"), *arguments)
+
+
+def counts(report):
+    """{kind: (written, executed)} of the collectives of the training step."""
+    found = report["programs"]["train"]["program"]["collectives"]
+    return {kind: (traffic["static"], traffic["executed"]) for kind, traffic in found.items()}
+
+
+golden = pytest.mark.skipif(
+    jax.__version__ != "0.10.2", reason="every version of XLA places collectives its own way"
+)
+
+
+@golden
+def test_collectives_of_a_branch_beside_a_split_backbone(branch):
+    report, _ = branch
+    assert counts(report) == {"all-gather": (70, 96), "all-reduce": (23, 23)}
+
+
+@golden
+def test_collectives_when_everything_is_split_and_trained(whole):
+    report, _ = whole
+    assert counts(report) == {
+        "all-gather": (89, 123),
+        "all-reduce": (48, 66),
+        "collective-permute": (31, 31),
+        "all-to-all": (1, 1),
+    }
+
+
+def test_gradients_of_the_branch_alone_are_summed(branch):
+    step = branch[0]["programs"]["train"]
+    summed = step["program"]["collectives"]["all-reduce"]["payload"]
+    # float32; beside them a few scalars and what the loss averages.
+    assert 4 * step["trained"] <= summed < 1.1 * 4 * step["trained"]
+    gathered = step["program"]["collectives"]["all-gather"]["payload"]
+    every = 4 * (step["trained"] + step["frozen"])
+    # Forwards and, as blocks are computed again, backwards; never once per device.
+    assert every < gathered < 3 * every
+
+
+def test_a_device_holds_its_share_of_the_state(branch, whole):
+    batch = 30_000  # bytes of a tiny clip, at most
+    step = branch[0]["programs"]["train"]
+    share = (3 * 4 * step["trained"] + 4 * step["frozen"]) / 8
+    assert share < step["memory"]["arguments"] < 1.02 * share + batch
+    step = whole[0]["programs"]["train"]
+    assert step["frozen"] == 0
+    # A quarter where both axes split a parameter, half where one does.
+    whole_state = 3 * 4 * step["trained"]
+    assert whole_state / 4 < step["memory"]["arguments"] < whole_state / 2 + batch
+
+
+def test_what_is_printed_is_what_is_written(branch):
+    report, printed = branch
+    assert report["mesh"] == {"data": 1, "fsdp": 8, "context": 1, "tensor": 1}
+    step = report["programs"]["train"]
+    assert step["memory"]["fits"] is None and step["roofline"] is None
+    for text in ("fsdp=8", f"{step['trained']:,} / {step['frozen']:,}", "all-gather"):
+        assert text in printed
 
 
 def test_the_mesh_is_the_configs_but_for_what_the_line_says():
