@@ -149,12 +149,14 @@ _ROWS: dict[str, Any] = {
     "arguments": lambda r: _gib(r["memory"]["arguments"]),
     "outputs beside them": lambda r: _gib(r["memory"]["outputs"] - r["memory"]["reused"]),
     "temporaries": lambda r: _gib(r["memory"]["temporaries"]),
-    "needed": lambda r: _gib(r["memory"]["needed"]),
+    "needed in all": lambda r: _gib(r["memory"]["needed"]),
+    "peak by the compiler": lambda r: _gib(r["memory"]["peak"]),
     "there is": lambda r: _gib(r["memory"]["capacity"]),
     "fits": _fits,
     "attention": _attention,
     "matrix products": lambda r: f"{r['flops'] / 1e12:.2f} TFLOP",
     "at best (roofline)": _roofline,
+    "loops of unknown length": lambda r: str((r["program"] or {}).get("unknown_loops", "-")),
     "traced + compiled": lambda r: "{:.0f} + {:.0f} s".format(*r["seconds"]),
 }
 

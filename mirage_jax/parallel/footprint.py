@@ -27,6 +27,7 @@ class Memory:
       reused: the part of them that takes over the memory of an argument.
       temporaries: everything between, at its largest.
       code: the program.
+      peak: what the compiler says is in use at most; only TPU compilers do. None where unknown.
       needed: all of it, or what the compiler said it would take where it refused.
       capacity: of the device; the compiler's word where it refused, which is less than the
         table's by what it keeps for itself. None where unknown.
@@ -37,6 +38,7 @@ class Memory:
     reused: int
     temporaries: int
     code: int
+    peak: int | None
     needed: int
     capacity: int | None
 
@@ -138,7 +140,8 @@ def memory_of(stats: Any, capacity: int | None) -> Memory:
     reused, temporaries = stats.alias_size_in_bytes, stats.temp_size_in_bytes
     code = stats.generated_code_size_in_bytes
     needed = arguments + outputs - reused + temporaries + code
-    return Memory(arguments, outputs, reused, temporaries, code, needed, capacity)
+    peak = getattr(stats, "peak_memory_in_bytes", None)
+    return Memory(arguments, outputs, reused, temporaries, code, peak, needed, capacity)
 
 
 def exhausted(message: str) -> Memory | None:
@@ -147,7 +150,7 @@ def exhausted(message: str) -> Memory | None:
     if match is None:
         return None
     needed, capacity = (int(float(match[i]) * _UNITS[match[i + 1]]) for i in (1, 3))
-    return Memory(0, 0, 0, 0, 0, needed, capacity)
+    return Memory(0, 0, 0, 0, 0, None, needed, capacity)
 
 
 def roofline_of(target: Slice, flops: float, memory: Memory, program: hlo.Program) -> Roofline:
