@@ -72,7 +72,7 @@ class Slice:
     @property
     def hbm_bytes(self) -> int | None:
         """Memory of a device."""
-        return self.chip and self.chip.hbm_bytes // self.devices_per_chip
+        return None if self.chip is None else self.chip.hbm_bytes // self.devices_per_chip
 
 
 def open_slice(name: str) -> Slice:
