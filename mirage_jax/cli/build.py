@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import linen as nn
 from ml_collections import ConfigDict
 
+from mirage_jax.cli.common import UserError
 from mirage_jax.conditioning import (
     RAY_CHANNELS,
     TEMPORAL_STRIDE,
@@ -26,6 +28,7 @@ from mirage_jax.layout import Layout
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.nn.video_vae import VideoVAE
+from mirage_jax.training.branch_task import BranchTask, freeze_backbone
 from mirage_jax.training.denoiser_task import DenoiserTask, Perturbation, Readout
 from mirage_jax.training.geometry_task import GeometryTask
 from mirage_jax.world import WorldModel
@@ -44,6 +47,11 @@ def vae(config: ConfigDict) -> VideoVAE:
 
 def geometry_head(config: ConfigDict) -> GeometryHead:
     return GeometryHead(**config.geometry.to_dict())
+
+
+def picture_size(config: ConfigDict) -> tuple[int, int]:
+    """(height, width) of the pictures; `record.width` is there where they are not square."""
+    return config.record.size, config.record.get("width", config.record.size)
 
 
 def readout(config: ConfigDict) -> Readout:
@@ -90,13 +98,14 @@ def denoiser_task(config: ConfigDict, kind: str, data_std: tuple[float, ...]) ->
     return DenoiserTask(
         denoiser=denoiser(config, kind, data_std),
         kind=kind,
-        size=(config.record.size, config.record.size),
+        size=picture_size(config),
         chunks=(config.record.frames - 1) // (config.chunk_frames - 1),
         chunk_latents=latents_of_frames(config.chunk_frames),
         readout=readout(config),
         perturbation=Perturbation(training.depth_noise, training.pose_noise, training.token_noise),
         shift=training.shift,
         drop_memory=training.drop_memory,
+        drop_text=training.get("drop_text", 0.0),
         per_frame=training.per_frame,
     )
 
@@ -108,10 +117,39 @@ def denoiser_architecture(config: ConfigDict, task: DenoiserTask) -> dict[str, A
         "memory": task.kind,
         "denoiser": module_fields(task.denoiser),
         "readout": dataclasses.asdict(task.readout),
-        "size": config.record.size,
+        "size": list(picture_size(config)),
         "chunk_frames": config.chunk_frames,
         "sky_depth": config.sky_depth,
     }
+
+
+def branch_task(config: ConfigDict, task: DenoiserTask) -> BranchTask:
+    """`task` with the backbone of the config frozen.
+
+    Raises:
+      UserError: if the config names no backbone.
+      FileNotFoundError, ValueError: if it cannot be read or does not fit the denoiser.
+    """
+    path = config.denoiser_training.backbone
+    if path == "random":
+        values = jax.jit(lambda: nn.unbox(task.init(jax.random.key(config.seed))))()
+    elif path:
+        values, _ = load_export(path)
+    else:
+        raise UserError(
+            "denoiser_training.backbone: found none, expected the folder of a pretrained denoiser, "
+            "or 'random' to try the code"
+        )
+    return freeze_backbone(task, jax.device_get(values))
+
+
+def _stored_size(path: Path, made: dict[str, Any]) -> tuple[int, int]:
+    size = stored_field(path, made, "size", (int, list))
+    # Exports of square pictures once held one number.
+    pair = tuple(size) if isinstance(size, list) else (size, size)
+    if len(pair) != 2:
+        raise ValueError(f"{path}: field size: found {size!r}, expected [height, width]")
+    return pair
 
 
 def world_model(layout: Layout, kind: str, sampling: ConfigDict) -> WorldModel:
@@ -138,14 +176,13 @@ def world_model(layout: Layout, kind: str, sampling: ConfigDict) -> WorldModel:
             f"but the encoder has {channels}"
         )
     head_params, head = _geometry_head(layout.model("geometry"), channels)
-    size = stored_field(path, made, "size", int)
     return WorldModel(
         encoder=encoder,
         head_params=head_params,
         denoiser_params=params,
         head=head,
         denoiser=module,
-        size=(size, size),
+        size=_stored_size(path, made),
         chunk_frames=stored_field(path, made, "chunk_frames", int),
         readout=tuple(dataclasses.asdict(from_fields(path, made, "readout", Readout)).items()),
         steps=sampling.steps,

@@ -7,6 +7,7 @@
     mirage evaluate     score held-out worlds; writes results.json and report.html
     mirage bench        time the memory against the RGB point cloud
     mirage convert      released weights to exports of ours, and back
+    mirage compile      what training on a TPU slice needs, found by compiling for it, without TPUs
 
 `mirage COMMAND --help` lists the command's flags and every field of its config.
 """
@@ -15,7 +16,7 @@ import difflib
 import importlib
 import sys
 
-COMMANDS = ("quickstart", "record", "train", "generate", "evaluate", "bench", "convert")
+COMMANDS = ("quickstart", "record", "train", "generate", "evaluate", "bench", "convert", "compile")
 
 
 def main() -> None:

@@ -130,11 +130,11 @@ def _geometry(config: ConfigDict, layout: Layout, console: Console, _: str) -> N
     from mirage_jax.training.geometry_task import GeometryTask
 
     vae = LatentEncoder.load(layout.model("encoder")).vae
-    side = config.record.size // vae.spatial_stride
+    height, width = (side // vae.spatial_stride for side in build.picture_size(config))
     head = build.geometry_head(config)
     train, held_out = _sources(config, layout, "latent")
     params = stages.train_task(
-        GeometryTask(head, (side, side, vae.latent_channels), config.sky_depth),
+        GeometryTask(head, (height, width, vae.latent_channels), config.sky_depth),
         train,
         layout.stage("geometry"),
         eval_batches=functools.partial(stages.eval_batches, held_out),
@@ -146,7 +146,9 @@ def _geometry(config: ConfigDict, layout: Layout, console: Console, _: str) -> N
 
 def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str) -> None:
     from mirage_jax.latent_encoder import LatentEncoder
+    from mirage_jax.parallel.rules import unboxed
     from mirage_jax.training import stages
+    from mirage_jax.training.branch_task import joined
     from mirage_jax.training.denoiser_task import Preview
     from mirage_jax.training.export import export
     from mirage_jax.training.latent_cache import FIELDS, LatentClip
@@ -158,6 +160,13 @@ def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str)
     if task.denoiser.memory_prior:
         console.print("fitting the memory prior")
         task = dataclasses.replace(task, prior=fit_memory_prior(task, train))
+    trained = config.denoiser_training.get("trained", "all")
+    if trained == "branch":
+        task = build.branch_task(config, task)
+    elif trained != "all":
+        raise common.UserError(
+            f"denoiser_training.trained: found {trained!r}, expected 'all' or 'branch'"
+        )
     if config.sample_every:
         shown = {name: np.stack([held_out[i][name] for i in range(4)]) for name in FIELDS}
         how = {name: config.sampling[name] for name in ("steps", "shift", "method")}
@@ -171,6 +180,8 @@ def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str)
         name=f"denoiser ({memory} memory)",
         **_options(config, config.denoiser_training, layout, console),
     )
+    if task.frozen is not None:
+        params = joined(unboxed(task.frozen), params)
     architecture = build.denoiser_architecture(config, task)
     export(layout.model(f"denoiser_{memory}"), params, architecture)
 

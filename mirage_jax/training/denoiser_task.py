@@ -20,7 +20,7 @@ from mirage_jax.geometry import Camera
 from mirage_jax.latent_encoder import LatentEncoder, to_uint8
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.training import histories
-from mirage_jax.training.latent_cache import LatentClip
+from mirage_jax.training.latent_cache import FIELDS, LatentClip
 from mirage_jax.training.task import Params, Task
 from mirage_jax.world import sample_chunk
 
@@ -210,6 +210,7 @@ class DenoiserTask(Task):
       perturbation: how histories are spoilt.
       shift: noise-level shift.
       drop_memory: share of samples that see an empty memory.
+      drop_text: share of samples whose text tokens are zeroed, where batches have text.
       per_frame: one noise level per latent instead of per sample (diffusion forcing), to be sampled
         with the method "staggered".
       prior: parameters of the denoiser's memory prior (`prior_fit`), if it has one.
@@ -225,6 +226,7 @@ class DenoiserTask(Task):
     perturbation: Perturbation = Perturbation()
     shift: float = 1.0
     drop_memory: float = 0.1
+    drop_text: float = 0.0
     per_frame: bool = False
     prior: Params | None = None
     preview: Preview | None = None
@@ -277,8 +279,11 @@ class DenoiserTask(Task):
     def loss(
         self, params: Params, batch: dict[str, Array], key: PRNGKeyArray, *, train: bool, **_: Any
     ) -> tuple[Array, dict[str, Array]]:
-        """Mean squared velocity error over the latents after the first."""
-        clip = LatentClip(**batch)
+        """Mean squared velocity error over the latents after the first.
+
+        Beside the fields of `LatentClip` a batch may hold `text`, encoded text tokens [B, l, e].
+        """
+        clip = LatentClip(**{name: batch[name] for name in FIELDS})
         inputs_key, sigma_key, noise_key = jax.random.split(key, 3)
         target, rays, context = self.inputs(clip, inputs_key)
         count, latents = target.shape[:2]
@@ -288,8 +293,12 @@ class DenoiserTask(Task):
         sigma = sigma.at[:, 0].set(0.0)
         noise = jax.random.normal(noise_key, target.shape)
         noisy = flow.add_noise(target, noise, sigma)
+        text = batch.get("text")
+        if text is not None:
+            kept = jax.random.uniform(jax.random.fold_in(key, 1), (count, 1, 1)) >= self.drop_text
+            text = text * kept.astype(text.dtype)
         velocity: Any = self.denoiser.apply(
-            {"params": params}, noisy, 1000.0 * sigma, memory=context, rays=rays
+            {"params": params}, noisy, 1000.0 * sigma, memory=context, rays=rays, text=text
         )
         mask = jnp.broadcast_to(jnp.arange(latents) > 0, (count, latents)).astype(jnp.float32)
         loss = flow.flow_loss(velocity, target, noise, mask)

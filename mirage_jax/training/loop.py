@@ -129,13 +129,11 @@ def fit(
         checkpoints.Checkpoints(workdir, keep=keep) as store,
     ):
         since = time.monotonic()
-        build = _Builder(task, optimizer, seed=seed, with_ema=ema_decay > 0)
-        shardings = sharding_rules.shardings(build.abstract_boxed(), mesh, rules)
-        abstract = build.abstract(shardings)
-        state, meta = _start(build, shardings, abstract, store, init_from, say)
+        build = states.Builder(task, optimizer, mesh, rules, seed=seed, with_ema=ema_decay > 0)
+        state, meta = _start(build, store, init_from, say)
         start = int(meta["step"])
         say(
-            f"{parameter_count(abstract.params):,} parameters, mesh "
+            f"{parameter_count(build.abstract.params):,} parameters, mesh "
             + " ".join(
                 f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1 or axis == "data"
             )
@@ -145,7 +143,7 @@ def fit(
             say(f"already at step {start} of {steps}")
             return state
 
-        run = _Run(task, mesh, phases)
+        run = _Run(task, mesh, rules, phases)
         stop = _StopRequest()
         step_fn = states.make_step(task, optimizer, ema_decay=ema_decay, schedule=schedule)
         means = metrics.Mean()
@@ -207,7 +205,7 @@ def fit(
                     waited += time.monotonic() - since
                     since = phases.add("data", since)
                     if run.compiled is None:
-                        run.compile(step_fn, abstract, shardings, batch)
+                        run.compile(step_fn, build, batch)
                         since = phases.add("compile", since)
                         last_tick, waited = since, 0.0
                     state, on_device = run.step(state, batch)
@@ -296,57 +294,34 @@ def initial_params(
     return {n: found[n] for n in loaded}, loaded, sorted(expected.keys() - found.keys())
 
 
-class _Builder:
-    """Makes the state of a run: abstract with boxes, abstract with shardings, and real."""
-
-    def __init__(self, task: Task, optimizer: optax.GradientTransformation, **options: Any) -> None:
-        self._boxed = lambda: states.create(task, optimizer, **options)
-        self._unboxed = lambda: states.unboxed(task, optimizer, **options)
-
-    def abstract_boxed(self) -> TrainState:
-        return jax.eval_shape(self._boxed)
-
-    def abstract(self, shardings: Any) -> TrainState:
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            jax.eval_shape(self._unboxed),
-            shardings,
-        )
-
-    def real(self, shardings: Any) -> TrainState:
-        return jax.jit(self._unboxed, out_shardings=shardings)()
-
-
 def _start(
-    build: _Builder,
-    shardings: Any,
-    abstract: TrainState,
+    build: states.Builder,
     store: checkpoints.Checkpoints,
     init_from: str | Path | None,
     say: Callable[[str], None],
 ) -> tuple[TrainState, dict[str, Any]]:
     """resume > init_from > scratch."""
-    restored = store.restore(abstract, say)
+    restored = store.restore(build.abstract, say)
     if restored is not None:
         state, meta = restored
         say(f"resuming from step {meta['step']} in {store.directory}")
         return state, meta
-    state = build.real(shardings)
+    state = build.real()
     fresh = {"step": 0, "batches": 0, "means": {}, "seconds": 0.0}
     if init_from is None:
         say("starting from scratch")
         return state, fresh
-    found, loaded, missing = initial_params(init_from, abstract.params)
+    found, loaded, missing = initial_params(init_from, build.abstract.params)
 
     def fill(path: Any, leaf: Any, target: Any) -> Any:
         own = "/".join(str(key.key) for key in path)
         # A new buffer each time: parameters and average must not share one, they are donated.
         return jax.device_put(np.array(found[own]), target.sharding) if own in found else leaf
 
-    params = jax.tree_util.tree_map_with_path(fill, state.params, abstract.params)
+    params = jax.tree_util.tree_map_with_path(fill, state.params, build.abstract.params)
     state = dataclasses.replace(state, params=params)
     if state.ema is not None:
-        ema = jax.tree_util.tree_map_with_path(fill, state.ema, abstract.ema)
+        ema = jax.tree_util.tree_map_with_path(fill, state.ema, build.abstract.ema)
         state = dataclasses.replace(state, ema=ema)
     say(f"starting from {init_from}: {len(loaded)} tensors loaded, {len(missing)} fresh")
     for own in missing:
@@ -357,15 +332,19 @@ def _start(
 class _Run:
     """The compiled step and evaluation of one call of `fit`."""
 
-    def __init__(self, task: Task, mesh: Mesh, phases: metrics.Phases) -> None:
+    def __init__(
+        self, task: Task, mesh: Mesh, rules: sharding_rules.Rules, phases: metrics.Phases
+    ) -> None:
         self._task = task
         self._phases = phases
         self._mesh = mesh
         self._batch_sharding = sharding_rules.batch_sharding(mesh)
-        self._replicated = sharding_rules.replicated(mesh)
         self._frozen = None
         if task.frozen is not None:
-            self._frozen = jax.device_put(task.frozen, self._replicated)
+            self._frozen = jax.device_put(
+                sharding_rules.unboxed(task.frozen),
+                sharding_rules.shardings(task.frozen, mesh, rules),
+            )
         self._batch_shape: Any = None
         self._evaluate: Any = None
         self.compiled: Any = None
@@ -389,11 +368,11 @@ class _Run:
 
         return jax.tree_util.tree_map_with_path(one, batch)
 
-    def compile(self, step: Any, abstract: TrainState, shardings: Any, batch: Any) -> None:
+    def compile(self, step: Any, build: states.Builder, batch: Any) -> None:
         """Ahead of time, so that a second compilation is not merely unlikely but impossible."""
         self._batch_shape = _shapes(batch)
-        jitted = jax.jit(step, out_shardings=(shardings, self._replicated), donate_argnums=0)
-        self.compiled = jitted.lower(abstract, batch, self._frozen).compile()
+        traced = states.trace_step(step, build, batch, self._frozen, self._mesh)
+        self.compiled = traced.lower().compile()
 
     def step(self, state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         shapes = _shapes(batch)

@@ -37,6 +37,14 @@ def warmup_cosine(
     return optax.join_schedules([ramp, cosine], [warmup])
 
 
+def recipe(
+    learning_rate: float, *, steps: int, warmup: int, weight_decay: float
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """AdamW and the schedule that stages train with; short runs warm up for all but a step."""
+    schedule = warmup_cosine(learning_rate, steps=steps, warmup=min(warmup, steps - 1), final=0.02)
+    return adamw(schedule, weight_decay=weight_decay), schedule
+
+
 def adamw(
     schedule: optax.ScalarOrSchedule,
     *,

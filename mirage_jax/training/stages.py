@@ -29,7 +29,7 @@ from mirage_jax.nn.video_vae import VideoVAE, measure_stats, normalise
 from mirage_jax.training import latent_cache, rgb_baseline
 from mirage_jax.training.latent_cache import LatentClip, LatentSource
 from mirage_jax.training.loop import fit
-from mirage_jax.training.optimizers import adamw, warmup_cosine
+from mirage_jax.training.optimizers import recipe
 from mirage_jax.training.task import Task
 from mirage_jax.training.vae_task import VAETask
 
@@ -103,7 +103,9 @@ def train_task(
     **options: Any,
 ) -> Any:
     """Trains one task on one source with AdamW and returns the averaged parameters."""
-    schedule = warmup_cosine(learning_rate, steps=steps, warmup=min(warmup, steps - 1), final=0.02)
+    optimizer, schedule = recipe(
+        learning_rate, steps=steps, warmup=warmup, weight_decay=weight_decay
+    )
     state = fit(
         task,
         lambda start: loading.batches(
@@ -117,7 +119,7 @@ def train_task(
         ),
         workdir=folder,
         steps=steps,
-        optimizer=adamw(schedule, weight_decay=weight_decay),
+        optimizer=optimizer,
         schedule=schedule,
         ema_decay=ema_decay,
         seed=seed,

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax import struct
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from mirage_jax.parallel import rules as sharding_rules
 from mirage_jax.training.task import Params, Task
 
 Leaf = Any
@@ -111,3 +113,48 @@ def make_step(
         return state, metrics
 
     return step
+
+
+class Builder:
+    """Makes the state of a run: its shardings, the abstract state that carries them, the real one.
+
+    Used where the mesh is set, `with jax.set_mesh(mesh), nn.logical_axis_rules(rules)`.
+
+    Attributes:
+      shardings: tree of the state with a `NamedSharding` for each leaf.
+      abstract: tree of the state with a sharded `ShapeDtypeStruct` for each leaf.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        optimizer: optax.GradientTransformation,
+        mesh: Mesh,
+        rules: sharding_rules.Rules,
+        *,
+        seed: int,
+        with_ema: bool,
+    ) -> None:
+        options: dict[str, Any] = {"seed": seed, "with_ema": with_ema}
+        boxed = jax.eval_shape(lambda: create(task, optimizer, **options))
+        self._real = lambda: unboxed(task, optimizer, **options)
+        self.shardings: TrainState = sharding_rules.shardings(boxed, mesh, rules)
+        self.abstract: TrainState = sharding_rules.placed(boxed, self.shardings)
+
+    def real(self) -> TrainState:
+        return jax.jit(self._real, out_shardings=self.shardings)()
+
+
+def trace_step(step: Any, build: Builder, batch: Any, frozen: Any, mesh: Mesh) -> jax.stages.Traced:
+    """The step of `make_step` as it will run, the old state's memory being reused for the new.
+
+    Args:
+      step: (state, batch, frozen) -> (state, metrics).
+      build: whose shardings the new state keeps; gradients would lose theirs without.
+      batch: arrays or `ShapeDtypeStruct` with shardings.
+      frozen: as `batch`.
+      mesh: for the metrics, which every device gets.
+    """
+    out = (build.shardings, sharding_rules.replicated(mesh))
+    jitted = jax.jit(step, out_shardings=out, donate_argnums=0)
+    return jitted.trace(build.abstract, batch, frozen)

@@ -15,9 +15,10 @@ class Task(Protocol):
     """One training stage. Inherit to get `evaluate` and `sample_sheet` for nothing.
 
     Attributes:
-      frozen: unboxed arrays the loss needs and does not train, e.g. those of the encoder.
-        They enter the jitted step as an argument; closed over instead they would be compiled in as
-        constants, once more per compilation.
+      frozen: arrays the loss needs and does not train, e.g. those of the encoder. Those boxed with
+        their logical axis names are split over the devices, the others repeated on each. They enter
+        the jitted step as an argument; closed over instead they would be compiled in as constants,
+        once more per compilation.
     """
 
     frozen: Any = None
@@ -36,7 +37,7 @@ class Task(Protocol):
           batch: tree of arrays [batch, ...] as the batches deliver it.
           key: randomness of this step.
           train: False during evaluation: no dropout, no perturbation of the input.
-          frozen: the arrays of `self.frozen`; passed only where the task has any.
+          frozen: the arrays of `self.frozen`, unboxed; passed only where the task has any.
         """
         ...
 

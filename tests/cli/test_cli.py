@@ -37,9 +37,12 @@ from mirage_jax.cli import (
     record,
     train,
 )
+from mirage_jax.cli import compile as compile_command
 from mirage_jax.evaluation import efficiency
 from mirage_jax.latent_encoder import LatentEncoder, as_fields
 from mirage_jax.layout import Layout
+from mirage_jax.parallel import unboxed
+from mirage_jax.training.branch_task import ADDED
 from mirage_jax.training.denoiser_task import MEMORY_KINDS
 from mirage_jax.training.export import export, load_export
 from mirage_jax.training.geometry_task import GeometryTask
@@ -55,6 +58,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "bench": bench,
     "convert": convert,
+    "compile": compile_command,
 }
 QUIET = Console(quiet=True)
 
@@ -286,6 +290,26 @@ def test_the_tiny_variant_gives_way_to_the_command_line(monkeypatch):
         tiny.new_field = 1  # locked
 
 
+def test_a_frozen_backbone_is_read_from_an_export(tmp_path):
+    config = common.load_config(str(ROOT / "experiments" / "wan22_5b_memory.py"))
+    for name, value in config.tiny_overrides:
+        common._set_dotted(config, name, value)
+    task = build.denoiser_task(config, "latent", ())
+    config.denoiser_training.backbone = ""
+    with pytest.raises(common.UserError, match=r"denoiser_training\.backbone: found none"):
+        build.branch_task(config, task)
+    shapes = jax.eval_shape(lambda: nn.unbox(task.init(jax.random.key(0))))
+    pretrained = {
+        name: jax.tree.map(lambda leaf: np.full(leaf.shape, 2.5, np.float32), part)
+        for name, part in shapes.items()
+        if name not in ADDED
+    }
+    export(tmp_path, pretrained, {})
+    config.denoiser_training.backbone = str(tmp_path)
+    frozen = unboxed(build.branch_task(config, task).frozen)
+    jax.tree.map(np.testing.assert_array_equal, frozen, pretrained)
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_experiments_are_consistent(path):
     config = common.load_config(str(path))
@@ -302,12 +326,14 @@ def test_experiments_are_consistent(path):
         chunks, rest = divmod(each.record.frames - 1, each.chunk_frames - 1)
         assert chunks >= 2 and rest == 0
         conditioning.latents_of_frames(each.chunk_frames)
-        assert each.record.size % (stride * each.denoiser.patch[1]) == 0
+        height, width = build.picture_size(each)
+        assert height % (stride * each.denoiser.patch[1]) == 0
+        assert width % (stride * each.denoiser.patch[2]) == 0
         # The loader and the mesh share out batches.
         for training in (each.vae_training, each.geometry_training, each.denoiser_training):
             assert training.batch_size % each.host_devices == 0
         # A bank holds at least what one clip writes.
-        cells = (each.record.size // stride) ** 2
+        cells = (height // stride) * (width // stride)
         assert each.memory.capacity >= cells * conditioning.latents_of_frames(each.record.frames)
         for world in each.worlds:
             sources.source_class(world)
@@ -491,7 +517,7 @@ def reexport(path, change):
         ("denoiser_latent", lambda a: a["denoiser"].update(later=1), "field denoiser.later: found"),
         ("denoiser_latent", lambda a: a["denoiser"].update(heads=0), "field denoiser: found what"),
         ("denoiser_latent", lambda a: a["readout"].update(fast=1), "field readout.fast: found 1"),
-        ("denoiser_latent", lambda a: a.pop("size"), "field size: found None, expected int"),
+        ("denoiser_latent", lambda a: a.pop("size"), "field size: found None, expected int or list"),
     ],
 )
 def test_an_export_that_describes_another_model_is_refused(
