@@ -67,7 +67,7 @@ def fit(
     eval_batches: Callable[[], Iterable[Any]] | None = None,
     eval_every: int = 0,
     keep: int = 2,
-    init_from: str | Path | None = None,
+    init_from: str | Path | Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
     max_seconds: float | None = None,
@@ -98,7 +98,7 @@ def fit(
       eval_batches: held-out batches, finite, drawn anew for every evaluation.
       eval_every: steps between evaluations of the averaged parameters; 0: only at the end.
       keep: checkpoints kept.
-      init_from: an export or the workdir of another run, see `initial_params`.
+      init_from: where parameters come from, see `initial_params`.
       config: JSON-serialisable, stored in the checkpoints.
       on_step: called with (step, metrics) one step late.
       max_seconds: stop, saying so, once this call has taken so long; the last step is saved.
@@ -262,12 +262,13 @@ def fit(
 
 
 def initial_params(
-    path: str | Path, abstract: Params
+    source: str | Path | Mapping[str, Any], abstract: Params
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """Parameters of another run or export for those of `abstract` that it has under the same name.
 
     Args:
-      path: an export, or the workdir of a run (its averaged parameters, if any).
+      source: an export, the workdir of a run (its averaged parameters, if any), or a nested dict of
+        arrays.
       abstract: nested dict of `ShapeDtypeStruct`.
 
     Returns:
@@ -276,28 +277,27 @@ def initial_params(
     Raises:
       ValueError: if nothing fits, or a name fits and its shape does not.
     """
-    path = Path(path)
-    if (path / checkpoints.FOLDER).is_dir():
-        found = flatten(checkpoints.load_params(path))
+    if isinstance(source, Mapping):
+        name, found = "init_from", flatten(source)
     else:
-        found = flatten(load_export(path)[0])
+        path, name = Path(source), f"init_from {source}"
+        ran = (path / checkpoints.FOLDER).is_dir()
+        found = flatten(checkpoints.load_params(path) if ran else load_export(path)[0])
     expected = flatten(abstract)
     loaded = sorted(found.keys() & expected.keys())
     if not loaded:
         raise ValueError(
-            f"init_from {path}: no tensor fits; found {', '.join(list(found)[:3])} ..., "
+            f"{name}: no tensor fits; found {', '.join(list(found)[:3])} ..., "
             f"expected {', '.join(list(expected)[:3])} ..."
         )
-    compare_tensors(
-        f"init_from {path}", {n: found[n] for n in loaded}, {n: expected[n] for n in loaded}
-    )
+    compare_tensors(name, {n: found[n] for n in loaded}, {n: expected[n] for n in loaded})
     return {n: found[n] for n in loaded}, loaded, sorted(expected.keys() - found.keys())
 
 
 def _start(
     build: states.Builder,
     store: checkpoints.Checkpoints,
-    init_from: str | Path | None,
+    init_from: str | Path | Mapping[str, Any] | None,
     say: Callable[[str], None],
 ) -> tuple[TrainState, dict[str, Any]]:
     """resume > init_from > scratch."""
@@ -323,7 +323,8 @@ def _start(
     if state.ema is not None:
         ema = jax.tree_util.tree_map_with_path(fill, state.ema, build.abstract.ema)
         state = dataclasses.replace(state, ema=ema)
-    say(f"starting from {init_from}: {len(loaded)} tensors loaded, {len(missing)} fresh")
+    source = "given parameters" if isinstance(init_from, Mapping) else init_from
+    say(f"starting from {source}: {len(loaded)} tensors loaded, {len(missing)} fresh")
     for own in missing:
         say(f"  fresh: {own}")
     return state, fresh

@@ -38,11 +38,17 @@ def warmup_cosine(
 
 
 def recipe(
-    learning_rate: float, *, steps: int, warmup: int, weight_decay: float
+    learning_rate: float,
+    *,
+    steps: int,
+    warmup: int,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.99),
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW and the schedule that stages train with; short runs warm up for all but a step."""
     schedule = warmup_cosine(learning_rate, steps=steps, warmup=min(warmup, steps - 1), final=0.02)
-    return adamw(schedule, weight_decay=weight_decay), schedule
+    b1, b2 = betas
+    return adamw(schedule, weight_decay=weight_decay, b1=b1, b2=b2), schedule
 
 
 def adamw(

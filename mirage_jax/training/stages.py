@@ -97,6 +97,7 @@ def train_task(
     warmup: int,
     ema_decay: float,
     weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.99),
     seed: int,
     mesh: Mesh,
     workers: int = 0,
@@ -104,7 +105,7 @@ def train_task(
 ) -> Any:
     """Trains one task on one source with AdamW and returns the averaged parameters."""
     optimizer, schedule = recipe(
-        learning_rate, steps=steps, warmup=warmup, weight_decay=weight_decay
+        learning_rate, steps=steps, warmup=warmup, weight_decay=weight_decay, betas=betas
     )
     state = fit(
         task,
