@@ -28,6 +28,7 @@ from mirage_jax.layout import Layout
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.nn.video_vae import VideoVAE
+from mirage_jax.training import optimizers
 from mirage_jax.training.branch_task import BranchTask, freeze_backbone
 from mirage_jax.training.denoiser_task import DenoiserTask, Perturbation, Readout
 from mirage_jax.training.geometry_task import GeometryTask
@@ -108,6 +109,13 @@ def denoiser_task(config: ConfigDict, kind: str, data_std: tuple[float, ...]) ->
         drop_text=training.get("drop_text", 0.0),
         per_frame=training.per_frame,
     )
+
+
+def recipe(training: ConfigDict) -> optimizers.Recipe:
+    """Optimizer and learning rates of a training section."""
+    names = ("learning_rate", "steps", "warmup", "weight_decay")
+    given = [name for name in ("optimizer", "schedule", "betas", "clip_norm") if name in training]
+    return optimizers.recipe(**{name: training[name] for name in (*names, *given)})
 
 
 def denoiser_architecture(config: ConfigDict, task: DenoiserTask) -> dict[str, Any]:

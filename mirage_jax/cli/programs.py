@@ -18,8 +18,9 @@ from mirage_jax.geometry import Camera
 from mirage_jax.training import state as states
 from mirage_jax.training.branch_task import freeze_backbone
 from mirage_jax.training.denoiser_task import DenoiserTask
-from mirage_jax.training.optimizers import recipe
-from mirage_jax.training.task import parameter_count
+from mirage_jax.training.guard import Guard
+from mirage_jax.training.histories import scenarios
+from mirage_jax.training.task import Task, parameter_count
 from mirage_jax.world import sample_chunk
 
 Traced = tuple[jax.stages.Traced, dict[str, Any]]
@@ -28,28 +29,79 @@ Traced = tuple[jax.stages.Traced, dict[str, Any]]
 
 def train(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Traced:
     """The step that `loop.fit` runs for the denoiser, on cached latents and encoded text."""
-    training = config.denoiser_training
-    task = _task(config)
-    if training.get("trained", "all") == "branch":
-        task = freeze_backbone(task)
-    names = ("learning_rate", "steps", "warmup", "weight_decay")
-    optimizer, schedule = recipe(**{name: training[name] for name in names})
+    task = denoiser_task(config, "latent")
+    clips = _batch(config, mesh) * config.denoiser_training.accumulate
+    program = step(config, config.denoiser_training, task, clip_batch(config, clips), mesh, rules)
+    facts = _facts(config, task, clips, program.state.abstract.params, program.frozen)
+    return program.traced, facts
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A training step on shapes.
+
+    Attributes:
+      traced: the step.
+      state: of which shardings and shapes are known.
+      frozen: parameters that are not trained, as sharded shapes; None where there are none.
+    """
+
+    traced: jax.stages.Traced
+    state: states.Builder
+    frozen: Any
+
+
+def step(
+    config: ConfigDict,
+    training: ConfigDict,
+    task: Task,
+    batch: Any,
+    mesh: Mesh,
+    rules: parallel.rules.Rules,
+) -> Step:
+    """The step that `loop.fit` runs for a task.
+
+    Args:
+      config: the experiment.
+      training: its section for this task.
+      task: its frozen parameters may be shapes.
+      batch: a whole batch of shapes.
+      mesh: which is set, `jax.set_mesh(mesh)`, as are the rules.
+      rules: logical axis rules.
+    """
+    optimizer, schedule = build.recipe(training)
     decay = training.ema_decay
     state = states.Builder(task, optimizer, mesh, rules, seed=config.seed, with_ema=decay > 0)
     frozen = None
     if task.frozen is not None:
         frozen = parallel.placed(task.frozen, parallel.shardings(task.frozen, mesh, rules))
-    step = states.make_step(task, optimizer, ema_decay=decay, schedule=schedule)
-    clips = _batch(config, mesh)
-    batch = _clips(config, clips) | _text(config, clips)
-    traced = states.trace_step(step, state, _split(batch, mesh), frozen, mesh)
-    return traced, _facts(config, task, clips, state.abstract.params, frozen)
+    advance = states.make_step(
+        task,
+        optimizer,
+        ema_decay=decay,
+        schedule=schedule,
+        accumulate=training.accumulate,
+        guard=Guard(**config.guard),
+    )
+    return Step(states.trace_step(advance, state, _split(batch, mesh), frozen, mesh), state, frozen)
+
+
+def denoiser_task(config: ConfigDict, kind: str) -> DenoiserTask:
+    """The denoiser's task, with its backbone frozen where the config says so."""
+    task = _task(config, kind)
+    branch = config.denoiser_training.get("trained", "all") == "branch"
+    return freeze_backbone(task) if branch else task
+
+
+def clip_batch(config: ConfigDict, count: int, kind: str = "latent") -> dict[str, Any]:
+    """A batch for `denoiser_task`."""
+    return _clips(config, count, kind) | _text(config, count)
 
 
 def sample(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Traced:
     """One chunk of a rollout up to its latents: the memory read, then every denoising step."""
-    task, sampling = _task(config), config.sampling
-    channels, grid = config.vae.latent_channels, _grid(config)
+    task, sampling = _task(config, "latent"), config.sampling
+    channels, grid = config.vae.latent_channels, latent_grid(config)
     options = {"steps": sampling.steps, "shift": sampling.shift, "method": sampling.method}
 
     def one(bank: memory.LatentMemory, intrinsics: Any, poses: Any) -> tuple[Any, Any]:
@@ -79,8 +131,8 @@ def sample(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Trace
     )
 
 
-def _task(config: ConfigDict) -> DenoiserTask:
-    return build.denoiser_task(config, "latent", (1.0,) * config.vae.latent_channels)
+def _task(config: ConfigDict, kind: str) -> DenoiserTask:
+    return build.denoiser_task(config, kind, (1.0,) * config.vae.latent_channels)
 
 
 def _batch(config: ConfigDict, mesh: Mesh) -> int:
@@ -88,7 +140,7 @@ def _batch(config: ConfigDict, mesh: Mesh) -> int:
     return per_shard * parallel.batch_shards(mesh)
 
 
-def _grid(config: ConfigDict) -> tuple[int, int]:
+def latent_grid(config: ConfigDict) -> tuple[int, int]:
     stride = build.vae(config).spatial_stride
     height, width = build.picture_size(config)
     return height // stride, width // stride
@@ -98,12 +150,13 @@ def _array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def _clips(config: ConfigDict, count: int) -> dict[str, jax.ShapeDtypeStruct]:
+def _clips(config: ConfigDict, count: int, kind: str) -> dict[str, jax.ShapeDtypeStruct]:
     """A batch of `latent_cache.LatentClip`, as the loader hands it over."""
-    frames, channels, grid = config.record.frames, config.vae.latent_channels, _grid(config)
+    frames, channels, grid = config.record.frames, config.vae.latent_channels, latent_grid(config)
     chunks = (frames - 1) // (config.chunk_frames - 1)
     latents = build.latents_of_frames(config.chunk_frames)
     keyframes = (frames - 1) // TEMPORAL_STRIDE + 1
+    rendered = len(scenarios(chunks, latents).chunk) if kind == "rgb" else 0
     return {
         "chunks": _array(count, chunks, latents, *grid, channels),
         "tokens": _array(count, keyframes, *grid, channels),
@@ -111,8 +164,8 @@ def _clips(config: ConfigDict, count: int) -> dict[str, jax.ShapeDtypeStruct]:
         "static": _array(count, keyframes, *grid),
         "intrinsics": _array(count, 4),
         "cam2world": _array(count, frames, 4, 4),
-        "rgb_chunks": _array(count, 0, latents, *grid, channels),
-        "rgb_hits": _array(count, 0, latents, *grid, TEMPORAL_STRIDE),
+        "rgb_chunks": _array(count, rendered, latents, *grid, channels),
+        "rgb_hits": _array(count, rendered, latents, *grid, TEMPORAL_STRIDE),
     }
 
 
@@ -129,7 +182,7 @@ def _split(tree: Any, mesh: Mesh) -> Any:
 def _facts(
     config: ConfigDict, task: DenoiserTask, clips: int, trained: Any, frozen: Any
 ) -> dict[str, Any]:
-    height, width = _grid(config)
+    height, width = latent_grid(config)
     return {
         "batch": clips,
         "tokens": task.chunk_latents * height * width // math.prod(task.denoiser.patch),

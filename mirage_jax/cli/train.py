@@ -2,23 +2,28 @@
 
 Stages, each going on from its newest checkpoint: encoder, cache (clips encoded once), geometry,
 denoiser. Checkpoints, metrics (JSONL and TensorBoard) and sample sheets are in <workdir>/training,
-finished weights in <workdir>/model.
+finished weights in <workdir>/model. On several hosts the same command runs on each; they find each
+other through SLURM, GKE and the like, or through --coordinator. docs/training.md says more.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mirage_jax.cli import build, common
+from mirage_jax.cli import build, common, dry_run
 from mirage_jax.layout import Layout
+from mirage_jax.parallel import processes
+from mirage_jax.parallel.processes import first_alone
 from mirage_jax.training.denoiser_task import MEMORY_KINDS
 
 STAGES = ("encoder", "cache", "geometry", "denoiser")
@@ -27,14 +32,35 @@ _STAGE = flags.DEFINE_enum("stage", "all", ("all", *STAGES), "Which stage to run
 _MEMORY = flags.DEFINE_enum(
     "memory", "latent", MEMORY_KINDS, "What the denoiser remembers with; 'rgb' and 'none' compare."
 )
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print what would run, where parameters lie and what a step needs; no more."
+)
+_PROFILE = flags.DEFINE_string(
+    "profile_steps", "", "first:last step of a trace, written to <workdir>/training/STAGE/profile."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    "",
+    "host:port of process 0 of a run on several hosts; 'auto' insists on finding it in the "
+    "environment, which is searched anyway where a launcher says that there are several.",
+)
+_PROCESSES = flags.DEFINE_integer("processes", 0, "How many processes; with --coordinator.")
+_PROCESS = flags.DEFINE_integer("process", -1, "Which of them this is, from 0.")
+_CONNECT_SECONDS = flags.DEFINE_integer(
+    "connect_seconds", 300, "How long processes wait for each other at the start."
+)
 
 
 def run(
     config: ConfigDict, layout: Layout, console: Console, stage: str, *, memory: str = "latent"
 ) -> None:
     """Runs one stage (or "all")."""
-    for name in STAGES if stage == "all" else (stage,):
+    for name in _chosen(stage):
         _RUNNERS[name](config, layout, console, memory)
+
+
+def _chosen(stage: str) -> tuple[str, ...]:
+    return STAGES if stage == "all" else (stage,)
 
 
 def outputs(layout: Layout, stage: str, memory: str) -> tuple[Path, ...]:
@@ -49,21 +75,27 @@ def _options(
     config: ConfigDict, training: ConfigDict, layout: Layout, console: Console
 ) -> dict[str, Any]:
     """What every training stage takes from the config."""
-    from mirage_jax.parallel.mesh import make_mesh
+    from mirage_jax.parallel import make_mesh, preset
+    from mirage_jax.training import Guard
 
     return {
+        "recipe": build.recipe(training),
         "steps": training.steps,
         "batch_size": training.batch_size,
-        "learning_rate": training.learning_rate,
-        "warmup": training.warmup,
+        "accumulate": training.accumulate,
         "ema_decay": training.ema_decay,
-        "weight_decay": training.weight_decay,
+        "guard": Guard(**config.guard),
         "seed": config.seed,
         "mesh": make_mesh(**config.mesh.to_dict()),
+        "rules": preset(config.rules),
         "workers": config.loader_workers,
         "log_every": config.log_every,
         "sample_every": config.sample_every,
         "save_every": config.save_every,
+        "eval_every": config.eval_every,
+        "keep_best": config.keep_best,
+        "profile_steps": config.profile_steps,
+        "wandb": config.wandb,
         "config": config.to_dict(),
         "console": console,
     }
@@ -84,10 +116,14 @@ def _encoder(config: ConfigDict, layout: Layout, console: Console, _: str) -> No
         pca_power=training.pca_power,
         **_options(config, training, layout, console),
     )
-    encoder.save(layout.model("encoder"))
+    first_alone("encoder", lambda: encoder.save(layout.model("encoder")))
 
 
 def _cache(config: ConfigDict, layout: Layout, console: Console, memory: str) -> None:
+    first_alone(f"cache {memory}", lambda: _encode_clips(config, layout, console, memory))
+
+
+def _encode_clips(config: ConfigDict, layout: Layout, console: Console, memory: str) -> None:
     from mirage_jax.latent_encoder import LatentEncoder
     from mirage_jax.training import stages
     from mirage_jax.training.export import fingerprint
@@ -141,7 +177,8 @@ def _geometry(config: ConfigDict, layout: Layout, console: Console, _: str) -> N
         name="geometry",
         **_options(config, config.geometry_training, layout, console),
     )
-    export(layout.model("geometry"), params, {"kind": "geometry_head", "head": module_fields(head)})
+    made = {"kind": "geometry_head", "head": module_fields(head)}
+    first_alone("geometry", lambda: export(layout.model("geometry"), params, made))
 
 
 def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str) -> None:
@@ -183,7 +220,8 @@ def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str)
     if task.frozen is not None:
         params = joined(unboxed(task.frozen), params)
     architecture = build.denoiser_architecture(config, task)
-    export(layout.model(f"denoiser_{memory}"), params, architecture)
+    path = layout.model(f"denoiser_{memory}")
+    first_alone(f"denoiser {memory}", lambda: export(path, params, architecture))
 
 
 _RUNNERS = {"encoder": _encoder, "cache": _cache, "geometry": _geometry, "denoiser": _denoiser}
@@ -191,9 +229,33 @@ _RUNNERS = {"encoder": _encoder, "cache": _cache, "geometry": _geometry, "denois
 
 def main() -> None:
     config = common.resolve_config()
+    if _PROFILE.value:
+        config.profile_steps = profile_steps(_PROFILE.value)
     layout = Layout(common.workdir())
     common.prepare_jax(config, layout)
-    run(config, layout, Console(), _STAGE.value, memory=_MEMORY.value)
+    processes.initialize(
+        _COORDINATOR.value,
+        processes=_PROCESSES.value,
+        process=_PROCESS.value,
+        timeout=_CONNECT_SECONDS.value,
+    )
+    console = Console(quiet=jax.process_index() > 0)
+    if _DRY_RUN.value:
+        dry_run.run(config, layout, console, _chosen(_STAGE.value), memory=_MEMORY.value)
+    else:
+        run(config, layout, console, _STAGE.value, memory=_MEMORY.value)
+
+
+def profile_steps(text: str) -> tuple[int, int]:
+    """first:last as numbers.
+
+    Raises:
+      UserError: on anything else.
+    """
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if match is None:
+        raise common.UserError(f"--profile_steps: found {text!r}, expected first:last, as in 10:12")
+    return int(match[1]), int(match[2])
 
 
 def cli() -> None:

@@ -46,6 +46,11 @@ class Memory:
     def fits(self) -> bool | None:
         return None if self.capacity is None else self.needed <= self.capacity
 
+    def __str__(self) -> str:
+        parts = (("arguments", self.arguments), ("temporaries", self.temporaries))
+        named = ", ".join(f"{name} {size / GIB:.3g}" for name, size in parts)
+        return f"{self.needed / GIB:.3g} GiB on a device ({named})"
+
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:

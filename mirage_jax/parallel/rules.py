@@ -40,6 +40,10 @@ PRESETS: dict[str, dict[str, str | tuple[str, ...] | None]] = {
 """Rows: logical names. Columns: presets. A mesh axis of size 1 makes its entries a no-op."""
 
 
+ACTIVATIONS = ("batch", "tokens", "height")
+"""Logical names of activations; the others are of parameters."""
+
+
 def preset(name: str = "full") -> Rules:
     """The rules of one column of `PRESETS`, in the form Flax takes.
 
@@ -48,7 +52,7 @@ def preset(name: str = "full") -> Rules:
     """
     known = tuple(next(iter(PRESETS.values())))
     if name not in known:
-        raise ValueError(f"mesh.rules: found {name!r}, expected one of {', '.join(known)}")
+        raise ValueError(f"rules: found {name!r}, expected one of {', '.join(known)}")
     return tuple((logical, columns[name]) for logical, columns in PRESETS.items())
 
 
@@ -107,6 +111,16 @@ def placed(abstract: Any, tree_shardings: Any) -> Any:
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         unboxed(abstract),
         tree_shardings,
+    )
+
+
+def splits_parameters(mesh: Mesh, rules: Rules) -> bool:
+    """Whether the rules split any axis of a parameter over this mesh."""
+    return any(
+        mesh.shape[axis] > 1
+        for logical, axes in rules
+        if logical not in ACTIVATIONS
+        for axis in ((axes,) if isinstance(axes, str) else tuple(axes or ()))
     )
 
 

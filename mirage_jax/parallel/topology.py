@@ -52,6 +52,35 @@ CHIPS = {
     "tpu7x": Chip(192 * GIB, 2307e12, 7380e9, 600e9, f"{_DOCS}/tpu7x"),
 }
 
+_BY_KIND = {
+    "TPU v5 lite": CHIPS["v5e"].bf16_flops,
+    "TPU v5e": CHIPS["v5e"].bf16_flops,
+    "TPU v5": CHIPS["v5p"].bf16_flops,
+    "TPU v5p": CHIPS["v5p"].bf16_flops,
+    "TPU v6 lite": CHIPS["v6e"].bf16_flops,
+    "TPU v6e": CHIPS["v6e"].bf16_flops,
+    "TPU7x": CHIPS["tpu7x"].bf16_flops / 2,  # each core is a device of its own
+    # NVIDIA's data sheets, without sparsity.
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA L40S": 362e12,
+}
+
+
+def peak_flops(kind: str) -> float | None:
+    """Peak of bfloat16 products per second of a device, by `jax.Device.device_kind`.
+
+    Returns:
+      None where the kind is not in the table, CPUs for one.
+    """
+    known = [name for name in _BY_KIND if f"{kind} ".startswith((f"{name} ", f"{name}-"))]
+    return _BY_KIND[max(known, key=len)] if known else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Slice:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from mirage_jax.evaluation.pictures import contact_sheet
 from mirage_jax.geometry import Camera
 from mirage_jax.latent_encoder import LatentEncoder, to_uint8
 from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.parallel import processes
 from mirage_jax.training import histories
 from mirage_jax.training.latent_cache import FIELDS, LatentClip
 from mirage_jax.training.task import Params, Task
@@ -304,6 +306,11 @@ class DenoiserTask(Task):
         loss = flow.flow_loss(velocity, target, noise, mask)
         return loss, {}
 
+    def tokens(self, batch: dict[str, Array]) -> int:
+        """Tokens of the chunks that are denoised."""
+        clips, _, latents, height, width, _ = batch["chunks"].shape
+        return clips * latents * height * width // math.prod(self.denoiser.patch)
+
     def sample_sheet(self, params: Params, step: int) -> np.ndarray | None:
         """True returns above generated ones, from the whole true history."""
         if self.preview is None:
@@ -311,7 +318,7 @@ class DenoiserTask(Task):
         clips, encoder = self.preview.clips, self.preview.encoder
         how = {name: getattr(self.preview, name) for name in ("steps", "shift", "method")}
         returns = jax.jit(functools.partial(self._returns, **how))
-        true, sampled = returns(nn.unbox(params), encoder, clips)
+        true, sampled = processes.fetch(returns(nn.unbox(params), encoder, clips))
         rows: dict[str, np.ndarray] = {}
         for number, pair in enumerate(zip(to_uint8(true), to_uint8(sampled), strict=True), 1):
             rows |= {f"clip {number}, decoded": pair[0], f"clip {number}, generated": pair[1]}

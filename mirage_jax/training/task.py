@@ -12,7 +12,7 @@ Params = Any
 
 @runtime_checkable
 class Task(Protocol):
-    """One training stage. Inherit to get `evaluate` and `sample_sheet` for nothing.
+    """One training stage. Inherit to get all but `init` and `loss` for nothing.
 
     Attributes:
       frozen: arrays the loss needs and does not train, e.g. those of the encoder. Those boxed with
@@ -48,6 +48,10 @@ class Task(Protocol):
         extra = {} if frozen is None else {"frozen": frozen}
         loss, metrics = self.loss(params, batch, key, train=False, **extra)
         return {"loss": loss, **metrics}
+
+    def tokens(self, batch: Any) -> int:
+        """Tokens the network works on in a batch, to report a rate of; 0 where there are none."""
+        return 0
 
     def sample_sheet(self, params: Params, step: int) -> np.ndarray | None:
         """A picture uint8 [height, width, 3] that shows what the parameters can do, or None."""

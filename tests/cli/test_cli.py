@@ -517,7 +517,11 @@ def reexport(path, change):
         ("denoiser_latent", lambda a: a["denoiser"].update(later=1), "field denoiser.later: found"),
         ("denoiser_latent", lambda a: a["denoiser"].update(heads=0), "field denoiser: found what"),
         ("denoiser_latent", lambda a: a["readout"].update(fast=1), "field readout.fast: found 1"),
-        ("denoiser_latent", lambda a: a.pop("size"), "field size: found None, expected int or list"),
+        (
+            "denoiser_latent",
+            lambda a: a.pop("size"),
+            "field size: found None, expected int or list",
+        ),
     ],
 )
 def test_an_export_that_describes_another_model_is_refused(

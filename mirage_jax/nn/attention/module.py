@@ -8,10 +8,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from mirage_jax.nn.attention.dispatch import attention
 from mirage_jax.nn.rope import rotate
+
+ATTENTION_OUTPUT = "attention_output"
+"""Name that rematerialisation policies know what attention found by, before the last projection."""
 
 
 def rms_norm(
@@ -106,4 +110,4 @@ class Attention(nn.Module):
         if rotations is not None:
             q, k = rotate(q, rotations), rotate(k, rotations)
         out = attention(q, k, v, backend=self.backend, keys_split=context is None)
-        return self.o(out.reshape(x.shape))
+        return self.o(checkpoint_name(out.reshape(x.shape), ATTENTION_OUTPUT))

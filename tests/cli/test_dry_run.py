@@ -1,0 +1,83 @@
+"""mirage train --dry_run: for every experiment, with nothing recorded and nothing trained."""
+
+import functools
+import io
+import re
+from pathlib import Path
+
+import jax
+import pytest
+from rich.console import Console
+
+from mirage_jax.cli import build, common, dry_run, programs, train
+from mirage_jax.layout import Layout
+from mirage_jax.training.task import parameter_count
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(p for p in (ROOT / "experiments").glob("*.py") if p.name != "__init__.py")
+
+
+def tiny(path, **changes):
+    config = common.load_config(str(path))
+    for name, value in (*config.tiny_overrides, *changes.items()):
+        common._set_dotted(config, name.replace("__", "."), value)
+    return config
+
+
+def shown(config, workdir, stages=train.STAGES, memory="latent"):
+    console = Console(record=True, file=io.StringIO(), width=200)
+    dry_run.run(config, Layout(workdir), console, stages, memory=memory)
+    return console.export_text()
+
+
+class Compiled:
+    """Compiling takes most of the time, and one test does it."""
+
+    def memory_analysis(self):
+        return None
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self: Compiled())
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_is_described(path, uncompiled, tmp_path):
+    config = tiny(path)
+    text = shown(config, tmp_path / "nowhere")
+    positions = [text.index(f"\n{stage}: ") for stage in train.STAGES]
+    assert positions == sorted(positions)
+    head = build.geometry_head(config)
+    assert re.search(r"\n  \S+/kernel +\d+x\d+\S* +float32 +\S+ +[\d,]+\n", text)
+    assert f"data {config.worlds[0]}: train 0 clips recorded, 0 encoded" in text
+    assert text.count("FLOP in matrix products") == 3 and head is not None
+    assert ("parameters frozen" in text) == ("trained" in config.denoiser_training)
+    # It looks and does not touch.
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("memory", ["rgb", "none"])
+def test_the_comparisons_are_described_too(memory, uncompiled, tmp_path):
+    text = shown(tiny(ROOT / "experiments" / "quickstart.py"), tmp_path, ("denoiser",), memory)
+    assert "denoiser: 4 steps of 4 clips in 1 parts, adamw, cosine from 0.0015" in text
+
+
+@pytest.mark.devices(4)
+def test_what_is_printed_is_what_is_compiled(tmp_path):
+    changes = {"mesh__fsdp": 2, "host_devices": 4, "denoiser_training__accumulate": 2}
+    config = tiny(ROOT / "experiments" / "quickstart.py", **changes)
+    config.denoiser_training.batch_size = 8
+    text = shown(config, tmp_path, ("denoiser",))
+    assert "mesh data=2 fsdp=2 context=1 tensor=1, rules 'full'" in text
+    task = programs.denoiser_task(config, "latent")
+    count = parameter_count(jax.eval_shape(functools.partial(task.init, jax.random.key(0))))
+    assert f"{count:,} parameters trained" in text
+    row = re.search(r"blocks/block/mlp_in/kernel +(2x48x96) +float32 +(\S+) +([\d,]+)", text)
+    assert row[2] == "-,fsdp,-" and row[3] == f"{2 * 48 * 96 * 4 // 2:,}"
+    found = re.search(r"GiB on a device \(arguments (\S+), temporaries (\S+)\)", text)
+    # Half of parameters, two moments and an average, and a quarter of the batch.
+    assert float(found[1]) * 2**30 == pytest.approx(4 * 4 * count / 2, rel=0.2)
+    config.denoiser_training.batch_size = 6
+    with pytest.raises(ValueError, match="denoiser: found batch_size 6, expected a multiple of 8"):
+        shown(config, tmp_path, ("denoiser",))
