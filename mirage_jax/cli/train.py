@@ -238,6 +238,7 @@ def main() -> None:
         processes=_PROCESSES.value,
         process=_PROCESS.value,
         timeout=_CONNECT_SECONDS.value,
+        folder=layout.root / "processes",
     )
     console = Console(quiet=jax.process_index() > 0)
     if _DRY_RUN.value:

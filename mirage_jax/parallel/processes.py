@@ -6,9 +6,12 @@ Nothing here schedules anything: `jax.distributed` connects the processes, and w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +21,7 @@ from jax.sharding import Mesh
 from orbax.checkpoint import multihost
 
 from mirage_jax.parallel.mesh import batch_shards
+from mirage_jax.parallel.roll_call import RollCall
 from mirage_jax.parallel.rules import batch_sharding
 
 AUTO = "auto"
@@ -34,6 +38,8 @@ def initialize(
     processes: int = 0,
     process: int = -1,
     timeout: int = 300,
+    folder: Path | None = None,
+    say_every: float = 20.0,
     environment: Mapping[str, str] = os.environ,
 ) -> bool:
     """Connects this process with the others of its run. Call it before anything asks for devices.
@@ -45,15 +51,16 @@ def initialize(
         otherwise runs alone.
       processes: how many there are.
       process: which of them this is, from 0.
-      timeout: seconds to wait for the others.
+      timeout: seconds to wait for the others. Then JAX ends the process, with a trace of its own.
+      folder: which all of them share; says who has come while this one waits, see `RollCall`.
+      say_every: seconds between such lines, on standard error.
       environment: for tests.
 
     Returns:
       Whether there are others.
 
     Raises:
-      ValueError: if the arguments do not fit each other, nothing was found in the environment, or
-        not all processes came in time; names those that did not, where JAX does.
+      ValueError: if the arguments do not fit each other, or connecting failed.
     """
     if not coordinator:
         if processes or process >= 0:
@@ -78,29 +85,24 @@ def initialize(
             "num_processes": processes,
             "process_id": process,
         }
+    waiting: Any = contextlib.nullcontext()
+    if folder is not None:
+        waiting = RollCall(folder, process, processes, _to_stderr, every=say_every)
     try:
-        jax.distributed.initialize(
-            **explicit, initialization_timeout=timeout, shutdown_timeout_seconds=60
-        )
+        with waiting:
+            jax.distributed.initialize(
+                **explicit, initialization_timeout=timeout, shutdown_timeout_seconds=60
+            )
     except (RuntimeError, ValueError) as error:
         raise ValueError(
-            f"the processes of this run did not come together within {timeout} s "
-            f"(coordinator {coordinator}): {_reason(str(error))}"
+            f"the processes of this run did not come together (coordinator {coordinator}): "
+            f"{' '.join(str(error).split())[:300]}"
         ) from error
     return jax.process_count() > 1
 
 
-def absent(message: str) -> list[int]:
-    """Processes that the coordination service names as not having come, from its message."""
-    named = re.search(r"timed out task names:\s*(.*)", message, re.DOTALL)
-    return sorted({int(task) for task in re.findall(r"task:(\d+)", named[1])}) if named else []
-
-
-def _reason(message: str) -> str:
-    missing = absent(message)
-    if missing:
-        return f"no word from process {', '.join(map(str, missing))}"
-    return " ".join(message.split())[:300]
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def batch_share(mesh: Mesh) -> tuple[int, int]:

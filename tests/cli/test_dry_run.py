@@ -9,7 +9,7 @@ import jax
 import pytest
 from rich.console import Console
 
-from mirage_jax.cli import build, common, dry_run, programs, train
+from mirage_jax.cli import common, dry_run, programs, train
 from mirage_jax.layout import Layout
 from mirage_jax.training.task import parameter_count
 
@@ -48,36 +48,40 @@ def test_every_experiment_is_described(path, uncompiled, tmp_path):
     text = shown(config, tmp_path / "nowhere")
     positions = [text.index(f"\n{stage}: ") for stage in train.STAGES]
     assert positions == sorted(positions)
-    head = build.geometry_head(config)
     assert re.search(r"\n  \S+/kernel +\d+x\d+\S* +float32 +\S+ +[\d,]+\n", text)
     assert f"data {config.worlds[0]}: train 0 clips recorded, 0 encoded" in text
-    assert text.count("FLOP in matrix products") == 3 and head is not None
+    assert text.count("FLOP in matrix products") == 3
     assert ("parameters frozen" in text) == ("trained" in config.denoiser_training)
     # It looks and does not touch.
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("memory", ["rgb", "none"])
-def test_the_comparisons_are_described_too(memory, uncompiled, tmp_path):
-    text = shown(tiny(ROOT / "experiments" / "quickstart.py"), tmp_path, ("denoiser",), memory)
-    assert "denoiser: 4 steps of 4 clips in 1 parts, adamw, cosine from 0.0015" in text
+def test_a_comparison_is_described_too(uncompiled, tmp_path):
+    text = shown(tiny(ROOT / "experiments" / "quickstart.py"), tmp_path, ("denoiser",), "rgb")
+    assert "denoiser: 4 steps of 4 clips in 1 parts" in text
 
 
-@pytest.mark.devices(4)
-def test_what_is_printed_is_what_is_compiled(tmp_path):
-    changes = {"mesh__fsdp": 2, "host_devices": 4, "denoiser_training__accumulate": 2}
-    config = tiny(ROOT / "experiments" / "quickstart.py", **changes)
-    config.denoiser_training.batch_size = 8
+@pytest.fixture
+def fast_compilation():
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def test_what_is_printed_is_what_is_compiled(fast_compilation, tmp_path):
+    config = tiny(ROOT / "experiments" / "quickstart.py", denoiser_training__accumulate=2)
     text = shown(config, tmp_path, ("denoiser",))
-    assert "mesh data=2 fsdp=2 context=1 tensor=1, rules 'full'" in text
+    assert "mesh data=1 fsdp=1 context=1 tensor=1, rules 'full'" in text
+    assert "denoiser: 4 steps of 4 clips in 2 parts, adamw, cosine from 0.0015" in text
     task = programs.denoiser_task(config, "latent")
     count = parameter_count(jax.eval_shape(functools.partial(task.init, jax.random.key(0))))
     assert f"{count:,} parameters trained" in text
-    row = re.search(r"blocks/block/mlp_in/kernel +(2x48x96) +float32 +(\S+) +([\d,]+)", text)
-    assert row[2] == "-,fsdp,-" and row[3] == f"{2 * 48 * 96 * 4 // 2:,}"
+    row = re.search(r"blocks/block/mlp_in/kernel +2x48x96 +float32 +(\S+) +([\d,]+)\n", text)
+    assert row.groups() == ("repeated", f"{2 * 48 * 96 * 4:,}")
     found = re.search(r"GiB on a device \(arguments (\S+), temporaries (\S+)\)", text)
-    # Half of parameters, two moments and an average, and a quarter of the batch.
-    assert float(found[1]) * 2**30 == pytest.approx(4 * 4 * count / 2, rel=0.2)
-    config.denoiser_training.batch_size = 6
-    with pytest.raises(ValueError, match="denoiser: found batch_size 6, expected a multiple of 8"):
+    # Parameters, two moments, an average, and a small batch.
+    assert 1 < float(found[1]) * 2**30 / (4 * 4 * count) < 1.2
+    config.denoiser_training.batch_size = 5
+    with pytest.raises(ValueError, match="denoiser: found batch_size 5, expected a multiple of 2"):
         shown(config, tmp_path, ("denoiser",))

@@ -1,12 +1,18 @@
-"""The table of parameters, and what is refused, on meshes of fake devices."""
+"""The table of parameters, and what is refused, on meshes that are described and not there."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import linen as nn
+from jax.sharding import AbstractMesh, AxisType
 
 from mirage_jax import parallel
 from mirage_jax.parallel import specs
+
+
+def mesh_of(*sizes):
+    """Sizes of data, fsdp, context, tensor."""
+    return AbstractMesh(sizes, parallel.AXES, axis_types=(AxisType.Auto,) * 4)
 
 
 def placed(mesh, preset, **shapes):
@@ -19,9 +25,8 @@ def placed(mesh, preset, **shapes):
     return parallel.unboxed(boxed), shardings
 
 
-@pytest.mark.devices(8)
 def test_the_table_says_where_each_parameter_lies():
-    mesh = parallel.make_mesh(data=1, fsdp=4, tensor=2)
+    mesh = mesh_of(1, 4, 1, 2)
     where = placed(mesh, "full", up=((3, 8, 6), ("layers", "embed", "mlp")), bias=((6,), (None,)))
     lines = [line.split() for line in specs.table(*where)]
     assert lines[0][:2] == ["parameter", "shape"]
@@ -29,9 +34,8 @@ def test_the_table_says_where_each_parameter_lies():
     assert lines[2] == ["up", "3x8x6", "float32", "-,fsdp,tensor", str(3 * 2 * 3 * 4)]
 
 
-@pytest.mark.devices(8)
 def test_parameters_that_should_be_split_and_are_not_are_refused():
-    mesh = parallel.make_mesh(data=2, fsdp=4)
+    mesh = mesh_of(2, 4, 1, 1)
     large = 2**22  # 16 MiB
     shapes = {"split": ((large, 4), ("embed", "mlp")), "odd": ((large + 1, 2), ("embed", "mlp"))}
     rules = parallel.preset("fsdp")
@@ -40,7 +44,7 @@ def test_parameters_that_should_be_split_and_are_not_are_refused():
     # Nothing was promised without such rules, or on a mesh without such an axis.
     share = specs.check_sharded(*placed(mesh, "data", **shapes), mesh, parallel.preset("data"))
     assert share == 1.0
-    flat = parallel.make_mesh(data=8)
+    flat = mesh_of(8, 1, 1, 1)
     assert specs.check_sharded(*placed(flat, "fsdp", **shapes), flat, rules) == 1.0
     # Few bytes, whatever their share.
     small = {"odd": ((7, 2), ("embed", "mlp"))}

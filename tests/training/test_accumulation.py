@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from tiny_task import MLP, Batches, Regression, settings
 
 from mirage_jax import parallel, training
@@ -71,18 +70,3 @@ def test_a_run_in_parts_is_the_run_in_one(tmp_path):
         fit(tmp_path / "three", 3, Plain())
     with pytest.raises(ValueError, match="accumulate: found 0"):
         fit(tmp_path / "none", 0, Plain())
-
-
-@pytest.mark.devices(4)
-def test_parts_of_a_split_batch_stay_where_they_are():
-    """Every device works on its own samples in every part: nothing of a batch is moved."""
-    mesh = parallel.make_mesh()
-    split, whole = parallel.batch_sharding(mesh), parallel.replicated(mesh)
-    params = parallel.unboxed(jax.device_get(Regression().init(jax.random.key(0))))
-    batch = next(Batches(0, size=16))
-    with jax.set_mesh(mesh), nn.logical_axis_rules(parallel.preset("data")):
-        run = jax.jit(accumulated(gradient, 2), in_shardings=(whole, split, whole))
-        text = run.lower(params, batch, jax.random.key(0)).compile().as_text()
-    assert "all-reduce" in text
-    for moves in ("all-gather", "all-to-all", "collective-permute"):
-        assert f"{moves}(" not in text and f"{moves}-start(" not in text

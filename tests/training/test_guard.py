@@ -129,55 +129,55 @@ def test_a_few_bad_batches_are_skipped_and_counted(tmp_path):
     assert checkpoints.saved_steps(tmp_path / "kept" / "checkpoints") == [2, 5]
 
 
-def test_many_in_a_row_go_back_to_the_checkpoint_and_past_the_bad_batches(tmp_path):
-    limits = Guard(patience=3)
-    options = {"guard": limits, "keep": 9}
-    final, _, text = fit(tmp_path / "whole", 10, poisoned(5, 6, 7), **options)
+BACK = {"guard": Guard(patience=3), "save_every": 2, "log_every": 2}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A run of ten steps that meets three bad batches."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    final, _, text = fit(folder, 10, poisoned(5, 6, 7), **BACK)
     assert "going back to step 4, past the batches up to number 8" in text
+    return folder, final
+
+
+def test_many_in_a_row_go_back_to_the_checkpoint_and_past_the_bad_batches(unbroken, tmp_path):
+    folder, final = unbroken
     assert int(final.step) == 10 and int(final.guard.skipped) == 0
-    meta = checkpoints.read_meta(tmp_path / "whole" / "checkpoints" / "10")
-    assert meta["batches"] == 14
-    lines = [line["step"] for line in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
-    assert lines == [2, 4, 6, 8, 10]
+    assert checkpoints.read_meta(folder / "checkpoints" / "10")["batches"] == 14
+    assert [line["step"] for line in read_metrics(folder / "metrics.jsonl")] == [2, 4, 6, 8, 10]
     # What it did is what a run does that never met them.
     other = lambda start: Batches(start if start < 4 else start + 4)  # noqa: E731
-    fit(tmp_path / "clean", 4, other, **options)
-    clean, _, _ = fit(tmp_path / "clean", 10, other, **options)
+    fit(tmp_path, 4, other, **BACK)
+    clean, _, _ = fit(tmp_path, 10, other, **BACK)
     assert bits(clean) == bits(final)
 
 
-@pytest.mark.parametrize("last", [3, 6, 8])
-def test_a_run_that_dies_around_a_rollback_is_resumed_exactly(last, tmp_path):
-    options = {"guard": Guard(patience=3)}
-    expected, _, _ = fit(tmp_path / "whole", 12, poisoned(5, 6, 7), **options)
+def lines_without_time(folder):
+    return [
+        {name: value for name, value in line.items() if not name.startswith("time/")}
+        for line in read_metrics(folder / "metrics.jsonl")
+    ]
 
-    class Died(Exception):
-        pass
 
+@pytest.mark.parametrize(("last", "times"), [(8, 1), (6, 2)], ids=["before", "after"])
+def test_a_run_that_dies_around_a_rollback_is_resumed_exactly(last, times, unbroken, tmp_path):
+    """Step 8 is on its way when the run goes back to 4, so step 6 is seen twice."""
+    folder, expected = unbroken
     reached = []
 
     def die(step, _):
         reached.append(step)
-        # Step 6 is reached twice, the second time after going back.
-        if step == last and (step != 6 or reached.count(6) == 2):
-            raise Died
+        if reached.count(last) == times:
+            raise KeyboardInterrupt
 
-    with pytest.raises(Died):
+    with pytest.raises(KeyboardInterrupt):
         training.fit(
-            Regression(),
-            poisoned(5, 6, 7),
-            workdir=tmp_path / "broken",
-            on_step=die,
-            **settings(12, save_every=2, log_every=2, **options),
+            Regression(), poisoned(5, 6, 7), workdir=tmp_path, on_step=die, **settings(10, **BACK)
         )
-    found, _, _ = fit(tmp_path / "broken", 12, poisoned(5, 6, 7), **options)
+    found, _, _ = fit(tmp_path, 10, poisoned(5, 6, 7), **BACK)
     assert bits(found) == bits(expected)
-    lines = [
-        {name: value for name, value in line.items() if not name.startswith("time/")}
-        for folder in ("broken", "whole")
-        for line in read_metrics(tmp_path / folder / "metrics.jsonl")
-    ]
-    assert lines[: len(lines) // 2] == lines[len(lines) // 2 :]
+    assert lines_without_time(tmp_path) == lines_without_time(folder)
 
 
 def test_it_gives_up_where_going_back_does_not_help(tmp_path):
