@@ -115,7 +115,7 @@ def batch_share(mesh: Mesh) -> tuple[int, int]:
     """
     shards = batch_shards(mesh)
     held = batch_sharding(mesh).addressable_devices_indices_map((shards,))
-    starts = sorted({index[0].start or 0 for index in held.values()})
+    starts = sorted({index[0].start or 0 for index in held.values() if index is not None})
     first, count = starts[0], len(starts)
     if starts != list(range(first, first + count)) or first % count or shards % count:
         raise ValueError(

@@ -44,5 +44,5 @@ def accumulated(gradient: Gradient, parts: int) -> Gradient:
 
 def _split(leaf: Array, parts: int) -> Array:
     """[parts, batch / parts, ...]; a part takes every `parts`-th sample, so some of each device."""
-    split = jnp.moveaxis(leaf.reshape(-1, parts, *leaf.shape[1:]), 1, 0)
+    split = jnp.moveaxis(leaf.reshape(len(leaf) // parts, parts, *leaf.shape[1:]), 1, 0)
     return nn.with_logical_constraint(split, (None, "batch", *(None,) * (leaf.ndim - 1)))

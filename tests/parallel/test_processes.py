@@ -47,7 +47,7 @@ def start(workdir, devices, port, count, number):
 def run(workdir, devices, count):
     port = free_port()
     running = [start(workdir, devices, port, count, number) for number in range(count)]
-    outputs = [process.communicate(timeout=120) for process in running]
+    outputs = [process.communicate(timeout=400) for process in running]
     for process, (out, err) in zip(running, outputs, strict=True):
         assert process.returncode == 0, out + err
     return [line for out, _ in outputs for line in out.splitlines()]

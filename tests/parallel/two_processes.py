@@ -38,7 +38,7 @@ def held_out():
 def main(workdir: str, devices: str, coordinator: str, count: str, number: str) -> None:
     jax.config.update("jax_num_cpu_devices", int(devices))
     if int(count) > 1:
-        processes.initialize(coordinator, processes=int(count), process=int(number), timeout=60)
+        processes.initialize(coordinator, processes=int(count), process=int(number), timeout=300)
     # Parameters are split between the processes, samples between the devices of each.
     mesh = parallel.make_mesh(fsdp=2, data=-1)
     share = processes.batch_share(mesh)
