@@ -16,6 +16,8 @@ import difflib
 import importlib
 import sys
 
+from mirage_jax.cli.allocator import restart_with_large_pages
+
 COMMANDS = ("quickstart", "record", "train", "generate", "evaluate", "bench", "convert", "compile")
 
 
@@ -34,6 +36,7 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+    restart_with_large_pages()
     sys.argv = [f"mirage {command}", *arguments[1:]]
     importlib.import_module(f"mirage_jax.cli.{command}").cli()
 
