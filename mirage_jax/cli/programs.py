@@ -16,9 +16,8 @@ from mirage_jax.cli import build
 from mirage_jax.conditioning import TEMPORAL_STRIDE, camera_rays, memory_context
 from mirage_jax.geometry import Camera
 from mirage_jax.training import state as states
-from mirage_jax.training.branch_task import freeze_backbone
 from mirage_jax.training.denoiser_task import DenoiserTask
-from mirage_jax.training.optimizers import recipe
+from mirage_jax.training.optimizers import BETAS, recipe
 from mirage_jax.training.task import parameter_count
 from mirage_jax.world import sample_chunk
 
@@ -30,10 +29,11 @@ def train(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Traced
     """The step that `loop.fit` runs for the denoiser, on cached latents and encoded text."""
     training = config.denoiser_training
     task = _task(config)
-    if training.get("trained", "all") == "branch":
-        task = freeze_backbone(task)
+    if build.trained(config) != "all":
+        task = build.branch_task(config, task)
     names = ("learning_rate", "steps", "warmup", "weight_decay")
-    optimizer, schedule = recipe(**{name: training[name] for name in names})
+    betas = tuple(training.get("betas", BETAS))
+    optimizer, schedule = recipe(**{name: training[name] for name in names}, betas=betas)
     decay = training.ema_decay
     state = states.Builder(task, optimizer, mesh, rules, seed=config.seed, with_ema=decay > 0)
     frozen = None

@@ -11,6 +11,9 @@ NOT_DECAYED = ("bias", "scale", "gamma", "norm", "modulation", "positions")
 FITTED = ("linear_encoder", "linear_decoder", "memory_prior")
 """Modules whose parameters come from a closed form; they are not decayed either."""
 
+BETAS = (0.9, 0.99)
+"""Of AdamW, unless a config has its own."""
+
 
 def warmup_cosine(
     learning_rate: float, *, steps: int, warmup: int = 0, final: float = 0.0
@@ -43,7 +46,7 @@ def recipe(
     steps: int,
     warmup: int,
     weight_decay: float,
-    betas: tuple[float, float] = (0.9, 0.99),
+    betas: tuple[float, float] = BETAS,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW and the schedule that stages train with; short runs warm up for all but a step."""
     schedule = warmup_cosine(learning_rate, steps=steps, warmup=min(warmup, steps - 1), final=0.02)

@@ -29,7 +29,7 @@ from mirage_jax.nn.video_vae import VideoVAE, measure_stats, normalise
 from mirage_jax.training import latent_cache, rgb_baseline
 from mirage_jax.training.latent_cache import LatentClip, LatentSource
 from mirage_jax.training.loop import fit
-from mirage_jax.training.optimizers import recipe
+from mirage_jax.training.optimizers import BETAS, recipe
 from mirage_jax.training.task import Task
 from mirage_jax.training.vae_task import VAETask
 
@@ -97,7 +97,7 @@ def train_task(
     warmup: int,
     ema_decay: float,
     weight_decay: float,
-    betas: tuple[float, float] = (0.9, 0.99),
+    betas: tuple[float, float] = BETAS,
     seed: int,
     mesh: Mesh,
     workers: int = 0,
