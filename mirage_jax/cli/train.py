@@ -121,7 +121,7 @@ def _cache(config: ConfigDict, layout: Layout, console: Console, memory: str) ->
 def _sources(
     config: ConfigDict, layout: Layout, memory: str, texts: Mapping[str, np.ndarray] | None = None
 ) -> tuple[Any, Any]:
-    """Cached clips to train on and to evaluate on, with the text of their world if there are any."""
+    """Cached clips to train on and to evaluate on, with the text of their world if there is one."""
     from mirage_jax.training.latent_cache import LatentSource
     from mirage_jax.training.stages import Joined
     from mirage_jax.training.with_text import WithText

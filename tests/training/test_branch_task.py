@@ -98,7 +98,7 @@ def test_an_adapter_trains_beside_the_branch(whole):
         lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32), trained[ADAPTER]
     )
 
-    .jit
+    @jax.jit
     def losses(adapter, new, merged):
         def loss(adapter):
             return joint.loss({**added, ADAPTER: adapter}, batch, KEY, train=True, frozen=frozen)[0]
@@ -133,7 +133,8 @@ def test_a_new_branch_starts_as_a_copy_of_the_blocks_beside_it(whole):
     start = starting_params(backbone, (1,))
     copies = flatten_dict(start["branch"]["blocks"]["block"])
     blocks = flatten_dict(params["blocks"]["block"])
-    assert copies.keys() == blocks.keys() == flatten_dict(params["branch"]["blocks"]["block"]).keys()
+    beside = flatten_dict(params["branch"]["blocks"]["block"])
+    assert copies.keys() == blocks.keys() == beside.keys()
     for name, leaf in copies.items():
         np.testing.assert_array_equal(leaf, blocks[name][1:2])
     assert starting_params(backbone, ()) is None
