@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from mirage_jax.cli.common import UserError
@@ -17,6 +19,7 @@ from mirage_jax.conditioning import (
     context_channels,
     latents_of_frames,
 )
+from mirage_jax.convert.tensor_files import open_tensors
 from mirage_jax.latent_encoder import (
     LatentEncoder,
     from_fields,
@@ -27,12 +30,18 @@ from mirage_jax.latent_encoder import (
 from mirage_jax.layout import Layout
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
+from mirage_jax.nn.lora import LoRA
 from mirage_jax.nn.video_vae import VideoVAE
+from mirage_jax.text import load_embeddings
 from mirage_jax.training import optimizers
-from mirage_jax.training.branch_task import BranchTask, freeze_backbone
+from mirage_jax.training.branch_task import ADDED, BranchTask, freeze_backbone
 from mirage_jax.training.denoiser_task import DenoiserTask, Perturbation, Readout
+from mirage_jax.training.export import FORMAT, WEIGHTS, unflatten
 from mirage_jax.training.geometry_task import GeometryTask
 from mirage_jax.world import WorldModel
+
+TRAINED = ("all", "branch", "branch_lora")
+"""Values of `denoiser_training.trained`."""
 
 
 def vae(config: ConfigDict) -> VideoVAE:
@@ -44,6 +53,16 @@ def vae(config: ConfigDict) -> VideoVAE:
             f"{module.temporal_stride} frames into a latent, expected {TEMPORAL_STRIDE}"
         )
     return module
+
+
+def check_encoder(config: ConfigDict, path: Path) -> None:
+    """Raises FileNotFoundError or ValueError unless the encoder there has the config's latents."""
+    found, expected = LatentEncoder.load(path).vae, vae(config)
+    for name in ("latent_channels", "spatial_stride", "temporal_stride"):
+        if getattr(found, name) != getattr(expected, name):
+            raise ValueError(
+                f"{path}: {name}: found {getattr(found, name)}, expected {getattr(expected, name)}"
+            )
 
 
 def geometry_head(config: ConfigDict) -> GeometryHead:
@@ -118,6 +137,20 @@ def recipe(training: ConfigDict) -> optimizers.Recipe:
     return optimizers.recipe(**{name: training[name] for name in (*names, *given)})
 
 
+def trained(config: ConfigDict) -> str:
+    """What of the denoiser is trained: "all", "branch" or "branch_lora".
+
+    Raises:
+      UserError: if the config has something else.
+    """
+    found = config.denoiser_training.get("trained", "all")
+    if found not in TRAINED:
+        raise UserError(
+            f"denoiser_training.trained: found {found!r}, expected one of {', '.join(TRAINED)}"
+        )
+    return found
+
+
 def denoiser_architecture(config: ConfigDict, task: DenoiserTask) -> dict[str, Any]:
     """Everything that decides what a denoiser's weights mean."""
     return {
@@ -131,24 +164,60 @@ def denoiser_architecture(config: ConfigDict, task: DenoiserTask) -> dict[str, A
     }
 
 
-def branch_task(config: ConfigDict, task: DenoiserTask) -> BranchTask:
-    """`task` with the backbone of the config frozen.
+def pretrained(config: ConfigDict, task: DenoiserTask) -> dict[str, Any]:
+    """Parameters of the pretrained denoiser that the config names, read when they are used.
 
     Raises:
-      UserError: if the config names no backbone.
-      FileNotFoundError, ValueError: if it cannot be read or does not fit the denoiser.
+      UserError: if it names none.
+      FileNotFoundError, ValueError: if there is no export.
     """
-    path = config.denoiser_training.backbone
+    path = config.denoiser_training.pretrained
     if path == "random":
-        values = jax.jit(lambda: nn.unbox(task.init(jax.random.key(config.seed))))()
-    elif path:
-        values, _ = load_export(path)
-    else:
+        made = jax.jit(lambda: nn.unbox(task.init(jax.random.key(config.seed))))()
+        return {name: part for name, part in jax.device_get(made).items() if name not in ADDED}
+    if not path:
         raise UserError(
-            "denoiser_training.backbone: found none, expected the folder of a pretrained denoiser, "
-            "or 'random' to try the code"
+            "denoiser_training.pretrained: found none, expected the export of a pretrained "
+            "denoiser, or 'random' to try the code"
         )
-    return freeze_backbone(task, jax.device_get(values))
+    files = open_tensors(Path(path) / WEIGHTS)
+    if files.metadata.get("format") != FORMAT:
+        raise ValueError(f"{files.path}: not an export; `mirage convert` makes one of it")
+    return unflatten(files.tensors)
+
+
+def branch_task(
+    config: ConfigDict, task: DenoiserTask, values: dict[str, Any] | None = None
+) -> BranchTask:
+    """`task` for the parts that `denoiser_training.trained` names, beside a frozen backbone.
+
+    Args:
+      config: the experiment.
+      task: the task that trains everything.
+      values: `pretrained`; None for shapes alone.
+    """
+    lora = None
+    if config.denoiser_training.trained == "branch_lora":
+        lora = LoRA(config.lora.rank, config.lora.alpha, tuple(config.lora.targets))
+    return freeze_backbone(task, values, lora)
+
+
+def texts(config: ConfigDict) -> dict[str, Float[np.ndarray, "l e"]]:
+    """The embedded prompt of every world; none where the config names no embeddings.
+
+    Raises:
+      UserError: if a world has no prompt.
+      FileNotFoundError, ValueError: if the embeddings cannot be read or lack a prompt.
+    """
+    path = config.text.embeddings if "text" in config else ""
+    if not path:
+        return {}
+    for world in config.worlds:
+        if world not in config.text.prompts:
+            raise UserError(f"text.prompts: found none for {world!r}, expected one for every world")
+    embeddings = load_embeddings(path, config.denoiser.text_width)
+    tokens = embeddings.of([config.text.prompts[world] for world in config.worlds])
+    return dict(zip(config.worlds, tokens, strict=True))
 
 
 def _stored_size(path: Path, made: dict[str, Any]) -> tuple[int, int]:

@@ -3,14 +3,16 @@
     mirage compile --config=experiments/wan22_5b_memory.py --topology=v5p:4x4x8
     mirage compile --config=experiments/wan22_5b_memory.py --config.tiny=true --topology=cpu:8
 
-No TPU is needed, only its compiler (pip install 'mirage_jax[tpu]'). Prints what one device needs
-and writes the same to <workdir>/compile/. Exit status 1 if a program does not fit its device.
+No TPU is needed, only its compiler (pip install 'mirage_jax[tpu]'). The mesh is that of the config
+(--config.mesh.data=4 --config.mesh.fsdp=64). Prints what one device needs and writes the same to
+<workdir>/compile/. Exit status 1 if a program does not fit its device.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -28,9 +30,6 @@ _TOPOLOGY = flags.DEFINE_string(
     "v5p:2x2x4",
     "Slice to compile for: v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x2, cpu:8.",
 )
-_MESH = flags.DEFINE_string(
-    "mesh", "", "Mesh axes that replace those of the config, such as data=2,fsdp=64."
-)
 _PROGRAM = flags.DEFINE_enum("program", "all", ("all", *PROGRAMS), "What to compile.")
 
 
@@ -40,7 +39,6 @@ def run(
     console: Console,
     *,
     topology: str,
-    mesh: str = "",
     program: str = "all",
 ) -> int:
     """Compiles, prints and writes; 1 if something does not fit."""
@@ -52,12 +50,11 @@ def run(
     from mirage_jax.parallel import topology as slices
 
     target = slices.open_slice(topology)
+    on = slices.make_mesh(target, config.mesh.to_dict())
     if target.chip is not None and config.denoiser.get("attention_backend", "auto") == "auto":
-        # "auto" asks which devices there are here, and there are none of the target's.
         config = config.copy_and_resolve_references()
         with config.unlocked():
-            config.denoiser.attention_backend = "splash"
-    on = slices.make_mesh(target, mesh_axes(config, mesh))
+            config.denoiser.attention_backend = tpu_attention(config.denoiser.heads, on.shape)
     rules = preset("full")
     results = {}
     for name in PROGRAMS if program == "all" else (program,):
@@ -81,21 +78,11 @@ def run(
     return int(any(result["memory"]["fits"] is False for result in results.values()))
 
 
-def mesh_axes(config: ConfigDict, overrides: str) -> dict[str, int]:
-    """Axes of the config's mesh, some replaced by "axis=size,axis=size".
-
-    Raises:
-      UserError: on anything else.
-    """
-    axes = config.mesh.to_dict()
-    for item in filter(None, overrides.split(",")):
-        name, _, size = item.partition("=")
-        if name not in axes or not size.lstrip("-").isdigit():
-            raise common.UserError(
-                f"--mesh: found {item!r}, expected axis=size with an axis of {', '.join(axes)}"
-            )
-        axes[name] = int(size)
-    return axes
+def tpu_attention(heads: int, mesh: Mapping[str, int]) -> str:
+    """What "auto" takes on TPUs; here, where there are none, it would ask for the CPU's."""
+    if mesh["context"] == 1:
+        return "splash"
+    return "ring" if heads // mesh["tensor"] % mesh["context"] else "ulysses:splash"
 
 
 def table(report: dict[str, Any]) -> Table:
@@ -171,8 +158,8 @@ def main() -> int:
     jax.config.update("jax_platforms", "cpu")
     if kind == "cpu":
         jax.config.update("jax_num_cpu_devices", math.prod(extent))
-    options = {"topology": _TOPOLOGY.value, "mesh": _MESH.value, "program": _PROGRAM.value}
-    return run(config, Layout(common.workdir()), Console(), **options)
+    layout, console = Layout(common.workdir()), Console()
+    return run(config, layout, console, topology=_TOPOLOGY.value, program=_PROGRAM.value)
 
 
 def cli() -> None:

@@ -16,7 +16,6 @@ from mirage_jax.cli import build
 from mirage_jax.conditioning import TEMPORAL_STRIDE, camera_rays, memory_context
 from mirage_jax.geometry import Camera
 from mirage_jax.training import state as states
-from mirage_jax.training.branch_task import freeze_backbone
 from mirage_jax.training.denoiser_task import DenoiserTask
 from mirage_jax.training.guard import Guard
 from mirage_jax.training.histories import scenarios
@@ -89,8 +88,7 @@ def step(
 def denoiser_task(config: ConfigDict, kind: str) -> DenoiserTask:
     """The denoiser's task, with its backbone frozen where the config says so."""
     task = _task(config, kind)
-    branch = config.denoiser_training.get("trained", "all") == "branch"
-    return freeze_backbone(task) if branch else task
+    return task if build.trained(config) == "all" else build.branch_task(config, task)
 
 
 def clip_batch(config: ConfigDict, count: int, kind: str = "latent") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,9 @@ def _encoder(config: ConfigDict, layout: Layout, console: Console, _: str) -> No
     from mirage_jax.training import stages
 
     training = config.vae_training
+    if training.get("pretrained", False):
+        build.check_encoder(config, layout.model("encoder"))
+        return
     encoder = stages.train_vae(
         build.vae(config),
         [layout.worlds(world) for world in layout.recorded(config.worlds)],
@@ -147,15 +151,23 @@ def _encode_clips(config: ConfigDict, layout: Layout, console: Console, memory: 
             )
 
 
-def _sources(config: ConfigDict, layout: Layout, memory: str) -> tuple[Any, Any]:
-    """Cached clips to train on and to evaluate on."""
+def _sources(
+    config: ConfigDict, layout: Layout, memory: str, texts: Mapping[str, np.ndarray] | None = None
+) -> tuple[Any, Any]:
+    """Cached clips to train on and to evaluate on, with the text of their world if there is one."""
     from mirage_jax.training.latent_cache import LatentSource
+    from mirage_jax.training.stages import Joined
+    from mirage_jax.training.with_text import WithText
 
     worlds = layout.recorded(config.worlds)
-    train, held_out = (
-        LatentSource([layout.latents(world, split, rgb=memory == "rgb") for world in worlds])
-        for split in ("train", "eval")
-    )
+
+    def source(split: str) -> Any:
+        paths = {world: layout.latents(world, split, rgb=memory == "rgb") for world in worlds}
+        if not texts:
+            return LatentSource(paths.values())
+        return Joined([WithText(LatentSource([path]), texts[w]) for w, path in paths.items()])
+
+    train, held_out = source("train"), source("eval")
     return train, held_out
 
 
@@ -183,27 +195,24 @@ def _geometry(config: ConfigDict, layout: Layout, console: Console, _: str) -> N
 
 def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str) -> None:
     from mirage_jax.latent_encoder import LatentEncoder
-    from mirage_jax.parallel.rules import unboxed
     from mirage_jax.training import stages
-    from mirage_jax.training.branch_task import joined
+    from mirage_jax.training.branch_task import BranchTask, starting_params
     from mirage_jax.training.denoiser_task import Preview
     from mirage_jax.training.export import export
     from mirage_jax.training.latent_cache import FIELDS, LatentClip
     from mirage_jax.training.prior_fit import fit_memory_prior
 
-    train, held_out = _sources(config, layout, memory)
+    train, held_out = _sources(config, layout, memory, build.texts(config))
     encoder = LatentEncoder.load(layout.model("encoder"))
     task = build.denoiser_task(config, memory, encoder.spread)
     if task.denoiser.memory_prior:
         console.print("fitting the memory prior")
         task = dataclasses.replace(task, prior=fit_memory_prior(task, train))
-    trained = config.denoiser_training.get("trained", "all")
-    if trained == "branch":
-        task = build.branch_task(config, task)
-    elif trained != "all":
-        raise common.UserError(
-            f"denoiser_training.trained: found {trained!r}, expected 'all' or 'branch'"
-        )
+    values, start = {}, None
+    if build.trained(config) != "all":
+        values = build.pretrained(config, task)
+        task = build.branch_task(config, task, values)
+        start = starting_params(values, task.denoiser.branch_layers)
     if config.sample_every:
         shown = {name: np.stack([held_out[i][name] for i in range(4)]) for name in FIELDS}
         how = {name: config.sampling[name] for name in ("steps", "shift", "method")}
@@ -214,11 +223,13 @@ def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str)
         train,
         layout.stage(f"denoiser_{memory}"),
         eval_batches=functools.partial(stages.eval_batches, held_out),
+        init_from=start,
         name=f"denoiser ({memory} memory)",
         **_options(config, config.denoiser_training, layout, console),
     )
-    if task.frozen is not None:
-        params = joined(unboxed(task.frozen), params)
+    if isinstance(task, BranchTask):
+        as_stored = functools.partial(np.asarray, dtype=np.float32)
+        params = task.whole(jax.tree.map(as_stored, values), params)
     architecture = build.denoiser_architecture(config, task)
     path = layout.model(f"denoiser_{memory}")
     first_alone(f"denoiser {memory}", lambda: export(path, params, architecture))

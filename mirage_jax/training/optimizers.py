@@ -11,6 +11,9 @@ NOT_DECAYED = ("bias", "scale", "gamma", "norm", "modulation", "positions")
 FITTED = ("linear_encoder", "linear_decoder", "memory_prior")
 """Modules whose parameters come from a closed form; they are not decayed either."""
 
+BETAS = (0.9, 0.99)
+"""Of AdamW, unless a config has its own."""
+
 
 OPTIMIZERS = ("adamw", "lion", "sgd")
 """Values of `optimizer`."""
@@ -85,7 +88,7 @@ def recipe(
     steps: int,
     warmup: int,
     weight_decay: float,
-    betas: tuple[float, float] = (0.9, 0.99),
+    betas: tuple[float, float] = BETAS,
     optimizer: str = "adamw",
     schedule: str = "cosine",
     clip_norm: float = 1.0,

@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 import pytest
 
-from mirage_jax.cli import common
 from mirage_jax.cli import compile as command
 
 ROOT = Path(__file__).parents[2]
@@ -53,8 +52,10 @@ def branch(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Everything trained; data, parameters and layers each split over two devices."""
-    arguments = ("--mesh=data=2,fsdp=2,tensor=2", "--config.denoiser_training.trained=all")
-    return compiled(tmp_path_factory.mktemp("whole"), *arguments)
+    mesh = {"data": 2, "fsdp": 2, "tensor": 2}
+    arguments = [f"--config.mesh.{axis}={size}" for axis, size in mesh.items()]
+    folder = tmp_path_factory.mktemp("whole")
+    return compiled(folder, *arguments, "--config.denoiser_training.trained=all")
 
 
 def counts(report):
@@ -117,10 +118,9 @@ def test_what_is_printed_is_what_is_written(branch):
         assert text in printed
 
 
-def test_the_mesh_is_the_configs_but_for_what_the_line_says():
-    config = common.load_config(str(CONFIG))
-    assert command.mesh_axes(config, "") == {"data": 1, "fsdp": -1, "context": 1, "tensor": 1}
-    assert command.mesh_axes(config, "data=2,fsdp=64")["fsdp"] == 64
-    for wrong in ("fdsp=2", "fsdp", "fsdp=two"):
-        with pytest.raises(common.UserError, match=f"--mesh: found '{wrong}', expected axis=size"):
-            command.mesh_axes(config, wrong)
+@pytest.mark.parametrize(
+    ("context", "tensor", "expected"),
+    [(1, 4, "splash"), (4, 1, "ulysses:splash"), (4, 2, "ulysses:splash"), (4, 12, "ring")],
+)
+def test_attention_on_tpus_is_what_auto_would_take_there(context, tensor, expected):
+    assert command.tpu_attention(24, {"context": context, "tensor": tensor}) == expected

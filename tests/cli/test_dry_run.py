@@ -9,7 +9,7 @@ import jax
 import pytest
 from rich.console import Console
 
-from mirage_jax.cli import common, dry_run, programs, train
+from mirage_jax.cli import build, common, dry_run, programs, train
 from mirage_jax.layout import Layout
 from mirage_jax.training.task import parameter_count
 
@@ -62,7 +62,7 @@ def test_the_denoiser_of_every_experiment_is_described(path, uncompiled, tmp_pat
     text = shown(config, tmp_path, ("denoiser",))
     assert re.search(r"\n  blocks/\S+/kernel +\d+x\d+\S* +float32 +\S+ +[\d,]+\n", text)
     assert re.search(r"FLOP in matrix products\n", text)
-    assert ("parameters frozen" in text) == ("trained" in config.denoiser_training)
+    assert ("parameters frozen" in text) == (build.trained(config) != "all")
 
 
 def test_a_comparison_is_described_too(uncompiled, tmp_path):

@@ -1,5 +1,7 @@
 """The branch trained beside a frozen backbone, against the same task with everything trained."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +9,14 @@ import optax
 import pytest
 import tiny_world
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 from tiny_world import CHANNELS, GRID, SIZE
 
 from mirage_jax import parallel, trajectories
 from mirage_jax.conditioning import context_channels
+from mirage_jax.nn.lora import LoRA
 from mirage_jax.training import state as states
-from mirage_jax.training.branch_task import ADDED, freeze_backbone
+from mirage_jax.training.branch_task import ADAPTER, ADDED, freeze_backbone, starting_params
 from mirage_jax.training.denoiser_task import DenoiserTask, Readout
 from mirage_jax.training.latent_cache import FIELDS
 
@@ -79,6 +83,65 @@ def test_loss_and_gradient_are_those_of_the_whole_denoiser(whole, branch):
             gradient[name],
         )
     assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(branch_gradient["branch"]))
+
+
+def test_an_adapter_trains_beside_the_branch(whole):
+    task, params, batch = whole
+    lora = LoRA(rank=2, alpha=1.0)
+    joint = freeze_backbone(task, params, lora)
+    frozen = parallel.unboxed(joint.frozen)
+    trained = jax.tree.map(np.asarray, jax.jit(lambda: nn.unbox(joint.init(KEY)))())
+    added = {name: params[name] for name in ADDED}
+    assert sorted(trained) == sorted((*ADDED, ADAPTER))
+    rng = np.random.default_rng(0)
+    adapter = jax.tree.map(
+        lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32), trained[ADAPTER]
+    )
+
+    @jax.jit
+    def losses(adapter, new, merged):
+        def loss(adapter):
+            return joint.loss({**added, ADAPTER: adapter}, batch, KEY, train=True, frozen=frozen)[0]
+
+        plain = [task.loss(p, batch, KEY, train=True)[0] for p in (params, merged)]
+        return loss(new), *plain, *jax.value_and_grad(loss)(adapter)
+
+    merged = joint.whole(frozen, {**added, ADAPTER: adapter})
+    new, plain, of_merged, adapted, gradient = losses(adapter, trained[ADAPTER], merged)
+    # A new adapter changes nothing, a trained one what it changes once merged.
+    assert float(new) == pytest.approx(float(plain), rel=1e-6)
+    assert float(adapted) == pytest.approx(float(of_merged), rel=1e-5)
+    assert abs(float(adapted) - float(plain)) > 1e-3 * float(plain)
+    assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_kernels_of_the_backbone_are_kept_as_they_are_multiplied(whole):
+    task, params, _ = whole
+    half = dataclasses.replace(task, denoiser=task.denoiser.clone(dtype=jnp.bfloat16))
+    kept = flatten_dict(parallel.unboxed(freeze_backbone(half, params).frozen), sep="/")
+    for name, leaf in kept.items():
+        in_blocks = name.startswith("blocks/") and name.endswith("/kernel")
+        assert leaf.dtype == (jnp.bfloat16 if in_blocks else jnp.float32), name
+    abstract = flatten_dict(parallel.unboxed(freeze_backbone(half).frozen), sep="/")
+    described = {name: (leaf.shape, leaf.dtype) for name, leaf in kept.items()}
+    assert {name: (leaf.shape, leaf.dtype) for name, leaf in abstract.items()} == described
+
+
+def test_a_new_branch_starts_as_a_copy_of_the_blocks_beside_it(whole):
+    _, params, _ = whole
+    backbone = {name: part for name, part in params.items() if name not in ADDED}
+    start = starting_params(backbone, (1,))
+    copies = flatten_dict(start["branch"]["blocks"]["block"])
+    blocks = flatten_dict(params["blocks"]["block"])
+    beside = flatten_dict(params["branch"]["blocks"]["block"])
+    assert copies.keys() == blocks.keys() == beside.keys()
+    for name, leaf in copies.items():
+        np.testing.assert_array_equal(leaf, blocks[name][1:2])
+    assert starting_params(backbone, ()) is None
+    # One that was trained before is gone on from.
+    start = starting_params(params, (0,))
+    assert sorted(start) == sorted(ADDED)
+    jax.tree.map(np.testing.assert_array_equal, start, {name: params[name] for name in ADDED})
 
 
 def test_the_state_of_a_run_holds_nothing_of_the_backbone(branch):

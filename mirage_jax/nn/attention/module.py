@@ -54,7 +54,17 @@ class Linear(nn.Module):
         self.bias = named_param(self, "bias", nn.initializers.zeros, shape[1:], self.axes[1:])
 
     def __call__(self, x: Float[Array, "*b inputs"]) -> Float[Array, "*b features"]:
-        return x.astype(self.dtype) @ self.kernel.astype(self.dtype) + self.bias.astype(self.dtype)
+        x = x.astype(self.dtype)
+        return self.adapted(x, x @ self.kernel.astype(self.dtype)) + self.bias.astype(self.dtype)
+
+    def adapted(
+        self, x: Float[Array, "*b inputs"], out: Float[Array, "*b features"]
+    ) -> Float[Array, "*b features"]:
+        """`out` plus x A B where a low-rank adapter was put beside the kernel, see `nn.lora`."""
+        if not self.has_variable("params", "lora_a"):
+            return out
+        down, up = (self.get_variable("params", f"lora_{name}") for name in "ab")
+        return out + (x @ down.astype(self.dtype)) @ up.astype(self.dtype)
 
 
 def joint_projection(
@@ -67,8 +77,11 @@ def joint_projection(
     """
     dtype = layers[0].dtype
     kernels = jnp.stack([layer.kernel for layer in layers], axis=1).astype(dtype)
-    outputs = jnp.einsum("...d,dke->k...e", x.astype(dtype), kernels)
-    return tuple(outputs[i] + layer.bias.astype(dtype) for i, layer in enumerate(layers))
+    x = x.astype(dtype)
+    outputs = jnp.einsum("...d,dke->k...e", x, kernels)
+    return tuple(
+        layer.adapted(x, outputs[i]) + layer.bias.astype(dtype) for i, layer in enumerate(layers)
+    )
 
 
 class Attention(nn.Module):
