@@ -25,7 +25,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.record = ConfigDict()
     c.record.size = 64  # pixels, square
     c.record.frames = 33  # 17 that leave, 16 that come back
-    c.record.gamma = 0.6  # Freedoom is dark; applied to both worlds and stored in the clip
+    c.record.gamma = 0.6  # of Freedoom, which is dark; stored in the clip
     c.record.train_clips = ConfigDict({"freedoom": 1200, "labmaze": 320, "procedural": 64})
     c.record.eval_clips = 64  # per world, on maps and mazes never trained on
     c.record.workers = 2
@@ -101,7 +101,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.denoiser_training.precondition = True  # predict what the noisy latent leaves open
     c.denoiser_training.per_frame = False  # a noise level per latent: for sampling.method staggered
     c.denoiser_training.drop_memory = 0.1
-    c.denoiser_training.depth_noise = 0.03  # relative, one factor per history frame
+    c.denoiser_training.depth_noise = 0.03  # relative; largest deviation of a history frame
     c.denoiser_training.pose_noise = 0.01  # metres and radians
     c.denoiser_training.token_noise = 0.05  # standard deviations of a latent
 

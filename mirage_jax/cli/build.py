@@ -235,6 +235,12 @@ def world_model(layout: Layout, kind: str, sampling: ConfigDict) -> WorldModel:
     Raises:
       FileNotFoundError, ValueError: if a part is missing or does not fit the others.
     """
+    for part in ("encoder", "geometry", f"denoiser_{kind}"):
+        if not layout.model(part).exists():
+            raise FileNotFoundError(
+                f"{layout.model(part)}: not trained yet; run `make quickstart` or `mirage train`, "
+                "or name another folder by --workdir"
+            )
     encoder = LatentEncoder.load(layout.model("encoder"))
     channels = encoder.vae.latent_channels
     path = layout.model(f"denoiser_{kind}")

@@ -1,4 +1,4 @@
-"""How alike two pictures are (PSNR, SSIM), and how right a depth map is (absolute relative error).
+"""How alike two pictures are: PSNR and SSIM.
 
 Host-side numpy on uint8 pictures: evaluation compares what a viewer would be shown, after rounding.
 Every function reduces the picture dimensions and keeps the leading ones.
@@ -95,35 +95,6 @@ def _filter(extent: int) -> Float[np.ndarray, "positions extent"]:
 
 METRICS = {"psnr": psnr, "ssim": ssim}
 """Similarities by name; larger is more alike."""
-
-
-def abs_rel(
-    predicted: Float[np.ndarray, "*b h w"],
-    true: Float[np.ndarray, "*b h w"],
-    *,
-    min_depth: float | int = 1e-3,
-    max_depth: float | int = np.inf,
-) -> float:
-    """Absolute relative depth error, mean of |predicted - true| / true over known true depth.
-
-    Args:
-      predicted: z-depth, metres, everywhere finite.
-      true: z-depth, metres; 0, NaN and infinity are unknown (or sky) and left out.
-      min_depth, max_depth: true depths outside are left out too.
-    Returns:
-      The error (0 is perfect, .1 is ten per cent), NaN if no true depth is known.
-    Raises:
-      ValueError: if the shapes differ or a prediction is not finite.
-    """
-    _check_same_shape(predicted, true)
-    if not np.isfinite(predicted).all():
-        bad = int((~np.isfinite(predicted)).sum())
-        raise ValueError(f"predicted depth: found {bad} values that are not finite, expected none")
-    known = np.isfinite(true) & (true > min_depth) & (true <= max_depth)
-    if not known.any():
-        return float("nan")
-    t = true[known].astype(np.float64)
-    return float(np.mean(np.abs(predicted[known] - t) / t))
 
 
 def _check_same_shape(a: np.ndarray, b: np.ndarray) -> None:

@@ -214,7 +214,7 @@ def project_to_cells(
 ) -> Hits:
     """Finds the cell of every element in every view; `views` has one leading dimension."""
     h, w = grid
-    uv, z = geometry.project(xyz[None], geometry.scale_to_grid(views, grid))
+    uv, z = geometry.project(xyz[None], geometry.resize_camera(views, grid))
     u, v = uv[..., 0], uv[..., 1]
     # Compared as floats: a conversion of NaN or of a huge number to an integer is undefined.
     inside = valid & (z > NEAR) & (u >= 0) & (u < w) & (v >= 0) & (v < h)

@@ -30,7 +30,6 @@ PRESETS: dict[str, dict[str, str | tuple[str, ...] | None]] = {
         "embed": (None, "fsdp", "fsdp", "fsdp"),
         "mlp": (None, None, None, "tensor"),
         "heads": (None, None, None, "tensor"),
-        "kv": (None, None, None, "tensor"),
         "vocab": (None, None, None, "tensor"),
         "conv_in": (None, None, None, None),
         "conv_out": (None, "fsdp", "fsdp", "fsdp"),

@@ -163,8 +163,7 @@ class Checkpoints:
           The state and what `save` was given as `meta`.
 
         Raises:
-          ValueError: if the newest checkpoint is of another architecture; names the tensor. Or if
-            it is of another format.
+          ValueError: if the newest one is of another format or architecture; names what differs.
           CheckpointError: if checkpoints exist and none is intact.
         """
         steps = self.steps()
@@ -172,8 +171,6 @@ class Checkpoints:
             path = self.directory / str(step)
             try:
                 meta = read_meta(path)
-                if meta["format"] != FORMAT:
-                    raise ValueError(f"{path}: found {meta['format']}, expected {FORMAT}")
                 expected = _items(abstract)
                 _check_table(path, meta["tensors"], expected)
                 items = load_items(path, expected, meta["tensors"])
@@ -250,6 +247,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 
     Raises:
       DamagedCheckpoint: if it cannot be read or its CRC is wrong.
+      ValueError: if it is of another format.
     """
     meta = _load(path, {"meta": None})["meta"]
     try:
@@ -258,7 +256,10 @@ def read_meta(path: Path) -> dict[str, Any]:
         raise DamagedCheckpoint("meta: fields json and crc32 expected") from error
     if zlib.crc32(text.encode()) != crc:
         raise DamagedCheckpoint("meta: the CRC does not match")
-    return json.loads(text)
+    meta = json.loads(text)
+    if meta.get("format") != FORMAT:
+        raise ValueError(f"{path}: found format {meta.get('format')!r}, expected {FORMAT!r}")
+    return meta
 
 
 def load_items(path: Path, abstract: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:

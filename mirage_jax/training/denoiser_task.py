@@ -34,7 +34,8 @@ class Perturbation:
     """How a training history is spoilt, so that sampling from estimates is nothing new.
 
     Attributes:
-      depth: largest relative depth error; each frame draws its own, and its confidence says so.
+      depth: largest standard deviation of the relative depth error of a frame; each frame draws its
+        own, half of them 0, and its confidence says so.
       pose: standard deviation of a frame's pose error, in metres and radians.
       tokens: standard deviation of noise added to tokens (latents have about 1).
     """
@@ -209,7 +210,7 @@ class DenoiserTask(Task):
       chunks: chunks of a clip.
       chunk_latents: latents of a chunk.
       readout: how the memory is read.
-      perturbation: how histories are spoilt.
+      perturbation: how histories written to the memory are spoilt; the baseline's are true.
       shift: noise-level shift.
       drop_memory: share of samples that see an empty memory.
       drop_text: share of samples whose text tokens are zeroed, where batches have text.
@@ -241,8 +242,13 @@ class DenoiserTask(Task):
     def table(self) -> histories.Scenarios:
         return histories.scenarios(self.chunks, self.chunk_latents)
 
-    def inputs(self, batch: LatentClip, key: PRNGKeyArray) -> tuple[Array, Array, Array | None]:
-        """Targets, rays and (perhaps dropped) memory context of a batch."""
+    def inputs(
+        self, batch: LatentClip, key: PRNGKeyArray, *, train: bool = True
+    ) -> tuple[Array, Array, Array | None]:
+        """Targets, rays and memory context of a batch.
+
+        In training histories are spoilt and memories sometimes dropped, else all is true and kept.
+        """
 
         def one(clip: LatentClip, key: PRNGKeyArray):
             draw_key, noise_key, drop_key = jax.random.split(key, 3)
@@ -255,10 +261,10 @@ class DenoiserTask(Task):
                 size=self.size,
                 table=self.table,
                 readout=self.readout,
-                key=noise_key,
+                key=noise_key if train else None,
                 perturbation=self.perturbation,
             )
-            if context is not None:
+            if train and context is not None:
                 context = context * (jax.random.uniform(drop_key) >= self.drop_memory)
             return target, rays, context
 
@@ -287,7 +293,7 @@ class DenoiserTask(Task):
         """
         clip = LatentClip(**{name: batch[name] for name in FIELDS})
         inputs_key, sigma_key, noise_key = jax.random.split(key, 3)
-        target, rays, context = self.inputs(clip, inputs_key)
+        target, rays, context = self.inputs(clip, inputs_key, train=train)
         count, latents = target.shape[:2]
         sigma = flow.sample_sigma(
             sigma_key, count, latents, shift=self.shift, per_frame=self.per_frame

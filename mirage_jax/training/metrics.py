@@ -79,8 +79,7 @@ class MetricsWriter:
         path = self._workdir / "metrics.jsonl"
         _keep_until(path, start_step)
         self._file = path.open("a", encoding="utf-8")
-        purge = {"purge_step": start_step + 1} if start_step else {}
-        self._board = SummaryWriter(str(self._workdir / "tensorboard"), **purge)
+        self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=start_step + 1)
 
     def rewind(self, step: int) -> None:
         """Takes back what was written after a step that the run went back to."""

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ class VideoWindow:
         return {"video": video[start : start + self.frames, rows, columns]}
 
 
-def spread_over(count: int, wanted: int) -> Iterable[int]:
+def spread_over(count: int, wanted: int) -> list[int]:
     """At most `wanted` indices spread evenly over `count`."""
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()
 
@@ -201,10 +201,35 @@ def train_vae(
     return LatentEncoder(params, stats, vae, tuple(float(value) for value in spread))
 
 
-def _eval_windows(source: Any, frames: int, batch: int = 8) -> Iterator[dict[str, np.ndarray]]:
-    """The last window of held-out clips, where the camera comes back."""
-    for start in range(0, min(len(source), 64) - batch + 1, batch):
-        yield {"video": np.stack([source[start + i]["video"][-frames:] for i in range(batch)])}
+def _eval_windows(source: Any, frames: int, least: int = 8) -> Iterator[dict[str, np.ndarray]]:
+    """The last window of held-out clips of every world, where the camera comes back.
+
+    Batches are as those of `eval_batches`.
+    """
+    batch = _shared_evenly(least)
+    chosen = spread_over(len(source), min(len(source), 64) // batch * batch)
+    for start in range(0, len(chosen), batch):
+        clips = [source[i]["video"][-frames:] for i in chosen[start : start + batch]]
+        yield {"video": np.stack(clips)}
+
+
+def cache_key(
+    encoder_id: str, clips: Path, split: str, *, chunk_frames: int, sky_depth: float, rgb: bool
+) -> dict[str, Any]:
+    """What decides what is in the cache of a recorded world, for `latent_cache.stale`.
+
+    Args:
+      encoder_id: tells the weights of the encoder from others, see `export.fingerprint`.
+      clips, split, chunk_frames, sky_depth, rgb: of `cache_latents`.
+    """
+    recorded = json.dumps(read_card(clips)["splits"].get(split), sort_keys=True)
+    return {
+        "encoder": encoder_id,
+        "clips": hashlib.sha256(recorded.encode()).hexdigest(),
+        "chunk_frames": chunk_frames,
+        "sky_depth": sky_depth,
+        "rgb": rgb,
+    }
 
 
 def refresh_cache(
@@ -224,25 +249,18 @@ def refresh_cache(
 
     Args:
       encoder: what encodes.
-      encoder_id: tells its weights from others, see `export.fingerprint`.
+      encoder_id: of `cache_key`.
       clips, split, out, chunk_frames, sky_depth, rgb: of `cache_latents`.
       say: called with a line of text.
       **options: of `cache_latents`.
     """
-    recorded = json.dumps(read_card(clips)["splits"].get(split), sort_keys=True)
-    key = {
-        "encoder": encoder_id,
-        "clips": hashlib.sha256(recorded.encode()).hexdigest(),
-        "chunk_frames": chunk_frames,
-        "sky_depth": sky_depth,
-        "rgb": rgb,
-    }
+    making: dict[str, Any] = {"chunk_frames": chunk_frames, "sky_depth": sky_depth, "rgb": rgb}
+    key = cache_key(encoder_id, clips, split, **making)
     reason = latent_cache.stale(out, key)
     if not reason:
         say(f"{out}: up to date")
         return
     say(f"{out}: {reason}")
-    making: dict[str, Any] = {"chunk_frames": chunk_frames, "sky_depth": sky_depth, "rgb": rgb}
     cache_latents(encoder, clips, split, out, **making, **options)
     latent_cache.write_key(out, key)
 
@@ -307,17 +325,26 @@ def _encode_batch(
     return jax.vmap(one)(to_model_range(video), depth, moving, intrinsics, poses)
 
 
-def load_clips(path: Path, count: int | None = None) -> LatentClip:
-    """The first `count` cached clips of a file as one batch of numpy arrays."""
+def load_clips(path: Path) -> LatentClip:
+    """The cached clips of a file as one batch of numpy arrays."""
     source = LatentSource([path])
-    records = [source[i] for i in range(min(len(source), count or len(source)))]
+    records = [source[i] for i in range(len(source))]
     fields: dict[str, Any] = {name: np.stack([r[name] for r in records]) for name in records[0]}
     return LatentClip(**fields)
 
 
-def eval_batches(source: Any, batch: int = 16) -> Iterator[dict[str, np.ndarray]]:
-    """Whole batches of a held-out source of cached clips, spread over its worlds."""
+def eval_batches(source: Any, least: int = 16) -> Iterator[dict[str, np.ndarray]]:
+    """Whole batches of a held-out source of cached clips, spread over its worlds.
+
+    A batch has `least` clips, or as many more as the devices can share evenly.
+    """
+    batch = _shared_evenly(least)
     order = np.random.default_rng(0).permutation(len(source))
     for start in range(0, len(source) - batch + 1, batch):
         records = [source[int(i)] for i in order[start : start + batch]]
         yield {name: np.stack([r[name] for r in records]) for name in records[0]}
+
+
+def _shared_evenly(least: int) -> int:
+    devices = jax.device_count()
+    return -(-least // devices) * devices

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -43,9 +44,10 @@ from mirage_jax.latent_encoder import LatentEncoder, as_fields
 from mirage_jax.layout import Layout
 from mirage_jax.parallel import unboxed
 from mirage_jax.text import TextEmbeddings, save_embeddings
+from mirage_jax.training import latent_cache, stages
 from mirage_jax.training.branch_task import ADDED
 from mirage_jax.training.denoiser_task import MEMORY_KINDS
-from mirage_jax.training.export import export, load_export
+from mirage_jax.training.export import export, fingerprint, load_export
 from mirage_jax.training.geometry_task import GeometryTask
 
 ROOT = Path(__file__).parents[2]
@@ -655,7 +657,40 @@ def test_stages_out_of_order_say_what_is_missing(call, tmp_path):
         assert outcome[0] == 2 and "Traceback" not in outcome[2]
     assert_refused(call("train", "--config.tiny=true"), recorded_first)
     assert_refused(call("train", "--stage=cache", "--config.tiny=true"), "encoder")
-    assert_refused(call("evaluate", "--config.tiny=true"), "encoder")
+    assert_refused(call("evaluate", "--config.tiny=true"), recorded_first)
+
+
+def test_clips_cached_by_another_encoder_are_not_scored(tiny_config, trained, monkeypatch):
+    loaded = types.SimpleNamespace(chunk_frames=17, sky_depth=200)
+    monkeypatch.setattr(build, "world_model", lambda layout, kind, sampling: loaded)
+    trained.model("denoiser_rgb").mkdir()
+
+    def cached(*, rgb, encoder=None):
+        path = trained.latents("procedural", "eval", rgb=rgb)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        own = fingerprint(trained.model("encoder"))
+        making = {"chunk_frames": 17, "sky_depth": 200.0, "rgb": rgb}
+        clips = trained.worlds("procedural")
+        latent_cache.write_key(path, stages.cache_key(encoder or own, clips, "eval", **making))
+
+    def models():
+        found, missing = evaluate._models(tiny_config, trained, ("procedural",))
+        return set(found), {entry["control"]: entry["reason"] for entry in missing}
+
+    with pytest.raises(ValueError, match="there is none yet; run `mirage train --stage=cache`"):
+        models()
+    cached(rgb=False)
+    cached(rgb=True, encoder="another")
+    found, missing = models()
+    assert found == {"latent", "none"} and set(missing) == {"rgb_memory"}
+    assert "made with another encoder: run `make compare`" in missing["rgb_memory"]
+    cached(rgb=True)
+    assert models() == ({"latent", "none", "rgb"}, {})
+    cached(rgb=False, encoder="another")
+    shutil.rmtree(trained.model("denoiser_rgb"))
+    with pytest.raises(ValueError, match="made with another encoder; run `mirage train"):
+        models()
 
 
 @pytest.mark.parametrize("compare", [False, True])
@@ -736,7 +771,7 @@ def test_bench_knows_one_subject(monkeypatch, capsys):
 def test_generate_wants_one_thing_to_start_from(call):
     assert_refused(call("generate"), "either --image=PICTURE or --world=SAVED_WORLD")
     assert_refused(call("generate", "--image=a.png", "--world=a.world"), "either --image")
-    assert_refused(call("generate", "--image=a.png"), "encoder", "export")
+    assert_refused(call("generate", "--image=a.png"), "encoder: not trained yet; run `make quicks")
 
 
 def test_the_middle_square_of_a_picture_is_used(tmp_path):

@@ -14,6 +14,9 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
 from mirage_jax import parallel
+from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.nn.text_encoder import TextEncoder
+from mirage_jax.nn.video_vae import VideoVAE
 from mirage_jax.parallel import mesh
 
 
@@ -75,13 +78,19 @@ def test_unknown_preset_and_unknown_axis_name_are_refused():
         parallel.shardings({"dense": {"kernel": leaf}}, parallel.make_mesh(), parallel.preset())
 
 
-def test_every_preset_covers_the_same_names():
-    names = [
-        tuple(logical for logical, _ in parallel.preset(p))
-        for p in ("data", "fsdp", "fsdp_context", "full")
-    ]
-    assert len(set(names)) == 1
-    assert {"embed", "mlp", "heads", "kv", "conv_in", "conv_out", "layers", "vocab"} < set(names[0])
+def test_the_table_has_the_names_that_modules_use_and_no_others():
+    ids = jnp.ones((1, 2), jnp.int32)
+    modules = (
+        (Denoiser(12, 1, 1, 8, 3, 3, text_width=4), jnp.zeros((1, 1, 2, 2, 3)), jnp.zeros((1, 1))),
+        (TextEncoder(8, 4, 2, 2, 6, depth=1), ids, ids),
+        (VideoVAE(base_width=4, decoder_width=4), jnp.zeros((1, 1, 8, 8, 3))),
+    )
+    names = {"batch", "tokens", "height"}  # of activations
+    for module, *inputs in modules:
+        params = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+        for spec in jax.tree.leaves(nn.get_partition_spec(params)):
+            names |= {name for name in spec if name is not None}
+    assert names == {logical for logical, _ in parallel.preset()}
 
 
 def test_parameters_are_split_as_the_table_says_and_indivisible_ones_repeated():

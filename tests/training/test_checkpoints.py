@@ -153,12 +153,14 @@ def test_another_architecture_is_named_and_not_taken_for_damage(tmp_path):
     assert checkpoints.saved_steps(tmp_path / "checkpoints") == [4]
 
 
-def test_another_format_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "FORMAT", "mirage-checkpoint-0")
-    save(tmp_path, 4)
-    monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"4: found mirage-checkpoint-0, expected mirage-checkp"):
-        restore(tmp_path)
+def test_another_format_is_named_and_not_taken_for_damage(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "FORMAT", "mirage-checkpoint-0")
+        save(tmp_path, 4)
+    for read in (restore, checkpoints.load_params):
+        with pytest.raises(ValueError, match="found format 'mirage-checkpoint-0', expected 'mir"):
+            read(tmp_path)
+    assert checkpoints.saved_steps(tmp_path / "checkpoints") == [4]
 
 
 def test_load_params_prefers_the_average_and_passes_over_damage(tmp_path):

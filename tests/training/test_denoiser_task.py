@@ -276,6 +276,21 @@ def test_text_reaches_the_denoiser_and_some_samples_go_without():
     assert np.mean(kept) == pytest.approx(0.7, abs=4 * np.sqrt(0.3 * 0.7 / 200))
 
 
+def test_evaluation_sees_a_true_history_and_never_drops_it():
+    def context(**options):
+        task, spy = task_with(kind="latent", **options)
+
+        def run(batch):
+            task.loss(jnp.zeros(()), batch, KEY, train=False)
+            return spy.calls[-1]["memory"]
+
+        return np.asarray(jax.jit(run)(batch_of(3)))
+
+    spoilt = context(drop_memory=1.0, perturbation=Perturbation(depth=0.5, pose=0.5, tokens=3.0))
+    assert spoilt.any(axis=(1, 2, 3, 4)).all()
+    np.testing.assert_array_equal(spoilt, context())
+
+
 @pytest.mark.parametrize("kind", denoiser_task.MEMORY_KINDS)
 def test_parameters_fit_their_inputs(kind):
     channels = {

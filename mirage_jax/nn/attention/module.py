@@ -63,7 +63,8 @@ class Linear(nn.Module):
         """`out` plus x A B where a low-rank adapter was put beside the kernel, see `nn.lora`."""
         if not self.has_variable("params", "lora_a"):
             return out
-        down, up = (self.get_variable("params", f"lora_{name}") for name in "ab")
+        down: Any = self.get_variable("params", "lora_a")
+        up: Any = self.get_variable("params", "lora_b")
         return out + (x @ down.astype(self.dtype)) @ up.astype(self.dtype)
 
 
