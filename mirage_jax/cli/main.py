@@ -7,6 +7,7 @@
     mirage evaluate     score held-out worlds; writes results.json and report.html
     mirage bench        time the memory against the RGB point cloud
     mirage convert      released weights to exports of ours, and back
+    mirage compile      what training on a TPU slice needs, found by compiling for it, without TPUs
 
 `mirage COMMAND --help` lists the command's flags and every field of its config.
 """
@@ -17,7 +18,7 @@ import sys
 
 from mirage_jax.cli.allocator import restart_with_large_pages
 
-COMMANDS = ("quickstart", "record", "train", "generate", "evaluate", "bench", "convert")
+COMMANDS = ("quickstart", "record", "train", "generate", "evaluate", "bench", "convert", "compile")
 
 
 def main() -> None:
