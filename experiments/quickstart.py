@@ -26,7 +26,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.record.size = 64  # pixels, square
     c.record.frames = 33  # 17 that leave, 16 that come back
     c.record.gamma = 0.6  # Freedoom is dark; applied to both worlds and stored in the clip
-    c.record.train_clips = ConfigDict({"freedoom": 1200, "labmaze": 400, "procedural": 64})
+    c.record.train_clips = ConfigDict({"freedoom": 1200, "labmaze": 320, "procedural": 64})
     c.record.eval_clips = 64  # per world, on maps and mazes never trained on
     c.record.workers = 2
     c.record.seed = 0
@@ -90,7 +90,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.memory.footprint = 3  # cells; what falls near an empty cell is shown beside it; 1 = nothing
 
     c.denoiser_training = ConfigDict()
-    c.denoiser_training.steps = 800
+    c.denoiser_training.steps = 600
     c.denoiser_training.batch_size = 16
     c.denoiser_training.learning_rate = 1.5e-3
     c.denoiser_training.warmup = 60

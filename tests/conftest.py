@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("GLIBC_TUNABLES", "")  # or `mirage` would start pytest once more
 
 import pytest
 from jaxtyping import install_import_hook

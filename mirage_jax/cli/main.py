@@ -15,6 +15,8 @@ import difflib
 import importlib
 import sys
 
+from mirage_jax.cli.allocator import restart_with_large_pages
+
 COMMANDS = ("quickstart", "record", "train", "generate", "evaluate", "bench", "convert")
 
 
@@ -33,6 +35,7 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+    restart_with_large_pages()
     sys.argv = [f"mirage {command}", *arguments[1:]]
     importlib.import_module(f"mirage_jax.cli.{command}").cli()
 

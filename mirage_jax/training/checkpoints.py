@@ -13,6 +13,7 @@ before it is used.
 
 import contextlib
 import errno
+import functools
 import gc
 import json
 import logging
@@ -36,6 +37,11 @@ from mirage_jax.training.state import TrainState
 FORMAT = "mirage-checkpoint-1"
 FOLDER = "checkpoints"
 DAMAGED = "damaged_checkpoints"
+
+# Writing a copied tensor together compiles a slice for its shape: worth it for large ones only.
+_ARRAYS = ocp.options.ArrayOptions(
+    saving=ocp.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=1 << 24)
+)
 
 
 class CheckpointError(OSError):
@@ -114,7 +120,7 @@ class Checkpoints:
         _check_space(self.directory, step, needed)
         text = json.dumps({**meta, "format": FORMAT, "step": step, "tensors": table})
         items["meta"] = {"json": text, "crc32": zlib.crc32(text.encode())}
-        with self._translated(step):
+        with self._translated(step), ocp.Context(array_options=_ARRAYS):
             response = checkpointer.save_checkpointables_async(step, items, force=True)
         self._pending = (step, response)
         return step
@@ -289,24 +295,38 @@ def tensor_table(tree: Any) -> dict[str, list]:
     }
 
 
-@jax.jit
-def checksum(array: Shaped[Array, "..."]) -> UInt32[Array, ""]:
+def checksum(array: Shaped[Array | np.ndarray, "..."]) -> UInt32[Array, ""] | np.uint32:
     """Sum of the array's 32-bit words, each times an odd number of its position, modulo 2^32.
 
     A change of any one word changes the sum.  Addition of integers is exact in any order, so the
-    number does not depend on how the array is split over devices.
+    number does not depend on how the array is split over devices.  What host memory holds is summed
+    by numpy, which has nothing to compile.
     """
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    on_host = not isinstance(array, jax.Array) or (
+        array.is_fully_addressable and all(d.platform == "cpu" for d in array.devices())
+    )
+    return _weighted_sum(np.asarray(array), np) if on_host else _sum_on_devices(array)
+
+
+def _weighted_sum(array: Any, xp: Any) -> Any:
+    """`checksum` in numpy or jax.numpy (`xp`)."""
     words = _words(array)
-    position = jnp.zeros(words.shape, jnp.uint32)
+    position = xp.zeros(words.shape, xp.uint32)
     stride = 1
-    # Position from one iota per axis: flattening a sharded array would gather it.
+    # Position from one range per axis: flattening a sharded array would gather it.
     for axis in reversed(range(words.ndim)):
-        iota = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-        position = position + iota * jnp.uint32(stride % 2**32)
+        along = [-1 if other == axis else 1 for other in range(words.ndim)]
+        steps = xp.arange(words.shape[axis], dtype=xp.uint32).reshape(along)
+        position = position + steps * xp.uint32(stride % 2**32)
         stride *= words.shape[axis]
     # Twice the golden ratio of 2^32: even, so that weights are odd, with no further factor of two.
-    weight = position * jnp.uint32(1013904226) + jnp.uint32(1)
-    return jnp.sum(words * weight, dtype=jnp.uint32)
+    weight = position * xp.uint32(1013904226) + xp.uint32(1)
+    return xp.sum(words * weight, dtype=xp.uint32)
+
+
+_sum_on_devices = jax.jit(functools.partial(_weighted_sum, xp=jnp))
 
 
 def git_revision(folder: str | Path) -> str:
@@ -348,15 +368,17 @@ def _name(path: Any) -> str:
 
 def _words(array: Any) -> Any:
     """The array's bits as uint32, one word per element (two for 64-bit ones)."""
-    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        array = jax.random.key_data(array)
-    if array.dtype == jnp.bool_:
-        return array.astype(jnp.uint32)
+    if array.dtype == bool:
+        return array.astype(np.uint32)
     width = np.dtype(array.dtype).itemsize
-    if width >= 4:
-        return jax.lax.bitcast_convert_type(array, jnp.uint32)
-    narrow = {1: jnp.uint8, 2: jnp.uint16}[width]
-    return jax.lax.bitcast_convert_type(array, narrow).astype(jnp.uint32)
+    words: Any
+    unsigned = {1: np.uint8, 2: np.uint16}.get(width, np.uint32)
+    if isinstance(array, np.ndarray):
+        bits = array[..., None].view(unsigned)
+        words = bits if width > 4 else bits[..., 0]
+    else:
+        words = jax.lax.bitcast_convert_type(array, unsigned)
+    return words.astype(np.uint32)
 
 
 def _check_table(path: Path, table: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
