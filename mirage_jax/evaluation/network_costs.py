@@ -1,12 +1,15 @@
 """What denoiser and video VAE cost: milliseconds, operations and memory of each pass.
 
-In every round of a measurement a plain matrix product takes its turn between the passes. On a
-machine that others use too, a time says little; its share of the speed of that product says more.
+In every round of a measurement a plain matrix product takes its turn between the passes. On cores
+that others use too, wall time says little; CPU time, and the share of that product's speed, say
+more.
 """
 
 from __future__ import annotations
 
 import os
+import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mirage_jax.evaluation.efficiency import median_ms
 from mirage_jax.evaluation.flops import count_flops
 from mirage_jax.evaluation.network_cases import (
     DENOISERS,
@@ -131,8 +133,10 @@ def measure(
       under `sizes` the number of `parameters`, the shapes of the `inputs`, `matmul_gflops`, and
       under `passes` for each: `gflop` (operations of products and convolutions, attention
       included whatever computes it), `argument_bytes`, `temporary_bytes` (None where the backend
-      does not tell), `ms` and `gflops` (None if not run), `recorded_ms` (of PyTorch, in another
-      run; None if there is none or `dtype` is not float32) and `ratio` (recorded_ms / ms).
+      does not tell), `recorded_ms` (of PyTorch, in another run; None if there is none or `dtype` is
+      not float32), and if it was run, else None: `ms`, `cpu_ms` (CPU time of all threads),
+      `of_matmul` (its operations per second as a share of the matrix product's; of CPU time if
+      that is where it runs) and `ratio` (recorded_ms / ms).
 
     Raises:
       ValueError: if a subject, size or pass is not known.
@@ -164,7 +168,6 @@ def _known(kind: str, name: str, among: Mapping[str, Any]) -> Any:
     return among[name]
 
 
-
 def _measure_one(
     case: DenoiserCase | VAECase,
     dtype: Any,
@@ -187,20 +190,21 @@ def _measure_one(
             "gflop": count_flops(countable.passes[name], params, inputs) / 1e9,
             "argument_bytes": memory and memory.argument_size_in_bytes,
             "temporary_bytes": memory and memory.temp_size_in_bytes,
-            "ms": None,
-            "gflops": None,
             "recorded_ms": recorded.get(name),
-            "ratio": None,
+            **dict.fromkeys(("ms", "cpu_ms", "of_matmul", "ratio")),
         }
     matmul_gflops = None
     if repeats:
         arrays = draw(params), draw(inputs)
         side, matmul = _matmul(dtype)
         calls = [partial(program, *arrays) for program in compiled.values()]
-        *times, matmul_ms = median_ms([*calls, matmul], repeats)
-        matmul_gflops = 2e-6 * side**3 / matmul_ms
-        for entry, ms in zip(found.values(), times, strict=True):
-            entry["ms"], entry["gflops"] = ms, 1e3 * entry["gflop"] / ms
+        *times, matmul_time = median_times([*calls, matmul], repeats)
+        matmul_gflops = 2e-6 * side**3 / matmul_time.ms
+        on_cpu = jax.default_backend() == "cpu"
+        reference = 2e-9 * side**3 / (matmul_time.cpu_ms if on_cpu else matmul_time.ms)
+        for entry, (ms, cpu_ms) in zip(found.values(), times, strict=True):
+            entry["ms"], entry["cpu_ms"] = ms, cpu_ms
+            entry["of_matmul"] = entry["gflop"] / (cpu_ms if on_cpu else ms) / reference
             if entry["recorded_ms"]:
                 entry["ratio"] = entry["recorded_ms"] / ms
     return {
@@ -209,6 +213,27 @@ def _measure_one(
         "matmul_gflops": matmul_gflops,
         "passes": found,
     }
+
+
+class Times(NamedTuple):
+    """Milliseconds of wall time, and of CPU time over all threads."""
+
+    ms: float
+    cpu_ms: float
+
+
+def median_times(calls: Sequence[Callable[[], Any]], repeats: int) -> list[Times]:
+    """Medians of warm runs of each call; the calls take turns in every round."""
+    for call in calls:
+        jax.block_until_ready(call())
+    taken: list[list[Times]] = [[] for _ in calls]
+    for _ in range(repeats):
+        for times, call in zip(taken, calls, strict=True):
+            wall, cpu = time.perf_counter(), time.process_time()
+            jax.block_until_ready(call())
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            times.append(Times(1e3 * wall, 1e3 * cpu))
+    return [Times(*map(statistics.median, zip(*times, strict=True))) for times in taken]
 
 
 def _matmul(dtype: Any) -> tuple[int, Callable[[], Any]]:

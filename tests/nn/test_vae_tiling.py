@@ -83,7 +83,8 @@ def test_pictures_that_are_no_whole_cells_are_refused():
 def released():
     """Encoder and decoder of the Wan 2.2 golden, on latents of 6x8 cells."""
     tensors = load_file(GOLDEN / "weights.safetensors")
-    vae, params = VideoVAE(**wan_vae_fields(tensors)), {"params": from_wan_vae(tensors)}
+    vae = VideoVAE(**wan_vae_fields(tensors))
+    params = {"params": jax.tree.map(jnp.asarray, from_wan_vae(tensors))}
     encode = jax.jit(lambda video: vae.apply(params, video, method="encode")[0])
     decode = jax.jit(lambda latents: vae.apply(params, latents, method="decode"))
     stats = released_stats(48)
