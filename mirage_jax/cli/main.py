@@ -5,7 +5,7 @@
     mirage train        train the video autoencoder, its geometry head and the denoiser
     mirage generate     video along a camera path from one picture
     mirage evaluate     score held-out worlds; writes results.json and report.html
-    mirage bench        time the memory against the RGB point cloud
+    mirage bench        time the memory, the denoiser or the video autoencoder
     mirage convert      released weights to exports of ours, and back
     mirage compile      what training on a TPU slice needs, found by compiling for it, without TPUs
 

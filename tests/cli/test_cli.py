@@ -757,14 +757,6 @@ def test_bench_prints_and_writes_its_numbers(call, monkeypatch, tmp_path):
     assert found["pictures_per_chunk"] == 17 and found["frames_written_per_chunk"] == 4
 
 
-def test_bench_knows_one_subject(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["mirage bench", "networks"])
-    with pytest.raises(SystemExit) as leave:
-        bench.cli()
-    assert leave.value.code == 2
-    assert "no subject 'networks', expected 'memory'" in capsys.readouterr().err
-
-
 # -- generate ------------------------------------------------------------------------------------
 
 
