@@ -100,8 +100,8 @@ def vae(case: VAECase, dtype: Any = jnp.float32) -> Network:
 
     smallest = jax.ShapeDtypeStruct((1, 1, stride, stride, 3), jnp.float32)
     params = _parameters(partial(model.init, jax.random.key(0)), smallest, dtype=dtype)
-    passes = {"encode": encode, "decode": decode, "forward_backward": jax.grad(loss)}
-    return Network(params, inputs, passes)
+    passes: dict[str, Callable[[Any, Any], Any]] = {"encode": encode, "decode": decode}
+    return Network(params, inputs, {**passes, "forward_backward": jax.grad(loss)})
 
 
 def _parameters(init: Callable[..., Any], *inputs: Any, dtype: Any) -> Any:
