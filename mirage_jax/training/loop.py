@@ -142,7 +142,7 @@ def fit(
             + " ".join(
                 f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1 or axis == "data"
             )
-            + (f", {100 * repeated:.2g}% of their bytes on every device" if mesh.size > 1 else "")
+            + (f", {100 * repeated:.3g}% of their bytes on every device" if mesh.size > 1 else "")
         )
         phases.add("start", since)
         if start >= steps:
