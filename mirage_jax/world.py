@@ -64,6 +64,7 @@ def sample_chunk(
     steps: int,
     shift: float,
     method: str,
+    text: Float[Array, "b n e"] | None = None,
 ) -> Float[Array, "b l h w c"]:
     """Samples the latents of a chunk whose first latent is given; as many as there are rays for.
 
@@ -75,7 +76,7 @@ def sample_chunk(
     mask = jnp.zeros(noise.shape[:2]).at[:, 0].set(1.0)
 
     def velocity(x: Array, timestep: Array) -> Any:
-        return denoiser.apply({"params": params}, x, timestep, memory=context, rays=rays)
+        return denoiser.apply({"params": params}, x, timestep, memory=context, rays=rays, text=text)
 
     schedule = None
     if method == "staggered":

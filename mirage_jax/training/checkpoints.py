@@ -3,7 +3,7 @@
 A checkpoint is one Orbax step that becomes visible by a rename, so a process killed while saving
 leaves the previous one.  It holds
 
-    params/  ema/  optimizer/ (with the step and the key)  meta/ (JSON: config, data position, ...)
+    params/  ema/  optimizer/ (with step, key and guard)  meta/ (JSON: config, data position, ...)
 
 Orbax does not notice a flipped byte in array data (0.12.8 loads it, different).  So the JSON lists
 every tensor with its shape, dtype and a checksum of its bits, computed on the devices that hold it;
@@ -34,7 +34,7 @@ from orbax.checkpoint import v1 as ocp
 
 from mirage_jax.training.state import TrainState
 
-FORMAT = "mirage-checkpoint-1"
+FORMAT = "mirage-checkpoint-2"
 FOLDER = "checkpoints"
 DAMAGED = "damaged_checkpoints"
 
@@ -60,13 +60,14 @@ class Checkpoints:
     Args:
       workdir: folder of the run.
       keep: how many of the newest to keep.
+      keep_best: how many to keep beside them of those that were saved with the lowest value.
     """
 
-    def __init__(self, workdir: str | Path, *, keep: int = 2) -> None:
+    def __init__(self, workdir: str | Path, *, keep: int = 2, keep_best: int = 0) -> None:
         if keep < 1:
             raise ValueError(f"keep: found {keep}, expected at least 1")
         self.directory = Path(workdir).resolve() / FOLDER
-        self._keep = keep
+        self._keep, self._keep_best = keep, keep_best
         self._checkpointer: Any = None
         self._pending: tuple[int, Any] | None = None
 
@@ -94,7 +95,9 @@ class Checkpoints:
         """Steps with a complete checkpoint, ascending."""
         return saved_steps(self.directory)
 
-    def save(self, state: TrainState, meta: Mapping[str, Any]) -> int:
+    def save(
+        self, state: TrainState, meta: Mapping[str, Any], *, value: float | None = None
+    ) -> int:
         """Starts saving `state`; returns its step once the state may be changed.
 
         The arrays are copied off the devices before this returns; writing goes on in the background
@@ -103,6 +106,7 @@ class Checkpoints:
         Args:
           state: the state, all leaves on devices.
           meta: JSON-serialisable; comes back from `restore`.
+          value: by which the best are found, lower being better; None: unknown.
 
         Raises:
           CheckpointError: if this or the previous save failed, e.g. for want of space. Checkpoints
@@ -121,7 +125,10 @@ class Checkpoints:
         text = json.dumps({**meta, "format": FORMAT, "step": step, "tensors": table})
         items["meta"] = {"json": text, "crc32": zlib.crc32(text.encode())}
         with self._translated(step), ocp.Context(array_options=_ARRAYS):
-            response = checkpointer.save_checkpointables_async(step, items, force=True)
+            metrics = None if value is None else {"value": value}
+            response = checkpointer.save_checkpointables_async(
+                step, items, force=True, metrics=metrics
+            )
         self._pending = (step, response)
         return step
 
@@ -180,9 +187,17 @@ class Checkpoints:
 
     def _open(self) -> Any:
         if self._checkpointer is None:
+            policies = ocp.training.preservation_policies
+            best = policies.BestN(
+                get_metric_fn=lambda metrics: -metrics["value"],  # the last in order are kept
+                n=self._keep_best,
+                keep_checkpoints_without_metrics=False,
+            )
             self._checkpointer = ocp.training.Checkpointer(
                 self.directory,
-                preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(self._keep), best]
+                ),
                 cleanup_tmp_directories=True,
             )
         return self._checkpointer
@@ -348,7 +363,12 @@ def git_revision(folder: str | Path) -> str:
 def _items(state: TrainState) -> dict[str, Any]:
     items = {
         "params": state.params,
-        "optimizer": {"state": state.opt_state, "step": state.step, "key": state.key},
+        "optimizer": {
+            "state": state.opt_state,
+            "step": state.step,
+            "key": state.key,
+            "guard": state.guard,
+        },
     }
     if state.ema is not None:
         items["ema"] = state.ema
@@ -363,6 +383,7 @@ def _state(items: Mapping[str, Any]) -> TrainState:
         opt_state=optimizer["state"],
         ema=items.get("ema"),
         key=optimizer["key"],
+        guard=optimizer["guard"],
     )
 
 

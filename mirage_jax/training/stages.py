@@ -26,10 +26,11 @@ from data_pipelines.card import read_card
 from mirage_jax.latent_encoder import LatentEncoder, to_model_range
 from mirage_jax.nn.patch_pca import pca_linear_path
 from mirage_jax.nn.video_vae import VideoVAE, measure_stats, normalise
+from mirage_jax.parallel import processes
 from mirage_jax.training import latent_cache, rgb_baseline
 from mirage_jax.training.latent_cache import LatentClip, LatentSource
 from mirage_jax.training.loop import fit
-from mirage_jax.training.optimizers import adamw, warmup_cosine
+from mirage_jax.training.optimizers import Recipe
 from mirage_jax.training.task import Task
 from mirage_jax.training.vae_task import VAETask
 
@@ -91,19 +92,28 @@ def train_task(
     folder: Path,
     *,
     transform: Any = None,
-    steps: int,
+    recipe: Recipe,
     batch_size: int,
-    learning_rate: float,
-    warmup: int,
-    ema_decay: float,
-    weight_decay: float,
-    seed: int,
     mesh: Mesh,
+    seed: int,
     workers: int = 0,
     **options: Any,
 ) -> Any:
-    """Trains one task on one source with AdamW and returns the averaged parameters."""
-    schedule = warmup_cosine(learning_rate, steps=steps, warmup=min(warmup, steps - 1), final=0.02)
+    """Trains one task on one source and returns the averaged parameters, on the host.
+
+    Args:
+      task: what to train.
+      source: random access to elements, see `loading.batches`.
+      folder: for checkpoints and logs.
+      transform: of an element, see `loading.batches`.
+      recipe: optimizer and learning rates, see `optimizers.recipe`.
+      batch_size: over all processes.
+      mesh: devices.
+      seed: of everything random.
+      workers: loader processes.
+      **options: of `loop.fit`.
+    """
+    optimizer, schedule = recipe
     state = fit(
         task,
         lambda start: loading.batches(
@@ -113,18 +123,16 @@ def train_task(
             seed=seed,
             workers=workers,
             start_batch=start,
-            shard=(jax.process_index(), jax.process_count()),
+            shard=processes.batch_share(mesh),
         ),
         workdir=folder,
-        steps=steps,
-        optimizer=adamw(schedule, weight_decay=weight_decay),
+        optimizer=optimizer,
         schedule=schedule,
-        ema_decay=ema_decay,
         seed=seed,
         mesh=mesh,
         **options,
     )
-    return jax.device_get(state.best_params)
+    return processes.fetch(state.best_params)
 
 
 def train_vae(

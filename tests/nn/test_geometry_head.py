@@ -50,6 +50,17 @@ def test_it_looks_at_this_latent_and_the_one_before():
         assert change.tolist() == [s in (t, t + 1) for s in range(4)]
 
 
+def test_bfloat16_convolutions_stay_close():
+    latents, flags = latents_and_flags()
+    head = GeometryHead(width=8)
+    params = randomised(head, latents, flags)
+    expected = jax.jit(head.apply)(params, latents, flags)
+    found = jax.jit(head.clone(dtype=jnp.bfloat16).apply)(params, latents, flags)
+    for ours, exact in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert ours.dtype == jnp.float32
+        assert 0 < float(jnp.abs(ours - exact).max() / jnp.abs(exact).max()) < 0.05
+
+
 def test_image_latents_do_not_look_back_and_keep_their_token():
     latents, _ = latents_and_flags()
     head = GeometryHead(width=8)

@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 import textwrap
+import types
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
@@ -15,6 +17,7 @@ from mirage_jax import parallel
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.text_encoder import TextEncoder
 from mirage_jax.nn.video_vae import VideoVAE
+from mirage_jax.parallel import mesh
 
 
 def on_devices(count: int, code: str) -> str:
@@ -45,6 +48,26 @@ def test_defaults_put_all_devices_on_the_data_axis():
 def test_impossible_sizes_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         parallel.make_mesh(**sizes, devices=jax.devices() * 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "crossing"), [((2, 2, 2, 1), 0), ((1, 4, 1, 2), 1), ((1, 1, 4, 2), None)]
+)
+def test_slices_are_joined_along_one_axis(shape, crossing):
+    devices = [
+        types.SimpleNamespace(slice_index=number % 2, id=number, device_kind="x", platform="cpu")
+        for number in range(8)
+    ]
+    found = mesh.by_slice(shape, devices)
+    if crossing is None:
+        assert found is None
+        return
+    assert found.shape == shape and len({device.id for device in found.flat}) == 8
+    # Along every other axis all devices are of one slice.
+    slices = np.vectorize(lambda device: device.slice_index)(found)
+    assert np.ptp(slices, axis=tuple(a for a in range(4) if a != crossing)).max() == 0
+    assert slices.max() == 1
+    assert mesh.by_slice(shape, devices[::2]) is None
 
 
 def test_unknown_preset_and_unknown_axis_name_are_refused():

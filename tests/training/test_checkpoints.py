@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mirage_jax.training import checkpoints
+from mirage_jax.training import checkpoints, guard
 from mirage_jax.training.checkpoints import CheckpointError, Checkpoints, checksum
 from mirage_jax.training.state import TrainState
 
@@ -28,6 +28,7 @@ def make_state(step: int, width: int = 5, noise: int = 0) -> TrainState:
         opt_state=({"count": jnp.int32(step)}, params["dense"]["kernel"] ** 2),
         ema=jax.tree.map(lambda x: x + 1, params),
         key=jax.random.key(step),
+        guard=guard.GuardState(norm=jnp.float32(step / 3), skipped=jnp.int32(step)),
     )
 
 
@@ -74,6 +75,15 @@ def test_nothing_there_is_none(tmp_path):
 def test_only_the_newest_are_kept_and_saving_twice_is_once(tmp_path):
     save(tmp_path, 1, 2, 3, 3, keep=2)
     assert checkpoints.saved_steps(tmp_path / "checkpoints") == [2, 3]
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path):
+    values = {1: 0.5, 2: 0.3, 3: None, 4: 0.4, 5: 0.6, 6: None}
+    for chosen in ((1, 2, 3), (4, 5, 6)):  # in two processes
+        with Checkpoints(tmp_path, keep=1, keep_best=1) as store:
+            for step in chosen:
+                store.save(make_state(step), {}, value=values[step])
+    assert checkpoints.saved_steps(tmp_path / "checkpoints") == [2, 6]
 
 
 def damaged_files(folder: Path):
