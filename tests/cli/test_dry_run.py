@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+import tiny_world
 from rich.console import Console
 
 from mirage_jax.cli import build, common, dry_run, programs, train
@@ -30,7 +31,7 @@ def shown(config, workdir, stages=train.STAGES, memory="latent"):
     return console.export_text()
 
 
-class Untraced:
+class Untraced(tiny_world.stand_in(jax.stages.Traced)):
     """Stands for a step: tracing and compiling take most of the time, and one test does both."""
 
     jaxpr = jax.make_jaxpr(lambda x: x @ x)(jnp.ones((5, 5)))
