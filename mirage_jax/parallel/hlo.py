@@ -50,8 +50,8 @@ class Traffic:
 
     static: int = 0
     executed: int = 0
-    payload: float = 0.0
-    wire: float = 0.0
+    payload: float | int = 0.0
+    wire: float | int = 0.0
 
     def plus(self, times: int, payload: float, wire: float) -> Traffic:
         return Traffic(
