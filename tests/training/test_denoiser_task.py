@@ -274,6 +274,8 @@ def test_text_reaches_the_denoiser_and_some_samples_go_without():
     kept = text.all(axis=(1, 2))
     assert text.shape == (200, 3, 5) and not text[~kept].any()
     assert np.mean(kept) == pytest.approx(0.7, abs=4 * np.sqrt(0.3 * 0.7 / 200))
+    chance = np.corrcoef(kept, np.asarray(call["t"])[:, 1])[0, 1]
+    assert abs(chance) < 4 / np.sqrt(200)  # at any noise level
 
 
 def test_evaluation_sees_a_true_history_and_never_drops_it():
