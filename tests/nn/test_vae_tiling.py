@@ -82,8 +82,6 @@ def test_pictures_that_are_no_whole_cells_are_refused():
 @pytest.fixture(scope="module")
 def released():
     """Stride, encoder and decoder of the Wan 2.2 golden, and latents of 2x16 cells."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
     tensors = load_file(GOLDEN / "weights.safetensors")
     vae = VideoVAE(**wan_vae_fields(tensors))
     params = {"params": jax.tree.map(jnp.asarray, from_wan_vae(tensors))}
@@ -91,8 +89,7 @@ def released():
     decode = jax.jit(lambda latents: vae.apply(params, latents, method="decode"))
     stats = released_stats(48)
     latents = normal(1, 2, 2, 16, 48) * stats.std + stats.mean
-    yield vae.spatial_stride, encode, decode, latents
-    jax.config.update("jax_disable_most_optimizations", before)
+    return vae.spatial_stride, encode, decode, latents
 
 
 def test_one_tile_is_the_whole_picture(released):
