@@ -17,7 +17,7 @@ def get_config(_: str = "") -> ConfigDict:
     c = ConfigDict()
     c.name = "quickstart"
     c.seed = 0
-    c.tiny = False  # the same run, small enough for a CPU in under a minute
+    c.tiny = False  # the same run, of sizes that take a CPU no minute a stage
     c.host_devices = 2  # CPU devices to split a batch over; ignored where there is a GPU or TPU
 
     c.worlds = ("freedoom", "labmaze")  # a world that cannot be rendered here is left out, and said

@@ -14,7 +14,7 @@ noise level per sample; the paper's clean reference and preceding frames are not
 
 Compiled for TPU slices, see docs/scaling.md; it has not been trained at this size. The worlds that
 can be recorded here are square, so clips of this size must come from elsewhere. The tiny variant
-records, trains every stage on a random backbone and takes well under a minute on a CPU:
+records and trains every stage on a random backbone, in about 75 seconds on two CPU cores:
 
     mirage record --config=experiments/wan22_5b_memory.py --config.tiny=true --workdir=runs/tiny
     mirage train  --config=experiments/wan22_5b_memory.py --config.tiny=true --workdir=runs/tiny

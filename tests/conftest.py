@@ -10,23 +10,21 @@ import os
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from xml.etree import ElementTree
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GLIBC_TUNABLES", "")  # or `mirage` would start pytest once more
-# Compiling is most of what tests do, and XLA's passes are not what they test.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-if version("jaxlib").startswith("0.10."):  # a flag that XLA does not know ends the process
-    # Compiles twice as fast as with the emitters that go through MLIR.
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(["mirage_jax", "data_pipelines"], "beartype.beartype")
+
+from mirage_jax.cli.compilation import compile_fast  # noqa: E402, after the hook
+
+compile_fast()  # compiling is most of what tests do
 
 # Begun first, so that no worker is left with one of them when the others are done.
 LONGEST = ("test_end_to_end.py", "test_presets.py", "test_context_parallel.py", "test_loop.py")

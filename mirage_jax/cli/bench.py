@@ -98,7 +98,7 @@ def _growth(outcome: dict) -> Table:
 def main() -> None:
     config = common.resolve_config()
     layout = Layout(common.workdir())
-    common.prepare_jax(config, layout)
+    common.prepare_jax(config, layout, timed=True)
     run(config, layout, Console())
 
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from mirage_jax.cli.compilation import compile_fast
 from mirage_jax.layout import Layout
 
 # Installed beside this package, so that commands work from any folder.
@@ -73,10 +74,15 @@ def workdir() -> Path:
     return path.resolve()
 
 
-def prepare_jax(config: ConfigDict, layout: Layout) -> None:
-    """Settings that must precede the first JAX array: host devices and the compilation cache."""
+def prepare_jax(config: ConfigDict, layout: Layout, *, timed: bool = False) -> None:
+    """Settings that must precede the first JAX array: host devices, how and where to compile.
+
+    Tiny variants compile fast, unless the programs are to be timed.
+    """
     import jax
 
+    if config.tiny and not timed:
+        compile_fast()
     if config.host_devices > 1:
         jax.config.update("jax_num_cpu_devices", config.host_devices)
     cache = layout.root / "compilation_cache"

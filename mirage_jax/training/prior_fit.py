@@ -31,12 +31,14 @@ def fit_memory_prior(
     Args:
       task: says how samples are made.
       source: cached clips by index, as `LatentSource`.
-      batches, batch_size: clips used; each gives as many samples as its chunk has cells.
+      batches, batch_size: clips used, none more than four times; each gives as many samples as its
+        chunk has cells.
       seed: of the choice of clips and of the samples.
 
     Raises:
       ValueError: if there are fewer samples than channels of the memory context.
     """
+    batches = min(batches, -(-4 * len(source) // batch_size))
     order = np.resize(np.random.default_rng(seed).permutation(len(source)), batches * batch_size)
     inputs, key = jax.jit(task.inputs), jax.random.key(seed)
 
