@@ -54,16 +54,19 @@ def pytest_pyfunc_call(pyfuncitem):
         for item in pyfuncitem.session.items
         if item.path == pyfuncitem.path and item.get_closest_marker("devices") == marker
     )
-    failures = _run_on(marker.args[0], pyfuncitem.config.rootpath, together)
-    assert pyfuncitem.name in failures, f"did not run: {failures}"
-    if failures[pyfuncitem.name]:
-        pytest.fail(failures[pyfuncitem.name], pytrace=False)
+    results = _run_on(marker.args[0], pyfuncitem.config.rootpath, together)
+    assert pyfuncitem.name in results, f"did not run: {results}"
+    failed, skipped = results[pyfuncitem.name]
+    if failed:
+        pytest.fail(failed, pytrace=False)
+    if skipped:
+        pytest.skip(skipped)
     return True
 
 
 @functools.cache
-def _run_on(devices: int, root: Path, tests: tuple[str, ...]) -> dict[str, str]:
-    """Test name -> why it failed, empty if it did not."""
+def _run_on(devices: int, root: Path, tests: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+    """Test name -> why it failed, why it was skipped; empty if it was not."""
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "MIRAGE_TEST_DEVICES": str(devices)}
     env = {name: value for name, value in env.items() if not name.startswith("PYTEST_XDIST")}
     with tempfile.TemporaryDirectory() as folder:
@@ -79,9 +82,11 @@ def _run_on(devices: int, root: Path, tests: tuple[str, ...]) -> dict[str, str]:
         done = subprocess.run([*command, *tests], cwd=root, env=env, capture_output=True, text=True)
         assert results.exists(), done.stdout + done.stderr
         cases = ElementTree.parse(results).iter("testcase")
+
+    def why(case: ElementTree.Element, *kinds: str) -> str:
+        return "\n".join(found.text or kind for kind in kinds for found in case.findall(kind))
+
     return {
-        str(case.get("name")): "\n".join(
-            found.text or "" for kind in ("failure", "error") for found in case.findall(kind)
-        )
+        str(case.get("name")): (why(case, "failure", "error"), why(case, "skipped"))
         for case in cases
     }

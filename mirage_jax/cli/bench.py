@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from mirage_jax.cli import bench_networks, common
+from mirage_jax.cli import bench_networks, build, common
 from mirage_jax.layout import Layout
 
 
@@ -27,16 +27,16 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> None:
     from mirage_jax.evaluation import efficiency
     from mirage_jax.latent_encoder import LatentEncoder
 
-    stride, channels, encode = 8, config.vae.latent_channels, None
+    vae, encode = build.vae(config), None
     if layout.model("encoder").exists():
         encoder = LatentEncoder.load(layout.model("encoder"))
-        stride, channels = encoder.vae.spatial_stride, encoder.vae.latent_channels
+        vae = encoder.vae
         encode = jax.jit(lambda video: encoder.encode(video[None]))
-    size = config.record.size
+    height, width = size = build.picture_size(config)
     outcome = efficiency.measure(
-        size=(size, size),
-        grid=(size // stride, size // stride),
-        channels=channels,
+        size=size,
+        grid=(height // vae.spatial_stride, width // vae.spatial_stride),
+        channels=vae.latent_channels,
         chunk_frames=config.chunk_frames,
         reads=config.memory.reads,
         fine=config.memory.fine,

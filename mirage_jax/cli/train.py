@@ -213,7 +213,8 @@ def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str)
         task = build.branch_task(config, task, values)
         start = starting_params(values, task.denoiser.branch_layers)
     if config.sample_every:
-        shown = {name: np.stack([held_out[i][name] for i in range(4)]) for name in FIELDS}
+        records = [held_out[i] for i in stages.spread_over(len(held_out), 4)]
+        shown = {name: np.stack([record[name] for record in records]) for name in FIELDS}
         how = {name: config.sampling[name] for name in ("steps", "shift", "method")}
         preview = Preview(encoder, LatentClip(**shown), **how)
         task = dataclasses.replace(task, preview=preview)

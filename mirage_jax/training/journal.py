@@ -102,7 +102,7 @@ class Journal:
         """Results on held-out batches."""
         self._writer.scalars(step, {f"eval/{name}": value for name, value in results.items()})
         text = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
-        self.say(f"step {step}: held out {text}")
+        self.say(f"step {step}: held out {text or 'nothing, there are too few clips'}")
 
     def drew(self, step: int, picture: np.ndarray) -> Path | None:
         """A sample sheet."""

@@ -206,7 +206,7 @@ def _eval_windows(source: Any, frames: int, least: int = 8) -> Iterator[dict[str
 
     Batches are as those of `eval_batches`.
     """
-    batch = _shared_evenly(least)
+    batch = _shared_evenly(least, len(source))
     chosen = spread_over(len(source), min(len(source), 64) // batch * batch)
     for start in range(0, len(chosen), batch):
         clips = [source[i]["video"][-frames:] for i in chosen[start : start + batch]]
@@ -336,15 +336,16 @@ def load_clips(path: Path) -> LatentClip:
 def eval_batches(source: Any, least: int = 16) -> Iterator[dict[str, np.ndarray]]:
     """Whole batches of a held-out source of cached clips, spread over its worlds.
 
-    A batch has `least` clips, or as many more as the devices can share evenly.
+    A batch has `least` clips, or as many more as the devices can share evenly; where there are
+    fewer, as many of them as can be shared. None at all where there are fewer than devices.
     """
-    batch = _shared_evenly(least)
+    batch = _shared_evenly(least, len(source))
     order = np.random.default_rng(0).permutation(len(source))
     for start in range(0, len(source) - batch + 1, batch):
         records = [source[int(i)] for i in order[start : start + batch]]
         yield {name: np.stack([r[name] for r in records]) for name in records[0]}
 
 
-def _shared_evenly(least: int) -> int:
+def _shared_evenly(least: int, available: int) -> int:
     devices = jax.device_count()
-    return -(-least // devices) * devices
+    return max(min(-(-least // devices), available // devices), 1) * devices

@@ -69,7 +69,7 @@ QUIET = Console(quiet=True)
 @pytest.fixture
 def call(tmp_path, capsys, monkeypatch):
     """Runs a command line in this process; returns (exit code, stdout, stderr)."""
-    monkeypatch.setattr(common, "prepare_jax", lambda config, layout: None)
+    monkeypatch.setattr(common, "prepare_jax", lambda *_, **__: None)
 
     def run(command, *arguments):
         workdir = f"--workdir={tmp_path / 'run'}"
@@ -232,7 +232,7 @@ def test_help_shows_the_fields_of_the_config_that_is_given(call, tmp_path):
 def test_the_default_config_is_found_from_any_folder(arguments, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["mirage evaluate", *arguments])
-    monkeypatch.setattr(common, "prepare_jax", lambda config, layout: None)
+    monkeypatch.setattr(common, "prepare_jax", lambda *_, **__: None)
     monkeypatch.setattr(evaluate, "run", lambda config, layout, console: print(config.name))
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as leave:
         common.run(evaluate.main, evaluate.__name__)
@@ -258,7 +258,7 @@ def test_other_mistakes_in_the_flags(call):
 
 
 def test_debug_shows_the_traceback(tmp_path, monkeypatch):
-    monkeypatch.setattr(common, "prepare_jax", lambda config, layout: None)
+    monkeypatch.setattr(common, "prepare_jax", lambda *_, **__: None)
     argv = ["mirage train", CONFIG, f"--workdir={tmp_path}", "--debug"]
     monkeypatch.setattr(sys, "argv", argv)
     with flagsaver.flagsaver(), pytest.raises(ValueError, match="no recorded clips"):

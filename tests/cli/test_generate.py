@@ -50,7 +50,7 @@ def model():
 @pytest.fixture
 def call(model, tmp_path, capsys, monkeypatch):
     """Runs the command on made-up chunks; returns (exit code, stdout on one line, stderr)."""
-    monkeypatch.setattr(common, "prepare_jax", lambda config, layout: None)
+    monkeypatch.setattr(common, "prepare_jax", lambda *_, **__: None)
     monkeypatch.setattr(build, "world_model", lambda *_: model)
     monkeypatch.setattr(WorldModel, "start", started)
     monkeypatch.setattr(world_module, "rollout", walked)

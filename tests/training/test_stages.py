@@ -52,18 +52,28 @@ class Clips(Numbers):
         return {"video": np.array([[[[number, frame, 0]]] for frame in range(5)])}
 
 
-@pytest.mark.parametrize(("counts", "batches"), [((40, 40, 4), 8), ((13, 6), 2), ((7,), 0)])
-def test_held_out_windows_are_the_last_frames_of_clips_of_every_world(counts, batches):
+@pytest.mark.parametrize(
+    ("counts", "size", "batches"), [((40, 40, 4), 8, 8), ((13, 6), 8, 2), ((7,), 7, 1)]
+)
+def test_held_out_windows_are_the_last_frames_of_clips_of_every_world(counts, size, batches):
     starts = np.cumsum([0, *counts])
     source = stages.Joined([Clips(n, first) for n, first in zip(counts, starts, strict=False)])
     drawn = [window["video"] for window in stages._eval_windows(source, 3)]
-    assert [video.shape for video in drawn] == [(8, 3, 1, 1, 3)] * batches
-    if batches:
-        numbers, frames, _ = np.moveaxis(np.concatenate(drawn)[:, :, 0, 0], -1, 0)
-        assert (frames == [2, 3, 4]).all()
-        assert len(np.unique(numbers[:, 0])) == 8 * batches
-        worlds = np.searchsorted(starts, numbers[:, 0], side="right")
-        assert set(worlds) == set(range(1, len(counts) + 1))
+    assert [video.shape for video in drawn] == [(size, 3, 1, 1, 3)] * batches
+    numbers, frames, _ = np.moveaxis(np.concatenate(drawn)[:, :, 0, 0], -1, 0)
+    assert (frames == [2, 3, 4]).all()
+    assert len(np.unique(numbers[:, 0])) == size * batches
+    worlds = np.searchsorted(starts, numbers[:, 0], side="right")
+    assert set(worlds) == set(range(1, len(counts) + 1))
+
+
+@pytest.mark.parametrize(("devices", "count"), [(1, 15), (8, 15), (4, 3)])
+def test_fewer_held_out_clips_than_a_batch_are_used_as_far_as_they_can_be_shared(
+    devices, count, monkeypatch
+):
+    monkeypatch.setattr(stages.jax, "device_count", lambda: devices)
+    used = sum(len(batch["x"]) for batch in stages.eval_batches(Numbers(count)))
+    assert used == count // devices * devices
 
 
 @pytest.mark.parametrize(("devices", "size"), [(1, 16), (8, 16), (12, 24), (32, 32)])
