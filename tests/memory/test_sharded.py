@@ -177,13 +177,13 @@ def test_work_of_a_device_falls_with_the_number_of_devices():
 
 
 def test_what_does_not_fit_is_refused():
-    camera = views((0, 0, 0))
+    camera, bank = views((0, 0, 0)), memory.create(8, 1)
     with pytest.raises(ValueError, match=r"no mesh axis 'context', expected one of a mesh"):
-        memory.sharded.read(memory.create(8, 1), camera, GRID)
+        memory.sharded.read(bank, camera, GRID)
     with (
         jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((3,), ("context",))),
         pytest.raises(
             ValueError, match=r"capacity 8, expected a multiple of 3 \(mesh axes context"
         ),
     ):
-        memory.sharded.read(memory.create(8, 1), camera, GRID)
+        memory.sharded.read(bank, camera, GRID)

@@ -82,10 +82,10 @@ def constraints(run, *inputs):
     """Sharding constraints in a program, those in loops and calls included."""
 
     def count(jaxpr):
-        inner = sum(
-            count(sub) for eqn in jaxpr.eqns for sub in jax.core.jaxprs_in_params(eqn.params)
-        )
-        return inner + sum(eqn.primitive.name == "sharding_constraint" for eqn in jaxpr.eqns)
+        values = [v for eqn in jaxpr.eqns for v in jax.tree.leaves(tuple(eqn.params.values()))]
+        inner = [getattr(value, "jaxpr", value) for value in values]
+        own = sum(eqn.primitive.name == "sharding_constraint" for eqn in jaxpr.eqns)
+        return own + sum(count(sub) for sub in inner if hasattr(sub, "eqns"))
 
     return count(jax.make_jaxpr(run)(*inputs).jaxpr)
 
