@@ -137,7 +137,7 @@ def world_model(layout: Layout, kind: str, sampling: ConfigDict) -> WorldModel:
             f"{path}: trained on {module.in_channels} latent channels, "
             f"but the encoder has {channels}"
         )
-    head_params, head = _geometry_head(layout.model("geometry"), channels)
+    head_params, head = load_geometry_head(layout.model("geometry"), channels)
     size = stored_field(path, made, "size", int)
     return WorldModel(
         encoder=encoder,
@@ -156,7 +156,9 @@ def world_model(layout: Layout, kind: str, sampling: ConfigDict) -> WorldModel:
     )
 
 
-def _geometry_head(path: Path, channels: int) -> tuple[dict[str, Any], GeometryHead]:
+def load_geometry_head(path: Path, channels: int) -> tuple[dict[str, Any], GeometryHead]:
+    """Parameters and module of a geometry head for an encoder of so many channels."""
+
     def init(head: GeometryHead) -> Any:
         return GeometryTask(head, (1, 1, channels)).init(jax.random.key(0))
 
