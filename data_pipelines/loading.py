@@ -172,6 +172,23 @@ class Batches:
         self.close()
 
 
+class _HostShare(grain.MapDataset):
+    """Of every `whole` consecutive elements the `count` from `first` on."""
+
+    def __init__(self, parent: grain.MapDataset, whole: int, first: int, count: int):
+        super().__init__(parent)
+        self._whole, self._first, self._count = whole, first, count
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._whole * self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, place = divmod(index, self._count)
+        return self._parent[batch * self._whole + self._first + place]
+
+
 def batches(
     source: Any,
     transform: Transform | None = None,
@@ -186,7 +203,7 @@ def batches(
 
     Every epoch is shuffled anew.  The stream depends on `source`, `transform`, `batch_size` and
     `seed` alone: `workers` and earlier stops change nothing, and the members of a global batch and
-    their augmentations are the same on any number of hosts (host i of n holds members i, i+n, ..).
+    their augmentations are the same on any number of hosts (host i of n holds the i-th n-th).
 
     Args:
       source: random access (`__len__`, `__getitem__`) to elements, e.g. `ClipSource`.
@@ -212,7 +229,9 @@ def batches(
     if transform is not None:
         # Before the host slice, so that an element's generator depends on its global place.
         dataset = dataset.random_map(transform)
-    dataset = dataset[host::hosts].batch(batch_size // hosts, drop_remainder=True)[start_batch:]
+    share = batch_size // hosts
+    dataset = _HostShare(dataset, batch_size, host * share, share)
+    dataset = dataset.batch(share, drop_remainder=True)[start_batch:]
     # Decoding holds the interpreter lock for about a millisecond per clip: few threads do.
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
     iterable = dataset.to_iter_dataset(options)

@@ -161,16 +161,13 @@ def plain_context(
     return jnp.concatenate([readout.tokens, seen], axis=-1)
 
 
-def camera_rays(
-    camera: Camera, grid: tuple[int, int], *, translation_scale: float = 1.0
-) -> Float[Array, "latents h w 24"]:
+def camera_rays(camera: Camera, grid: tuple[int, int]) -> Float[Array, "latents h w 24"]:
     """Pluecker rays of all four frames of each latent, relative to the chunk's first camera.
 
-    Directions are unit vectors; moments are in metres times `translation_scale`.
+    Directions are unit vectors; moments are in metres.
     """
     first = jnp.broadcast_to(camera.cam2world[:1], camera.cam2world.shape)
-    relative = jnp.asarray(relative_pose(first, camera.cam2world))
-    relative = relative.at[..., :3, 3].multiply(translation_scale)
+    relative = relative_pose(first, camera.cam2world)
     rays = pluecker_rays(Camera(camera.intrinsics, relative, camera.size), grid)
     return rearrange(frames_per_latent(rays), "t r h w c -> t h w (r c)", r=TEMPORAL_STRIDE, c=6)
 

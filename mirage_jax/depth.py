@@ -7,6 +7,7 @@ As everywhere, depth is z-depth in metres, 0 where it is unknown and infinite wh
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def read_depth(path: Path) -> Float[np.ndarray, "height width"]:
         depth = _read_png(path) if path.suffix == ".png" else _read_array(path)
     except FileNotFoundError:
         raise
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: not a readable {path.suffix} file ({error})") from error
     if depth.ndim != 2 or not depth.size:
         raise ValueError(f"{path}: found shape {depth.shape}, expected [H, W]")

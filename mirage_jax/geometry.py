@@ -119,12 +119,12 @@ def lift(depth: Num[Floats, "*b h w"], camera: Camera) -> Float[Array, "*b h w 3
     """World points of the pixel (or cell) centres at the given z-depth (paper section 3.1).
 
     The resolution of `depth` may differ from `camera.size`; the intrinsics are scaled to it. The
-    leading dimensions of camera and depth broadcast. A depth of 0 gives the optical centre and a
-    depth that is not finite gives points that are not: mask unknown depth before use.
+    camera's leading dimensions broadcast to those of `depth`. A depth of 0 gives the optical centre
+    and one that is not finite gives points that are not: mask unknown depth before use.
 
     Args:
       depth: z-depth in metres.
-      camera: its leading dimensions must equal those of `depth`.
+      camera: cameras that saw it.
     Returns:
       World coordinates in metres, float32.
     """
@@ -216,10 +216,6 @@ def resize_camera(camera: Camera, size: tuple[int, int]) -> Camera:
     return camera.replace(  # type: ignore[attr-defined]
         intrinsics=intrinsics * scale, size=(int(size[0]), int(size[1]))
     )
-
-
-# Cells are pixels of a coarser picture; both names are used, each where it reads better.
-scale_to_grid = resize_camera
 
 
 def crop_camera(camera: Camera, top: int, left: int, size: tuple[int, int]) -> Camera:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int32
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 TEXT_LENGTH = 512
 """Tokens of a text in Wan's denoisers, padding included."""
@@ -163,10 +163,11 @@ def save_embeddings(path: str | Path, embeddings: TextEmbeddings) -> None:
     # One metadata field: safetensors writes several in no fixed order.
     metadata = {"text": json.dumps(header)}
     try:
-        save_file({"tokens": flat, "lengths": lengths}, partial, metadata=metadata)
+        # Not `save_file`: it lets nobody but the owner read what it writes.
+        partial.write_bytes(save({"tokens": flat, "lengths": lengths}, metadata=metadata))
         partial.replace(path)
-    except SafetensorError as error:  # what safetensors makes of an OSError
-        raise OSError(f"{path}: could not be written: {error}") from error
+    except OSError as error:
+        raise OSError(f"{path}: could not be written: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
 

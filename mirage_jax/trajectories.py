@@ -11,6 +11,7 @@ import difflib
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ def load(path: str | Path, frames: int | None = None) -> Float[np.ndarray, "t 4 
         raise ValueError(f"{path}: found suffix {path.suffix!r}, expected {', '.join(readers)}")
     try:
         poses = np.asarray(readers[path.suffix](path))
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if str(error).startswith(str(path)):
             raise
         raise ValueError(f"{path}: not a readable {path.suffix} pose file ({error})") from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -39,25 +37,11 @@ def write_video(
     Raises:
       ValueError: if there are no frames, or fps or scale is not positive.
     """
-    _check_any(frames)
+    if len(frames) == 0:
+        raise ValueError("video: found 0 frames, expected at least one")
     with VideoWriter(path, fps=fps, size=frames.shape[1:3], scale=scale, crf=crf) as video:
         video.write(frames)
     return Path(path)
-
-
-def video_bytes(
-    frames: UInt8[np.ndarray, "T H W 3"],
-    fps: float | int,
-    *,
-    scale: int | None = None,
-    crf: int = 16,
-) -> bytes:
-    """The mp4 of `write_video` in memory."""
-    _check_any(frames)
-    buffer = io.BytesIO()
-    with _Encoder(buffer, fps, frames.shape[1:3], scale, crf) as encoder:
-        encoder.add(frames)
-    return buffer.getvalue()
 
 
 class VideoWriter:
@@ -81,11 +65,10 @@ class VideoWriter:
         """Arguments as for `write_video`; `size` is (H, W) of the frames."""
         self.path = Path(path)
         self._partial = self.path.with_name(f".{self.path.name}.partial.mp4")
-        self._stack = contextlib.ExitStack()
         self._options = (fps, size, scale, crf)
 
     def __enter__(self) -> VideoWriter:
-        self._encoder = self._stack.enter_context(_Encoder(str(self._partial), *self._options))
+        self._encoder = _Encoder(str(self._partial), *self._options)
         return self
 
     def write(self, frames: UInt8[np.ndarray, "T H W 3"]) -> None:
@@ -98,7 +81,7 @@ class VideoWriter:
 
     def __exit__(self, kind: object, *_: object) -> None:
         try:
-            self._stack.close()
+            self._encoder.close(finish=kind is None)
             if kind is None:
                 self._partial.replace(self.path)
         finally:
@@ -106,11 +89,11 @@ class VideoWriter:
 
 
 class _Encoder:
-    """An open H.264 stream into a file or memory."""
+    """An open H.264 stream into a file."""
 
     def __init__(
         self,
-        file: str | io.BytesIO,
+        file: str,
         fps: float | int,
         size: tuple[int, int],
         scale: int | None,
@@ -125,8 +108,8 @@ class _Encoder:
         # H.264 with 4:2:0 colour needs even sizes; the last row or column is repeated.
         self._pad = ((0, height % 2), (0, width % 2), (0, 0))
         self._size = size
-        # The index goes to the front, for players that stream; that needs a file it can reopen.
-        options = {"movflags": "+faststart"} if isinstance(file, str) else {}
+        # The index goes to the front, for players that stream.
+        options = {"movflags": "+faststart"}
         self._container = av.open(file, "w", format="mp4", options=options)
         codec = next(name for name in _CODECS if name in av.codecs_available)
         rate = Fraction(fps).limit_denominator(1001)
@@ -137,9 +120,6 @@ class _Encoder:
             stream.options = {"crf": str(crf), "preset": "medium"}
         else:
             stream.bit_rate = int(4 * stream.height * stream.width * float(fps) / 8)
-
-    def __enter__(self) -> _Encoder:
-        return self
 
     def add(self, frames: UInt8[np.ndarray, "T H W 3"]) -> None:
         if tuple(frames.shape[1:3]) != tuple(self._size):
@@ -152,15 +132,10 @@ class _Encoder:
             frame = av.VideoFrame.from_ndarray(padded, format="rgb24")
             self._container.mux(self._stream.encode(frame))
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
+    def close(self, *, finish: bool) -> None:
+        if finish:
             self._container.mux(self._stream.encode(None))
         self._container.close()
-
-
-def _check_any(frames: np.ndarray) -> None:
-    if len(frames) == 0:
-        raise ValueError("video: found 0 frames, expected at least one")
 
 
 def read_video(
@@ -172,7 +147,7 @@ def read_video(
       path: any container and codec FFmpeg knows.
       max_frames: stop after so many frames.
     Returns:
-      Frames (uint8 RGB) and frames per second.
+      Frames (uint8 RGB) and frames per second, 24 where the file does not say.
     Raises:
       ValueError: naming the file, if it does not exist, is not a video, or ends early.
     """

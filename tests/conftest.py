@@ -14,11 +14,19 @@ from xml.etree import ElementTree
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("GLIBC_TUNABLES", "")  # or `mirage` would start pytest once more
 
 import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(["mirage_jax", "data_pipelines"], "beartype.beartype")
+
+# Begun first, so that no worker is left with one of them when the others are done.
+LONGEST = ("test_end_to_end.py", "test_presets.py", "test_context_parallel.py", "test_loop.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_configure(config):

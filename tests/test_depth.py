@@ -88,6 +88,17 @@ def test_files_that_are_cut_off_or_something_else_are_named(tmp_path, suffix):
         read_depth(tmp_path / f"none{suffix}")
 
 
+def test_a_damaged_compressed_archive_is_named(tmp_path):
+    path = tmp_path / "d.npz"
+    np.savez_compressed(path, depth=np.arange(2000.0).reshape(40, 50) + 1)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = b"\xff" * 200
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        read_depth(path)
+
+
 def test_the_middle_square_takes_pixels_and_mixes_none():
     depth = np.arange(4 * 8, dtype=np.float32).reshape(4, 8)
     np.testing.assert_array_equal(middle_square(depth, (4, 4)), depth[:, 2:6])

@@ -111,6 +111,8 @@ def test_file_round_trip(tmp_path, dtype):
     np.testing.assert_array_equal(found.tokens, made.tokens)
     np.testing.assert_array_equal(found.lengths, made.lengths)
     assert [path.name for path in tmp_path.iterdir()] == ["text.safetensors"]
+    (tmp_path / "any").touch()
+    assert (tmp_path / "text.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
     assert load_file(tmp_path / "text.safetensors")["tokens"].shape == (9, 4)
 
 

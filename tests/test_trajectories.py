@@ -152,3 +152,14 @@ def test_bad_poses_in_a_file_are_named(tmp_path):
         trajectories.load(tmp_path / "q.npy")
     with pytest.raises(FileNotFoundError):
         trajectories.load(tmp_path / "absent.npy")
+
+
+def test_a_damaged_compressed_archive_is_named(tmp_path):
+    path = tmp_path / "walk.npz"
+    np.savez_compressed(path, cam2world=trajectories.make("look_and_walk", 400))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = b"\xff" * 200
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"walk\.npz"):
+        trajectories.load(path)

@@ -1,5 +1,9 @@
 """mirage bench memory: time the latent memory against sort-and-scatter and the RGB point cloud.
 
+    mirage bench memory
+    mirage bench denoiser --help
+    mirage bench vae --help
+
 Prints a table and writes <workdir>/bench_memory.json. All times are medians of warm runs, taken in
 turns within one process.
 """
@@ -7,12 +11,13 @@ turns within one process.
 from __future__ import annotations
 
 import json
+from functools import partial
 
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from mirage_jax.cli import common
+from mirage_jax.cli import bench_networks, common
 from mirage_jax.layout import Layout
 
 
@@ -100,12 +105,17 @@ def main() -> None:
 def cli() -> None:
     import sys
 
-    # `mirage bench memory`: the subject comes first and is the only one so far.
+    subject = "memory"
     if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
         subject = sys.argv.pop(1)
-        if subject != "memory":
-            common.fail(f"bench: no subject {subject!r}, expected 'memory'")
-    common.run(main, __name__)
+    if subject in bench_networks.SUBJECTS:
+        networks = partial(bench_networks.main, subject)
+        common.run(networks, bench_networks.__name__, config=False)
+    elif subject != "memory":
+        known = ", ".join(("memory", *bench_networks.SUBJECTS))
+        common.fail(f"bench: no subject {subject!r}, expected one of {known}")
+    else:
+        common.run(main, __name__)
 
 
 if __name__ == "__main__":

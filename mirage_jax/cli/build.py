@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from mirage_jax.cli.common import UserError
 from mirage_jax.conditioning import (
     RAY_CHANNELS,
     TEMPORAL_STRIDE,
     context_channels,
     latents_of_frames,
 )
+from mirage_jax.convert.tensor_files import open_tensors
 from mirage_jax.latent_encoder import (
     LatentEncoder,
     from_fields,
@@ -25,10 +30,18 @@ from mirage_jax.latent_encoder import (
 from mirage_jax.layout import Layout
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
+from mirage_jax.nn.lora import LoRA
 from mirage_jax.nn.video_vae import VideoVAE
+from mirage_jax.text import load_embeddings
+from mirage_jax.training import optimizers
+from mirage_jax.training.branch_task import ADDED, BranchTask, freeze_backbone
 from mirage_jax.training.denoiser_task import DenoiserTask, Perturbation, Readout
+from mirage_jax.training.export import FORMAT, WEIGHTS, unflatten
 from mirage_jax.training.geometry_task import GeometryTask
 from mirage_jax.world import WorldModel
+
+TRAINED = ("all", "branch", "branch_lora")
+"""Values of `denoiser_training.trained`."""
 
 
 def vae(config: ConfigDict) -> VideoVAE:
@@ -42,8 +55,23 @@ def vae(config: ConfigDict) -> VideoVAE:
     return module
 
 
+def check_encoder(config: ConfigDict, path: Path) -> None:
+    """Raises FileNotFoundError or ValueError unless the encoder there has the config's latents."""
+    found, expected = LatentEncoder.load(path).vae, vae(config)
+    for name in ("latent_channels", "spatial_stride", "temporal_stride"):
+        if getattr(found, name) != getattr(expected, name):
+            raise ValueError(
+                f"{path}: {name}: found {getattr(found, name)}, expected {getattr(expected, name)}"
+            )
+
+
 def geometry_head(config: ConfigDict) -> GeometryHead:
     return GeometryHead(**config.geometry.to_dict())
+
+
+def picture_size(config: ConfigDict) -> tuple[int, int]:
+    """(height, width) of the pictures; `record.width` is there where they are not square."""
+    return config.record.size, config.record.get("width", config.record.size)
 
 
 def readout(config: ConfigDict) -> Readout:
@@ -90,15 +118,37 @@ def denoiser_task(config: ConfigDict, kind: str, data_std: tuple[float, ...]) ->
     return DenoiserTask(
         denoiser=denoiser(config, kind, data_std),
         kind=kind,
-        size=(config.record.size, config.record.size),
+        size=picture_size(config),
         chunks=(config.record.frames - 1) // (config.chunk_frames - 1),
         chunk_latents=latents_of_frames(config.chunk_frames),
         readout=readout(config),
         perturbation=Perturbation(training.depth_noise, training.pose_noise, training.token_noise),
         shift=training.shift,
         drop_memory=training.drop_memory,
+        drop_text=training.get("drop_text", 0.0),
         per_frame=training.per_frame,
     )
+
+
+def recipe(training: ConfigDict) -> optimizers.Recipe:
+    """Optimizer and learning rates of a training section."""
+    names = ("learning_rate", "steps", "warmup", "weight_decay")
+    given = [name for name in ("optimizer", "schedule", "betas", "clip_norm") if name in training]
+    return optimizers.recipe(**{name: training[name] for name in (*names, *given)})
+
+
+def trained(config: ConfigDict) -> str:
+    """What of the denoiser is trained: "all", "branch" or "branch_lora".
+
+    Raises:
+      UserError: if the config has something else.
+    """
+    found = config.denoiser_training.get("trained", "all")
+    if found not in TRAINED:
+        raise UserError(
+            f"denoiser_training.trained: found {found!r}, expected one of {', '.join(TRAINED)}"
+        )
+    return found
 
 
 def denoiser_architecture(config: ConfigDict, task: DenoiserTask) -> dict[str, Any]:
@@ -108,10 +158,76 @@ def denoiser_architecture(config: ConfigDict, task: DenoiserTask) -> dict[str, A
         "memory": task.kind,
         "denoiser": module_fields(task.denoiser),
         "readout": dataclasses.asdict(task.readout),
-        "size": config.record.size,
+        "size": list(picture_size(config)),
         "chunk_frames": config.chunk_frames,
         "sky_depth": config.sky_depth,
     }
+
+
+def pretrained(config: ConfigDict, task: DenoiserTask) -> dict[str, Any]:
+    """Parameters of the pretrained denoiser that the config names, read when they are used.
+
+    Raises:
+      UserError: if it names none.
+      FileNotFoundError, ValueError: if there is no export.
+    """
+    path = config.denoiser_training.pretrained
+    if path == "random":
+        made = jax.jit(lambda: nn.unbox(task.init(jax.random.key(config.seed))))()
+        return {name: part for name, part in jax.device_get(made).items() if name not in ADDED}
+    if not path:
+        raise UserError(
+            "denoiser_training.pretrained: found none, expected the export of a pretrained "
+            "denoiser, or 'random' to try the code"
+        )
+    files = open_tensors(Path(path) / WEIGHTS)
+    if files.metadata.get("format") != FORMAT:
+        raise ValueError(f"{files.path}: not an export; `mirage convert` makes one of it")
+    return unflatten(files.tensors)
+
+
+def branch_task(
+    config: ConfigDict, task: DenoiserTask, values: dict[str, Any] | None = None
+) -> BranchTask:
+    """`task` for the parts that `denoiser_training.trained` names, beside a frozen backbone.
+
+    Args:
+      config: the experiment.
+      task: the task that trains everything.
+      values: `pretrained`; None for shapes alone.
+    """
+    lora = None
+    if config.denoiser_training.trained == "branch_lora":
+        lora = LoRA(config.lora.rank, config.lora.alpha, tuple(config.lora.targets))
+    return freeze_backbone(task, values, lora)
+
+
+def texts(config: ConfigDict) -> dict[str, Float[np.ndarray, "l e"]]:
+    """The embedded prompt of every world; none where the config names no embeddings.
+
+    Raises:
+      UserError: if a world has no prompt.
+      FileNotFoundError, ValueError: if the embeddings cannot be read or lack a prompt.
+    """
+    path = config.text.embeddings if "text" in config else ""
+    if not path:
+        return {}
+    for world in config.worlds:
+        if world not in config.text.prompts:
+            raise UserError(f"text.prompts: found none for {world!r}, expected one for every world")
+    embeddings = load_embeddings(path, config.denoiser.text_width)
+    tokens = embeddings.of([config.text.prompts[world] for world in config.worlds])
+    return dict(zip(config.worlds, tokens, strict=True))
+
+
+def stored_size(path: Path, made: dict[str, Any]) -> tuple[int, int]:
+    """The size (H, W) of pictures that an export says it is for."""
+    size = stored_field(path, made, "size", (int, list))
+    # Exports of square pictures once held one number.
+    pair = tuple(size) if isinstance(size, list) else (size, size)
+    if len(pair) != 2:
+        raise ValueError(f"{path}: field size: found {size!r}, expected [height, width]")
+    return pair
 
 
 def world_model(layout: Layout, kind: str, sampling: ConfigDict) -> WorldModel:
@@ -120,6 +236,12 @@ def world_model(layout: Layout, kind: str, sampling: ConfigDict) -> WorldModel:
     Raises:
       FileNotFoundError, ValueError: if a part is missing or does not fit the others.
     """
+    for part in ("encoder", "geometry", f"denoiser_{kind}"):
+        if not layout.model(part).exists():
+            raise FileNotFoundError(
+                f"{layout.model(part)}: not trained yet; run `make quickstart` or `mirage train`, "
+                "or name another folder by --workdir"
+            )
     encoder = LatentEncoder.load(layout.model("encoder"))
     channels = encoder.vae.latent_channels
     path = layout.model(f"denoiser_{kind}")
@@ -138,14 +260,13 @@ def world_model(layout: Layout, kind: str, sampling: ConfigDict) -> WorldModel:
             f"but the encoder has {channels}"
         )
     head_params, head = load_geometry_head(layout.model("geometry"), channels)
-    size = stored_field(path, made, "size", int)
     return WorldModel(
         encoder=encoder,
         head_params=head_params,
         denoiser_params=params,
         head=head,
         denoiser=module,
-        size=(size, size),
+        size=stored_size(path, made),
         chunk_frames=stored_field(path, made, "chunk_frames", int),
         readout=tuple(dataclasses.asdict(from_fields(path, made, "readout", Readout)).items()),
         steps=sampling.steps,

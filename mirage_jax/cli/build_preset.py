@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mirage_jax.cli.build import load_geometry_head
+from mirage_jax.cli.build import load_geometry_head, stored_size
 from mirage_jax.conditioning import TEMPORAL_STRIDE, layout_channels
 from mirage_jax.latent_encoder import LatentEncoder, from_fields, load_module, stored_field
 from mirage_jax.layout import Layout
@@ -98,11 +98,9 @@ def _denoiser_params(module: Denoiser) -> Any:
 def _check_trained_here(
     path: Path, made: dict[str, Any], preset: Preset, size: tuple[int, int]
 ) -> None:
-    side = stored_field(path, made, "size", int)
-    if size != (side, side):
-        raise ValueError(
-            f"{path}: found weights for pictures of {side} x {side}, expected {size[0]} x {size[1]}"
-        )
+    trained = stored_size(path, made)
+    if size != trained:
+        raise ValueError(f"{path}: found weights for pictures of {trained}, expected {size}")
     for name in ("preceding", "references"):
         if getattr(preset, name):
             raise ValueError(

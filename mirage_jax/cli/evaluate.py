@@ -71,56 +71,81 @@ def _measure(config: ConfigDict, layout: Layout, console: Console) -> _Found:
 
     from mirage_jax.evaluation import efficiency, protocol
 
-    models, missing = _models(config, layout)
+    names = layout.recorded(config.worlds)
+    models, missing = _models(config, layout, names)
+    model = models["latent"]
     worlds: dict[str, Any] = {}
     videos: list[dict[str, Any]] = []
     pictures: dict[str, tuple[np.ndarray, str]] = {}
-    for name in layout.recorded(config.worlds):
-        console.print(f"evaluating {name}: {config.record.eval_clips} held-out clips")
+    for name in names:
         held_out = _held_out(layout, name, rgb="rgb" in models)
+        console.print(f"evaluating {name}: {len(held_out)} held-out clips")
         generated = protocol.generate(models, held_out, seed=config.seed)
         worlds[name] = protocol.score(held_out, generated) | {
-            "geometry": _geometry(models["latent"], config, held_out)
+            "geometry": _geometry(model, held_out)
         }
         shown = config.evaluation.videos
         returns = _returns(held_out, generated, name, shown, config.evaluation.fps)
         videos += returns
         pictures |= _sheets(returns, layout, name)
-        rolled, above = _rollouts(models["latent"], held_out, name, shown, config)
+        rolled, above = _rollouts(model, held_out, name, shown, config)
         videos += rolled
         pictures |= above
-    encoder = models["latent"].encoder
-    encode = jax.jit(lambda video: encoder.encode(video[None]))
-    stride = encoder.vae.spatial_stride
-    size = config.record.size
+    encoder = model.encoder
     costs = efficiency.measure(
-        size=(size, size),
-        grid=(size // stride, size // stride),
+        size=model.size,
+        grid=model.grid,
         channels=encoder.vae.latent_channels,
-        chunk_frames=config.chunk_frames,
-        reads=config.memory.reads,
-        fine=config.memory.fine,
-        prefer=config.memory.prefer,
-        footprint=config.memory.footprint,
-        encode=encode,
+        chunk_frames=model.chunk_frames,
+        **dict(model.readout),
+        encode=jax.jit(lambda video: encoder.encode(video[None])),
     )
     return _Found(worlds, costs, missing, videos, pictures)
 
 
-def _models(config: ConfigDict, layout: Layout) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    models, missing = {"latent": build.world_model(layout, "latent", config.sampling)}, []
+def _models(
+    config: ConfigDict, layout: Layout, names: tuple[str, ...]
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Models by kind of memory, and the comparison models that cannot be scored, with the reason.
+
+    Raises:
+      ValueError: if the held-out clips of these worlds are not cached as the encoder sees them.
+    """
+    models = {"latent": build.world_model(layout, "latent", config.sampling)}
+    missing = []
     for kind, control in (("none", "no_memory"), ("rgb", "rgb_memory")):
-        if layout.model(f"denoiser_{kind}").exists():
-            models[kind] = build.world_model(layout, kind, config.sampling)
+        if not layout.model(f"denoiser_{kind}").exists():
+            reason = "not trained yet: run `make compare`"
+        elif kind == "rgb" and (outdated := _outdated(models["latent"], layout, names, rgb=True)):
+            reason = f"{outdated}: run `make compare`"
         else:
-            missing.append(
-                {
-                    "control": control,
-                    "world": "all",
-                    "reason": "not trained yet: run `make compare`",
-                }
-            )
+            models[kind] = build.world_model(layout, kind, config.sampling)
+            continue
+        missing.append({"control": control, "world": "all", "reason": reason})
+    rgb = "rgb" in models
+    if not rgb and (outdated := _outdated(models["latent"], layout, names, rgb=False)):
+        raise ValueError(f"{outdated}; run `mirage train --stage=cache`")
     return models, missing
+
+
+def _outdated(model: Any, layout: Layout, names: tuple[str, ...], *, rgb: bool) -> str:
+    """Which cache of held-out clips is not of this encoder and these clips, and why; "" if none."""
+    from mirage_jax.training import latent_cache, stages
+    from mirage_jax.training.export import fingerprint
+
+    encoder_id = fingerprint(layout.model("encoder"))
+    making: dict[str, Any] = {
+        "chunk_frames": model.chunk_frames,
+        "sky_depth": float(model.sky_depth),
+        "rgb": rgb,
+    }
+    for name in names:
+        path = layout.latents(name, "eval", rgb=rgb)
+        key = stages.cache_key(encoder_id, layout.worlds(name), "eval", **making)
+        reason = latent_cache.stale(path, key)
+        if reason:
+            return f"{path}: {reason}"
+    return ""
 
 
 def _skipped_worlds(layout: Layout) -> list[dict[str, str]]:
@@ -144,24 +169,18 @@ def _held_out(layout: Layout, name: str, *, rgb: bool) -> Any:
     )
 
 
-def _geometry(model: Any, config: ConfigDict, held_out: Any) -> dict[str, float]:
+def _geometry(model: Any, held_out: Any) -> dict[str, float]:
     """The head's errors on held-out clips, in the terms it was trained with."""
     import jax
 
     from mirage_jax.training.geometry_task import GeometryTask
     from mirage_jax.training.latent_cache import FIELDS
 
-    task = GeometryTask(model.head, (0, 0, 0), config.sky_depth)
+    task = GeometryTask(model.head, (0, 0, 0), model.sky_depth)
     batch = {name: getattr(held_out.clips, name) for name in FIELDS}
     loss = jax.jit(lambda params, batch: task.loss(params, batch, jax.random.key(0), train=False))
     _, metrics = loss(model.head_params, batch)
     return {name: float(value) for name, value in metrics.items()}
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    from mirage_jax.training.stages import spread_over
-
-    return list(spread_over(count, wanted))
 
 
 def _returns(
@@ -169,9 +188,10 @@ def _returns(
 ) -> list[dict[str, Any]]:
     """The same return by every method, after the history it was given."""
     from mirage_jax.evaluation.protocol import REVISITED_FRAMES
+    from mirage_jax.training.stages import spread_over
 
     videos = []
-    for index in _spread(len(held_out), shown):
+    for index in spread_over(len(held_out), shown):
         truth = held_out.video[index]
         history = len(truth) - generated["memory"].shape[1] + 1
         panels = {"ground truth": truth}
@@ -216,12 +236,13 @@ def _rollouts(
     from mirage_jax.evaluation.pictures import memory_from_above
     from mirage_jax.geometry import Camera
     from mirage_jax.latent_encoder import to_model_range
+    from mirage_jax.training.stages import spread_over
     from mirage_jax.world import Chunk, WorldModel, rollout
 
     start = jax.jit(WorldModel.start, static_argnums=3)
     videos: list[dict[str, Any]] = []
     pictures: dict[str, tuple[np.ndarray, str]] = {}
-    for index in _spread(len(held_out), shown):
+    for index in spread_over(len(held_out), shown):
         truth, poses = held_out.video[index], held_out.clips.cam2world[index]
         camera = Camera(held_out.clips.intrinsics[index], poses[0], model.size)
         world, _ = start(model, to_model_range(truth[0]), camera, config.memory.capacity)

@@ -5,8 +5,9 @@
     mirage train        train the video autoencoder, its geometry head and the denoiser
     mirage generate     video along a camera path from one picture
     mirage evaluate     score held-out worlds; writes results.json and report.html
-    mirage bench        time the memory against the RGB point cloud
+    mirage bench        time the memory, the denoiser or the video autoencoder
     mirage convert      released weights to exports of ours, and back
+    mirage compile      what training on a TPU slice needs, found by compiling for it, without TPUs
 
 `mirage COMMAND --help` lists the command's flags and every field of its config.
 """
@@ -15,7 +16,9 @@ import difflib
 import importlib
 import sys
 
-COMMANDS = ("quickstart", "record", "train", "generate", "evaluate", "bench", "convert")
+from mirage_jax.cli.allocator import restart_with_large_pages
+
+COMMANDS = ("quickstart", "record", "train", "generate", "evaluate", "bench", "convert", "compile")
 
 
 def main() -> None:
@@ -33,6 +36,7 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+    restart_with_large_pages()
     sys.argv = [f"mirage {command}", *arguments[1:]]
     importlib.import_module(f"mirage_jax.cli.{command}").cli()
 

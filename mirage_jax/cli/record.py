@@ -18,6 +18,9 @@ from mirage_jax.layout import Layout
 
 def run(config: ConfigDict, layout: Layout, console: Console) -> tuple[str, ...]:
     """Records every world of the config that can be rendered here; returns their names."""
+    size, width = config.record.size, config.record.get("width", config.record.size)
+    if size != width:
+        raise common.UserError(f"record.width: found {width}, expected {size}: worlds are square")
     recorded, skipped = [], {}
     for name in config.worlds:
         source_class = sources.source_class(name)
@@ -26,7 +29,7 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> tuple[str, ...]
             skipped[name] = reason
             console.print(f"[yellow]{name} is left out: {reason}[/]")
             continue
-        options = {"size": config.record.size, "frames": config.record.frames}
+        options = {"size": size, "frames": config.record.frames}
         if name == "freedoom":
             options["gamma"] = config.record.gamma
         source = sources.make(name, **options)

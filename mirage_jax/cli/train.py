@@ -2,23 +2,29 @@
 
 Stages, each going on from its newest checkpoint: encoder, cache (clips encoded once), geometry,
 denoiser. Checkpoints, metrics (JSONL and TensorBoard) and sample sheets are in <workdir>/training,
-finished weights in <workdir>/model.
+finished weights in <workdir>/model. On several hosts the same command runs on each; they find each
+other through SLURM, GKE and the like, or through --coordinator. docs/training.md says more.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mirage_jax.cli import build, common
+from mirage_jax.cli import build, common, dry_run
 from mirage_jax.layout import Layout
+from mirage_jax.parallel import processes
+from mirage_jax.parallel.processes import first_alone
 from mirage_jax.training.denoiser_task import MEMORY_KINDS
 
 STAGES = ("encoder", "cache", "geometry", "denoiser")
@@ -27,14 +33,35 @@ _STAGE = flags.DEFINE_enum("stage", "all", ("all", *STAGES), "Which stage to run
 _MEMORY = flags.DEFINE_enum(
     "memory", "latent", MEMORY_KINDS, "What the denoiser remembers with; 'rgb' and 'none' compare."
 )
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print what would run, where parameters lie and what a step needs; no more."
+)
+_PROFILE = flags.DEFINE_string(
+    "profile_steps", "", "first:last step of a trace, written to <workdir>/training/STAGE/profile."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    "",
+    "host:port of process 0 of a run on several hosts; 'auto' insists on finding it in the "
+    "environment, which is searched anyway where a launcher says that there are several.",
+)
+_PROCESSES = flags.DEFINE_integer("processes", 0, "How many processes; with --coordinator.")
+_PROCESS = flags.DEFINE_integer("process", -1, "Which of them this is, from 0.")
+_CONNECT_SECONDS = flags.DEFINE_integer(
+    "connect_seconds", 300, "How long processes wait for each other at the start."
+)
 
 
 def run(
     config: ConfigDict, layout: Layout, console: Console, stage: str, *, memory: str = "latent"
 ) -> None:
     """Runs one stage (or "all")."""
-    for name in STAGES if stage == "all" else (stage,):
+    for name in _chosen(stage):
         _RUNNERS[name](config, layout, console, memory)
+
+
+def _chosen(stage: str) -> tuple[str, ...]:
+    return STAGES if stage == "all" else (stage,)
 
 
 def outputs(layout: Layout, stage: str, memory: str) -> tuple[Path, ...]:
@@ -49,21 +76,27 @@ def _options(
     config: ConfigDict, training: ConfigDict, layout: Layout, console: Console
 ) -> dict[str, Any]:
     """What every training stage takes from the config."""
-    from mirage_jax.parallel.mesh import make_mesh
+    from mirage_jax.parallel import make_mesh, preset
+    from mirage_jax.training import Guard
 
     return {
+        "recipe": build.recipe(training),
         "steps": training.steps,
         "batch_size": training.batch_size,
-        "learning_rate": training.learning_rate,
-        "warmup": training.warmup,
+        "accumulate": training.accumulate,
         "ema_decay": training.ema_decay,
-        "weight_decay": training.weight_decay,
+        "guard": Guard(**config.guard),
         "seed": config.seed,
         "mesh": make_mesh(**config.mesh.to_dict()),
+        "rules": preset(config.rules),
         "workers": config.loader_workers,
         "log_every": config.log_every,
         "sample_every": config.sample_every,
         "save_every": config.save_every,
+        "eval_every": config.eval_every,
+        "keep_best": config.keep_best,
+        "profile_steps": config.profile_steps,
+        "wandb": config.wandb,
         "config": config.to_dict(),
         "console": console,
     }
@@ -73,6 +106,9 @@ def _encoder(config: ConfigDict, layout: Layout, console: Console, _: str) -> No
     from mirage_jax.training import stages
 
     training = config.vae_training
+    if training.get("pretrained", False):
+        build.check_encoder(config, layout.model("encoder"))
+        return
     encoder = stages.train_vae(
         build.vae(config),
         [layout.worlds(world) for world in layout.recorded(config.worlds)],
@@ -84,10 +120,14 @@ def _encoder(config: ConfigDict, layout: Layout, console: Console, _: str) -> No
         pca_power=training.pca_power,
         **_options(config, training, layout, console),
     )
-    encoder.save(layout.model("encoder"))
+    first_alone("encoder", lambda: encoder.save(layout.model("encoder")))
 
 
 def _cache(config: ConfigDict, layout: Layout, console: Console, memory: str) -> None:
+    first_alone(f"cache {memory}", lambda: _encode_clips(config, layout, console, memory))
+
+
+def _encode_clips(config: ConfigDict, layout: Layout, console: Console, memory: str) -> None:
     from mirage_jax.latent_encoder import LatentEncoder
     from mirage_jax.training import stages
     from mirage_jax.training.export import fingerprint
@@ -111,15 +151,23 @@ def _cache(config: ConfigDict, layout: Layout, console: Console, memory: str) ->
             )
 
 
-def _sources(config: ConfigDict, layout: Layout, memory: str) -> tuple[Any, Any]:
-    """Cached clips to train on and to evaluate on."""
+def _sources(
+    config: ConfigDict, layout: Layout, memory: str, texts: Mapping[str, np.ndarray] | None = None
+) -> tuple[Any, Any]:
+    """Cached clips to train on and to evaluate on, with the text of their world if there is one."""
     from mirage_jax.training.latent_cache import LatentSource
+    from mirage_jax.training.stages import Joined
+    from mirage_jax.training.with_text import WithText
 
     worlds = layout.recorded(config.worlds)
-    train, held_out = (
-        LatentSource([layout.latents(world, split, rgb=memory == "rgb") for world in worlds])
-        for split in ("train", "eval")
-    )
+
+    def source(split: str) -> Any:
+        paths = {world: layout.latents(world, split, rgb=memory == "rgb") for world in worlds}
+        if not texts:
+            return LatentSource(paths.values())
+        return Joined([WithText(LatentSource([path]), texts[w]) for w, path in paths.items()])
+
+    train, held_out = source("train"), source("eval")
     return train, held_out
 
 
@@ -130,34 +178,41 @@ def _geometry(config: ConfigDict, layout: Layout, console: Console, _: str) -> N
     from mirage_jax.training.geometry_task import GeometryTask
 
     vae = LatentEncoder.load(layout.model("encoder")).vae
-    side = config.record.size // vae.spatial_stride
+    height, width = (side // vae.spatial_stride for side in build.picture_size(config))
     head = build.geometry_head(config)
     train, held_out = _sources(config, layout, "latent")
     params = stages.train_task(
-        GeometryTask(head, (side, side, vae.latent_channels), config.sky_depth),
+        GeometryTask(head, (height, width, vae.latent_channels), config.sky_depth),
         train,
         layout.stage("geometry"),
         eval_batches=functools.partial(stages.eval_batches, held_out),
         name="geometry",
         **_options(config, config.geometry_training, layout, console),
     )
-    export(layout.model("geometry"), params, {"kind": "geometry_head", "head": module_fields(head)})
+    made = {"kind": "geometry_head", "head": module_fields(head)}
+    first_alone("geometry", lambda: export(layout.model("geometry"), params, made))
 
 
 def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str) -> None:
     from mirage_jax.latent_encoder import LatentEncoder
     from mirage_jax.training import stages
+    from mirage_jax.training.branch_task import BranchTask, starting_params
     from mirage_jax.training.denoiser_task import Preview
     from mirage_jax.training.export import export
     from mirage_jax.training.latent_cache import FIELDS, LatentClip
     from mirage_jax.training.prior_fit import fit_memory_prior
 
-    train, held_out = _sources(config, layout, memory)
+    train, held_out = _sources(config, layout, memory, build.texts(config))
     encoder = LatentEncoder.load(layout.model("encoder"))
     task = build.denoiser_task(config, memory, encoder.spread)
     if task.denoiser.memory_prior:
         console.print("fitting the memory prior")
         task = dataclasses.replace(task, prior=fit_memory_prior(task, train))
+    values, start = {}, None
+    if build.trained(config) != "all":
+        values = build.pretrained(config, task)
+        task = build.branch_task(config, task, values)
+        start = starting_params(values, task.denoiser.branch_layers)
     if config.sample_every:
         shown = {name: np.stack([held_out[i][name] for i in range(4)]) for name in FIELDS}
         how = {name: config.sampling[name] for name in ("steps", "shift", "method")}
@@ -168,11 +223,16 @@ def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str)
         train,
         layout.stage(f"denoiser_{memory}"),
         eval_batches=functools.partial(stages.eval_batches, held_out),
+        init_from=start,
         name=f"denoiser ({memory} memory)",
         **_options(config, config.denoiser_training, layout, console),
     )
+    if isinstance(task, BranchTask):
+        as_stored = functools.partial(np.asarray, dtype=np.float32)
+        params = task.whole(jax.tree.map(as_stored, values), params)
     architecture = build.denoiser_architecture(config, task)
-    export(layout.model(f"denoiser_{memory}"), params, architecture)
+    path = layout.model(f"denoiser_{memory}")
+    first_alone(f"denoiser {memory}", lambda: export(path, params, architecture))
 
 
 _RUNNERS = {"encoder": _encoder, "cache": _cache, "geometry": _geometry, "denoiser": _denoiser}
@@ -180,9 +240,34 @@ _RUNNERS = {"encoder": _encoder, "cache": _cache, "geometry": _geometry, "denois
 
 def main() -> None:
     config = common.resolve_config()
+    if _PROFILE.value:
+        config.profile_steps = profile_steps(_PROFILE.value)
     layout = Layout(common.workdir())
     common.prepare_jax(config, layout)
-    run(config, layout, Console(), _STAGE.value, memory=_MEMORY.value)
+    processes.initialize(
+        _COORDINATOR.value,
+        processes=_PROCESSES.value,
+        process=_PROCESS.value,
+        timeout=_CONNECT_SECONDS.value,
+        folder=layout.root / "processes",
+    )
+    console = Console(quiet=jax.process_index() > 0)
+    if _DRY_RUN.value:
+        dry_run.run(config, layout, console, _chosen(_STAGE.value), memory=_MEMORY.value)
+    else:
+        run(config, layout, console, _STAGE.value, memory=_MEMORY.value)
+
+
+def profile_steps(text: str) -> tuple[int, int]:
+    """first:last as numbers.
+
+    Raises:
+      UserError: on anything else.
+    """
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if match is None:
+        raise common.UserError(f"--profile_steps: found {text!r}, expected first:last, as in 10:12")
+    return int(match[1]), int(match[2])
 
 
 def cli() -> None:

@@ -44,7 +44,7 @@ class Asked:
     """What the tensors of a diffusion transformer or branch cannot tell.
 
     Attributes:
-      model: key of `presets.DENOISERS`, which tells the next two; "" if they are given.
+      model: key of `presets.DENOISERS`, which tells the next two and refuses others; "" for none.
       heads: attention heads; 0 if unknown.
       branch_layers: blocks that the hints of a branch belong to.
       alpha: of a low-rank adapter; None if unknown.
@@ -177,6 +177,12 @@ def _resolve(asked: Asked) -> Asked:
                 f"model: found {asked.model!r}, expected one of {', '.join(DENOISERS)}"
             )
         preset = DENOISERS[asked.model]
+        for name in ("heads", "branch_layers"):
+            given = getattr(asked, name)
+            if given and given != preset[name]:
+                raise ValueError(
+                    f"{name}: found {given}, expected {preset[name]}, which {asked.model} has"
+                )
         layers = preset["branch_layers"]
         context = asked.context or (SCORE if layers else "")
         return dataclasses.replace(

@@ -7,8 +7,11 @@ arXiv 2503.20314).
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
 TIMESTEPS = 1000.0
@@ -18,8 +21,11 @@ DISTRIBUTIONS = ("uniform", "logit_normal")
 
 Key = PRNGKeyArray | UInt32[Array, "2"]
 
+Levels = Float[Array | np.ndarray, "*b"] | float
+"""Noise levels, on a device or on the host."""
 
-def shift_sigma(sigma: Float[Array, "*b"], shift: float) -> Float[Array, "*b"]:
+
+def shift_sigma(sigma: Levels, shift: float) -> Any:
     """shift sigma / (1 + (shift - 1) sigma): more steps at high noise for shift > 1."""
     return shift * sigma / (1.0 + (shift - 1.0) * sigma)
 
@@ -77,13 +83,6 @@ def velocity(
 ) -> Float[Array, "b t h w c"]:
     """The model's target, noise - x0: the derivative of the latents by the noise level."""
     return noise - x0
-
-
-def x0_from_velocity(
-    x: Float[Array, "b t h w c"], v: Float[Array, "b t h w c"], sigma: Float[Array, "b t"]
-) -> Float[Array, "b t h w c"]:
-    """The clean latents that a velocity implies, x - sigma v."""
-    return x - _per_frame(sigma, x) * v
 
 
 def flow_loss(

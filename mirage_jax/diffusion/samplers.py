@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mirage_jax.diffusion.flow import TIMESTEPS
+from mirage_jax.diffusion.flow import TIMESTEPS, shift_sigma
 
 METHODS = ("euler", "heun", "unipc")
 KINDS = ("uniform", "flow_euler", "flow_unipc", "wan_unipc")
@@ -35,15 +35,6 @@ class Schedule(NamedTuple):
 
     sigmas: np.ndarray
     timesteps: np.ndarray
-
-
-def _shift(sigma: np.ndarray | float, shift: float) -> np.ndarray:
-    return np.asarray(shift * sigma / (1.0 + (shift - 1.0) * sigma))
-
-
-def sigma_schedule(steps: int, shift: float = 1.0, kind: str = "uniform") -> np.ndarray:
-    """Noise levels [steps + 1] from the start to 0, see `make_schedule`."""
-    return make_schedule(steps, shift, kind).sigmas
 
 
 def make_schedule(steps: int, shift: float = 1.0, kind: str = "uniform") -> Schedule:
@@ -67,14 +58,14 @@ def make_schedule(steps: int, shift: float = 1.0, kind: str = "uniform") -> Sche
         raise ValueError(f"schedule shift: found {shift}, expected a positive number")
     low = 1e-3  # the lowest of the 1000 training levels
     if kind == "uniform":
-        levels = _shift(np.linspace(1.0, 0.0, steps + 1)[:-1], shift)
+        levels = shift_sigma(np.linspace(1.0, 0.0, steps + 1)[:-1], shift)
     elif kind == "flow_euler":
-        levels = _shift(np.linspace(1.0, _shift(low, shift), steps), shift)
+        levels = shift_sigma(np.linspace(1.0, shift_sigma(low, shift), steps), shift)
     elif kind == "flow_unipc":
-        levels = _shift(np.linspace(1.0, low, steps + 1)[:-1], shift)
+        levels = shift_sigma(np.linspace(1.0, low, steps + 1)[:-1], shift)
         levels[0] = _ALMOST_ONE
     elif kind == "wan_unipc":
-        levels = _shift(np.linspace(1.0 - low, 0.0, steps + 1)[:-1], shift)
+        levels = shift_sigma(np.linspace(1.0 - low, 0.0, steps + 1)[:-1], shift)
     else:
         raise ValueError(f"schedule: found {kind!r}, expected one of {', '.join(KINDS)}")
     timesteps = levels * TIMESTEPS
@@ -106,7 +97,7 @@ def staggered_schedule(
         raise ValueError(f"schedule delay: found {delay}, expected 0 or more")
     if not 0 <= given < frames:
         raise ValueError(f"schedule: found {given} given frames, expected 0 to {frames - 1}")
-    levels = sigma_schedule(steps, shift)
+    levels = make_schedule(steps, shift).sigmas
     late = np.arange(frames - given)
     index = np.arange(steps + delay * late[-1] + 1)[:, None] - delay * late
     sigmas = np.pad(levels[np.clip(index, 0, steps)], ((0, 0), (given, 0)))

@@ -253,32 +253,3 @@ def room(
     # From the centre of the room, the wall is where the first coordinate reaches its half width.
     depth = np.min(half / np.maximum(np.abs(rays), 1e-9), axis=-1)
     return camera, depth.astype(np.float32)
-
-
-def table(result: dict[str, Any]) -> str:
-    """The result of `measure` as aligned text for a terminal."""
-    lines = [f"device {result['device']}"]
-    for race in result["read_against_sort"].values():
-        lines.append(
-            f"read of {race['elements']} elements x {race['channels']} channels "
-            f"({100 * race['in_view']:.0f} % in view) into {'x'.join(map(str, race['grid']))} "
-            f"cells: {race['read_ms']:.2f} ms; sort by depth and scatter "
-            f"{race['sort_scatter_ms']:.2f} ms; {race['ratio']:.1f}x"
-        )
-    lines += [
-        "",
-        f"{'chunks':>6} {'memory':>7} {'elements':>10} {'KiB':>10} {'write ms':>9} "
-        f"{'raster ms':>10} {'encode ms':>10} {'read ms':>9}",
-    ]
-    for chunks, kinds in result["after_chunks"].items():
-        for kind, entry in kinds.items():
-            lines.append(
-                f"{chunks:>6} {kind:>7} {entry['elements']:>10} {entry['bytes'] / 1024:>10.1f} "
-                f"{entry['write_ms']:>9.2f} {_ms(entry.get('raster_ms')):>10} "
-                f"{_ms(entry.get('encode_ms')):>10} {_ms(entry['read_ms']):>9}"
-            )
-    return "\n".join(lines)
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""Pictures for people: contact sheets, labelled videos, depth in colour, the memory from above."""
+"""Pictures for people: contact sheets, the memory from above."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def factor_for(shape: Sequence[int], at_least: int = 192) -> int:
     return max(1, -(-at_least // min(shape[-3:-1])))
 
 
-# -- contact sheets and labelled videos ----------------------------------------------------------
+# -- contact sheets ------------------------------------------------------------------------------
 
 
 def contact_sheet(
@@ -55,7 +55,7 @@ def contact_sheet(
     frames = [int(f) for f in frames]
     if not frames or min(frames) < -length or max(frames) >= length:
         raise ValueError(f"frames: found {frames}, expected indices below {length}")
-    factor = max(1, -(-cell // min(height, width)))
+    factor = factor_for((height, width, 3), cell)
     height, width = height * factor, width * factor
     font = _font(14)
     left = 16 + max(int(font.getlength(label)) for label in rows)
@@ -76,32 +76,6 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
-def side_by_side(
-    panels: Mapping[str, Video], *, at_least: int = 192
-) -> UInt8[np.ndarray, "T height width 3"]:
-    """One video that shows several next to each other, each under its label.
-
-    Raises:
-      ValueError: if there are no panels, or they differ in shape (naming the panel).
-    """
-    length, height, width = _common_shape(panels)
-    factor = factor_for((height, width, 3), at_least)
-    width = width * factor
-    gap, bar = 6, 28
-    strip = Image.new("RGB", (len(panels) * (width + gap) - gap, bar), PAPER)
-    draw = ImageDraw.Draw(strip)
-    for i, label in enumerate(panels):
-        centre = (i * (width + gap) + width // 2, bar // 2)
-        draw.text(centre, _shortened(label, width), INK, font=_font(14), anchor="mm")
-    spacer = np.full((length, height * factor, gap, 3), PAPER, np.uint8)
-    parts: list[np.ndarray] = []
-    for video in panels.values():
-        parts += [enlarge(video, factor), spacer]
-    body = np.concatenate(parts[:-1], axis=2)
-    head = np.broadcast_to(np.asarray(strip), (length, *np.asarray(strip).shape))
-    return np.concatenate([head, body], axis=1)
-
-
 def _common_shape(videos: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
     if not videos:
         raise ValueError("videos: found none, expected at least one")
@@ -117,42 +91,6 @@ def _common_shape(videos: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
-
-
-def _shortened(text: str, width: int) -> str:
-    font = _font(14)
-    while len(text) > 1 and font.getlength(text) > width:
-        text = text[:-2] + "…"
-    return text
-
-
-# -- depth ---------------------------------------------------------------------------------------
-
-# Near to far: pale yellow, orange, magenta, indigo, near black.
-_DEPTH_STOPS = np.array(
-    [[252, 246, 190], [250, 164, 96], [205, 72, 110], [92, 40, 130], [16, 12, 44]], np.float64
-)
-
-
-def depth_in_colour(
-    depth: Float[np.ndarray, "*b H W"], *, near: float | int = 0.5, far: float | int = 32.0
-) -> UInt8[np.ndarray, "*b H W 3"]:
-    """Depth on a logarithmic colour scale from `near` (pale) to `far` (dark), metres.
-
-    Unknown depth (0, NaN) is grey, infinity is as dark as `far`.
-    """
-    known = (depth > 0) & ~np.isnan(depth)
-    clipped = np.clip(np.where(known, depth, near), near, far)
-    colour = _along(_DEPTH_STOPS, np.log(clipped / near) / np.log(far / near))
-    return np.where(known[..., None], colour, 110.0).round().astype(np.uint8)
-
-
-def _along(stops: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Colours at `share` (0..1) of the way along a list of colours, linear in between."""
-    position = share * (len(stops) - 1)
-    low = np.minimum(position.astype(int), len(stops) - 2)
-    part = (position - low)[..., None]
-    return stops[low] * (1 - part) + stops[low + 1] * part
 
 
 # -- the memory from above -----------------------------------------------------------------------
@@ -259,6 +197,14 @@ def _height_tint(down: np.ndarray) -> np.ndarray:
     low, high = np.percentile(down, [2, 98])
     share = np.clip((high - down) / max(high - low, 1e-6), 0, 1)
     return _along(_HEIGHT_STOPS, share).round().astype(np.uint8)
+
+
+def _along(stops: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Colours at `share` (0..1) of the way along a list of colours, linear in between."""
+    position = share * (len(stops) - 1)
+    low = np.minimum(position.astype(int), len(stops) - 2)
+    part = (position - low)[..., None]
+    return stops[low] * (1 - part) + stops[low + 1] * part
 
 
 def _splat(

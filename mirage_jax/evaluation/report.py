@@ -20,12 +20,12 @@ from PIL import Image
 
 from mirage_jax.evaluation import charts
 from mirage_jax.evaluation.image_metrics import PSNR_CAP
+from mirage_jax.evaluation.pictures import factor_for
 from mirage_jax.evaluation.report_format import (
     describe,
     duration,
     in_words,
     is_number,
-    lookup,
     lower_first,
     minus,
     of_which_world,
@@ -37,7 +37,7 @@ from mirage_jax.evaluation.report_format import (
 )
 from mirage_jax.evaluation.report_quality import retention, revisit_quality, targets
 from mirage_jax.evaluation.report_style import SCRIPT, STYLE
-from mirage_jax.evaluation.results import METHODS
+from mirage_jax.evaluation.results import METHODS, lookup
 
 # Panels are shown at most about 280 px wide; larger ones only make the page heavy.
 _PANEL_PIXELS = 320
@@ -306,7 +306,7 @@ def _pictures(pictures: Mapping[str, tuple[np.ndarray, str]]) -> str:
     figures = []
     for title, (picture, caption) in pictures.items():
         height, width = picture.shape[:2]
-        factor = max(1, -(-192 // min(height, width)))
+        factor = factor_for(picture.shape)
         lossless = height * width <= 1 << 20
         crisp = ' class="pixelated"' if factor > 1 else ""
         # A sheet too wide for half the page takes all of it, and scrolls on a phone.

@@ -25,15 +25,6 @@ def world_label(name: str) -> str:
     return name[:1].upper() + name[1:]
 
 
-def lookup(node: Any, *path: str) -> Any:
-    """The value at a path of keys, None if any is missing or null."""
-    for key in path:
-        if not isinstance(node, Mapping) or node.get(key) is None:
-            return None
-        node = node[key]
-    return node
-
-
 def mean_and_error(
     entry: Mapping[str, Any] | None, digits: int, *, signed: bool = False, plain: bool = False
 ) -> str:

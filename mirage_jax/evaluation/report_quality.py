@@ -11,7 +11,6 @@ import numpy as np
 from mirage_jax.evaluation import charts
 from mirage_jax.evaluation.report_format import (
     describe,
-    lookup,
     lower_first,
     mean_and_error,
     minus,
@@ -22,7 +21,7 @@ from mirage_jax.evaluation.report_format import (
     tables,
     world_label,
 )
-from mirage_jax.evaluation.results import METHODS
+from mirage_jax.evaluation.results import METHODS, lookup
 
 # -- targets -------------------------------------------------------------------------------------
 
@@ -91,11 +90,11 @@ def _bound(value: float | int, unit: str) -> str:
 def revisit_quality(results: Mapping[str, Any]) -> str:
     worlds = results.get("worlds") or {}
     numbers = [
-        number
+        mean
         for of_world in worlds.values()
         for entry in (of_world.get("revisit") or {}).values()
         for part in ((), ("easy",), ("parallax",))
-        if (number := lookup(entry, *part, "psnr", "mean")) is not None
+        if (mean := lookup(entry, *part, "psnr", "mean")) is not None
     ]
     if not numbers:
         return ""
@@ -144,10 +143,7 @@ def _gain_plot(gains: Mapping[str, Any]) -> str:
     chosen = {
         name.removeprefix("over_"): gain
         for name, gain in gains.items()
-        if gain.get("per_clip")
-        and describe(name.removeprefix("over_")).role != "bound"
-        # So far behind that it would squeeze the others; its numbers are in the table.
-        and name != "over_copy_first_frame"
+        if gain.get("per_clip") and describe(name.removeprefix("over_")).role != "bound"
     }
     if not chosen:
         return ""

@@ -279,7 +279,7 @@ def check_targets(worlds: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
         for world, results in worlds.items():
             if world not in target.must:
                 continue
-            value = _lookup(results, target.path)
+            value = lookup(results, *target.path)
             if value is not None and target.negate:
                 value = -value
             must, aim = target.must[world], target.aim.get(world)
@@ -299,7 +299,8 @@ def check_targets(worlds: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
     return rows
 
 
-def _lookup(node: Any, path: Sequence[str]) -> Any:
+def lookup(node: Any, *path: str) -> Any:
+    """The value at a path of keys, None if any is missing or null."""
     for key in path:
         if not isinstance(node, Mapping) or node.get(key) is None:
             return None

@@ -147,7 +147,7 @@ def write(
     """
     frames, h, w, channels = tokens.shape
     grid = (h, w)
-    _check_write(mem, channels, depth.shape, camera, frames)
+    _check_write(mem, tokens, depth, camera, static, confidence, times)
     depth = jnp.asarray(depth, jnp.float32)
     cell_depth, share = pooling.pool_depth(depth, grid)
     known = cell_depth > 0
@@ -220,21 +220,33 @@ def _append(
 
 def _check_write(
     mem: LatentMemory,
-    channels: int,
-    depth_shape: tuple[int, ...],
+    tokens: Any,
+    depth: Any,
     camera: geometry.Camera,
-    frames: int,
+    static: Any,
+    confidence: Any,
+    times: Any,
 ) -> None:
+    frames, h, w, channels = tokens.shape
     if channels != mem.channels:
         raise ValueError(
             f"memory.write: tokens have {channels} channels, the memory holds {mem.channels}"
         )
-    if depth_shape[0] != frames:
-        raise ValueError(
-            f"memory.write: {frames} frames of tokens but {depth_shape[0]} frames of depth"
-        )
+    for name, given in (("depth", depth), ("static", static)):
+        if given is not None and given.shape[0] != frames:
+            raise ValueError(
+                f"memory.write: {frames} frames of tokens but {given.shape[0]} frames of {name}"
+            )
     if camera.shape != (frames,):
         raise ValueError(
             f"memory.write: camera has leading dimensions {camera.shape}, expected ({frames},): "
             "one pose per frame of tokens"
         )
+    for name, given, expected in (
+        ("confidence", confidence, (frames, h, w)),
+        ("times", times, (frames,)),
+    ):
+        if given is not None and np.shape(given) != expected:
+            raise ValueError(
+                f"memory.write: {name} has shape {np.shape(given)}, expected {expected}"
+            )

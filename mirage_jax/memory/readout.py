@@ -227,7 +227,7 @@ def project_to_cells(
 ) -> Hits:
     """Finds the cell of every element in every view; `views` has one leading dimension."""
     h, w = grid
-    uv, z = geometry.project(xyz[None], geometry.scale_to_grid(views, grid))
+    uv, z = geometry.project(xyz[None], geometry.resize_camera(views, grid))
     near = NEAR
     if cells == "corner":
         uv, near = jnp.round(uv), 0.0
@@ -237,13 +237,13 @@ def project_to_cells(
     column = jnp.where(inside, u, 0.0).astype(jnp.int32)
     row = jnp.where(inside, v, 0.0).astype(jnp.int32)
     first = jnp.arange(len(views), dtype=jnp.int32)[:, None] * (h * w)
-    cells = len(views) * h * w
-    segment = jnp.where(inside, first + row * w + column, cells)
+    total = len(views) * h * w
+    segment = jnp.where(inside, first + row * w + column, total)
     z = jnp.where(inside, z, jnp.inf)
     # Without the barrier the compiler may compute z twice and round it differently the second time;
     # then an element would not equal the minimum it set itself.
     z, segment = jax.lax.optimization_barrier((z.reshape(-1), segment.reshape(-1)))
-    return Hits(z=z, segment=segment, inside=inside, cells=cells)
+    return Hits(z=z, segment=segment, inside=inside, cells=total)
 
 
 def nearest_depth(hits: Hits) -> Float[Array, cells_and_outside]:

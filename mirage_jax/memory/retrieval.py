@@ -75,7 +75,7 @@ def add(
     """
     grid = (int(keyframes.depth.shape[-2]), int(keyframes.depth.shape[-1]))
     capacity, new = keyframes.depth.shape[0], depth.shape[0]
-    cells = geometry.scale_to_grid(camera, grid)
+    cells = geometry.resize_camera(camera, grid)
     slot = keyframes.count + jnp.arange(new, dtype=jnp.int32)
     written = jnp.minimum(new, capacity - keyframes.count).astype(jnp.int32)
 
@@ -116,7 +116,7 @@ def shared_view(
     used = jnp.arange(keyframes.depth.shape[0]) < keyframes.count
     known = (keyframes.depth > 0) & used[:, None, None]
 
-    views = geometry.scale_to_grid(readout.flatten(camera), grid)
+    views = geometry.resize_camera(readout.flatten(camera), grid)
     surface = geometry.lift(keyframes.depth, stored).reshape(-1, 3)
     hits = readout.project_to_cells(surface, known.reshape(-1), views, grid)
     depth = readout.nearest_depth(hits)[:-1].reshape(len(views), *grid)

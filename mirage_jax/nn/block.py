@@ -6,13 +6,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.ad_checkpoint
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from mirage_jax.nn.attention import Attention, Linear, named_param
+from mirage_jax.nn.attention import ATTENTION_OUTPUT, Attention, Linear, named_param
 
 EPS = 1e-6
+
+BLOCK_INPUT = "block_input"
+"""Name that rematerialisation policies know the input of a block by."""
 
 
 def layer_norm(x: Float[Array, "*b d"], eps: float = EPS) -> Float[Array, "*b d"]:
@@ -67,6 +70,7 @@ class DiTBlock(nn.Module):
           rotations: rotary table of the n tokens.
           text: embedded text tokens; needed if and only if the module has `text`.
         """
+        x = checkpoint_name(x, BLOCK_INPUT)
         frames, cells, width = x.shape[1:]
         table = named_param(self, "modulation", modulation_init(width), (6, width), (None, "embed"))
         rows = modulation.astype(jnp.float32) + table
@@ -97,9 +101,17 @@ class DiTBlock(nn.Module):
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION_OUTPUT),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[BLOCK_INPUT],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
-"""What the backward pass keeps of a block: everything, only its input, or its weight products."""
+"""What the backward pass keeps of a block: everything; its input alone; also what attention found,
+the dearest to compute again; its weight products; its input, in the memory of the host."""
 
 
 def over_layers(step: type[nn.Module], layers: int, *, remat: str, scan: bool) -> Any:

@@ -43,18 +43,13 @@ class Geometry:
 
     @property
     def depth(self) -> Float[Array, "b t gh gw"]:
-        """Z-depth in metres, positive and finite; sky included (see :func:`depth_to_write`)."""
+        """Z-depth in metres, positive and finite, also where ``sky_logit`` says sky."""
         return jnp.exp(jnp.clip(self.log_depth, *_LOG_DEPTH_RANGE))
 
     @property
     def confidence(self) -> Float[Array, "b t gh gw"]:
         """exp(-expected relative error of depth), in (0, 1]."""
         return jnp.exp(-jnp.exp(jnp.minimum(self.log_scale, 10.0)))
-
-
-def depth_to_write(geometry: Geometry) -> Float[Array, "b t gh gw"]:
-    """Depth as memory takes it: metres, and infinite (no place to write to) where sky is likely."""
-    return jnp.where(geometry.sky_logit > 0, jnp.inf, geometry.depth)
 
 
 class GeometryHead(nn.Module):

@@ -1,8 +1,9 @@
 """Low-rank adapters of the denoiser as a transformation of its parameters (arXiv 2106.09685).
 
 An adapter is a tree of its own, of pairs A, B. Merged, it adds alpha / rank A B to the kernels of
-chosen projections; the denoiser itself does not know about it. Training merges inside the loss, so
-that gradients reach A and B alone; B starts at zero, so that a new adapter changes nothing.
+chosen projections. Training puts the pairs beside the kernels, where `Linear` adds x A B to x W: no
+kernel-sized gradient is made, and an update far below the rounding of a half-precision kernel still
+counts. B starts at zero, so that a new adapter changes nothing.
 """
 
 from __future__ import annotations
@@ -61,18 +62,31 @@ class LoRA:
         adapter: dict[str, Any] = {}
         for target in self.targets:
             kernel = _kernel(flat, target)
-            layers, inputs, outputs = nn.unbox(kernel).shape
+            boxed = isinstance(kernel, nn.LogicallyPartitioned)
+            layers, inputs, outputs = (kernel.value if boxed else kernel).shape
             own = jax.random.fold_in(key, zlib.crc32(target.encode()))
             bound = inputs**-0.5
             shape = (layers, inputs, self.rank)
             down: Any = jax.random.uniform(own, shape, jnp.float32, -bound, bound)
             up: Any = jnp.zeros((layers, self.rank, outputs), jnp.float32)
-            if isinstance(kernel, nn.LogicallyPartitioned):
+            if boxed:
                 over_layers, into, out = kernel.names
                 down = nn.LogicallyPartitioned(down, (over_layers, into, None))
                 up = nn.LogicallyPartitioned(up, (over_layers, None, out))
             adapter[f"{STACK}/{target}/a"], adapter[f"{STACK}/{target}/b"] = down, up
         return unflatten_dict(adapter, sep="/")
+
+    def beside(self, params: Mapping[str, Any], adapter: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters with A and B, scaled, beside the kernels, where `Linear` looks for them.
+
+        Raises:
+          ValueError: as `merge`.
+        """
+        flat = flatten_dict(dict(params), sep="/")
+        for target, (down, up) in self._pairs(flat, adapter).items():
+            flat[f"{STACK}/{target}/lora_a"] = down
+            flat[f"{STACK}/{target}/lora_b"] = self.alpha / self.rank * up
+        return unflatten_dict(flat, sep="/")
 
     def merge(self, params: Mapping[str, Any], adapter: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters with the adapter's updates added; both unboxed.
@@ -81,17 +95,26 @@ class LoRA:
           ValueError: if a target is missing from the parameters or the adapter.
         """
         flat = flatten_dict(dict(params), sep="/")
-        pairs = flatten_dict(dict(adapter), sep="/")
+        for target, pair in self._pairs(flat, adapter).items():
+            path = f"{STACK}/{target}/kernel"
+            update = jnp.einsum("lir,lro->lio", *pair)
+            merged = flat[path] + self.alpha / self.rank * update
+            flat[path] = merged.astype(flat[path].dtype)
+        return unflatten_dict(flat, sep="/")
+
+    def _pairs(
+        self, flat: Mapping[str, Any], adapter: Mapping[str, Any]
+    ) -> dict[str, tuple[Any, Any]]:
+        """A and B of every target, all of them there."""
+        found, pairs = flatten_dict(dict(adapter), sep="/"), {}
         for target in self.targets:
-            kernel = _kernel(flat, target)
+            _kernel(flat, target)
             names = [f"{STACK}/{target}/{name}" for name in "ab"]
-            missing = [name for name in names if name not in pairs]
+            missing = [name for name in names if name not in found]
             if missing:
                 raise ValueError(f"adapter: parameter {missing[0]} is missing")
-            update = jnp.einsum("lir,lro->lio", *(pairs[name] for name in names))
-            merged = kernel + self.alpha / self.rank * update
-            flat[f"{STACK}/{target}/kernel"] = merged.astype(kernel.dtype)
-        return unflatten_dict(flat, sep="/")
+            pairs[target] = found[names[0]], found[names[1]]
+        return pairs
 
 
 def _kernel(flat: Mapping[str, Any], target: str) -> Any:

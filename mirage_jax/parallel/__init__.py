@@ -4,9 +4,11 @@ from mirage_jax.parallel.mesh import AXES, BATCH_AXES, batch_shards, make_mesh
 from mirage_jax.parallel.rules import (
     PRESETS,
     batch_sharding,
+    placed,
     preset,
     replicated,
     shardings,
+    unboxed,
     unsharded_share,
 )
 
@@ -17,8 +19,10 @@ __all__ = [
     "batch_sharding",
     "batch_shards",
     "make_mesh",
+    "placed",
     "preset",
     "replicated",
     "shardings",
+    "unboxed",
     "unsharded_share",
 ]

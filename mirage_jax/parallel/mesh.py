@@ -6,9 +6,11 @@ mesh (1, 1, 1, 1); nothing else in the code asks how many devices there are.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 AXES = ("data", "fsdp", "context", "tensor")
@@ -34,7 +36,8 @@ def make_mesh(
       fsdp: as `data`.
       context: as `data`.
       tensor: as `data`.
-      devices: devices to use, in order; by default JAX orders them by their network topology.
+      devices: devices to use, in order; by default they are ordered by their network topology, and
+        several slices are joined along `data` or `fsdp`, see `by_slice`.
 
     Raises:
       ValueError: if a size is neither -1 nor positive, two are -1, or the sizes do not multiply to
@@ -62,9 +65,32 @@ def make_mesh(
         )
     shape = tuple(sizes.values())
     types = (AxisType.Auto,) * len(AXES)
-    if devices is None:
-        return jax.make_mesh(shape, AXES, axis_types=types)
-    return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=types)
+    if devices is not None:
+        return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=types)
+    hybrid = by_slice(shape, jax.devices())
+    if hybrid is not None:
+        return Mesh(hybrid, AXES, axis_types=types)
+    return jax.make_mesh(shape, AXES, axis_types=types)
+
+
+def by_slice(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray | None:
+    """Devices of several slices, so that one axis alone crosses the slow network between them.
+
+    Args:
+      shape: sizes of `AXES`.
+      devices: with a `slice_index` each.
+
+    Returns:
+      Devices in that shape: the slices are laid along `data`, which talks least, or else along
+      `fsdp`. None if there is one slice, or their number divides neither axis.
+    """
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    for axis in range(len(BATCH_AXES)):
+        if slices > 1 and shape[axis] % slices == 0:
+            outer = [slices if each == axis else 1 for each in range(len(shape))]
+            inner = [size // across for size, across in zip(shape, outer, strict=True)]
+            return mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
+    return None
 
 
 def batch_shards(mesh: Mesh) -> int:

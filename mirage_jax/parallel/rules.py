@@ -30,7 +30,6 @@ PRESETS: dict[str, dict[str, str | tuple[str, ...] | None]] = {
         "embed": (None, "fsdp", "fsdp", "fsdp"),
         "mlp": (None, None, None, "tensor"),
         "heads": (None, None, None, "tensor"),
-        "kv": (None, None, None, "tensor"),
         "vocab": (None, None, None, "tensor"),
         "conv_in": (None, None, None, None),
         "conv_out": (None, "fsdp", "fsdp", "fsdp"),
@@ -38,6 +37,10 @@ PRESETS: dict[str, dict[str, str | tuple[str, ...] | None]] = {
     }.items()
 }
 """Rows: logical names. Columns: presets. A mesh axis of size 1 makes its entries a no-op."""
+
+
+ACTIVATIONS = ("batch", "tokens", "height")
+"""Logical names of activations; the others are of parameters."""
 
 
 def preset(name: str = "full") -> Rules:
@@ -48,7 +51,7 @@ def preset(name: str = "full") -> Rules:
     """
     known = tuple(next(iter(PRESETS.values())))
     if name not in known:
-        raise ValueError(f"mesh.rules: found {name!r}, expected one of {', '.join(known)}")
+        raise ValueError(f"rules: found {name!r}, expected one of {', '.join(known)}")
     return tuple((logical, columns[name]) for logical, columns in PRESETS.items())
 
 
@@ -72,7 +75,7 @@ def shardings(boxed: Any, mesh: Mesh, rules: Rules) -> Any:
     known = {logical for logical, _ in rules}
 
     def one(path: Any, leaf: Any) -> NamedSharding:
-        if not isinstance(leaf, nn.Partitioned):
+        if not is_box(leaf):
             return NamedSharding(mesh, PartitionSpec())
         names = leaf.get_partition_spec()
         unknown = sorted({n for n in jax.tree.leaves(tuple(names)) if n not in known})
@@ -84,8 +87,39 @@ def shardings(boxed: Any, mesh: Mesh, rules: Rules) -> Any:
         spec = nn.logical_to_mesh_axes(names, rules)  # type: ignore[arg-type]
         return NamedSharding(mesh, _divisible(spec, leaf.value.shape, mesh))
 
-    return jax.tree_util.tree_map_with_path(
-        one, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)
+    return jax.tree_util.tree_map_with_path(one, boxed, is_leaf=is_box)
+
+
+def is_box(leaf: Any) -> bool:
+    """Whether a leaf carries the names of its axes."""
+    return isinstance(leaf, nn.Partitioned)
+
+
+def unboxed(tree: Any) -> Any:
+    """The tree without its boxes of axis names, concrete or abstract.
+
+    `nn.unbox` would constrain each value to its sharding on the way, which an abstract one refuses
+    and a host array answers by travelling to the devices.
+    """
+    return jax.tree.map(lambda leaf: leaf.value if is_box(leaf) else leaf, tree, is_leaf=is_box)
+
+
+def placed(abstract: Any, tree_shardings: Any) -> Any:
+    """An abstract tree, boxed or not, as `ShapeDtypeStruct` that carry their shardings."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        unboxed(abstract),
+        tree_shardings,
+    )
+
+
+def splits_parameters(mesh: Mesh, rules: Rules) -> bool:
+    """Whether the rules split any axis of a parameter over this mesh."""
+    return any(
+        mesh.shape[axis] > 1
+        for logical, axes in rules
+        if logical not in ACTIVATIONS
+        for axis in ((axes,) if isinstance(axes, str) else tuple(axes or ()))
     )
 
 

@@ -2,14 +2,17 @@
 
 from mirage_jax.training.checkpoints import CheckpointError, load_params
 from mirage_jax.training.export import export, load_export
-from mirage_jax.training.loop import Diverged, Terminated, fit
+from mirage_jax.training.guard import Guard
+from mirage_jax.training.loop import Diverged, fit
 from mirage_jax.training.optimizers import adamw, warmup_cosine
 from mirage_jax.training.state import TrainState
+from mirage_jax.training.stopping import Terminated
 from mirage_jax.training.task import Task
 
 __all__ = [
     "CheckpointError",
     "Diverged",
+    "Guard",
     "Task",
     "Terminated",
     "TrainState",

@@ -3,7 +3,7 @@
 A checkpoint is one Orbax step that becomes visible by a rename, so a process killed while saving
 leaves the previous one.  It holds
 
-    params/  ema/  optimizer/ (with the step and the key)  meta/ (JSON: config, data position, ...)
+    params/  ema/  optimizer/ (with step, key and guard)  meta/ (JSON: config, data position, ...)
 
 Orbax does not notice a flipped byte in array data (0.12.8 loads it, different).  So the JSON lists
 every tensor with its shape, dtype and a checksum of its bits, computed on the devices that hold it;
@@ -13,6 +13,7 @@ before it is used.
 
 import contextlib
 import errno
+import functools
 import gc
 import json
 import logging
@@ -33,9 +34,14 @@ from orbax.checkpoint import v1 as ocp
 
 from mirage_jax.training.state import TrainState
 
-FORMAT = "mirage-checkpoint-1"
+FORMAT = "mirage-checkpoint-2"
 FOLDER = "checkpoints"
 DAMAGED = "damaged_checkpoints"
+
+# Writing a copied tensor together compiles a slice for its shape: worth it for large ones only.
+_ARRAYS = ocp.options.ArrayOptions(
+    saving=ocp.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=1 << 24)
+)
 
 
 class CheckpointError(OSError):
@@ -54,13 +60,14 @@ class Checkpoints:
     Args:
       workdir: folder of the run.
       keep: how many of the newest to keep.
+      keep_best: how many to keep beside them of those that were saved with the lowest value.
     """
 
-    def __init__(self, workdir: str | Path, *, keep: int = 2) -> None:
+    def __init__(self, workdir: str | Path, *, keep: int = 2, keep_best: int = 0) -> None:
         if keep < 1:
             raise ValueError(f"keep: found {keep}, expected at least 1")
         self.directory = Path(workdir).resolve() / FOLDER
-        self._keep = keep
+        self._keep, self._keep_best = keep, keep_best
         self._checkpointer: Any = None
         self._pending: tuple[int, Any] | None = None
 
@@ -88,7 +95,9 @@ class Checkpoints:
         """Steps with a complete checkpoint, ascending."""
         return saved_steps(self.directory)
 
-    def save(self, state: TrainState, meta: Mapping[str, Any]) -> int:
+    def save(
+        self, state: TrainState, meta: Mapping[str, Any], *, value: float | None = None
+    ) -> int:
         """Starts saving `state`; returns its step once the state may be changed.
 
         The arrays are copied off the devices before this returns; writing goes on in the background
@@ -97,6 +106,7 @@ class Checkpoints:
         Args:
           state: the state, all leaves on devices.
           meta: JSON-serialisable; comes back from `restore`.
+          value: by which the best are found, lower being better; None: unknown.
 
         Raises:
           CheckpointError: if this or the previous save failed, e.g. for want of space. Checkpoints
@@ -114,8 +124,11 @@ class Checkpoints:
         _check_space(self.directory, step, needed)
         text = json.dumps({**meta, "format": FORMAT, "step": step, "tensors": table})
         items["meta"] = {"json": text, "crc32": zlib.crc32(text.encode())}
-        with self._translated(step):
-            response = checkpointer.save_checkpointables_async(step, items, force=True)
+        with self._translated(step), ocp.Context(array_options=_ARRAYS):
+            metrics = None if value is None else {"value": value}
+            response = checkpointer.save_checkpointables_async(
+                step, items, force=True, metrics=metrics
+            )
         self._pending = (step, response)
         return step
 
@@ -150,7 +163,7 @@ class Checkpoints:
           The state and what `save` was given as `meta`.
 
         Raises:
-          ValueError: if the newest checkpoint is of another architecture; names the tensor.
+          ValueError: if the newest one is of another format or architecture; names what differs.
           CheckpointError: if checkpoints exist and none is intact.
         """
         steps = self.steps()
@@ -174,9 +187,17 @@ class Checkpoints:
 
     def _open(self) -> Any:
         if self._checkpointer is None:
+            policies = ocp.training.preservation_policies
+            best = policies.BestN(
+                get_metric_fn=lambda metrics: -metrics["value"],  # the last in order are kept
+                n=self._keep_best,
+                keep_checkpoints_without_metrics=False,
+            )
             self._checkpointer = ocp.training.Checkpointer(
                 self.directory,
-                preservation_policy=ocp.training.preservation_policies.LatestN(self._keep),
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(self._keep), best]
+                ),
                 cleanup_tmp_directories=True,
             )
         return self._checkpointer
@@ -226,6 +247,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 
     Raises:
       DamagedCheckpoint: if it cannot be read or its CRC is wrong.
+      ValueError: if it is of another format.
     """
     meta = _load(path, {"meta": None})["meta"]
     try:
@@ -234,7 +256,10 @@ def read_meta(path: Path) -> dict[str, Any]:
         raise DamagedCheckpoint("meta: fields json and crc32 expected") from error
     if zlib.crc32(text.encode()) != crc:
         raise DamagedCheckpoint("meta: the CRC does not match")
-    return json.loads(text)
+    meta = json.loads(text)
+    if meta.get("format") != FORMAT:
+        raise ValueError(f"{path}: found format {meta.get('format')!r}, expected {FORMAT!r}")
+    return meta
 
 
 def load_items(path: Path, abstract: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,24 +314,38 @@ def tensor_table(tree: Any) -> dict[str, list]:
     }
 
 
-@jax.jit
-def checksum(array: Shaped[Array, "..."]) -> UInt32[Array, ""]:
+def checksum(array: Shaped[Array | np.ndarray, "..."]) -> UInt32[Array, ""] | np.uint32:
     """Sum of the array's 32-bit words, each times an odd number of its position, modulo 2^32.
 
     A change of any one word changes the sum.  Addition of integers is exact in any order, so the
-    number does not depend on how the array is split over devices.
+    number does not depend on how the array is split over devices.  What host memory holds is summed
+    by numpy, which has nothing to compile.
     """
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    on_host = not isinstance(array, jax.Array) or (
+        array.is_fully_addressable and all(d.platform == "cpu" for d in array.devices())
+    )
+    return _weighted_sum(np.asarray(array), np) if on_host else _sum_on_devices(array)
+
+
+def _weighted_sum(array: Any, xp: Any) -> Any:
+    """`checksum` in numpy or jax.numpy (`xp`)."""
     words = _words(array)
-    position = jnp.zeros(words.shape, jnp.uint32)
+    position = xp.zeros(words.shape, xp.uint32)
     stride = 1
-    # Position from one iota per axis: flattening a sharded array would gather it.
+    # Position from one range per axis: flattening a sharded array would gather it.
     for axis in reversed(range(words.ndim)):
-        iota = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-        position = position + iota * jnp.uint32(stride % 2**32)
+        along = [-1 if other == axis else 1 for other in range(words.ndim)]
+        steps = xp.arange(words.shape[axis], dtype=xp.uint32).reshape(along)
+        position = position + steps * xp.uint32(stride % 2**32)
         stride *= words.shape[axis]
     # Twice the golden ratio of 2^32: even, so that weights are odd, with no further factor of two.
-    weight = position * jnp.uint32(1013904226) + jnp.uint32(1)
-    return jnp.sum(words * weight, dtype=jnp.uint32)
+    weight = position * xp.uint32(1013904226) + xp.uint32(1)
+    return xp.sum(words * weight, dtype=xp.uint32)
+
+
+_sum_on_devices = jax.jit(functools.partial(_weighted_sum, xp=jnp))
 
 
 def git_revision(folder: str | Path) -> str:
@@ -324,7 +363,12 @@ def git_revision(folder: str | Path) -> str:
 def _items(state: TrainState) -> dict[str, Any]:
     items = {
         "params": state.params,
-        "optimizer": {"state": state.opt_state, "step": state.step, "key": state.key},
+        "optimizer": {
+            "state": state.opt_state,
+            "step": state.step,
+            "key": state.key,
+            "guard": state.guard,
+        },
     }
     if state.ema is not None:
         items["ema"] = state.ema
@@ -339,6 +383,7 @@ def _state(items: Mapping[str, Any]) -> TrainState:
         opt_state=optimizer["state"],
         ema=items.get("ema"),
         key=optimizer["key"],
+        guard=optimizer["guard"],
     )
 
 
@@ -348,15 +393,17 @@ def _name(path: Any) -> str:
 
 def _words(array: Any) -> Any:
     """The array's bits as uint32, one word per element (two for 64-bit ones)."""
-    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        array = jax.random.key_data(array)
-    if array.dtype == jnp.bool_:
-        return array.astype(jnp.uint32)
+    if array.dtype == bool:
+        return array.astype(np.uint32)
     width = np.dtype(array.dtype).itemsize
-    if width >= 4:
-        return jax.lax.bitcast_convert_type(array, jnp.uint32)
-    narrow = {1: jnp.uint8, 2: jnp.uint16}[width]
-    return jax.lax.bitcast_convert_type(array, narrow).astype(jnp.uint32)
+    words: Any
+    unsigned = {1: np.uint8, 2: np.uint16}.get(width, np.uint32)
+    if isinstance(array, np.ndarray):
+        bits = array[..., None].view(unsigned)
+        words = bits if width > 4 else bits[..., 0]
+    else:
+        words = jax.lax.bitcast_convert_type(array, unsigned)
+    return words.astype(np.uint32)
 
 
 def _check_table(path: Path, table: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -19,8 +20,9 @@ from mirage_jax.evaluation.pictures import contact_sheet
 from mirage_jax.geometry import Camera
 from mirage_jax.latent_encoder import LatentEncoder, to_uint8
 from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.parallel import processes
 from mirage_jax.training import histories
-from mirage_jax.training.latent_cache import LatentClip
+from mirage_jax.training.latent_cache import FIELDS, LatentClip
 from mirage_jax.training.task import Params, Task
 from mirage_jax.world import sample_chunk
 
@@ -32,7 +34,8 @@ class Perturbation:
     """How a training history is spoilt, so that sampling from estimates is nothing new.
 
     Attributes:
-      depth: largest relative depth error; each frame draws its own, and its confidence says so.
+      depth: largest standard deviation of the relative depth error of a frame; each frame draws its
+        own, half of them 0, and its confidence says so.
       pose: standard deviation of a frame's pose error, in metres and radians.
       tokens: standard deviation of noise added to tokens (latents have about 1).
     """
@@ -207,9 +210,10 @@ class DenoiserTask(Task):
       chunks: chunks of a clip.
       chunk_latents: latents of a chunk.
       readout: how the memory is read.
-      perturbation: how histories are spoilt.
+      perturbation: how histories written to the memory are spoilt; the baseline's are true.
       shift: noise-level shift.
       drop_memory: share of samples that see an empty memory.
+      drop_text: share of samples whose text tokens are zeroed, where batches have text.
       per_frame: one noise level per latent instead of per sample (diffusion forcing), to be sampled
         with the method "staggered".
       prior: parameters of the denoiser's memory prior (`prior_fit`), if it has one.
@@ -225,6 +229,7 @@ class DenoiserTask(Task):
     perturbation: Perturbation = Perturbation()
     shift: float = 1.0
     drop_memory: float = 0.1
+    drop_text: float = 0.0
     per_frame: bool = False
     prior: Params | None = None
     preview: Preview | None = None
@@ -237,8 +242,13 @@ class DenoiserTask(Task):
     def table(self) -> histories.Scenarios:
         return histories.scenarios(self.chunks, self.chunk_latents)
 
-    def inputs(self, batch: LatentClip, key: PRNGKeyArray) -> tuple[Array, Array, Array | None]:
-        """Targets, rays and (perhaps dropped) memory context of a batch."""
+    def inputs(
+        self, batch: LatentClip, key: PRNGKeyArray, *, train: bool = True
+    ) -> tuple[Array, Array, Array | None]:
+        """Targets, rays and memory context of a batch.
+
+        In training histories are spoilt and memories sometimes dropped, else all is true and kept.
+        """
 
         def one(clip: LatentClip, key: PRNGKeyArray):
             draw_key, noise_key, drop_key = jax.random.split(key, 3)
@@ -251,10 +261,10 @@ class DenoiserTask(Task):
                 size=self.size,
                 table=self.table,
                 readout=self.readout,
-                key=noise_key,
+                key=noise_key if train else None,
                 perturbation=self.perturbation,
             )
-            if context is not None:
+            if train and context is not None:
                 context = context * (jax.random.uniform(drop_key) >= self.drop_memory)
             return target, rays, context
 
@@ -277,10 +287,13 @@ class DenoiserTask(Task):
     def loss(
         self, params: Params, batch: dict[str, Array], key: PRNGKeyArray, *, train: bool, **_: Any
     ) -> tuple[Array, dict[str, Array]]:
-        """Mean squared velocity error over the latents after the first."""
-        clip = LatentClip(**batch)
+        """Mean squared velocity error over the latents after the first.
+
+        Beside the fields of `LatentClip` a batch may hold `text`, encoded text tokens [B, l, e].
+        """
+        clip = LatentClip(**{name: batch[name] for name in FIELDS})
         inputs_key, sigma_key, noise_key = jax.random.split(key, 3)
-        target, rays, context = self.inputs(clip, inputs_key)
+        target, rays, context = self.inputs(clip, inputs_key, train=train)
         count, latents = target.shape[:2]
         sigma = flow.sample_sigma(
             sigma_key, count, latents, shift=self.shift, per_frame=self.per_frame
@@ -288,12 +301,21 @@ class DenoiserTask(Task):
         sigma = sigma.at[:, 0].set(0.0)
         noise = jax.random.normal(noise_key, target.shape)
         noisy = flow.add_noise(target, noise, sigma)
+        text = batch.get("text")
+        if text is not None:
+            kept = jax.random.uniform(jax.random.fold_in(key, 1), (count, 1, 1)) >= self.drop_text
+            text = text * kept.astype(text.dtype)
         velocity: Any = self.denoiser.apply(
-            {"params": params}, noisy, 1000.0 * sigma, memory=context, rays=rays
+            {"params": params}, noisy, 1000.0 * sigma, memory=context, rays=rays, text=text
         )
         mask = jnp.broadcast_to(jnp.arange(latents) > 0, (count, latents)).astype(jnp.float32)
         loss = flow.flow_loss(velocity, target, noise, mask)
         return loss, {}
+
+    def tokens(self, batch: dict[str, Array]) -> int:
+        """Tokens of the chunks that are denoised."""
+        clips, _, latents, height, width, _ = batch["chunks"].shape
+        return clips * latents * height * width // math.prod(self.denoiser.patch)
 
     def sample_sheet(self, params: Params, step: int) -> np.ndarray | None:
         """True returns above generated ones, from the whole true history."""
@@ -302,7 +324,7 @@ class DenoiserTask(Task):
         clips, encoder = self.preview.clips, self.preview.encoder
         how = {name: getattr(self.preview, name) for name in ("steps", "shift", "method")}
         returns = jax.jit(functools.partial(self._returns, **how))
-        true, sampled = returns(nn.unbox(params), encoder, clips)
+        true, sampled = processes.fetch(returns(nn.unbox(params), encoder, clips))
         rows: dict[str, np.ndarray] = {}
         for number, pair in enumerate(zip(to_uint8(true), to_uint8(sampled), strict=True), 1):
             rows |= {f"clip {number}, decoded": pair[0], f"clip {number}, generated": pair[1]}

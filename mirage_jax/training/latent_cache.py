@@ -111,20 +111,12 @@ def encode_clip(
         chunks=chunks,
         tokens=tokens,
         depth=memory.pool_depth(depth, cells)[0],
-        static=1.0 - _pool_mean(moving, cells),
+        static=memory.pool_static(1.0 - moving, cells),
         intrinsics=intrinsics,
         cam2world=cam2world,
         rgb_chunks=rgb_chunks,
         rgb_hits=rgb_hits,
     )
-
-
-def _pool_mean(
-    values: Float[Array, "k height width"], cells: tuple[int, int]
-) -> Float[Array, "k h w"]:
-    h, w = cells
-    k, height, width = values.shape
-    return values.reshape(k, h, height // h, w, width // w).mean((2, 4))
 
 
 def write_cache(path: Path, clips: Iterable[LatentClip]) -> int:

@@ -2,14 +2,10 @@
 
 Order of operations in a step: dispatch it; while the devices work, fetch the metrics of the step
 before and draw the next batch; then, where due, evaluate, draw samples, save.  A save follows the
-step it is named after, and the data position in it is the number of batches consumed by then.
+step it is named after, and the data position in it is the number of batches consumed by then.  No
+save is made among skipped steps, so that going back to the newest one goes back before them.
 """
 
-import dataclasses
-import math
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,34 +15,25 @@ import jax
 import numpy as np
 import optax
 from flax import linen as nn
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from rich.console import Console
 
-from mirage_jax.parallel import mesh as meshes
+from mirage_jax.parallel import make_mesh, specs
 from mirage_jax.parallel import rules as sharding_rules
-from mirage_jax.training import checkpoints, metrics
+from mirage_jax.training import checkpoints, metrics, starting
 from mirage_jax.training import state as states
-from mirage_jax.training.export import compare_tensors, flatten, load_export
+from mirage_jax.training.guard import Guard, Watch
+from mirage_jax.training.journal import Journal
+from mirage_jax.training.profiling import Profile
+from mirage_jax.training.runner import Runner
 from mirage_jax.training.state import TrainState
-from mirage_jax.training.task import Params, Task, parameter_count
-
-STEP_FIELD, DATA_FIELD, ELAPSED_FIELD = "time/step", "time/data", "time/elapsed"
+from mirage_jax.training.stopping import StopRequest, out_of_time
+from mirage_jax.training.task import Task, parameter_count
+from mirage_jax.training.wandb_board import WandbBoard
 
 
 class Diverged(ValueError):
-    """The loss stopped being a number."""
-
-
-class Terminated(SystemExit):
-    """SIGTERM came; the state was saved. Exit status 143, as the shell gives for SIGTERM."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(128 + signal.SIGTERM)
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
+    """Steps kept being skipped, and going back to a checkpoint could not help."""
 
 
 def fit(
@@ -61,16 +48,21 @@ def fit(
     seed: int = 0,
     ema_decay: float = 0.0,
     schedule: optax.Schedule | None = None,
+    accumulate: int = 1,
+    guard: Guard | None = None,
     log_every: int = 50,
     sample_every: int = 0,
     save_every: int = 500,
     eval_batches: Callable[[], Iterable[Any]] | None = None,
     eval_every: int = 0,
     keep: int = 2,
-    init_from: str | Path | None = None,
+    keep_best: str = "",
+    init_from: str | Path | Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
     max_seconds: float | None = None,
+    profile_steps: tuple[int, int] = (0, 0),
+    wandb: str = "",
     name: str = "training",
     console: Console | None = None,
 ) -> TrainState:
@@ -84,7 +76,8 @@ def fit(
       task: what to train.
       batches_factory: `batches_factory(n)` yields endless batches, the first being the one after
         the n-th of the run: trees of numpy arrays [batch, ...], of this process's share.
-      workdir: folder for checkpoints, metrics.jsonl, tensorboard/ and samples/.
+      workdir: folder for checkpoints, metrics.jsonl, tensorboard/, samples/ and parameters.txt, a
+        table of where each parameter lies.
       steps: last step of the run; a later call may name a larger one to go on.
       optimizer: any optax transformation, see `optimizers.adamw`.
       mesh: default: all devices on the data axis.
@@ -92,32 +85,40 @@ def fit(
       seed: of the parameters and of every step's randomness.
       ema_decay: of the parameter average; 0: none is kept.
       schedule: learning rate by step, only to be logged.
+      accumulate: parts of a batch that are worked on one after the other, see `accumulation`.
+      guard: which steps are skipped and when the run goes back, default `Guard()`.
       log_every: steps between lines of metrics.
       sample_every: steps between sample sheets, drawn with the averaged parameters; 0: none.
       save_every: steps between checkpoints; 0: only at the end.
-      eval_batches: held-out batches, finite, drawn anew for every evaluation.
+      eval_batches: held-out batches, finite, drawn anew for every evaluation; each process gives
+        all of them.
       eval_every: steps between evaluations of the averaged parameters; 0: only at the end.
-      keep: checkpoints kept.
-      init_from: an export or the workdir of another run, see `initial_params`.
+      keep: checkpoints kept, the newest ones.
+      keep_best: metric of `task.evaluate`; the checkpoint with the lowest is kept too, of those
+        that are made at a step with an evaluation.
+      init_from: where parameters come from, see `initial_params`.
       config: JSON-serialisable, stored in the checkpoints.
       on_step: called with (step, metrics) one step late.
       max_seconds: stop, saying so, once this call has taken so long; the last step is saved.
+      profile_steps: (first, last) step of a trace in `workdir`/profile; (0, 0): none.
+      wandb: project of Weights & Biases that gets the metrics too; "": none.
       name: shown on the progress line.
       console: where to print.
 
     Raises:
       ValueError: on batches that end, change shape or do not divide by the mesh; on a checkpoint of
-        another architecture.
-      Diverged: if the loss is not finite; the checkpoints are from before.
+        another architecture; on parameters that the rules split and the mesh cannot.
+      Diverged: if steps keep being skipped, see `Guard`; the checkpoints are from before.
       CheckpointError: if a checkpoint cannot be written, or none of those present is intact.
       Terminated: after SIGTERM, once the state is saved. (After SIGINT: KeyboardInterrupt.)
     """
-    _check_counts(steps=steps, log_every=log_every, keep=keep)
+    _check_counts(steps=steps, log_every=log_every, keep=keep, accumulate=accumulate)
     workdir = Path(workdir).resolve()
     first_process = jax.process_index() == 0
     phases = metrics.Phases()
-    mesh = meshes.make_mesh() if mesh is None else mesh
+    mesh = make_mesh() if mesh is None else mesh
     rules = sharding_rules.preset("full") if rules is None else rules
+    guard = Guard() if guard is None else guard
     console = console or Console(quiet=not first_process)
 
     def say(text: str) -> None:
@@ -126,353 +127,168 @@ def fit(
     with (
         jax.set_mesh(mesh),
         nn.logical_axis_rules(rules),
-        checkpoints.Checkpoints(workdir, keep=keep) as store,
+        checkpoints.Checkpoints(workdir, keep=keep, keep_best=int(bool(keep_best))) as store,
+        Profile(workdir / "profile", profile_steps, say) as profile,
     ):
         since = time.monotonic()
-        build = _Builder(task, optimizer, seed=seed, with_ema=ema_decay > 0)
-        shardings = sharding_rules.shardings(build.abstract_boxed(), mesh, rules)
-        abstract = build.abstract(shardings)
-        state, meta = _start(build, shardings, abstract, store, init_from, say)
-        start = int(meta["step"])
+        build = states.Builder(task, optimizer, mesh, rules, seed=seed, with_ema=ema_decay > 0)
+        where = build.abstract.params, build.shardings.params
+        repeated = specs.check_sharded(*where, mesh, rules)
+        state, meta = starting.begin(build, store, init_from, say)
+        start = done = int(meta["step"])
+        drawn = int(meta["batches"])
         say(
-            f"{parameter_count(abstract.params):,} parameters, mesh "
+            f"{parameter_count(build.abstract.params):,} parameters, mesh "
             + " ".join(
                 f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1 or axis == "data"
             )
+            + (f", {100 * repeated:.2g}% of their bytes on every device" if mesh.size > 1 else "")
         )
         phases.add("start", since)
         if start >= steps:
             say(f"already at step {start} of {steps}")
             return state
+        if first_process:
+            workdir.mkdir(parents=True, exist_ok=True)
+            (workdir / "parameters.txt").write_text("\n".join(specs.table(*where)) + "\n")
 
-        run = _Run(task, mesh, phases)
-        stop = _StopRequest()
-        step_fn = states.make_step(task, optimizer, ema_decay=ema_decay, schedule=schedule)
-        means = metrics.Mean()
-        means.restore(meta["means"])
-        writer = metrics.MetricsWriter(workdir, start_step=start, active=first_process)
-        batches = iter(batches_factory(int(meta["batches"])))
-        line = metrics.ProgressLine(name, steps, start=start, console=console, active=first_process)
+        runner = Runner(task, mesh, rules, accumulate=accumulate)
+        stop, watch = StopRequest(), Watch(guard)
+        step_fn = states.make_step(
+            task,
+            optimizer,
+            ema_decay=ema_decay,
+            schedule=schedule,
+            accumulate=accumulate,
+            guard=guard,
+        )
+        board = WandbBoard(workdir, wandb, name, config) if wandb and first_process else None
+        elapsed_before = float(meta["seconds"])
+        journal = Journal(
+            name,
+            steps,
+            log_every=log_every,
+            writer=metrics.MetricsWriter(
+                workdir, start_step=start, active=first_process, extra=board
+            ),
+            line=metrics.ProgressLine(
+                name, steps, start=start, console=console, active=first_process
+            ),
+            watch=watch,
+            elapsed=lambda: elapsed_before + phases.elapsed,
+            on_step=on_step,
+        )
+        journal.means.restore(meta["means"])
+        batches = iter(batches_factory(drawn))
         fixed_meta = {
             "config": config,
             "git": checkpoints.git_revision(Path(__file__).parent),
             "jax": jax.__version__,
             "mesh": dict(mesh.shape),
         }
-        elapsed_before = float(meta["seconds"])
-        pending: tuple[int, Any] | None = None
-        last_tick = time.monotonic()
-        waited = 0.0
 
-        def fetch() -> None:
-            """Metrics of the last dispatched step; blocks until it is done."""
-            nonlocal pending, last_tick, waited
-            if pending is None:
-                return
-            number, on_device = pending
-            pending = None
-            values = {key: float(value) for key, value in jax.device_get(on_device).items()}
-            if not all(math.isfinite(values[key]) for key in ("loss", "grad_norm")):
-                store.wait()
+        def save(results: Mapping[str, float]) -> None:
+            meta = {
+                "batches": drawn,
+                "means": journal.means.state(),
+                "seconds": elapsed_before + phases.elapsed,
+            }
+            store.save(state, {**fixed_meta, **meta}, value=results.get(keep_best))
+            watch.saved()
+
+        def go_back() -> tuple[TrainState, int]:
+            """The newest checkpoint and its step; the batches since are not seen again."""
+            store.wait()
+            jax.tree.map(lambda leaf: leaf.delete(), state)  # there may be no room for two
+            trouble = f"{guard.patience} steps in a row were skipped, the last {watch.last}"
+            if not watch.may_go_back:
                 raise Diverged(
-                    f"{name}: step {number}: loss {values['loss']}, gradient norm "
-                    f"{values['grad_norm']}, expected finite numbers; checkpoints of the steps "
-                    f"{store.steps()} are from before"
+                    f"{name}: {trouble}; going back to a checkpoint {guard.rollbacks} times did "
+                    f"not help; checkpoints of the steps {store.steps()} are from before"
                 )
-            now = time.monotonic()
-            seconds, last_tick = now - last_tick, now
-            means.add({**values, STEP_FIELD: seconds, DATA_FIELD: waited})
-            waited = 0.0
-            line.update(number, loss=values["loss"], seconds=seconds)
-            if number % log_every == 0 or number == steps:
-                elapsed = {ELAPSED_FIELD: elapsed_before + phases.elapsed}
-                writer.scalars(number, {**means.take(), **elapsed})
-                line.report(number)
-            if on_step is not None:
-                on_step(number, values)
-
-        def save(number: int) -> None:
-            seconds = elapsed_before + phases.elapsed
-            store.save(
-                state,
-                {**fixed_meta, "batches": number, "means": means.state(), "seconds": seconds},
+            restored = store.restore(build.abstract, say)
+            if restored is None:
+                raise Diverged(f"{name}: {trouble}; there is no checkpoint to go back to")
+            earlier, meta = restored
+            journal.say(
+                f"{trouble}; going back to step {meta['step']}, past the batches up to number "
+                f"{drawn}"
             )
+            watch.went_back()
+            journal.rewind(meta["step"], meta["means"])
+            return earlier, int(meta["step"])
 
-        done = start
         try:
             with stop:
                 while done < steps:
                     since = time.monotonic()
-                    batch = run.place(_next(batches, done))
-                    waited += time.monotonic() - since
+                    batch = runner.place(_next(batches, done))
+                    journal.waited(time.monotonic() - since)
                     since = phases.add("data", since)
-                    if run.compiled is None:
-                        run.compile(step_fn, abstract, shardings, batch)
+                    if runner.compiled is None:
+                        journal.compiled(*runner.compile(step_fn, build, batch))
                         since = phases.add("compile", since)
-                        last_tick, waited = since, 0.0
-                    state, on_device = run.step(state, batch)
-                    done += 1
-                    fetch()
-                    pending = (done, on_device)
+                    profile.before(done + 1)
+                    state, on_device = runner.step(state, batch)
+                    done, drawn = done + 1, drawn + 1
+                    journal.fetch()
+                    journal.dispatched(done, on_device)
                     ended = done < steps and (
                         stop.requested(done, log_every)
-                        or _out_of_time(phases.elapsed, max_seconds, done, log_every)
+                        or out_of_time(phases.elapsed, max_seconds, done, log_every)
                     )
                     last = done == steps or ended
-                    if last or _due(done, log_every) or _due(done, save_every):
+                    due = last or _due(done, log_every) or _due(done, save_every)
+                    if due or profile.ends_with(done):
                         # An extra wait for one step in many; a line is then never a step behind a
                         # checkpoint that holds the sums it empties.
-                        fetch()
+                        journal.fetch()
+                        profile.after(done)
                     since = phases.add("step", since)
+                    if watch.exhausted:
+                        state, done = go_back()
+                        since = phases.add("go back", since)
+                        continue
                     if ended:
-                        save(done)
+                        if not watch.streak:
+                            save({})
                         break
+                    results: dict[str, float] = {}
                     if eval_batches is not None and (done == steps or _due(done, eval_every)):
-                        results = run.evaluate(state, eval_batches())
-                        writer.scalars(done, {f"eval/{k}": v for k, v in results.items()})
-                        line.say(
-                            f"{name}: step {done}: held out "
-                            + ", ".join(f"{k} {v:.4g}" for k, v in results.items())
-                        )
+                        results = runner.evaluate(state, eval_batches())
+                        if keep_best and keep_best not in results:
+                            raise ValueError(
+                                f"keep_best: found {keep_best!r}, expected one of "
+                                f"{', '.join(results)}"
+                            )
+                        journal.evaluated(done, results)
                         since = phases.add("evaluate", since)
                     if sample_every and (done == steps or _due(done, sample_every)):
                         picture = task.sample_sheet(state.best_params, done)
                         if picture is not None:
-                            path = writer.picture(done, np.asarray(picture))
-                            line.say(f"{name}: step {done}: samples in {path}")
+                            journal.drew(done, np.asarray(picture))
                         since = phases.add("samples", since)
                     # Last, so that a run killed before this line does all of the above again.
-                    if last or _due(done, save_every):
-                        save(done)
+                    if last or (_due(done, save_every) and not watch.streak):
+                        save(results)
                         phases.add("save", since)
-                    last_tick = time.monotonic()
+                    journal.tick()
         finally:
-            line.close()
-            writer.close()
+            journal.close()
             close = getattr(batches, "close", None)
             if close is not None:
                 close()
         since = time.monotonic()
         store.wait()
         phases.add("save", since)
+        saved = "saved" if not watch.streak else f"among skipped steps; saved are {store.steps()}"
         if stop.signal is not None:
-            stop.leave(f"{name}: stopped by {stop.name} at step {done} of {steps}, saved")
+            stop.leave(f"{name}: stopped by {stop.name} at step {done} of {steps}, {saved}")
         if done < steps:
-            say(f"stopped after {max_seconds:g} s at step {done} of {steps} (max_seconds), saved")
+            why = "on another process's word" if max_seconds is None else f"after {max_seconds:g} s"
+            say(f"stopped {why} at step {done} of {steps}, {saved}")
         say(f"step {done}, {metrics.format_seconds(phases.elapsed)} ({phases.summary()})")
         return state
-
-
-def initial_params(
-    path: str | Path, abstract: Params
-) -> tuple[dict[str, Any], list[str], list[str]]:
-    """Parameters of another run or export for those of `abstract` that it has under the same name.
-
-    Args:
-      path: an export, or the workdir of a run (its averaged parameters, if any).
-      abstract: nested dict of `ShapeDtypeStruct`.
-
-    Returns:
-      A flat dict {name: array} of what was found, its names, and the names it does not have.
-
-    Raises:
-      ValueError: if nothing fits, or a name fits and its shape does not.
-    """
-    path = Path(path)
-    if (path / checkpoints.FOLDER).is_dir():
-        found = flatten(checkpoints.load_params(path))
-    else:
-        found = flatten(load_export(path)[0])
-    expected = flatten(abstract)
-    loaded = sorted(found.keys() & expected.keys())
-    if not loaded:
-        raise ValueError(
-            f"init_from {path}: no tensor fits; found {', '.join(list(found)[:3])} ..., "
-            f"expected {', '.join(list(expected)[:3])} ..."
-        )
-    compare_tensors(
-        f"init_from {path}", {n: found[n] for n in loaded}, {n: expected[n] for n in loaded}
-    )
-    return {n: found[n] for n in loaded}, loaded, sorted(expected.keys() - found.keys())
-
-
-class _Builder:
-    """Makes the state of a run: abstract with boxes, abstract with shardings, and real."""
-
-    def __init__(self, task: Task, optimizer: optax.GradientTransformation, **options: Any) -> None:
-        self._boxed = lambda: states.create(task, optimizer, **options)
-        self._unboxed = lambda: states.unboxed(task, optimizer, **options)
-
-    def abstract_boxed(self) -> TrainState:
-        return jax.eval_shape(self._boxed)
-
-    def abstract(self, shardings: Any) -> TrainState:
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            jax.eval_shape(self._unboxed),
-            shardings,
-        )
-
-    def real(self, shardings: Any) -> TrainState:
-        return jax.jit(self._unboxed, out_shardings=shardings)()
-
-
-def _start(
-    build: _Builder,
-    shardings: Any,
-    abstract: TrainState,
-    store: checkpoints.Checkpoints,
-    init_from: str | Path | None,
-    say: Callable[[str], None],
-) -> tuple[TrainState, dict[str, Any]]:
-    """resume > init_from > scratch."""
-    restored = store.restore(abstract, say)
-    if restored is not None:
-        state, meta = restored
-        say(f"resuming from step {meta['step']} in {store.directory}")
-        return state, meta
-    state = build.real(shardings)
-    fresh = {"step": 0, "batches": 0, "means": {}, "seconds": 0.0}
-    if init_from is None:
-        say("starting from scratch")
-        return state, fresh
-    found, loaded, missing = initial_params(init_from, abstract.params)
-
-    def fill(path: Any, leaf: Any, target: Any) -> Any:
-        own = "/".join(str(key.key) for key in path)
-        # A new buffer each time: parameters and average must not share one, they are donated.
-        return jax.device_put(np.array(found[own]), target.sharding) if own in found else leaf
-
-    params = jax.tree_util.tree_map_with_path(fill, state.params, abstract.params)
-    state = dataclasses.replace(state, params=params)
-    if state.ema is not None:
-        ema = jax.tree_util.tree_map_with_path(fill, state.ema, abstract.ema)
-        state = dataclasses.replace(state, ema=ema)
-    say(f"starting from {init_from}: {len(loaded)} tensors loaded, {len(missing)} fresh")
-    for own in missing:
-        say(f"  fresh: {own}")
-    return state, fresh
-
-
-class _Run:
-    """The compiled step and evaluation of one call of `fit`."""
-
-    def __init__(self, task: Task, mesh: Mesh, phases: metrics.Phases) -> None:
-        self._task = task
-        self._phases = phases
-        self._mesh = mesh
-        self._batch_sharding = sharding_rules.batch_sharding(mesh)
-        self._replicated = sharding_rules.replicated(mesh)
-        self._frozen = None
-        if task.frozen is not None:
-            self._frozen = jax.device_put(task.frozen, self._replicated)
-        self._batch_shape: Any = None
-        self._evaluate: Any = None
-        self.compiled: Any = None
-
-    def place(self, batch: Any) -> Any:
-        """A host batch on the devices, leading dimension split."""
-        # Shards as the whole batch sees them, over those of this process.
-        shards = max(meshes.batch_shards(self._mesh) // jax.process_count(), 1)
-
-        def one(path: Any, leaf: Any) -> jax.Array:
-            leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-            if leaf.ndim == 0 or leaf.shape[0] % shards:
-                own = jax.tree_util.keystr(path, simple=True, separator="/")
-                raise ValueError(
-                    f"batch {own!r}: found shape {leaf.shape}, expected a leading dimension that "
-                    f"is a multiple of {shards} (mesh axes {' x '.join(meshes.BATCH_AXES)})"
-                )
-            if isinstance(leaf, jax.Array):
-                return jax.device_put(leaf, self._batch_sharding)
-            return jax.make_array_from_process_local_data(self._batch_sharding, leaf)
-
-        return jax.tree_util.tree_map_with_path(one, batch)
-
-    def compile(self, step: Any, abstract: TrainState, shardings: Any, batch: Any) -> None:
-        """Ahead of time, so that a second compilation is not merely unlikely but impossible."""
-        self._batch_shape = _shapes(batch)
-        jitted = jax.jit(step, out_shardings=(shardings, self._replicated), donate_argnums=0)
-        self.compiled = jitted.lower(abstract, batch, self._frozen).compile()
-
-    def step(self, state: TrainState, batch: Any) -> tuple[TrainState, Any]:
-        shapes = _shapes(batch)
-        if shapes != self._batch_shape:
-            raise ValueError(
-                f"batch: found {shapes}, expected the shapes of the first batch "
-                f"{self._batch_shape}; give constant sizes (drop the remainder)"
-            )
-        with jax.transfer_guard("disallow"):
-            return self.compiled(state, batch, self._frozen)
-
-    def evaluate(self, state: TrainState, batches: Iterable[Any]) -> dict[str, float]:
-        """Mean of `task.evaluate` over batches of equal size, with the averaged parameters."""
-        if self._evaluate is None:
-            extra = {} if self._frozen is None else {"frozen": self._frozen}
-            self._evaluate = jax.jit(
-                lambda params, batch, key, extra: self._task.evaluate(params, batch, key, **extra)
-            )
-            self._extra = extra
-        means = metrics.Mean()
-        for number, batch in enumerate(batches):
-            # The same randomness at every evaluation, so that they can be compared.
-            key = jax.random.fold_in(jax.random.key(0), number)
-            means.add(
-                jax.device_get(
-                    self._evaluate(state.best_params, self.place(batch), key, self._extra)
-                )
-            )
-        return means.take()
-
-
-class _StopRequest:
-    """SIGTERM and SIGINT ask for a save and an orderly end; a second SIGINT ends at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    @property
-    def name(self) -> str:
-        return signal.Signals(self.signal).name if self.signal is not None else ""
-
-    def __enter__(self) -> None:
-        # Python allows handlers in the main thread only; elsewhere signals keep their meaning.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._handle)
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
-
-    def _handle(self, number: int, _: Any) -> None:
-        if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = number
-        os.write(2, b"\nsaving after this step, then stopping\n")
-
-    def requested(self, step: int, every: int) -> bool:
-        return _any_process(self.signal is not None, step, every)
-
-    def leave(self, message: str) -> None:
-        if self.signal == signal.SIGINT:
-            raise KeyboardInterrupt(message)
-        raise Terminated(message)
-
-
-def _any_process(wish: bool, step: int, every: int) -> bool:
-    """True on all processes if it is on one; several processes ask each other only now and then."""
-    if jax.process_count() == 1:
-        return wish
-    if step % every:
-        return False
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(wish))))
-
-
-def _out_of_time(elapsed: float, limit: float | None, step: int, every: int) -> bool:
-    return limit is not None and _any_process(elapsed >= limit, step, every)
 
 
 def _due(step: int, every: int) -> bool:
@@ -484,10 +300,6 @@ def _next(batches: Iterator[Any], done: int) -> Any:
         return next(batches)
     except StopIteration:
         raise ValueError(f"the batches ended after step {done}; expected endless ones") from None
-
-
-def _shapes(batch: Any) -> Any:
-    return jax.tree.map(lambda leaf: f"{leaf.dtype}{leaf.shape}", batch)
 
 
 def _check_counts(**counts: int) -> None:

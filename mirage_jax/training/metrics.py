@@ -8,7 +8,7 @@ which can not be the same, are kept apart under `time/`.
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,21 +60,33 @@ class MetricsWriter:
       workdir: folder of the run.
       start_step: step this run goes on from.
       active: False on all processes but the first: nothing is written.
+      extra: another board with the methods of this class, such as `WandbBoard`.
     """
 
-    def __init__(self, workdir: Path, *, start_step: int = 0, active: bool = True) -> None:
-        self._samples = workdir / "samples"
+    def __init__(
+        self, workdir: Path, *, start_step: int = 0, active: bool = True, extra: Any = None
+    ) -> None:
+        self._workdir = workdir
         self._active = active
-        if not active:
-            return
+        self._extra = extra
+        if active:
+            workdir.mkdir(parents=True, exist_ok=True)
+            self._open(start_step)
+
+    def _open(self, start_step: int) -> None:
         from tensorboardX import SummaryWriter  # imports protobuf, slow, and only needed here
 
-        workdir.mkdir(parents=True, exist_ok=True)
-        self._path = workdir / "metrics.jsonl"
-        _keep_until(self._path, start_step)
-        self._file = self._path.open("a", encoding="utf-8")
-        purge = {"purge_step": start_step + 1} if start_step else {}
-        self._board = SummaryWriter(str(workdir / "tensorboard"), **purge)
+        path = self._workdir / "metrics.jsonl"
+        _keep_until(path, start_step)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=start_step + 1)
+
+    def rewind(self, step: int) -> None:
+        """Takes back what was written after a step that the run went back to."""
+        if self._active:
+            self._file.close()
+            self._board.close()
+            self._open(step)
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         """One line {"step": ..., name: value, ...}."""
@@ -84,6 +96,8 @@ class MetricsWriter:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+        if self._extra is not None:
+            self._extra.scalars(step, values)
 
     def picture(self, step: int, picture: np.ndarray) -> Path | None:
         """Writes `samples/step_00001000.png`; returns its path.
@@ -97,20 +111,25 @@ class MetricsWriter:
             )
         if not self._active:
             return None
-        self._samples.mkdir(parents=True, exist_ok=True)
-        path = self._samples / f"step_{step:08d}.png"
+        folder = self._workdir / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"step_{step:08d}.png"
         partial = path.with_suffix(".tmp")
         Image.fromarray(picture).save(partial, format="png")
         os.replace(partial, path)
         self._board.add_image("samples", picture, step, dataformats="HWC")
         self._board.flush()
+        if self._extra is not None:
+            self._extra.picture(step, picture)
         return path
 
     def close(self) -> None:
-        """Flushes and closes both."""
+        """Flushes and closes all."""
         if self._active:
             self._file.close()
             self._board.close()
+            if self._extra is not None:
+                self._extra.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -152,6 +171,9 @@ class ProgressLine:
       start: step it goes on from.
       console: where to draw; the default writes to standard output.
       active: False draws nothing.
+
+    Attributes:
+      rates: of (seconds of a step, those spent waiting for data), the end of the line.
     """
 
     def __init__(
@@ -160,8 +182,9 @@ class ProgressLine:
         self.console = console or Console(quiet=not active)
         self._name, self._steps, self._start = name, steps, start
         self._live = active and self.console.is_terminal
-        self._updates = 0
-        self._seconds = self._loss = 0.0
+        self._updates = self._losses = 0
+        self._seconds = self._waited = self._loss = 0.0
+        self.rates: Callable[[float, float], str] = lambda seconds, waited: ""
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -173,15 +196,24 @@ class ProgressLine:
         self._line = self._progress.add_task(name, total=steps, completed=start, status="compiling")
         self._progress.start()
 
-    def update(self, step: int, *, loss: float, seconds: float) -> None:
-        """After every step; `seconds` is what it took."""
+    def update(self, step: int, *, loss: float | None, seconds: float, waited: float = 0.0) -> None:
+        """After every step.
+
+        Args:
+          step: its number.
+          loss: None where the step was skipped.
+          seconds: what it took.
+          waited: the part of them spent waiting for data.
+        """
         # A mean at first, then smoothed over about twenty. The first step of a process is not
         # typical in time and is forgotten.
+        if loss is not None:
+            self._losses += 1
+            self._loss += max(1 / self._losses, 0.05) * (loss - self._loss)
         self._updates += 1
-        weight = max(1 / self._updates, 0.05)
-        self._loss += weight * (loss - self._loss)
         weight = max(1 / max(self._updates - 1, 1), 0.05)
         self._seconds += weight * (seconds - self._seconds)
+        self._waited += weight * (waited - self._waited)
         self._progress.update(self._line, completed=step, status=self._status(step))
 
     def report(self, step: int) -> None:
@@ -200,7 +232,9 @@ class ProgressLine:
 
     def _status(self, step: int) -> str:
         eta = format_seconds(self._seconds * (self._steps - step))
-        return f"loss {self._loss:.4g}  {format_step_time(self._seconds)}/step  ETA {eta}"
+        parts = [f"loss {self._loss:.4g}", f"{format_step_time(self._seconds)}/step", f"ETA {eta}"]
+        parts.append(self.rates(self._seconds, self._waited))
+        return "  ".join(filter(None, parts))
 
 
 class Phases:

@@ -1,4 +1,4 @@
-"""AdamW with warmup, cosine decay and clipping, and which parameters are decayed."""
+"""Optimizers and learning rates by name, clipping, and which parameters are decayed."""
 
 from typing import Any
 
@@ -11,6 +11,17 @@ NOT_DECAYED = ("bias", "scale", "gamma", "norm", "modulation", "positions")
 FITTED = ("linear_encoder", "linear_decoder", "memory_prior")
 """Modules whose parameters come from a closed form; they are not decayed either."""
 
+BETAS = (0.9, 0.99)
+"""Of AdamW, unless a config has its own."""
+
+
+OPTIMIZERS = ("adamw", "lion", "sgd")
+"""Values of `optimizer`."""
+
+SCHEDULES = ("cosine", "linear", "constant", "wsd")
+"""Values of `schedule`: after the warmup half a cosine or a straight line down, neither, or level
+for four fifths of the run and then straight down ("warmup, stable, decay")."""
+
 
 def warmup_cosine(
     learning_rate: float, *, steps: int, warmup: int = 0, final: float = 0.0
@@ -19,6 +30,24 @@ def warmup_cosine(
 
     Raises:
       ValueError: if the warmup is not shorter than the run or a rate is negative.
+    """
+    return learning_rates("cosine", learning_rate, steps=steps, warmup=warmup, final=final)
+
+
+def learning_rates(
+    name: str, learning_rate: float, *, steps: int, warmup: int = 0, final: float = 0.0
+) -> optax.Schedule:
+    """Linear up over `warmup` steps, then on as the schedule called `name` says.
+
+    Args:
+      name: one of `SCHEDULES`.
+      learning_rate: at the peak.
+      steps: of the run.
+      warmup: steps up to the peak.
+      final: share of the peak at the last step, for schedules that go down.
+
+    Raises:
+      ValueError: if the warmup is not shorter than the run, a rate is negative or the name unknown.
     """
     if steps < 1:
         raise ValueError(f"steps: found {steps}, expected at least 1")
@@ -29,12 +58,71 @@ def warmup_cosine(
             f"learning_rate: found {learning_rate} with final share {final}, "
             "expected a positive rate and a share in [0, 1]"
         )
-    cosine = optax.cosine_decay_schedule(learning_rate, steps - warmup, alpha=final)
+    after = _after_warmup(name, learning_rate, steps - warmup, final)
     if not warmup:
-        return cosine
+        return after
     # From lr/warmup rather than 0: a short run should not spend its first step standing still.
     ramp = optax.linear_schedule(learning_rate / warmup, learning_rate, max(warmup - 1, 1))
-    return optax.join_schedules([ramp, cosine], [warmup])
+    return optax.join_schedules([ramp, after], [warmup])
+
+
+def _after_warmup(name: str, peak: float, steps: int, final: float) -> optax.Schedule:
+    if name == "cosine":
+        return optax.cosine_decay_schedule(peak, steps, alpha=final)
+    if name == "linear":
+        return optax.linear_schedule(peak, final * peak, steps)
+    if name == "constant":
+        return optax.constant_schedule(peak)
+    if name == "wsd":
+        down = max(steps // 5, 1)
+        return optax.linear_schedule(peak, final * peak, down, transition_begin=steps - down)
+    raise ValueError(f"schedule: found {name!r}, expected one of {', '.join(SCHEDULES)}")
+
+
+Recipe = tuple[optax.GradientTransformation, optax.Schedule]
+
+
+def recipe(
+    learning_rate: float,
+    *,
+    steps: int,
+    warmup: int,
+    weight_decay: float,
+    betas: tuple[float, float] = BETAS,
+    optimizer: str = "adamw",
+    schedule: str = "cosine",
+    clip_norm: float = 1.0,
+) -> Recipe:
+    """The optimizer and schedule of a stage, by name; short runs warm up for all but a step.
+
+    Args:
+      learning_rate, steps, warmup, schedule: of `learning_rates`.
+      weight_decay: decoupled from the gradient; of the parameters that `decayed` names.
+      betas: of Adam and Lion; the first is the momentum of SGD.
+      optimizer: one of `OPTIMIZERS`.
+      clip_norm: global norm that gradients are clipped to; 0: they are not.
+
+    Raises:
+      ValueError: if a name is unknown; see also `learning_rates`.
+    """
+    rates = learning_rates(
+        schedule, learning_rate, steps=steps, warmup=min(warmup, steps - 1), final=0.02
+    )
+    b1, b2 = betas
+    if optimizer == "adamw":
+        return adamw(rates, weight_decay=weight_decay, clip_norm=clip_norm, b1=b1, b2=b2), rates
+    if optimizer == "lion":
+        inner = optax.lion(rates, b1=b1, b2=b2, weight_decay=weight_decay, mask=decayed)
+    elif optimizer == "sgd":
+        inner = optax.chain(
+            optax.trace(decay=b1, nesterov=True),
+            optax.add_decayed_weights(weight_decay, mask=decayed),
+            optax.scale_by_learning_rate(rates),
+        )
+    else:
+        known = ", ".join(OPTIMIZERS)
+        raise ValueError(f"optimizer: found {optimizer!r}, expected one of {known}")
+    return _clipped(inner, clip_norm), rates
 
 
 def adamw(
@@ -48,7 +136,11 @@ def adamw(
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2019) after clipping by global norm (`clip_norm` 0: none)."""
     adam = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decayed)
-    return optax.chain(optax.clip_by_global_norm(clip_norm), adam) if clip_norm else adam
+    return _clipped(adam, clip_norm)
+
+
+def _clipped(inner: optax.GradientTransformation, norm: float) -> optax.GradientTransformation:
+    return optax.chain(optax.clip_by_global_norm(norm), inner) if norm else inner
 
 
 def decayed(params: Any) -> Any:

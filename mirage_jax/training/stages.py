@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ from data_pipelines.card import read_card
 from mirage_jax.latent_encoder import LatentEncoder, to_model_range
 from mirage_jax.nn.patch_pca import pca_linear_path
 from mirage_jax.nn.video_vae import VideoVAE, measure_stats, normalise
+from mirage_jax.parallel import processes
 from mirage_jax.training import latent_cache, rgb_baseline
 from mirage_jax.training.latent_cache import LatentClip, LatentSource
 from mirage_jax.training.loop import fit
-from mirage_jax.training.optimizers import adamw, warmup_cosine
+from mirage_jax.training.optimizers import Recipe
 from mirage_jax.training.task import Task
 from mirage_jax.training.vae_task import VAETask
 
@@ -80,7 +81,7 @@ class VideoWindow:
         return {"video": video[start : start + self.frames, rows, columns]}
 
 
-def spread_over(count: int, wanted: int) -> Iterable[int]:
+def spread_over(count: int, wanted: int) -> list[int]:
     """At most `wanted` indices spread evenly over `count`."""
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()
 
@@ -91,19 +92,28 @@ def train_task(
     folder: Path,
     *,
     transform: Any = None,
-    steps: int,
+    recipe: Recipe,
     batch_size: int,
-    learning_rate: float,
-    warmup: int,
-    ema_decay: float,
-    weight_decay: float,
-    seed: int,
     mesh: Mesh,
+    seed: int,
     workers: int = 0,
     **options: Any,
 ) -> Any:
-    """Trains one task on one source with AdamW and returns the averaged parameters."""
-    schedule = warmup_cosine(learning_rate, steps=steps, warmup=min(warmup, steps - 1), final=0.02)
+    """Trains one task on one source and returns the averaged parameters, on the host.
+
+    Args:
+      task: what to train.
+      source: random access to elements, see `loading.batches`.
+      folder: for checkpoints and logs.
+      transform: of an element, see `loading.batches`.
+      recipe: optimizer and learning rates, see `optimizers.recipe`.
+      batch_size: over all processes.
+      mesh: devices.
+      seed: of everything random.
+      workers: loader processes.
+      **options: of `loop.fit`.
+    """
+    optimizer, schedule = recipe
     state = fit(
         task,
         lambda start: loading.batches(
@@ -113,18 +123,16 @@ def train_task(
             seed=seed,
             workers=workers,
             start_batch=start,
-            shard=(jax.process_index(), jax.process_count()),
+            shard=processes.batch_share(mesh),
         ),
         workdir=folder,
-        steps=steps,
-        optimizer=adamw(schedule, weight_decay=weight_decay),
+        optimizer=optimizer,
         schedule=schedule,
-        ema_decay=ema_decay,
         seed=seed,
         mesh=mesh,
         **options,
     )
-    return jax.device_get(state.best_params)
+    return processes.fetch(state.best_params)
 
 
 def train_vae(
@@ -193,10 +201,35 @@ def train_vae(
     return LatentEncoder(params, stats, vae, tuple(float(value) for value in spread))
 
 
-def _eval_windows(source: Any, frames: int, batch: int = 8) -> Iterator[dict[str, np.ndarray]]:
-    """The last window of held-out clips, where the camera comes back."""
-    for start in range(0, min(len(source), 64) - batch + 1, batch):
-        yield {"video": np.stack([source[start + i]["video"][-frames:] for i in range(batch)])}
+def _eval_windows(source: Any, frames: int, least: int = 8) -> Iterator[dict[str, np.ndarray]]:
+    """The last window of held-out clips of every world, where the camera comes back.
+
+    Batches are as those of `eval_batches`.
+    """
+    batch = _shared_evenly(least)
+    chosen = spread_over(len(source), min(len(source), 64) // batch * batch)
+    for start in range(0, len(chosen), batch):
+        clips = [source[i]["video"][-frames:] for i in chosen[start : start + batch]]
+        yield {"video": np.stack(clips)}
+
+
+def cache_key(
+    encoder_id: str, clips: Path, split: str, *, chunk_frames: int, sky_depth: float, rgb: bool
+) -> dict[str, Any]:
+    """What decides what is in the cache of a recorded world, for `latent_cache.stale`.
+
+    Args:
+      encoder_id: tells the weights of the encoder from others, see `export.fingerprint`.
+      clips, split, chunk_frames, sky_depth, rgb: of `cache_latents`.
+    """
+    recorded = json.dumps(read_card(clips)["splits"].get(split), sort_keys=True)
+    return {
+        "encoder": encoder_id,
+        "clips": hashlib.sha256(recorded.encode()).hexdigest(),
+        "chunk_frames": chunk_frames,
+        "sky_depth": sky_depth,
+        "rgb": rgb,
+    }
 
 
 def refresh_cache(
@@ -216,25 +249,18 @@ def refresh_cache(
 
     Args:
       encoder: what encodes.
-      encoder_id: tells its weights from others, see `export.fingerprint`.
+      encoder_id: of `cache_key`.
       clips, split, out, chunk_frames, sky_depth, rgb: of `cache_latents`.
       say: called with a line of text.
       **options: of `cache_latents`.
     """
-    recorded = json.dumps(read_card(clips)["splits"].get(split), sort_keys=True)
-    key = {
-        "encoder": encoder_id,
-        "clips": hashlib.sha256(recorded.encode()).hexdigest(),
-        "chunk_frames": chunk_frames,
-        "sky_depth": sky_depth,
-        "rgb": rgb,
-    }
+    making: dict[str, Any] = {"chunk_frames": chunk_frames, "sky_depth": sky_depth, "rgb": rgb}
+    key = cache_key(encoder_id, clips, split, **making)
     reason = latent_cache.stale(out, key)
     if not reason:
         say(f"{out}: up to date")
         return
     say(f"{out}: {reason}")
-    making: dict[str, Any] = {"chunk_frames": chunk_frames, "sky_depth": sky_depth, "rgb": rgb}
     cache_latents(encoder, clips, split, out, **making, **options)
     latent_cache.write_key(out, key)
 
@@ -299,17 +325,26 @@ def _encode_batch(
     return jax.vmap(one)(to_model_range(video), depth, moving, intrinsics, poses)
 
 
-def load_clips(path: Path, count: int | None = None) -> LatentClip:
-    """The first `count` cached clips of a file as one batch of numpy arrays."""
+def load_clips(path: Path) -> LatentClip:
+    """The cached clips of a file as one batch of numpy arrays."""
     source = LatentSource([path])
-    records = [source[i] for i in range(min(len(source), count or len(source)))]
+    records = [source[i] for i in range(len(source))]
     fields: dict[str, Any] = {name: np.stack([r[name] for r in records]) for name in records[0]}
     return LatentClip(**fields)
 
 
-def eval_batches(source: Any, batch: int = 16) -> Iterator[dict[str, np.ndarray]]:
-    """Whole batches of a held-out source of cached clips, spread over its worlds."""
+def eval_batches(source: Any, least: int = 16) -> Iterator[dict[str, np.ndarray]]:
+    """Whole batches of a held-out source of cached clips, spread over its worlds.
+
+    A batch has `least` clips, or as many more as the devices can share evenly.
+    """
+    batch = _shared_evenly(least)
     order = np.random.default_rng(0).permutation(len(source))
     for start in range(0, len(source) - batch + 1, batch):
         records = [source[int(i)] for i in order[start : start + batch]]
         yield {name: np.stack([r[name] for r in records]) for name in records[0]}
+
+
+def _shared_evenly(least: int) -> int:
+    devices = jax.device_count()
+    return -(-least // devices) * devices

@@ -12,12 +12,13 @@ Params = Any
 
 @runtime_checkable
 class Task(Protocol):
-    """One training stage. Inherit to get `evaluate` and `sample_sheet` for nothing.
+    """One training stage. Inherit to get all but `init` and `loss` for nothing.
 
     Attributes:
-      frozen: unboxed arrays the loss needs and does not train, e.g. those of the encoder.
-        They enter the jitted step as an argument; closed over instead they would be compiled in as
-        constants, once more per compilation.
+      frozen: arrays the loss needs and does not train, e.g. those of the encoder. Those boxed with
+        their logical axis names are split over the devices, the others repeated on each. They enter
+        the jitted step as an argument; closed over instead they would be compiled in as constants,
+        once more per compilation.
     """
 
     frozen: Any = None
@@ -36,7 +37,7 @@ class Task(Protocol):
           batch: tree of arrays [batch, ...] as the batches deliver it.
           key: randomness of this step.
           train: False during evaluation: no dropout, no perturbation of the input.
-          frozen: the arrays of `self.frozen`; passed only where the task has any.
+          frozen: the arrays of `self.frozen`, unboxed; passed only where the task has any.
         """
         ...
 
@@ -47,6 +48,10 @@ class Task(Protocol):
         extra = {} if frozen is None else {"frozen": frozen}
         loss, metrics = self.loss(params, batch, key, train=False, **extra)
         return {"loss": loss, **metrics}
+
+    def tokens(self, batch: Any) -> int:
+        """Tokens the network works on in a batch, to report a rate of; 0 where there are none."""
+        return 0
 
     def sample_sheet(self, params: Params, step: int) -> np.ndarray | None:
         """A picture uint8 [height, width, 3] that shows what the parameters can do, or None."""

@@ -15,6 +15,7 @@ from mirage_jax.evaluation.pictures import contact_sheet
 from mirage_jax.latent_encoder import to_model_range, to_uint8
 from mirage_jax.nn.patch_pca import Weights, with_linear_path
 from mirage_jax.nn.video_vae import VideoVAE, kl_divergence, sample_posterior
+from mirage_jax.parallel import processes
 from mirage_jax.training.task import Params, Task
 
 
@@ -79,7 +80,7 @@ class VAETask(Task):
         if self.sheet_video is None:
             return None
         video = to_model_range(jnp.asarray(self.sheet_video))
-        output = to_uint8(_reconstruct(self.vae, nn.unbox(params), video))
+        output = to_uint8(processes.fetch(_reconstruct(self.vae, nn.unbox(params), video)))
         rows: dict[str, np.ndarray] = {}
         for number, (true, decoded) in enumerate(zip(self.sheet_video, output, strict=True), 1):
             rows |= {f"clip {number}": true, f"clip {number}, decoded": decoded}

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -37,11 +38,16 @@ from mirage_jax.cli import (
     record,
     train,
 )
+from mirage_jax.cli import compile as compile_command
 from mirage_jax.evaluation import efficiency
 from mirage_jax.latent_encoder import LatentEncoder, as_fields
 from mirage_jax.layout import Layout
+from mirage_jax.parallel import unboxed
+from mirage_jax.text import TextEmbeddings, save_embeddings
+from mirage_jax.training import latent_cache, stages
+from mirage_jax.training.branch_task import ADDED
 from mirage_jax.training.denoiser_task import MEMORY_KINDS
-from mirage_jax.training.export import export, load_export
+from mirage_jax.training.export import export, fingerprint, load_export
 from mirage_jax.training.geometry_task import GeometryTask
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +61,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "bench": bench,
     "convert": convert,
+    "compile": compile_command,
 }
 QUIET = Console(quiet=True)
 
@@ -286,6 +293,67 @@ def test_the_tiny_variant_gives_way_to_the_command_line(monkeypatch):
         tiny.new_field = 1  # locked
 
 
+@pytest.fixture
+def tiny_branch():
+    """The tiny variant of the config that trains a branch."""
+    config = common.load_config(str(ROOT / "experiments" / "wan22_5b_memory.py"))
+    for name, value in config.tiny_overrides:
+        common._set_dotted(config, name, value)
+    return config
+
+
+def test_a_frozen_backbone_is_read_from_an_export(tiny_branch, tmp_path):
+    config = tiny_branch
+    task = build.denoiser_task(config, "latent", ())
+    config.denoiser_training.pretrained = ""
+    with pytest.raises(common.UserError, match=r"denoiser_training\.pretrained: found none"):
+        build.pretrained(config, task)
+    shapes = jax.eval_shape(lambda: nn.unbox(task.init(jax.random.key(0))))
+    pretrained = {
+        name: jax.tree.map(lambda leaf: np.full(leaf.shape, 2.5, np.float32), part)
+        for name, part in shapes.items()
+        if name not in ADDED
+    }
+    export(tmp_path, pretrained, {})
+    config.denoiser_training.pretrained = str(tmp_path)
+    frozen = unboxed(build.branch_task(config, task, build.pretrained(config, task)).frozen)
+    jax.tree.map(np.testing.assert_array_equal, frozen, pretrained)
+
+
+def test_what_is_trained_is_checked(tiny_branch):
+    tiny_branch.denoiser_training.trained = "brunch"
+    with pytest.raises(common.UserError, match="found 'brunch', expected one of all, branch, bra"):
+        build.trained(tiny_branch)
+
+
+def test_every_world_gets_the_text_of_its_prompt(tiny_branch, tmp_path):
+    config = tiny_branch
+    assert build.texts(config) == {}
+    prompts = tuple(config.text.prompts.values())
+    tokens = np.random.default_rng(0).normal(size=(len(prompts), 3, 24)).astype(np.float32)
+    save_embeddings(tmp_path / "text", TextEmbeddings(prompts, tokens, np.full(3, 3)))
+    config.text.embeddings = str(tmp_path / "text")
+    config.worlds = ("procedural", "labmaze")
+    found = build.texts(config)
+    assert tuple(found) == config.worlds
+    for world in config.worlds:
+        expected = tokens[prompts.index(config.text.prompts[world])]
+        np.testing.assert_array_equal(found[world], expected)
+    config.worlds = ("elsewhere",)
+    with pytest.raises(common.UserError, match=r"text\.prompts: found none for 'elsewhere'"):
+        build.texts(config)
+
+
+def test_a_pretrained_encoder_must_have_the_latents_of_the_config(tiny_branch, tmp_path):
+    made = dataclasses.replace(tiny_world.encoder(), spread=(1.0,) * tiny_world.CHANNELS)
+    made.save(tmp_path)
+    tiny_branch.vae.latent_channels = 5
+    with pytest.raises(ValueError, match="latent_channels: found 4, expected 5"):
+        build.check_encoder(tiny_branch, tmp_path)
+    tiny_branch.vae.latent_channels = 4
+    build.check_encoder(tiny_branch, tmp_path)
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_experiments_are_consistent(path):
     config = common.load_config(str(path))
@@ -302,12 +370,14 @@ def test_experiments_are_consistent(path):
         chunks, rest = divmod(each.record.frames - 1, each.chunk_frames - 1)
         assert chunks >= 2 and rest == 0
         conditioning.latents_of_frames(each.chunk_frames)
-        assert each.record.size % (stride * each.denoiser.patch[1]) == 0
+        height, width = build.picture_size(each)
+        assert height % (stride * each.denoiser.patch[1]) == 0
+        assert width % (stride * each.denoiser.patch[2]) == 0
         # The loader and the mesh share out batches.
         for training in (each.vae_training, each.geometry_training, each.denoiser_training):
             assert training.batch_size % each.host_devices == 0
         # A bank holds at least what one clip writes.
-        cells = (each.record.size // stride) ** 2
+        cells = (height // stride) * (width // stride)
         assert each.memory.capacity >= cells * conditioning.latents_of_frames(each.record.frames)
         for world in each.worlds:
             sources.source_class(world)
@@ -339,10 +409,13 @@ def test_experiments_can_be_built_and_trained(path, tiny):
     }
     key = jax.eval_shape(lambda: jax.random.key(0))
     assert jax.eval_shape(vae.init, key, abstract(1, config.chunk_frames, *size, 3))["params"]
+    if build.trained(config) != "all":
+        tasks.append(build.branch_task(config, tasks[0]))
     for task in tasks:
-        params = nn.unbox(jax.eval_shape(task.init, key))
+        params = unboxed(jax.eval_shape(task.init, key))
+        frozen = {} if task.frozen is None else {"frozen": unboxed(task.frozen)}
         step = jax.grad(functools.partial(task.loss, train=True), has_aux=True)
-        gradients, _ = jax.eval_shape(step, params, batch, key)
+        gradients, _ = jax.eval_shape(step, params, batch, key, **frozen)
         assert jax.tree.map(np.shape, gradients) == jax.tree.map(np.shape, params)
 
 
@@ -584,7 +657,40 @@ def test_stages_out_of_order_say_what_is_missing(call, tmp_path):
         assert outcome[0] == 2 and "Traceback" not in outcome[2]
     assert_refused(call("train", "--config.tiny=true"), recorded_first)
     assert_refused(call("train", "--stage=cache", "--config.tiny=true"), "encoder")
-    assert_refused(call("evaluate", "--config.tiny=true"), "encoder")
+    assert_refused(call("evaluate", "--config.tiny=true"), recorded_first)
+
+
+def test_clips_cached_by_another_encoder_are_not_scored(tiny_config, trained, monkeypatch):
+    loaded = types.SimpleNamespace(chunk_frames=17, sky_depth=200)
+    monkeypatch.setattr(build, "world_model", lambda layout, kind, sampling: loaded)
+    trained.model("denoiser_rgb").mkdir()
+
+    def cached(*, rgb, encoder=None):
+        path = trained.latents("procedural", "eval", rgb=rgb)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        own = fingerprint(trained.model("encoder"))
+        making = {"chunk_frames": 17, "sky_depth": 200.0, "rgb": rgb}
+        clips = trained.worlds("procedural")
+        latent_cache.write_key(path, stages.cache_key(encoder or own, clips, "eval", **making))
+
+    def models():
+        found, missing = evaluate._models(tiny_config, trained, ("procedural",))
+        return set(found), {entry["control"]: entry["reason"] for entry in missing}
+
+    with pytest.raises(ValueError, match="there is none yet; run `mirage train --stage=cache`"):
+        models()
+    cached(rgb=False)
+    cached(rgb=True, encoder="another")
+    found, missing = models()
+    assert found == {"latent", "none"} and set(missing) == {"rgb_memory"}
+    assert "made with another encoder: run `make compare`" in missing["rgb_memory"]
+    cached(rgb=True)
+    assert models() == ({"latent", "none", "rgb"}, {})
+    cached(rgb=False, encoder="another")
+    shutil.rmtree(trained.model("denoiser_rgb"))
+    with pytest.raises(ValueError, match="made with another encoder; run `mirage train"):
+        models()
 
 
 @pytest.mark.parametrize("compare", [False, True])
@@ -651,21 +757,13 @@ def test_bench_prints_and_writes_its_numbers(call, monkeypatch, tmp_path):
     assert found["pictures_per_chunk"] == 17 and found["frames_written_per_chunk"] == 4
 
 
-def test_bench_knows_one_subject(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["mirage bench", "networks"])
-    with pytest.raises(SystemExit) as leave:
-        bench.cli()
-    assert leave.value.code == 2
-    assert "no subject 'networks', expected 'memory'" in capsys.readouterr().err
-
-
 # -- generate ------------------------------------------------------------------------------------
 
 
 def test_generate_wants_one_thing_to_start_from(call):
     assert_refused(call("generate"), "either --image=PICTURE or --world=SAVED_WORLD")
     assert_refused(call("generate", "--image=a.png", "--world=a.world"), "either --image")
-    assert_refused(call("generate", "--image=a.png"), "encoder", "export")
+    assert_refused(call("generate", "--image=a.png"), "encoder: not trained yet; run `make quicks")
 
 
 def test_the_middle_square_of_a_picture_is_used(tmp_path):

@@ -129,11 +129,11 @@ def test_a_full_disk_leaves_the_pair_as_it_was(call, picture, pair, monkeypatch)
 def test_a_video_that_cannot_be_finished_leaves_the_pair_as_it_was(
     call, picture, pair, monkeypatch
 ):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device", "walk.mp4")
 
     before = contents(pair)
-    monkeypatch.setattr(video_io._Encoder, "__exit__", full)
+    monkeypatch.setattr(video_io._Encoder, "close", full)
     code, _, err = call(picture, f"--out={pair / 'walk.mp4'}")
     assert code == 2 and "No space left on device" in err
     assert contents(pair) == before

@@ -299,6 +299,9 @@ def test_what_tensors_cannot_tell_is_asked_for(tmp_path, mirage):
         import_checkpoint([MIRAGE], tmp_path / "ours", asked=Asked(heads=2, branch_layers=(0, 9)))
     with pytest.raises(ValueError, match=r"model: found 'wan'.*mirage_5b"):
         import_checkpoint([MIRAGE], tmp_path / "ours", asked=Asked("wan"))
+    for asked in (Asked("mirage_5b", heads=12), Asked("mirage_5b", branch_layers=(0, 2))):
+        with pytest.raises(ValueError, match=r"found .*, expected .*, which mirage_5b has"):
+            import_checkpoint([MIRAGE], tmp_path / "ours", asked=asked)
     with pytest.raises(ValueError, match=r"tensor '[\w.]+' came with a source before"):
         import_checkpoint([MIRAGE, MIRAGE], tmp_path / "ours", asked=ASKED)
 

@@ -17,9 +17,6 @@ def test_velocity_is_the_derivative_of_the_interpolant():
     _, slope = jax.jvp(lambda s: flow.add_noise(X0, NOISE, s), (sigma,), (ones,))
     np.testing.assert_allclose(flow.velocity(X0, NOISE), slope, atol=1e-6)
     x = flow.add_noise(X0, NOISE, sigma)
-    np.testing.assert_allclose(
-        flow.x0_from_velocity(x, flow.velocity(X0, NOISE), sigma), X0, atol=1e-6
-    )
     np.testing.assert_array_equal(x[1, 0], X0[1, 0])
     np.testing.assert_array_equal(x[1, 1], NOISE[1, 1])
 

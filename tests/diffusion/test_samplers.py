@@ -116,7 +116,7 @@ def test_pinned_frames_stay_and_are_announced_as_clean(method):
 
 def test_staggered_levels():
     schedule = samplers.staggered_schedule(4, 3, shift=2.0, delay=2)
-    plain = samplers.sigma_schedule(4, 2.0)
+    plain = samplers.make_schedule(4, 2.0).sigmas
     assert schedule.sigmas.shape == (9, 3)
     for frame in range(3):
         np.testing.assert_array_equal(schedule.sigmas[2 * frame : 2 * frame + 5, frame], plain)
@@ -170,4 +170,4 @@ def test_refuses(arguments, words):
 
 def test_refuses_unknown_schedule():
     with pytest.raises(ValueError, match=r"cosine.*uniform"):
-        samplers.sigma_schedule(4, 1.0, "cosine")
+        samplers.make_schedule(4, 1.0, "cosine")

@@ -1,9 +1,9 @@
-"""PSNR and SSIM against their definitions written out by hand; depth error in closed form."""
+"""PSNR and SSIM against their definitions written out by hand."""
 
 import numpy as np
 import pytest
 
-from mirage_jax.evaluation.image_metrics import PSNR_CAP, abs_rel, psnr, ssim
+from mirage_jax.evaluation.image_metrics import PSNR_CAP, psnr, ssim
 
 
 def _pictures(seed, *shape):
@@ -76,14 +76,3 @@ def test_ssim_does_not_depend_on_batching(monkeypatch):
     monkeypatch.setattr("mirage_jax.evaluation.image_metrics._BATCH_VALUES", 1)
     np.testing.assert_array_equal(ssim(a, b), whole)
     assert whole.shape == (2, 3)
-
-
-def test_abs_rel_leaves_unknown_depth_out():
-    true = np.array([[2.0, 4.0, 0.0], [np.inf, np.nan, 10.0]], np.float32)
-    predicted = np.array([[1.0, 5.0, 7.0], [7.0, 7.0, 10.0]], np.float32)
-    assert abs_rel(predicted, true) == pytest.approx((0.5 + 0.25 + 0) / 3)
-    assert abs_rel(predicted, true, max_depth=5) == pytest.approx(0.375)
-    assert np.isnan(abs_rel(predicted, np.zeros_like(true)))
-    predicted[0, 2] = np.nan
-    with pytest.raises(ValueError, match="1 values that are not finite"):
-        abs_rel(predicted, true)

@@ -1,4 +1,4 @@
-"""Contact sheets, labelled videos, depth colours and the map, checked at known pixels."""
+"""Contact sheets and the map, checked at known pixels."""
 
 import numpy as np
 import pytest
@@ -40,30 +40,13 @@ def test_contact_sheet_takes_first_and_last_by_default():
     assert int(sheet[34, sheet.shape[1] - 44, 0]) == 100
 
 
-def test_side_by_side_keeps_every_panel():
-    video = pictures.side_by_side(_videos(), at_least=16)
-    assert video.shape == (5, 28 + 16, 24 + 6 + 24, 3)
-    assert (video[3, 28:, :24] == 103).all()
-    assert (video[3, 28:, 30:] == 203).all()
-
-
-@pytest.mark.parametrize("show", [pictures.contact_sheet, pictures.side_by_side])
-def test_panels_of_other_shapes_are_named(show):
+def test_panels_of_other_shapes_are_named():
     videos = _videos()
     videos["model"] = videos["model"][:4]
     with pytest.raises(ValueError, match=r"'model': found shape \(4, 8, 12, 3\)"):
-        show(videos)
+        pictures.contact_sheet(videos)
     with pytest.raises(ValueError, match="found none"):
-        show({})
-
-
-def test_depth_gets_darker_with_distance_and_grey_where_unknown():
-    depth = np.array([[0.5, 2.0, 8.0, 32.0, np.inf, 0.0, np.nan]], np.float32)
-    colours = pictures.depth_in_colour(depth)[0].astype(int)
-    brightness = colours.sum(-1)
-    assert (np.diff(brightness[:4]) < 0).all()
-    np.testing.assert_array_equal(colours[4], colours[3])
-    np.testing.assert_array_equal(colours[5:], np.full((2, 3), 110))
+        pictures.contact_sheet({})
 
 
 def test_the_map_puts_elements_where_they_are():

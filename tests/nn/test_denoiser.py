@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
 from mirage_jax.convert import wan_dit
-from mirage_jax.nn.block import DiTBlock, over_layers
+from mirage_jax.nn.block import REMAT, DiTBlock, over_layers
 from mirage_jax.nn.denoiser import (
     Denoiser,
     _Layer,
@@ -20,6 +20,7 @@ from mirage_jax.nn.denoiser import (
     velocity_preconditioning,
 )
 from mirage_jax.nn.rope import video_rotations
+from mirage_jax.parallel.flops import matmul_flops
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GATE = 2e-5
@@ -265,7 +266,9 @@ def reference_gradient():
     return loss_and_gradient({})
 
 
-@pytest.mark.parametrize("changes", [{"scan": False}, {"remat": "full"}, {"remat": "dots"}])
+@pytest.mark.parametrize(
+    "changes", [{"scan": False}, *({"remat": name} for name in REMAT if name != "none")], ids=str
+)
 def test_execution_options_change_neither_values_nor_gradients(reference_gradient, changes):
     params, expected, gradient = reference_gradient
     _, found, other = loss_and_gradient(changes, params)
@@ -275,6 +278,28 @@ def test_execution_options_change_neither_values_nor_gradients(reference_gradien
         scale = float(jnp.abs(array).max())
         np.testing.assert_allclose(other[path], array, rtol=0, atol=5e-5 * scale, err_msg=path)
         assert scale > 0, path
+
+
+def program_of_gradient(remat):
+    model = Denoiser(**{**TINY, "depth": 3, "remat": remat})
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), LATENTS, TIMESTEP))
+
+    def loss(params):
+        return model.apply(params, LATENTS, TIMESTEP).sum()
+
+    return jax.make_jaxpr(jax.grad(loss))(params)
+
+
+def test_what_the_backward_pass_computes_again():
+    flops = {name: matmul_flops(program_of_gradient(name).jaxpr) for name in REMAT}
+    forward = flops["full"] - flops["none"]
+    assert flops["offload"] == flops["full"]
+    # Attention's two products of 2 (n x n x d) each: 12 tokens a sample, width 48.
+    scores = 3 * 2 * (2 * 2 * 12 * 12 * 48)
+    assert flops["full"] - flops["attention"] == scores // 2  # its output is kept, weights are not
+    assert flops["none"] <= flops["dots"] < flops["none"] + forward / 2
+    moved = str(program_of_gradient("offload"))
+    assert "host" in moved.lower() and "host" not in str(program_of_gradient("full")).lower()
 
 
 def test_a_loop_over_plain_blocks_is_the_same(full):
@@ -357,7 +382,7 @@ def test_parameters_carry_their_axis_names():
         ({"heads": 5}, {}, "heads: found 5, expected a divisor of width 48"),
         ({"branch_layers": (3,), "memory_channels": 2}, {}, r"branch_layers: found \(3,\).*0\.\.2"),
         ({"branch_layers": (0,)}, {}, "memory_channels: found 0"),
-        ({"remat": "some"}, {}, "remat: found 'some', expected one of none, full, dots"),
+        ({"remat": "some"}, {}, "remat: found 'some', expected one of none, full, att"),
         ({}, {"memory": MEMORY}, "memory: found 5 channels, expected 0"),
         ({"ray_channels": 7}, {"rays": RAYS[:, :2]}, "rays: found 2 frames, expected 3"),
         ({}, {"text": normal(2, 1, 8)}, "text_width is 0"),

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from mirage_jax.nn import geometry_head
-from mirage_jax.nn.geometry_head import Geometry, GeometryHead, depth_to_write
+from mirage_jax.nn.geometry_head import Geometry, GeometryHead
 
 
 def latents_and_flags(seed=0, b=2, t=3, h=3, w=4, c=5):
@@ -50,6 +50,17 @@ def test_it_looks_at_this_latent_and_the_one_before():
         assert change.tolist() == [s in (t, t + 1) for s in range(4)]
 
 
+def test_bfloat16_convolutions_stay_close():
+    latents, flags = latents_and_flags()
+    head = GeometryHead(width=8)
+    params = randomised(head, latents, flags)
+    expected = jax.jit(head.apply)(params, latents, flags)
+    found = jax.jit(head.clone(dtype=jnp.bfloat16).apply)(params, latents, flags)
+    for ours, exact in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert ours.dtype == jnp.float32
+        assert 0 < float(jnp.abs(ours - exact).max() / jnp.abs(exact).max()) < 0.05
+
+
 def test_image_latents_do_not_look_back_and_keep_their_token():
     latents, _ = latents_and_flags()
     head = GeometryHead(width=8)
@@ -78,7 +89,7 @@ def test_finer_maps_stay_in_their_cell():
     np.testing.assert_allclose(out.mover_logit[0, 0], expected)
 
 
-def test_depth_is_finite_and_sky_is_not_written():
+def test_depth_and_confidence_are_finite_whatever_the_network_says():
     shape = (1, 1, 1, 4)
     out = Geometry(
         log_depth=jnp.asarray([-1e9, 1e9, 0.0, 1.0]).reshape(shape),
@@ -90,8 +101,6 @@ def test_depth_is_finite_and_sky_is_not_written():
     assert np.isfinite(out.depth).all() and (out.depth > 0).all()
     assert ((out.confidence >= 0) & (out.confidence <= 1)).all()
     assert float(out.confidence.ravel()[3]) == pytest.approx(np.exp(-np.exp(-3.0)))
-    written = depth_to_write(out).ravel()
-    assert np.isfinite(written[:3]).all() and np.isinf(written[3])
 
 
 def test_losses_ignore_what_is_unknown():

@@ -96,6 +96,34 @@ def test_a_new_adapter_changes_nothing_and_learns(params):
         assert (float(jnp.abs(array).max()) > 0) == path.endswith("/b"), path
 
 
+@pytest.mark.parametrize("targets", [SELF_ATTENTION, EVERY_PROJECTION])
+def test_beside_the_kernels_it_does_what_it_does_merged(params, targets):
+    lora = LoRA(rank=3, alpha=6.0, targets=targets)
+    adapter = drawn(lora, params)
+    model = Denoiser(**FIELDS)
+    text = jnp.asarray(np.random.default_rng(5).normal(size=(1, 3, 5)), jnp.float32)
+
+    @jax.jit
+    def run(params):
+        return model.apply({"params": params}, LATENTS, TIMESTEP, text=text)
+
+    beside, merged = run(lora.beside(params, adapter)), run(lora.merge(params, adapter))
+    np.testing.assert_allclose(beside, merged, atol=2e-5)
+    assert np.abs(merged - run(params)).max() > 1e-2
+
+
+def test_an_update_below_the_rounding_of_a_kernel_counts_beside_it(params):
+    lora = LoRA(rank=1, alpha=1.0, targets=("mlp_out",))
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
+    # Far below half the distance between neighbouring numbers, for kernels of about 0.2.
+    small = jax.tree.map(lambda a: jnp.full_like(a, 0.006), drawn(lora, params))
+    kernel = half["blocks"]["block"]["mlp_out"]["kernel"]
+    merged = lora.merge(half, small)["blocks"]["block"]["mlp_out"]["kernel"]
+    assert float(jnp.mean(merged == kernel)) > 0.8
+    run = jax.jit(lambda params: Denoiser(**FIELDS).apply({"params": params}, LATENTS, TIMESTEP))
+    assert np.abs(run(lora.beside(half, small)) - run(half)).max() > 1e-6
+
+
 def test_draws_do_not_depend_on_the_other_targets(params):
     key = jax.random.key(3)
     every = jax.jit(LoRA(2, 2.0, EVERY_PROJECTION).init)(key, params)

@@ -4,14 +4,20 @@ import os
 import subprocess
 import sys
 import textwrap
+import types
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
 from mirage_jax import parallel
+from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.nn.text_encoder import TextEncoder
+from mirage_jax.nn.video_vae import VideoVAE
+from mirage_jax.parallel import mesh
 
 
 def on_devices(count: int, code: str) -> str:
@@ -44,6 +50,26 @@ def test_impossible_sizes_are_refused(sizes, message):
         parallel.make_mesh(**sizes, devices=jax.devices() * 2)
 
 
+@pytest.mark.parametrize(
+    ("shape", "crossing"), [((2, 2, 2, 1), 0), ((1, 4, 1, 2), 1), ((1, 1, 4, 2), None)]
+)
+def test_slices_are_joined_along_one_axis(shape, crossing):
+    devices = [
+        types.SimpleNamespace(slice_index=number % 2, id=number, device_kind="x", platform="cpu")
+        for number in range(8)
+    ]
+    found = mesh.by_slice(shape, devices)
+    if crossing is None:
+        assert found is None
+        return
+    assert found.shape == shape and len({device.id for device in found.flat}) == 8
+    # Along every other axis all devices are of one slice.
+    slices = np.vectorize(lambda device: device.slice_index)(found)
+    assert np.ptp(slices, axis=tuple(a for a in range(4) if a != crossing)).max() == 0
+    assert slices.max() == 1
+    assert mesh.by_slice(shape, devices[::2]) is None
+
+
 def test_unknown_preset_and_unknown_axis_name_are_refused():
     with pytest.raises(ValueError, match=r"found 'fdsp', expected one of data, fsdp"):
         parallel.preset("fdsp")
@@ -52,13 +78,19 @@ def test_unknown_preset_and_unknown_axis_name_are_refused():
         parallel.shardings({"dense": {"kernel": leaf}}, parallel.make_mesh(), parallel.preset())
 
 
-def test_every_preset_covers_the_same_names():
-    names = [
-        tuple(logical for logical, _ in parallel.preset(p))
-        for p in ("data", "fsdp", "fsdp_context", "full")
-    ]
-    assert len(set(names)) == 1
-    assert {"embed", "mlp", "heads", "kv", "conv_in", "conv_out", "layers", "vocab"} < set(names[0])
+def test_the_table_has_the_names_that_modules_use_and_no_others():
+    ids = jnp.ones((1, 2), jnp.int32)
+    modules = (
+        (Denoiser(12, 1, 1, 8, 3, 3, text_width=4), jnp.zeros((1, 1, 2, 2, 3)), jnp.zeros((1, 1))),
+        (TextEncoder(8, 4, 2, 2, 6, depth=1), ids, ids),
+        (VideoVAE(base_width=4, decoder_width=4), jnp.zeros((1, 1, 8, 8, 3))),
+    )
+    names = {"batch", "tokens", "height"}  # of activations
+    for module, *inputs in modules:
+        params = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+        for spec in jax.tree.leaves(nn.get_partition_spec(params)):
+            names |= {name for name in spec if name is not None}
+    assert names == {logical for logical, _ in parallel.preset()}
 
 
 def test_parameters_are_split_as_the_table_says_and_indivisible_ones_repeated():

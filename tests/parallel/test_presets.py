@@ -10,6 +10,7 @@ from rich.console import Console
 
 from mirage_jax import parallel, training
 from mirage_jax.diffusion import flow
+from mirage_jax.training.accumulation import accumulated
 
 STEPS = 3
 MESHES = {
@@ -112,3 +113,23 @@ def test_no_logical_constraint_is_lost():
     assert constraints(forward, params, latents) == 0
     with nn.logical_axis_rules(rules):
         assert constraints(forward, params, latents) == 0
+
+
+@pytest.mark.devices(8)
+def test_parts_of_a_split_batch_stay_where_they_are():
+    """Every device works on its own samples in every part: nothing of a batch is moved."""
+    mesh = parallel.make_mesh()
+    split, whole = parallel.batch_sharding(mesh), parallel.replicated(mesh)
+    params, batch = {"kernel": jnp.ones((4, 4))}, {"x": jnp.ones((16, 4))}
+
+    def gradient(params, batch, key):
+        loss = lambda p: jnp.square(jnp.tanh(batch["x"] @ p["kernel"])).mean()  # noqa: E731
+        value, gradients = jax.value_and_grad(loss)(params)
+        return (value, {}), gradients
+
+    with jax.set_mesh(mesh), nn.logical_axis_rules(parallel.preset("data")):
+        run = jax.jit(accumulated(gradient, 2), in_shardings=(whole, split, whole))
+        text = run.lower(params, batch, jax.random.key(0)).compile().as_text()
+    assert "all-reduce" in text
+    for moves in ("all-gather", "all-to-all", "collective-permute"):
+        assert f"{moves}(" not in text and f"{moves}-start(" not in text

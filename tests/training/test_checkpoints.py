@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mirage_jax.training import checkpoints
+from mirage_jax.training import checkpoints, guard
 from mirage_jax.training.checkpoints import CheckpointError, Checkpoints, checksum
 from mirage_jax.training.state import TrainState
 
@@ -28,6 +28,7 @@ def make_state(step: int, width: int = 5, noise: int = 0) -> TrainState:
         opt_state=({"count": jnp.int32(step)}, params["dense"]["kernel"] ** 2),
         ema=jax.tree.map(lambda x: x + 1, params),
         key=jax.random.key(step),
+        guard=guard.GuardState(norm=jnp.float32(step / 3), skipped=jnp.int32(step)),
     )
 
 
@@ -74,6 +75,15 @@ def test_nothing_there_is_none(tmp_path):
 def test_only_the_newest_are_kept_and_saving_twice_is_once(tmp_path):
     save(tmp_path, 1, 2, 3, 3, keep=2)
     assert checkpoints.saved_steps(tmp_path / "checkpoints") == [2, 3]
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path):
+    values = {1: 0.5, 2: 0.3, 3: None, 4: 0.4, 5: 0.6, 6: None}
+    for chosen in ((1, 2, 3), (4, 5, 6)):  # in two processes
+        with Checkpoints(tmp_path, keep=1, keep_best=1) as store:
+            for step in chosen:
+                store.save(make_state(step), {}, value=values[step])
+    assert checkpoints.saved_steps(tmp_path / "checkpoints") == [2, 6]
 
 
 def damaged_files(folder: Path):
@@ -143,6 +153,16 @@ def test_another_architecture_is_named_and_not_taken_for_damage(tmp_path):
     assert checkpoints.saved_steps(tmp_path / "checkpoints") == [4]
 
 
+def test_another_format_is_named_and_not_taken_for_damage(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "FORMAT", "mirage-checkpoint-0")
+        save(tmp_path, 4)
+    for read in (restore, checkpoints.load_params):
+        with pytest.raises(ValueError, match="found format 'mirage-checkpoint-0', expected 'mir"):
+            read(tmp_path)
+    assert checkpoints.saved_steps(tmp_path / "checkpoints") == [4]
+
+
 def test_load_params_prefers_the_average_and_passes_over_damage(tmp_path):
     save(tmp_path, 4, 8)
     assert_same(checkpoints.load_params(tmp_path), make_state(8).ema)
@@ -199,7 +219,8 @@ def test_checksum_is_the_weighted_sum_of_words(dtype):
     expected = sum(
         int(word) * (1013904226 * i + 1) for i, word in enumerate(words.astype(object).ravel())
     )
-    assert int(checksum(jnp.asarray(array))) == expected % 2**32
+    for found in (checksum(array), checkpoints._sum_on_devices(jnp.asarray(array))):
+        assert int(found) == expected % 2**32
 
 
 def test_checksum_sees_any_single_bit_and_any_swap():

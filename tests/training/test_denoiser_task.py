@@ -182,8 +182,9 @@ class Spy(tiny_world.stand_in(Denoiser)):
     def __init__(self, answer):
         self.answer, self.calls = answer, []
 
-    def apply(self, variables, latents, timestep, *, memory, rays):
-        self.calls.append({"x": latents, "t": timestep, "memory": memory, "rays": rays})
+    def apply(self, variables, latents, timestep, *, memory, rays, text):
+        seen = {"x": latents, "t": timestep, "memory": memory, "rays": rays, "text": text}
+        self.calls.append(seen)
         return self.answer(variables["params"], latents, timestep)
 
 
@@ -263,6 +264,31 @@ def test_latents_can_have_noise_and_samples_lack_memory_of_their_own():
     kept = hits.any(axis=(1, 2, 3, 4))
     assert np.mean(kept) == pytest.approx(0.7, abs=4 * np.sqrt(0.3 * 0.7 / 200))
     assert (hits[kept] > 0).all() and not np.asarray(call["memory"])[~kept].any()
+
+
+def test_text_reaches_the_denoiser_and_some_samples_go_without():
+    task, spy = task_with(drop_text=0.3)
+    batch = batch_of(200) | {"text": jnp.ones((200, 3, 5))}
+    (_, call), _ = loss_and_call(task, spy)(jnp.zeros(()), batch)
+    text = np.asarray(call["text"])
+    kept = text.all(axis=(1, 2))
+    assert text.shape == (200, 3, 5) and not text[~kept].any()
+    assert np.mean(kept) == pytest.approx(0.7, abs=4 * np.sqrt(0.3 * 0.7 / 200))
+
+
+def test_evaluation_sees_a_true_history_and_never_drops_it():
+    def context(**options):
+        task, spy = task_with(kind="latent", **options)
+
+        def run(batch):
+            task.loss(jnp.zeros(()), batch, KEY, train=False)
+            return spy.calls[-1]["memory"]
+
+        return np.asarray(jax.jit(run)(batch_of(3)))
+
+    spoilt = context(drop_memory=1.0, perturbation=Perturbation(depth=0.5, pose=0.5, tokens=3.0))
+    assert spoilt.any(axis=(1, 2, 3, 4)).all()
+    np.testing.assert_array_equal(spoilt, context())
 
 
 @pytest.mark.parametrize("kind", denoiser_task.MEMORY_KINDS)

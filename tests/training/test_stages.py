@@ -44,6 +44,37 @@ def test_held_out_batches_are_whole_distinct_and_always_the_same():
     assert seen[:16].max() > 16
 
 
+class Clips(Numbers):
+    """Clips of five frames of one pixel: its number, the number of the frame, nothing."""
+
+    def __getitem__(self, index):
+        number = super().__getitem__(index)["x"]
+        return {"video": np.array([[[[number, frame, 0]]] for frame in range(5)])}
+
+
+@pytest.mark.parametrize(("counts", "batches"), [((40, 40, 4), 8), ((13, 6), 2), ((7,), 0)])
+def test_held_out_windows_are_the_last_frames_of_clips_of_every_world(counts, batches):
+    starts = np.cumsum([0, *counts])
+    source = stages.Joined([Clips(n, first) for n, first in zip(counts, starts, strict=False)])
+    drawn = [window["video"] for window in stages._eval_windows(source, 3)]
+    assert [video.shape for video in drawn] == [(8, 3, 1, 1, 3)] * batches
+    if batches:
+        numbers, frames, _ = np.moveaxis(np.concatenate(drawn)[:, :, 0, 0], -1, 0)
+        assert (frames == [2, 3, 4]).all()
+        assert len(np.unique(numbers[:, 0])) == 8 * batches
+        worlds = np.searchsorted(starts, numbers[:, 0], side="right")
+        assert set(worlds) == set(range(1, len(counts) + 1))
+
+
+@pytest.mark.parametrize(("devices", "size"), [(1, 16), (8, 16), (12, 24), (32, 32)])
+def test_held_out_batches_can_be_shared_by_all_devices(devices, size, monkeypatch):
+    monkeypatch.setattr(stages.jax, "device_count", lambda: devices)
+    assert [len(batch["x"]) for batch in stages.eval_batches(Numbers(70))] == [size] * (70 // size)
+    clips = stages._eval_windows(Clips(70), 3)
+    size = max(size // 2, devices)
+    assert {len(batch["video"]) for batch in clips} == {size}
+
+
 # -- windows -------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ split over the `context` axis of the mesh. `dispatch` picks among them.
 
 from mirage_jax.nn.attention.dispatch import KERNELS, attention
 from mirage_jax.nn.attention.module import (
+    ATTENTION_OUTPUT,
     Attention,
     Linear,
     joint_projection,
@@ -15,6 +16,7 @@ from mirage_jax.nn.attention.module import (
 )
 
 __all__ = [
+    "ATTENTION_OUTPUT",
     "KERNELS",
     "Attention",
     "Linear",

@@ -8,10 +8,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from mirage_jax.nn.attention.dispatch import attention
 from mirage_jax.nn.rope import rotate
+
+ATTENTION_OUTPUT = "attention_output"
+"""Name that rematerialisation policies know what attention found by, before the last projection."""
 
 
 def rms_norm(
@@ -50,7 +54,18 @@ class Linear(nn.Module):
         self.bias = named_param(self, "bias", nn.initializers.zeros, shape[1:], self.axes[1:])
 
     def __call__(self, x: Float[Array, "*b inputs"]) -> Float[Array, "*b features"]:
-        return x.astype(self.dtype) @ self.kernel.astype(self.dtype) + self.bias.astype(self.dtype)
+        x = x.astype(self.dtype)
+        return self.adapted(x, x @ self.kernel.astype(self.dtype)) + self.bias.astype(self.dtype)
+
+    def adapted(
+        self, x: Float[Array, "*b inputs"], out: Float[Array, "*b features"]
+    ) -> Float[Array, "*b features"]:
+        """`out` plus x A B where a low-rank adapter was put beside the kernel, see `nn.lora`."""
+        if not self.has_variable("params", "lora_a"):
+            return out
+        down: Any = self.get_variable("params", "lora_a")
+        up: Any = self.get_variable("params", "lora_b")
+        return out + (x @ down.astype(self.dtype)) @ up.astype(self.dtype)
 
 
 def joint_projection(
@@ -63,8 +78,11 @@ def joint_projection(
     """
     dtype = layers[0].dtype
     kernels = jnp.stack([layer.kernel for layer in layers], axis=1).astype(dtype)
-    outputs = jnp.einsum("...d,dke->k...e", x.astype(dtype), kernels)
-    return tuple(outputs[i] + layer.bias.astype(dtype) for i, layer in enumerate(layers))
+    x = x.astype(dtype)
+    outputs = jnp.einsum("...d,dke->k...e", x, kernels)
+    return tuple(
+        layer.adapted(x, outputs[i]) + layer.bias.astype(dtype) for i, layer in enumerate(layers)
+    )
 
 
 class Attention(nn.Module):
@@ -106,4 +124,4 @@ class Attention(nn.Module):
         if rotations is not None:
             q, k = rotate(q, rotations), rotate(k, rotations)
         out = attention(q, k, v, backend=self.backend, keys_split=context is None)
-        return self.o(out.reshape(x.shape))
+        return self.o(checkpoint_name(out.reshape(x.shape), ATTENTION_OUTPUT))

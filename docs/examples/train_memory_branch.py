@@ -1,0 +1,59 @@
+"""The memory branch of a frozen denoiser in a plain JAX script: no loop of ours, no config."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from mirage_jax import conditioning, memory, parallel, trajectories
+from mirage_jax.diffusion import flow
+from mirage_jax.geometry import Camera
+from mirage_jax.nn.denoiser import Denoiser
+
+CHANNELS, GRID, READOUT = 4, (4, 6), {"reads": 1, "fine": 1}
+VIEWS = np.float32([[28, 28, 24, 16]] * 5), np.float32(trajectories.make("hold", 5))
+CAMERA = Camera(*VIEWS, size=(32, 48))  # of five frames, which two latents cover
+MODEL = Denoiser(
+    width=24, depth=2, heads=2, mlp_width=48, in_channels=CHANNELS, out_channels=CHANNELS,
+    patch=(1, 1, 1), memory_channels=conditioning.context_channels(CHANNELS, **READOUT),
+    branch_layers=(0, 1), zero_head=False,
+)  # fmt: skip
+
+
+def remembered(latents):
+    """What a memory that has seen a place shows there: clips of noise are known from it alone."""
+    bank = memory.create(GRID[0] * GRID[1], CHANNELS)
+    bank, _ = memory.write(bank, latents[:1], jnp.full((1, *GRID), 3.0), CAMERA[:1])
+    return conditioning.memory_context(bank, CAMERA, GRID, **READOUT)
+
+
+def loss_fn(branch, backbone, latents, key):
+    sigma = flow.sample_sigma(key, *latents.shape[:2])
+    noise = jax.random.normal(jax.random.fold_in(key, 1), latents.shape)
+    noisy, context = flow.add_noise(latents, noise, sigma), jax.vmap(remembered)(latents)
+    params = {"params": {**backbone["params"], **branch}}
+    velocity = MODEL.apply(params, noisy, 1000 * sigma, memory=context)
+    return flow.flow_loss(velocity, latents, noise)
+
+
+def main(steps: int = 200) -> list[float]:
+    mesh, rules, optimizer = parallel.make_mesh(), parallel.preset("fsdp"), optax.adam(3e-3)
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):  # the mesh of a laptop is (1, 1, 1, 1)
+        boxed = MODEL.init(jax.random.key(0), jnp.zeros((1, 2, *GRID, CHANNELS)), jnp.zeros((1, 2)))
+        backbone = jax.device_put(parallel.unboxed(boxed), parallel.shardings(boxed, mesh, rules))
+        branch = {name: backbone["params"].pop(name) for name in ("branch", "memory_hint")}
+        gradient, state, losses = jax.jit(jax.value_and_grad(loss_fn)), optimizer.init(branch), []
+        for number in range(steps):
+            place = np.random.default_rng(number).normal(size=(8, 1, *GRID, CHANNELS))
+            clips = jax.device_put(np.float32(place.repeat(2, 1)), parallel.batch_sharding(mesh))
+            loss, grads = gradient(branch, backbone, clips, jax.random.key(number))
+            updates, state = optimizer.update(grads, state)
+            branch = optax.apply_updates(branch, updates)
+            losses.append(float(loss))
+    print(f"loss {np.mean(losses[:10]):.3f} -> {np.mean(losses[-10:]):.3f}")
+    return losses
+
+
+if __name__ == "__main__":
+    main()

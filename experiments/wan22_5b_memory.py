@@ -1,0 +1,124 @@
+"""A memory for Wan2.2-TI2V-5B, stage 1: the branch is trained, the pretrained model frozen.
+
+    mirage convert --source=Wan2.2-TI2V-5B --model=wan22_ti2v_5b --to=exports/wan
+    mirage convert --source=Wan2.2-TI2V-5B/vae --to=runs/wan/model/encoder
+    mirage train   --config=experiments/wan22_5b_memory.py --workdir=runs/wan
+    mirage compile --config=experiments/wan22_5b_memory.py --topology=v5p:4x4x8   # no TPU needed
+
+33 frames of 704x1280. Two variants of the recipe, `wan22_5b_memory.py:ours` (the default) and
+`:paper` (arXiv 2606.09828, stage 1: AdamW with betas 0 and .999, weight decay 1e-3, learning rate
+1e-5, cosine, batch 64, text left out of every fifth sample; one read-out per latent with a mask,
+true histories). Ours reads the memory at every frame on a finer grid, spoils histories as rollouts
+do, and adds the read-out to the tokens as well. Both train with the camera-ray adapter and one
+noise level per sample; the paper's clean reference and preceding frames are not given.
+
+Compiled for TPU slices, see docs/scaling.md; it has not been trained at this size. The worlds that
+can be recorded here are square, so clips of this size must come from elsewhere. The tiny variant
+records, trains every stage on a random backbone and takes well under a minute on a CPU:
+
+    mirage record --config=experiments/wan22_5b_memory.py --config.tiny=true --workdir=runs/tiny
+    mirage train  --config=experiments/wan22_5b_memory.py --config.tiny=true --workdir=runs/tiny
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from mirage_jax.cli.common import load_config
+from mirage_jax.convert.presets import WAN22_TI2V_5B, WAN22_VAE
+
+VARIANTS = ("ours", "paper")
+
+
+def get_config(variant: str = "ours") -> ConfigDict:
+    if variant not in VARIANTS:
+        raise ValueError(f"variant: found {variant!r}, expected one of {', '.join(VARIANTS)}")
+    c = load_config(str(Path(__file__).with_name("quickstart.py")))
+    c.name = "wan22_5b_memory"
+    c.host_devices = 1
+
+    c.record.size = 704  # a latent has 44 x 80 cells
+    c.record.width = 1280
+    c.record.frames = 65  # 33 that leave, 32 that come back
+    c.chunk_frames = 33  # 9 latents
+    c.mesh.data = 1
+    c.mesh.fsdp = -1  # parameters are split over all devices
+
+    c.vae.update(WAN22_VAE)
+    c.vae.dtype = "bfloat16"
+    c.vae_training.pretrained = True  # <workdir>/model/encoder is there already
+
+    model = ("width", "depth", "heads", "mlp_width", "text_width")
+    c.denoiser.update({name: WAN22_TI2V_5B[name] for name in model})
+    c.denoiser.branch_layers = tuple(range(0, 30, 4))
+    c.denoiser.memory_hint = True  # the read-out is added to the tokens too
+    c.denoiser.memory_prior = False
+    c.denoiser.scan = True
+    c.denoiser.remat = "full"
+    c.denoiser.dtype = "bfloat16"  # of matrix products; the residual stream stays float32
+
+    c.memory.capacity = 1_048_576
+
+    c.text = ConfigDict()
+    c.text.embeddings = ""  # file of embedded prompts (mirage_jax.text); "" trains without text
+    c.text.prompts = ConfigDict(
+        {
+            "freedoom": "A first-person walk through the halls of an old video game.",
+            "labmaze": "A first-person walk through a maze of coloured walls.",
+            "procedural": "A camera moves through a room of coloured blocks.",
+        }
+    )
+
+    training = c.denoiser_training
+    training.trained = "branch"  # or "all", or "branch_lora"
+    training.pretrained = "exports/wan"  # export to start from; "random" to try the code
+    training.steps = 20_000
+    training.batch_size = 64
+    training.learning_rate = 1e-5
+    training.warmup = 500
+    training.weight_decay = 1e-3
+    training.betas = (0.9, 0.99)
+    training.ema_decay = 0.0
+    training.shift = 5.0
+    training.drop_text = 0.1
+    training.precondition = False  # Wan predicts the velocity itself
+
+    c.sampling.method = "unipc"
+    c.sampling.steps = 20
+    c.sampling.shift = 5.0
+
+    c.compile = ConfigDict()  # what `mirage compile` assumes
+    c.compile.batch_per_shard = 1  # clips per device of the data and fsdp axes
+    c.compile.text_tokens = 512
+
+    if variant == "paper":
+        training.betas = (0.0, 0.999)
+        training.drop_text = 0.2
+        training.drop_memory = 0.0
+        training.depth_noise = training.pose_noise = training.token_noise = 0.0
+        c.denoiser.memory_hint = False
+        c.memory.reads = 1
+        c.memory.fine = 1
+        c.memory.footprint = 1
+        c.sampling.steps = 40
+
+    tiny = dict(c.tiny_overrides)
+    tiny |= {
+        "host_devices": 2,
+        "record.width": 32,
+        "record.frames": 33,
+        "chunk_frames": 17,
+        "vae.width_mults": (1, 1, 1),
+        "vae.blocks": 1,
+        "vae.temporal_downsample": (True, True),
+        "vae.linear_path": True,
+        "vae.attention": False,
+        "vae.dtype": "float32",
+        "vae_training.pretrained": False,
+        "denoiser.text_width": 24,
+        "denoiser.branch_layers": (0,),
+        "denoiser_training.pretrained": "random",
+        "compile.text_tokens": 3,
+    }
+    c.tiny_overrides = tuple(tiny.items())
+    return c

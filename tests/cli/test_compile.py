@@ -1,0 +1,126 @@
+"""mirage compile: the command as it is called, and how the step talks between eight fake devices.
+
+The numbers are golden: a lost sharding shows as other collectives. What they must at least be is
+worked out from the sizes of the parameters.
+"""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from mirage_jax.cli import compile as command
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "experiments" / "wan22_5b_memory.py"
+
+
+@functools.cache
+def compiled(folder, *arguments):
+    """What the command wrote, and what it printed."""
+    env = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles faster
+        "JAX_DEFAULT_PRNG_IMPL": "rbg",
+        "COLUMNS": "120",
+        "PYTHONPATH": str(ROOT),
+    }
+    line = (
+        f"-m mirage_jax.cli.main compile --config={CONFIG} --config.tiny=true --topology=cpu:8 "
+        f"--workdir={folder} --program=train"
+    )
+    result = subprocess.run(
+        [sys.executable, *line.split(), *arguments], env=env, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    (path,) = Path(folder).glob("compile/*.json")
+    return json.loads(path.read_text()), result.stdout
+
+
+@pytest.fixture(scope="module")
+def branch(tmp_path_factory):
+    """The branch beside a frozen backbone, parameters split over eight devices."""
+    return compiled(tmp_path_factory.mktemp("branch"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Everything trained; data, parameters and layers each split over two devices."""
+    mesh = {"data": 2, "fsdp": 2, "tensor": 2}
+    arguments = [f"--config.mesh.{axis}={size}" for axis, size in mesh.items()]
+    folder = tmp_path_factory.mktemp("whole")
+    return compiled(folder, *arguments, "--config.denoiser_training.trained=all")
+
+
+def counts(report):
+    """{kind: (written, executed)} of the collectives of the training step."""
+    found = report["programs"]["train"]["program"]["collectives"]
+    return {kind: (traffic["static"], traffic["executed"]) for kind, traffic in found.items()}
+
+
+golden = pytest.mark.skipif(
+    jax.__version__ != "0.10.2", reason="every version of XLA places collectives its own way"
+)
+
+
+@golden
+def test_collectives_of_a_branch_beside_a_split_backbone(branch):
+    report, _ = branch
+    assert counts(report) == {"all-gather": (70, 96), "all-reduce": (23, 23)}
+
+
+@golden
+def test_collectives_when_everything_is_split_and_trained(whole):
+    report, _ = whole
+    assert counts(report) == {
+        "all-gather": (89, 123),
+        "all-reduce": (48, 66),
+        "collective-permute": (31, 31),
+        "all-to-all": (1, 1),
+    }
+
+
+def test_gradients_of_the_branch_alone_are_summed(branch):
+    step = branch[0]["programs"]["train"]
+    summed = step["program"]["collectives"]["all-reduce"]["payload"]
+    # float32; beside them a few scalars and what the loss averages.
+    assert 4 * step["trained"] <= summed < 1.1 * 4 * step["trained"]
+    gathered = step["program"]["collectives"]["all-gather"]["payload"]
+    every = 4 * (step["trained"] + step["frozen"])
+    # Forwards and, as blocks are computed again, backwards; never once per device.
+    assert every < gathered < 3 * every
+
+
+def test_a_device_holds_its_share_of_the_state(branch, whole):
+    batch = 30_000  # bytes of a tiny clip, at most
+    step = branch[0]["programs"]["train"]
+    share = (3 * 4 * step["trained"] + 4 * step["frozen"]) / 8
+    assert share < step["memory"]["arguments"] < 1.02 * share + batch
+    step = whole[0]["programs"]["train"]
+    assert step["frozen"] == 0
+    # A quarter where both axes split a parameter, half where one does.
+    whole_state = 3 * 4 * step["trained"]
+    assert whole_state / 4 < step["memory"]["arguments"] < whole_state / 2 + batch
+
+
+def test_what_is_printed_is_what_is_written(branch):
+    report, printed = branch
+    assert report["mesh"] == {"data": 1, "fsdp": 8, "context": 1, "tensor": 1}
+    step = report["programs"]["train"]
+    assert step["memory"]["fits"] is None and step["roofline"] is None
+    for text in ("fsdp=8", f"{step['trained']:,} / {step['frozen']:,}", "all-gather"):
+        assert text in printed
+
+
+@pytest.mark.parametrize(
+    ("context", "tensor", "expected"),
+    [(1, 4, "splash"), (4, 1, "ulysses:splash"), (4, 2, "ulysses:splash"), (4, 12, "ring")],
+)
+def test_attention_on_tpus_is_what_auto_would_take_there(context, tensor, expected):
+    assert command.tpu_attention(24, {"context": context, "tensor": tensor}) == expected

@@ -1,0 +1,168 @@
+"""Every public module wrapped with `nnx.bridge.ToNNX`, which is how NNX code bases lift them."""
+
+import functools
+import importlib
+import inspect
+import pkgutil
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import mirage_jax.nn
+from mirage_jax.nn import depth_anything, dinov2, layers, memory_branch, memory_prior, video_vae
+from mirage_jax.nn.attention import Attention, Linear
+from mirage_jax.nn.block import DiTBlock
+from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.nn.geometry_head import GeometryHead
+from mirage_jax.nn.rope import video_rotations
+from mirage_jax.nn.text_encoder import TextEncoder
+from mirage_jax.nn.video_vae import VideoVAE
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+
+
+BLOCK = {"width": 12, "heads": 2, "mlp_width": 8}
+# Two frames of 1x2 cells, heads of 6 channels.
+TOKENS, MODULATION = normal(1, 2, 2, 12), normal(1, 2, 1, 6, 12)
+ROTATIONS = video_rotations(2, 0, 0, (1, 2), 6)
+TEXT, PROMPT, TIMESTEP = normal(1, 3, 12), normal(1, 3, 5), jnp.array([[0.0, 700.0]])
+LEVELS = {"width_mults": (1, 2), "blocks": 1, "temporal_downsample": (True,)}
+LATENTS, CLIP, CELLS = normal(1, 2, 2, 4, 4), normal(1, 3, 8, 8, 3), normal(1, 3, 4, 4, 4)
+BACKBONE = {"width": 12, "layers": 2, "heads": 2, "mlp_width": 8, "table_side": 2}
+PATCHES = tuple(normal(1, 1, 2, 6) for _ in range(4))
+PICTURE = normal(1, 28, 14, 3)
+
+CASES = {
+    Linear: (Linear(3, 4), (normal(2, 3),)),
+    Attention: (Attention(12, 2), (normal(1, 3, 12),)),
+    DiTBlock: (DiTBlock(**BLOCK, text=True), (TOKENS, MODULATION, ROTATIONS, TEXT)),
+    memory_branch.MemoryBranch: (
+        memory_branch.MemoryBranch(**BLOCK, layers=2, context_channels=3),
+        (normal(1, 2, 2, 3), TOKENS, MODULATION, ROTATIONS),
+    ),
+    memory_prior.MemoryPrior: (memory_prior.MemoryPrior(3, (1.0, 2.0)), (normal(2, 3),)),
+    Denoiser: (
+        Denoiser(
+            **BLOCK,
+            depth=2,
+            in_channels=4,
+            out_channels=4,
+            text_width=5,
+            freq_width=8,
+            memory_channels=3,
+            branch_layers=(1,),
+            ray_channels=6,
+        ),
+        (LATENTS, TIMESTEP),
+        {"text": PROMPT, "memory": normal(1, 2, 2, 4, 3), "rays": normal(1, 2, 2, 4, 6)},
+    ),
+    TextEncoder: (
+        TextEncoder(11, width=8, heads=2, head_width=4, mlp_width=8, depth=2),
+        (jnp.array([[3, 1, 4]]), jnp.array([[1, 1, 0]])),
+    ),
+    GeometryHead: (GeometryHead(width=4), (LATENTS, jnp.array([[True, False]]))),
+    layers.RMSNorm: (layers.RMSNorm(), (normal(2, 3),)),
+    layers.Conv2d: (layers.Conv2d(4), (CELLS,)),
+    layers.CausalConv3d: (layers.CausalConv3d(3), (CELLS,)),
+    video_vae.ResidualBlock: (video_vae.ResidualBlock(6), (CELLS,)),
+    video_vae.FrameAttention: (video_vae.FrameAttention(), (CELLS,)),
+    video_vae.Downsample: (video_vae.Downsample(True), (CELLS,)),
+    video_vae.Upsample: (video_vae.Upsample(6, True), (CELLS,)),
+    video_vae.TemporalMix: (video_vae.TemporalMix(5), ([CELLS, CELLS + 1, CELLS + 2],)),
+    video_vae.Encoder: (video_vae.Encoder(2, 3, attention=True, **LEVELS), (CELLS,)),
+    video_vae.Decoder: (video_vae.Decoder(2, 3, attention=True, **LEVELS), (CELLS,)),
+    video_vae.LinearEncoder: (video_vae.LinearEncoder(4, 4, 2), (CLIP, True)),
+    video_vae.LinearDecoder: (video_vae.LinearDecoder(4, 2), (LATENTS, True)),
+    VideoVAE: (VideoVAE(2, 2, 4, **LEVELS), (CLIP,)),
+    dinov2.LayerNorm: (dinov2.LayerNorm(), (normal(2, 3),)),
+    dinov2.DINOv2: (dinov2.DINOv2(**BACKBONE, taps=(0, 1)), (PICTURE,)),
+    depth_anything.Upsample: (depth_anything.Upsample(3, 2), (PATCHES[0],)),
+    depth_anything.ResidualUnit: (depth_anything.ResidualUnit(), (PATCHES[0],)),
+    depth_anything.Fusion: (depth_anything.Fusion(), (PATCHES[0], PATCHES[1], (2, 4))),
+    depth_anything.DPTHead: (depth_anything.DPTHead((2, 2, 2, 2), 4, 2), (PATCHES,)),
+    depth_anything.DepthAnything: (
+        depth_anything.DepthAnything(
+            **BACKBONE, taps=(0, 0, 1, 1), neck_widths=(2, 2, 2, 2), fusion_width=4, hidden_width=2
+        ),
+        (PICTURE,),
+    ),
+}
+
+
+def public_modules():
+    for found in pkgutil.walk_packages(mirage_jax.nn.__path__, "mirage_jax.nn."):
+        for name, kind in inspect.getmembers(importlib.import_module(found.name), inspect.isclass):
+            own = issubclass(kind, nn.Module) and kind.__module__ == found.name
+            if own and not name.startswith("_"):
+                yield kind
+
+
+def test_no_public_module_is_left_out():
+    assert set(public_modules()) == set(CASES)
+
+
+def lift(module, inputs, options):
+    """The wrapped module split into definition and state, both without values."""
+    # Without a mesh the logical names of the axes must not be acted upon.
+    with nnx.use_eager_sharding(False):
+        options = {**options, "rngs": jax.random.key(0)}
+        wrapped = nnx.eval_shape(lambda: nnx.bridge.ToNNX(module).lazy_init(*inputs, **options))
+        return nnx.split(wrapped)
+
+
+def call(definition, state, params, run):
+    """`run` of the wrapped module with these parameters."""
+    with nnx.use_eager_sharding(False):
+        nnx.replace_by_pure_dict(state, params)
+        return run(nnx.merge(definition, state))
+
+
+def program(function, params):
+    """What JAX is told to compute, without the addresses of functions."""
+    return re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(function)(params)))
+
+
+@pytest.mark.parametrize("kind", CASES, ids=lambda kind: kind.__name__)
+def test_a_wrapped_module_computes_the_same(kind):
+    module, inputs, *options = CASES[kind]
+    options = options[0] if options else {}
+    definition, state = lift(module, inputs, options)
+    params = nnx.to_pure_dict(state)
+    run = lambda wrapped: wrapped(*inputs, **options)  # noqa: E731
+    found = program(lambda params: call(definition, state, params, run), params)
+    apply = lambda params: module.apply({"params": params}, *inputs, **options)  # noqa: E731
+    assert found == program(apply, params)
+    assert found.count("\n") > 3
+
+
+def test_a_wrapped_module_gives_the_same_values():
+    module, inputs = CASES[DiTBlock]
+    definition, state = lift(module, inputs, {})
+    shapes = nnx.to_pure_dict(state)
+    params = jax.tree.map(lambda leaf: normal(*leaf.shape), shapes)
+    found, expected = jax.jit(
+        lambda params: (
+            call(definition, state, params, lambda wrapped: wrapped(*inputs)),
+            module.apply({"params": params}, *inputs),
+        )
+    )(params)
+    np.testing.assert_array_equal(found, expected)
+    assert np.ptp(found) > 1
+
+
+def test_other_methods_of_a_wrapped_module():
+    module, inputs = CASES[VideoVAE]
+    definition, state = lift(module, inputs, {})
+    params, encode = nnx.to_pure_dict(state), lambda wrapped: wrapped.encode(*inputs)
+    found = program(lambda params: call(definition, state, params, encode), params)
+    apply = functools.partial(module.apply, method="encode")
+    assert found == program(lambda params: apply({"params": params}, *inputs), params)

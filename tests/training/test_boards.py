@@ -1,0 +1,107 @@
+"""What is recorded only on request: traces, and metrics for Weights & Biases."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+from tiny_task import Batches, Regression, settings
+
+from mirage_jax import training
+from mirage_jax.training.metrics import MetricsWriter, read_metrics
+from mirage_jax.training.profiling import Profile
+from mirage_jax.training.wandb_board import WandbBoard
+
+
+class Service:
+    """Stands for the package: remembers what it was given."""
+
+    def __init__(self):
+        self.runs = []
+
+    def init(self, **options):
+        run = types.SimpleNamespace(id=options["id"] or "abc", options=options, logged=[])
+        run.define_metric = lambda *_, **__: None
+        run.log = run.logged.append
+        run.finish = lambda: run.logged.append("finished")
+        self.runs.append(run)
+        return run
+
+    def Image(self, picture):
+        return picture.shape
+
+
+@pytest.fixture
+def service(monkeypatch):
+    service = Service()
+    monkeypatch.setitem(sys.modules, "wandb", service)
+    return service
+
+
+def test_a_run_reports_to_its_board_and_goes_on_with_it(service, tmp_path):
+    class Drawing(Regression):
+        def sample_sheet(self, params, step):
+            return np.zeros((4, 6, 3), np.uint8)
+
+    for steps in (4, 6):
+        training.fit(
+            Drawing(),
+            Batches,
+            workdir=tmp_path,
+            wandb="worlds",
+            config={"width": 8},
+            **settings(steps, log_every=2, sample_every=4),
+        )
+    first, second = service.runs
+    assert first.options["project"] == "worlds" and first.options["config"] == {"width": 8}
+    assert (first.options["id"], second.options["id"]) == (None, "abc")
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [e for e in first.logged[:-1] if "loss" in e] == lines[:2]
+    assert {"step": 4, "samples": (4, 6, 3)} in first.logged
+    assert first.logged[-1] == second.logged[-1] == "finished"
+
+
+def test_it_is_never_used_unasked_and_missed_by_name(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # what `import` makes of a missing package
+    training.fit(Regression(), Batches, workdir=tmp_path, **settings(1))
+    with pytest.raises(ValueError, match=r"wandb 'worlds': the package cannot be imp.*pip install"):
+        WandbBoard(tmp_path, "worlds", "training")
+
+
+def test_what_is_taken_back_is_gone_from_the_file(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    for step in (2, 4, 6):
+        writer.scalars(step, {"loss": 1.0})
+    writer.rewind(4)
+    writer.scalars(5, {"loss": 2.0})
+    writer.close()
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [2, 4, 5]
+
+
+def test_the_trace_of_some_steps_is_written(tmp_path):
+    training.fit(Regression(), Batches, workdir=tmp_path, **settings(6, profile_steps=(3, 4)))
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
+
+
+def test_a_profile_covers_its_steps_and_ends_with_the_run(monkeypatch, tmp_path):
+    events, said = [], []
+    monkeypatch.setattr("jax.profiler.start_trace", lambda folder: events.append("start"))
+    monkeypatch.setattr("jax.profiler.stop_trace", lambda: events.append("stop"))
+    # A run that goes on from step 3 records what is left.
+    with Profile(tmp_path, (2, 5), said.append) as profile:
+        for step in (4, 5, 6):
+            profile.before(step)
+            profile.after(step)
+            events.append(step)
+    assert events == ["start", 4, "stop", 5, 6] and len(said) == 1
+    events.clear()
+    with pytest.raises(KeyError), Profile(tmp_path, (2, 5), said.append) as profile:
+        profile.before(2)
+        raise KeyError
+    assert events == ["start", "stop"]
+    with Profile(tmp_path, (0, 0), said.append) as profile:
+        profile.before(1)
+    assert events == ["start", "stop"]
+    with pytest.raises(ValueError, match=r"profile_steps: found \(5, 2\), expected 1 <= first"):
+        Profile(tmp_path, (5, 2), said.append)

@@ -1,0 +1,166 @@
+"""The branch trained beside a frozen backbone, against the same task with everything trained."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny_world
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+from tiny_world import CHANNELS, GRID, SIZE
+
+from mirage_jax import parallel, trajectories
+from mirage_jax.conditioning import context_channels
+from mirage_jax.nn.lora import LoRA
+from mirage_jax.training import state as states
+from mirage_jax.training.branch_task import ADAPTER, ADDED, freeze_backbone, starting_params
+from mirage_jax.training.denoiser_task import DenoiserTask, Readout
+from mirage_jax.training.latent_cache import FIELDS
+
+KEY = jax.random.key(3, impl="rbg")
+POSES = trajectories.make("look_away", 17)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """The task that trains everything, its parameters and a batch."""
+    network = tiny_world.denoiser(context_channels(CHANNELS, reads=2, fine=1))
+    task = DenoiserTask(
+        denoiser=network,
+        kind="latent",
+        size=SIZE,
+        chunks=2,
+        chunk_latents=3,
+        readout=Readout(reads=2, fine=1),
+    )
+    latents = jnp.zeros((1, 3, *GRID, CHANNELS))
+    params = tiny_world.random_params(network, 0, latents, jnp.zeros((1, 3)))
+    clips = tiny_world.latent_clips(2, POSES)
+    return task, params, {name: jnp.asarray(getattr(clips, name)) for name in FIELDS}
+
+
+@pytest.fixture(scope="module")
+def branch(whole):
+    task, params, _ = whole
+    return freeze_backbone(task, params)
+
+
+def test_only_what_was_added_is_trained(whole, branch):
+    _, params, _ = whole
+    added = {name: params[name] for name in ADDED}
+    trained = jax.eval_shape(lambda: nn.unbox(branch.init(KEY)))
+    assert jax.tree.map(jnp.shape, trained) == jax.tree.map(jnp.shape, added)
+    frozen = parallel.unboxed(branch.frozen)
+    assert sorted((*trained, *frozen)) == sorted(params)
+    for name, part in frozen.items():
+        jax.tree.map(np.testing.assert_array_equal, part, params[name])
+
+
+def test_loss_and_gradient_are_those_of_the_whole_denoiser(whole, branch):
+    task, params, batch = whole
+    added = {name: params[name] for name in ADDED}
+    frozen = parallel.unboxed(branch.frozen)
+
+    @jax.jit
+    def both(params, added, frozen):
+        def whole_loss(params):
+            return task.loss(params, batch, KEY, train=True)[0]
+
+        def branch_loss(added):
+            return branch.loss(added, batch, KEY, train=True, frozen=frozen)[0]
+
+        return jax.value_and_grad(whole_loss)(params), jax.value_and_grad(branch_loss)(added)
+
+    (loss, gradient), (branch_loss, branch_gradient) = both(params, added, frozen)
+    assert float(loss) == pytest.approx(float(branch_loss), rel=1e-6)
+    for name in ADDED:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7),
+            branch_gradient[name],
+            gradient[name],
+        )
+    assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(branch_gradient["branch"]))
+
+
+def test_an_adapter_trains_beside_the_branch(whole):
+    task, params, batch = whole
+    lora = LoRA(rank=2, alpha=1.0)
+    joint = freeze_backbone(task, params, lora)
+    frozen = parallel.unboxed(joint.frozen)
+    trained = jax.tree.map(np.asarray, jax.jit(lambda: nn.unbox(joint.init(KEY)))())
+    added = {name: params[name] for name in ADDED}
+    assert sorted(trained) == sorted((*ADDED, ADAPTER))
+    rng = np.random.default_rng(0)
+    adapter = jax.tree.map(
+        lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32), trained[ADAPTER]
+    )
+
+    @jax.jit
+    def losses(adapter, new, merged):
+        def loss(adapter):
+            return joint.loss({**added, ADAPTER: adapter}, batch, KEY, train=True, frozen=frozen)[0]
+
+        plain = [task.loss(p, batch, KEY, train=True)[0] for p in (params, merged)]
+        return loss(new), *plain, *jax.value_and_grad(loss)(adapter)
+
+    merged = joint.whole(frozen, {**added, ADAPTER: adapter})
+    new, plain, of_merged, adapted, gradient = losses(adapter, trained[ADAPTER], merged)
+    # A new adapter changes nothing, a trained one what it changes once merged.
+    assert float(new) == pytest.approx(float(plain), rel=1e-6)
+    assert float(adapted) == pytest.approx(float(of_merged), rel=1e-5)
+    assert abs(float(adapted) - float(plain)) > 1e-3 * float(plain)
+    assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_kernels_of_the_backbone_are_kept_as_they_are_multiplied(whole):
+    task, params, _ = whole
+    half = dataclasses.replace(task, denoiser=task.denoiser.clone(dtype=jnp.bfloat16))
+    kept = flatten_dict(parallel.unboxed(freeze_backbone(half, params).frozen), sep="/")
+    for name, leaf in kept.items():
+        in_blocks = name.startswith("blocks/") and name.endswith("/kernel")
+        assert leaf.dtype == (jnp.bfloat16 if in_blocks else jnp.float32), name
+    abstract = flatten_dict(parallel.unboxed(freeze_backbone(half).frozen), sep="/")
+    described = {name: (leaf.shape, leaf.dtype) for name, leaf in kept.items()}
+    assert {name: (leaf.shape, leaf.dtype) for name, leaf in abstract.items()} == described
+
+
+def test_a_new_branch_starts_as_a_copy_of_the_blocks_beside_it(whole):
+    _, params, _ = whole
+    backbone = {name: part for name, part in params.items() if name not in ADDED}
+    start = starting_params(backbone, (1,))
+    copies = flatten_dict(start["branch"]["blocks"]["block"])
+    blocks = flatten_dict(params["blocks"]["block"])
+    beside = flatten_dict(params["branch"]["blocks"]["block"])
+    assert copies.keys() == blocks.keys() == beside.keys()
+    for name, leaf in copies.items():
+        np.testing.assert_array_equal(leaf, blocks[name][1:2])
+    assert starting_params(backbone, ()) is None
+    # One that was trained before is gone on from.
+    start = starting_params(params, (0,))
+    assert sorted(start) == sorted(ADDED)
+    jax.tree.map(np.testing.assert_array_equal, start, {name: params[name] for name in ADDED})
+
+
+def test_the_state_of_a_run_holds_nothing_of_the_backbone(branch):
+    mesh = parallel.make_mesh()
+    build = states.Builder(
+        branch, optax.adam(1e-3), mesh, parallel.preset("fsdp"), seed=0, with_ema=True
+    )
+    shapes = jax.eval_shape(lambda: nn.unbox(branch.init(KEY)))
+    trained = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    arrays = (build.abstract.params, build.abstract.ema, build.abstract.opt_state)
+    # Parameters, their average, two moments and Adam's own counter.
+    assert sum(leaf.size for leaf in jax.tree.leaves(arrays)) == 4 * trained + 1
+
+
+def test_a_backbone_of_another_shape_is_refused(whole):
+    task, params, _ = whole
+    other = params | {"head": params["head"] | {"kernel": jnp.zeros((12, 5))}}
+    with pytest.raises(ValueError, match=r"'head/kernel': found \(12, 5\), expected \(12, 4\)"):
+        freeze_backbone(task, other)
+    without = {name: part for name, part in params.items() if name != "time_in"}
+    with pytest.raises(ValueError, match=r"'time_in/bias': found none, expected \(12,\)"):
+        freeze_backbone(task, without)
