@@ -16,7 +16,7 @@ def sample_chunk(
     denoiser: Denoiser,
     params: Any,
     first: Float[Array, "b h w c"],
-    context: Float[Array, "b l h w m"] | None,
+    context: Float[Array, "b _ h w m"] | None,
     rays: Float[Array, "b l h w k"],
     key: PRNGKeyArray,
     *,
