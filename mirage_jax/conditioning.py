@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float
 
@@ -32,7 +33,7 @@ def latents_of_frames(frames: int) -> int:
 
 
 def frames_per_latent(
-    per_frame: Float[Array, "frames *rest"], reads: int = TEMPORAL_STRIDE
+    per_frame: Float[Array | np.ndarray, "frames *rest"], reads: int = TEMPORAL_STRIDE
 ) -> Float[Array, "latents reads *rest"]:
     """Groups a per-frame array by the latents that cover the frames.
 

@@ -5,6 +5,7 @@ the marked tests of a file run in a pytest of their own and report from there.
 """
 
 import functools
+import gc
 import os
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from xml.etree import ElementTree
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GLIBC_TUNABLES", "")  # or `mirage` would start pytest once more
+# Compiling is most of what tests do, and XLA's passes are not what they test.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import pytest
 from jaxtyping import install_import_hook
@@ -27,6 +30,12 @@ LONGEST = ("test_end_to_end.py", "test_presets.py", "test_context_parallel.py", 
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+def pytest_collection_finish():
+    # What was imported stays: no need to look through it again and again.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure(config):

@@ -17,8 +17,7 @@ CAMERA = Camera(*VIEWS, size=(32, 48))  # of five frames, which two latents cove
 MODEL = Denoiser(
     width=24, depth=2, heads=2, mlp_width=48, in_channels=CHANNELS, out_channels=CHANNELS,
     patch=(1, 1, 1), memory_channels=conditioning.context_channels(CHANNELS, **READOUT),
-    branch_layers=(0, 1), zero_head=False,
-)  # fmt: skip
+    branch_layers=(0, 1), zero_head=False)  # fmt: skip
 
 
 def remembered(latents):
@@ -33,22 +32,23 @@ def loss_fn(branch, backbone, latents, key):
     noise = jax.random.normal(jax.random.fold_in(key, 1), latents.shape)
     noisy, context = flow.add_noise(latents, noise, sigma), jax.vmap(remembered)(latents)
     params = {"params": {**backbone["params"], **branch}}
-    velocity = MODEL.apply(params, noisy, 1000 * sigma, memory=context)
-    return flow.flow_loss(velocity, latents, noise)
+    return flow.flow_loss(MODEL.apply(params, noisy, 1000 * sigma, memory=context), latents, noise)
 
 
 def main(steps: int = 200) -> list[float]:
     mesh, rules, optimizer = parallel.make_mesh(), parallel.preset("fsdp"), optax.adam(3e-3)
     with jax.set_mesh(mesh), nn.logical_axis_rules(rules):  # the mesh of a laptop is (1, 1, 1, 1)
-        boxed = MODEL.init(jax.random.key(0), jnp.zeros((1, 2, *GRID, CHANNELS)), jnp.zeros((1, 2)))
+        shapes = jnp.zeros((1, 2, *GRID, CHANNELS)), jnp.zeros((1, 2))
+        boxed = jax.jit(MODEL.init)(jax.random.key(0), *shapes)
         backbone = jax.device_put(parallel.unboxed(boxed), parallel.shardings(boxed, mesh, rules))
         branch = {name: backbone["params"].pop(name) for name in ("branch", "memory_hint")}
-        gradient, state, losses = jax.jit(jax.value_and_grad(loss_fn)), optimizer.init(branch), []
+        gradient, update = jax.jit(jax.value_and_grad(loss_fn)), jax.jit(optimizer.update)
+        state, losses = optimizer.init(branch), []
         for number in range(steps):
             place = np.random.default_rng(number).normal(size=(8, 1, *GRID, CHANNELS))
             clips = jax.device_put(np.float32(place.repeat(2, 1)), parallel.batch_sharding(mesh))
             loss, grads = gradient(branch, backbone, clips, jax.random.key(number))
-            updates, state = optimizer.update(grads, state)
+            updates, state = update(grads, state)
             branch = optax.apply_updates(branch, updates)
             losses.append(float(loss))
     print(f"loss {np.mean(losses[:10]):.3f} -> {np.mean(losses[-10:]):.3f}")

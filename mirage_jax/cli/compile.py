@@ -55,7 +55,7 @@ def run(
         config = config.copy_and_resolve_references()
         with config.unlocked():
             config.denoiser.attention_backend = tpu_attention(config.denoiser.heads, on.shape)
-    rules = preset("full")
+    rules = preset(config.rules)
     results = {}
     for name in PROGRAMS if program == "all" else (program,):
         with jax.set_mesh(on), nn.logical_axis_rules(rules):

@@ -75,7 +75,7 @@ def _stage(program: programs.Step, mesh: Mesh, rules: parallel.rules.Rules, say:
         parts["frozen"] = (program.frozen, shardings)
     for name, where in parts.items():
         share = specs.check_sharded(*where, mesh, rules)
-        say(f"{parameter_count(where[0]):,} parameters {name}, {100 * share:.2g}% repeated:")
+        say(f"{parameter_count(where[0]):,} parameters {name}, {100 * share:.3g}% repeated:")
         for line in specs.table(*where):
             say(f"  {line}")
     say(f"a step takes {format_count(matmul_flops(program.traced.jaxpr))}FLOP in matrix products")

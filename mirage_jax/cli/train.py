@@ -167,8 +167,7 @@ def _sources(
             return LatentSource(paths.values())
         return Joined([WithText(LatentSource([path]), texts[w]) for w, path in paths.items()])
 
-    train, held_out = source("train"), source("eval")
-    return train, held_out
+    return source("train"), source("eval")
 
 
 def _geometry(config: ConfigDict, layout: Layout, console: Console, _: str) -> None:

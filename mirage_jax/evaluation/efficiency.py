@@ -8,8 +8,6 @@ runs on a shared machine do not compare.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -21,21 +19,9 @@ from jaxtyping import Array, Float
 
 from mirage_jax import geometry, memory, trajectories
 from mirage_jax.conditioning import TEMPORAL_STRIDE, latents_of_frames, memory_context
+from mirage_jax.evaluation.stopwatch import median_times
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import readout, rgb_cloud
-
-
-def median_ms(calls: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
-    """Median warm wall time of each call in milliseconds; the calls take turns in every round."""
-    for call in calls:
-        jax.block_until_ready(call())
-    times: list[list[float]] = [[] for _ in calls]
-    for _ in range(repeats):
-        for taken, call in zip(times, calls, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            taken.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(taken) for taken in times]
 
 
 def sort_and_scatter(
@@ -95,7 +81,8 @@ def read_against_sort(
     fast = jax.jit(partial(memory.read, grid=grid))
     slow = jax.jit(partial(sort_and_scatter, grid=grid))
     hits = readout.project_to_cells(mem.xyz, mem.valid, readout.flatten(view), grid)
-    read_ms, sort_ms = median_ms([lambda: fast(mem, view), lambda: slow(mem, view)], repeats)
+    calls = [lambda: fast(mem, view), lambda: slow(mem, view)]
+    read_ms, sort_ms = (times.ms for times in median_times(calls, repeats))
     return {
         "elements": elements,
         "channels": channels,
@@ -213,9 +200,8 @@ def _after(
             before = mem
             last = jax.tree.map(jnp.asarray, (values[part], depth[part], camera[part]))
             mem, _ = write(mem, *last)
-        write_ms, read_ms = median_ms(
-            [partial(write, before, *last), partial(read, mem, views)], repeats
-        )
+        calls = [partial(write, before, *last), partial(read, mem, views)]
+        write_ms, read_ms = (times.ms for times in median_times(calls, repeats))
         entry: dict[str, Any] = {
             "elements": int(mem.count),
             "bytes": memory.nbytes(mem) if kind == "latent" else rgb_cloud.nbytes(mem),
@@ -226,7 +212,8 @@ def _after(
         else:
             encode_ms = None
             if encode is not None:
-                (encode_ms,) = median_ms([partial(encode, read(mem, views).tokens)], repeats)
+                (times,) = median_times([partial(encode, read(mem, views).tokens)], repeats)
+                encode_ms = times.ms
             entry["raster_ms"] = read_ms
             entry["encode_ms"] = encode_ms
             entry["read_ms"] = None if encode_ms is None else read_ms + encode_ms

@@ -8,8 +8,6 @@ more.
 from __future__ import annotations
 
 import os
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,6 +24,7 @@ from mirage_jax.evaluation.network_cases import (
     DenoiserCase,
     VAECase,
 )
+from mirage_jax.evaluation.stopwatch import median_times
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.video_vae import VideoVAE, latent_frames
 from mirage_jax.parallel.flops import matmul_flops
@@ -214,27 +213,6 @@ def _measure_one(
         "matmul_gflops": matmul_gflops,
         "passes": found,
     }
-
-
-class Times(NamedTuple):
-    """Milliseconds of wall time, and of CPU time over all threads."""
-
-    ms: float
-    cpu_ms: float
-
-
-def median_times(calls: Sequence[Callable[[], Any]], repeats: int) -> list[Times]:
-    """Medians of warm runs of each call; the calls take turns in every round."""
-    for call in calls:
-        jax.block_until_ready(call())
-    taken: list[list[Times]] = [[] for _ in calls]
-    for _ in range(repeats):
-        for times, call in zip(taken, calls, strict=True):
-            wall, cpu = time.perf_counter(), time.process_time()
-            jax.block_until_ready(call())
-            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            times.append(Times(1e3 * wall, 1e3 * cpu))
-    return [Times(*map(statistics.median, zip(*times, strict=True))) for times in taken]
 
 
 def _matmul(dtype: Any) -> tuple[int, Callable[[], Any]]:

@@ -31,6 +31,8 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\s*\{"n":\s*"(\d+)"')
+_CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
+_CONSTANT = re.compile(r"\b[su]32\[\]\S* constant\((\d+)\)")
 _GROUPS = re.compile(r"replica_groups=\[\d+,(\d+)\]|replica_groups=\{\{([\d,]*)\}")
 
 
@@ -48,8 +50,8 @@ class Traffic:
 
     static: int = 0
     executed: int = 0
-    payload: float = 0.0
-    wire: float = 0.0
+    payload: float | int = 0.0
+    wire: float | int = 0.0
 
     def plus(self, times: int, payload: float, wire: float) -> Traffic:
         return Traffic(
@@ -104,7 +106,7 @@ def read(text: str, devices: int) -> Program:
         types = {i.name: i.result for i in instructions}
         for instruction in instructions:
             if instruction.opcode == "custom-call":
-                kernels[_kernel(instruction.text)] += times[name]
+                kernels[_kernel(instruction)] += times[name]
             kind = instruction.opcode.removesuffix("-start")
             if kind not in COLLECTIVES:
                 continue
@@ -150,7 +152,7 @@ def _executions(
     computations: dict[str, list[_Instruction]], entry: str
 ) -> tuple[dict[str, int], int]:
     """How often every computation runs, each branch of a condition counted as taken."""
-    calls = {name: list(_calls(instructions)) for name, instructions in computations.items()}
+    calls = {name: list(_calls(body, computations)) for name, body in computations.items()}
     times: dict[str, int] = defaultdict(int)
     unknown = 0
 
@@ -165,7 +167,9 @@ def _executions(
     return times, unknown // 2  # a loop calls its body and its condition
 
 
-def _calls(instructions: list[_Instruction]) -> Iterator[tuple[str, int | None]]:
+def _calls(
+    instructions: list[_Instruction], computations: dict[str, list[_Instruction]]
+) -> Iterator[tuple[str, int | None]]:
     for instruction in instructions:
         if instruction.opcode.endswith(("-done", "-update")):
             continue  # repeats what its start calls
@@ -175,9 +179,22 @@ def _calls(instructions: list[_Instruction]) -> Iterator[tuple[str, int | None]]
         rounds: int | None = 1
         if instruction.opcode == "while":
             trips = _TRIPS.search(instruction.text)
-            rounds = int(trips[1]) if trips else None
+            rounds = int(trips[1]) if trips else _limit(instruction, computations)
         for name in called:
             yield name, rounds
+
+
+def _limit(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> int | None:
+    """The constant that the counter of a loop has to stay below; loops of JAX count from 0 by 1.
+
+    TPU compilers say no number of rounds.
+    """
+    name = _CONDITION.search(loop.text)
+    condition = computations.get(name[1], []) if name else []
+    if not condition or "direction=LT" not in condition[-1].text:
+        return None
+    constants = {i.name: int(m[1]) for i in condition if (m := _CONSTANT.search(i.text))}
+    return constants.get(condition[-1].operands[-1])
 
 
 def _result(instruction: _Instruction, kind: str, operands: int) -> int:
@@ -201,8 +218,8 @@ def _share(kind: str, group: int) -> float:
     return (2.0 if kind == "all-reduce" else 1.0) * (group - 1) / group
 
 
-def _kernel(text: str) -> str:
-    target = re.search(r'custom_call_target="([^"]*)"', text)
-    scope = re.search(r'op_name="([^"]*)"', text)
-    known = re.search(r"splash\w*", scope[1]) if scope else None
+def _kernel(call: _Instruction) -> str:
+    target = re.search(r'custom_call_target="([^"]*)"', call.text)
+    scope = re.search(r'op_name="([^"]*)"', call.text)
+    known = re.search(r"splash[a-z_]*", f"{call.name} {scope[1] if scope else ''}")
     return known[0] if known else (target[1] if target else "unknown")

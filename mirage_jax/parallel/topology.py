@@ -82,6 +82,13 @@ def peak_flops(kind: str) -> float | None:
     return _BY_KIND[max(known, key=len)] if known else None
 
 
+LIBTPU_ARGS = "--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000"
+"""Flags of the compiler, unless the environment has others; training is to be run with the same.
+
+By itself the compiler cuts products with a gathered kernel into loops that pass the kernel's parts
+from device to device: 45 of them in the training step of the 5B model, slow to compile."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Slice:
     """Devices to compile for.
@@ -129,6 +136,7 @@ def open_slice(name: str) -> Slice:
     # lets one process in at a time, as if it were to take devices.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    os.environ.setdefault("LIBTPU_INIT_ARGS", LIBTPU_ARGS)
     try:
         description = topologies.get_topology_desc(topology_name=name, platform="tpu")
     except (jax.errors.JaxRuntimeError, RuntimeError) as error:

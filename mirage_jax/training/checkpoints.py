@@ -445,7 +445,10 @@ def _load(path: Path, abstract: dict[str, Any]) -> dict[str, Any]:
         # Damage shows as anything from KeyError to a tensorstore ValueError; shapes and names have
         # been compared before, so whatever fails here is the file's fault.
         except Exception as error:
-            raise DamagedCheckpoint(f"unreadable, {_reason(error)}") from None
+            reason = _reason(error)
+        # Outside of the handler, where nothing holds the failed tasks: they log when collected.
+        gc.collect()
+    raise DamagedCheckpoint(f"unreadable, {reason}")
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
@@ -464,8 +467,6 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-            # Failed tasks log when they are collected.
-            gc.collect()
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

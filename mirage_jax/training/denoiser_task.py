@@ -303,7 +303,8 @@ class DenoiserTask(Task):
         noisy = flow.add_noise(target, noise, sigma)
         text = batch.get("text")
         if text is not None:
-            kept = jax.random.uniform(jax.random.fold_in(key, 1), (count, 1, 1)) >= self.drop_text
+            text_key = jax.random.fold_in(key, 3)  # 0..2 give the keys of the split above
+            kept = jax.random.uniform(text_key, (count, 1, 1)) >= self.drop_text
             text = text * kept.astype(text.dtype)
         velocity: Any = self.denoiser.apply(
             {"params": params}, noisy, 1000.0 * sigma, memory=context, rays=rays, text=text

@@ -2,8 +2,9 @@
 
 Order of operations in a step: dispatch it; while the devices work, fetch the metrics of the step
 before and draw the next batch; then, where due, evaluate, draw samples, save.  A save follows the
-step it is named after, and the data position in it is the number of batches consumed by then.  No
-save is made among skipped steps, so that going back to the newest one goes back before them.
+step it is named after, and the data position in it is the number of batches consumed by then.  But
+for the end of a run no save is made among skipped steps, so that going back to the newest one goes
+back before them.
 """
 
 import time
@@ -97,7 +98,7 @@ def fit(
       keep_best: metric of `task.evaluate`; the checkpoint with the lowest is kept too, of those
         that are made at a step with an evaluation.
       init_from: where parameters come from, see `initial_params`.
-      config: JSON-serialisable, stored in the checkpoints.
+      config: JSON-serialisable, stored in the checkpoints; a resumed run says what has changed.
       on_step: called with (step, metrics) one step late.
       max_seconds: stop, saying so, once this call has taken so long; the last step is saved.
       profile_steps: (first, last) step of a trace in `workdir`/profile; (0, 0): none.
@@ -137,12 +138,15 @@ def fit(
         state, meta = starting.begin(build, store, init_from, say)
         start = done = int(meta["step"])
         drawn = int(meta["batches"])
+        if start and config and meta["config"]:
+            for line in starting.changed_fields(meta["config"], config):
+                say(f"  config: {line}")
         say(
             f"{parameter_count(build.abstract.params):,} parameters, mesh "
             + " ".join(
                 f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1 or axis == "data"
             )
-            + (f", {100 * repeated:.2g}% of their bytes on every device" if mesh.size > 1 else "")
+            + (f", {100 * repeated:.3g}% of their bytes on every device" if mesh.size > 1 else "")
         )
         phases.add("start", since)
         if start >= steps:
@@ -237,9 +241,8 @@ def fit(
                         stop.requested(done, log_every)
                         or out_of_time(phases.elapsed, max_seconds, done, log_every)
                     )
-                    last = done == steps or ended
-                    due = last or _due(done, log_every) or _due(done, save_every)
-                    if due or profile.ends_with(done):
+                    due = _due(done, log_every) or _due(done, save_every)
+                    if due or ended or done == steps or profile.ends_with(done):
                         # An extra wait for one step in many; a line is then never a step behind a
                         # checkpoint that holds the sums it empties.
                         journal.fetch()
@@ -249,10 +252,6 @@ def fit(
                         state, done = go_back()
                         since = phases.add("go back", since)
                         continue
-                    if ended:
-                        if not watch.streak:
-                            save({})
-                        break
                     results: dict[str, float] = {}
                     if eval_batches is not None and (done == steps or _due(done, eval_every)):
                         results = runner.evaluate(state, eval_batches())
@@ -269,9 +268,11 @@ def fit(
                             journal.drew(done, np.asarray(picture))
                         since = phases.add("samples", since)
                     # Last, so that a run killed before this line does all of the above again.
-                    if last or (_due(done, save_every) and not watch.streak):
+                    if done == steps or ((ended or _due(done, save_every)) and not watch.streak):
                         save(results)
                         phases.add("save", since)
+                    if ended:
+                        break
                     journal.tick()
         finally:
             journal.close()

@@ -26,7 +26,6 @@ def compiled(folder, *arguments):
     env = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles faster
         "JAX_DEFAULT_PRNG_IMPL": "rbg",
         "COLUMNS": "120",
         "PYTHONPATH": str(ROOT),

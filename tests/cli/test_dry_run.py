@@ -1,12 +1,13 @@
 """mirage train --dry_run: for every experiment, with nothing recorded and nothing trained."""
 
-import functools
 import io
 import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
+import tiny_world
 from rich.console import Console
 
 from mirage_jax.cli import build, common, dry_run, programs, train
@@ -30,8 +31,13 @@ def shown(config, workdir, stages=train.STAGES, memory="latent"):
     return console.export_text()
 
 
-class Uncompiled:
-    """Lowering and compiling take most of the time, and one test does both."""
+class Untraced(tiny_world.stand_in(jax.stages.Traced)):
+    """Stands for a step: tracing and compiling take most of the time, and one test does both."""
+
+    jaxpr = jax.make_jaxpr(lambda x: x @ x)(jnp.ones((5, 5)))
+
+    def lower(self):
+        return self
 
     def compile(self):
         return self
@@ -40,57 +46,35 @@ class Uncompiled:
         return None
 
 
-@pytest.fixture
-def uncompiled(monkeypatch):
-    monkeypatch.setattr(jax.stages.Traced, "lower", lambda self: Uncompiled())
-
-
-def test_every_stage_is_described_in_order(uncompiled, tmp_path):
-    config = tiny(ROOT / "experiments" / "quickstart.py")
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_is_described(path, monkeypatch, tmp_path):
+    monkeypatch.setattr(programs.states, "trace_step", lambda *_: Untraced())
+    config = tiny(path)
     text = shown(config, tmp_path / "nowhere")
     positions = [text.index(f"\n{stage}: ") for stage in train.STAGES]
     assert positions == sorted(positions)
-    assert text.count("FLOP in matrix products") == 3 and "frozen" not in text
     assert f"data {config.worlds[0]}: train 0 clips recorded, 0 encoded" in text
+    assert re.search(r"\n  blocks/\S+/kernel +\d+x\d+\S* +b?float\d+ +\S+ +[\d,]+\n", text)
+    assert text.count("a step takes 250FLOP in matrix products\n") == 3
+    assert ("parameters frozen" in text) == (build.trained(config) != "all")
     # It looks and does not touch.
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_the_denoiser_of_every_experiment_is_described(path, uncompiled, tmp_path):
-    config = tiny(path)
-    text = shown(config, tmp_path, ("denoiser",))
-    assert re.search(r"\n  blocks/\S+/kernel +\d+x\d+\S* +float32 +\S+ +[\d,]+\n", text)
-    assert re.search(r"FLOP in matrix products\n", text)
-    assert ("parameters frozen" in text) == (build.trained(config) != "all")
-
-
-def test_a_comparison_is_described_too(uncompiled, tmp_path):
-    text = shown(tiny(ROOT / "experiments" / "quickstart.py"), tmp_path, ("denoiser",), "rgb")
-    assert "denoiser: 4 steps of 4 clips in 1 parts" in text
-
-
-@pytest.fixture
-def fast_compilation():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-def test_what_is_printed_is_what_is_compiled(fast_compilation, tmp_path):
-    config = tiny(ROOT / "experiments" / "quickstart.py", denoiser_training__accumulate=2)
-    text = shown(config, tmp_path, ("denoiser",))
+def test_what_is_printed_is_what_is_compiled(tmp_path):
+    config = tiny(ROOT / "experiments" / "quickstart.py", geometry_training__accumulate=2)
+    text = shown(config, tmp_path, ("geometry",))
     assert "mesh data=1 fsdp=1 context=1 tensor=1, rules 'full'" in text
-    assert "denoiser: 4 steps of 4 clips in 2 parts, adamw, cosine from 0.0015" in text
-    task = programs.denoiser_task(config, "latent")
-    count = parameter_count(jax.eval_shape(functools.partial(task.init, jax.random.key(0))))
-    assert f"{count:,} parameters trained" in text
-    row = re.search(r"blocks/block/mlp_in/kernel +2x48x96 +float32 +(\S+) +([\d,]+)\n", text)
-    assert row.groups() == ("repeated", f"{2 * 48 * 96 * 4:,}")
+    assert "geometry: 4 steps of 16 clips in 2 parts, adamw, cosine from 0.002" in text
+    _, task, batch = dry_run._geometry(config, "latent")
+    count = parameter_count(jax.eval_shape(lambda: task.init(jax.random.key(0))))
+    assert f"{count:,} parameters trained, 100% repeated" in text
+    assert re.search(r"\n  maps/kernel +(\d+x)+4 +float32 +repeated +[\d,]+\n", text)
     found = re.search(r"GiB on a device \(arguments (\S+), temporaries (\S+)\)", text)
-    # Parameters, two moments, an average, and a small batch.
-    assert 1 < float(found[1]) * 2**30 / (4 * 4 * count) < 1.2
-    config.denoiser_training.batch_size = 5
-    with pytest.raises(ValueError, match="denoiser: found batch_size 5, expected a multiple of 2"):
-        shown(config, tmp_path, ("denoiser",))
+    # Parameters, two moments, an average, and the batch but for the poses, which no loss here uses.
+    used = {name: leaf for name, leaf in batch.items() if name != "cam2world"}
+    expected = 4 * 4 * count + 4 * parameter_count(used)
+    assert float(found[1]) * 2**30 == pytest.approx(expected, rel=0.02)
+    config.geometry_training.batch_size = 5
+    with pytest.raises(ValueError, match="geometry: found batch_size 5, expected a multiple of 2"):
+        shown(config, tmp_path, ("geometry",))

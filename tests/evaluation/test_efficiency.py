@@ -11,13 +11,13 @@ def timed():
     """The result, and the calls that were timed to get it."""
     calls = []
 
-    def median_ms(timed, repeats):
+    def median_times(timed, repeats):
         calls.extend(timed)
         return times(timed, repeats)
 
-    times = efficiency.median_ms
+    times = efficiency.median_times
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficiency, "median_ms", median_ms)
+        patch.setattr(efficiency, "median_times", median_times)
         found = efficiency.measure(
             size=(16, 16),
             grid=(4, 4),

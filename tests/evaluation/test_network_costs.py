@@ -25,13 +25,9 @@ VAE = VAECase(
 
 @pytest.fixture
 def small(monkeypatch):
-    """Small cases, compiled badly and fast."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
+    """Small cases in the place of the named ones."""
     monkeypatch.setattr(network_costs, "CASES", {"denoiser": {"a": DIT}, "vae": {"b": VAE}})
     monkeypatch.setitem(network_cases.RECORDED_MS["denoiser"], "a", {"forward": 12.0})
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @functools.cache
@@ -131,17 +127,6 @@ def test_recorded_times_are_of_known_sizes_and_passes():
 def test_unknown_names_are_told_the_known_ones(arguments, words):
     with pytest.raises(ValueError, match=words):
         network_costs.measure(**arguments)
-
-
-def test_calls_take_turns_and_the_median_counts(monkeypatch):
-    clock, seen = iter(range(1000)), []
-    monkeypatch.setattr(network_costs.time, "perf_counter", lambda: 0.0)
-    monkeypatch.setattr(network_costs.time, "process_time", lambda: float(next(clock) ** 2))
-    calls = [lambda: seen.append("a"), lambda: seen.append("b")]
-    first, second = network_costs.median_times(calls, 3)
-    assert seen == ["a", "b"] * 4
-    # Of 0..1, 4..5, 8..9 and 2..3, 6..7, 10..11 squared.
-    assert (first.cpu_ms, second.cpu_ms) == (9000.0, 13000.0) and first.ms == 0
 
 
 def test_drawn_values_are_small_and_of_the_wanted_type():

@@ -192,8 +192,8 @@ MEMORY, RAYS = normal(2, 3, 4, 4, 5), normal(2, 3, 4, 4, 7)
 ADDED = {"memory_channels": 5, "branch_layers": (0, 2), "ray_channels": 7}
 
 
-def initialise(model):
-    init = jax.jit(lambda k: nn.unbox(model.init(k, LATENTS, TIMESTEP)))
+def initialise(model, latents=LATENTS, timestep=TIMESTEP):
+    init = jax.jit(lambda k: nn.unbox(model.init(k, latents, timestep)))
     return init(jax.random.key(0))
 
 
@@ -429,7 +429,7 @@ def test_a_new_preconditioned_denoiser_predicts_the_regression():
     model = Denoiser(48, 1, 2, 48, 4, 4, data_std=(0.5, 1.0, 1.0, 2.0))
     x = jax.random.normal(key, (2, 3, 2, 2, 4))
     timestep = jnp.array([[0.0, 500.0, 1000.0]] * 2)
-    velocity = model.apply(model.init(key, x, timestep), x, timestep)
+    velocity = apply(model, initialise(model, x, timestep), x, timestep)
     expected = velocity_preconditioning(timestep / 1000.0, jnp.array(model.data_std))[0]
     np.testing.assert_allclose(velocity, expected[:, :, None, None] * x, atol=1e-6)
 
@@ -439,15 +439,16 @@ def test_a_new_preconditioned_denoiser_predicts_the_regression():
 STD = (0.5, 1.0, 1.0, 2.0)
 
 
-def denoiser_with_prior(seed=0):
+@pytest.fixture(scope="module")
+def denoiser_with_prior():
     """A new denoiser whose prior has weights, and those weights."""
     model = Denoiser(48, 1, 2, 48, 4, 4, memory_channels=3, data_std=STD, memory_prior=True)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     shapes = {"mean_kernel": (3, 4), "mean_bias": 4, "variance_kernel": (3, 4)}
     prior = {name: 0.05 * rng.normal(size=shape) for name, shape in shapes.items()}
     prior["variance_bias"] = 0.5 * np.square(STD)
     x = jnp.zeros((1, 2, 2, 2, 4))
-    params = nn.unbox(model.init(jax.random.key(seed), x, jnp.zeros((1, 2))))["params"]
+    params = initialise(model, x, jnp.zeros((1, 2)))["params"]
     assert {n: a.shape for n, a in params["memory_prior"].items()} == {
         n: a.shape for n, a in prior.items()
     }
@@ -455,9 +456,9 @@ def denoiser_with_prior(seed=0):
     return model, {"params": {**params, "memory_prior": prior}}, prior
 
 
-def test_a_new_denoiser_with_a_prior_predicts_the_regression_given_the_memory():
+def test_a_new_denoiser_with_a_prior_predicts_the_regression_given_the_memory(denoiser_with_prior):
     """Best linear guess of noise - x0 from x for x0 = N(mean, variance), by its definition."""
-    model, params, prior = denoiser_with_prior()
+    model, params, prior = denoiser_with_prior
     key = jax.random.key(1)
     x = jax.random.normal(key, (2, 3, 2, 2, 4))
     memory = jax.random.normal(jax.random.key(2), (2, 3, 2, 2, 3))
@@ -473,8 +474,10 @@ def test_a_new_denoiser_with_a_prior_predicts_the_regression_given_the_memory():
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-def test_without_memory_the_prior_is_the_spread_of_the_latents_and_clean_frames_stay():
-    model, params, _ = denoiser_with_prior()
+def test_without_memory_the_prior_is_the_spread_of_the_latents_and_clean_frames_stay(
+    denoiser_with_prior,
+):
+    model, params, _ = denoiser_with_prior
     plain = Denoiser(48, 1, 2, 48, 4, 4, memory_channels=3, data_std=STD)
     rest = {name: leaf for name, leaf in params["params"].items() if name != "memory_prior"}
     key = jax.random.key(1)
@@ -493,8 +496,8 @@ def test_without_memory_the_prior_is_the_spread_of_the_latents_and_clean_frames_
     assert np.abs(want + x).max() > 0.1  # the network adds something
 
 
-def test_no_gradient_reaches_a_fitted_prior():
-    model, params, _ = denoiser_with_prior()
+def test_no_gradient_reaches_a_fitted_prior(denoiser_with_prior):
+    model, params, _ = denoiser_with_prior
     x = jax.random.normal(jax.random.key(1), (1, 2, 2, 2, 4))
     memory = jax.random.normal(jax.random.key(2), (1, 2, 2, 2, 3))
 

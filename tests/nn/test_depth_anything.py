@@ -37,15 +37,6 @@ def golden_model():
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compilations():
-    """Compiling is nearly all there is to do here, so it is done badly and fast."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(scope="module")
 def golden():
     """The network, its parameters, and what it and its variants say of the golden pictures."""

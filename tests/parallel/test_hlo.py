@@ -77,6 +77,18 @@ def test_a_loop_of_unknown_length_counts_once_and_is_told():
     assert found.unknown_loops == 1
 
 
+def test_where_the_compiler_is_silent_the_condition_says_how_often_a_loop_runs():
+    text = LOOP.replace(', backend_config={"known_trip_count":{"n":"3"}}', "").replace(
+        "  ROOT %less = pred[] compare(%p, %p), direction=LT\n}\n\n%never",
+        "  %limit = s32[]{:T(128)} constant(30)\n"
+        "  ROOT %less = pred[]{:T(512)} compare(%p, %limit), direction=LT, metadata={}\n}\n\n%never",
+    )
+    found = hlo.read(text, devices=8)
+    assert found.collectives["all-gather"].executed == 30
+    assert found.collectives["collective-permute"].executed == 150
+    assert found.unknown_loops == 0
+
+
 ASYNC = """\
 HloModule jit_step
 
@@ -97,6 +109,7 @@ ENTRY %main (a: f32[8,2]) -> f32[8,2] {
   %au = ((f32[8,2]), f32[8,2], u32[]) async-update(%as), calls=%wrapped
   %ad = f32[8,2] async-done(%au), calls=%wrapped
   %k = f32[8,2] custom-call(%a), custom_call_target="tpu_custom_call", metadata={op_name="jit(step)/vmap(splash_mha_fwd_residuals)/pallas_call"}
+  %splash_mha_dq_no_residuals.3 = f32[8,2] custom-call(%k), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
   ROOT %o = f32[8,2] custom-call(%k), custom_call_target="TopK"
 }
 """
@@ -110,7 +123,11 @@ def test_started_collectives_count_once_and_by_what_is_gathered():
         "all-reduce": hlo.Traffic(1, 1, 64, 64),
         "all-to-all": hlo.Traffic(1, 1, 64, 32),
     }
-    assert found.kernels == {"splash_mha_fwd_residuals": 1, "TopK": 1}
+    assert found.kernels == {
+        "splash_mha_fwd_residuals": 1,
+        "splash_mha_dq_no_residuals": 1,
+        "TopK": 1,
+    }
 
 
 @pytest.mark.parametrize(

@@ -40,14 +40,6 @@ class VelocityTask(training.Task):
         return flow.flow_loss(velocity, x, noise, jnp.tile(jnp.array([0.0, 1.0]), (len(x), 1))), {}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fast_compilation():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def batches(start):
     for number in range(start, start + STEPS + 1):
         shape = (8, 2, 2, 4, tiny_world.CHANNELS)

@@ -26,14 +26,6 @@ VAE = VideoVAE(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fast_compilation():
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def normal(*shape):
     return jnp.asarray(RNG.normal(size=shape), jnp.float32)
 

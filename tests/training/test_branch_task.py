@@ -110,7 +110,7 @@ def test_an_adapter_trains_beside_the_branch(whole):
     new, plain, of_merged, adapted, gradient = losses(adapter, trained[ADAPTER], merged)
     # A new adapter changes nothing, a trained one what it changes once merged.
     assert float(new) == pytest.approx(float(plain), rel=1e-6)
-    assert float(adapted) == pytest.approx(float(of_merged), rel=1e-5)
+    assert float(adapted) == pytest.approx(float(of_merged), rel=1e-4)
     assert abs(float(adapted) - float(plain)) > 1e-3 * float(plain)
     assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
 

@@ -274,9 +274,14 @@ def test_text_reaches_the_denoiser_and_some_samples_go_without():
     kept = text.all(axis=(1, 2))
     assert text.shape == (200, 3, 5) and not text[~kept].any()
     assert np.mean(kept) == pytest.approx(0.7, abs=4 * np.sqrt(0.3 * 0.7 / 200))
+    chance = np.corrcoef(kept, np.asarray(call["t"])[:, 1])[0, 1]
+    assert abs(chance) < 4 / np.sqrt(200)  # at any noise level
 
 
 def test_evaluation_sees_a_true_history_and_never_drops_it():
+    clips = tiny_world.latent_clips(3, POSES)
+    batch = {name: jnp.asarray(getattr(clips, name)) for name in FIELDS}
+
     def context(**options):
         task, spy = task_with(kind="latent", **options)
 
@@ -284,7 +289,7 @@ def test_evaluation_sees_a_true_history_and_never_drops_it():
             task.loss(jnp.zeros(()), batch, KEY, train=False)
             return spy.calls[-1]["memory"]
 
-        return np.asarray(jax.jit(run)(batch_of(3)))
+        return np.asarray(jax.jit(run)(batch))
 
     spoilt = context(drop_memory=1.0, perturbation=Perturbation(depth=0.5, pose=0.5, tokens=3.0))
     assert spoilt.any(axis=(1, 2, 3, 4)).all()

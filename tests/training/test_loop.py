@@ -265,6 +265,30 @@ def test_max_seconds_stops_early_saves_and_says_so(tmp_path):
     assert "stopped after 0 s at step 1 of 10000" in console.export_text()
 
 
+def test_a_resumed_run_says_what_has_changed_in_its_config(tmp_path):
+    before = {"rate": 0.1, "size": (3, 4), "model": {"width": 8, "old": 1}}
+    after = {"rate": 0.1, "size": (3, 4), "model": {"width": 9, "new": "a"}}
+    fit(tmp_path, 1, config=before)
+    console = Console(record=True, file=io.StringIO(), width=200)
+    fit(tmp_path, 1, config=after, console=console)
+    said = [line for line in console.export_text().splitlines() if "config: " in line]
+    assert [line.split("config: ")[1] for line in said] == [
+        "model.new: 'absent' in the checkpoint, now 'a'",
+        "model.old: 1 in the checkpoint, now 'absent'",
+        "model.width: 8 in the checkpoint, now 9",
+    ]
+
+
+def test_what_is_due_when_a_run_is_stopped_is_done_before(tmp_path):
+    how = {"eval_batches": lambda: [next(Batches(100))], "eval_every": 1, "log_every": 1}
+    fit(tmp_path / "stopped", 2, max_seconds=0.0, **how)
+    fit(tmp_path / "stopped", 2, **how)
+    fit(tmp_path / "unbroken", 2, **how)
+    lines = lines_without_time(tmp_path / "stopped")
+    assert [line["step"] for line in lines if "eval/loss" in line] == [1, 2]
+    assert lines == lines_without_time(tmp_path / "unbroken")
+
+
 def test_the_order_resume_init_from_scratch_is_kept_and_printed(tmp_path):
     def run(workdir, steps, **changes):
         console = Console(record=True, file=io.StringIO(), width=200)

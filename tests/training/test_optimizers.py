@@ -16,12 +16,12 @@ def rates(name, steps, at, **options):
 
 
 def test_schedules_after_the_warmup():
-    at = (0, 1, 2, 7, 12)
+    at = (0, 1, 2, 4, 7, 12)
     options = {"warmup": 2, "final": 0.5}
-    halfway = 0.75
-    np.testing.assert_allclose(rates("cosine", 12, at, **options), [0.5, 1, 1, halfway, 0.5])
-    np.testing.assert_allclose(rates("linear", 12, at, **options), [0.5, 1, 1, halfway, 0.5])
-    np.testing.assert_allclose(rates("constant", 12, at, **options), [0.5, 1, 1, 1, 1])
+    early = 0.75 + 0.25 * np.cos(np.pi / 5)  # a fifth of the way down
+    np.testing.assert_allclose(rates("cosine", 12, at, **options), [0.5, 1, 1, early, 0.75, 0.5])
+    np.testing.assert_allclose(rates("linear", 12, at, **options), [0.5, 1, 1, 0.9, 0.75, 0.5])
+    np.testing.assert_allclose(rates("constant", 12, at, **options), [0.5, 1, 1, 1, 1, 1])
     # Level up to the last fifth.
     np.testing.assert_allclose(rates("wsd", 10, (0, 8, 9, 10), final=0.5), [1, 1, 0.75, 0.5])
 

@@ -33,7 +33,7 @@ def named_param(
     init: Callable[..., Any],
     shape: tuple[int, ...],
     axes: tuple[str | None, ...],
-) -> Array:
+) -> Any:
     """A float32 parameter of `module` whose axes carry logical names."""
     value: Any = module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
     return value

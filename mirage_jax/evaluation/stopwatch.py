@@ -1,0 +1,31 @@
+"""Times of calls that take turns, for benchmarks on machines that do other things too."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Times(NamedTuple):
+    """Milliseconds of wall time, and of CPU time over all threads."""
+
+    ms: float
+    cpu_ms: float
+
+
+def median_times(calls: Sequence[Callable[[], Any]], repeats: int) -> list[Times]:
+    """Medians of warm runs of each call; the calls take turns in every round."""
+    for call in calls:
+        jax.block_until_ready(call())
+    taken: list[list[Times]] = [[] for _ in calls]
+    for _ in range(repeats):
+        for times, call in zip(taken, calls, strict=True):
+            wall, cpu = time.perf_counter(), time.process_time()
+            jax.block_until_ready(call())
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            times.append(Times(1e3 * wall, 1e3 * cpu))
+    return [Times(*map(statistics.median, zip(*times, strict=True))) for times in taken]
