@@ -9,6 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
+from mirage_jax.conditioning import LAYOUTS
+from mirage_jax.diffusion.samplers import KINDS, METHODS
+from mirage_jax.memory.readout import CELLS
+from mirage_jax.past import CHOICES
+
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
@@ -92,12 +97,21 @@ DEFAULT = Preset(
 
 PRESETS = {"released": RELEASED, "paper": PAPER, "default": DEFAULT}
 
+_WORDS = {
+    "layout": LAYOUTS,
+    "cells": CELLS,
+    "depth_resize": ("median", "bilinear"),
+    "choice": CHOICES,
+    "method": (*METHODS, "staggered"),
+    "schedule": KINDS,
+}
+
 
 def with_fields(preset: Preset, assignments: Iterable[str]) -> Preset:
     """A preset with fields changed, given as texts `name=value`.
 
     Raises:
-      ValueError: naming a field that there is none of, or whose value is of another type.
+      ValueError: naming a field that there is none of, or whose value is none of its values.
     """
     kinds = {field.name: type(getattr(preset, field.name)) for field in dataclasses.fields(preset)}
     changes = {}
@@ -110,11 +124,15 @@ def with_fields(preset: Preset, assignments: Iterable[str]) -> Preset:
 
 
 def _parse(name: str, text: str, kind: type) -> str | bool | int | float:
-    if kind is bool:
-        if text not in ("true", "false"):
-            raise ValueError(f"preset: {name}: found {text!r}, expected true or false")
-        return text == "true"
+    words = ("true", "false") if kind is bool else _WORDS.get(name)
+    if words is not None:
+        if text not in words:
+            raise ValueError(f"preset: {name}: found {text!r}, expected {' or '.join(words)}")
+        return text == "true" if kind is bool else text
     try:
-        return kind(text)
+        number = kind(text)
     except ValueError as error:
         raise ValueError(f"preset: {name}: found {text!r}, expected {kind.__name__}") from error
+    if not number >= 0:
+        raise ValueError(f"preset: {name}: found {text!r}, expected 0 or more")
+    return number

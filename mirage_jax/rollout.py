@@ -72,13 +72,14 @@ def chunk_bounds(poses: int, chunk_frames: int) -> list[tuple[int, int]]:
     """First and last pose of every chunk of a path whose last chunk may be a short one.
 
     Raises:
-      ValueError: unless poses = 1 + 4 n, n >= 1.
+      ValueError: unless both are 1 + 4 n, n >= 1.
     """
-    if poses <= TEMPORAL_STRIDE or (poses - 1) % TEMPORAL_STRIDE:
-        raise ValueError(
-            f"camera path: found {poses} poses, expected 1 + {TEMPORAL_STRIDE} n and at least "
-            f"{1 + TEMPORAL_STRIDE}"
-        )
+    for name, count in (("camera path", poses), ("chunk", chunk_frames)):
+        if count <= TEMPORAL_STRIDE or (count - 1) % TEMPORAL_STRIDE:
+            raise ValueError(
+                f"{name}: found {count} poses, expected 1 + {TEMPORAL_STRIDE} n and at least "
+                f"{1 + TEMPORAL_STRIDE}"
+            )
     step = chunk_frames - 1
     return [(first, min(first + step, poses - 1)) for first in range(0, poses - 1, step)]
 

@@ -293,6 +293,8 @@ def test_fields_are_changed_by_text():
         ("steps", "found 'steps'"),
         ("steps=few", "steps: found 'few', expected int"),
         ("reencode=1", "reencode: found '1', expected true or false"),
+        ("cells=middle", "cells: found 'middle', expected centre or corner"),
+        ("preceding=-1", "preceding: found '-1', expected 0 or more"),
     ):
         with pytest.raises(ValueError, match=message):
             with_fields(PRESETS["paper"], [text])

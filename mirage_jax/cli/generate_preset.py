@@ -85,32 +85,19 @@ def run(config: ConfigDict, layout: Layout, console: Console, options: Options) 
         *_first_depth(model, geometry, options.start),
         latents + 1,
     )
-    metadata: dict[str, Any] = {
-        "preset": options.preset,
-        "config": dataclasses.asdict(preset),
-        "geometry_path": str(options.geometry),
-        "model_path": str(layout.root / "model"),
-        "prompt": options.prompt,
-        "guidance": options.guidance,
-        "later_depth": depth_source,
-        "seed": options.seed,
-        "height": model.size[0],
-        "width": model.size[1],
-        "fps": options.fps or geometry.fps or 16.0,
-        "iterations": [],
-    }
+    fps = next(fps for fps in (options.fps, geometry.fps, 16.0) if fps is not None)
+    iterations = []
     out = options.out
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         Progress(console=console) as progress,
-        video_io.VideoWriter(out, fps=metadata["fps"], size=model.size) as video,
+        video_io.VideoWriter(out, fps=fps, size=model.size) as video,
     ):
         bar = progress.add_task("generating", total=len(bounds))
 
         def keep(chunk: Chunk) -> None:
             video.write(chunk.video)
-            first, last = bounds[chunk.index]
-            metadata["iterations"].append(_iteration(chunk, options.start, first, last))
+            iterations.append(_iteration(chunk, options.start, *bounds[chunk.index]))
             progress.advance(bar)
 
         rollout(
@@ -123,6 +110,20 @@ def run(config: ConfigDict, layout: Layout, console: Console, options: Options) 
             look=look,
             short_last=True,
         )
+    metadata = {
+        "preset": options.preset,
+        "config": dataclasses.asdict(preset),
+        "geometry_path": str(options.geometry),
+        "model_path": str(layout.root / "model"),
+        "prompt": options.prompt,
+        "guidance": options.guidance,
+        "later_depth": depth_source,
+        "seed": options.seed,
+        "height": model.size[0],
+        "width": model.size[1],
+        "fps": fps,
+        "iterations": iterations,
+    }
     (out.parent / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
     console.print(f"{frames} frames -> {out}; how -> {out.parent / METADATA}")
     return out

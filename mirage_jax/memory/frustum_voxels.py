@@ -91,12 +91,9 @@ def choose(
     """The frames that overlap most with the targets, greatest first, the earliest at a tie.
 
     Args:
-      bank: see `overlaps`, as are the next three; a frame with 0 `elements` is never chosen.
-      targets: see there.
-      frames: see there.
-      elements: see there.
+      bank, targets, frames, elements, side: see `overlaps`; a frame with 0 `elements` is never
+        chosen.
       count: at most so many.
-      side: of a voxel, metres.
       threshold: least overlap of a frame that is chosen.
 
     Returns:

@@ -153,6 +153,7 @@ def test_the_same_seed_gives_the_same_video_and_guidance_another(call, prompted,
         (["{prompt}", "--frames=17"], "--frames: found 17, but .*geometry.npz has 13 poses"),
         (["{prompt}", "--frames=8"], r"found 8 poses, expected 1 \+ 4 n"),
         (["{prompt}", "--start_frame=13"], "expected one with number 13"),
+        (["{prompt}", "--chunk_frames=6"], r"chunk: found 6 poses, expected 1 \+ 4 n"),
         (["{prompt}", "--video_size=16"], r"--video_size: found \(16,\), expected HEIGHT,WIDTH"),
         (["{prompt}", "--video_size=16,x"], "--video_size: found"),
         (
@@ -175,6 +176,27 @@ def test_what_does_not_fit_is_one_line(call, folder, tmp_path, arguments, messag
     assert err.startswith("mirage: error: ") and err.count("\n") == 1
     assert re.search(message, err), err
     assert not (tmp_path / "v.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depths": np.array([None, 1.0], dtype=object)}, "depths: .*objects are never unpickled"),
+        ({"intrinsics": None}, "intrinsics: found none among"),
+        ({"poses_c2w": np.eye(4)[None]}, "poses_c2w: found 1 frames, expected 13 as depths"),
+    ],
+)
+def test_a_geometry_that_does_not_fit_is_one_line(call, tmp_path, change, message):
+    path = geometry_npz.save(tmp_path / "bad.npz", **change)
+    code, _, err = call("paper", f"--geometry={path}", f"--out={tmp_path / 'v.mp4'}")
+    assert code == 2 and re.fullmatch(rf"mirage: error: \S*bad\.npz: {message}.*\n", err), err
+
+
+def test_what_is_not_there_is_one_line(call, tmp_path):
+    code, _, err = call("paper", f"--geometry={tmp_path / 'none.npz'}")
+    assert code == 2 and re.fullmatch(r"mirage: error: \S*none\.npz: no such file; .*\n", err), err
+    code, _, err = call("paper", "--preset=old")
+    assert code == 2 and "--preset=old: value should be one of <released|paper|default>" in err
 
 
 def test_weights_of_another_layout_are_refused(call, prompted, folder, tmp_path):

@@ -66,9 +66,8 @@ def test_the_greatest_overlaps_are_chosen_and_nothing_below_the_threshold():
     shifts, counts = [30.0, 0.0, 1.0, 0.0, 0.0], [200, 200, 200, 200, 0]
     args = bank(), looking([0.0]), looking(shifts), jnp.asarray(counts)
     slots, shares = choose(*args, count=4, side=SIDE, threshold=0.1)
-    np.testing.assert_array_equal(
-        slots, [1, 3, 2, -1]
-    )  # of equals the earlier, the free slot never
+    # Of equals the earlier, the free slot never.
+    np.testing.assert_array_equal(slots, [1, 3, 2, -1])
     assert shares[0] == 1 and shares[3] == 0
     assert np.asarray(choose(*args, count=2, side=SIDE, threshold=0.1)[0]).tolist() == [1, 3]
     assert (np.asarray(choose(*args, count=9, side=SIDE, threshold=1.1)[0]) == -1).all()
