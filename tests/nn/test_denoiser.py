@@ -223,10 +223,12 @@ def test_new_parts_start_without_effect(full):
     new = ("branch", "memory_hint", "ray_adapter")
     base = {name: value for name, value in params["params"].items() if name not in new}
     inputs = {"reference": REFERENCE, "preceding": PRECEDING}
-    expected = apply(plain, {"params": base}, LATENTS, TIMESTEP, **inputs)
-    assert float(jnp.abs(expected).max()) > 0.1
     fields = {"memory": MEMORY, "rays": RAYS}
-    found = apply(model, params, LATENTS, TIMESTEP, **inputs, **fields)
+    # One operation at a time: as programs the two round differently.
+    with jax.disable_jit():
+        expected = plain.apply({"params": base}, LATENTS, TIMESTEP, **inputs)
+        found = model.apply(params, LATENTS, TIMESTEP, **inputs, **fields)
+    assert float(jnp.abs(expected).max()) > 0.1
     np.testing.assert_array_equal(found, expected)
 
     def change(**without):
