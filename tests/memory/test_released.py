@@ -1,5 +1,6 @@
 """Lifting and reading as Mirage's released code does, against what that code computed."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -17,9 +18,11 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "latent_point_cloud"
 GRID = (11, 20)
 CHANNELS = 8
 POINTS = 1e-5  # metres
+BORDER = 1e-5  # cells
 FIRST, LATER = (88, 160), (56, 98)
 
 read = jax.jit(memory.read, static_argnames=("grid", "cells"))
+choose = jax.jit(frustum_voxels.choose, static_argnames="count")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +113,8 @@ def undecided(points, lens, pose):
     at, ahead = at_cells(points, lens, pose)
     cells = np.zeros(GRID, bool)
     for u, v in at[ahead]:
-        reached = {(round(v + dv), round(u + du)) for dv in (-1e-5, 1e-5) for du in (-1e-5, 1e-5)}
+        edges = itertools.product((-BORDER, BORDER), repeat=2)
+        reached = {(round(v + dv), round(u + du)) for dv, du in edges}
         for row, column in reached if len(reached) > 1 else ():
             if 0 <= row < GRID[0] and 0 <= column < GRID[1]:
                 cells[row, column] = True
@@ -121,8 +125,9 @@ def undecided(points, lens, pose):
 def test_a_longer_lens_reads_the_same(golden, banks, stage):
     lens = intrinsics(golden["Klat"]) * np.float32([1.3, 1.3, 1, 1])
     out = read(banks[stage], Camera(lens, golden["targets"][1], GRID), GRID, cells="corner")
+    # The saved safe masks are of the lens itself; these cells turn on the last bit of a float32.
     safe = ~undecided(golden[f"points{stage}"], lens, golden["targets"][1])
-    assert safe.mean() > 0.9
+    assert (~safe).sum() == (0 if stage == 0 else 24)
     expected = np.moveaxis(golden[f"p{stage}_zoom_latent"], 0, -1)
     np.testing.assert_array_equal(out.tokens[safe], expected[safe])
     np.testing.assert_array_equal(out.visible[safe] > 0, golden[f"p{stage}_zoom_mask"][safe])
@@ -152,34 +157,44 @@ def test_halves_are_rounded_to_even_and_the_last_of_equals_wins(golden):
     assert ahead.source[2, 2] == 1 and ahead.source[1, 1] == 0 and ahead.source[1, 2] == 2
 
 
-def test_frusta_hold_as_many_points_as_in_the_release(golden, banks):
-    """Columns and rows of the first picture lie on the very border of some views, where rounding
-    decides: those may be in or out."""
-    count, frames = int(banks[2].count), views(golden)
-    seen = frustum_voxels.in_frustum(banks[2].xyz, banks[2].valid, frames)[:, :count]
+@pytest.fixture(scope="module")
+def released_points(golden, banks):
+    """The memory after both updates, its points to the last bit those of the release."""
+    points = golden["points2"][golden["valid2"]]
+    return banks[2].replace(xyz=banks[2].xyz.at[: len(points)].set(points))
+
+
+def test_frusta_hold_as_many_points_as_in_the_release(golden, released_points):
+    bank, frames = released_points, views(golden)
+    points = bank.xyz[: int(bank.count)]
+    seen = frustum_voxels.in_frustum(bank.xyz, bank.valid, frames)[:, : len(points)]
     for view, expected in enumerate(golden["visible_counts"]):
-        at, ahead = at_cells(banks[2].xyz[:count], frames.intrinsics[view], frames.cam2world[view])
+        at, ahead = at_cells(points, frames.intrinsics[view], frames.cam2world[view])
         inside = [
             ahead & (at > -edge).all(-1) & (at < np.float64(GRID[::-1]) + edge).all(-1)
-            for edge in (-1e-4, 1e-4)
+            for edge in (-BORDER, BORDER)
         ]
+        # Whole columns of the first picture lie on the border of a view, where rounding decides.
         assert inside[0].sum() <= expected <= inside[1].sum()
         assert inside[1].sum() - inside[0].sum() <= 40
         np.testing.assert_array_equal(seen[view] | inside[1], inside[1])
         np.testing.assert_array_equal(seen[view] & inside[0], inside[0])
 
 
-def test_voxel_overlaps_and_the_chosen_frames_are_those_of_the_release(golden, banks):
-    """Overlaps to what the points on the borders (above) are worth, the choice exactly."""
-    bank, frames = banks[2], views(golden)
+def test_voxel_overlaps_and_the_chosen_frames_are_those_of_the_release(
+    golden, banks, released_points
+):
+    bank, frames = released_points, views(golden)
     elements = jnp.full(len(golden["targets"]), bank.count)
     overlaps = jax.jit(frustum_voxels.overlaps)
     found = [overlaps(bank, frames[i][None], frames, elements) for i in range(len(frames))]
-    np.testing.assert_allclose(found, golden["iou_matrix_f64"], atol=0.02)
+    # Points on borders (above): other orders of the same float32 sums move these by up to 0.008.
+    np.testing.assert_allclose(found, golden["iou_matrix_f64"], atol=0.01)
     targets = frames[golden["ref_target_pose_indices"]]
-    slots, shares = frustum_voxels.choose(bank, targets, frames, elements, 4)
-    np.testing.assert_array_equal(slots, golden["ref_selected"])
-    assert (np.diff(shares) <= 0).all()
+    for bank in (released_points, banks[2]):
+        slots, shares = choose(bank, targets, frames, elements, count=4)
+        np.testing.assert_array_equal(slots, golden["ref_selected"])
+        assert (np.diff(shares) <= 0).all()
 
 
 def test_chunks_of_a_path_are_those_of_the_release():
