@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 from mirage_jax.conditioning import LAYOUTS
 from mirage_jax.diffusion.samplers import KINDS, METHODS
@@ -114,7 +115,7 @@ def with_fields(preset: Preset, assignments: Iterable[str]) -> Preset:
       ValueError: naming a field that there is none of, or whose value is none of its values.
     """
     kinds = {field.name: type(getattr(preset, field.name)) for field in dataclasses.fields(preset)}
-    changes = {}
+    changes: dict[str, Any] = {}
     for text in assignments:
         name, equals, value = text.partition("=")
         if name not in kinds or not equals:
@@ -123,7 +124,7 @@ def with_fields(preset: Preset, assignments: Iterable[str]) -> Preset:
     return dataclasses.replace(preset, **changes)
 
 
-def _parse(name: str, text: str, kind: type) -> str | bool | int | float:
+def _parse(name: str, text: str, kind: type) -> Any:
     words = ("true", "false") if kind is bool else _WORDS.get(name)
     if words is not None:
         if text not in words:
@@ -133,6 +134,7 @@ def _parse(name: str, text: str, kind: type) -> str | bool | int | float:
         number = kind(text)
     except ValueError as error:
         raise ValueError(f"preset: {name}: found {text!r}, expected {kind.__name__}") from error
-    if not number >= 0:
-        raise ValueError(f"preset: {name}: found {text!r}, expected 0 or more")
+    least = 1 if name == "steps" else 0
+    if not number >= least:
+        raise ValueError(f"preset: {name}: found {text!r}, expected {least} or more")
     return number

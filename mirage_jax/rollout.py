@@ -165,7 +165,8 @@ def _in_parts(model: WorldModel, look: Look | None) -> Callable[..., tuple[Any, 
         if world.past is not None:
             preceding = model.shown_before(world.past)
             if model.references:
-                slots = [int(n) for n in np.asarray(choose(model, world, camera)) if n >= 0]
+                found = choose(model, world.past, world.bank, camera)
+                slots = [int(n) for n in np.asarray(found) if n >= 0]
         # How many there are decides the shapes of the program.
         reference = world.past.latents[np.array(slots)] if world.past and slots else None
         score = None

@@ -97,7 +97,7 @@ def _blank(
     frames = None
     if past is not None:
         slots, recent, channels = past
-        frames = past_frames.create(slots, latent[:2], latent[2], channels)
+        frames = past_frames.create(slots, (latent[0], latent[1]), latent[2], channels)
         frames = frames.replace(  # type: ignore[attr-defined]
             recent=jnp.zeros((recent, *latent)), context=jnp.zeros((recent, *latent[:2], channels))
         )

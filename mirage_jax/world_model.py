@@ -20,6 +20,7 @@ from mirage_jax.conditioning import (
     TEMPORAL_STRIDE,
     camera_rays,
     latent_cameras,
+    latents_of_frames,
     memory_context,
     plain_context,
 )
@@ -120,7 +121,12 @@ class WorldModel:
         return self.preceding > 0 or self.references > 0
 
     def context(self, bank: memory.LatentMemory, camera: Camera) -> Float[Array, "l h w m"]:
-        """What the memory shows along the chunk's frames; what all videos share is left out."""
+        """What the memory shows along the chunk's frames; what all videos share is left out.
+
+        No channels for a denoiser without memory.
+        """
+        if not self.denoiser.memory_channels:
+            return jnp.zeros((latents_of_frames(len(camera)), *self.grid, 0))
         if self.layout == "folded":
             return memory_context(bank, camera, self.grid, **dict(self.readout))
         visibility = self.layout == "visibility"
@@ -285,10 +291,12 @@ class WorldModel:
         world, report = self.remember(world, latents, context, camera)
         return world, latents, report
 
-    def choose(self, world: World, camera: Camera) -> Int[Array, " n"]:
+    def choose(
+        self, past: past_frames.Past, bank: memory.LatentMemory, camera: Camera
+    ) -> Int[Array, " n"]:
         """Slots of the past's frames to show with a chunk of these cameras; -1 for none."""
         targets = latent_cameras(camera, 1)[:, 0]
-        return past_frames.choose(world.past, world.bank, targets, self.references, self.choice)
+        return past_frames.choose(past, bank, targets, self.references, self.choice)
 
     def generate(
         self,
@@ -297,7 +305,7 @@ class WorldModel:
         key: PRNGKeyArray,
         reference: Float[Array, "r h w c"] | None = None,
         score: Float[Array, "_ h w c"] | None = None,
-    ) -> tuple[Float[Array, "l h w c"], Float[Array, "l h w m"] | None]:
+    ) -> tuple[Float[Array, "l h w c"], Float[Array, "l h w m"]]:
         """The first half of `advance`: read and denoise.
 
         Args:
@@ -311,7 +319,7 @@ class WorldModel:
         Returns:
           The latents, and what the memory showed of them.
         """
-        context = self.context(world.bank, camera) if self.denoiser.memory_channels else None
+        context = self.context(world.bank, camera)
         rays = camera_rays(camera, self.grid)
         shown, clean = context, {}
         if reference is not None:
@@ -322,16 +330,15 @@ class WorldModel:
             shown = jnp.concatenate([shown, world.past.context[:before]])
         if score is not None:
             shown = jnp.concatenate([shown, score], axis=-1)
-        latents = self.denoise(
-            world.latent[None], None if shown is None else shown[None], rays[None], key, **clean
-        )[0]
+        told = shown[None] if self.denoiser.memory_channels else None
+        latents = self.denoise(world.latent[None], told, rays[None], key, **clean)[0]
         return latents, context
 
     def remember(
         self,
         world: World,
         latents: Float[Array, "l h w c"],
-        context: Float[Array, "l h w m"] | None,
+        context: Float[Array, "l h w m"],
         camera: Camera,
         *,
         pictures: Float[Array, "f height width 3"] | None = None,
@@ -399,7 +406,7 @@ class WorldModel:
         latents: Array,
         context: Array,
         camera: Camera,
-        pictures: Array | None,
+        pictures: Any,
     ) -> past_frames.Past:
         """The past with the end of this chunk, to be shown before the next."""
         if self.reencode:
@@ -415,7 +422,7 @@ class WorldModel:
             new = min(len(past.recent), 1)  # the first latent of a later chunk is there already
             latents = jnp.concatenate([past.recent, latents[new:]])[-count:]
             context = jnp.concatenate([past.context, context[new:]])[-count:]
-        return past.replace(recent=latents, context=context)
+        return past.replace(recent=latents, context=context)  # type: ignore[attr-defined]
 
 
 def first_picture(picture: UInt8[np.ndarray, "height width 3"]) -> Float[Array, "height width 3"]:

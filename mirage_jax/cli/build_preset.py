@@ -42,6 +42,12 @@ def preset_model(
       FileNotFoundError, ValueError: if a part is missing, does not fit the others, or was trained
         for something else than the preset.
     """
+    for part in ("encoder", "denoiser_latent"):
+        if not layout.model(part).exists():
+            raise FileNotFoundError(
+                f"{layout.model(part)}: no weights there; make them with `mirage convert` or "
+                "`mirage train`, or name another folder by --workdir"
+            )
     encoder = LatentEncoder.load(layout.model("encoder"))
     path = layout.model("denoiser_latent")
     params, module, made = load_module(
@@ -125,5 +131,6 @@ def _check_context(
         known = f" ({stored})" if "context" in made or "readout" in made else ""
         raise ValueError(
             f"{path}: found a context of {module.memory_channels} channels{known}, expected "
-            f"{expected} ({preset.layout}) as the preset has; another preset or layout=... may fit"
+            f"{expected} ({preset.layout}) as the preset has; another --preset may fit, or "
+            "--with=layout=..."
         )
