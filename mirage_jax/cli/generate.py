@@ -248,7 +248,9 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> Path:
     if _GEOMETRY.value:
         return generate_preset.run(config, layout, console, geometry_options())
     if bool(_IMAGE.value) == bool(_WORLD.value):
-        raise common.UserError("give --image=PICTURE, --world=SAVED_WORLD or --geometry=NPZ")
+        raise common.UserError(
+            "give either --image=PICTURE or --world=SAVED_WORLD, or else --geometry=NPZ"
+        )
     if not 0 < _FOV.value < 180:
         raise common.UserError(f"--fov: found {_FOV.value}, expected degrees between 0 and 180")
     if _DEPTH.value and not _IMAGE.value:
