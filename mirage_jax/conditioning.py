@@ -8,7 +8,7 @@ pose alone does not say what the other frames show.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -115,6 +115,51 @@ def memory_context(
     return rearrange(
         fields, "t r (h fh) (w fw) c -> t h w (r fh fw c)", fh=fine, fw=fine, h=height, w=width
     )
+
+
+LAYOUTS = ("folded", "visibility", "score")
+"""What a denoiser's memory context holds, see `layout_channels`."""
+
+
+def layout_channels(layout: str, token_channels: int, **readout: Any) -> int:
+    """Channels of the memory context of one cell in one of `LAYOUTS`.
+
+    "folded" is that of `memory_context` with the options `readout`; "visibility" the tokens and
+    whether there is one (paper section 3.2); "score" the tokens and as many channels of the latent
+    of an all-white video, as the branches of Mirage's release and of Spatia have it.
+
+    Raises:
+      ValueError: if there is no such layout.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"context: found {layout!r}, expected one of {', '.join(LAYOUTS)}")
+    if layout == "folded":
+        return context_channels(token_channels, **readout)
+    return token_channels + 1 if layout == "visibility" else 2 * token_channels
+
+
+def plain_context(
+    bank: memory.LatentMemory,
+    camera: Camera,
+    grid: tuple[int, int],
+    *,
+    cells: str = "centre",
+    visibility: bool,
+) -> Float[Array, "latents h w channels"]:
+    """Reads the memory at the pose of the last frame that each latent covers, on the latents' grid.
+
+    Args:
+      bank: the memory.
+      camera: cameras of the frames, leading dimension [frames], frames = 1 + 4 n.
+      grid: cells (h, w) of a latent.
+      cells: see `memory.read`.
+      visibility: whether a last channel says where the memory shows anything.
+    """
+    readout = memory.read(bank, latent_cameras(camera, 1)[:, 0], grid, cells=cells)
+    if not visibility:
+        return readout.tokens
+    seen = readout.visible[..., None].astype(readout.tokens.dtype)
+    return jnp.concatenate([readout.tokens, seen], axis=-1)
 
 
 def camera_rays(camera: Camera, grid: tuple[int, int]) -> Float[Array, "latents h w 24"]:

@@ -80,18 +80,28 @@ def _read_array(path: Path) -> np.ndarray:
     return found
 
 
-def middle_square(
-    depth: Float[np.ndarray, "height width"], size: tuple[int, int]
+def resample(
+    values: Float[np.ndarray, "height width"], size: tuple[int, int]
 ) -> Float[np.ndarray, "h w"]:
-    """The middle square of a map, at `size`, by taking the pixel under each new centre.
+    """A map at another size, by taking the pixel under each new centre.
 
     Depths are never blended: a mean across an edge is a surface in mid-air.
     """
+    rows, columns = (
+        ((np.arange(n) + 0.5) * pixels / n).astype(int)
+        for n, pixels in zip(size, values.shape, strict=True)
+    )
+    return values[np.ix_(rows, columns)]
+
+
+def middle_square(
+    depth: Float[np.ndarray, "height width"], size: tuple[int, int]
+) -> Float[np.ndarray, "h w"]:
+    """The middle square of a map, at `size`, see `resample`."""
     height, width = depth.shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    rows, columns = (((np.arange(n) + 0.5) * side / n).astype(int) for n in size)
-    return depth[np.ix_(top + rows, left + columns)]
+    return resample(depth[top : top + side, left : left + side], size)
 
 
 def depth_from_disparity(

@@ -62,6 +62,15 @@ class LatentEncoder:
         video: Any = self.vae.apply({"params": self.params}, latents, method="decode")
         return video
 
+    def encode_white(self, latents: int, size: tuple[int, int]) -> Float[Array, "l h w c"]:
+        """Normalised latents of an all-white video that has so many of them.
+
+        The "score" channels of Mirage's and Spatia's branches: the same for every video of a size,
+        not the same in every cell or latent.
+        """
+        frames = 1 + (latents - 1) * self.vae.temporal_stride
+        return self.encode(jnp.ones((1, frames, *size, 3)))[0]
+
     def architecture(self) -> dict[str, Any]:
         """What `load` needs to build the module again."""
         return {
@@ -97,6 +106,8 @@ def load_module(
     field: str,
     module_class: type[T],
     init: Callable[[T], Any],
+    *,
+    any_float: bool = False,
 ) -> tuple[dict[str, Any], T, dict[str, Any]]:
     """Reads an export and rebuilds the module that its parameters belong to.
 
@@ -106,6 +117,7 @@ def load_module(
       field: where in the architecture the module's own fields are.
       module_class: the module to build.
       init: from the module to everything the export should hold; only shapes are computed.
+      any_float: accept parameters of another floating-point type than the module starts with.
 
     Returns:
       Parameters, module and architecture.
@@ -122,8 +134,18 @@ def load_module(
         raise ValueError(
             f"{path}: field {field}: found what makes no {module_class.__name__} ({error})"
         ) from error
-    compare_tensors(str(path), flatten(params), flatten(nn.unbox(abstract)))
+    found, wanted = flatten(params), flatten(nn.unbox(abstract))
+    if any_float:
+        wanted = {name: _in_float_of(found.get(name), leaf) for name, leaf in wanted.items()}
+    compare_tensors(str(path), found, wanted)
     return params, module, architecture
+
+
+def _in_float_of(found: Any, wanted: Any) -> Any:
+    floats = found is not None and all(
+        jnp.issubdtype(x.dtype, jnp.floating) for x in (found, wanted)
+    )
+    return jax.ShapeDtypeStruct(wanted.shape, found.dtype) if floats else wanted
 
 
 def from_fields(path: Path, architecture: Mapping[str, Any], field: str, kind: type[T]) -> T:

@@ -13,11 +13,13 @@ from einops import reduce
 from safetensors.numpy import load_file, save_file
 from tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE
 
-from mirage_jax import memory, trajectories
+from mirage_jax import memory, trajectories, world_model
 from mirage_jax import world as world_module
 from mirage_jax.conditioning import RAY_CHANNELS
+from mirage_jax.diffusion import samplers
 from mirage_jax.geometry import Camera
 from mirage_jax.latent_encoder import LatentEncoder, to_model_range, to_uint8
+from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import Geometry, GeometryHead
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
 from mirage_jax.world import (
@@ -71,9 +73,9 @@ def walk(model, started, tmp_path_factory):
         traces.append(1)
         return read(*arguments, **options)
 
-    read = world_module.memory_context
+    read = world_model.memory_context
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world_module, "memory_context", traced)
+        patch.setattr(world_model, "memory_context", traced)
         chunks, parts = [], []
         final = rollout(model, started[0], PATH, KEY, chunks.append)
         path = tmp_path_factory.mktemp("world") / "walk.world"
@@ -459,7 +461,7 @@ def test_staggered_latents_are_sampled_one_after_the_other(monkeypatch):
         seen.update(options)
         return noise
 
-    monkeypatch.setattr(world_module.samplers, "sample", sample)
+    monkeypatch.setattr(samplers, "sample", sample)
     first, rays = jnp.zeros((1, *GRID, CHANNELS)), jnp.zeros((1, 4, *GRID, RAY_CHANNELS))
     options = {"steps": 3, "shift": 2.0, "method": "staggered"}
     world_module.sample_chunk(tiny_world.denoiser(0), {}, first, None, rays, KEY, **options)
@@ -470,3 +472,25 @@ def test_staggered_latents_are_sampled_one_after_the_other(monkeypatch):
     for latent in (1, 2):
         np.testing.assert_array_equal(timesteps[1:, latent + 1], timesteps[:-1, latent])
     assert (timesteps[:, 1] > 0).sum() == 3 and timesteps[0, 3] == 1000
+
+
+class Reads(tiny_world.stand_in(Denoiser)):
+    """A velocity that is the mean of the text."""
+
+    ray_channels = 0
+
+    def apply(self, variables, latents, timestep, *, text, rays, **shown):
+        assert rays is None and not any(value is not None for value in shown.values())
+        return jnp.zeros(latents.shape) + text.mean()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_guidance_leads_away_from_the_other_text(guidance):
+    first, rays = jnp.ones((1, *GRID, CHANNELS)), jnp.zeros((1, 3, *GRID, RAY_CHANNELS))
+    texts = {"text": jnp.full((1, 2, 4), 0.5), "other_text": jnp.full((1, 1, 4), -0.25)}
+    options = {"steps": 3, "shift": 1.0, "method": "euler", "guidance": guidance}
+    sampled = world_module.sample_chunk(Reads(), {}, first, None, rays, KEY, **texts, **options)
+    noise = jax.random.normal(KEY, (1, 3, *GRID, CHANNELS))
+    velocity = -0.25 + guidance * 0.75
+    np.testing.assert_allclose(sampled[:, 1:], noise[:, 1:] - velocity, atol=1e-5)
+    np.testing.assert_array_equal(sampled[:, 0], first)

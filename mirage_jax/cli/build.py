@@ -220,7 +220,8 @@ def texts(config: ConfigDict) -> dict[str, Float[np.ndarray, "l e"]]:
     return dict(zip(config.worlds, tokens, strict=True))
 
 
-def _stored_size(path: Path, made: dict[str, Any]) -> tuple[int, int]:
+def stored_size(path: Path, made: dict[str, Any]) -> tuple[int, int]:
+    """The size (H, W) of pictures that an export says it is for."""
     size = stored_field(path, made, "size", (int, list))
     # Exports of square pictures once held one number.
     pair = tuple(size) if isinstance(size, list) else (size, size)
@@ -258,14 +259,14 @@ def world_model(layout: Layout, kind: str, sampling: ConfigDict) -> WorldModel:
             f"{path}: trained on {module.in_channels} latent channels, "
             f"but the encoder has {channels}"
         )
-    head_params, head = _geometry_head(layout.model("geometry"), channels)
+    head_params, head = load_geometry_head(layout.model("geometry"), channels)
     return WorldModel(
         encoder=encoder,
         head_params=head_params,
         denoiser_params=params,
         head=head,
         denoiser=module,
-        size=_stored_size(path, made),
+        size=stored_size(path, made),
         chunk_frames=stored_field(path, made, "chunk_frames", int),
         readout=tuple(dataclasses.asdict(from_fields(path, made, "readout", Readout)).items()),
         steps=sampling.steps,
@@ -276,7 +277,9 @@ def world_model(layout: Layout, kind: str, sampling: ConfigDict) -> WorldModel:
     )
 
 
-def _geometry_head(path: Path, channels: int) -> tuple[dict[str, Any], GeometryHead]:
+def load_geometry_head(path: Path, channels: int) -> tuple[dict[str, Any], GeometryHead]:
+    """Parameters and module of a geometry head for an encoder of so many channels."""
+
     def init(head: GeometryHead) -> Any:
         return GeometryTask(head, (1, 1, channels)).init(jax.random.key(0))
 

@@ -27,6 +27,7 @@ from absl import flags
 from rich.console import Console
 
 from mirage_jax.cli import common
+from mirage_jax.conditioning import LAYOUTS
 
 _SOURCE = flags.DEFINE_list("source", [], "What to read; several are merged.")
 _TO = flags.DEFINE_string("to", "", "Folder of the export, or what to write an export to.")
@@ -34,6 +35,12 @@ _MODEL = flags.DEFINE_string("model", "", "wan22_ti2v_5b, mirage_5b or spatia_5b
 _HEADS = flags.DEFINE_integer("heads", 0, "Attention heads, if neither model nor source says.")
 _BRANCH_LAYERS = flags.DEFINE_list(
     "branch_layers", [], "Blocks that a branch's hints belong to, if there is no --model."
+)
+_CONTEXT = flags.DEFINE_enum(
+    "context",
+    "",
+    ["", *LAYOUTS],
+    "What a branch's context holds beside the read-out, if there is no --model.",
 )
 _ALPHA = flags.DEFINE_float(
     "lora_alpha", None, "Alpha of a low-rank adapter that stores none; scales by alpha / rank."
@@ -74,7 +81,9 @@ def run(console: Console) -> None:
             )
             console.print(f"{count} tensors -> {out}")
         else:
-            asked = Asked(_MODEL.value, _HEADS.value, _branch_layers(), _ALPHA.value)
+            asked = Asked(
+                _MODEL.value, _HEADS.value, _branch_layers(), _ALPHA.value, _CONTEXT.value
+            )
             kind = import_checkpoint(sources, out, asked=asked, dtype=dtype, notify=status.update)
             console.print(f"{kind} -> {out}")
 

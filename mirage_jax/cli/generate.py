@@ -4,9 +4,16 @@
     mirage generate --image=photo.png --trajectory=my_path.npz --frames=65 --out=walk.mp4
     mirage generate --image=photo.png --depth=depth.png        # distances that you know better
     mirage generate --world=walk.world --trajectory=push_in    # go on from where that ended
+    mirage generate --workdir=runs/wan --geometry=geometry.npz --preset=released \\
+        --prompt="a walk through the room" --text=prompts.safetensors
 
 Writes the video, chunk by chunk as it is made, and the world beside it (<out>.world), from which a
 later call continues.
+
+With --geometry the picture, its depth and the poses are those of Mirage's geometry.npz, the weights
+may be converted ones, and a preset says how they are run: "released" as Mirage's code does, "paper"
+as its paper does, or "default". Beside the video, metadata.json says what was done. See
+docs/weights.md.
 """
 
 from __future__ import annotations
@@ -23,10 +30,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mirage_jax import trajectories
-from mirage_jax.cli import build, common
+from mirage_jax.cli import build, common, generate_preset
 from mirage_jax.depth import middle_square, read_depth
 from mirage_jax.geometry import Camera, crop_picture, resize_picture
 from mirage_jax.layout import Layout
+from mirage_jax.presets import PRESETS
 from mirage_jax.world import chunks_of_path
 
 _IMAGE = flags.DEFINE_string("image", "", "Picture to start from.")
@@ -49,6 +57,55 @@ _FOV = flags.DEFINE_float("fov", 90.0, "Degrees across the middle square of the 
 _OUT = flags.DEFINE_string("out", "generated.mp4", "Video to write.")
 _FPS = flags.DEFINE_float("fps", 10.0, "Frames per second of the video.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
+
+_GEOMETRY = flags.DEFINE_string("geometry", "", "Mirage's geometry.npz to generate along.")
+_PRESET = flags.DEFINE_enum(
+    "preset", "default", list(PRESETS), "With --geometry: how the weights are run."
+)
+_WITH = flags.DEFINE_list("with", [], "Fields of the preset to change, as NAME=VALUE,...")
+_START_FRAME = flags.DEFINE_integer("start_frame", 0, "Frame of the geometry to begin with.")
+_SIZE = flags.DEFINE_list(
+    "video_size", [], "HEIGHT,WIDTH of the video; by default as the geometry says."
+)
+_CHUNK_FRAMES = flags.DEFINE_integer("chunk_frames", 33, "Frames of a chunk of converted weights.")
+_PROMPT = flags.DEFINE_string("prompt", None, "What is shown, for denoisers with text.")
+_OTHER_PROMPT = flags.DEFINE_string("other_prompt", "", "What --guidance leads away from.")
+_GUIDANCE = flags.DEFINE_float("guidance", 1.0, "Factor of the prompt; 1 = no guidance.")
+_TEXT = flags.DEFINE_string("text", "", "File of embedded prompts.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", "", "UMT5's tokenizer.json, to embed the prompt.")
+_TEXT_ENCODER = flags.DEFINE_string("text_encoder", "", "UMT5's weights, to embed the prompt.")
+_SAVE_TEXT = flags.DEFINE_string("save_text", "", "Where to keep what was embedded, for --text.")
+_DEPTH_MODEL = flags.DEFINE_string(
+    "depth_model",
+    "",
+    "Weights of a metric Depth Anything V2 for generated frames; by default the geometry head of "
+    "the work directory or, without one, the depths of the geometry.",
+)
+_MAX_DEPTH = flags.DEFINE_float("max_depth", 20.0, "Metres that --depth_model was trained up to.")
+_DTYPE = flags.DEFINE_enum(
+    "compute_dtype",
+    "same",
+    ["same", "float32", "bfloat16"],
+    "Of the matrix products of the denoiser; same as its weights.",
+)
+_ONLY_WITH_GEOMETRY = [
+    "preset",
+    "with",
+    "start_frame",
+    "video_size",
+    "chunk_frames",
+    "prompt",
+    "other_prompt",
+    "guidance",
+    "text",
+    "tokenizer",
+    "text_encoder",
+    "save_text",
+    "depth_model",
+    "max_depth",
+    "compute_dtype",
+]
+_NOT_WITH_GEOMETRY = ["image", "depth", "world", "trajectory", "angle", "distance", "fov"]
 
 
 def open_picture(path: Path) -> Image.Image:
@@ -136,6 +193,44 @@ def camera_path(
     return start @ np.linalg.inv(poses[0]) @ poses
 
 
+def geometry_options() -> generate_preset.Options:
+    """The flags that go with --geometry."""
+    if not all(word.strip().isdecimal() for word in _SIZE.value):
+        raise common.UserError(
+            f"--video_size: found {_SIZE.value}, expected HEIGHT,WIDTH in pixels"
+        )
+    return generate_preset.Options(
+        geometry=Path(_GEOMETRY.value),
+        preset=_PRESET.value,
+        fields=tuple(_WITH.value),
+        start=_START_FRAME.value,
+        frames=_FRAMES.value,
+        size=tuple(map(int, _SIZE.value)),
+        chunk_frames=_CHUNK_FRAMES.value,
+        prompt=_PROMPT.value,
+        other_prompt=_OTHER_PROMPT.value,
+        guidance=_GUIDANCE.value,
+        text=_TEXT.value,
+        tokenizer=_TOKENIZER.value,
+        text_encoder=_TEXT_ENCODER.value,
+        save_text=_SAVE_TEXT.value,
+        depth_model=_DEPTH_MODEL.value,
+        max_depth=_MAX_DEPTH.value,
+        dtype=_DTYPE.value,
+        out=Path(_OUT.value),
+        fps=_FPS.value if flags.FLAGS["fps"].present else None,
+        seed=_SEED.value,
+    )
+
+
+def _check_together() -> None:
+    wrong = _NOT_WITH_GEOMETRY if _GEOMETRY.value else _ONLY_WITH_GEOMETRY
+    found = [name for name in wrong if flags.FLAGS[name].present]
+    if found:
+        way = "does not go with" if _GEOMETRY.value else "goes only with"
+        raise common.UserError(f"--{found[0]} {way} --geometry")
+
+
 def run(config: ConfigDict, layout: Layout, console: Console) -> Path:
     import jax
 
@@ -149,8 +244,13 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> Path:
         save_world,
     )
 
+    _check_together()
+    if _GEOMETRY.value:
+        return generate_preset.run(config, layout, console, geometry_options())
     if bool(_IMAGE.value) == bool(_WORLD.value):
-        raise common.UserError("give either --image=PICTURE or --world=SAVED_WORLD")
+        raise common.UserError(
+            "give either --image=PICTURE or --world=SAVED_WORLD, or else --geometry=NPZ"
+        )
     if not 0 < _FOV.value < 180:
         raise common.UserError(f"--fov: found {_FOV.value}, expected degrees between 0 and 180")
     if _DEPTH.value and not _IMAGE.value:

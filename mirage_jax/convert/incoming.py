@@ -17,7 +17,7 @@ import numpy as np
 
 from mirage_jax.convert.lora import fused, is_lora, lora_fields, lora_names, lora_plan
 from mirage_jax.convert.placement import Placement, Tensors, check
-from mirage_jax.convert.presets import DENOISERS
+from mirage_jax.convert.presets import DENOISERS, SCORE
 from mirage_jax.convert.tensor_files import Spec, TensorFiles, open_tensors, write_tensors
 from mirage_jax.convert.wan_dit import (
     branch_fields,
@@ -48,12 +48,14 @@ class Asked:
       heads: attention heads; 0 if unknown.
       branch_layers: blocks that the hints of a branch belong to.
       alpha: of a low-rank adapter; None if unknown.
+      context: layout of a branch's context, one of `conditioning.LAYOUTS`; "" if unknown.
     """
 
     model: str = ""
     heads: int = 0
     branch_layers: tuple[int, ...] = ()
     alpha: float | None = None
+    context: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,8 +183,10 @@ def _resolve(asked: Asked) -> Asked:
                 raise ValueError(
                     f"{name}: found {given}, expected {preset[name]}, which {asked.model} has"
                 )
+        layers = preset["branch_layers"]
+        context = asked.context or (SCORE if layers else "")
         return dataclasses.replace(
-            asked, heads=preset["heads"], branch_layers=preset["branch_layers"]
+            asked, heads=preset["heads"], branch_layers=layers, context=context
         )
     if not asked.heads:
         raise ValueError("heads: the tensors do not tell how many; give the number or a model")
@@ -196,7 +200,9 @@ def _denoiser(tensors: Tensors, asked: Asked) -> _Part:
         fields = DENOISERS[asked.model]
     module = Denoiser(**fields)
     module.check()
-    architecture = {"kind": "denoiser", "denoiser": module_fields(module)}
+    architecture: dict[str, Any] = {"kind": "denoiser", "denoiser": module_fields(module)}
+    if asked.context and fields["memory_channels"]:
+        architecture["context"] = asked.context
     return _Part(wan_dit_plan(fields), architecture, tensors)
 
 
@@ -214,6 +220,8 @@ def _branch(tensors: Tensors, asked: Asked) -> _Part:
         "patch": patch,
         "branch_layers": asked.branch_layers,
     }
+    if asked.context:
+        architecture["context"] = asked.context
     return _Part(wan_branch_plan(fields, patch), architecture, tensors)
 
 

@@ -107,8 +107,8 @@ def staggered_schedule(
 def guided(conditional: VelocityFn, unconditional: VelocityFn, scale: float) -> VelocityFn:
     """Classifier-free guidance: v_u + scale (v_c - v_u) (Ho and Salimans, arXiv 2207.12598).
 
-    For callers of `sample` with a condition to guide by, such as text; `world.WorldModel`, trained
-    to follow its memory, samples without.
+    The condition is the text, see `sampling.sample_chunk`; networks without text, trained to follow
+    their memory, are sampled without.
     """
 
     def velocity(latents: Array, timestep: Array) -> Array:

@@ -1,6 +1,6 @@
 """The pose-keyed latent memory: `create`, `write`, `read`; retrieval; the RGB cloud baseline."""
 
-from mirage_jax.memory import retrieval, rgb_cloud, sharded
+from mirage_jax.memory import frustum_voxels, released, retrieval, rgb_cloud, sharded
 from mirage_jax.memory.bank import LatentMemory, WriteReport, create, nbytes, write
 from mirage_jax.memory.pooling import pool_depth, pool_static
 from mirage_jax.memory.readout import ReadOut, read, spread
@@ -12,10 +12,12 @@ __all__ = [
     "ReadOut",
     "WriteReport",
     "create",
+    "frustum_voxels",
     "nbytes",
     "pool_depth",
     "pool_static",
     "read",
+    "released",
     "retrieval",
     "retrieve",
     "rgb_cloud",

@@ -27,6 +27,9 @@ NEAR = 1e-3
 # Above every slot number, so that it loses every minimum.
 NOBODY = np.int32(2**31 - 1)
 
+CELLS = ("centre", "corner")
+"""Which point of a cell its token stands for, see `read`."""
+
 
 @flax.struct.dataclass
 class ReadOut:
@@ -56,6 +59,7 @@ def read(
     prefer: Literal["nearest", "best_view"] = "nearest",
     tolerance: float = 0.05,
     footprint: int = 1,
+    cells: str = "centre",
 ) -> ReadOut:
     """Projects the memory into target views (paper section 3.2) with an exact, deterministic
     z-buffer.
@@ -76,10 +80,13 @@ def read(
       tolerance: relative depth that counts as the same surface, for "best_view".
       footprint: odd width in cells of the splat of an element; 1 is the exact z-buffer, 3 closes
         the holes that open when the camera moves closer, at the cost of wider foreground edges.
+      cells: "centre" as above, or "corner" as in Mirage's released code (see `memory.released`):
+        the coordinates of a projection are rounded, halves to even, elements at any depth in front
+        of the lens count, and of equally near ones the *highest* slot wins.
     Returns:
       A `ReadOut`.
     Raises:
-      ValueError: for an unknown `prefer` or an even `footprint`.
+      ValueError: for an unknown `prefer` or `cells`, or an even `footprint`.
     """
     return read_part(
         mem,
@@ -90,6 +97,7 @@ def read(
         prefer=prefer,
         tolerance=tolerance,
         footprint=footprint,
+        cells=cells,
     )
 
 
@@ -131,13 +139,16 @@ def read_part(
     prefer: str,
     tolerance: float,
     footprint: int,
+    cells: str = "centre",
 ) -> ReadOut:
     """`read`, where `mem` may be one part of a memory; every part gets the result of the whole."""
     if prefer not in ("nearest", "best_view"):
         raise ValueError(f"memory.read: found prefer={prefer!r}, expected 'nearest' or 'best_view'")
+    if cells not in CELLS:
+        raise ValueError(f"memory.read: found cells={cells!r}, expected one of {CELLS}")
     lead = camera.shape
     views = flatten(camera)
-    hits = project_to_cells(mem.xyz, mem.valid, views, grid)
+    hits = project_to_cells(mem.xyz, mem.valid, views, grid, cells)
     depth = parts.least(nearest_depth(hits))
     nearest = depth[hits.segment]
     if prefer == "nearest":
@@ -149,9 +160,10 @@ def read_part(
         mismatch = jax.lax.optimization_barrier(mismatch)
         best = parts.least(_least(hits, mismatch))
         candidate = same_surface & (mismatch == best[hits.segment])
-    winner = parts.least(lowest_slot(hits, candidate, parts.first_slot))
+    first, sign = parts.first_slot, -1 if cells == "corner" else 1
+    winner = parts.least(lowest_slot(hits, candidate, first, sign))
     shape = (len(views), *grid)
-    source = jnp.where(winner < NOBODY, winner, -1).reshape(shape)
+    source = jnp.where(winner < NOBODY, sign * winner, -1).reshape(shape)
     depth = depth[:-1].reshape(shape)
     if footprint != 1:
         depth, source = spread(depth, source, footprint)
@@ -211,23 +223,27 @@ def project_to_cells(
     valid: Bool[Array, n],
     views: geometry.Camera,
     grid: tuple[int, int],
+    cells: str = "centre",
 ) -> Hits:
     """Finds the cell of every element in every view; `views` has one leading dimension."""
     h, w = grid
     uv, z = geometry.project(xyz[None], geometry.resize_camera(views, grid))
+    near = NEAR
+    if cells == "corner":
+        uv, near = jnp.round(uv), 0.0
     u, v = uv[..., 0], uv[..., 1]
     # Compared as floats: a conversion of NaN or of a huge number to an integer is undefined.
-    inside = valid & (z > NEAR) & (u >= 0) & (u < w) & (v >= 0) & (v < h)
+    inside = valid & (z > near) & (u >= 0) & (u < w) & (v >= 0) & (v < h)
     column = jnp.where(inside, u, 0.0).astype(jnp.int32)
     row = jnp.where(inside, v, 0.0).astype(jnp.int32)
     first = jnp.arange(len(views), dtype=jnp.int32)[:, None] * (h * w)
-    cells = len(views) * h * w
-    segment = jnp.where(inside, first + row * w + column, cells)
+    total = len(views) * h * w
+    segment = jnp.where(inside, first + row * w + column, total)
     z = jnp.where(inside, z, jnp.inf)
     # Without the barrier the compiler may compute z twice and round it differently the second time;
     # then an element would not equal the minimum it set itself.
     z, segment = jax.lax.optimization_barrier((z.reshape(-1), segment.reshape(-1)))
-    return Hits(z=z, segment=segment, inside=inside, cells=cells)
+    return Hits(z=z, segment=segment, inside=inside, cells=total)
 
 
 def nearest_depth(hits: Hits) -> Float[Array, cells_and_outside]:
@@ -236,17 +252,20 @@ def nearest_depth(hits: Hits) -> Float[Array, cells_and_outside]:
 
 
 def lowest_slot(
-    hits: Hits, candidate: Bool[Array, vn], first: int | Int[Array, ""]
+    hits: Hits, candidate: Bool[Array, vn], first: int | Int[Array, ""], sign: int = 1
 ) -> Int[Array, cells]:
     """Lowest slot per cell among the candidates, `NOBODY` where there is none.
+
+    With a `sign` of -1: the highest, negated.
 
     Args:
       hits: of elements in consecutive slots.
       candidate: which of them are in the running.
       first: slot of the first.
+      sign: 1 or -1.
     """
     views, elements = hits.inside.shape
-    slots = first + jnp.arange(elements, dtype=jnp.int32)
+    slots = sign * (first + jnp.arange(elements, dtype=jnp.int32))
     slots = jnp.broadcast_to(slots, (views, elements)).reshape(-1)
     nobody = jnp.full((hits.cells + 1,), NOBODY, jnp.int32)
     slots = jnp.where(candidate, slots, NOBODY)

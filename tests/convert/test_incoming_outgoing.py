@@ -1,5 +1,6 @@
 """Checkpoints in and out: the same values come back, and what does not fit is refused by name."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -57,6 +58,17 @@ def test_an_export_is_what_reading_the_whole_checkpoint_gives(exported, mirage):
     jax.tree.map(np.testing.assert_array_equal, params, from_wan_dit(mirage))
     model = Denoiser(**as_fields(architecture["denoiser"]))
     assert (model.heads, model.branch_layers, model.depth) == (2, (0, 2), 4)
+
+
+def test_what_a_branch_is_told_is_stored(tmp_path, mirage, exported):
+    assert "context" not in load_export(exported)[1]
+    asked = dataclasses.replace(ASKED, context="score")
+    import_checkpoint([MIRAGE], tmp_path / "ours", asked=asked)
+    assert load_export(tmp_path / "ours")[1]["context"] == "score"
+    branch = {name: t for name, t in mirage.items() if name.startswith("vace_")}
+    save_file(branch, tmp_path / "vace.safetensors")
+    import_checkpoint([tmp_path / "vace.safetensors"], tmp_path / "branch", asked=asked)
+    assert load_export(tmp_path / "branch")[1]["context"] == "score"
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])

@@ -1,0 +1,136 @@
+"""The parts of a work directory, trained here or converted, as a model run as a preset says."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mirage_jax.cli.build import load_geometry_head, stored_size
+from mirage_jax.conditioning import TEMPORAL_STRIDE, layout_channels
+from mirage_jax.latent_encoder import LatentEncoder, from_fields, load_module, stored_field
+from mirage_jax.layout import Layout
+from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.presets import Preset
+from mirage_jax.training.denoiser_task import Readout
+from mirage_jax.world import WorldModel
+
+
+def preset_model(
+    layout: Layout,
+    preset: Preset,
+    *,
+    size: tuple[int, int],
+    chunk_frames: int,
+    sky_depth: float,
+    dtype: Any = None,
+) -> WorldModel:
+    """The parts of a work directory, trained here or converted, run as a preset says.
+
+    Args:
+      layout: of the work directory: "encoder", "denoiser_latent" and, if there is one, "geometry".
+      preset: how to run them.
+      size: of the pictures (H, W).
+      chunk_frames: frames of a chunk, for weights that do not tell.
+      sky_depth: metres at which sky is remembered, for weights that do not tell.
+      dtype: of the denoiser's matrix products; None for that of its weights.
+
+    Raises:
+      FileNotFoundError, ValueError: if a part is missing, does not fit the others, or was trained
+        for something else than the preset.
+    """
+    for part in ("encoder", "denoiser_latent"):
+        if not layout.model(part).exists():
+            raise FileNotFoundError(
+                f"{layout.model(part)}: no weights there; make them with `mirage convert` or "
+                "`mirage train`, or name another folder by --workdir"
+            )
+    encoder = LatentEncoder.load(layout.model("encoder"))
+    path = layout.model("denoiser_latent")
+    params, module, made = load_module(
+        path, {"kind": "denoiser"}, "denoiser", Denoiser, _denoiser_params, any_float=True
+    )
+    if encoder.vae.temporal_stride != TEMPORAL_STRIDE:
+        raise ValueError(
+            f"{layout.model('encoder')}: found {encoder.vae.temporal_stride} frames in a latent, "
+            f"expected {TEMPORAL_STRIDE}"
+        )
+    channels = encoder.vae.latent_channels
+    if module.in_channels != channels:
+        raise ValueError(
+            f"{path}: found a denoiser of {module.in_channels} latent channels, "
+            f"expected {channels} as the encoder has"
+        )
+    readout = dataclasses.asdict(Readout())
+    if "readout" in made:
+        readout = dataclasses.asdict(from_fields(path, made, "readout", Readout))
+        _check_trained_here(path, made, preset, size)
+        chunk_frames = stored_field(path, made, "chunk_frames", int)
+        sky_depth = stored_field(path, made, "sky_depth", (int, float))
+    _check_context(path, made, preset, module, channels, readout)
+    stride = [encoder.vae.spatial_stride * n for n in module.patch[1:]]
+    if size[0] % stride[0] or size[1] % stride[1]:
+        raise ValueError(
+            f"size: found {size[0]} x {size[1]} pixels, expected multiples of {stride[0]} x "
+            f"{stride[1]}"
+        )
+    head_params = head = None
+    if layout.model("geometry").exists():
+        head_params, head = load_geometry_head(layout.model("geometry"), channels)
+    if dtype is None:
+        dtype = jnp.dtype(params["patch_embedding"]["kernel"].dtype).type
+    return WorldModel(
+        encoder=encoder,
+        head_params=head_params,
+        denoiser_params=params,
+        head=head,
+        denoiser=module.clone(dtype=dtype),
+        size=size,
+        chunk_frames=chunk_frames,
+        readout=tuple(readout.items()),
+        sky_depth=sky_depth,
+        **dataclasses.asdict(preset),
+    )
+
+
+def _denoiser_params(module: Denoiser) -> Any:
+    latents = jnp.zeros((1, *module.patch, module.in_channels))
+    return module.init(jax.random.key(0), latents, jnp.zeros(latents.shape[:2]))["params"]
+
+
+def _check_trained_here(
+    path: Path, made: dict[str, Any], preset: Preset, size: tuple[int, int]
+) -> None:
+    trained = stored_size(path, made)
+    if size != trained:
+        raise ValueError(f"{path}: found weights for pictures of {trained}, expected {size}")
+    for name in ("preceding", "references"):
+        if getattr(preset, name):
+            raise ValueError(
+                f"{path}: found weights trained without {name} frames, expected the preset to have "
+                f"{name}=0, not {getattr(preset, name)}"
+            )
+
+
+def _check_context(
+    path: Path,
+    made: dict[str, Any],
+    preset: Preset,
+    module: Denoiser,
+    channels: int,
+    readout: dict[str, Any],
+) -> None:
+    """Compares what the weights were trained to be told with what the preset will tell them."""
+    options = {name: value for name, value in readout.items() if name != "prefer"}
+    expected = layout_channels(preset.layout, channels, **options)
+    stored = made.get("context", "folded" if "readout" in made else preset.layout)
+    if (stored, module.memory_channels) != (preset.layout, expected):
+        known = f" ({stored})" if "context" in made or "readout" in made else ""
+        raise ValueError(
+            f"{path}: found a context of {module.memory_channels} channels{known}, expected "
+            f"{expected} ({preset.layout}) as the preset has; another --preset may fit, or "
+            "--with=layout=..."
+        )

@@ -1,0 +1,107 @@
+"""Reference frames by overlap of frusta, as Mirage's released code and Spatia choose them.
+
+A frame saw the elements of the memory that fall into its picture, hidden ones included. What a
+frame and the coming frames share is the intersection over union of the voxels that those elements
+lie in. `retrieval` is the choice that knows of occlusion and of what frames share with each other.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mirage_jax import geometry
+from mirage_jax.memory import readout
+from mirage_jax.memory.bank import LatentMemory
+
+THRESHOLD = 0.04
+"""Least intersection over union of a reference frame."""
+
+VOXEL = 0.1
+"""Side of a voxel, metres."""
+
+
+def in_frustum(
+    xyz: Float[Array, "n 3"], valid: Bool[Array, " n"], cameras: geometry.Camera
+) -> Bool[Array, "v n"]:
+    """Which elements lie in front of each camera and project into its picture."""
+    uv, z = geometry.project(xyz[None], readout.flatten(cameras))
+    height, width = cameras.size
+    u, v = uv[..., 0], uv[..., 1]
+    return valid & (z > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
+
+
+def number_voxels(xyz: Float[Array, "n 3"], side: float) -> Int[Array, " n"]:
+    """A number below N for every point, equal for points of one voxel and for no others."""
+    voxel = jnp.floor(xyz / side)
+    order = jnp.lexsort((voxel[:, 2], voxel[:, 1], voxel[:, 0]))
+    in_order = voxel[order]
+    begins = jnp.any(in_order[1:] != in_order[:-1], axis=1)
+    numbers = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(begins, dtype=jnp.int32)])
+    return jnp.zeros(len(xyz), jnp.int32).at[order].set(numbers)
+
+
+def overlaps(
+    bank: LatentMemory,
+    targets: geometry.Camera,
+    frames: geometry.Camera,
+    elements: Int[Array, " k"],
+    *,
+    side: float = VOXEL,
+) -> Float[Array, " k"]:
+    """Intersection over union of what each frame saw with what all the targets see together.
+
+    Args:
+      bank: the memory.
+      targets: cameras of the frames to be generated, any leading dimensions.
+      frames: cameras of earlier frames, one leading dimension.
+      elements: how many elements the memory held when each was stored; it saw no later ones.
+      side: of a voxel, metres.
+    """
+    number = number_voxels(bank.xyz, side)
+
+    def occupied(seen: Bool[Array, " n"]) -> Bool[Array, " n"]:
+        return jnp.zeros(seen.shape, bool).at[number].max(seen)
+
+    target = occupied(jnp.any(in_frustum(bank.xyz, bank.valid, targets), axis=0))
+    slots = jnp.arange(bank.capacity)
+
+    def overlap(frame: tuple[Array, Array, Array]) -> Array:
+        intrinsics, cam2world, count = frame
+        camera = geometry.Camera(intrinsics[None], cam2world[None], frames.size)
+        saw = occupied(in_frustum(bank.xyz, bank.valid & (slots < count), camera)[0])
+        union = jnp.sum(saw | target)
+        return jnp.sum(saw & target) / jnp.maximum(union, 1)
+
+    # One frame at a time: K x N booleans would outgrow the memory they ask about.
+    return jax.lax.map(overlap, (frames.intrinsics, frames.cam2world, elements))
+
+
+def choose(
+    bank: LatentMemory,
+    targets: geometry.Camera,
+    frames: geometry.Camera,
+    elements: Int[Array, " k"],
+    count: int,
+    *,
+    side: float = VOXEL,
+    threshold: float = THRESHOLD,
+) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
+    """The frames that overlap most with the targets, greatest first, the earliest at a tie.
+
+    Args:
+      bank, targets, frames, elements, side: see `overlaps`; a frame with 0 `elements` is never
+        chosen.
+      count: at most so many.
+      threshold: least overlap of a frame that is chosen.
+
+    Returns:
+      `(numbers, overlaps)`: `count` of each (or as many as there are frames); -1 and 0 where no
+      frame is left.
+    """
+    found = overlaps(bank, targets, frames, elements, side=side)
+    found = jnp.where((elements > 0) & (found >= threshold), found, 0.0)
+    order = jnp.argsort(-found, stable=True)[:count]
+    best = found[order]
+    return jnp.where(best > 0, order, -1).astype(jnp.int32), best
