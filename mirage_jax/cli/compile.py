@@ -31,6 +31,12 @@ _TOPOLOGY = flags.DEFINE_string(
     "Slice to compile for: v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x2, cpu:8.",
 )
 _PROGRAM = flags.DEFINE_enum("program", "all", ("all", *PROGRAMS), "What to compile.")
+_LEVEL = flags.DEFINE_enum(
+    "optimization_level",
+    "O1",
+    ("O0", "O1", "O2", "O3"),
+    "How hard the TPU compiler tries; it takes minutes at O1.",
+)
 
 
 def run(
@@ -67,6 +73,7 @@ def run(
         "topology": topology,
         "mesh": dict(on.shape),
         "jax": jax.__version__,
+        "optimization_level": jax.config.values["jax_optimization_level"],
         "programs": results,
     }
     axes = "-".join(f"{axis}{size}" for axis, size in on.shape.items() if size > 1)
@@ -158,6 +165,8 @@ def main() -> int:
     jax.config.update("jax_platforms", "cpu")
     if kind == "cpu":
         jax.config.update("jax_num_cpu_devices", math.prod(extent))
+    else:
+        jax.config.update("jax_optimization_level", _LEVEL.value)
     layout, console = Layout(common.workdir()), Console()
     return run(config, layout, console, topology=_TOPOLOGY.value, program=_PROGRAM.value)
 
