@@ -12,6 +12,7 @@ z-depth in metres.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -239,6 +240,12 @@ class DepthAnything(nn.Module):
         return self.max_depth * nn.sigmoid(found)
 
 
+# One function for all calls: a jitted `model.apply` is a new one, and compiled again, every time.
+@functools.partial(jax.jit, static_argnums=0)
+def _run(model: DepthAnything, params: Any, pictures: Array) -> Any:
+    return model.apply({"params": params}, pictures)
+
+
 def estimate(
     model: DepthAnything,
     params: Any,
@@ -253,5 +260,5 @@ def estimate(
       picture: colours.
       side: pixels of the shorter side that the network looks at; more shows finer detail.
     """
-    found: Any = jax.jit(model.apply)({"params": params}, prepare(picture, side)[None])
+    found: Any = _run(model, params, prepare(picture, side)[None])
     return resize_bilinear(np.asarray(found[0])[..., None], picture.shape[:2])[..., 0]

@@ -96,6 +96,10 @@ def test_an_estimate_has_the_size_of_its_picture(golden):
     # Corners stay in place; what lies between is within the range of its neighbours.
     np.testing.assert_allclose(found[::34, ::48], whole[::69, ::97], atol=1e-5)
     assert whole.min() - 1e-5 <= found.min() and found.max() <= whole.max() + 1e-5
+    # Further pictures of a size run the same program.
+    programs = depth_anything._run._cache_size()
+    estimate(model.clone(), params, 255 - picture, 70)
+    assert depth_anything._run._cache_size() == programs
 
 
 @pytest.mark.parametrize(("name", "millions"), [("small", 24.8), ("base", 97.5), ("large", 335.3)])
