@@ -193,7 +193,7 @@ def camera_path(
     return start @ np.linalg.inv(poses[0]) @ poses
 
 
-def geometry_options() -> generate_preset.Options:
+def _geometry_options() -> generate_preset.Options:
     """The flags that go with --geometry."""
     if not all(word.strip().isdecimal() for word in _SIZE.value):
         raise common.UserError(
@@ -246,7 +246,7 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> Path:
 
     _check_together()
     if _GEOMETRY.value:
-        return generate_preset.run(config, layout, console, geometry_options())
+        return generate_preset.run(config, layout, console, _geometry_options())
     if bool(_IMAGE.value) == bool(_WORLD.value):
         raise common.UserError(
             "give either --image=PICTURE or --world=SAVED_WORLD, or else --geometry=NPZ"

@@ -1,14 +1,13 @@
 """What `mirage generate` leaves and says, over a rollout that is made up: nothing is compiled."""
 
 import importlib
-import sys
 from pathlib import Path
 
+import command_line
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_world
-from absl.testing import flagsaver
 from PIL import Image
 from safetensors import SafetensorError
 from tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE
@@ -58,11 +57,7 @@ def call(model, tmp_path, capsys, monkeypatch):
     def run(*arguments):
         where = [f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}"]
         ways = ["--trajectory=push_in", f"--frames={CHUNK}"]
-        monkeypatch.setattr(sys, "argv", ["mirage generate", *where, *ways, *arguments])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as leave:
-            common.run(generate.main, generate.__name__)
-        out, err = capsys.readouterr()
-        return leave.value.code or 0, " ".join(out.split()), err
+        return command_line.run(generate, [*where, *ways, *arguments], monkeypatch, capsys)
 
     return run
 

@@ -2,15 +2,14 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
+import command_line
 import geometry_npz
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_world
-from absl.testing import flagsaver
 from geometry_npz import SIZE
 from safetensors.numpy import save_file
 
@@ -98,11 +97,7 @@ def call(folder, capsys, monkeypatch):
     def run(name, *arguments):
         where = [f"--config={CONFIG}", f"--workdir={folder / name}"]
         ways = [f"--geometry={folder / 'geometry.npz'}", f"--preset={name}", "--chunk_frames=5"]
-        monkeypatch.setattr(sys, "argv", ["mirage generate", *where, *ways, *arguments])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as leave:
-            common.run(generate.main, generate.__name__)
-        out, err = capsys.readouterr()
-        return leave.value.code or 0, " ".join(out.split()), err
+        return command_line.run(generate, [*where, *ways, *arguments], monkeypatch, capsys)
 
     return run
 
