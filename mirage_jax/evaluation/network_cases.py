@@ -42,7 +42,7 @@ class VAECase:
 
 def _small_dit(heads: int, mlp_width: int, depth: int) -> dict[str, Any]:
     size = {"width": 128 * heads, "heads": heads, "mlp_width": mlp_width, "depth": depth}
-    return {**WAN22_TI2V_5B, **size, "text_width": 512}
+    return {**WAN22_TI2V_5B, **size, "text_width": 512, "remat": "elementwise"}
 
 
 _WAN21_1_3B = {

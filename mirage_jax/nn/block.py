@@ -100,9 +100,10 @@ class DiTBlock(nn.Module):
 
 REMAT = {
     "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION_OUTPUT),
+    "elementwise": jax.checkpoint_policies.dots_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION_OUTPUT),
+    "full": jax.checkpoint_policies.nothing_saveable,
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
         names_which_can_be_offloaded=[BLOCK_INPUT],
@@ -110,8 +111,8 @@ REMAT = {
         offload_dst="pinned_host",
     ),
 }
-"""What the backward pass keeps of a block: everything; its input alone; also what attention found,
-the dearest to compute again; its weight products; its input, in the memory of the host."""
+"""What the backward pass keeps of a block: everything; all matrix products; those with weights;
+what attention found, the dearest to compute again; its input alone; that, in the host's memory."""
 
 
 def over_layers(step: type[nn.Module], layers: int, *, remat: str, scan: bool) -> Any:

@@ -115,7 +115,7 @@ class Denoiser(nn.Module):
         `velocity_preconditioning` leaves open. () for networks that predict the velocity itself.
       memory_prior: whether what is known beforehand includes what `MemoryPrior` reads off the
         memory context; the network then works on what is left.
-      remat: "none", "full", "attention", "dots" or "offload", see `block.REMAT`.
+      remat: "none", "elementwise", "dots", "attention", "full" or "offload", see `block.REMAT`.
       scan: whether layers run in a loop (compiles once) or unrolled; parameters are the same.
       attention_backend: see `attention.attention`.
       dtype: of matrix products; the residual stream and the timestep embedding stay float32.

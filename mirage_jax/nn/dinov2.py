@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mirage_jax.nn.attention import Linear, attention, joint_projection, named_param
+from mirage_jax.nn.attention import Linear, attention, named_param
 from mirage_jax.nn.block import layer_norm, over_layers
 from mirage_jax.nn.layers import Conv2d
 from mirage_jax.nn.resampling import resize_bicubic
@@ -65,8 +65,8 @@ class _Block(nn.Module):
     def __call__(self, x: Array, _: None, __: None) -> tuple[Array, Array]:
         width, ones = self.width, nn.initializers.ones
         y = LayerNorm(name="norm1")(x)
-        layers = tuple(self._linear(name, width, width, ("embed", "heads")) for name in "qkv")
-        q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in joint_projection(y, layers))
+        layers = (self._linear(name, width, width, ("embed", "heads")) for name in "qkv")
+        q, k, v = (layer(y).reshape(*y.shape[:2], self.heads, -1) for layer in layers)
         y = attention(q, k, v, backend=self.attention_backend).reshape(x.shape)
         y = self._linear("o", width, width, ("heads", "embed"))(y)
         x = x + y * named_param(self, "gain1", ones, (width,), ("embed",))

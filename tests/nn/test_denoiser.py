@@ -299,6 +299,7 @@ def test_what_the_backward_pass_computes_again():
     # Attention's two products of 2 (n x n x d) each: 12 tokens a sample, width 48.
     scores = 3 * 2 * (2 * 2 * 12 * 12 * 48)
     assert flops["full"] - flops["attention"] == scores // 2  # its output is kept, weights are not
+    assert flops["elementwise"] == flops["none"]
     assert flops["none"] <= flops["dots"] < flops["none"] + forward / 2
     moved = str(program_of_gradient("offload"))
     assert "host" in moved.lower() and "host" not in str(program_of_gradient("full")).lower()

@@ -10,7 +10,6 @@ from mirage_jax.nn.attention.module import (
     ATTENTION_OUTPUT,
     Attention,
     Linear,
-    joint_projection,
     named_param,
     rms_norm,
 )
@@ -21,7 +20,6 @@ __all__ = [
     "Attention",
     "Linear",
     "attention",
-    "joint_projection",
     "named_param",
     "rms_norm",
 ]
