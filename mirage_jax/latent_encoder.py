@@ -14,6 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
+from mirage_jax.nn.vae_tiling import decode_tiled, encode_tiled
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE, denormalise, normalise
 from mirage_jax.training.export import compare_tensors, export, flatten, load_export
 
@@ -40,17 +41,25 @@ class LatentEncoder:
       vae: the module.
       spread: standard deviation of every channel of normalised latents, as measured on clips; the
         denoiser's `data_std`.
+      tile: rows and columns of cells that are coded at once, half of them in the next tile too;
+        () for whole pictures. Less memory, at the price of blended borders: `nn.vae_tiling`.
     """
 
     params: Any
     stats: LatentStats
     vae: VideoVAE = flax.struct.field(pytree_node=False)
     spread: tuple[float, ...] = flax.struct.field(pytree_node=False, default=())
+    tile: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())
 
     def encode(self, video: Float[Array, "b t height width 3"]) -> Float[Array, "b l h w c"]:
         """Normalised latents (posterior means) of clips in [-1, 1] of 1 + 4 n frames."""
-        posterior: Any = self.vae.apply({"params": self.params}, video, method="encode")
-        return normalise(posterior[0], self.stats)
+
+        def code(video: Array) -> Array:
+            posterior: Any = self.vae.apply({"params": self.params}, video, method="encode")
+            return posterior[0]
+
+        latents = encode_tiled(code, video, **self._tiles()) if self.tile else code(video)
+        return normalise(latents, self.stats)
 
     def encode_images(self, frames: Float[Array, "k height width 3"]) -> Float[Array, "k h w c"]:
         """Normalised image-mode latents: every frame encoded alone."""
@@ -58,9 +67,17 @@ class LatentEncoder:
 
     def decode(self, latents: Float[Array, "b l h w c"]) -> Float[Array, "b t height width 3"]:
         """Frames, not clipped, of normalised latents."""
+
+        def code(latents: Array) -> Array:
+            video: Any = self.vae.apply({"params": self.params}, latents, method="decode")
+            return video
+
         latents = denormalise(latents, self.stats)
-        video: Any = self.vae.apply({"params": self.params}, latents, method="decode")
-        return video
+        return decode_tiled(code, latents, **self._tiles()) if self.tile else code(latents)
+
+    def _tiles(self) -> dict[str, Any]:
+        step = tuple(-(-cells // 2) for cells in self.tile)
+        return {"spatial_stride": self.vae.spatial_stride, "tile": self.tile, "step": step}
 
     def encode_white(self, latents: int, size: tuple[int, int]) -> Float[Array, "l h w c"]:
         """Normalised latents of an all-white video that has so many of them.

@@ -98,6 +98,9 @@ DEFAULT = Preset(
 
 PRESETS = {"released": RELEASED, "paper": PAPER, "default": DEFAULT}
 
+VAE_TILES: dict[str, tuple[int, ...]] = {"released": (30, 52), "paper": (), "default": ()}
+"""`LatentEncoder.tile` of each preset."""
+
 _WORDS = {
     "layout": LAYOUTS,
     "cells": CELLS,

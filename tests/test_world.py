@@ -432,6 +432,31 @@ def test_latents_are_normalised_and_back():
     np.testing.assert_allclose(encoder.decode(latents)[0, 0], expected, atol=1e-5)
 
 
+def test_tiles_of_a_code_that_sees_one_cell_alone_change_nothing():
+    vae = VideoVAE(base_width=2, decoder_width=2, latent_channels=4, blocks=1)
+    video = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 5, 40, 56, 3)), jnp.float32)
+    params = vae.init(jax.random.key(0), video)["params"]  # new: its linear path alone
+    whole = LatentEncoder(params, LatentStats(jnp.full(4, 0.1), jnp.full(4, 2.0)), vae)
+    tiled = whole.replace(tile=(2, 3))
+    latents = whole.encode(video)
+    np.testing.assert_allclose(tiled.encode(video), latents, atol=1e-5)
+    np.testing.assert_allclose(tiled.decode(latents), whole.decode(latents), atol=1e-5)
+
+
+def test_tiles_need_less_memory():
+    vae = VideoVAE(base_width=4, decoder_width=8, latent_channels=4, blocks=1, attention=False)
+    params = jax.eval_shape(vae.init, jax.random.key(0), jnp.zeros((1, 5, 8, 8, 3)))["params"]
+    whole = LatentEncoder(None, LatentStats(jnp.zeros(4), jnp.ones(4)), vae)
+    latents = jax.ShapeDtypeStruct((1, 2, 12, 16, 4), jnp.float32)
+
+    def temporaries(encoder):
+        decode = jax.jit(lambda params, latents: encoder.replace(params=params).decode(latents))
+        memory = decode.lower(params, latents).compile().memory_analysis()
+        return memory.temp_size_in_bytes
+
+    assert temporaries(whole.replace(tile=(4, 4))) < temporaries(whole) / 3
+
+
 def test_an_encoder_comes_back_from_its_folder(model, tmp_path):
     folder = tmp_path / "encoder"
     model.encoder.save(folder)

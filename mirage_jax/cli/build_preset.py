@@ -26,6 +26,7 @@ def preset_model(
     size: tuple[int, int],
     chunk_frames: int,
     sky_depth: float,
+    vae_tile: tuple[int, ...] = (),
     dtype: Any = None,
 ) -> WorldModel:
     """The parts of a work directory, trained here or converted, run as a preset says.
@@ -36,6 +37,7 @@ def preset_model(
       size: of the pictures (H, W).
       chunk_frames: frames of a chunk, for weights that do not tell.
       sky_depth: metres at which sky is remembered, for weights that do not tell.
+      vae_tile: see `LatentEncoder.tile`.
       dtype: of the denoiser's matrix products; None for that of its weights.
 
     Raises:
@@ -83,7 +85,7 @@ def preset_model(
     if dtype is None:
         dtype = jnp.dtype(params["patch_embedding"]["kernel"].dtype).type
     return WorldModel(
-        encoder=encoder,
+        encoder=encoder.replace(tile=vae_tile),  # type: ignore[attr-defined]
         head_params=head_params,
         denoiser_params=params,
         head=head,

@@ -67,6 +67,12 @@ _START_FRAME = flags.DEFINE_integer("start_frame", 0, "Frame of the geometry to 
 _SIZE = flags.DEFINE_list(
     "video_size", [], "HEIGHT,WIDTH of the video; by default as the geometry says."
 )
+_VAE_TILE = flags.DEFINE_list(
+    "vae_tile",
+    None,
+    "ROWS,COLUMNS of latent cells that the video VAE works on at once, to save memory; 0,0 for "
+    "whole pictures; by default as the preset says.",
+)
 _CHUNK_FRAMES = flags.DEFINE_integer("chunk_frames", 33, "Frames of a chunk of converted weights.")
 _PROMPT = flags.DEFINE_string("prompt", None, "What is shown, for denoisers with text.")
 _OTHER_PROMPT = flags.DEFINE_string("other_prompt", "", "What --guidance leads away from.")
@@ -93,6 +99,7 @@ _ONLY_WITH_GEOMETRY = [
     "with",
     "start_frame",
     "video_size",
+    "vae_tile",
     "chunk_frames",
     "prompt",
     "other_prompt",
@@ -195,17 +202,18 @@ def camera_path(
 
 def _geometry_options() -> generate_preset.Options:
     """The flags that go with --geometry."""
-    if not all(word.strip().isdecimal() for word in _SIZE.value):
-        raise common.UserError(
-            f"--video_size: found {_SIZE.value}, expected HEIGHT,WIDTH in pixels"
-        )
+    tile = None
+    if _VAE_TILE.value is not None:
+        tile = _two_numbers("vae_tile", _VAE_TILE.value, "ROWS,COLUMNS of cells")
+    size = _SIZE.value and _two_numbers("video_size", _SIZE.value, "HEIGHT,WIDTH in pixels")
     return generate_preset.Options(
         geometry=Path(_GEOMETRY.value),
         preset=_PRESET.value,
         fields=tuple(_WITH.value),
         start=_START_FRAME.value,
         frames=_FRAMES.value,
-        size=tuple(map(int, _SIZE.value)),
+        size=tuple(size),
+        vae_tile=() if tile == (0, 0) else tile,
         chunk_frames=_CHUNK_FRAMES.value,
         prompt=_PROMPT.value,
         other_prompt=_OTHER_PROMPT.value,
@@ -221,6 +229,12 @@ def _geometry_options() -> generate_preset.Options:
         fps=_FPS.value if flags.FLAGS["fps"].present else None,
         seed=_SEED.value,
     )
+
+
+def _two_numbers(flag: str, words: list[str], expected: str) -> tuple[int, ...]:
+    if len(words) != 2 or not all(word.strip().isdecimal() for word in words):
+        raise common.UserError(f"--{flag}: found {','.join(words)!r}, expected {expected}")
+    return tuple(map(int, words))
 
 
 def _check_together() -> None:

@@ -22,7 +22,7 @@ from mirage_jax.conditioning import TEMPORAL_STRIDE
 from mirage_jax.depth import resample
 from mirage_jax.geometry_file import GeometryFile, read_geometry, resize
 from mirage_jax.layout import Layout
-from mirage_jax.presets import PRESETS, with_fields
+from mirage_jax.presets import PRESETS, VAE_TILES, with_fields
 from mirage_jax.text import save_embeddings
 from mirage_jax.world import Chunk, Look, WorldModel, chunk_bounds, first_picture, rollout
 
@@ -40,6 +40,7 @@ class Options:
     start: int
     frames: int
     size: tuple[int, ...]
+    vae_tile: tuple[int, ...] | None
     chunk_frames: int
     prompt: str | None
     other_prompt: str
@@ -62,14 +63,14 @@ def run(config: ConfigDict, layout: Layout, console: Console, options: Options) 
     geometry = read_geometry(options.geometry, options.start)
     frames = _frames(geometry, options)
     size = options.size or geometry.original_size or geometry.size
-    if len(size) != 2:
-        raise common.UserError(f"--video_size: found {size}, expected HEIGHT,WIDTH")
+    vae_tile = VAE_TILES[options.preset] if options.vae_tile is None else options.vae_tile
     model = preset_model(
         layout,
         preset,
         size=(size[0], size[1]),
         chunk_frames=options.chunk_frames,
         sky_depth=config.sky_depth,
+        vae_tile=vae_tile,
         dtype=_DTYPES[options.dtype],
     )
     model = _with_prompt(model, options)
@@ -113,6 +114,7 @@ def run(config: ConfigDict, layout: Layout, console: Console, options: Options) 
     metadata = {
         "preset": options.preset,
         "config": dataclasses.asdict(preset),
+        "vae_tile": list(vae_tile),
         "geometry_path": str(options.geometry),
         "model_path": str(layout.root / "model"),
         "prompt": options.prompt,

@@ -138,17 +138,39 @@ def test_the_same_seed_gives_the_same_video(call, prompted, tmp_path):
     assert (first != make(2)).any()
 
 
-def test_guidance_leads_from_the_other_prompt_to_the_prompt(
-    call, prompted, folder, tmp_path, monkeypatch
-):
-    models = []
+@pytest.fixture
+def models(monkeypatch):
+    """The models that the command would have walked with."""
+    found = []
 
     def walked(model, world, path, key, on_chunk, **options):
-        models.append(model)
+        found.append(model)
         frames = np.zeros((len(path), *SIZE, 3), np.uint8)
         on_chunk(Chunk(0, frames, world, memory.WriteReport(*[jnp.int32(0)] * 4)))
 
     monkeypatch.setattr(generate_preset, "rollout", walked)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "tile"),
+    [
+        ("released", [], (30, 52)),
+        ("paper", [], ()),
+        ("paper", ["--vae_tile=1,2"], (1, 2)),
+        ("released", ["--vae_tile=0,0"], ()),
+    ],
+)
+def test_the_vae_works_in_tiles_where_asked(call, prompted, models, tmp_path, name, flag, tile):
+    out = tmp_path / "v.mp4"
+    assert call(name, *prompted, f"--out={out}", "--frames=5", *flag)[0] == 0
+    assert models[0].encoder.tile == tile
+    assert json.loads((tmp_path / "metadata.json").read_text())["vae_tile"] == list(tile)
+
+
+def test_guidance_leads_from_the_other_prompt_to_the_prompt(
+    call, prompted, models, folder, tmp_path
+):
     out = tmp_path / "v.mp4"
     assert call("paper", *prompted, f"--out={out}", "--frames=5", "--guidance=3")[0] == 0
     tokens = text.load_embeddings(folder / "prompts.safetensors").tokens
@@ -168,12 +190,13 @@ def test_guidance_leads_from_the_other_prompt_to_the_prompt(
         (["{prompt}", "--frames=8"], r"found 8 poses, expected 1 \+ 4 n"),
         (["{prompt}", "--start_frame=13"], "expected one with number 13"),
         (["{prompt}", "--chunk_frames=6"], r"chunk: found 6 poses, expected 1 \+ 4 n"),
-        (["{prompt}", "--video_size=16"], r"--video_size: found \(16,\), expected HEIGHT,WIDTH"),
+        (["{prompt}", "--video_size=16"], "--video_size: found '16', expected HEIGHT,WIDTH"),
         (["{prompt}", "--video_size=16,x"], "--video_size: found"),
         (
             ["{prompt}", "--video_size=16,24"],
             "size: found 16 x 24 pixels, expected multiples of 16",
         ),
+        (["{prompt}", "--vae_tile=30"], "--vae_tile: found '30', expected ROWS,COLUMNS"),
         (["{prompt}", "--with=steps=0"], "preset: steps: found '0', expected 1 or more"),
         (["{prompt}", "--with=stps=1"], "preset: found 'stps=1'"),
         (["{prompt}", "--with=layout=score"], r"found a context of 7 channels \(visibility\)"),

@@ -385,7 +385,7 @@ def test_parameters_carry_their_axis_names():
         ({"heads": 5}, {}, "heads: found 5, expected a divisor of width 48"),
         ({"branch_layers": (3,), "memory_channels": 2}, {}, r"branch_layers: found \(3,\).*0\.\.2"),
         ({"branch_layers": (0,)}, {}, "memory_channels: found 0"),
-        ({"remat": "some"}, {}, "remat: found 'some', expected one of none, full, att"),
+        ({"remat": "some"}, {}, "remat: found 'some', expected one of none, elementwise, dots"),
         ({}, {"memory": MEMORY}, "memory: found 5 channels, expected 0"),
         ({"ray_channels": 7}, {"rays": RAYS[:, :2]}, "rays: found 2 frames, expected 3"),
         ({}, {"text": normal(2, 1, 8)}, "text_width is 0"),
