@@ -202,17 +202,19 @@ def camera_path(
 
 def _geometry_options() -> generate_preset.Options:
     """The flags that go with --geometry."""
+    size: tuple[int, ...] = ()
+    if _SIZE.value:
+        size = _two_numbers("video_size", _SIZE.value, "HEIGHT,WIDTH in pixels")
     tile = None
     if _VAE_TILE.value is not None:
         tile = _two_numbers("vae_tile", _VAE_TILE.value, "ROWS,COLUMNS of cells")
-    size = _SIZE.value and _two_numbers("video_size", _SIZE.value, "HEIGHT,WIDTH in pixels")
     return generate_preset.Options(
         geometry=Path(_GEOMETRY.value),
         preset=_PRESET.value,
         fields=tuple(_WITH.value),
         start=_START_FRAME.value,
         frames=_FRAMES.value,
-        size=tuple(size),
+        size=size,
         vae_tile=() if tile == (0, 0) else tile,
         chunk_frames=_CHUNK_FRAMES.value,
         prompt=_PROMPT.value,

@@ -9,8 +9,12 @@ half a tile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -44,8 +48,8 @@ def decode_tiled(
     """Frames of latents, decoded tile by tile in space.
 
     Args:
-      decode: latents of a tile to its frames, compiled: it is called once per tile, with four
-        different shapes at most.
+      decode: latents of a tile to its frames; called once per tile, with four different shapes at
+        most.
       latents: of whole pictures.
       spatial_stride: pixels per latent cell along each axis.
       tile: rows and columns of latent cells in a tile; (30, 52) in the released pipelines.
@@ -81,38 +85,54 @@ def _tiled(
     if any(size % scale_in for size in x.shape[2:4]):
         raise ValueError(f"video is {x.shape[2]}x{x.shape[3]}; expected multiples of {scale_in}")
     grid = [size // scale_in for size in x.shape[2:4]]
-    size = [cells * scale_out for cells in grid]
-    border = [(t - s) * scale_out for t, s in zip(tile, step, strict=True)]
     spans = [tile_spans(*axis) for axis in zip(grid, tile, step, strict=True)]
-    tiles = list(_weights(spans, border, grid, scale_out))
-    weights = np.zeros(size, np.float32)
-    for region, weight in tiles:
-        weights[region] += weight
-    total = None
-    for region, weight in tiles:
-        rows, columns = (
-            slice(s.start // scale_out * scale_in, s.stop // scale_out * scale_in) for s in region
+    tiles = list(itertools.product(*spans))
+    if len(tiles) == 1:
+        return code(x)
+    shapes = sorted({(rows[1] - rows[0], columns[1] - columns[0]) for rows, columns in tiles})
+    kinds = [shapes.index((rows[1] - rows[0], columns[1] - columns[0])) for rows, columns in tiles]
+    starts = np.array([(rows[0], columns[0]) for rows, columns in tiles])
+    # Weights of the output's rows in every tile, and of its columns.
+    ramps = [
+        np.stack(
+            [_weights(both[axis], grid[axis], tile[axis], step[axis], scale_out) for both in tiles]
         )
-        part = code(x[:, :, rows, columns])
-        if total is None:
-            total = jnp.zeros((*part.shape[:2], *size, part.shape[-1]), part.dtype)
-        share = (weight / weights[region])[..., None]
-        total = total.at[:, :, region[0], region[1]].add(part * share)
-    assert total is not None
-    return total
+        for axis in range(2)
+    ]
+    total_weight = np.zeros([cells * scale_out for cells in grid], np.float32)
+    for (top, left), rows, columns in zip(starts * scale_out, *ramps, strict=True):
+        region = total_weight[top : top + len(rows), left : left + len(columns)]
+        region += np.minimum.outer(rows[: region.shape[0]], columns[: region.shape[1]])
+
+    def add_tile(cells: Cells, x: Array, total: Array, start: Array, sides: list[Array]) -> Array:
+        """The sum with a tile of so many cells in it, which begins at the cell `start`."""
+        where = (0, 0, start[0] * scale_in, start[1] * scale_in, 0)
+        extent = [count * scale_in for count in cells]
+        part = code(jax.lax.dynamic_slice(x, where, (*x.shape[:2], *extent, x.shape[-1])))
+        rows, columns = (side[:n] for side, n in zip(sides, part.shape[2:4], strict=True))
+        weight = jnp.minimum(rows[:, None], columns)[..., None]
+        where = (0, 0, start[0] * scale_out, start[1] * scale_out, 0)
+        before = jax.lax.dynamic_slice(total, where, part.shape)
+        return jax.lax.dynamic_update_slice(total, before + part * weight, where)
+
+    branches = [partial(add_tile, shape) for shape in shapes]
+
+    def one_more(total: Array, tile: Any) -> tuple[Array, None]:
+        kind, start, sides = tile
+        return jax.lax.switch(kind, branches, x, total, start, sides), None
+
+    # A loop, since XLA would compute the tiles of a straight program side by side.
+    first = jax.eval_shape(code, x[:, :, : shapes[0][0] * scale_in, : shapes[0][1] * scale_in])
+    total = jnp.zeros((*first.shape[:2], *total_weight.shape, first.shape[-1]), first.dtype)
+    total, _ = jax.lax.scan(one_more, total, (np.array(kinds), starts, ramps))
+    return total / total_weight[..., None]
 
 
-def _weights(
-    spans: list[list[tuple[int, int]]], border: list[int], grid: list[int], scale: int
-) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
-    """Where in the output every tile lies, and its weights there, before they are normalised."""
-    for rows in spans[0]:
-        for columns in spans[1]:
-            region, ramps = [], []
-            for (start, stop), cells, width in zip((rows, columns), grid, border, strict=True):
-                region.append(slice(start * scale, stop * scale))
-                ramps.append(_ramp((stop - start) * scale, width, start > 0, stop < cells))
-            yield (region[0], region[1]), np.minimum(ramps[0][:, None], ramps[1])
+def _weights(span: tuple[int, int], cells: int, tile: int, step: int, scale: int) -> np.ndarray:
+    """Weights of a tile's rows (or columns); one that the picture cuts short ends in zeros."""
+    start, stop = span
+    ramp = _ramp((stop - start) * scale, (tile - step) * scale, start > 0, stop < cells)
+    return np.pad(ramp, (0, tile * scale - ramp.size))
 
 
 def _ramp(length: int, border: int, rises: bool, falls: bool) -> np.ndarray:
