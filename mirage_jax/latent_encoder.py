@@ -14,6 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
+from mirage_jax.nn.vae_streaming import code_streamed
 from mirage_jax.nn.vae_tiling import decode_tiled, encode_tiled
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE, denormalise, normalise
 from mirage_jax.training.export import compare_tensors, export, flatten, load_export
@@ -43,6 +44,7 @@ class LatentEncoder:
         denoiser's `data_std`.
       tile: rows and columns of cells that are coded at once, half of them in the next tile too;
         () for whole pictures. Less memory, at the price of blended borders: `nn.vae_tiling`.
+      streamed: whether clips are coded latent by latent, with the same result: `nn.vae_streaming`.
     """
 
     params: Any
@@ -50,13 +52,13 @@ class LatentEncoder:
     vae: VideoVAE = flax.struct.field(pytree_node=False)
     spread: tuple[float, ...] = flax.struct.field(pytree_node=False, default=())
     tile: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())
+    streamed: bool = flax.struct.field(pytree_node=False, default=False)
 
     def encode(self, video: Float[Array, "b t height width 3"]) -> Float[Array, "b l h w c"]:
         """Normalised latents (posterior means) of clips in [-1, 1] of 1 + 4 n frames."""
 
         def code(video: Array) -> Array:
-            posterior: Any = self.vae.apply({"params": self.params}, video, method="encode")
-            return posterior[0]
+            return self._code("encode", video, self.vae.temporal_stride)[0]
 
         latents = encode_tiled(code, video, **self._tiles()) if self.tile else code(video)
         return normalise(latents, self.stats)
@@ -69,11 +71,21 @@ class LatentEncoder:
         """Frames, not clipped, of normalised latents."""
 
         def code(latents: Array) -> Array:
-            video: Any = self.vae.apply({"params": self.params}, latents, method="decode")
-            return video
+            return self._code("decode", latents, 1)
 
         latents = denormalise(latents, self.stats)
         return decode_tiled(code, latents, **self._tiles()) if self.tile else code(latents)
+
+    def _code(self, method: str, x: Array, frames: int) -> Any:
+        """`VideoVAE.encode` or `decode`, at once or in parts of so many frames."""
+        params = {"params": self.params}
+        if not self.streamed:
+            return self.vae.apply(params, x, method=method)
+
+        def code_chunk(part: Array, cache: Any) -> Any:
+            return self.vae.apply(params, part, cache, method=f"{method}_chunk")
+
+        return code_streamed(code_chunk, x, frames)
 
     def _tiles(self) -> dict[str, Any]:
         step = tuple(-(-cells // 2) for cells in self.tile)

@@ -85,7 +85,7 @@ def preset_model(
     if dtype is None:
         dtype = jnp.dtype(params["patch_embedding"]["kernel"].dtype).type
     return WorldModel(
-        encoder=encoder.replace(tile=vae_tile),  # type: ignore[attr-defined]
+        encoder=encoder.replace(tile=vae_tile, streamed=True),  # type: ignore[attr-defined]
         head_params=head_params,
         denoiser_params=params,
         head=head,
