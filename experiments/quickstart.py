@@ -115,6 +115,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.evaluation.fps = 8.0
 
     for training in (c.vae_training, c.geometry_training, c.denoiser_training):
+        training.init_from = ""  # run or export to take tensors of the same name from; "" = none
         training.accumulate = 1  # parts of a batch worked on one after the other
         training.optimizer = "adamw"  # or lion, sgd
         training.schedule = "cosine"  # or linear, constant, wsd

@@ -97,6 +97,7 @@ def _options(
         "keep_best": config.keep_best,
         "profile_steps": config.profile_steps,
         "wandb": config.wandb,
+        "init_from": training.init_from or None,
         "config": config.to_dict(),
         "console": console,
     }
@@ -207,11 +208,18 @@ def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str)
     if task.denoiser.memory_prior:
         console.print("fitting the memory prior")
         task = dataclasses.replace(task, prior=fit_memory_prior(task, train))
-    values, start = {}, None
+    options = _options(config, config.denoiser_training, layout, console)
+    values = {}
     if build.trained(config) != "all":
+        if options["init_from"]:
+            raise common.UserError(
+                "--config.denoiser_training.init_from: found "
+                f"{options['init_from']!r}, expected none beside trained="
+                f"{build.trained(config)!r}, which starts from `pretrained`"
+            )
         values = build.pretrained(config, task)
         task = build.branch_task(config, task, values)
-        start = starting_params(values, task.denoiser.branch_layers)
+        options["init_from"] = starting_params(values, task.denoiser.branch_layers)
     if config.sample_every:
         records = [held_out[i] for i in stages.spread_over(len(held_out), 4)]
         shown = {name: np.stack([record[name] for record in records]) for name in FIELDS}
@@ -223,9 +231,8 @@ def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str)
         train,
         layout.stage(f"denoiser_{memory}"),
         eval_batches=functools.partial(stages.eval_batches, held_out),
-        init_from=start,
         name=f"denoiser ({memory} memory)",
-        **_options(config, config.denoiser_training, layout, console),
+        **options,
     )
     if isinstance(task, BranchTask):
         as_stored = functools.partial(np.asarray, dtype=np.float32)

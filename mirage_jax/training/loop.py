@@ -133,8 +133,13 @@ def fit(
     ):
         since = time.monotonic()
         build = states.Builder(task, optimizer, mesh, rules, seed=seed, with_ema=ema_decay > 0)
-        where = build.abstract.params, build.shardings.params
-        repeated = specs.check_sharded(*where, mesh, rules)
+        parts = {"trained": (build.abstract.params, build.shardings.params)}
+        if task.frozen is not None:
+            parts["frozen"] = (
+                sharding_rules.unboxed(task.frozen),
+                sharding_rules.shardings(task.frozen, mesh, rules),
+            )
+        repeated = {part: specs.check_sharded(*its, mesh, rules) for part, its in parts.items()}
         state, meta = starting.begin(build, store, init_from, say)
         start = done = int(meta["step"])
         drawn = int(meta["batches"])
@@ -142,19 +147,23 @@ def fit(
             for line in starting.changed_fields(meta["config"], config):
                 say(f"  config: {line}")
         say(
-            f"{parameter_count(build.abstract.params):,} parameters, mesh "
+            "mesh "
             + " ".join(
                 f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1 or axis == "data"
             )
-            + (f", {100 * repeated:.3g}% of their bytes on every device" if mesh.size > 1 else "")
         )
+        for part, (tree, _) in parts.items():
+            share = f", {100 * repeated[part]:.3g}% of their bytes on every device"
+            say(f"{parameter_count(tree):,} parameters {part}{share if mesh.size > 1 else ''}")
         phases.add("start", since)
         if start >= steps:
             say(f"already at step {start} of {steps}")
             return state
         if first_process:
             workdir.mkdir(parents=True, exist_ok=True)
-            (workdir / "parameters.txt").write_text("\n".join(specs.table(*where)) + "\n")
+            tables = [[f"{part}:", *specs.table(*its)] for part, its in parts.items()]
+            text = "\n\n".join(map("\n".join, tables))
+            (workdir / "parameters.txt").write_text(text + "\n")
 
         runner = Runner(task, mesh, rules, accumulate=accumulate)
         stop, watch = StopRequest(), Watch(guard)
@@ -238,8 +247,7 @@ def fit(
                     journal.fetch()
                     journal.dispatched(done, on_device)
                     ended = done < steps and (
-                        stop.requested(done, log_every)
-                        or out_of_time(phases.elapsed, max_seconds, done, log_every)
+                        stop.requested(done) or out_of_time(phases.elapsed, max_seconds, done)
                     )
                     due = _due(done, log_every) or _due(done, save_every)
                     if due or ended or done == steps or profile.ends_with(done):

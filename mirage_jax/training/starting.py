@@ -30,7 +30,8 @@ def initial_params(
       abstract: nested dict of `ShapeDtypeStruct`.
 
     Returns:
-      A flat dict {name: array} of what was found, its names, and the names it does not have.
+      A flat dict {name: array} of what fits; the names that it does not have, and those of further
+      tensors of the source, which nothing here is called.
 
     Raises:
       ValueError: if nothing fits, or a name fits and its shape does not.
@@ -49,7 +50,8 @@ def initial_params(
             f"expected {', '.join(list(expected)[:3])} ..."
         )
     compare_tensors(name, {n: found[n] for n in loaded}, {n: expected[n] for n in loaded})
-    return {n: found[n] for n in loaded}, loaded, sorted(expected.keys() - found.keys())
+    fresh, unused = expected.keys() - found.keys(), found.keys() - expected.keys()
+    return {n: found[n] for n in loaded}, sorted(fresh), sorted(unused)
 
 
 def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -95,7 +97,7 @@ def begin(
     if init_from is None:
         say("starting from scratch")
         return state, fresh
-    found, loaded, missing = initial_params(init_from, build.abstract.params)
+    found, missing, unused = initial_params(init_from, build.abstract.params)
 
     def fill(path: Any, leaf: Any, target: Any) -> Any:
         own = "/".join(str(key.key) for key in path)
@@ -108,7 +110,9 @@ def begin(
         ema = jax.tree_util.tree_map_with_path(fill, state.ema, build.abstract.ema)
         state = dataclasses.replace(state, ema=ema)
     source = "given parameters" if isinstance(init_from, Mapping) else init_from
-    say(f"starting from {source}: {len(loaded)} tensors loaded, {len(missing)} fresh")
-    for own in missing:
-        say(f"  fresh: {own}")
+    lists = {"loaded": sorted(found), "fresh": missing, "not used": unused}
+    say(f"starting from {source}: " + ", ".join(f"{len(v)} tensors {k}" for k, v in lists.items()))
+    for what, names in lists.items():
+        for own in names:
+            say(f"  {what}: {own}")
     return state, fresh

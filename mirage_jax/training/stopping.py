@@ -11,6 +11,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+TALK_EVERY = 10
+"""Steps between two moments at which processes ask each other whether to stop."""
+
 
 class Terminated(SystemExit):
     """SIGTERM came; the state was saved. Exit status 143, as the shell gives for SIGTERM."""
@@ -51,9 +54,9 @@ class StopRequest:
         self.signal = number
         os.write(2, b"\nsaving after this step, then stopping\n")
 
-    def requested(self, step: int, every: int) -> bool:
-        """Whether any process was asked to stop; several look every `every` steps only."""
-        return _any_process(self.signal is not None, step, every)
+    def requested(self, step: int) -> bool:
+        """Whether any process was asked to stop; several look every `TALK_EVERY` steps only."""
+        return _any_process(self.signal is not None, step)
 
     def leave(self, message: str) -> None:
         """Ends the way the signal asked for."""
@@ -62,15 +65,15 @@ class StopRequest:
         raise Terminated(message)
 
 
-def out_of_time(elapsed: float, limit: float | None, step: int, every: int) -> bool:
+def out_of_time(elapsed: float, limit: float | None, step: int) -> bool:
     """Whether the time is up, on any process."""
-    return limit is not None and _any_process(elapsed >= limit, step, every)
+    return limit is not None and _any_process(elapsed >= limit, step)
 
 
-def _any_process(wish: bool, step: int, every: int) -> bool:
+def _any_process(wish: bool, step: int) -> bool:
     """True on all processes if it is on one; several processes ask each other only now and then."""
     if jax.process_count() == 1:
         return wish
-    if step % every:
+    if step % TALK_EVERY:
         return False
     return bool(np.any(multihost_utils.process_allgather(np.asarray(wish))))

@@ -298,22 +298,25 @@ def test_the_order_resume_init_from_scratch_is_kept_and_printed(tmp_path):
     first, text = run(tmp_path / "a", 4)
     assert "starting from scratch" in text
     _, text = run(tmp_path / "b", 1, init_from=tmp_path / "a")
-    assert "6 tensors loaded, 0 fresh" in text
+    assert "6 tensors loaded, 0 tensors fresh, 0 tensors not used" in text
+    assert "loaded: Dense_0/kernel" in text
     _, text = run(tmp_path / "b", 2, init_from=tmp_path / "a")
     assert "resuming from step 1" in text
     _, text = run(tmp_path / "b", 2)
     assert "already at step 2 of 2" in text
     training.export(tmp_path / "export", first.params, {})
-    found, loaded, fresh = starting.initial_params(tmp_path / "export", first.params)
-    assert len(loaded) == 6 and not fresh
+    found, fresh, unused = starting.initial_params(tmp_path / "export", first.params)
+    assert len(found) == 6 and not fresh and not unused
     np.testing.assert_array_equal(found["Dense_0/kernel"], first.params["Dense_0"]["kernel"])
 
 
 def test_init_from_names_what_is_fresh_and_refuses_other_shapes(tmp_path):
-    training.export(tmp_path, {"Dense_0": {"bias": np.zeros(8, np.float32)}}, {})
+    stored = {"bias": np.zeros(8, np.float32), "scale": np.zeros(2, np.float32)}
+    training.export(tmp_path, {"Dense_0": stored}, {})
     abstract = {"Dense_0": {"bias": np.zeros(8, np.float32), "kernel": np.zeros((4, 8))}}
-    _, loaded, fresh = starting.initial_params(tmp_path, abstract)
-    assert (loaded, fresh) == (["Dense_0/bias"], ["Dense_0/kernel"])
+    found, fresh, unused = starting.initial_params(tmp_path, abstract)
+    assert list(found) == ["Dense_0/bias"]
+    assert (fresh, unused) == (["Dense_0/kernel"], ["Dense_0/scale"])
     message = r"'Dense_0/bias': found float32 \(8,\), expected float32 \(3,\)"
     with pytest.raises(ValueError, match=message):
         starting.initial_params(tmp_path, {"Dense_0": {"bias": np.zeros(3, np.float32)}})
