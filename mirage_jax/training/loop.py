@@ -294,8 +294,7 @@ def fit(
         if stop.signal is not None:
             stop.leave(f"{name}: stopped by {stop.name} at step {done} of {steps}, {saved}")
         if done < steps:
-            why = "on another process's word" if max_seconds is None else f"after {max_seconds:g} s"
-            say(f"stopped {why} at step {done} of {steps}, {saved}")
+            say(f"stopped after {max_seconds:g} s at step {done} of {steps}, {saved}")
         say(f"step {done}, {metrics.format_seconds(phases.elapsed)} ({phases.summary()})")
         return state
 

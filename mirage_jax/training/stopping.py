@@ -55,8 +55,14 @@ class StopRequest:
         os.write(2, b"\nsaving after this step, then stopping\n")
 
     def requested(self, step: int) -> bool:
-        """Whether any process was asked to stop; several look every `TALK_EVERY` steps only."""
-        return _any_process(self.signal is not None, step)
+        """Whether any process was asked to stop; all then end the way that one was asked to.
+
+        Several processes look every `TALK_EVERY` steps only.
+        """
+        asked = _over_processes(self.signal or 0, step)
+        if asked:
+            self.signal = asked
+        return asked > 0
 
     def leave(self, message: str) -> None:
         """Ends the way the signal asked for."""
@@ -67,13 +73,13 @@ class StopRequest:
 
 def out_of_time(elapsed: float, limit: float | None, step: int) -> bool:
     """Whether the time is up, on any process."""
-    return limit is not None and _any_process(elapsed >= limit, step)
+    return limit is not None and _over_processes(int(elapsed >= limit), step) > 0
 
 
-def _any_process(wish: bool, step: int) -> bool:
-    """True on all processes if it is on one; several processes ask each other only now and then."""
+def _over_processes(wish: int, step: int) -> int:
+    """The largest wish of any process; several processes ask each other only now and then."""
     if jax.process_count() == 1:
         return wish
     if step % TALK_EVERY:
-        return False
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(wish))))
+        return 0
+    return int(np.max(multihost_utils.process_allgather(np.asarray(wish))))

@@ -14,7 +14,7 @@ import pytest
 from mirage_jax import parallel
 from mirage_jax.parallel import processes
 from mirage_jax.parallel.roll_call import RollCall
-from mirage_jax.training import checkpoints
+from mirage_jax.training import checkpoints, stopping
 from mirage_jax.training.metrics import read_metrics
 
 PROGRAM = Path(__file__).with_name("two_processes.py")
@@ -27,9 +27,9 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start(workdir, devices, port, count, number):
+def start(workdir, devices, port, count, number, steps=6):
     coordinator = f"127.0.0.1:{port}"
-    arguments = (sys.executable, PROGRAM, workdir, devices, coordinator, count, number)
+    arguments = (sys.executable, PROGRAM, workdir, devices, coordinator, count, number, steps)
     folders = (ROOT, ROOT / "tests", ROOT / "tests" / "training")
     return subprocess.Popen(
         list(map(str, arguments)),
@@ -72,6 +72,18 @@ def test_two_processes_of_two_devices_are_one_of_four(tmp_path):
         for name in two:
             if not name.startswith("time/"):
                 assert two[name] == pytest.approx(one[name], rel=1e-5), name
+
+
+def test_sigterm_to_one_process_saves_and_ends_all(tmp_path):
+    port = free_port()
+    running = [start(tmp_path, 2, port, 2, number, steps=10_000) for number in range(2)]
+    while not running[0].stdout.readline().startswith("step 3"):
+        assert running[0].poll() is None, running[0].stderr.read()
+    running[1].terminate()
+    outputs = [process.communicate(timeout=200) for process in running]
+    assert [process.returncode for process in running] == [143, 143], outputs
+    (last,) = checkpoints.saved_steps(tmp_path / "checkpoints")[-1:]
+    assert last < 10_000 and last % stopping.TALK_EVERY == 0
 
 
 def test_a_process_that_does_not_come_is_named(tmp_path):

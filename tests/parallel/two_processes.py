@@ -1,6 +1,6 @@
 """One process of a run of several, for a test.
 
-python tests/parallel/two_processes.py WORKDIR DEVICES COORDINATOR PROCESSES PROCESS
+python tests/parallel/two_processes.py WORKDIR DEVICES COORDINATOR PROCESSES PROCESS STEPS
 """
 
 import sys
@@ -13,8 +13,6 @@ from tiny_task import Regression, settings
 from data_pipelines import loading
 from mirage_jax import parallel, training
 from mirage_jax.parallel import processes
-
-STEPS = 6
 
 
 class Points:
@@ -35,7 +33,7 @@ def held_out():
         yield {"x": np.random.default_rng(100 + number).normal(size=(8, 4)).astype(np.float32)}
 
 
-def main(workdir: str, devices: str, coordinator: str, count: str, number: str) -> None:
+def main(workdir: str, devices: str, coordinator: str, count: str, number: str, steps: str) -> None:
     jax.config.update("jax_num_cpu_devices", int(devices))
     if int(count) > 1:
         processes.initialize(coordinator, processes=int(count), process=int(number), timeout=300)
@@ -51,7 +49,8 @@ def main(workdir: str, devices: str, coordinator: str, count: str, number: str) 
         mesh=mesh,
         eval_batches=held_out,
         eval_every=3,
-        **settings(STEPS, console=Console(quiet=True)),
+        on_step=lambda step, _: print("step", step, flush=True),
+        **settings(int(steps), console=Console(quiet=True)),
     )
     kernel = processes.fetch(state.params)["Dense_0"]["kernel"]
     spread = state.params["Dense_0"]["kernel"].sharding.shard_shape((4, 8))
