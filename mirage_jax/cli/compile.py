@@ -96,7 +96,13 @@ def table(report: dict[str, Any]) -> Table:
     """What was found, a column for each program."""
     programs = report["programs"]
     mesh = " ".join(f"{axis}={size}" for axis, size in report["mesh"].items() if size > 1)
-    out = Table("of one device", *programs, title=f"{report['topology']}, mesh {mesh}")
+    known = any(result["roofline"] for result in programs.values())
+    out = Table(
+        "of one device",
+        *programs,
+        title=f"{report['topology']}, mesh {mesh}",
+        caption=footprint.ASSUMES if known else None,
+    )
     for label, cell in _ROWS.items():
         out.add_row(label, *(cell(result) for result in programs.values()))
     for kind in sorted(

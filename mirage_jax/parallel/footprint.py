@@ -13,6 +13,12 @@ from mirage_jax.parallel import hlo
 from mirage_jax.parallel.flops import matmul_flops
 from mirage_jax.parallel.topology import GIB, Slice
 
+ASSUMES = (
+    "at best: matrix products at the bfloat16 peak; arguments read once, results written once, "
+    "temporaries written and read once; all links of a chip sending at once. From everything "
+    "hidden behind the largest to nothing hidden; no device was asked."
+)
+
 _EXHAUSTED = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
 _UNITS = {"K": 2**10, "M": 2**20, "G": GIB}
 
@@ -110,6 +116,7 @@ class Footprint:
         if self.roofline is not None:
             for name in ("overlapped", "serial", "bound"):
                 out["roofline"][name] = getattr(self.roofline, name)
+            out["roofline"]["assumes"] = ASSUMES
         return out
 
 
