@@ -80,7 +80,7 @@ def _options(
     from mirage_jax.training import Guard
 
     return {
-        "recipe": build.recipe(training),
+        "recipe": build.recipe(training) if training.steps else None,
         "steps": training.steps,
         "batch_size": training.batch_size,
         "accumulate": training.accumulate,

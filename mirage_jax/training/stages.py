@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import track
@@ -145,6 +146,7 @@ def train_vae(
     kl_weight: float,
     stats_per_channel: bool,
     pca_power: float,
+    steps: int,
     seed: int,
     **options: Any,
 ) -> LatentEncoder:
@@ -158,6 +160,7 @@ def train_vae(
       kl_weight: see `VAETask`.
       stats_per_channel: normalise every latent channel by itself, or all by one number.
       pca_power: see `patch_pca.pca_linear_path`.
+      steps: of training; 0 takes the autoencoder as it starts, with its linear path alone.
       seed: of everything random.
       **options: of `train_task`.
     """
@@ -183,16 +186,20 @@ def train_vae(
         kl_weight=kl_weight,
         sheet_video=sheet,
     )
-    params = train_task(
-        task,
-        source,
-        folder,
-        transform=VideoWindow(frames, pixels, vae.spatial_stride),
-        seed=seed,
-        eval_batches=lambda: _eval_windows(held_out, frames),
-        name="encoder",
-        **options,
-    )
+    if steps:
+        params = train_task(
+            task,
+            source,
+            folder,
+            transform=VideoWindow(frames, pixels, vae.spatial_stride),
+            steps=steps,
+            seed=seed,
+            eval_batches=lambda: _eval_windows(held_out, frames),
+            name="encoder",
+            **options,
+        )
+    else:
+        params = jax.device_get(nn.unbox(jax.jit(task.init)(jax.random.key(seed))))
     encode = jax.jit(lambda p, v: vae.apply({"params": p}, to_model_range(v), method="encode")[0])
     parts = np.array_split(sample[:, :frames], len(sample) // 8 or 1)
     latents = jnp.concatenate([encode(params, part) for part in parts])
