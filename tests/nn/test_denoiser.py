@@ -408,6 +408,19 @@ def test_bfloat16_products_keep_a_float32_stream():
     assert 0 < difference < 0.03 * scale
 
 
+def test_bfloat16_stays_close_to_the_released_model(mirage):
+    """With branch, text, references and preceding frames."""
+    model, params, arrays = mirage
+    inputs, options = mirage_inputs(arrays, "ref2_pre2")
+    assert all(options[name] is not None for name in ("reference", "preceding", "text", "memory"))
+    expected = channels_last(arrays["ref2_pre2/out"])
+    half = model.clone(dtype=jnp.bfloat16)
+    found = apply(half, params, *inputs, **options, all_frames=True)
+    assert found.dtype == jnp.float32
+    error = float(jnp.abs(found - expected).max() / jnp.abs(expected).max())
+    assert 1e-3 < error < 0.02
+
+
 def test_parameters_carry_their_axis_names():
     model = Denoiser(**TINY, **ADDED, text_width=8)
     boxed = jax.eval_shape(model.init, jax.random.key(0), LATENTS, TIMESTEP)
