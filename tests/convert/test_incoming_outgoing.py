@@ -274,13 +274,26 @@ def test_damaged_headers_are_refused(tmp_path):
             import_checkpoint([source], tmp_path / "ours")
 
 
+def with_branch(tensors, layers):
+    """The same with as many layers in its branch, copies of those that it has."""
+    stack = {k: v for k, v in tensors.items() if k.startswith("vace_blocks.1.")}
+    longer = {k.replace(".1.", f".{i}.", 1): v for i in range(2, layers) for k, v in stack.items()}
+    return {**tensors, **longer}
+
+
 @pytest.mark.parametrize("alone", [True, False])
-def test_a_branch_of_another_length_is_refused(tmp_path, mirage, alone):
+@pytest.mark.parametrize("layers", [2, 8])  # 8 is what Spatia and the paper have
+def test_a_branch_of_another_length_is_refused(tmp_path, mirage, layers, alone):
     source = tmp_path / "in.safetensors"
-    save_file({k: v for k, v in mirage.items() if k.startswith("vace_") or not alone}, source)
-    words = r"found 2 vace_blocks.*vace_blocks\.1; expected 15 for branch_layers \(0, 2, 4"
+    tensors = with_branch(mirage, layers)
+    save_file({k: v for k, v in tensors.items() if k.startswith("vace_") or not alone}, source)
+    words = (
+        rf"found {layers} vace_blocks.*vace_blocks\.{layers - 1}; expected 15 for branch_layers "
+        r"\(0, 2, 4"
+    )
     with pytest.raises(ValueError, match=words):
         import_checkpoint([source], tmp_path / "ours", asked=Asked("mirage_5b"))
+    assert not (tmp_path / "ours").exists()
 
 
 def test_a_model_of_another_size_is_refused_by_tensor(tmp_path, mirage):
