@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import shlex
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -349,8 +351,45 @@ def test_pickles_are_never_opened(tmp_path):
     pickled = tmp_path / "Wan2.2_VAE.pth"
     pickled.write_bytes(b"\x80\x02cos\nsystem\n")
     for source in (pickled, tmp_path):
-        with pytest.raises(ValueError, match=r"Wan2\.2_VAE\.pth: a pickled.*save_file\(torch"):
+        with pytest.raises(ValueError, match=r"Wan2\.2_VAE\.pth: a pickled.*torch\.load"):
             import_checkpoint([source], tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    "nest", ["", "model_state", "vace", "generator", "state_dict", "model"], ids=str
+)
+def test_the_line_that_rewrites_a_pickle_finds_the_weights_inside(tmp_path, monkeypatch, nest):
+    pickled = tmp_path / "step_1000.pth"
+    pickled.touch()
+    with pytest.raises(ValueError, match="a pickled checkpoint") as refused:
+        import_checkpoint([pickled], tmp_path / "ours")
+    message = str(refused.value)
+    assert "\n" not in message
+    program, *options = shlex.split(message[message.index("python -c") :])[1:]
+    assert (program, len(options)) == ("-c", 1)
+
+    class Tensor(list):
+        """Like PyTorch's, as far as the line goes; not contiguous until it is asked to be."""
+
+        def contiguous(self):
+            return (*self,)
+
+    weights = {"blocks.0.bias": Tensor([1, 2]), "model.weight": Tensor([3])}
+    stored = {nest: weights, "step": 1000, "optimizer": {"m": Tensor([4])}} if nest else weights
+    saved = {}
+    torch, safetensors_torch = types.ModuleType("torch"), types.ModuleType("safetensors.torch")
+
+    def load(name, *, map_location, weights_only):
+        assert (name, map_location, weights_only) == ("step_1000.pth", "cpu", True)
+        return stored
+
+    torch.load, torch.is_tensor = load, lambda value: isinstance(value, Tensor)
+    safetensors_torch.save_file = lambda tensors, name: saved.update({name: tensors})
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", safetensors_torch)
+    exec(compile(options[0], "line", "exec"), {})
+    expected = {"blocks.0.bias": (1, 2), "model.weight": (3,)}
+    assert saved == {"step_1000.safetensors": expected}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, exported, monkeypatch):
