@@ -179,6 +179,31 @@ def test_the_released_preset_does_what_the_released_code_does():
     np.testing.assert_allclose(world.bank.xyz[:count], bank.xyz[:count], atol=1e-5)
 
 
+def test_the_latent_of_white_is_computed_once_per_length(monkeypatch):
+    """Five chunks of three lengths: two latents beside none, one and two of the chunk before."""
+    run, computed = jax.jit, []
+
+    def counted(function, **options):
+        """`jax.jit`, whose every call is noted where it is that of `encode_white`."""
+        compiled = run(function, **options)
+        if function is not LatentEncoder.encode_white:
+            return compiled
+
+        def call(encoder, latents, size):
+            computed.append(latents)
+            return compiled(encoder, latents, size)
+
+        return call
+
+    monkeypatch.setattr(jax, "jit", counted)
+    _, chunks, calls = walk(model("released"), 21)
+    assert [chunk.preceding for chunk in chunks] == [0, 1, 2, 2, 2]
+    assert computed == [2, 3, 4]
+    white = model("released").encoder.encode_white(4, SIZE)
+    for call in calls[2:]:
+        np.testing.assert_array_equal(call["context"][0, ..., 3:], white)
+
+
 def test_the_paper_preset_shows_nine_frames_encoded_again_and_where_memory_is():
     paper = model("paper", chunk_frames=17)
     _, chunks, calls = walk(paper, 33)

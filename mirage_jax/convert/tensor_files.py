@@ -27,6 +27,7 @@ DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PICKLED = (".pth", ".pt", ".bin", ".ckpt")
+_NESTS = ("model_state", "vace", "generator", "state_dict", "model")  # where weights may lie inside
 _HEADER_LIMIT = 100 * 2**20  # what the safetensors library accepts
 
 Spec = tuple[np.dtype, tuple[int, ...]]
@@ -114,7 +115,10 @@ def _pickle_message(path: Path) -> str:
     return (
         f"{path}: a pickled checkpoint, which is never opened as it can run any code; expected "
         'safetensors. Where PyTorch is installed: python -c "import torch; from safetensors.torch '
-        f"import save_file; save_file(torch.load('{path.name}', weights_only=True), '{safe}')\""
+        f"import save_file; t = torch.load('{path.name}', map_location='cpu', weights_only=True); "
+        f"t = next((t[k] for k in {_NESTS} if isinstance(t.get(k), dict)), t); "
+        "save_file({k: v.contiguous() for k, v in t.items() if torch.is_tensor(v)}, "
+        f"'{safe}')\""
     )
 
 

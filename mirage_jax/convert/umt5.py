@@ -92,8 +92,8 @@ def from_umt5(tensors: Tensors) -> dict[str, Any]:
     """Parameters (unboxed numpy, dtypes as found) of `TextEncoder(**umt5_fields(tensors))`.
 
     Raises:
-      ValueError: naming tensors that are missing, unknown or of another shape than the token
-        embedding, the first layer's MLP and its position bias ask for.
+      ValueError: naming tensors that are missing, unknown, not finite or of another shape than the
+        token embedding, the first layer's MLP and its position bias ask for.
     """
     tensors = wan_names(tensors)
     expected = umt5_shapes(_fields(tensors))
@@ -111,10 +111,18 @@ def from_umt5(tensors: Tensors) -> dict[str, Any]:
     flat = {}
     for path, (wan, _) in _NAMES.items():
         layers = range(_depth(tensors) if "{}" in wan else 1)
-        arrays = [np.asarray(tensors[wan.format(layer)]) for layer in layers]
+        names = [wan.format(layer) for layer in layers]
+        arrays = [_finite(name, tensors[name]) for name in names]
         arrays = [array.T if path in _MATRICES else array for array in arrays]
         flat[path] = np.stack(arrays) if "{}" in wan else arrays[0]
     return unflatten_dict(flat, sep="/")
+
+
+def _finite(name: str, tensor: Any) -> np.ndarray:
+    array = np.asarray(tensor)
+    if not np.isfinite(array).all():
+        raise ValueError(f"tensor {name!r}: found NaN or infinity, expected finite values")
+    return array
 
 
 def to_umt5(params: Mapping[str, Any], naming: str = "wan") -> dict[str, np.ndarray]:

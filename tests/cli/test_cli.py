@@ -20,6 +20,7 @@ import tiny_world
 from absl import flags
 from absl.testing import flagsaver
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 from PIL import Image
 from rich.console import Console
 
@@ -291,6 +292,74 @@ def test_the_tiny_variant_gives_way_to_the_command_line(monkeypatch):
             assert functools.reduce(getattr, name.split("."), tiny) == value
     with pytest.raises((AttributeError, KeyError)):
         tiny.new_field = 1  # locked
+
+
+# What arXiv 2606.09828 gives for training and sampling: one read-out per latent, as fine as the
+# latents, of the elements that fall into a cell alone; histories as they are.
+PAPER = {
+    "denoiser_training.betas": (0.0, 0.999),
+    "denoiser_training.drop_text": 0.2,
+    "denoiser_training.drop_memory": 0.0,
+    "denoiser_training.depth_noise": 0.0,
+    "denoiser_training.pose_noise": 0.0,
+    "denoiser_training.token_noise": 0.0,
+    "denoiser.memory_hint": False,
+    "memory.reads": 1,
+    "memory.fine": 1,
+    "memory.footprint": 1,
+    "sampling.steps": 40,
+}
+BOTH_VARIANTS = {
+    "denoiser.branch_layers": (0, 4, 8, 12, 16, 20, 24, 28),
+    "denoiser.memory_prior": False,
+    "denoiser_training.batch_size": 64,
+    "denoiser_training.schedule": "cosine",
+    "denoiser_training.weight_decay": 1e-3,
+    "denoiser_training.shift": 5.0,
+    "sampling.method": "unipc",
+    "sampling.shift": 5.0,
+}
+STAGES = {
+    "wan22_5b_memory": {
+        "denoiser_training.trained": "branch",
+        "denoiser_training.learning_rate": 1e-5,
+    },
+    "wan22_5b_joint": {
+        "denoiser_training.trained": "branch_lora",
+        "denoiser_training.learning_rate": 1e-4,
+        "lora.rank": 64,
+        "lora.alpha": 64.0,
+        "lora.targets": ("self_attn/q", "self_attn/k", "self_attn/v", "self_attn/o"),
+    },
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_variants_of_the_recipe_differ_in_what_the_paper_says(stage):
+    file = ROOT / "experiments" / f"{stage}.py"
+    default, ours, paper = (
+        flatten_dict(common.load_config(f"{file}{variant}").to_dict(), sep=".")
+        for variant in ("", ":ours", ":paper")
+    )
+    assert default == ours and ours.keys() == paper.keys()
+    assert {name: value for name, value in paper.items() if value != ours[name]} == PAPER
+    for config in (ours, paper):
+        for name, value in (BOTH_VARIANTS | STAGES[stage]).items():
+            assert config[name] == value, name
+    with pytest.raises(common.UserError, match=r"variant: found 'mine', expected one of ours, pap"):
+        common.load_config(f"{file}:mine")
+
+
+@pytest.mark.parametrize("variant", ["ours", "paper"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_tiny_variants_make_a_task(stage, variant):
+    config = common.load_config(f"{ROOT / 'experiments' / stage}.py:{variant}")
+    for name, value in config.tiny_overrides:
+        common._set_dotted(config, name, value)
+    task = build.denoiser_task(config, "latent", ())
+    assert task.denoiser.branch_layers == (0,)
+    assert task.denoiser.memory_hint == (variant == "ours")
+    assert task.readout.reads == config.memory.reads == (1 if variant == "paper" else 4)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import shlex
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -274,13 +276,26 @@ def test_damaged_headers_are_refused(tmp_path):
             import_checkpoint([source], tmp_path / "ours")
 
 
+def with_branch(tensors, layers):
+    """The same with as many layers in its branch, copies of those that it has."""
+    stack = {k: v for k, v in tensors.items() if k.startswith("vace_blocks.1.")}
+    longer = {k.replace(".1.", f".{i}.", 1): v for i in range(2, layers) for k, v in stack.items()}
+    return {**tensors, **longer}
+
+
 @pytest.mark.parametrize("alone", [True, False])
-def test_a_branch_of_another_length_is_refused(tmp_path, mirage, alone):
+@pytest.mark.parametrize("layers", [2, 8])  # 8 is what Spatia and the paper have
+def test_a_branch_of_another_length_is_refused(tmp_path, mirage, layers, alone):
     source = tmp_path / "in.safetensors"
-    save_file({k: v for k, v in mirage.items() if k.startswith("vace_") or not alone}, source)
-    words = r"found 2 vace_blocks.*vace_blocks\.1; expected 15 for branch_layers \(0, 2, 4"
+    tensors = with_branch(mirage, layers)
+    save_file({k: v for k, v in tensors.items() if k.startswith("vace_") or not alone}, source)
+    words = (
+        rf"found {layers} vace_blocks.*vace_blocks\.{layers - 1}; expected 15 for branch_layers "
+        r"\(0, 2, 4"
+    )
     with pytest.raises(ValueError, match=words):
         import_checkpoint([source], tmp_path / "ours", asked=Asked("mirage_5b"))
+    assert not (tmp_path / "ours").exists()
 
 
 def test_a_model_of_another_size_is_refused_by_tensor(tmp_path, mirage):
@@ -336,8 +351,45 @@ def test_pickles_are_never_opened(tmp_path):
     pickled = tmp_path / "Wan2.2_VAE.pth"
     pickled.write_bytes(b"\x80\x02cos\nsystem\n")
     for source in (pickled, tmp_path):
-        with pytest.raises(ValueError, match=r"Wan2\.2_VAE\.pth: a pickled.*save_file\(torch"):
+        with pytest.raises(ValueError, match=r"Wan2\.2_VAE\.pth: a pickled.*torch\.load"):
             import_checkpoint([source], tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    "nest", ["", "model_state", "vace", "generator", "state_dict", "model"], ids=str
+)
+def test_the_line_that_rewrites_a_pickle_finds_the_weights_inside(tmp_path, monkeypatch, nest):
+    pickled = tmp_path / "step_1000.pth"
+    pickled.touch()
+    with pytest.raises(ValueError, match="a pickled checkpoint") as refused:
+        import_checkpoint([pickled], tmp_path / "ours")
+    message = str(refused.value)
+    assert "\n" not in message
+    program, *options = shlex.split(message[message.index("python -c") :])[1:]
+    assert (program, len(options)) == ("-c", 1)
+
+    class Tensor(list):
+        """Like PyTorch's, as far as the line goes; not contiguous until it is asked to be."""
+
+        def contiguous(self):
+            return (*self,)
+
+    weights = {"blocks.0.bias": Tensor([1, 2]), "model.weight": Tensor([3])}
+    stored = {nest: weights, "step": 1000, "optimizer": {"m": Tensor([4])}} if nest else weights
+    saved = {}
+    torch, safetensors_torch = types.ModuleType("torch"), types.ModuleType("safetensors.torch")
+
+    def load(name, *, map_location, weights_only):
+        assert (name, map_location, weights_only) == ("step_1000.pth", "cpu", True)
+        return stored
+
+    torch.load, torch.is_tensor = load, lambda value: isinstance(value, Tensor)
+    safetensors_torch.save_file = lambda tensors, name: saved.update({name: tensors})
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", safetensors_torch)
+    exec(compile(options[0], "line", "exec"), {})
+    expected = {"blocks.0.bias": (1, 2), "model.weight": (3,)}
+    assert saved == {"step_1000.safetensors": expected}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, exported, monkeypatch):

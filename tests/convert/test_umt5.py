@@ -101,6 +101,16 @@ def test_says_which_tensor_has_which_shape(wan):
         umt5_fields({"model.weight": np.zeros(4)})
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_refuses_values_that_are_not_finite(wan, value, dtype):
+    for name in ("token_embedding.weight", "blocks.2.attn.v.weight"):
+        spoilt = wan[name].astype(dtype)
+        spoilt[3, 4] = value
+        with pytest.raises(ValueError, match=rf"tensor '{re.escape(name)}': found NaN or infinity"):
+            from_umt5({**wan, name: spoilt})
+
+
 def test_refuses_other_parameters_by_name(wan):
     params = from_umt5(wan)
     with pytest.raises(ValueError, match="naming: found 'diffusers', expected one of wan, hf"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mirage_jax.nn import rope
-from mirage_jax.nn.attention import attention, splash
+from mirage_jax.nn.attention import attention, dispatch, splash
 
 RNG = np.random.default_rng(0)
 
@@ -91,6 +91,50 @@ def test_a_backend_that_is_not_installed_says_so():
     q = normal(1, 4, 1, 8)
     with pytest.raises(ImportError, match="tokamax: the package is not installed"):
         attention(q, q, q, backend="tokamax")
+
+
+def output_and_gradient(backend, *qkv):
+    def loss(*qkv):
+        out = attention(*qkv, backend=backend)
+        return jnp.sin(out.astype(jnp.float32)).sum(), out
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*qkv)
+
+
+@pytest.mark.skipif(find_spec("tokamax") is None, reason="tokamax is not installed")
+def test_tokamax_equals_xla():
+    qkv = normal(2, 130, 2, 64) * 2, normal(2, 200, 2, 64) * 2, normal(2, 200, 2, 64)
+    with jax.default_matmul_precision("highest"):
+        found, expected = (output_and_gradient(name, *qkv) for name in ("tokamax", "xla"))
+    for ours, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, wanted, atol=1e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU, on which alone cudnn runs")
+def test_cudnn_equals_xla():
+    shapes = (2, 256, 2, 64), (2, 384, 2, 64), (2, 384, 2, 64)
+    qkv = [normal(*shape).astype(jnp.bfloat16) for shape in shapes]
+    found, expected = (output_and_gradient(name, *qkv) for name in ("cudnn", "xla"))
+    for ours, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        ours, wanted = (np.asarray(x, np.float32) for x in (ours, wanted))
+        np.testing.assert_allclose(ours, wanted, rtol=0, atol=0.02 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "heads", "expected"), [(4096, 8, "chunked"), (4096, 4, "xla"), (2048, 8, "xla")]
+)
+def test_auto_walks_over_the_keys_of_long_sequences(monkeypatch, tokens, heads, expected):
+    """On a CPU: 4096 x 4096 scores of 8 heads are 512 MiB, twice of what XLA may make of them."""
+    taken = []
+
+    def spy(name):
+        return lambda q, k, v, **options: taken.append(name) or q
+
+    monkeypatch.setattr(dispatch, "KERNELS", {name: spy(name) for name in dispatch.KERNELS})
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    x = jax.ShapeDtypeStruct((1, tokens, heads, 64), jnp.bfloat16)
+    jax.eval_shape(lambda x: attention(x, x, x), x)
+    assert taken == [expected]
 
 
 def test_axis_dims():

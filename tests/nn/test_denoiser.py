@@ -109,13 +109,56 @@ def test_returns_the_target_frames_alone(mirage):
     np.testing.assert_allclose(found, expected, rtol=0, atol=GATE)
 
 
-def test_intermediates_equal_the_released_model(mirage):
+def test_tables_equal_the_released_model(mirage):
     _, _, arrays = mirage
     table = video_rotations(3, 2, 2, (2, 3), 24)
     np.testing.assert_allclose(table, arrays["mid_ref2_pre2/rope_cos_sin"], rtol=0, atol=1e-7)
     steps = np.repeat(arrays["ref2_pre2/timestep"], 6)
     found = timestep_embedding(jnp.asarray(steps), 256)
     np.testing.assert_allclose(found, arrays["mid_ref2_pre2/sinus"], rtol=0, atol=5e-7)
+
+
+def test_intermediates_equal_the_released_model(mirage):
+    """What every part hands on, in one pass; the first block alone, as the blocks run in a loop."""
+    model, params, arrays = mirage
+    inputs, options = mirage_inputs(arrays, "ref2_pre2")
+    parts = ("time_out", "time_projection", "text_out", "patch_embedding", "branch")
+
+    @jax.jit
+    def look(params, inputs, options):
+        return model.apply(
+            params,
+            *inputs,
+            **options,
+            capture_intermediates=lambda module, _: module.name in parts,
+            mutable=["intermediates"],
+        )[1]["intermediates"]
+
+    shown = look(params, inputs, options)
+    time, modulation, text, x, hints = (shown[part]["__call__"][0] for part in parts)
+    modulation = modulation.reshape(1, 7, 1, 6, 48)
+    block = jax.tree.map(lambda leaf: leaf[0], params["params"]["blocks"]["block"])
+    run = jax.jit(DiTBlock(width=48, heads=2, mlp_width=96, text=True).apply)
+    after = run({"params": block}, x, modulation, video_rotations(3, 2, 2, (2, 3), 24), text)
+    found = {
+        "t_emb": time.repeat(6, axis=2),  # a row per frame here, one per token there
+        "t_mod": modulation.repeat(6, axis=2),
+        "context_emb": text,
+        "x_tokens": x,
+        "vace_hint0": hints[0],
+        "vace_hint1": hints[1],
+        "block0_out": after,
+    }
+    rest = {"sinus", "rope_cos_sin"}  # see the test above
+    assert {f"mid_ref2_pre2/{name}" for name in found.keys() | rest} == {
+        name for name in arrays if name.startswith("mid_")
+    }
+    for name, ours in found.items():
+        theirs = arrays[f"mid_ref2_pre2/{name}"]
+        assert np.ptp(theirs) > 0.1, name
+        np.testing.assert_allclose(
+            ours.reshape(theirs.shape), theirs, rtol=0, atol=GATE, err_msg=name
+        )
 
 
 def test_timestep_embedding_is_accurate_at_any_timestep():
@@ -363,6 +406,19 @@ def test_bfloat16_products_keep_a_float32_stream():
     scale = float(jnp.abs(expected).max())
     difference = float(jnp.abs(found - expected).max())
     assert 0 < difference < 0.03 * scale
+
+
+def test_bfloat16_stays_close_to_the_released_model(mirage):
+    """With branch, text, references and preceding frames."""
+    model, params, arrays = mirage
+    inputs, options = mirage_inputs(arrays, "ref2_pre2")
+    assert all(options[name] is not None for name in ("reference", "preceding", "text", "memory"))
+    expected = channels_last(arrays["ref2_pre2/out"])
+    half = model.clone(dtype=jnp.bfloat16)
+    found = apply(half, params, *inputs, **options, all_frames=True)
+    assert found.dtype == jnp.float32
+    error = float(jnp.abs(found - expected).max() / jnp.abs(expected).max())
+    assert 1e-3 < error < 0.02
 
 
 def test_parameters_carry_their_axis_names():

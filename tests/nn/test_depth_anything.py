@@ -74,6 +74,15 @@ def test_equals_transformers_at_the_native_size(golden):
     np.testing.assert_allclose(found, arrays["predicted_depth_sq"], rtol=0, atol=GATE)
 
 
+def test_half_precision_stays_close(golden):
+    model, params, arrays, (expected, *_) = golden
+    pictures = jnp.asarray(np.moveaxis(arrays["pixel_values"], 1, -1))
+    found = jax.jit(model.clone(dtype=jnp.bfloat16).apply)({"params": params}, pictures)
+    assert found.dtype == jnp.float32
+    error = float(jnp.abs(found - expected).max() / expected.max())
+    assert 1e-3 < error < 0.05
+
+
 def test_metric_depth_is_a_sigmoid_where_disparity_is_a_relu(golden):
     *_, (disparity, _, metres) = golden
     disparity, metres = np.asarray(disparity, np.float64), np.asarray(metres)

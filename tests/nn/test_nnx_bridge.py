@@ -1,6 +1,5 @@
 """Every public module wrapped with `nnx.bridge.ToNNX`, which is how NNX code bases lift them."""
 
-import functools
 import importlib
 import inspect
 import pkgutil
@@ -144,25 +143,43 @@ def test_a_wrapped_module_computes_the_same(kind):
     assert found.count("\n") > 3
 
 
-def test_a_wrapped_module_gives_the_same_values():
-    module, inputs = CASES[DiTBlock]
-    definition, state = lift(module, inputs, {})
-    shapes = nnx.to_pure_dict(state)
-    params = jax.tree.map(lambda leaf: normal(*leaf.shape), shapes)
+@pytest.mark.parametrize("kind", [DiTBlock, Denoiser, VideoVAE], ids=lambda kind: kind.__name__)
+def test_a_wrapped_module_gives_the_same_values(kind):
+    module, inputs, *options = CASES[kind]
+    options = options[0] if options else {}
+    definition, state = lift(module, inputs, options)
+    params = jax.tree.map(lambda leaf: normal(*leaf.shape), nnx.to_pure_dict(state))
+    run = lambda wrapped: wrapped(*inputs, **options)  # noqa: E731
     found, expected = jax.jit(
         lambda params: (
-            call(definition, state, params, lambda wrapped: wrapped(*inputs)),
-            module.apply({"params": params}, *inputs),
+            call(definition, state, params, run),
+            module.apply({"params": params}, *inputs, **options),
         )
     )(params)
     np.testing.assert_array_equal(found, expected)
     assert np.ptp(found) > 1
 
 
-def test_other_methods_of_a_wrapped_module():
+def in_two_chunks(method, first, second):
+    """What a bound method gives for two chunks of a clip, and what it keeps of them."""
+    one, kept = method(first)
+    return one, kept, method(second, kept)
+
+
+METHODS = {
+    "encode": lambda vae: vae.encode(CLIP),
+    "encode_images": lambda vae: vae.encode_images(CLIP),
+    "decode": lambda vae: vae.decode(LATENTS),
+    "encode_chunk": lambda vae: in_two_chunks(vae.encode_chunk, CLIP, CLIP[:, :2]),
+    "decode_chunk": lambda vae: in_two_chunks(vae.decode_chunk, LATENTS, LATENTS[:, :1]),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_other_methods_of_a_wrapped_module(method):
     module, inputs = CASES[VideoVAE]
     definition, state = lift(module, inputs, {})
-    params, encode = nnx.to_pure_dict(state), lambda wrapped: wrapped.encode(*inputs)
-    found = program(lambda params: call(definition, state, params, encode), params)
-    apply = functools.partial(module.apply, method="encode")
-    assert found == program(lambda params: apply({"params": params}, *inputs), params)
+    params, run = nnx.to_pure_dict(state), METHODS[method]
+    found = program(lambda params: call(definition, state, params, run), params)
+    assert found == program(lambda params: module.apply({"params": params}, method=run), params)
+    assert found.count("\n") > 3

@@ -144,16 +144,24 @@ def test_a_new_branch_starts_as_a_copy_of_the_blocks_beside_it(whole):
     jax.tree.map(np.testing.assert_array_equal, start, {name: params[name] for name in ADDED})
 
 
-def test_the_state_of_a_run_holds_nothing_of_the_backbone(branch):
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2, alpha=1.0)], ids=["branch", "branch_lora"])
+def test_the_state_of_a_run_holds_nothing_of_the_backbone(whole, lora):
+    task, params, _ = whole
+    task = freeze_backbone(task, params, lora)
     mesh = parallel.make_mesh()
     build = states.Builder(
-        branch, optax.adam(1e-3), mesh, parallel.preset("fsdp"), seed=0, with_ema=True
+        task, optax.adam(1e-3), mesh, parallel.preset("fsdp"), seed=0, with_ema=True
     )
-    shapes = jax.eval_shape(lambda: nn.unbox(branch.init(KEY)))
-    trained = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    arrays = (build.abstract.params, build.abstract.ema, build.abstract.opt_state)
-    # Parameters, their average, two moments and Adam's own counter.
-    assert sum(leaf.size for leaf in jax.tree.leaves(arrays)) == 4 * trained + 1
+    sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(params[name])) for name in ADDED}
+    if lora is not None:  # two matrices for each of four projections of the two blocks
+        width = task.denoiser.width
+        sizes[ADAPTER] = 2 * 4 * 2 * (2 * width)
+    for tree in (build.abstract.params, build.abstract.ema):
+        held = nn.unbox(tree)
+        assert {n: sum(x.size for x in jax.tree.leaves(held[n])) for n in held} == sizes
+    # Two moments and Adam's own counter.
+    moments = sum(leaf.size for leaf in jax.tree.leaves(build.abstract.opt_state))
+    assert moments == 2 * sum(sizes.values()) + 1
 
 
 def test_a_backbone_of_another_shape_is_refused(whole):
