@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import importlib
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int32
@@ -54,39 +56,35 @@ def clean(text: str) -> str:
 
 
 class Tokenizer:
-    """UMT5's tokenizer, from a local tokenizer.json.
+    """UMT5's tokenizer, from a local tokenizer.json or spiece.model (any file named *.model).
+
+    Both give the same ids, except to texts that spell out a special token ("</s>"): as in Wan's
+    tokenizer it is that token in a tokenizer.json, but characters like others in a spiece.model.
 
     Raises:
-      ModuleNotFoundError: if the optional package `tokenizers` is not installed.
+      ModuleNotFoundError: if the optional package `tokenizers`, or `sentencepiece` for a *.model,
+        is not installed.
       FileNotFoundError: if there is no such file.
       ValueError: if it is no tokenizer, or one without UMT5's padding and end tokens.
     """
 
     def __init__(self, path: str | Path):
+        path = Path(path)
+        pieces = path.suffix == ".model"
+        package = "sentencepiece" if pieces else "tokenizers"
         try:
-            import tokenizers
+            module = importlib.import_module(package)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                "the optional package tokenizers is not installed: pip install 'mirage_jax[text]', "
+                f"the optional package {package} is not installed: pip install 'mirage_jax[text]', "
                 "or use text embeddings from a file"
             ) from error
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: no such file; expected UMT5's tokenizer.json")
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the package raises nothing more specific
-            raise ValueError(f"{path}: not a tokenizer.json ({error})") from error
-        special = {token: self._tokenizer.token_to_id(token) for token in (_PAD, _END)}
-        missing = [token for token, found in special.items() if found is None]
-        if missing:
-            raise ValueError(f"{path}: no token {missing[0]!r}; expected the tokenizer of UMT5")
-        self._pad = special[_PAD]
-        self._tokenizer.no_padding()
-        ends = self._tokenizer.encode("").ids
-        if ends != [special[_END]]:
-            raise ValueError(
-                f"{path}: an empty text gave ids {ends}, expected [{special[_END]}], {_END!r} alone"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: no such file; expected UMT5's tokenizer.json or spiece.model"
             )
+        read = _sentencepiece if pieces else _tokenizer_json
+        self._encode, self._pad = read(module, path)
 
     def __call__(
         self, texts: Sequence[str], length: int = TEXT_LENGTH
@@ -100,14 +98,60 @@ class Tokenizer:
         """
         if length < 1:
             raise ValueError(f"length: found {length}, expected 1 or more")
-        self._tokenizer.enable_truncation(length)
-        encoded = self._tokenizer.encode_batch([clean(text) for text in texts])
         ids = np.full((len(texts), length), self._pad, np.int32)
         mask = np.zeros(ids.shape, bool)
-        for row, text in enumerate(encoded):
-            ids[row, : len(text.ids)] = text.ids
-            mask[row, : len(text.ids)] = True
+        for row, found in enumerate(self._encode([clean(text) for text in texts], length)):
+            ids[row, : len(found)] = found
+            mask[row, : len(found)] = True
         return ids, mask
+
+
+_Encode = Callable[[list[str], int], list[list[int]]]
+"""Ids of texts, the end token included, at most so many of each."""
+
+
+def _tokenizer_json(tokenizers: Any, path: Path) -> tuple[_Encode, int]:
+    """How a tokenizer.json encodes, and its padding."""
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises nothing more specific
+        raise ValueError(f"{path}: not a tokenizer.json ({error})") from error
+    pad, end = _special(path, {token: tokenizer.token_to_id(token) for token in (_PAD, _END)})
+    tokenizer.no_padding()
+    ends = tokenizer.encode("").ids
+    if ends != [end]:
+        raise ValueError(f"{path}: an empty text gave ids {ends}, expected [{end}], {_END!r} alone")
+
+    def encode(texts: list[str], length: int) -> list[list[int]]:
+        tokenizer.enable_truncation(length)
+        return [encoded.ids for encoded in tokenizer.encode_batch(texts)]
+
+    return encode, pad
+
+
+def _sentencepiece(sentencepiece: Any, path: Path) -> tuple[_Encode, int]:
+    """The same of a spiece.model, which itself puts no end to a text."""
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(path.read_bytes())
+    except RuntimeError as error:
+        raise ValueError(f"{path}: not a model of sentencepiece ({error})") from error
+    known = [i for i in (processor.pad_id(), processor.eos_id()) if i >= 0]
+    pad, end = _special(path, {processor.id_to_piece(i): i for i in known})
+
+    def encode(texts: list[str], length: int) -> list[list[int]]:
+        return [[*ids[: length - 1], end] for ids in processor.encode(texts)]
+
+    return encode, pad
+
+
+def _special(path: Path, ids: Mapping[str, int | None]) -> tuple[int, int]:
+    """Ids of the padding and end tokens; ValueError if there are none."""
+    pad, end = ids.get(_PAD), ids.get(_END)
+    if pad is None or end is None:
+        missing = _PAD if pad is None else _END
+        raise ValueError(f"{path}: no token {missing!r}; expected the tokenizer of UMT5")
+    return pad, end
 
 
 @dataclasses.dataclass(frozen=True)

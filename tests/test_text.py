@@ -84,10 +84,97 @@ def test_tokenizer_refuses_other_files(tokenizer_json, tmp_path):
         Tokenizer(bad)
 
 
-def test_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(ModuleNotFoundError, match=r"mirage_jax\[text\]"):
-        Tokenizer(tmp_path / "tokenizer.json")
+@pytest.mark.parametrize(
+    ("package", "file"), [("tokenizers", "tokenizer.json"), ("sentencepiece", "spiece.model")]
+)
+def test_says_what_to_install(monkeypatch, tmp_path, package, file):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ModuleNotFoundError, match=rf"{package} is not.*mirage_jax\[text\]"):
+        Tokenizer(tmp_path / file)
+
+
+# ---- spiece.model
+
+SPECIAL = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+TEXTS = (
+    "a red door with a blue room",
+    "  A   r\u00e9d &quot;r\u00f6om&quot;\n",
+    "",
+    "zq\u8272 unseen \u2603\u2603 words",
+    "\uff46\uff55\uff4c\uff4c width \u2019 and \u2026",
+)
+
+
+def spiece(path, **options):
+    """Trains a tiny unigram model; special tokens as UMT5 numbers them."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    rooms = [f"a {c} room with {n} doors" for c in ("red", "blue", "grey") for n in range(40)]
+    with path.open("wb") as stream:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([*rooms, 'walk through the full width and "look" back'] * 3),
+            model_writer=stream,
+            vocab_size=70,
+            model_type="unigram",
+            hard_vocab_limit=False,
+            minloglevel=2,
+            **{**SPECIAL, **options},
+        )
+    return sentencepiece.SentencePieceProcessor(model_file=str(path))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("spiece") / "spiece.model"
+    return path, spiece(path)
+
+
+def test_a_spiece_model_gives_its_ids_and_an_end(model):
+    path, processor = model
+    ids, mask = Tokenizer(path)(TEXTS, length=40)
+    assert ids.dtype == np.int32 and ids.shape == (5, 40)
+    for row, text in enumerate(TEXTS):
+        found = processor.encode(clean(text))
+        assert ids[row].tolist() == [*found, 1] + [0] * (39 - len(found))
+        assert mask[row].sum() == len(found) + 1 and mask[row, : len(found) + 1].all()
+    assert ids[2, 0] == 1 and 2 in ids[3]
+    cut, mask = Tokenizer(path)(TEXTS[:1], length=4)
+    assert cut.tolist() == [[*ids[0, :3], 1]] and mask.all()
+    assert Tokenizer(path)(TEXTS, length=1)[0].tolist() == [[1]] * 5
+
+
+def test_both_files_give_the_same(model, tmp_path):
+    """A tokenizer.json of the same pieces, made as Hugging Face makes UMT5's."""
+    tokenizers = pytest.importorskip("tokenizers")
+    path, processor = model
+    count = processor.get_piece_size()
+    pieces = [(processor.id_to_piece(i), processor.get_score(i)) for i in range(count)]
+    made = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, 2, False))
+    made.normalizer = tokenizers.normalizers.NFKC()
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="always")
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    made.save(str(tmp_path / "tokenizer.json"))
+    for length in (40, 6):
+        one, other = (f(TEXTS, length) for f in map(Tokenizer, (path, tmp_path / "tokenizer.json")))
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+
+
+def test_other_spiece_models_are_refused(tmp_path):
+    bad = tmp_path / "bad.model"
+    with pytest.raises(FileNotFoundError, match=r"bad\.model: no such file; .* spiece\.model"):
+        Tokenizer(bad)
+    for content in (b"", b"{}", b"no model at all"):
+        bad.write_bytes(content)
+        with pytest.raises(ValueError, match=r"bad\.model: not a model of sentencepiece"):
+            Tokenizer(bad)
+    spiece(bad, pad_id=-1, unk_id=0)
+    with pytest.raises(ValueError, match=r"bad\.model: no token '<pad>'"):
+        Tokenizer(bad)
+    spiece(bad, eos_id=-1, unk_id=1)
+    with pytest.raises(ValueError, match=r"bad\.model: no token '</s>'"):
+        Tokenizer(bad)
 
 
 # ---- files of embeddings

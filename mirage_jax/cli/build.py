@@ -196,10 +196,11 @@ def branch_task(
       task: the task that trains everything.
       values: `pretrained`; None for shapes alone.
     """
-    lora = None
+    lora, dropout = None, 0.0
     if config.denoiser_training.trained == "branch_lora":
         lora = LoRA(config.lora.rank, config.lora.alpha, tuple(config.lora.targets))
-    return freeze_backbone(task, values, lora)
+        dropout = config.lora.get("dropout", 0.0)
+    return freeze_backbone(task, values, lora, dropout)
 
 
 def texts(config: ConfigDict) -> dict[str, Float[np.ndarray, "l e"]]:

@@ -78,7 +78,9 @@ _PROMPT = flags.DEFINE_string("prompt", None, "What is shown, for denoisers with
 _OTHER_PROMPT = flags.DEFINE_string("other_prompt", "", "What --guidance leads away from.")
 _GUIDANCE = flags.DEFINE_float("guidance", 1.0, "Factor of the prompt; 1 = no guidance.")
 _TEXT = flags.DEFINE_string("text", "", "File of embedded prompts.")
-_TOKENIZER = flags.DEFINE_string("tokenizer", "", "UMT5's tokenizer.json, to embed the prompt.")
+_TOKENIZER = flags.DEFINE_string(
+    "tokenizer", "", "UMT5's tokenizer.json or spiece.model, to embed the prompt."
+)
 _TEXT_ENCODER = flags.DEFINE_string("text_encoder", "", "UMT5's weights, to embed the prompt.")
 _SAVE_TEXT = flags.DEFINE_string("save_text", "", "Where to keep what was embedded, for --text.")
 _DEPTH_MODEL = flags.DEFINE_string(

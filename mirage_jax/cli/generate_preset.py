@@ -162,7 +162,7 @@ def _with_prompt(model: WorldModel, options: Options) -> WorldModel:
             save_embeddings(options.save_text, made)
     else:
         raise common.UserError(
-            "--prompt: give --text=EMBEDDINGS, or --tokenizer=JSON and --text_encoder=WEIGHTS"
+            "--prompt: give --text=EMBEDDINGS, or --tokenizer=FILE and --text_encoder=WEIGHTS"
         )
     if tokens.shape[-1] != width:
         raise common.UserError(

@@ -36,7 +36,7 @@ def embed_prompts(prompts: Sequence[str], tokenizer: Path, encoder: Path) -> Tex
 
     Args:
       prompts: texts, each once.
-      tokenizer: UMT5's tokenizer.json.
+      tokenizer: UMT5's tokenizer.json or spiece.model.
       encoder: its weights, a safetensors file or folder, in Wan's or Hugging Face's naming.
 
     Raises:

@@ -76,16 +76,36 @@ class LoRA:
             adapter[f"{STACK}/{target}/a"], adapter[f"{STACK}/{target}/b"] = down, up
         return unflatten_dict(adapter, sep="/")
 
-    def beside(self, params: Mapping[str, Any], adapter: Mapping[str, Any]) -> dict[str, Any]:
+    def beside(
+        self,
+        params: Mapping[str, Any],
+        adapter: Mapping[str, Any],
+        *,
+        dropout: float = 0.0,
+        key: PRNGKeyArray | None = None,
+    ) -> dict[str, Any]:
         """The parameters with A and B, scaled, beside the kernels, where `Linear` looks for them.
+
+        Args:
+          params, adapter: of the denoiser, and as `init` makes it.
+          dropout: share of the values of x that A does not see; what it finds in the others is
+            scaled up, so that the mean stays.
+          key: which those are, anew for every target and layer; None drops nothing.
 
         Raises:
           ValueError: as `merge`.
         """
         flat = flatten_dict(dict(params), sep="/")
         for target, (down, up) in self._pairs(flat, adapter).items():
+            scale = self.alpha / self.rank
+            if dropout and key is not None:
+                own = jax.random.fold_in(key, zlib.crc32(target.encode()))
+                layers, kept = down.shape[0], 1.0 - dropout
+                flat[f"{STACK}/{target}/lora_key"] = jax.random.split(own, layers)
+                flat[f"{STACK}/{target}/lora_kept"] = jnp.full(layers, kept)
+                scale /= kept
             flat[f"{STACK}/{target}/lora_a"] = down
-            flat[f"{STACK}/{target}/lora_b"] = self.alpha / self.rank * up
+            flat[f"{STACK}/{target}/lora_b"] = scale * up
         return unflatten_dict(flat, sep="/")
 
     def merge(self, params: Mapping[str, Any], adapter: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,10 +38,17 @@ class BranchTask(DenoiserTask):
       frozen: the backbone, boxed with its logical axis names so that it is split over the devices;
         see `freeze_backbone`.
       lora: the adapter of the backbone that is trained too, if any.
+      lora_dropout: share of its inputs left out in training, see `LoRA.beside`.
     """
 
     frozen: Any = None
     lora: LoRA | None = None
+    lora_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.lora_dropout < 1.0:
+            raise ValueError(f"lora_dropout: found {self.lora_dropout}, expected 0 <= it < 1")
 
     def init(self, key: PRNGKeyArray) -> Params:
         params = {name: part for name, part in super().init(key).items() if name in ADDED}
@@ -58,7 +65,8 @@ class BranchTask(DenoiserTask):
         train: bool,
         **extra: Any,
     ) -> tuple[Array, dict[str, Array]]:
-        return super().loss(self.beside(extra["frozen"], params), batch, key, train=train)
+        own = jax.random.fold_in(key, 4) if train else None  # 0..3 are those of `DenoiserTask`
+        return super().loss(self.beside(extra["frozen"], params, own), batch, key, train=train)
 
     def sample_sheet(self, params: Params, step: int) -> np.ndarray | None:
         whole = self.whole(rules.unboxed(self.frozen), rules.unboxed(params))
@@ -70,15 +78,27 @@ class BranchTask(DenoiserTask):
         adapter = parts.pop(ADAPTER, None)
         return parts if self.lora is None else self.lora.merge(parts, adapter)
 
-    def beside(self, frozen: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-        """All parameters of the denoiser, the adapter beside the kernels, as it trains."""
+    def beside(
+        self, frozen: Mapping[str, Any], params: Mapping[str, Any], key: PRNGKeyArray | None = None
+    ) -> dict[str, Any]:
+        """All parameters of the denoiser, the adapter beside the kernels, as it trains.
+
+        Args:
+          frozen, params: of the backbone, and of what is trained.
+          key: randomness of the adapter's dropout; None leaves nothing out.
+        """
         parts = {**frozen, **params}
         adapter = parts.pop(ADAPTER, None)
-        return parts if self.lora is None else self.lora.beside(parts, adapter)
+        if self.lora is None:
+            return parts
+        return self.lora.beside(parts, adapter, dropout=self.lora_dropout, key=key)
 
 
 def freeze_backbone(
-    task: DenoiserTask, values: Mapping[str, Any] | None = None, lora: LoRA | None = None
+    task: DenoiserTask,
+    values: Mapping[str, Any] | None = None,
+    lora: LoRA | None = None,
+    lora_dropout: float = 0.0,
 ) -> BranchTask:
     """The task that trains what was added to a pretrained denoiser, and nothing else of it.
 
@@ -90,9 +110,10 @@ def freeze_backbone(
       values: parameters of the backbone, nested dict of arrays; parts that were added are left out.
         None: their shapes alone, to compile with.
       lora: an adapter to train beside.
+      lora_dropout: share of its inputs left out in training.
 
     Raises:
-      ValueError: if a tensor is missing or of another shape.
+      ValueError: if a tensor is missing or of another shape, or the share is not below 1.
     """
 
     def fill(path: Any, box: Any) -> Any:
@@ -114,7 +135,7 @@ def freeze_backbone(
     backbone = {name: part for name, part in abstract.items() if name not in ADDED}
     frozen = jax.tree_util.tree_map_with_path(fill, backbone, is_leaf=rules.is_box)
     fields = {field.name: getattr(task, field.name) for field in dataclasses.fields(DenoiserTask)}
-    return BranchTask(**fields, frozen=frozen, lora=lora)
+    return BranchTask(**fields, frozen=frozen, lora=lora, lora_dropout=lora_dropout)
 
 
 def starting_params(

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shlex
 import sys
+import tracemalloc
 import types
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from safetensors.numpy import load_file, save_file
 from mirage_jax.cli import convert
 from mirage_jax.convert.incoming import Asked, import_checkpoint
 from mirage_jax.convert.outgoing import export_checkpoint
-from mirage_jax.convert.wan_dit import from_wan_dit, wan_dit_fields
+from mirage_jax.convert.tensor_files import write_tensors
+from mirage_jax.convert.wan_dit import from_wan_dit, wan_dit_fields, wan_dit_plan
 from mirage_jax.convert.wan_vae import released_stats
 from mirage_jax.latent_encoder import LatentEncoder, as_fields
 from mirage_jax.nn.denoiser import Denoiser
@@ -424,6 +426,40 @@ def test_values_are_never_all_in_memory(tmp_path, exported, monkeypatch):
     import_checkpoint([MIRAGE], tmp_path / "ours", asked=ASKED)
     export_checkpoint(exported, tmp_path / "out.safetensors")
     assert max(sizes) == largest
+
+
+def peak(work, *arguments, **options):
+    """Bytes of Python and NumPy at the most while `work` runs, beyond what was there before."""
+    tracemalloc.start()
+    try:
+        work(*arguments, **options)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_checkpoint(tmp_path, monkeypatch):
+    """Five times the blocks take the same memory: a few copies of the largest tensor."""
+    monkeypatch.setattr("os.fsync", lambda _: None)  # nearly all of the time
+    fields = {"width": 512, "mlp_width": 2048, "text_width": 64, "freq_width": 64}
+    fields |= {"in_channels": 4, "out_channels": 4, "patch": (1, 2, 2), "branch_layers": ()}
+    zeros = np.zeros(6 * 512 * 512, ml_dtypes.bfloat16)
+    peaks, sizes = [], []
+    for depth in (2, 10):
+        specs = {
+            name: (zeros.dtype, placement.tensor_shape)
+            for placement in wan_dit_plan({**fields, "depth": depth})
+            for name in placement.names
+        }
+        counts = {name: int(np.prod(shape)) for name, (_, shape) in specs.items()}
+        source, ours, back = tmp_path / "in.safetensors", tmp_path / "ours", tmp_path / "back"
+        write_tensors(source, specs, lambda name, counts=counts: [zeros[: counts[name]]], {})
+        sizes.append(source.stat().st_size)
+        inwards = peak(import_checkpoint, [source], ours, asked=Asked(heads=4))
+        peaks.append((inwards, peak(export_checkpoint, ours, back.with_suffix(".safetensors"))))
+    assert sizes[1] > 4 * sizes[0] > 20 * zeros.nbytes
+    for small, big in zip(*peaks, strict=True):
+        assert big < 4 * zeros.nbytes and big - small < zeros.nbytes / 2, peaks
 
 
 # -- the command ---------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Adapters of a tiny denoiser: what merging means, what gradients reach, what is refused."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from mirage_jax.nn.attention import Linear
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.lora import EVERY_PROJECTION, SELF_ATTENTION, LoRA
 
@@ -157,3 +159,84 @@ def test_refuses(params):
     adapter = known.init(jax.random.key(0), params)
     with pytest.raises(ValueError, match=r"adapter: parameter blocks/block/mlp_out/a is missing"):
         dataclasses.replace(lora, targets=("mlp_in", "mlp_out")).merge(params, adapter)
+
+
+# -- dropout -------------------------------------------------------------------------------------
+
+
+def test_without_dropout_or_key_nothing_is_added(params):
+    lora = LoRA(2, 2.0)
+    adapter = drawn(lora, params)
+    plain = flatten_dict(lora.beside(params, adapter), sep="/")
+    for options in ({"dropout": 0.0, "key": jax.random.key(0)}, {"dropout": 0.5, "key": None}):
+        found = flatten_dict(lora.beside(params, adapter, **options), sep="/")
+        assert found.keys() == plain.keys()
+        for path, leaf in found.items():
+            np.testing.assert_array_equal(leaf, plain[path])
+
+
+def test_dropout_drops_what_the_adapter_sees_and_nothing_else(params):
+    """x W + b + alpha / rank (x mask / kept) A B, with the mask of its target and layer."""
+    lora = LoRA(2, 3.0, ("mlp_in", "mlp_out"))
+    adapter = drawn(lora, params)
+    pair = adapter["blocks"]["block"]["mlp_in"]
+    whole = lora.beside(params, adapter, dropout=0.25, key=jax.random.key(4))
+    stack = whole["blocks"]["block"]
+    x = jnp.asarray(np.random.default_rng(2).uniform(1, 2, (50, 24)), jnp.float32)
+    masks = []
+    for layer in range(2):
+        own = jax.tree.map(lambda leaf: leaf[layer], stack["mlp_in"])  # noqa: B023
+        linear = Linear(24, 32)
+        found = linear.apply({"params": own}, x)
+        mask = np.asarray(jax.random.bernoulli(own["lora_key"], 0.75, x.shape))
+        update = 3.0 / 2 * (x * mask / 0.75) @ pair["a"][layer] @ pair["b"][layer]
+        expected = x @ own["kernel"] + own["bias"] + update
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        masks.append(mask)
+    assert 0.7 < np.mean(masks) < 0.8
+    keys = np.concatenate([jax.random.key_data(stack[t]["lora_key"]) for t in lora.targets])
+    assert len(np.unique(keys, axis=0)) == 4
+
+
+def test_dropout_has_the_output_without_it_as_its_mean(params):
+    lora = LoRA(2, 2.0, ("mlp_in",))
+    adapter = drawn(lora, params)
+
+    def first(**options):
+        whole = lora.beside(params, adapter, **options)
+        return jax.tree.map(lambda leaf: leaf[0], whole["blocks"]["block"]["mlp_in"])
+
+    dropping = first(dropout=0.25, key=jax.random.key(0))
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(3, 24)), jnp.float32)
+
+    @jax.jit
+    def dropped(key):
+        return Linear(24, 32).apply({"params": {**dropping, "lora_key": key}}, x)
+
+    runs = np.asarray(jax.vmap(dropped)(jax.random.split(jax.random.key(0), 4000)))
+    plain = Linear(24, 32).apply({"params": first()}, x)
+    error = runs.std(axis=0) / 4000**0.5
+    assert error.min() > 0
+    assert (np.abs(runs.mean(axis=0) - plain) < 5 * error).all()
+
+
+def test_the_same_key_drops_the_same(params):
+    """However layers are run, and also in a backward pass that runs them again."""
+    lora = LoRA(2, 2.0, ("self_attn/v",))
+    adapter, key = drawn(lora, params), jax.random.key(1)
+
+    @jax.jit
+    def both_ways(adapter, key):
+        def loss(adapter, **options):
+            whole = lora.beside(params, adapter, dropout=0.25, key=key)
+            out = Denoiser(**FIELDS, **options).apply({"params": whole}, LATENTS, TIMESTEP)
+            return jnp.square(out).mean()
+
+        unrolled = functools.partial(loss, scan=False)
+        rerun = functools.partial(loss, remat="full")
+        return [jax.value_and_grad(f)(adapter) for f in (unrolled, rerun)]
+
+    one, other = both_ways(adapter, key)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one, other)
+    value = float(both_ways(adapter, jax.random.key(2))[0][0])
+    assert abs(value - float(one[0])) > 1e-4 * value

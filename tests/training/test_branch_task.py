@@ -1,6 +1,7 @@
 """The branch trained beside a frozen backbone, against the same task with everything trained."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from tiny_world import CHANNELS, GRID, SIZE
 from mirage_jax import parallel, trajectories
 from mirage_jax.conditioning import context_channels
 from mirage_jax.nn.lora import LoRA
+from mirage_jax.training import guard
 from mirage_jax.training import state as states
 from mirage_jax.training.branch_task import ADAPTER, ADDED, freeze_backbone, starting_params
 from mirage_jax.training.denoiser_task import DenoiserTask, Readout
@@ -113,6 +115,50 @@ def test_an_adapter_trains_beside_the_branch(whole):
     assert float(adapted) == pytest.approx(float(of_merged), rel=1e-4)
     assert abs(float(adapted) - float(plain)) > 1e-3 * float(plain)
     assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_dropout_of_the_adapter_is_of_the_steps_key_and_of_training_alone(whole):
+    task, params, batch = whole
+    lora = LoRA(rank=2, alpha=1.0)
+    plain, joint = (freeze_backbone(task, params, lora, share) for share in (0.0, 0.3))
+    frozen = parallel.unboxed(joint.frozen)
+    optimizer = optax.sgd(0.1)
+    rng = np.random.default_rng(0)
+    adapted = jax.tree.map(
+        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), jnp.float32),
+        jax.eval_shape(lambda: nn.unbox(joint.init(KEY))),
+    )
+    start = states.TrainState(
+        jnp.zeros((), jnp.int32),
+        params=adapted,
+        opt_state=optimizer.init(adapted),
+        ema=None,
+        key=jax.random.key(1),
+        guard=guard.begin(),
+    )
+
+    def bits(state):
+        return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state.params)]
+
+    # A run broken off after its first step and gone on with does what an unbroken one does.
+    step = jax.jit(states.make_step(joint, optimizer))
+    first, _ = step(start, batch, frozen)
+    unbroken, _ = step(first, batch, frozen)
+    kept = jax.device_get(dataclasses.replace(first, key=jax.random.key_data(first.key)))
+    resumed = dataclasses.replace(kept, key=jax.random.wrap_key_data(kept.key))
+    assert bits(step(resumed, batch, frozen)[0]) == bits(unbroken)
+
+    def program(task, train):
+        def loss(params, frozen, key):
+            return task.loss(params, batch, key, train=train, frozen=frozen)[0]
+
+        return re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(loss)(adapted, frozen, KEY)))
+
+    assert program(joint, False) == program(plain, False)
+    draws = [program(task, True).count("random_bits") for task in (plain, joint)]
+    assert draws[1] > draws[0]
+    with pytest.raises(ValueError, match=r"lora_dropout: found 1\.0"):
+        dataclasses.replace(joint, lora_dropout=1.0)
 
 
 def test_kernels_of_the_backbone_are_kept_as_they_are_multiplied(whole):

@@ -59,6 +59,10 @@ class Linear(nn.Module):
         if self.has_variable("params", "lora_a"):  # a low-rank adapter, see `nn.lora`
             down: Any = self.get_variable("params", "lora_a")
             up: Any = self.get_variable("params", "lora_b")
+            if self.has_variable("params", "lora_key"):  # in training, with dropout
+                key: Any = self.get_variable("params", "lora_key")
+                kept: Any = self.get_variable("params", "lora_kept")
+                x = jnp.where(jax.random.bernoulli(key, kept, x.shape), x, 0)
             out = out + (x @ down.astype(self.dtype)) @ up.astype(self.dtype)
         return out + self.bias.astype(self.dtype)
 
