@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import flagsaver
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 from rich.console import Console
 
@@ -66,7 +67,9 @@ def compilations():
     theirs = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: jax.config.values[name] for name in ("jax_default_prng_impl", *theirs)}
     jax.config.update("jax_default_prng_impl", "rbg")
+    compilation_cache.reset_cache()  # or the folder of an earlier module is kept
     yield
+    compilation_cache.reset_cache()
     for name, value in before.items():
         jax.config.update(name, value)
 
@@ -117,6 +120,23 @@ def test_every_stage_leaves_its_part(run):
     for split in ("train", "eval"):
         assert len(LatentSource([run.latents("procedural", split)])) == 16
     assert not run.model("denoiser_none").exists()
+
+
+def test_compiled_programs_are_kept_in_the_work_directory(run):
+    names = [path.name for path in (run.root / "compilation_cache").iterdir()]
+    assert any(name.startswith("jit_step-") for name in names), names
+
+
+def test_the_steps_of_a_trace_are_given_on_the_command_line(monkeypatch, capsys, tmp_path):
+    given = []
+    monkeypatch.setattr(train, "run", lambda config, *_, **__: given.append(config.profile_steps))
+    monkeypatch.setattr(common, "prepare_jax", lambda *_: None)
+    assert command(train, f"--workdir={tmp_path}", "--profile_steps=2:4") == 0
+    assert command(train, f"--workdir={tmp_path}") == 0
+    assert given == [(2, 4), (0, 0)]
+    assert command(train, f"--workdir={tmp_path}", "--profile_steps=2-4") == 2
+    expected = "--profile_steps: found '2-4', expected first:last, as in 10:12"
+    assert expected in " ".join(capsys.readouterr().err.split())
 
 
 def test_training_again_finds_everything_done(run):

@@ -1,9 +1,13 @@
 """The loop: one compilation, exact resume, what it writes, and how it ends."""
 
+import contextlib
+import functools
 import io
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +22,11 @@ import tiny_world
 from flax import linen as nn
 from PIL import Image
 from rich.console import Console
-from tiny_task import Batches, Regression, settings
+from tiny_task import Batches, Regression, loaded, settings
 
 from mirage_jax import parallel, training, trajectories
 from mirage_jax.training import checkpoints, latent_cache, starting
-from mirage_jax.training.metrics import Mean, read_metrics
+from mirage_jax.training.metrics import Mean, ProgressLine, read_metrics
 
 PROGRAM = Path(__file__).with_name("tiny_task.py")
 ROOT = Path(__file__).parents[2]
@@ -63,15 +67,15 @@ def bits(state):
     return [(jax.tree_util.keystr(p), raw(x).dtype, raw(x).tobytes()) for p, x in leaves]
 
 
-def start_program(workdir, delay):
-    command = [sys.executable, "-u", str(PROGRAM), str(workdir), "20", str(delay)]
+def start_program(workdir, delay, *more, **options):
+    command = [sys.executable, "-u", PROGRAM, workdir, "20", str(delay), *map(str, more)]
     return subprocess.Popen(
         command,
         env=environment(),
         cwd=ROOT,
-        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        **{"stdout": subprocess.PIPE, **options},
     )
 
 
@@ -98,23 +102,34 @@ def test_loss_falls_and_the_step_is_traced_once(tmp_path):
     assert int(state.step) == 60
 
 
-def test_killed_and_resumed_equals_unbroken(tmp_path, unbroken):
-    reference, expected = unbroken
-    process = start_program(tmp_path, delay=0.15)
+@pytest.fixture(scope="module")
+def unbroken_loaded(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("loaded")
+    return workdir, fit(workdir, 20, batches=loaded)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_killed_and_resumed_equals_unbroken(workers, tmp_path, unbroken_loaded):
+    reference, expected = unbroken_loaded
     # The save of step 8 waits for that of step 4, so one is complete when step 9 is reported. Then
     # at a moment that may fall into a step, a save or between them.
-    read_until_step(process, 9)
-    try:
-        process.wait(timeout=random.Random(5).uniform(0, 0.6))
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    seed = random.SystemRandom().randrange(2**32)
+    delay = random.Random(seed).uniform(0, 0.6)
+    moment = f"{workers} workers, seed {seed}: killed {delay:.3f} s after step 9"
+    with (tmp_path / "output").open("w+") as output:
+        # The loader's processes outlive it: a pipe to them would stay open.
+        how = {"stdout": output, "start_new_session": True}
+        process = start_program(tmp_path, 0.15, workers, delay, **how)
+        code = process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        output.seek(0)
+        assert code == -signal.SIGKILL, f"{moment}: {output.read()}"
     saved = checkpoints.saved_steps(tmp_path / "checkpoints")
-    assert saved and saved[-1] < 20
-    state = fit(tmp_path, 20)
-    assert bits(state) == bits(expected)
-    assert lines_without_time(tmp_path) == lines_without_time(reference)
+    assert saved and saved[-1] < 20, moment
+    state = fit(tmp_path, 20, batches=functools.partial(loaded, workers=workers))
+    assert bits(state) == bits(expected), moment
+    assert lines_without_time(tmp_path) == lines_without_time(reference), moment
 
 
 def test_a_denoiser_killed_and_resumed_equals_an_unbroken_one(tmp_path):
@@ -124,7 +139,8 @@ def test_a_denoiser_killed_and_resumed_equals_an_unbroken_one(tmp_path):
     latent_cache.write_cache(cache, [clips])
     expected = tiny_denoiser.fit(tmp_path / "unbroken", cache)
     # The save of step 6 waits for that of step 3; one more is perhaps under way.
-    last = random.Random(26).randint(7, tiny_denoiser.STEPS - 1)
+    last = random.SystemRandom().randint(7, tiny_denoiser.STEPS - 1)
+    moment = f"killed at step {last}"
     broken = tmp_path / "broken"
     done = subprocess.run(
         [sys.executable, tiny_denoiser.__file__, broken, cache, str(last)],
@@ -133,15 +149,15 @@ def test_a_denoiser_killed_and_resumed_equals_an_unbroken_one(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.returncode == -signal.SIGKILL, f"{moment}: {done.stderr}"
     saved = checkpoints.saved_steps(broken / "checkpoints")
-    assert saved and saved[-1] <= last
+    assert saved and saved[-1] <= last, moment
     state = tiny_denoiser.fit(broken, cache)
-    assert bits(state) == bits(expected)
+    assert bits(state) == bits(expected), moment
     names = {name.split("[")[0].split(".")[1] for name, *_ in bits(state)}
     assert {"params", "ema", "opt_state"} <= names
     lines = lines_without_time(broken)
-    assert lines == lines_without_time(tmp_path / "unbroken")
+    assert lines == lines_without_time(tmp_path / "unbroken"), moment
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
 
 
@@ -166,6 +182,39 @@ def test_resuming_on_other_batches_is_noticed_by_the_comparison(tmp_path, unbrok
     assert bits(state) != bits(unbroken[1])
 
 
+@pytest.fixture(scope="module")
+def eight_steps(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("eight")
+    fit(workdir, 8)
+    assert checkpoints.saved_steps(workdir / "checkpoints") == [4, 8]
+    return workdir
+
+
+@pytest.mark.parametrize(
+    ("part", "how"), [("params", "flipped"), ("optimizer", "flipped"), ("optimizer", "cut")]
+)
+def test_a_run_goes_on_from_before_a_damaged_checkpoint(part, how, eight_steps, tmp_path, unbroken):
+    reference, expected = unbroken
+    shutil.copytree(eight_steps, tmp_path, dirs_exist_ok=True)
+    files = (tmp_path / "checkpoints" / "8" / part).rglob("d/*")
+    file = max(files, key=lambda path: path.stat().st_size)
+    data = bytearray(file.read_bytes())
+    if how == "flipped":
+        data[len(data) // 2] ^= 0x10
+    else:
+        del data[len(data) // 2 :]
+    file.write_bytes(data)
+    console = Console(record=True, file=io.StringIO(), width=200)
+    state = fit(tmp_path, 20, console=console)
+    said = console.export_text()
+    assert "training: checkpoint 8 is damaged" in said
+    assert "training: resuming from step 4" in said
+    assert bits(state) == bits(expected)
+    assert lines_without_time(tmp_path) == lines_without_time(reference)
+    (aside,) = (tmp_path / "damaged_checkpoints").iterdir()
+    assert aside.name.startswith("8-")
+
+
 def test_a_mesh_of_two_devices_computes_the_same(tmp_path, unbroken):
     code = f"""
 import jax, numpy as np
@@ -186,8 +235,6 @@ print(len(state.params["Dense_0"]["kernel"].sharding.device_set), task.traces)
     expected = jax.device_get(unbroken[1].params)
     for name in expected:
         np.testing.assert_allclose(ours[name]["kernel"], expected[name]["kernel"], atol=1e-6)
-    # A checkpoint of two devices goes on on one.
-    assert int(fit(tmp_path, 20).step) == 20
 
 
 def test_what_a_run_leaves_behind(tmp_path):
@@ -196,10 +243,12 @@ def test_what_a_run_leaves_behind(tmp_path):
             assert set(params) == {"Dense_0", "Dense_1", "Dense_2"}
             return np.full((8, 12, 3), step, np.uint8)
 
+    console = Console(record=True, file=io.StringIO(), width=200)
     fit(
         tmp_path,
         7,
         Drawing(),
+        console=console,
         sample_every=4,
         eval_batches=lambda: [next(Batches(100)), next(Batches(101))],
         eval_every=4,
@@ -222,6 +271,23 @@ def test_what_a_run_leaves_behind(tmp_path):
     assert meta["config"] == {"width": 8}
     assert (meta["step"], meta["batches"]) == (7, 7)
     assert {"git", "jax", "mesh", "tensors"} < set(meta)
+    said = console.export_text()
+    line = r"training  3/7  43%  loss [\d.e-]+  [\d.]+ m?s/step  ETA \d+:\d\d:\d\d  "
+    assert re.search(line, said), said
+    phases = re.search(r"training: step 7, \d+:\d\d:\d\d \((.*)\)", said)
+    assert phases, said
+    seconds = {part.rsplit(" ", 2)[0] for part in phases[1].split(", ")}
+    assert {"compile", "data", "step", "evaluate", "samples", "save"} < seconds
+
+
+def test_the_time_left_is_that_of_the_steps_left():
+    console = Console(record=True, file=io.StringIO(), width=200)
+    line = ProgressLine("worlds", 100, start=30, console=console)
+    line.update(31, loss=4.0, seconds=500.0)  # the first step of a process is not typical
+    for step in range(32, 41):
+        line.update(step, loss=4.0, seconds=2.5)
+    line.report(40)
+    assert console.export_text() == "worlds  40/100  40%  loss 4  2500 ms/step  ETA 0:02:30\n"
 
 
 def test_the_best_checkpoint_by_a_metric_is_kept(tmp_path):

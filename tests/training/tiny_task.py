@@ -1,9 +1,14 @@
 """The smallest task there is, for tests of the loop; also a program that a test can kill.
 
-python tests/training/tiny_task.py WORKDIR STEPS SECONDS_PER_STEP
+python tests/training/tiny_task.py WORKDIR STEPS SECONDS_PER_STEP [LOADER_WORKERS SECONDS]
+
+With the last two it reads as stages do, and kills itself so many seconds after step 9.
 """
 
+import os
+import signal
 import sys
+import threading
 import time
 
 import jax
@@ -12,6 +17,7 @@ import numpy as np
 from flax import linen as nn
 from rich.console import Console
 
+from data_pipelines import loading
 from mirage_jax import training
 
 
@@ -65,6 +71,27 @@ class Batches:
         self.closed = True
 
 
+class Records:
+    """Clips of the smallest kind: random access, and it can be sent to loader processes."""
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        return {"x": np.random.default_rng(index).normal(size=4).astype(np.float32)}
+
+
+def jitter(element, rng):
+    return {"x": element["x"] + rng.normal(size=4).astype(np.float32)}
+
+
+def loaded(start: int, workers: int = 0):
+    """Batches as stages read them: shuffled anew in each epoch, changed at random on the way."""
+    return loading.batches(
+        Records(), jitter, batch_size=4, seed=1, workers=workers, start_batch=start
+    )
+
+
 def settings(steps: int, **changes):
     schedule = training.warmup_cosine(1e-2, steps=20, warmup=2)
     return {
@@ -79,12 +106,23 @@ def settings(steps: int, **changes):
     }
 
 
-def main(workdir: str, steps: str, delay: str) -> None:
+def main(workdir: str, steps: str, delay: str, workers: str = "", moment: str = "") -> None:
+    def report(step: int, _: dict[str, float]) -> None:
+        print("step", step, flush=True)
+        if workers:
+            time.sleep(float(delay))
+            if step == 9:
+                die = (os.getpid(), signal.SIGKILL)
+                threading.Timer(float(moment), os.kill, die).start()
+
+    def batches(start: int):
+        return loaded(start, int(workers)) if workers else Batches(start, delay=float(delay))
+
     training.fit(
         Regression(),
-        lambda start: Batches(start, delay=float(delay)),
+        batches,
         workdir=workdir,
-        on_step=lambda step, _: print("step", step, flush=True),
+        on_step=report,
         **settings(int(steps), console=Console()),
     )
 
