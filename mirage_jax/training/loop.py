@@ -7,6 +7,7 @@ for the end of a run no save is made among skipped steps, so that going back to 
 back before them.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -77,8 +78,8 @@ def fit(
       task: what to train.
       batches_factory: `batches_factory(n)` yields endless batches, the first being the one after
         the n-th of the run: trees of numpy arrays [batch, ...], of this process's share.
-      workdir: folder for checkpoints, metrics.jsonl, tensorboard/, samples/ and parameters.txt, a
-        table of where each parameter lies.
+      workdir: folder for checkpoints, metrics.jsonl, tensorboard/, samples/, config.json and
+        parameters.txt, a table of where each parameter lies.
       steps: last step of the run; a later call may name a larger one to go on.
       optimizer: any optax transformation, see `optimizers.adamw`.
       mesh: default: all devices on the data axis.
@@ -155,6 +156,9 @@ def fit(
         if first_process:
             workdir.mkdir(parents=True, exist_ok=True)
             (workdir / "parameters.txt").write_text("\n".join(specs.table(*where)) + "\n")
+            if config:
+                text = json.dumps(config, indent=2) + "\n"
+                (workdir / "config.json").write_text(text, encoding="utf-8")
 
         runner = Runner(task, mesh, rules, accumulate=accumulate)
         stop, watch = StopRequest(), Watch(guard)

@@ -218,6 +218,7 @@ def test_what_a_run_leaves_behind(tmp_path):
     picture = np.asarray(Image.open(tmp_path / "samples" / "step_00000004.png"))
     assert picture.shape == (8, 12, 3) and (picture == 4).all()
     assert list((tmp_path / "tensorboard").glob("events*"))
+    assert json.loads((tmp_path / "config.json").read_text()) == {"width": 8}
     meta = checkpoints.read_meta(tmp_path / "checkpoints" / "7")
     assert meta["config"] == {"width": 8}
     assert (meta["step"], meta["batches"]) == (7, 7)
