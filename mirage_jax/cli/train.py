@@ -216,7 +216,7 @@ def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str)
         records = [held_out[i] for i in stages.spread_over(len(held_out), 4)]
         shown = {name: np.stack([record[name] for record in records]) for name in FIELDS}
         how = {name: config.sampling[name] for name in ("steps", "shift", "method")}
-        preview = Preview(encoder, LatentClip(**shown), **how)
+        preview = Preview(encoder, LatentClip(**shown), **how, fps=config.evaluation.fps)
         task = dataclasses.replace(task, preview=preview)
     params = stages.train_task(
         task,

@@ -18,7 +18,7 @@ from jaxtyping import Array, PRNGKeyArray
 from mirage_jax.nn.lora import LoRA
 from mirage_jax.parallel import rules
 from mirage_jax.training.denoiser_task import DenoiserTask
-from mirage_jax.training.task import Params
+from mirage_jax.training.task import Params, Samples
 
 ADDED = ("branch", "memory_hint", "ray_adapter")
 """Parts of a `Denoiser` that a pretrained video model does not have; all start as no change."""
@@ -60,9 +60,9 @@ class BranchTask(DenoiserTask):
     ) -> tuple[Array, dict[str, Array]]:
         return super().loss(self.beside(extra["frozen"], params), batch, key, train=train)
 
-    def sample_sheet(self, params: Params, step: int) -> np.ndarray | None:
+    def samples(self, params: Params, step: int) -> Samples | None:
         whole = self.whole(rules.unboxed(self.frozen), rules.unboxed(params))
-        return super().sample_sheet(whole, step)
+        return super().samples(whole, step)
 
     def whole(self, frozen: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters of the denoiser, the adapter merged, as an export has them."""

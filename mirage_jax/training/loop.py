@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -90,7 +89,7 @@ def fit(
       accumulate: parts of a batch that are worked on one after the other, see `accumulation`.
       guard: which steps are skipped and when the run goes back, default `Guard()`.
       log_every: steps between lines of metrics.
-      sample_every: steps between sample sheets, drawn with the averaged parameters; 0: none.
+      sample_every: steps between sample sheets and videos, drawn with the averages; 0: none.
       save_every: steps between checkpoints; 0: only at the end.
       eval_batches: held-out batches, finite, drawn anew for every evaluation; each process gives
         all of them.
@@ -267,9 +266,9 @@ def fit(
                         journal.evaluated(done, results)
                         since = phases.add("evaluate", since)
                     if sample_every and (done == steps or _due(done, sample_every)):
-                        picture = task.sample_sheet(state.best_params, done)
-                        if picture is not None:
-                            journal.drew(done, np.asarray(picture))
+                        samples = task.samples(state.best_params, done)
+                        if samples is not None:
+                            journal.drew(done, samples)
                         since = phases.add("samples", since)
                     # Last, so that a run killed before this line does all of the above again.
                     if done == steps or ((ended or _due(done, save_every)) and not watch.streak):
