@@ -350,7 +350,7 @@ def test_samples_show_the_memory_and_are_made_as_generation_is(kind, monkeypatch
     names = ["decoded", "generated"] if kind == "none" else ["decoded", "memory", "generated"]
     assert list(rows) == [f"clip {number}, {name}" for number in (1, 2) for name in names]
     if kind != "none":
-        grey = to_uint8(UNSEEN)
+        grey = to_uint8(np.full(3, UNSEEN))
         unseen = [(rows[f"clip {number}, memory"] == grey).all(axis=-1) for number in (1, 2)]
         assert not unseen[0].all() and unseen[1].all()
     # Each clip beside what was generated of it.
