@@ -87,6 +87,8 @@ def get_config(variant: str = "ours") -> ConfigDict:
     c.sampling.steps = 20
     c.sampling.shift = 5.0
 
+    c.sample_every = 1000  # sheets and videos
+
     c.compile = ConfigDict()  # what `mirage compile` assumes
     c.compile.batch_per_shard = 1  # clips per device of the data and fsdp axes
     c.compile.text_tokens = 512

@@ -57,6 +57,14 @@ def resolve_config() -> ConfigDict:
     return config
 
 
+def overrides() -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The experiment file, and its fields named on the command line: as it has them, and as now."""
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    file, now = _fields(load_config(path)), _fields(_CONFIG.value)
+    named = config_flags.get_override_values(flags.FLAGS["config"])
+    return path, {name: file[name] for name in named}, {name: now[name] for name in named}
+
+
 def _set_dotted(config: ConfigDict, name: str, value) -> None:
     *parents, leaf = name.split(".")
     node = config

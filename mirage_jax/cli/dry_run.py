@@ -15,7 +15,7 @@ from rich.console import Console
 
 from data_pipelines import loading
 from mirage_jax import parallel
-from mirage_jax.cli import build, programs
+from mirage_jax.cli import build, programs, starts
 from mirage_jax.layout import Layout
 from mirage_jax.parallel import footprint, specs
 from mirage_jax.parallel.flops import matmul_flops
@@ -27,9 +27,23 @@ from mirage_jax.training.vae_task import VAETask
 
 
 def run(
-    config: ConfigDict, layout: Layout, console: Console, stages: Sequence[str], *, memory: str
+    config: ConfigDict,
+    layout: Layout,
+    console: Console,
+    stages: Sequence[str],
+    *,
+    memory: str,
+    source: str = "",
 ) -> None:
     """Prints, for every stage, all that is known before it runs; compiles its step.
+
+    Args:
+      config: the experiment.
+      layout: of the work directory.
+      console: where to print.
+      stages: which of `train.STAGES`.
+      memory: kind of the denoiser's memory.
+      source: a line about where the config comes from.
 
     Raises:
       ValueError: if a field of the config is none that stages can run with, the mesh does not fit
@@ -45,12 +59,18 @@ def run(
     kind = jax.devices()[0].device_kind
     say(f"{config.name}: {mesh.size} devices ({kind}) of {jax.process_count()} processes")
     say(f"mesh {axes}, rules {config.rules!r}, work directory {layout.root}")
+    if source:
+        say(source)
+    say(f"every field is written to {layout.stage('STAGE') / 'config.json'}")
     for line in _data(config, layout, memory):
         say(line)
     for stage in stages:
         say("")
         if stage == "cache":
             say("cache: every clip is encoded once, on process 0")
+            continue
+        if stage == "encoder" and starts.encoder_is_given(config):
+            say(f"encoder: not trained, read from {starts.is_there(layout.model('encoder'))}")
             continue
         training, task, batch = _STAGES[stage](config, memory)
         shards = parallel.batch_shards(mesh) * training.accumulate
@@ -64,6 +84,9 @@ def run(
             f"{training.accumulate} parts, {training.optimizer}, {training.schedule} from "
             f"{training.learning_rate:g}"
         )
+        say(starts.start(config, layout, stage, memory, training.steps))
+        if stage == "denoiser" and config.denoiser.get("text_width", 0):
+            say(starts.text(config)[1])
         with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
             _stage(programs.step(config, training, task, batch, mesh, rules), mesh, rules, say)
 
@@ -129,6 +152,13 @@ def _geometry(config: ConfigDict, _: str) -> Stage:
 def _denoiser(config: ConfigDict, memory: str) -> Stage:
     training = config.denoiser_training
     batch = programs.clip_batch(config, training.batch_size, memory)
+    if "text" in batch:
+        tokens, _ = starts.text(config)
+        if tokens == 0:
+            del batch["text"]
+        elif tokens is not None:
+            clips, _, width = batch["text"].shape
+            batch["text"] = jax.ShapeDtypeStruct((clips, tokens, width), batch["text"].dtype)
     return training, programs.denoiser_task(config, memory), batch
 
 

@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mirage_jax.cli import build, common, dry_run
+from mirage_jax.cli import build, common, dry_run, starts
 from mirage_jax.layout import Layout
 from mirage_jax.parallel import processes
 from mirage_jax.parallel.processes import first_alone
@@ -224,7 +224,7 @@ def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str)
         records = [held_out[i] for i in stages.spread_over(len(held_out), 4)]
         shown = {name: np.stack([record[name] for record in records]) for name in FIELDS}
         how = {name: config.sampling[name] for name in ("steps", "shift", "method")}
-        preview = Preview(encoder, LatentClip(**shown), **how)
+        preview = Preview(encoder, LatentClip(**shown), **how, fps=config.evaluation.fps)
         task = dataclasses.replace(task, preview=preview)
     params = stages.train_task(
         task,
@@ -260,7 +260,8 @@ def main() -> None:
     )
     console = Console(quiet=jax.process_index() > 0)
     if _DRY_RUN.value:
-        dry_run.run(config, layout, console, _chosen(_STAGE.value), memory=_MEMORY.value)
+        chosen, source = _chosen(_STAGE.value), starts.overridden(*common.overrides(), config.tiny)
+        dry_run.run(config, layout, console, chosen, memory=_MEMORY.value, source=source)
     else:
         run(config, layout, console, _STAGE.value, memory=_MEMORY.value)
 

@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from orbax.checkpoint import multihost
 
+from mirage_jax.parallel.host_names import expected_hosts
 from mirage_jax.parallel.mesh import batch_shards
 from mirage_jax.parallel.roll_call import RollCall
 from mirage_jax.parallel.rules import batch_sharding
@@ -87,7 +88,8 @@ def initialize(
         }
     waiting: Any = contextlib.nullcontext()
     if folder is not None:
-        waiting = RollCall(folder, process, processes, _to_stderr, every=say_every)
+        hosts = expected_hosts(environment)
+        waiting = RollCall(folder, process, processes, _to_stderr, every=say_every, hosts=hosts)
     try:
         with waiting:
             jax.distributed.initialize(

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mirage_jax.parallel.host_names import missing_hosts
+
 _FRESH = 30.0
 """Seconds for which a file tells of a process that waits; more than the clocks of hosts differ."""
 
@@ -22,9 +24,10 @@ class RollCall:
     Args:
       folder: on a file system that all processes share.
       process: number of this one; -1: not known yet.
-      processes: how many there are; 0: not known yet.
+      processes: how many there are; 0: not known yet, and only hosts are told apart.
       say: called with a line of text.
       every: seconds.
+      hosts: that are to come, where that is known; see `host_names.expected_hosts`.
     """
 
     def __init__(
@@ -35,7 +38,9 @@ class RollCall:
         say: Callable[[str], None],
         *,
         every: float = 20.0,
+        hosts: tuple[str, ...] = (),
     ) -> None:
+        self._hosts = hosts
         self._folder, self._say, self._every = folder, say, every
         self._processes = processes
         host = socket.gethostname()
@@ -65,6 +70,8 @@ class RollCall:
                 came = {int(name.split()[1]) for name in here if name.startswith("process ")}
                 missing = sorted(set(range(self._processes)) - came)
                 text += f"; no sign of process {', '.join(map(str, missing))}" if missing else ""
+            elif absent := missing_hosts(self._hosts, here):
+                text += f"; no sign of {', '.join(absent)} ({len(absent)} of {len(self._hosts)})"
             self._say(text)
 
     def here(self) -> list[str]:

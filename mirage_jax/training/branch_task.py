@@ -18,7 +18,7 @@ from jaxtyping import Array, PRNGKeyArray
 from mirage_jax.nn.lora import LoRA
 from mirage_jax.parallel import rules
 from mirage_jax.training.denoiser_task import DenoiserTask
-from mirage_jax.training.task import Params
+from mirage_jax.training.task import Params, Samples
 
 ADDED = ("branch", "memory_hint", "ray_adapter")
 """Parts of a `Denoiser` that a pretrained video model does not have; all start as no change."""
@@ -68,9 +68,9 @@ class BranchTask(DenoiserTask):
         own = jax.random.fold_in(key, 4) if train else None  # 0..3 are those of `DenoiserTask`
         return super().loss(self.beside(extra["frozen"], params, own), batch, key, train=train)
 
-    def sample_sheet(self, params: Params, step: int) -> np.ndarray | None:
+    def samples(self, params: Params, step: int) -> Samples | None:
         whole = self.whole(rules.unboxed(self.frozen), rules.unboxed(params))
-        return super().sample_sheet(whole, step)
+        return super().samples(whole, step)
 
     def whole(self, frozen: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters of the denoiser, the adapter merged, as an export has them."""

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mirage_jax import memory
-from mirage_jax.conditioning import camera_rays, memory_context
+from mirage_jax.conditioning import camera_rays, memory_context, plain_context
 from mirage_jax.diffusion import flow
 from mirage_jax.evaluation.pictures import contact_sheet
 from mirage_jax.geometry import Camera
@@ -23,7 +23,8 @@ from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.parallel import processes
 from mirage_jax.training import histories
 from mirage_jax.training.latent_cache import FIELDS, LatentClip
-from mirage_jax.training.task import Params, Task
+from mirage_jax.training.memory_view import cloud_view, decode_each, token_view
+from mirage_jax.training.task import Params, Samples, Task
 from mirage_jax.world import sample_chunk
 
 MEMORY_KINDS = ("latent", "rgb", "none")
@@ -182,6 +183,19 @@ def returning_inputs(
     return jax.vmap(one)(clips)
 
 
+def returning_tokens(clips: LatentClip, size: tuple[int, int]) -> Float[Array, "b t h w m"]:
+    """What the memory of `returning_inputs` shows at each latent: a token a cell, and whether."""
+    table = histories.scenarios(clips.chunks.shape[1], clips.chunks.shape[2])
+
+    def one(clip: LatentClip) -> Array:
+        bank = write_history(clip, jnp.asarray(table.keyframes[histories.RETURN]), size)
+        camera = chunk_camera(clip, jnp.asarray(table.chunk[histories.RETURN]), size)
+        grid = clip.tokens.shape[1], clip.tokens.shape[2]
+        return plain_context(bank, camera, grid, visibility=True)
+
+    return jax.vmap(one)(clips)
+
+
 @dataclasses.dataclass(frozen=True)
 class Preview:
     """What a sample sheet of the denoiser needs.
@@ -190,6 +204,7 @@ class Preview:
       encoder: to decode what was sampled.
       clips: a few held-out clips, as a batch.
       steps, shift, method: of the sampler, see `sample_chunk`.
+      fps: frames per second of the video.
     """
 
     encoder: LatentEncoder
@@ -197,6 +212,7 @@ class Preview:
     steps: int = 4
     shift: float = 1.0
     method: str = "euler"
+    fps: float = 8.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,25 +335,45 @@ class DenoiserTask(Task):
         return clips * latents * height * width // math.prod(self.denoiser.patch)
 
     def sample_sheet(self, params: Params, step: int) -> np.ndarray | None:
-        """True returns above generated ones, from the whole true history."""
+        """The sheet of `samples`."""
+        made = self.samples(params, step)
+        return None if made is None else made.sheet
+
+    def samples(self, params: Params, step: int) -> Samples | None:
+        """True returns, what the memory shows of them, and generated ones, from the whole history.
+
+        The video has a row for each clip: true, and generated beside it.
+        """
         if self.preview is None:
             return None
         clips, encoder = self.preview.clips, self.preview.encoder
         how = {name: getattr(self.preview, name) for name in ("steps", "shift", "method")}
         returns = jax.jit(functools.partial(self._returns, **how))
-        true, sampled = processes.fetch(returns(nn.unbox(params), encoder, clips))
-        rows: dict[str, np.ndarray] = {}
-        for number, pair in enumerate(zip(to_uint8(true), to_uint8(sampled), strict=True), 1):
-            rows |= {f"clip {number}, decoded": pair[0], f"clip {number}, generated": pair[1]}
-        return contact_sheet(rows)
+        made = processes.fetch(returns(nn.unbox(params), encoder, clips))
+        # In this order: a jitted function gives back dicts in that of the alphabet.
+        shown = [name for name in ("decoded", "memory", "generated") if name in made]
+        videos = {name: to_uint8(made[name]) for name in shown}
+        rows = {
+            f"clip {number + 1}, {name}": video[number]
+            for number in range(len(clips.chunks))
+            for name, video in videos.items()
+        }
+        pair = np.concatenate([videos["decoded"], videos["generated"]], axis=3)
+        return Samples(contact_sheet(rows), np.concatenate(pair, axis=1), self.preview.fps)
 
     def _returns(
         self, params: Params, encoder: LatentEncoder, clips: LatentClip, **how: Any
-    ) -> tuple[Array, Array]:
+    ) -> dict[str, Array]:
+        """Videos by what they show; "memory" where the denoiser has one."""
         target, rays, context = returning_inputs(
             clips, kind=self.kind, size=self.size, readout=self.readout
         )
         sampled = sample_chunk(
             self.denoiser, params, target[:, 0], context, rays, jax.random.key(0), **how
         )
-        return encoder.decode(target), encoder.decode(sampled)
+        videos = {"decoded": decode_each(encoder, target)}
+        if self.kind == "latent":
+            videos["memory"] = token_view(encoder, returning_tokens(clips, self.size))
+        elif context is not None:
+            videos["memory"] = cloud_view(encoder, context)
+        return {**videos, "generated": decode_each(encoder, sampled)}

@@ -13,6 +13,7 @@ import numpy as np
 from mirage_jax.training.gauges import Gauges
 from mirage_jax.training.guard import Watch
 from mirage_jax.training.metrics import TIME, Mean, MetricsWriter, ProgressLine
+from mirage_jax.training.task import Samples
 
 STEP_FIELD, DATA_FIELD, ELAPSED_FIELD = f"{TIME}step", f"{TIME}data", f"{TIME}elapsed"
 
@@ -104,9 +105,11 @@ class Journal:
         text = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
         self.say(f"step {step}: held out {text or 'nothing, there are too few clips'}")
 
-    def drew(self, step: int, picture: np.ndarray) -> Path | None:
-        """A sample sheet."""
-        path = self._writer.picture(step, picture)
+    def drew(self, step: int, samples: Samples) -> Path | None:
+        """A sample sheet, and a video where there is one."""
+        path = self._writer.picture(step, np.asarray(samples.sheet))
+        if samples.video is not None:
+            self._writer.video(step, np.asarray(samples.video), samples.fps)
         self.say(f"step {step}: samples in {path}")
         return path
 

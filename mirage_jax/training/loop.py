@@ -7,13 +7,13 @@ for the end of a run no save is made among skipped steps, so that going back to 
 back before them.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -77,8 +77,8 @@ def fit(
       task: what to train.
       batches_factory: `batches_factory(n)` yields endless batches, the first being the one after
         the n-th of the run: trees of numpy arrays [batch, ...], of this process's share.
-      workdir: folder for checkpoints, metrics.jsonl, tensorboard/, samples/ and parameters.txt, a
-        table of where each parameter lies.
+      workdir: folder for checkpoints, metrics.jsonl, tensorboard/, samples/, config.json and
+        parameters.txt, a table of where each parameter lies.
       steps: last step of the run; a later call may name a larger one to go on.
       optimizer: any optax transformation, see `optimizers.adamw`.
       mesh: default: all devices on the data axis.
@@ -89,7 +89,7 @@ def fit(
       accumulate: parts of a batch that are worked on one after the other, see `accumulation`.
       guard: which steps are skipped and when the run goes back, default `Guard()`.
       log_every: steps between lines of metrics.
-      sample_every: steps between sample sheets, drawn with the averaged parameters; 0: none.
+      sample_every: steps between sample sheets and videos, drawn with the averages; 0: none.
       save_every: steps between checkpoints; 0: only at the end.
       eval_batches: held-out batches, finite, drawn anew for every evaluation; each process gives
         all of them.
@@ -164,6 +164,9 @@ def fit(
             tables = [[f"{part}:", *specs.table(*its)] for part, its in parts.items()]
             text = "\n\n".join(map("\n".join, tables))
             (workdir / "parameters.txt").write_text(text + "\n")
+            if config:
+                text = json.dumps(config, indent=2) + "\n"
+                (workdir / "config.json").write_text(text, encoding="utf-8")
 
         runner = Runner(task, mesh, rules, accumulate=accumulate)
         stop, watch = StopRequest(), Watch(guard)
@@ -271,9 +274,9 @@ def fit(
                         journal.evaluated(done, results)
                         since = phases.add("evaluate", since)
                     if sample_every and (done == steps or _due(done, sample_every)):
-                        picture = task.sample_sheet(state.best_params, done)
-                        if picture is not None:
-                            journal.drew(done, np.asarray(picture))
+                        samples = task.samples(state.best_params, done)
+                        if samples is not None:
+                            journal.drew(done, samples)
                         since = phases.add("samples", since)
                     # Last, so that a run killed before this line does all of the above again.
                     if done == steps or ((ended or _due(done, save_every)) and not watch.streak):

@@ -51,7 +51,8 @@ class Mean:
 
 
 class MetricsWriter:
-    """Appends scalars to metrics.jsonl and TensorBoard; pictures to samples/ and TensorBoard.
+    """Appends scalars to metrics.jsonl and TensorBoard; pictures to samples/ and TensorBoard,
+    videos to samples/.
 
     Lines and events after `start_step` were written by a run that went on beyond the checkpoint
     this one starts from; they are removed (JSONL) or marked as purged (TensorBoard).
@@ -111,9 +112,7 @@ class MetricsWriter:
             )
         if not self._active:
             return None
-        folder = self._workdir / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"step_{step:08d}.png"
+        path = self._sample_path(step, "png")
         partial = path.with_suffix(".tmp")
         Image.fromarray(picture).save(partial, format="png")
         os.replace(partial, path)
@@ -122,6 +121,19 @@ class MetricsWriter:
         if self._extra is not None:
             self._extra.picture(step, picture)
         return path
+
+    def video(self, step: int, frames: np.ndarray, fps: float) -> Path | None:
+        """Writes `samples/step_00001000.mp4` of uint8 [T, H, W, 3]; returns its path."""
+        if not self._active:
+            return None
+        from mirage_jax.video_io import write_video  # loads FFmpeg, and is only needed here
+
+        return write_video(self._sample_path(step, "mp4"), frames, fps)
+
+    def _sample_path(self, step: int, suffix: str) -> Path:
+        folder = self._workdir / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"step_{step:08d}.{suffix}"
 
     def close(self) -> None:
         """Flushes and closes all."""

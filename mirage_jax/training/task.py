@@ -1,5 +1,6 @@
 """What a training stage has to say for itself; everything else is `loop.fit`."""
 
+import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -8,6 +9,21 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 Params = Any
 """Nested dict of arrays, leaves possibly boxed with their logical axis names."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """What parameters can do, to look at.
+
+    Attributes:
+      sheet: a picture uint8 [height, width, 3].
+      video: of the same samples, uint8 [T, H, W, 3], or None.
+      fps: frames of it per second.
+    """
+
+    sheet: np.ndarray
+    video: np.ndarray | None = None
+    fps: float = 8.0
 
 
 @runtime_checkable
@@ -56,6 +72,11 @@ class Task(Protocol):
     def sample_sheet(self, params: Params, step: int) -> np.ndarray | None:
         """A picture uint8 [height, width, 3] that shows what the parameters can do, or None."""
         return None
+
+    def samples(self, params: Params, step: int) -> Samples | None:
+        """The same with a video beside it, for tasks that have one. Default: the sheet alone."""
+        sheet = self.sample_sheet(params, step)
+        return None if sheet is None else Samples(sheet)
 
 
 def parameter_count(params: Params) -> int:

@@ -2,16 +2,20 @@
 
 import io
 import re
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import tiny_world
+from absl.testing import flagsaver
 from rich.console import Console
 
-from mirage_jax.cli import build, common, dry_run, programs, train
+from mirage_jax.cli import build, common, dry_run, programs, starts, train
 from mirage_jax.layout import Layout
+from mirage_jax.text import TextEmbeddings, save_embeddings
 from mirage_jax.training.task import parameter_count
 
 ROOT = Path(__file__).parents[2]
@@ -46,19 +50,95 @@ class Untraced(tiny_world.stand_in(jax.stages.Traced)):
         return None
 
 
+@pytest.fixture
+def described(tmp_path, monkeypatch, capsys):
+    """What `mirage train --dry_run` prints with these arguments; leaves the batches in `.batches`.
+
+    Nothing is traced or compiled.
+    """
+    monkeypatch.setattr(common, "prepare_jax", lambda *_, **__: None)
+
+    def trace(advance, state, batch, *_):
+        run.batches.append(batch)
+        return Untraced()
+
+    monkeypatch.setattr(programs.states, "trace_step", trace)
+
+    def run(path, *arguments):
+        argv = ["mirage train", f"--config={path}", f"--workdir={tmp_path / 'run'}", "--dry_run"]
+        # Overrides of config fields are looked up in sys.argv.
+        monkeypatch.setattr(sys, "argv", [*argv, *arguments])
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as leave:
+            common.run(train.main, train.__name__)
+        out, err = capsys.readouterr()
+        assert not leave.value.code, err
+        return out
+
+    run.batches = []
+    return run
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_experiment_is_described(path, monkeypatch, tmp_path):
-    monkeypatch.setattr(programs.states, "trace_step", lambda *_: Untraced())
+def test_every_experiment_is_described(path, described, tmp_path):
     config = tiny(path)
-    text = shown(config, tmp_path / "nowhere")
+    text = described(path, "--config.tiny=true", "--config.seed=7")
     positions = [text.index(f"\n{stage}: ") for stage in train.STAGES]
     assert positions == sorted(positions)
+    assert f"\nconfig {path}, tiny variant; seed = 7 (was 0), tiny = True (was False) by" in text
     assert f"data {config.worlds[0]}: train 0 clips recorded, 0 encoded" in text
     assert re.search(r"\n  blocks/\S+/kernel +\d+x\d+\S* +b?float\d+ +\S+ +[\d,]+\n", text)
     assert text.count("a step takes 250FLOP in matrix products\n") == 3
-    assert ("parameters frozen" in text) == (build.trained(config) != "all")
+    frozen = build.trained(config) != "all"
+    assert ("parameters frozen" in text) == frozen
+    assert text.count("\nstarts from scratch\n") == (2 if frozen else 3)
+    assert ("\nstarts from the pretrained denoiser random\n" in text) == frozen
     # It looks and does not touch.
-    assert not (tmp_path / "nowhere").exists()
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_pretrained_model_at_its_own_size(described, tmp_path):
+    path = ROOT / "experiments" / "wan22_5b_memory.py"
+    text = described(path, "--config.mesh.fsdp=1")
+    encoder = tmp_path / "run" / "model" / "encoder"
+    assert f"\nencoder: not trained, read from {encoder} (not there yet)\n" in text
+    assert "starts from the pretrained denoiser exports/wan (not there yet)\n" in text
+    assert 'trains without text (text.embeddings = "")\n' in text
+    assert "mesh.fsdp = 1 (was -1) by the command line\n" in text
+    denoiser = described.batches[-1]
+    assert "text" not in denoiser and denoiser["chunks"].shape == (64, 2, 9, 44, 80, 48)
+    encoder.mkdir(parents=True)
+    text = described(path, "--stage=encoder")
+    assert f"read from {encoder}\n" in text and "; no field by the command line\n" in text
+
+
+def test_text_is_of_the_length_of_the_embeddings(tmp_path):
+    file = tmp_path / "text.safetensors"
+    config = tiny(ROOT / "experiments" / "wan22_5b_memory.py", text__embeddings=str(file))
+    assert starts.text(config) == (None, f"text embeddings from {file} (not there yet)")
+    prompts = tuple(config.text.prompts.values())
+    tokens = np.ones((len(prompts), 5, 24), np.float32)
+    save_embeddings(file, TextEmbeddings(prompts, tokens, np.full(len(prompts), 5, np.int32)))
+    line = f"text embeddings from {file}: 5 tokens for each of 1 worlds"
+    assert starts.text(config) == (5, line)
+    assert dry_run._denoiser(config, "latent")[2]["text"].shape == (4, 5, 24)
+
+
+def test_where_a_stage_goes_on_from(tmp_path):
+    config = tiny(ROOT / "experiments" / "wan22_5b_memory.py")
+    layout = Layout(tmp_path)
+
+    def start(stage, memory="latent"):
+        return starts.start(config, layout, stage, memory, 20)
+
+    assert start("geometry") == "starts from scratch"
+    for name, step in (("geometry", 5), ("geometry", 20), ("denoiser_latent", 10)):
+        (layout.stage(name) / "checkpoints" / str(step)).mkdir(parents=True)
+    folder = layout.stage("geometry") / "checkpoints"
+    assert start("geometry") == f"nothing to train, has step 20 in {folder}"
+    folder = layout.stage("denoiser_latent") / "checkpoints"
+    expected = f"goes on from step 10 in {folder}; frozen weights of random"
+    assert start("denoiser") == expected
+    assert start("denoiser", "none") == "starts from the pretrained denoiser random"
 
 
 def test_what_is_printed_is_what_is_compiled(tmp_path):

@@ -6,11 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_world
+from test_memory_view import Plain
 from tiny_world import CHANNELS, CHUNK, GRID, SIZE
 
 from mirage_jax import geometry, memory, trajectories
 from mirage_jax.conditioning import camera_rays, context_channels, memory_context
 from mirage_jax.geometry import Camera
+from mirage_jax.latent_encoder import to_uint8
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.training import denoiser_task, histories
 from mirage_jax.training.denoiser_task import (
@@ -23,6 +25,7 @@ from mirage_jax.training.denoiser_task import (
     write_history,
 )
 from mirage_jax.training.latent_cache import FIELDS
+from mirage_jax.training.memory_view import UNSEEN
 
 POSES = trajectories.make("look_and_walk", 9, angle=60, distance=0.7)
 LONG = trajectories.make("look_away", 17)
@@ -320,18 +323,38 @@ def test_an_unknown_kind_of_memory_is_refused():
         task_with(kind="colour")
 
 
-def test_a_sample_sheet_is_sampled_as_generation_is(monkeypatch):
-    seen = {}
+@pytest.mark.parametrize("kind", denoiser_task.MEMORY_KINDS)
+def test_samples_show_the_memory_and_are_made_as_generation_is(kind, monkeypatch):
+    seen, sheets = {}, []
 
     def sample(denoiser, params, first, context, rays, key, **options):
         seen.update(options)
-        return jnp.broadcast_to(first[:, None], (*rays.shape[:2], *first.shape[1:]))
+        return jnp.broadcast_to(-first[:, None], (*rays.shape[:2], *first.shape[1:]))
+
+    def sheet(rows):
+        sheets.append(rows)
+        return np.zeros((4, 4, 3), np.uint8)
 
     monkeypatch.setattr(denoiser_task, "sample_chunk", sample)
+    monkeypatch.setattr(denoiser_task, "contact_sheet", sheet)
     how = {"steps": 7, "shift": 3.0, "method": "heun"}
-    preview = Preview(tiny_world.encoder(), tiny_world.latent_clips(1, POSES), **how)
+    clips = tiny_world.latent_clips(2, POSES)
+    clips.depth[1] = 0  # no place is known, and nothing remembered
+    clips.rgb_hits[1] = 0
+    preview = Preview(Plain(), clips, **how, fps=3.0)
     network = tiny_world.denoiser(context_channels(CHANNELS, reads=2, fine=1))
-    task = DenoiserTask(network, "latent", SIZE, 2, 2, readout=READOUT, shift=1.0, preview=preview)
-    sheet = task.sample_sheet({}, 1)
-    assert sheet.ndim == 3 and sheet.dtype == np.uint8
-    assert seen == how
+    task = DenoiserTask(network, kind, SIZE, 2, 2, readout=READOUT, shift=1.0, preview=preview)
+    samples = task.samples({}, 1)
+    assert samples.sheet.shape == (4, 4, 3) and seen == how
+    rows = sheets[0]
+    names = ["decoded", "generated"] if kind == "none" else ["decoded", "memory", "generated"]
+    assert list(rows) == [f"clip {number}, {name}" for number in (1, 2) for name in names]
+    if kind != "none":
+        grey = to_uint8(np.full(3, UNSEEN))
+        unseen = [(rows[f"clip {number}, memory"] == grey).all(axis=-1) for number in (1, 2)]
+        assert not unseen[0].all() and unseen[1].all()
+    # Each clip beside what was generated of it.
+    pairs = [[rows[f"clip {n}, {name}"] for name in ("decoded", "generated")] for n in (1, 2)]
+    expected = np.concatenate([np.concatenate(pair, axis=2) for pair in pairs], axis=1)
+    np.testing.assert_array_equal(samples.video, expected)
+    assert samples.fps == 3 and (pairs[0][0] != pairs[0][1]).any()

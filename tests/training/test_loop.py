@@ -27,6 +27,8 @@ from tiny_task import Batches, Regression, loaded, settings
 from mirage_jax import parallel, training, trajectories
 from mirage_jax.training import checkpoints, latent_cache, starting
 from mirage_jax.training.metrics import Mean, ProgressLine, read_metrics
+from mirage_jax.training.task import Samples
+from mirage_jax.video_io import read_video
 
 PROGRAM = Path(__file__).with_name("tiny_task.py")
 ROOT = Path(__file__).parents[2]
@@ -243,6 +245,10 @@ def test_what_a_run_leaves_behind(tmp_path):
             assert set(params) == {"Dense_0", "Dense_1", "Dense_2"}
             return np.full((8, 12, 3), step, np.uint8)
 
+        def samples(self, params, step):
+            video = np.full((step, 16, 32, 3), 20 * step, np.uint8)
+            return Samples(self.sample_sheet(params, step), video, fps=5.0)
+
     console = Console(record=True, file=io.StringIO(), width=200)
     fit(
         tmp_path,
@@ -261,12 +267,15 @@ def test_what_a_run_leaves_behind(tmp_path):
     held_out = [line for line in lines if "eval/loss" in line]
     assert [line["step"] for line in held_out] == [4, 7]
     assert {p.name for p in (tmp_path / "samples").iterdir()} == {
-        "step_00000004.png",
-        "step_00000007.png",
+        *("step_00000004.png", "step_00000004.mp4"),
+        *("step_00000007.png", "step_00000007.mp4"),
     }
+    video, fps = read_video(tmp_path / "samples" / "step_00000004.mp4")
+    assert (len(video), fps) == (4, 5) and abs(video.astype(int) - 80).max() < 5
     picture = np.asarray(Image.open(tmp_path / "samples" / "step_00000004.png"))
     assert picture.shape == (8, 12, 3) and (picture == 4).all()
     assert list((tmp_path / "tensorboard").glob("events*"))
+    assert json.loads((tmp_path / "config.json").read_text()) == {"width": 8}
     meta = checkpoints.read_meta(tmp_path / "checkpoints" / "7")
     assert meta["config"] == {"width": 8}
     assert (meta["step"], meta["batches"]) == (7, 7)
