@@ -23,6 +23,7 @@ import optax
 import torch
 import torch.nn.functional as F
 
+from mirage_jax.cli.compilation import use_own_kernels
 from mirage_jax.evaluation import network_costs
 from mirage_jax.evaluation.stopwatch import median_times
 from mirage_jax.nn.denoiser import timestep_embedding
@@ -277,6 +278,7 @@ def difference(ours: Any, theirs: Any) -> float:
 
 
 def main() -> None:
+    use_own_kernels()
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("subject", choices=list(SUBJECTS))
     parser.add_argument("sizes", nargs="+", help="named as for `mirage bench`")

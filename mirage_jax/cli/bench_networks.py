@@ -25,6 +25,8 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from mirage_jax.cli.compilation import use_own_kernels
+
 SUBJECTS = ("denoiser", "vae")
 
 _SIZES = flags.DEFINE_list("sizes", ["tiny"], "Sizes to measure, by name.")
@@ -99,4 +101,5 @@ def _number(value: float | int | None, form: str, scale: float = 1.0) -> str:
 
 
 def main(subject: str) -> None:
+    use_own_kernels()
     run(subject, Console())

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from mirage_jax.cli.compilation import compile_fast
+from mirage_jax.cli.compilation import compile_fast, use_own_kernels
 from mirage_jax.layout import Layout
 
 # Installed beside this package, so that commands work from any folder.
@@ -89,6 +89,7 @@ def prepare_jax(config: ConfigDict, layout: Layout, *, timed: bool = False) -> N
     """
     import jax
 
+    use_own_kernels()
     if config.tiny and not timed:
         compile_fast()
     if config.host_devices > 1:
