@@ -1,4 +1,4 @@
-"""How programs are compiled on a CPU: for speed, or fast where they compile longer than they run."""
+"""How programs are compiled on a CPU: to run fast, or to compile fast."""
 
 from __future__ import annotations
 
