@@ -8,9 +8,10 @@
 33 frames of 704x1280. Two variants of the recipe, `wan22_5b_memory.py:ours` (the default) and
 `:paper` (arXiv 2606.09828, stage 1: AdamW with betas 0 and .999, weight decay 1e-3, learning rate
 1e-5, cosine, batch 64, text left out of every fifth sample; one read-out per latent with a mask,
-true histories). Ours reads the memory at every frame on a finer grid, spoils histories as rollouts
-do, and adds the read-out to the tokens as well. Both train with the camera-ray adapter and one
-noise level per sample; the paper's clean reference and preceding frames are not given.
+beside which ours also tells confidence and depth; true histories). Ours reads the memory at every
+frame on a finer grid, spoils histories as rollouts do, and adds the read-out to the tokens as well.
+Both train with the camera-ray adapter and one noise level per sample; the paper's clean reference
+and preceding frames are not given.
 
 Compiled for TPU slices, see docs/scaling.md; it has not been trained at this size. The worlds that
 can be recorded here are square, so clips of this size must come from elsewhere. The tiny variant

@@ -117,7 +117,7 @@ def _pickle_message(path: Path) -> str:
         'safetensors. Where PyTorch is installed: python -c "import torch; from safetensors.torch '
         f"import save_file; t = torch.load('{path.name}', map_location='cpu', weights_only=True); "
         f"t = next((t[k] for k in {_NESTS} if isinstance(t.get(k), dict)), t); "
-        "save_file({k: v.contiguous() for k, v in t.items() if torch.is_tensor(v)}, "
+        "save_file({k: v.contiguous().clone() for k, v in t.items() if torch.is_tensor(v)}, "
         f"'{safe}')\""
     )
 

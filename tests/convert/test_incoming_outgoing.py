@@ -371,10 +371,10 @@ def test_the_line_that_rewrites_a_pickle_finds_the_weights_inside(tmp_path, monk
     assert (program, len(options)) == ("-c", 1)
 
     class Tensor(list):
-        """Like PyTorch's, as far as the line goes; not contiguous until it is asked to be."""
+        """Like PyTorch's, as far as the line goes: contiguous, and of its own memory, if asked."""
 
         def contiguous(self):
-            return (*self,)
+            return types.SimpleNamespace(clone=lambda: (*self,))
 
     weights = {"blocks.0.bias": Tensor([1, 2]), "model.weight": Tensor([3])}
     stored = {nest: weights, "step": 1000, "optimizer": {"m": Tensor([4])}} if nest else weights
