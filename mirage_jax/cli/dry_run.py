@@ -72,6 +72,9 @@ def run(
         if stage == "encoder" and starts.encoder_is_given(config):
             say(f"encoder: not trained, read from {starts.is_there(layout.model('encoder'))}")
             continue
+        if stage == "encoder" and not config.vae_training.steps:
+            say("encoder: not trained, taken with its linear path alone (0 steps)")
+            continue
         training, task, batch = _STAGES[stage](config, memory)
         shards = parallel.batch_shards(mesh) * training.accumulate
         if training.batch_size % shards:

@@ -87,10 +87,12 @@ def test_every_experiment_is_described(path, described, tmp_path):
     assert f"\nconfig {path}, tiny variant; seed = 7 (was 0), tiny = True (was False) by" in text
     assert f"data {config.worlds[0]}: train 0 clips recorded, 0 encoded" in text
     assert re.search(r"\n  blocks/\S+/kernel +\d+x\d+\S* +b?float\d+ +\S+ +[\d,]+\n", text)
-    assert text.count("a step takes 250FLOP in matrix products\n") == 3
+    trained = bool(config.vae_training.steps)
+    assert text.count("a step takes 250FLOP in matrix products\n") == 2 + trained
+    assert ("encoder: not trained, taken with its linear path alone" in text) != trained
     frozen = build.trained(config) != "all"
     assert ("parameters frozen" in text) == frozen
-    assert text.count("\nstarts from scratch\n") == (2 if frozen else 3)
+    assert text.count("\nstarts from scratch\n") == 1 + trained + (not frozen)
     assert ("\nstarts from the pretrained denoiser random\n" in text) == frozen
     # It looks and does not touch.
     assert not list((tmp_path / "run").iterdir())
