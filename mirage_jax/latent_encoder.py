@@ -58,7 +58,7 @@ class LatentEncoder:
         """Normalised latents (posterior means) of clips in [-1, 1] of 1 + 4 n frames."""
 
         def code(video: Array) -> Array:
-            return self._code("encode", video, self.vae.temporal_stride)[0]
+            return self._code("encode", video)[0]
 
         latents = encode_tiled(code, video, **self._tiles()) if self.tile else code(video)
         return normalise(latents, self.stats)
@@ -71,13 +71,13 @@ class LatentEncoder:
         """Frames, not clipped, of normalised latents."""
 
         def code(latents: Array) -> Array:
-            return self._code("decode", latents, 1)
+            return self._code("decode", latents)
 
         latents = denormalise(latents, self.stats)
         return decode_tiled(code, latents, **self._tiles()) if self.tile else code(latents)
 
-    def _code(self, method: str, x: Array, frames: int) -> Any:
-        """`VideoVAE.encode` or `decode`, at once or in parts of so many frames."""
+    def _code(self, method: str, x: Array) -> Any:
+        """`VideoVAE.encode` or `decode`, at once or latent by latent."""
         params = {"params": self.params}
         if not self.streamed:
             return self.vae.apply(params, x, method=method)
@@ -85,6 +85,7 @@ class LatentEncoder:
         def code_chunk(part: Array, cache: Any) -> Any:
             return self.vae.apply(params, part, cache, method=f"{method}_chunk")
 
+        frames = self.vae.temporal_stride if method == "encode" else 1
         return code_streamed(code_chunk, x, frames)
 
     def _tiles(self) -> dict[str, Any]:

@@ -156,9 +156,7 @@ def models(monkeypatch):
     ("name", "flag", "tile"),
     [
         ("released", [], (30, 52)),
-        ("paper", [], ()),
         ("paper", ["--vae_tile=1,2"], (1, 2)),
-        ("released", ["--vae_tile=0,0"], ()),
     ],
 )
 def test_the_vae_works_in_tiles_where_asked(call, prompted, models, tmp_path, name, flag, tile):

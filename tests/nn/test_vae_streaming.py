@@ -9,7 +9,15 @@ import tiny_world
 from mirage_jax.latent_encoder import LatentEncoder
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
 
-VAE = VideoVAE(base_width=2, decoder_width=3, latent_channels=4, blocks=1, linear_path=False)
+VAE = VideoVAE(
+    base_width=2,
+    decoder_width=3,
+    latent_channels=4,
+    width_mults=(1, 2, 2),
+    blocks=1,
+    attention=False,
+    linear_path=False,
+)
 STATS = LatentStats(jnp.full(4, 0.1), jnp.full(4, 0.5))
 
 

@@ -94,11 +94,12 @@ def test_a_run_says_where_its_parameters_lie_and_what_a_step_takes(tmp_path):
     console = Console(record=True, file=io.StringIO(), width=200)
     fit(tmp_path, 1, data=2, fsdp=2, console=console)
     lines = [line.split() for line in (tmp_path / "parameters.txt").read_text().splitlines()]
-    assert lines[0][:2] == ["parameter", "shape"] and len(lines) == 7
+    assert lines[0] == ["trained:"] and lines[1][:2] == ["parameter", "shape"] and len(lines) == 8
     # 8 x 8 numbers of four bytes, half of them on each device.
     assert ["Dense_1/kernel", "8x8", "float32", "fsdp,tensor", "128"] in lines
     said = console.export_text()
-    share = r"121 parameters, mesh data=2 fsdp=2, [\d.]+% of their bytes on every device"
+    assert "mesh data=2 fsdp=2\n" in said
+    share = r"121 parameters trained, [\d.]+% of their bytes on every device"
     assert re.search(share, said), said
     memory = r"a step takes [\d.]+k?FLOP in matrix products; [\d.e-]+ GiB on a device"
     assert re.search(memory, said), said
