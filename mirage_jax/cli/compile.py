@@ -96,12 +96,12 @@ def table(report: dict[str, Any]) -> Table:
     """What was found, a column for each program."""
     programs = report["programs"]
     mesh = " ".join(f"{axis}={size}" for axis, size in report["mesh"].items() if size > 1)
-    known = any(result["roofline"] for result in programs.values())
+    rooflines = [result["roofline"] for result in programs.values() if result["roofline"]]
     out = Table(
         "of one device",
         *programs,
         title=f"{report['topology']}, mesh {mesh}",
-        caption=footprint.ASSUMES if known else None,
+        caption=rooflines[0]["assumes"] if rooflines else None,
     )
     for label, cell in _ROWS.items():
         out.add_row(label, *(cell(result) for result in programs.values()))
@@ -112,7 +112,7 @@ def table(report: dict[str, Any]) -> Table:
     return out
 
 
-def _gib(count: float | None) -> str:
+def _gib(count: float | int | None) -> str:
     return "-" if count is None else f"{count / 2**30:.2f} GiB"
 
 

@@ -5,6 +5,7 @@ worked out from the sizes of the parameters.
 """
 
 import functools
+import io
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from rich.console import Console
 
 from mirage_jax.cli import compile as command
 
@@ -131,6 +133,16 @@ def test_what_is_printed_is_what_is_written(branch):
     assert step["memory"]["fits"] is None and step["roofline"] is None
     for text in ("fsdp=8", f"{step['trained']:,} / {step['frozen']:,}", "all-gather"):
         assert text in printed
+
+
+def test_a_best_time_is_printed_with_what_it_assumes(branch):
+    report = json.loads(json.dumps(branch[0]))
+    best = {"compute": 2.0, "hbm": 0.5, "ici": 0.25, "overlapped": 2.0, "serial": 2.75}
+    report["programs"]["train"]["roofline"] = best | {"assumes": "links at their peak"}
+    console = Console(record=True, file=io.StringIO(), width=120)
+    console.print(command.table(report))
+    text = console.export_text()
+    assert "2.000 to 2.750 s" in text and "links at their peak" in text
 
 
 @pytest.mark.parametrize(
