@@ -209,7 +209,10 @@ def _geometry_options() -> generate_preset.Options:
         size = _two_numbers("video_size", _SIZE.value, "HEIGHT,WIDTH in pixels")
     tile = None
     if _VAE_TILE.value is not None:
-        tile = _two_numbers("vae_tile", _VAE_TILE.value, "ROWS,COLUMNS of cells")
+        expected = "ROWS,COLUMNS of cells, or 0,0 for whole pictures"
+        tile = _two_numbers("vae_tile", _VAE_TILE.value, expected)
+        if 0 in tile and any(tile):
+            raise common.UserError(f"--vae_tile: found {tile}, expected {expected}")
     return generate_preset.Options(
         geometry=Path(_GEOMETRY.value),
         preset=_PRESET.value,

@@ -89,9 +89,8 @@ def _tiled(
     tiles = list(itertools.product(*spans))
     if len(tiles) == 1:
         return code(x)
-    shapes = sorted({(rows[1] - rows[0], columns[1] - columns[0]) for rows, columns in tiles})
-    kinds = [shapes.index((rows[1] - rows[0], columns[1] - columns[0])) for rows, columns in tiles]
-    starts = np.array([(rows[0], columns[0]) for rows, columns in tiles])
+    starts, ends = (np.array([(rows[i], columns[i]) for rows, columns in tiles]) for i in (0, 1))
+    shapes, kinds = np.unique(ends - starts, axis=0, return_inverse=True)
     # Weights of the output's rows in every tile, and of its columns.
     ramps = [
         np.stack(
@@ -115,16 +114,17 @@ def _tiled(
         before = jax.lax.dynamic_slice(total, where, part.shape)
         return jax.lax.dynamic_update_slice(total, before + part * weight, where)
 
-    branches = [partial(add_tile, shape) for shape in shapes]
+    branches = [partial(add_tile, (rows, columns)) for rows, columns in shapes.tolist()]
 
     def one_more(total: Array, tile: Any) -> tuple[Array, None]:
         kind, start, sides = tile
         return jax.lax.switch(kind, branches, x, total, start, sides), None
 
     # A loop, since XLA would compute the tiles of a straight program side by side.
-    first = jax.eval_shape(code, x[:, :, : shapes[0][0] * scale_in, : shapes[0][1] * scale_in])
+    rows, columns = shapes[0] * scale_in
+    first = jax.eval_shape(code, x[:, :, :rows, :columns])
     total = jnp.zeros((*first.shape[:2], *total_weight.shape, first.shape[-1]), first.dtype)
-    total, _ = jax.lax.scan(one_more, total, (np.array(kinds), starts, ramps))
+    total, _ = jax.lax.scan(one_more, total, (kinds.ravel(), starts, ramps))
     return total / total_weight[..., None]
 
 

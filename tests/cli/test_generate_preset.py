@@ -195,6 +195,7 @@ def test_guidance_leads_from_the_other_prompt_to_the_prompt(
             "size: found 16 x 24 pixels, expected multiples of 16",
         ),
         (["{prompt}", "--vae_tile=30"], "--vae_tile: found '30', expected ROWS,COLUMNS"),
+        (["{prompt}", "--vae_tile=0,5"], r"--vae_tile: found \(0, 5\), expected ROWS,COLUMNS"),
         (["{prompt}", "--with=steps=0"], "preset: steps: found '0', expected 1 or more"),
         (["{prompt}", "--with=stps=1"], "preset: found 'stps=1'"),
         (["{prompt}", "--with=layout=score"], r"found a context of 7 channels \(visibility\)"),
