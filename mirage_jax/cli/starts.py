@@ -43,12 +43,15 @@ def start(config: ConfigDict, layout: Layout, stage: str, memory: str, steps: in
     saved = checkpoints.saved_steps(folder / checkpoints.FOLDER)
     frozen = stage == "denoiser" and build.trained(config) != "all"
     pretrained = config.denoiser_training.pretrained if frozen else ""
+    training = config["vae_training" if stage == "encoder" else f"{stage}_training"]
     known = pretrained if pretrained == "random" else is_there(pretrained)
     if saved:
         found = f"step {saved[-1]:,} in {folder / checkpoints.FOLDER}"
         line = f"goes on from {found}" if saved[-1] < steps else f"nothing to train, has {found}"
     elif frozen:
         line = f"starts from the pretrained denoiser {known}"
+    elif training.init_from:
+        line = f"starts from the tensors of the same name in {is_there(training.init_from)}"
     else:
         line = "starts from scratch"
     return f"{line}; frozen weights of {known}" if saved and frozen else line

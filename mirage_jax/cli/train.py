@@ -107,7 +107,7 @@ def _encoder(config: ConfigDict, layout: Layout, console: Console, _: str) -> No
     from mirage_jax.training import stages
 
     training = config.vae_training
-    if training.get("pretrained", False):
+    if starts.encoder_is_given(config):
         build.check_encoder(config, layout.model("encoder"))
         return
     encoder = stages.train_vae(

@@ -62,15 +62,20 @@ class Placement:
           ValueError: naming a tensor with a value that is not finite.
         """
         for name in self.names:
-            tensor = np.asarray(tensors[name])
-            if not np.isfinite(tensor).all():
-                raise ValueError(f"tensor {name!r}: found NaN or infinity, expected finite values")
-            yield self.from_tensor(tensor)
+            yield self.from_tensor(finite(tensors, name))
 
     def tensors(self, parameter: Any) -> Iterator[tuple[str, np.ndarray]]:
         """Name and tensor of every layer; `parameter` is indexed by layer if it is stacked."""
         for layer, name in enumerate(self.names):
             yield name, self.to_tensor(parameter[layer] if self.stacked else parameter)
+
+
+def finite(tensors: Tensors, name: str) -> np.ndarray:
+    """The tensor of this name; ValueError, naming it, if a value is NaN or infinite."""
+    tensor = np.asarray(tensors[name])
+    if not np.isfinite(tensor).all():
+        raise ValueError(f"tensor {name!r}: found NaN or infinity, expected finite values")
+    return tensor
 
 
 def without_prefix(tensors: Tensors) -> dict[str, Any]:

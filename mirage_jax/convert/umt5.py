@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from mirage_jax.convert.placement import finite
 from mirage_jax.nn.text_encoder import TextEncoder
 
 Tensors = Mapping[str, Any]
@@ -111,18 +112,10 @@ def from_umt5(tensors: Tensors) -> dict[str, Any]:
     flat = {}
     for path, (wan, _) in _NAMES.items():
         layers = range(_depth(tensors) if "{}" in wan else 1)
-        names = [wan.format(layer) for layer in layers]
-        arrays = [_finite(name, tensors[name]) for name in names]
+        arrays = [finite(tensors, wan.format(layer)) for layer in layers]
         arrays = [array.T if path in _MATRICES else array for array in arrays]
         flat[path] = np.stack(arrays) if "{}" in wan else arrays[0]
     return unflatten_dict(flat, sep="/")
-
-
-def _finite(name: str, tensor: Any) -> np.ndarray:
-    array = np.asarray(tensor)
-    if not np.isfinite(array).all():
-        raise ValueError(f"tensor {name!r}: found NaN or infinity, expected finite values")
-    return array
 
 
 def to_umt5(params: Mapping[str, Any], naming: str = "wan") -> dict[str, np.ndarray]:

@@ -293,6 +293,7 @@ def fit(
         since = time.monotonic()
         store.wait()
         phases.add("save", since)
+        stop.agree()  # one may have been asked to since they last talked
         saved = "saved" if not watch.streak else f"among skipped steps; saved are {store.steps()}"
         if stop.signal is not None:
             stop.leave(f"{name}: stopped by {stop.name} at step {done} of {steps}, {saved}")

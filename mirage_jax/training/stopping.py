@@ -59,10 +59,16 @@ class StopRequest:
 
         Several processes look every `TALK_EVERY` steps only.
         """
-        asked = _over_processes(self.signal or 0, step)
-        if asked:
+        if not _may_talk(step):
+            return False
+        self.agree()
+        return self.signal is not None
+
+    def agree(self) -> None:
+        """Takes on what any process was asked for; to be called by all at the same point."""
+        asked = _over_processes(self.signal or 0)
+        if asked:  # else one may have come in the meantime, and must not be forgotten
             self.signal = asked
-        return asked > 0
 
     def leave(self, message: str) -> None:
         """Ends the way the signal asked for."""
@@ -73,13 +79,15 @@ class StopRequest:
 
 def out_of_time(elapsed: float, limit: float | None, step: int) -> bool:
     """Whether the time is up, on any process."""
-    return limit is not None and _over_processes(int(elapsed >= limit), step) > 0
+    return limit is not None and _may_talk(step) and _over_processes(int(elapsed >= limit)) > 0
 
 
-def _over_processes(wish: int, step: int) -> int:
-    """The largest wish of any process; several processes ask each other only now and then."""
+def _may_talk(step: int) -> bool:
+    return jax.process_count() == 1 or step % TALK_EVERY == 0
+
+
+def _over_processes(wish: int) -> int:
+    """The largest wish of any process."""
     if jax.process_count() == 1:
         return wish
-    if step % TALK_EVERY:
-        return 0
     return int(np.max(multihost_utils.process_allgather(np.asarray(wish))))
