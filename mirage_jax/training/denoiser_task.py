@@ -334,11 +334,6 @@ class DenoiserTask(Task):
         clips, _, latents, height, width, _ = batch["chunks"].shape
         return clips * latents * height * width // math.prod(self.denoiser.patch)
 
-    def sample_sheet(self, params: Params, step: int) -> np.ndarray | None:
-        """The sheet of `samples`."""
-        made = self.samples(params, step)
-        return None if made is None else made.sheet
-
     def samples(self, params: Params, step: int) -> Samples | None:
         """True returns, what the memory shows of them, and generated ones, from the whole history.
 

@@ -108,7 +108,7 @@ class MetricsWriter:
         """
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
             raise ValueError(
-                f"sample_sheet: found {picture.dtype} {picture.shape}, expected uint8 (H, W, 3)"
+                f"samples: sheet: found {picture.dtype} {picture.shape}, expected uint8 (H, W, 3)"
             )
         if not self._active:
             return None

@@ -69,14 +69,9 @@ class Task(Protocol):
         """Tokens the network works on in a batch, to report a rate of; 0 where there are none."""
         return 0
 
-    def sample_sheet(self, params: Params, step: int) -> np.ndarray | None:
-        """A picture uint8 [height, width, 3] that shows what the parameters can do, or None."""
-        return None
-
     def samples(self, params: Params, step: int) -> Samples | None:
-        """The same with a video beside it, for tasks that have one. Default: the sheet alone."""
-        sheet = self.sample_sheet(params, step)
-        return None if sheet is None else Samples(sheet)
+        """What the parameters can do, to look at; None where there is nothing to see."""
+        return None
 
 
 def parameter_count(params: Params) -> int:

@@ -16,7 +16,7 @@ from mirage_jax.latent_encoder import to_model_range, to_uint8
 from mirage_jax.nn.patch_pca import Weights, with_linear_path
 from mirage_jax.nn.video_vae import VideoVAE, kl_divergence, sample_posterior
 from mirage_jax.parallel import processes
-from mirage_jax.training.task import Params, Task
+from mirage_jax.training.task import Params, Samples, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class VAETask(Task):
         psnr = -10.0 * jnp.log10(jnp.square(jnp.clip(output, -1, 1) - video).mean() / 4.0)
         return loss, {"psnr": psnr, "kl": kl}
 
-    def sample_sheet(self, params: Params, step: int) -> np.ndarray | None:
+    def samples(self, params: Params, step: int) -> Samples | None:
         """True frames above their reconstructions."""
         if self.sheet_video is None:
             return None
@@ -84,7 +84,7 @@ class VAETask(Task):
         rows: dict[str, np.ndarray] = {}
         for number, (true, decoded) in enumerate(zip(self.sheet_video, output, strict=True), 1):
             rows |= {f"clip {number}": true, f"clip {number}, decoded": decoded}
-        return contact_sheet(rows)
+        return Samples(contact_sheet(rows))
 
 
 def _reconstruct(vae: VideoVAE, params: Params, video: Array) -> Array:

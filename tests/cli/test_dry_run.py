@@ -133,6 +133,9 @@ def test_where_a_stage_goes_on_from(tmp_path):
         return starts.start(config, layout, stage, memory, 20)
 
     assert start("geometry") == "starts from scratch"
+    config.geometry_training.init_from = "runs/other"
+    expected = "starts from the tensors of the same name in runs/other (not there yet)"
+    assert start("geometry") == expected
     for name, step in (("geometry", 5), ("geometry", 20), ("denoiser_latent", 10)):
         (layout.stage(name) / "checkpoints" / str(step)).mkdir(parents=True)
     folder = layout.stage("geometry") / "checkpoints"

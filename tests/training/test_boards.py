@@ -10,6 +10,7 @@ from tiny_task import Batches, Regression, settings
 from mirage_jax import training
 from mirage_jax.training.metrics import MetricsWriter, read_metrics
 from mirage_jax.training.profiling import Profile
+from mirage_jax.training.task import Samples
 from mirage_jax.training.wandb_board import WandbBoard
 
 
@@ -40,8 +41,8 @@ def service(monkeypatch):
 
 def test_a_run_reports_to_its_board_and_goes_on_with_it(service, tmp_path):
     class Drawing(Regression):
-        def sample_sheet(self, params, step):
-            return np.zeros((4, 6, 3), np.uint8)
+        def samples(self, params, step):
+            return Samples(np.zeros((4, 6, 3), np.uint8))
 
     for steps in (4, 6):
         training.fit(

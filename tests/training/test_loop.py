@@ -241,13 +241,11 @@ print(len(state.params["Dense_0"]["kernel"].sharding.device_set), task.traces)
 
 def test_what_a_run_leaves_behind(tmp_path):
     class Drawing(Regression):
-        def sample_sheet(self, params, step):
-            assert set(params) == {"Dense_0", "Dense_1", "Dense_2"}
-            return np.full((8, 12, 3), step, np.uint8)
-
         def samples(self, params, step):
+            assert set(params) == {"Dense_0", "Dense_1", "Dense_2"}
+            sheet = np.full((8, 12, 3), step, np.uint8)
             video = np.full((step, 16, 32, 3), 20 * step, np.uint8)
-            return Samples(self.sample_sheet(params, step), video, fps=5.0)
+            return Samples(sheet, video, fps=5.0)
 
     console = Console(record=True, file=io.StringIO(), width=200)
     fit(

@@ -70,9 +70,9 @@ def test_the_sheet_shows_frames_above_their_reconstructions():
 
     black = np.zeros((2, FRAMES, 8, 8, 3), np.uint8)
     task = VAETask(vae=Halves(), frames=FRAMES, size=8, sheet_video=black)
-    sheet = task.sample_sheet({}, 10)
+    sheet = task.samples({}, 10).sheet
     assert sheet.dtype == np.uint8 and sheet.ndim == 3
     # Half of -1 is a quarter of the way up: 0.25 * 255 = 63.75. Enlarged to 96 pixels.
     panels = 2 * FRAMES * 96 * 96
     assert (sheet == 64).all(-1).sum() == panels and (sheet == 0).all(-1).sum() == panels
-    assert VAETask(vae=Halves(), frames=FRAMES, size=8).sample_sheet({}, 10) is None
+    assert VAETask(vae=Halves(), frames=FRAMES, size=8).samples({}, 10) is None
