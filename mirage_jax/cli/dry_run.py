@@ -22,7 +22,7 @@ from mirage_jax.parallel.flops import matmul_flops
 from mirage_jax.training.gauges import format_count
 from mirage_jax.training.geometry_task import GeometryTask
 from mirage_jax.training.latent_cache import LatentSource
-from mirage_jax.training.task import Task, parameter_count
+from mirage_jax.training.task import Task
 from mirage_jax.training.vae_task import VAETask
 
 
@@ -99,11 +99,10 @@ def _stage(program: programs.Step, mesh: Mesh, rules: parallel.rules.Rules, say:
     if program.frozen is not None:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, program.frozen)
         parts["frozen"] = (program.frozen, shardings)
-    for name, where in parts.items():
-        share = specs.check_sharded(*where, mesh, rules)
-        say(f"{parameter_count(where[0]):,} parameters {name}, {100 * share:.3g}% repeated:")
-        for line in specs.table(*where):
-            say(f"  {line}")
+    for line, rows in specs.described(parts, mesh, rules).items():
+        say(f"{line}:")
+        for row in rows:
+            say(f"  {row}")
     say(f"a step takes {format_count(matmul_flops(program.traced.jaxpr))}FLOP in matrix products")
     started = time.monotonic()
     compiled = program.traced.lower().compile()

@@ -95,6 +95,11 @@ def is_box(leaf: Any) -> bool:
     return isinstance(leaf, nn.Partitioned)
 
 
+def laid_out(boxed: Any, mesh: Mesh, rules: Rules) -> tuple[Any, Any]:
+    """The tree without its boxes, and the sharding of every leaf; see `shardings`."""
+    return unboxed(boxed), shardings(boxed, mesh, rules)
+
+
 def unboxed(tree: Any) -> Any:
     """The tree without its boxes of axis names, concrete or abstract.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -67,6 +68,28 @@ def check_sharded(params: Any, shardings: Any, mesh: Mesh, rules: Rules) -> floa
             f"{repeated[largest]:,} bytes: name its axes, or choose a mesh that divides them"
         )
     return share
+
+
+def described(
+    parts: Mapping[str, tuple[Any, Any]], mesh: Mesh, rules: Rules
+) -> dict[str, list[str]]:
+    """A line about every part of a model's parameters, and under it the part's `table`.
+
+    Args:
+      parts: trees and their shardings as `check_sharded` takes them, by name, such as "trained".
+      mesh: what they are split over.
+      rules: what was asked for.
+
+    Raises:
+      ValueError: as `check_sharded`, which is asked about each part.
+    """
+    found = {}
+    for name, (params, shardings) in parts.items():
+        share = check_sharded(params, shardings, mesh, rules)
+        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+        line = f"{count:,} parameters {name}, {100 * share:.3g}% of their bytes on every device"
+        found[line] = table(params, shardings)
+    return found
 
 
 def _named(params: Any, shardings: Any) -> list[tuple[str, Any, Any]]:

@@ -29,7 +29,7 @@ from mirage_jax.training.profiling import Profile
 from mirage_jax.training.runner import Runner
 from mirage_jax.training.state import TrainState
 from mirage_jax.training.stopping import StopRequest, out_of_time
-from mirage_jax.training.task import Task, parameter_count
+from mirage_jax.training.task import Task
 from mirage_jax.training.wandb_board import WandbBoard
 
 
@@ -135,11 +135,8 @@ def fit(
         build = states.Builder(task, optimizer, mesh, rules, seed=seed, with_ema=ema_decay > 0)
         parts = {"trained": (build.abstract.params, build.shardings.params)}
         if task.frozen is not None:
-            parts["frozen"] = (
-                sharding_rules.unboxed(task.frozen),
-                sharding_rules.shardings(task.frozen, mesh, rules),
-            )
-        repeated = {part: specs.check_sharded(*its, mesh, rules) for part, its in parts.items()}
+            parts["frozen"] = sharding_rules.laid_out(task.frozen, mesh, rules)
+        described = specs.described(parts, mesh, rules)
         state, meta = starting.begin(build, store, init_from, say)
         start = done = int(meta["step"])
         drawn = int(meta["batches"])
@@ -152,17 +149,15 @@ def fit(
                 f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1 or axis == "data"
             )
         )
-        for part, (tree, _) in parts.items():
-            share = f", {100 * repeated[part]:.3g}% of their bytes on every device"
-            say(f"{parameter_count(tree):,} parameters {part}{share if mesh.size > 1 else ''}")
+        for line in described:
+            say(line)
         phases.add("start", since)
         if start >= steps:
             say(f"already at step {start} of {steps}")
             return state
         if first_process:
             workdir.mkdir(parents=True, exist_ok=True)
-            tables = [[f"{part}:", *specs.table(*its)] for part, its in parts.items()]
-            text = "\n\n".join(map("\n".join, tables))
+            text = "\n\n".join("\n".join([line, *rows]) for line, rows in described.items())
             (workdir / "parameters.txt").write_text(text + "\n")
             if config:
                 text = json.dumps(config, indent=2) + "\n"

@@ -45,10 +45,7 @@ class Runner:
         self._accumulate = accumulate
         self._frozen = None
         if task.frozen is not None:
-            self._frozen = processes.put(
-                sharding_rules.unboxed(task.frozen),
-                sharding_rules.shardings(task.frozen, mesh, rules),
-            )
+            self._frozen = processes.put(*sharding_rules.laid_out(task.frozen, mesh, rules))
         self._batch_shape: Any = None
         self._evaluate: Any = None
         self.compiled: Any = None

@@ -153,7 +153,7 @@ def test_what_is_printed_is_what_is_compiled(tmp_path):
     assert "geometry: 4 steps of 16 clips in 2 parts, adamw, cosine from 0.002" in text
     _, task, batch = dry_run._geometry(config, "latent")
     count = parameter_count(jax.eval_shape(lambda: task.init(jax.random.key(0))))
-    assert f"{count:,} parameters trained, 100% repeated" in text
+    assert f"{count:,} parameters trained, 100% of their bytes on every device" in text
     assert re.search(r"\n  maps/kernel +(\d+x)+4 +float32 +repeated +[\d,]+\n", text)
     found = re.search(r"GiB on a device \(arguments (\S+), temporaries (\S+)\)", text)
     # Parameters, two moments, an average, and the batch but for the poses, which no loss here uses.

@@ -90,11 +90,22 @@ def test_a_run_refuses_parameters_that_are_not_split_as_promised(monkeypatch, tm
     assert not (tmp_path / "parameters.txt").exists()
 
 
+def test_frozen_parameters_are_listed_and_must_be_split_too(tmp_path):
+    gain = {"gain": np.float32(1.0)}
+    fit(tmp_path / "few", 1, Regression(frozen=gain), fsdp=2)
+    listed = (tmp_path / "few" / "parameters.txt").read_text()
+    assert "\n\n1 parameters frozen, 100% of their bytes on every device\n" in listed
+    ballast = np.zeros(2**22 + 1, np.float32)  # more than 16 MiB
+    with pytest.raises(ValueError, match=r"% of parameter bytes repeated .* 'ballast'"):
+        fit(tmp_path / "much", 1, Regression(frozen={**gain, "ballast": ballast}), fsdp=2)
+
+
 def test_a_run_says_where_its_parameters_lie_and_what_a_step_takes(tmp_path):
     console = Console(record=True, file=io.StringIO(), width=200)
     fit(tmp_path, 1, data=2, fsdp=2, console=console)
     lines = [line.split() for line in (tmp_path / "parameters.txt").read_text().splitlines()]
-    assert lines[0] == ["trained:"] and lines[1][:2] == ["parameter", "shape"] and len(lines) == 8
+    assert lines[0][:3] == ["121", "parameters", "trained,"]
+    assert lines[1][:2] == ["parameter", "shape"] and len(lines) == 8
     # 8 x 8 numbers of four bytes, half of them on each device.
     assert ["Dense_1/kernel", "8x8", "float32", "fsdp,tensor", "128"] in lines
     said = console.export_text()
