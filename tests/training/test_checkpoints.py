@@ -124,6 +124,29 @@ def test_damage_anywhere_in_the_data_is_noticed_or_harmless(tmp_path, how):
     assert passed_over
 
 
+@pytest.mark.parametrize("part", ["params", "ema", "optimizer"])
+def test_one_bit_that_the_storage_does_not_notice_is_noticed(tmp_path, monkeypatch, part):
+    save(tmp_path, 4, 8)
+    load = checkpoints._load
+
+    def one_bit_off(path, wanted):
+        items = load(path, wanted)
+        if path.name == "8" and part in items:
+            leaves, structure = jax.tree.flatten(items[part])
+            number = max(range(len(leaves)), key=lambda i: leaves[i].size)
+            raw = np.array(leaves[number])
+            raw.view(np.uint8).flat[raw.nbytes // 2] ^= 1
+            leaves[number] = jax.device_put(raw, leaves[number].sharding)
+            items[part] = jax.tree.unflatten(structure, leaves)
+        return items
+
+    monkeypatch.setattr(checkpoints, "_load", one_bit_off)
+    (state, meta), said = restore(tmp_path)
+    assert meta["step"] == 4
+    assert_same(state, make_state(4))
+    assert any("checksum does not match" in line for line in said)
+
+
 def test_training_goes_on_saving_after_a_damaged_one_was_set_aside(tmp_path):
     save(tmp_path, 4, 8)
     for file in damaged_files(tmp_path / "checkpoints" / "8" / "params"):
