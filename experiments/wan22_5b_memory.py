@@ -10,8 +10,9 @@
 1e-5, cosine, batch 64, text left out of every fifth sample; one read-out per latent with a mask,
 beside which ours also tells confidence and depth; true histories). Ours reads the memory at every
 frame on a finer grid, spoils histories as rollouts do, and adds the read-out to the tokens as well.
-Both train with the camera-ray adapter and one noise level per sample; the paper's clean reference
-and preceding frames are not given.
+Both train with the camera-ray adapter, one noise level per sample and, as they are sampled, beside
+up to 4 clean reference frames and the 9 frames before the chunk (`denoiser_training.references` and
+`.preceding`; 0 leaves them out, for half the tokens).
 
 Compiled for TPU slices, see docs/scaling.md; it has not been trained at this size. The worlds that
 can be recorded here are square, so clips of this size must come from elsewhere. The tiny variant
@@ -82,11 +83,14 @@ def get_config(variant: str = "ours") -> ConfigDict:
     training.ema_decay = 0.0
     training.shift = 5.0
     training.drop_text = 0.1
+    training.references = 4
+    training.preceding = 9  # 3 latents
     training.precondition = False  # Wan predicts the velocity itself
 
     c.sampling.method = "unipc"
     c.sampling.steps = 20
     c.sampling.shift = 5.0
+    c.sampling.reencode = True  # preceding frames as a clip of their own, as in training
 
     c.sample_every = 1000  # sheets and videos
 

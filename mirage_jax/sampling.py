@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mirage_jax.diffusion import samplers
 from mirage_jax.nn.denoiser import Denoiser
@@ -26,6 +26,7 @@ def sample_chunk(
     schedule: str = "uniform",
     reference: Float[Array, "b r h w c"] | None = None,
     preceding: Float[Array, "b p h w c"] | None = None,
+    shown: Bool[Array, "b _"] | None = None,
     text: Float[Array, "b n e"] | None = None,
     other_text: Float[Array, "b n2 e"] | None = None,
     guidance: float = 1.0,
@@ -48,6 +49,7 @@ def sample_chunk(
       schedule: one of `samplers.KINDS`.
       reference: clean latents of earlier frames.
       preceding: clean latents of the end of the chunk before.
+      shown: which of the two there are, see `Denoiser`.
       text: embedded prompt.
       other_text: what to be led away from, if `guidance` is not 1.
       guidance: how far, see `samplers.guided`.
@@ -66,6 +68,7 @@ def sample_chunk(
                 rays=rays if denoiser.ray_channels else None,
                 reference=reference,
                 preceding=preceding,
+                shown=shown,
                 text=text,
             )
 

@@ -6,6 +6,7 @@ time. Everything else is a pure function of it, so a world can be saved, copied 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.struct
@@ -138,11 +139,12 @@ class WorldModel:
         context: Float[Array, "b l h w m"] | None,
         rays: Float[Array, "b l2 h w k"],
         key: PRNGKeyArray,
-        **clean: Float[Array, "b _ h w c"],
+        **clean: Array,
     ) -> Float[Array, "b l2 h w c"]:
         """Samples the latents of a chunk whose first latent is given.
 
-        `clean` are the latents of frames that are shown with it: `reference` and `preceding`.
+        `clean` are the latents of frames that are shown with it, `reference` and `preceding`, and
+        which of them are `shown`, see `Denoiser`.
         """
 
         def prompt(text: Array | None) -> Array | None:
@@ -234,7 +236,7 @@ class WorldModel:
         capacity: int,
         depth: Float[Array, "dh dw"] | None = None,
         static: Float[Array, "sh sw"] | None = None,
-        keyframes: int = 0,
+        keyframes: int | None = None,
     ) -> tuple[World, memory.WriteReport]:
         """A world that knows one picture.
 
@@ -245,7 +247,8 @@ class WorldModel:
           depth: of the picture's pixels in metres, where it is known better than the head can tell:
             0 = unknown (not remembered), inf = sky (remembered at `sky_depth`).
           static: 1 where a pixel is to be remembered, 0 where not; of the size of `depth`.
-          keyframes: frames that can become references, for a model that `keeps_frames`.
+          keyframes: frames that can become references, for a model that `keeps_frames`; None for
+            as many as the memory has room for, were each of them all new.
         """
         latent = self.encoder.encode_images(picture[None])
         bank = memory.create(capacity, latent.shape[-1])
@@ -254,6 +257,8 @@ class WorldModel:
             stored = self.denoiser.memory_channels
             if self.layout == "score":
                 stored = latent.shape[-1]
+            if keyframes is None:
+                keyframes = max(capacity // math.prod(self.grid), 1)
             past = past_frames.create(keyframes, self.grid, latent.shape[-1], stored)
         bank, report, _, with_first = self.observe(
             bank,

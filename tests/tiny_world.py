@@ -109,7 +109,7 @@ def world_model(seed=0):
     )
 
 
-def latent_clips(count, poses, *, seed=0, chunks=2, depth=None):
+def latent_clips(count, poses, *, seed=0, chunks=2, depth=None, preceding=0):
     """Cached clips of random latents over given poses [F, 4, 4], numpy leaves [count, ...]."""
     rng = np.random.default_rng(seed)
     frames = len(poses)
@@ -130,4 +130,5 @@ def latent_clips(count, poses, *, seed=0, chunks=2, depth=None):
         cam2world=np.tile(poses.astype(np.float32), (count, 1, 1, 1)),
         rgb_chunks=normal(3, per_chunk, *GRID, CHANNELS),
         rgb_hits=rng.uniform(size=(count, 3, per_chunk, *GRID, 4)).astype(np.float32),
+        preceding=normal(preceding, *GRID, CHANNELS),
     )

@@ -35,6 +35,7 @@ from mirage_jax.nn.video_vae import VideoVAE
 from mirage_jax.text import load_embeddings
 from mirage_jax.training import optimizers
 from mirage_jax.training.branch_task import ADDED, BranchTask, freeze_backbone
+from mirage_jax.training.clean_frames import NO_FRAMES, CleanFrames
 from mirage_jax.training.denoiser_task import DenoiserTask, Perturbation, Readout
 from mirage_jax.training.export import FORMAT, WEIGHTS, unflatten
 from mirage_jax.training.geometry_task import GeometryTask
@@ -77,6 +78,13 @@ def picture_size(config: ConfigDict) -> tuple[int, int]:
 def readout(config: ConfigDict) -> Readout:
     memory = config.memory
     return Readout(memory.reads, memory.fine, memory.prefer, memory.footprint)
+
+
+def clean_frames(config: ConfigDict, kind: str = "latent") -> CleanFrames:
+    """How much of its past a chunk is shown; nothing to the baselines."""
+    if kind != "latent":
+        return NO_FRAMES
+    return CleanFrames(config.denoiser_training.references, config.denoiser_training.preceding)
 
 
 def memory_channels(config: ConfigDict, kind: str) -> int:
@@ -122,6 +130,7 @@ def denoiser_task(config: ConfigDict, kind: str, data_std: tuple[float, ...]) ->
         chunks=(config.record.frames - 1) // (config.chunk_frames - 1),
         chunk_latents=latents_of_frames(config.chunk_frames),
         readout=readout(config),
+        frames=clean_frames(config, kind),
         perturbation=Perturbation(training.depth_noise, training.pose_noise, training.token_noise),
         shift=training.shift,
         drop_memory=training.drop_memory,
@@ -158,6 +167,7 @@ def denoiser_architecture(config: ConfigDict, task: DenoiserTask) -> dict[str, A
         "memory": task.kind,
         "denoiser": module_fields(task.denoiser),
         "readout": dataclasses.asdict(task.readout),
+        "clean_frames": dataclasses.asdict(task.frames),
         "size": list(picture_size(config)),
         "chunk_frames": config.chunk_frames,
         "sky_depth": config.sky_depth,
@@ -270,12 +280,20 @@ def world_model(layout: Layout, kind: str, sampling: ConfigDict) -> WorldModel:
         size=stored_size(path, made),
         chunk_frames=stored_field(path, made, "chunk_frames", int),
         readout=tuple(dataclasses.asdict(from_fields(path, made, "readout", Readout)).items()),
+        **dataclasses.asdict(stored_clean_frames(path, made)),
         steps=sampling.steps,
         shift=sampling.shift,
         method=sampling.method,
         reencode=sampling.reencode,
         sky_depth=stored_field(path, made, "sky_depth", (int, float)),
     )
+
+
+def stored_clean_frames(path: Path, made: dict[str, Any]) -> CleanFrames:
+    """What a denoiser was shown in training; older exports, which do not say, nothing."""
+    if "clean_frames" not in made:
+        return NO_FRAMES
+    return from_fields(path, made, "clean_frames", CleanFrames)
 
 
 def load_geometry_head(path: Path, channels: int) -> tuple[dict[str, Any], GeometryHead]:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mirage_jax.cli.build import load_geometry_head, stored_size
+from mirage_jax.cli.build import load_geometry_head, stored_clean_frames, stored_size
 from mirage_jax.conditioning import TEMPORAL_STRIDE, layout_channels
 from mirage_jax.latent_encoder import LatentEncoder, from_fields, load_module, stored_field
 from mirage_jax.layout import Layout
@@ -109,11 +109,11 @@ def _check_trained_here(
     trained = stored_size(path, made)
     if size != trained:
         raise ValueError(f"{path}: found weights for pictures of {trained}, expected {size}")
-    for name in ("preceding", "references"):
-        if getattr(preset, name):
+    for name, shown in dataclasses.asdict(stored_clean_frames(path, made)).items():
+        if getattr(preset, name) > shown:
             raise ValueError(
-                f"{path}: found weights trained without {name} frames, expected the preset to have "
-                f"{name}=0, not {getattr(preset, name)}"
+                f"{path}: found weights trained with {shown} {name} frames, expected the preset to "
+                f"have no more, not {name}={getattr(preset, name)}"
             )
 
 

@@ -138,6 +138,7 @@ def _outdated(model: Any, layout: Layout, names: tuple[str, ...], *, rgb: bool) 
         "chunk_frames": model.chunk_frames,
         "sky_depth": float(model.sky_depth),
         "rgb": rgb,
+        "preceding": model.preceding,
     }
     for name in names:
         path = layout.latents(name, "eval", rgb=rgb)

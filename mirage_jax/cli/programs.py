@@ -97,7 +97,11 @@ def clip_batch(config: ConfigDict, count: int, kind: str = "latent") -> dict[str
 
 
 def sample(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Traced:
-    """One chunk of a rollout up to its latents: the memory read, then every denoising step."""
+    """One chunk of a rollout up to its latents: the memory read, then every denoising step.
+
+    Beside as many earlier frames as chunks are shown at most; what the memory showed of the
+    preceding ones, which a rollout keeps, is left out.
+    """
     task, sampling = _task(config, "latent"), config.sampling
     channels, grid = config.vae.latent_channels, latent_grid(config)
     options = {"steps": sampling.steps, "shift": sampling.shift, "method": sampling.method}
@@ -107,11 +111,12 @@ def sample(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Trace
         context = memory_context(bank, camera, grid, **dataclasses.asdict(task.readout))
         return context, camera_rays(camera, grid)
 
-    def chunk(params: Any, views: tuple[Any, ...], first: Any, text: Any, key: Any) -> Any:
+    def chunk(
+        params: Any, views: tuple[Any, ...], first: Any, clean: Any, text: Any, key: Any
+    ) -> Any:
         context, rays = jax.vmap(one)(*views)
-        return sample_chunk(
-            task.denoiser, params, first, context, rays, key, **options, text=text.get("text")
-        )
+        inputs = first, context, rays, key
+        return sample_chunk(task.denoiser, params, *inputs, **options, **clean, **text)
 
     clips = _batch(config, mesh)
     boxed = jax.eval_shape(lambda: task.init(jax.random.key(0)))
@@ -119,7 +124,10 @@ def sample(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Trace
     empty = jax.eval_shape(lambda: memory.create(config.memory.capacity, channels))
     banks = jax.tree.map(lambda leaf: _array(clips, *leaf.shape, dtype=leaf.dtype), empty)
     views = (banks, _array(clips, 4), _array(clips, config.chunk_frames, 4, 4))
-    split = _split((views, _array(clips, *grid, channels), _text(config, clips)), mesh)
+    counts = {"reference": task.frames.references, "preceding": task.frames.preceding_latents}
+    clean = {name: _array(clips, n, *grid, channels) for name, n in counts.items() if n}
+    first = _array(clips, *grid, channels)
+    split = _split((views, first, clean, _text(config, clips)), mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = parallel.placed(key, parallel.replicated(mesh))
     out = parallel.batch_sharding(mesh)
@@ -155,6 +163,7 @@ def _clips(config: ConfigDict, count: int, kind: str) -> dict[str, jax.ShapeDtyp
     latents = build.latents_of_frames(config.chunk_frames)
     keyframes = (frames - 1) // TEMPORAL_STRIDE + 1
     rendered = len(scenarios(chunks, latents).chunk) if kind == "rgb" else 0
+    preceding = build.clean_frames(config, kind).preceding_latents
     return {
         "chunks": _array(count, chunks, latents, *grid, channels),
         "tokens": _array(count, keyframes, *grid, channels),
@@ -164,6 +173,7 @@ def _clips(config: ConfigDict, count: int, kind: str) -> dict[str, jax.ShapeDtyp
         "cam2world": _array(count, frames, 4, 4),
         "rgb_chunks": _array(count, rendered, latents, *grid, channels),
         "rgb_hits": _array(count, rendered, latents, *grid, TEMPORAL_STRIDE),
+        "preceding": _array(count, preceding, *grid, channels),
     }
 
 

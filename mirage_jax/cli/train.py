@@ -147,6 +147,7 @@ def _encode_clips(config: ConfigDict, layout: Layout, console: Console, memory: 
                 chunk_frames=config.chunk_frames,
                 sky_depth=config.sky_depth,
                 rgb=rgb,
+                preceding=config.denoiser_training.preceding,
                 say=functools.partial(console.print, markup=False, soft_wrap=True),
                 console=console,
             )

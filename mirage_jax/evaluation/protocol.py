@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, UInt8
 
 from mirage_jax.evaluation import image_metrics, results, revisit
 from mirage_jax.latent_encoder import LatentEncoder, to_uint8
+from mirage_jax.training.clean_frames import CleanFrames, keep_references
 from mirage_jax.training.denoiser_task import Readout, returning_inputs
 from mirage_jax.training.latent_cache import LatentClip
 from mirage_jax.world import WorldModel
@@ -58,13 +59,18 @@ def returning_chunk(
       kind: "latent", "rgb" or "none": what the denoiser was trained with.
       batch: cached clips.
       key: of the noise.
-      empty: 1 empties the memory (same weights), 0 leaves it.
+      empty: 1 empties the memory (same weights), references included; 0 leaves it.
     """
     readout = Readout(**dict(model.readout))
-    target, rays, context = returning_inputs(batch, kind=kind, size=model.size, readout=readout)
+    frames = CleanFrames(model.references, model.preceding)
+    target, rays, context, clean = returning_inputs(
+        batch, kind=kind, size=model.size, readout=readout, frames=frames
+    )
     if context is not None:
         context = context * (1.0 - empty)
-    latents = model.denoise(target[:, 0], context, rays, key)
+    if clean:
+        clean["shown"] = keep_references(clean["shown"], empty == 0, model.references)
+    latents = model.denoise(target[:, 0], context, rays, key, **clean)
     return model.encoder.decode(latents)
 
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mirage_jax.nn.attention import ATTENTION_OUTPUT, Attention, Linear, named_param
 
@@ -60,6 +60,7 @@ class DiTBlock(nn.Module):
         modulation: Float[Array, "b f #s 6 d"],
         rotations: Float[Array, "n half 2"],
         text: Float[Array, "b l d"] | None = None,
+        seen: Bool[Array, "b f"] | None = None,
     ) -> Float[Array, "b f s d"]:
         """Applies the block.
 
@@ -69,7 +70,10 @@ class DiTBlock(nn.Module):
             frame (s = 1) or per token.
           rotations: rotary table of the n tokens.
           text: embedded text tokens; needed if and only if the module has `text`.
+          seen: frames that others may attend to; None for all.
         """
+        # Said in every block: else kernels split along `embed` may split the tokens' channels, too.
+        x = nn.with_logical_constraint(x, ("batch", None, "tokens", None))
         x = checkpoint_name(x, BLOCK_INPUT)
         frames, cells, width = x.shape[1:]
         table = named_param(self, "modulation", modulation_init(width), (6, width), (None, "embed"))
@@ -82,7 +86,7 @@ class DiTBlock(nn.Module):
         # Frames and cells stay two axes throughout: devices may split the cells.
         rotations = rotations.reshape(frames, cells, *rotations.shape[1:])
         y = modulate(x, shift, scale).astype(self.dtype)
-        x = x + gate * attend("self_attn")(y, rotations=rotations)
+        x = x + gate * attend("self_attn")(y, rotations=rotations, seen=seen)
 
         if self.text:
             ones, zeros = nn.initializers.ones, nn.initializers.zeros

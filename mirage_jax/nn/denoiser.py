@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mirage_jax.nn.attention import Linear, named_param
 from mirage_jax.nn.block import DiTBlock, modulate, modulation_init, over_layers
@@ -168,6 +168,7 @@ class Denoiser(nn.Module):
         *,
         reference: Float[Array, "b r h w c"] | None = None,
         preceding: Float[Array, "b p h w c"] | None = None,
+        shown: Bool[Array, "b _"] | None = None,
         text: Float[Array, "b l e"] | None = None,
         memory: Float[Array, "b _ h w m"] | None = None,
         rays: Float[Array, "b _ h w k"] | None = None,
@@ -181,6 +182,8 @@ class Denoiser(nn.Module):
           timestep: noise level times 1000 of each target frame, or of each patch of each frame.
           reference: clean latents of retrieved frames; they get no memory and no rays.
           preceding: clean latents that come after the target in the token order.
+          shown: which of the reference and preceding latents there are, in this order; None for
+            all. The others are as good as left out. A sample with n references has them last.
           text: text tokens, not masked; None stands for no text (a single zero token).
           memory: context of the target frames, or of target and preceding frames. None leaves out
             everything the memory would add, learned biases included.
@@ -199,6 +202,7 @@ class Denoiser(nn.Module):
         references = 0 if reference is None else reference.shape[1]
         precedings = 0 if preceding is None else preceding.shape[1]
 
+        seen = self._seen(shown, references, precedings, target)
         mean, spread = self._known(memory, latents, precedings)
         sigma = timestep[..., None, None] / 1000.0
         if self.data_std:
@@ -228,8 +232,6 @@ class Denoiser(nn.Module):
             target // self.patch[0], precedings, references, grid, self.width // self.heads
         )
 
-        x = nn.with_logical_constraint(x, ("batch", None, "tokens", None))
-
         time, modulation = self._time(timestep, references, precedings, grid)
         text_tokens = self._text(text, batch)
 
@@ -244,7 +246,8 @@ class Denoiser(nn.Module):
         for name, field in (("memory_hint", hinted), ("ray_adapter", ray_patches)):
             if field is not None:
                 adapter = linear(field.shape[-1], name, kernel_init=nn.initializers.zeros)
-                added = adapter(field).astype(jnp.float32)
+                axes = ("batch", None, "tokens", None)
+                added = nn.with_logical_constraint(adapter(field).astype(jnp.float32), axes)
                 x = x + jnp.pad(added, ((0, 0), (references, 0), (0, 0), (0, 0)))
 
         hints = None
@@ -268,6 +271,7 @@ class Denoiser(nn.Module):
                 modulation[:, references:],
                 rotations[first:],
                 text_tokens,
+                None if seen is None else seen[:, references:],
             )
             hints = jnp.pad(hints * branch_scale, ((0, 0), (0, 0), (references, 0), (0, 0), (0, 0)))
 
@@ -282,18 +286,32 @@ class Denoiser(nn.Module):
             "dtype": self.dtype,
         }
         stack = over_layers(_Layer, self.depth, remat=self.remat, scan=self.scan)
-        shared = (modulation, rotations, text_tokens, hints)
+        shared = (modulation, rotations, text_tokens, seen, hints)
         x, _ = stack(block, name="blocks")(x, jnp.asarray(hint_of_layer), shared)
 
         if not all_frames:
-            shown = slice(references, references + target // self.patch[0])
-            x, time = x[:, shown], time[:, shown]
+            wanted = slice(references, references + target // self.patch[0])
+            x, time = x[:, wanted], time[:, wanted]
         out = self._head(x, time)
         out = unpatchify(out.reshape(batch, -1, *grid, out.shape[-1]), self.patch)
         if not self.data_std:
             return out
         skip, scale = velocity_preconditioning(sigma, spread)
         return skip * latents + scale * out - mean
+
+    def _seen(
+        self, shown: Array | None, references: int, precedings: int, target: int
+    ) -> Array | None:
+        """Frames [b, f] that others may attend to; None for all."""
+        if shown is None:
+            return None
+        if shown.shape[1] != references + precedings:
+            raise ValueError(
+                f"shown: found {shown.shape[1]} frames, expected {references} reference and "
+                f"{precedings} preceding ones"
+            )
+        there = jnp.ones((len(shown), target), bool)
+        return jnp.concatenate([shown[:, :references], there, shown[:, references:]], axis=1)
 
     def _known(self, memory: Array | None, latents: Array, precedings: int) -> tuple[Array, Array]:
         """Mean and standard deviation of the target latents before the network has looked."""
@@ -322,8 +340,9 @@ class Denoiser(nn.Module):
         time = nn.silu(first(timestep_embedding(jnp.pad(timestep, clean), self.freq_width)))
         time = Linear(self.width, self.width, ("embed", None), normal, name="time_out")(time)
         project = Linear(self.width, 6 * self.width, ("embed", None), name="time_projection")
-        modulation = project(nn.silu(time))
-        return time, modulation.reshape(*time.shape[:-1], 6, self.width)
+        modulation = project(nn.silu(time)).reshape(*time.shape[:-1], 6, self.width)
+        axes = ("batch", None, "tokens" if time.shape[2] > 1 else None, None, None)
+        return time, nn.with_logical_constraint(modulation, axes)
 
     def _text(self, text: Array | None, batch: int) -> Array | None:
         """Embedded text tokens; None if the module has no text."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mirage_jax.nn.attention import Linear
 from mirage_jax.nn.block import DiTBlock, over_layers
@@ -31,7 +31,8 @@ class _BranchLayer(nn.Module):
         zeros = nn.initializers.zeros
         width, dtype = self.block["width"], self.block["dtype"]
         hint = Linear(width, width, ("embed", None), zeros, dtype, name="after_proj")(c)
-        return c, hint.astype(jnp.float32)
+        axes = ("batch", None, "tokens", None)
+        return c, nn.with_logical_constraint(hint.astype(jnp.float32), axes)
 
 
 class MemoryBranch(nn.Module):
@@ -56,6 +57,7 @@ class MemoryBranch(nn.Module):
         modulation: Float[Array, "b f #s 6 d"],
         rotations: Float[Array, "n half 2"],
         text: Float[Array, "b l d"] | None = None,
+        seen: Bool[Array, "b f"] | None = None,
     ) -> Float[Array, "layers b f s d"]:
         """Computes the hints.
 
@@ -65,6 +67,7 @@ class MemoryBranch(nn.Module):
           modulation: as for the denoiser's blocks, for the same frames.
           rotations: rotary table of the same n = f s tokens.
           text: embedded text tokens, if the blocks have cross-attention.
+          seen: frames that others may attend to; None for all.
         """
         embed = Linear(
             self.context_channels,
@@ -86,5 +89,5 @@ class MemoryBranch(nn.Module):
             "dtype": self.dtype,
         }
         stack = over_layers(_BranchLayer, self.layers, remat=self.remat, scan=self.scan)
-        _, hints = stack(block, name="blocks")(c, None, (modulation, rotations, text))
+        _, hints = stack(block, name="blocks")(c, None, (modulation, rotations, text, seen))
         return hints

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,8 @@ from mirage_jax.geometry import Camera
 from mirage_jax.latent_encoder import LatentEncoder, to_uint8
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.parallel import processes
-from mirage_jax.training import histories
+from mirage_jax.training import clean_frames, histories
+from mirage_jax.training.clean_frames import NO_FRAMES, CleanFrames
 from mirage_jax.training.latent_cache import FIELDS, LatentClip
 from mirage_jax.training.memory_view import cloud_view, decode_each, token_view
 from mirage_jax.training.task import Params, Samples, Task
@@ -61,24 +62,40 @@ def confidence_of_depth_error(relative_error: Float[Array, "*b"]) -> Float[Array
     return jnp.exp(-5.0 * relative_error)
 
 
-def write_history(
+class History(NamedTuple):
+    """Keyframes of a clip as a rollout would have found them.
+
+    Attributes:
+      tokens: image-mode latents.
+      depth: of the cells in metres; 0 everywhere in keyframes that are not remembered.
+      confidence: in the depth of each keyframe.
+      camera: of the keyframes.
+    """
+
+    tokens: Float[Array, "k h w c"]
+    depth: Float[Array, "k h w"]
+    confidence: Float[Array, " k"]
+    camera: Camera
+
+
+def draw_history(
     clip: LatentClip,
     keyframes: Array,
     size: tuple[int, int],
     *,
     key: PRNGKeyArray | None = None,
     perturbation: Perturbation | None = None,
-) -> memory.LatentMemory:
-    """Writes the chosen keyframes of one clip into a fresh memory.
+) -> History:
+    """The chosen keyframes of one clip, spoilt or as they are.
 
     Args:
       clip: one clip, no batch dimension.
-      keyframes: which keyframes to write, bool [K].
+      keyframes: which keyframes are remembered, bool [K].
       size: picture size that the intrinsics refer to.
-      key: randomness of the perturbation; None writes what is true.
+      key: randomness of the perturbation; None leaves what is true.
       perturbation: how far tokens, depth and poses are moved.
     """
-    count, height, width, channels = clip.tokens.shape
+    count = len(clip.tokens)
     tokens, depth, poses = clip.tokens, clip.depth, clip.cam2world[:: _stride(clip)]
     confidence = jnp.ones(count)
     if key is not None and perturbation is not None:
@@ -92,15 +109,21 @@ def write_history(
         poses = jitter_poses(keys[3], jnp.asarray(poses), perturbation.pose)
     depth = jnp.where(keyframes[:, None, None], depth, 0.0)
     camera = Camera(jnp.broadcast_to(clip.intrinsics, (count, 4)), poses, size)
-    bank = memory.create(count * height * width, channels)
+    return History(jnp.asarray(tokens), jnp.asarray(depth), confidence, camera)
+
+
+def write_history(history: History, static: Float[Array, "k h w"]) -> memory.LatentMemory:
+    """A fresh memory of these keyframes, of the cells that stand still."""
+    tokens, depth, confidence, camera = history
+    bank = memory.create(depth.size, tokens.shape[-1])
     bank, _ = memory.write(
         bank,
         tokens,
         depth,
         camera,
-        static=clip.static,
+        static=static,
         confidence=jnp.broadcast_to(confidence[:, None, None], depth.shape),
-        times=jnp.arange(count, dtype=jnp.float32),
+        times=jnp.arange(len(depth), dtype=jnp.float32),
     )
     return bank
 
@@ -126,13 +149,34 @@ def jitter_poses(
 def chunk_camera(clip: LatentClip, chunk: Array, size: tuple[int, int]) -> Camera:
     """Cameras of the frames of chunk number `chunk` (traced) of one clip."""
     frames = (clip.cam2world.shape[0] - 1) // clip.chunks.shape[0] + 1
-    poses = jax.lax.dynamic_slice_in_dim(clip.cam2world, chunk * (frames - 1), frames)
+    return _cameras(clip, chunk * (frames - 1), frames, size)
+
+
+def _cameras(clip: LatentClip, start: Array, frames: int, size: tuple[int, int]) -> Camera:
+    poses = jax.lax.dynamic_slice_in_dim(clip.cam2world, start, frames)
     return Camera(jnp.broadcast_to(clip.intrinsics, (frames, 4)), poses, size)
 
 
 def rgb_context(clip: LatentClip, scenario: Array) -> Float[Array, "t h w m"]:
     """The baseline's context: the encoded rendering of the colour cloud and where it has points."""
     return jnp.concatenate([clip.rgb_chunks[scenario], clip.rgb_hits[scenario]], axis=-1)
+
+
+class Inputs(NamedTuple):
+    """What the denoiser gets, but for noise and text.
+
+    Attributes:
+      target: latents of the chunk.
+      rays: of the chunk's cameras.
+      context: what the memory shows of the chunk and of the preceding latents, if there is one.
+      clean: `reference` and `preceding` latents and which are `shown`, as `Denoiser` has them;
+        empty where none are ever shown.
+    """
+
+    target: Array
+    rays: Array
+    context: Array | None
+    clean: dict[str, Any]
 
 
 def sample_inputs(
@@ -144,32 +188,52 @@ def sample_inputs(
     size: tuple[int, int],
     table: histories.Scenarios,
     readout: Readout,
+    frames: CleanFrames = NO_FRAMES,
     key: PRNGKeyArray | None = None,
     perturbation: Perturbation | None = None,
-) -> tuple[Array, Array, Array | None]:
-    """Target latents, camera rays and memory context of one clip in one situation."""
+) -> Inputs:
+    """What one clip in one situation comes to; arguments as in `DenoiserTask`."""
     chunk = jnp.asarray(table.chunk)[scenario]
     grid = clip.tokens.shape[1], clip.tokens.shape[2]
     camera = chunk_camera(clip, chunk, size)
     target = clip.chunks[chunk]
     rays = camera_rays(camera, grid)
     if kind == "none":
-        return target, rays, None
+        return Inputs(target, rays, None, {})
     if kind == "rgb":
-        return target, rays, rgb_context(clip, scenario)
-    bank = write_history(clip, keyframes, size, key=key, perturbation=perturbation)
-    context = memory_context(bank, camera, grid, **dataclasses.asdict(readout))
-    return target, rays, context
+        return Inputs(target, rays, rgb_context(clip, scenario), {})
+    history = draw_history(clip, keyframes, size, key=key, perturbation=perturbation)
+    bank = write_history(history, jnp.asarray(clip.static))
+    read = functools.partial(memory_context, bank, grid=grid, **dataclasses.asdict(readout))
+    context = read(camera)
+    if not frames:
+        return Inputs(target, rays, context, {})
+    reference, there = clean_frames.references(
+        history.tokens, history.depth, history.camera, camera, frames.references
+    )
+    follows = jnp.asarray(table.goes_on)[scenario]
+    if frames.preceding:
+        start = chunk * (len(camera) - 1)
+        before = _cameras(clip, start - frames.preceding, frames.preceding, size)
+        context = jnp.concatenate([context, read(before)])
+    shown = jnp.concatenate([there, jnp.broadcast_to(follows, frames.preceding_latents)])
+    clean = {"reference": reference, "preceding": clip.preceding, "shown": shown}
+    return Inputs(target, rays, context, clean)
 
 
 def returning_inputs(
-    clips: LatentClip, *, kind: str, size: tuple[int, int], readout: Readout
-) -> tuple[Array, Array, Array | None]:
-    """Targets, rays and context of a batch coming back, the whole true history in memory."""
+    clips: LatentClip,
+    *,
+    kind: str,
+    size: tuple[int, int],
+    readout: Readout,
+    frames: CleanFrames = NO_FRAMES,
+) -> Inputs:
+    """What a batch coming back comes to, the whole true history in memory."""
     table = histories.scenarios(clips.chunks.shape[1], clips.chunks.shape[2])
     scenario = histories.RETURN
 
-    def one(clip: LatentClip) -> tuple[Array, Array, Array | None]:
+    def one(clip: LatentClip) -> Inputs:
         return sample_inputs(
             clip,
             jnp.asarray(scenario),
@@ -178,6 +242,7 @@ def returning_inputs(
             size=size,
             table=table,
             readout=readout,
+            frames=frames,
         )
 
     return jax.vmap(one)(clips)
@@ -188,7 +253,8 @@ def returning_tokens(clips: LatentClip, size: tuple[int, int]) -> Float[Array, "
     table = histories.scenarios(clips.chunks.shape[1], clips.chunks.shape[2])
 
     def one(clip: LatentClip) -> Array:
-        bank = write_history(clip, jnp.asarray(table.keyframes[histories.RETURN]), size)
+        history = draw_history(clip, jnp.asarray(table.keyframes[histories.RETURN]), size)
+        bank = write_history(history, jnp.asarray(clip.static))
         camera = chunk_camera(clip, jnp.asarray(table.chunk[histories.RETURN]), size)
         grid = clip.tokens.shape[1], clip.tokens.shape[2]
         return plain_context(bank, camera, grid, visibility=True)
@@ -226,6 +292,7 @@ class DenoiserTask(Task):
       chunks: chunks of a clip.
       chunk_latents: latents of a chunk.
       readout: how the memory is read.
+      frames: how much of its past a chunk is shown clean; needs the kind "latent".
       perturbation: how histories written to the memory are spoilt; the baseline's are true.
       shift: noise-level shift.
       drop_memory: share of samples that see an empty memory.
@@ -242,6 +309,7 @@ class DenoiserTask(Task):
     chunks: int
     chunk_latents: int
     readout: Readout = Readout()
+    frames: CleanFrames = NO_FRAMES
     perturbation: Perturbation = Perturbation()
     shift: float = 1.0
     drop_memory: float = 0.1
@@ -253,23 +321,24 @@ class DenoiserTask(Task):
     def __post_init__(self) -> None:
         if self.kind not in MEMORY_KINDS:
             raise ValueError(f"memory kind: found {self.kind!r}, expected one of {MEMORY_KINDS}")
+        if self.frames and self.kind != "latent":
+            raise ValueError(f"frames: found {self.frames} with the memory kind {self.kind!r}")
 
     @property
     def table(self) -> histories.Scenarios:
         return histories.scenarios(self.chunks, self.chunk_latents)
 
-    def inputs(
-        self, batch: LatentClip, key: PRNGKeyArray, *, train: bool = True
-    ) -> tuple[Array, Array, Array | None]:
-        """Targets, rays and memory context of a batch.
+    def inputs(self, batch: LatentClip, key: PRNGKeyArray, *, train: bool = True) -> Inputs:
+        """What a batch comes to.
 
-        In training histories are spoilt and memories sometimes dropped, else all is true and kept.
+        In training histories are spoilt and memories sometimes dropped, references with them; else
+        all is true and kept.
         """
 
         def one(clip: LatentClip, key: PRNGKeyArray):
             draw_key, noise_key, drop_key = jax.random.split(key, 3)
             scenario, keyframes = histories.draw(draw_key, self.table)
-            target, rays, context = sample_inputs(
+            found = sample_inputs(
                 clip,
                 scenario,
                 keyframes,
@@ -277,12 +346,17 @@ class DenoiserTask(Task):
                 size=self.size,
                 table=self.table,
                 readout=self.readout,
+                frames=self.frames,
                 key=noise_key if train else None,
                 perturbation=self.perturbation,
             )
-            if train and context is not None:
-                context = context * (jax.random.uniform(drop_key) >= self.drop_memory)
-            return target, rays, context
+            if not train or found.context is None:
+                return found
+            kept, clean = jax.random.uniform(drop_key) >= self.drop_memory, dict(found.clean)
+            if clean:
+                references = self.frames.references
+                clean["shown"] = clean_frames.keep_references(clean["shown"], kept, references)
+            return found._replace(context=found.context * kept, clean=clean)
 
         size = batch.chunks.shape[0]
         return jax.vmap(one)(batch, jax.random.split(key, size))
@@ -309,7 +383,7 @@ class DenoiserTask(Task):
         """
         clip = LatentClip(**{name: batch[name] for name in FIELDS})
         inputs_key, sigma_key, noise_key = jax.random.split(key, 3)
-        target, rays, context = self.inputs(clip, inputs_key, train=train)
+        target, rays, context, clean = self.inputs(clip, inputs_key, train=train)
         count, latents = target.shape[:2]
         sigma = flow.sample_sigma(
             sigma_key, count, latents, shift=self.shift, per_frame=self.per_frame
@@ -323,7 +397,13 @@ class DenoiserTask(Task):
             kept = jax.random.uniform(text_key, (count, 1, 1)) >= self.drop_text
             text = text * kept.astype(text.dtype)
         velocity: Any = self.denoiser.apply(
-            {"params": params}, noisy, 1000.0 * sigma, memory=context, rays=rays, text=text
+            {"params": params},
+            noisy,
+            1000.0 * sigma,
+            memory=context,
+            rays=rays,
+            text=text,
+            **clean,
         )
         mask = jnp.broadcast_to(jnp.arange(latents) > 0, (count, latents)).astype(jnp.float32)
         loss = flow.flow_loss(velocity, target, noise, mask)
@@ -360,11 +440,11 @@ class DenoiserTask(Task):
         self, params: Params, encoder: LatentEncoder, clips: LatentClip, **how: Any
     ) -> dict[str, Array]:
         """Videos by what they show; "memory" where the denoiser has one."""
-        target, rays, context = returning_inputs(
-            clips, kind=self.kind, size=self.size, readout=self.readout
+        target, rays, context, clean = returning_inputs(
+            clips, kind=self.kind, size=self.size, readout=self.readout, frames=self.frames
         )
         sampled = sample_chunk(
-            self.denoiser, params, target[:, 0], context, rays, jax.random.key(0), **how
+            self.denoiser, params, target[:, 0], context, rays, jax.random.key(0), **how, **clean
         )
         videos = {"decoded": decode_each(encoder, target)}
         if self.kind == "latent":

@@ -25,11 +25,13 @@ class Scenarios:
       chunk: which chunk is generated, [S].
       keyframes: which keyframes may be in memory, [S, K].
       probability: how often each is drawn, [S]; sums to 1.
+      goes_on: whether the chunk follows on the one before it in the clip, [S].
     """
 
     chunk: np.ndarray
     keyframes: np.ndarray
     probability: np.ndarray
+    goes_on: np.ndarray
 
 
 FIRST, RETURN, REVERSED = 0, 1, 2
@@ -54,6 +56,7 @@ def scenarios(
             [index == 0, index <= (chunks - 1) * keys_per_chunk, index >= keys_per_chunk]
         ),
         probability=np.array(probability),
+        goes_on=np.array([False, True, False]),
     )
 
 

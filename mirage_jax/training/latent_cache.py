@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from safetensors.numpy import load, save
 
 from mirage_jax import memory
-from mirage_jax.conditioning import TEMPORAL_STRIDE
+from mirage_jax.conditioning import TEMPORAL_STRIDE, latents_of_frames
 from mirage_jax.geometry import Camera
 
 
@@ -42,6 +42,8 @@ class LatentClip:
       rgb_chunks: latents of the colour cloud rendered along the chunk of each scenario
         (`histories.scenarios`), [S, T', h, w, C]; S = 0 where the baseline is not trained.
       rgb_hits: share of each cell's pixels that the cloud covers, per frame, [S, T', h, w, 4].
+      preceding: normalised latents of the frames right before the last chunk, encoded as a clip of
+        their own, [P, h, w, C]; P = 0 where chunks are not shown what precedes them.
     """
 
     chunks: Float[Array | np.ndarray, "*b n t h w c"]
@@ -52,9 +54,10 @@ class LatentClip:
     cam2world: Float[Array | np.ndarray, "*b f 4 4"]
     rgb_chunks: Float[Array | np.ndarray, "*b s t h w c"]
     rgb_hits: Float[Array | np.ndarray, "*b s t h w 4"]
+    preceding: Float[Array | np.ndarray, "*b p h w c"]
 
 
-_HALF = ("chunks", "tokens", "rgb_chunks", "rgb_hits")
+_HALF = ("chunks", "tokens", "rgb_chunks", "rgb_hits", "preceding")
 """Stored as float16: far finer than the noise the denoiser is trained with."""
 
 FIELDS = tuple(field.name for field in dataclasses.fields(LatentClip))
@@ -81,6 +84,7 @@ def encode_clip(
     encode: Callable[[Array], Array],
     chunk_frames: int,
     rgb: Callable[[Array, Array, Array, Camera], tuple[Array, Array]] | None = None,
+    preceding: int = 0,
 ) -> LatentClip:
     """Encodes one clip.
 
@@ -93,6 +97,10 @@ def encode_clip(
       encode: normalised latents of a batch of videos, [B, T, H, W, 3] -> [B, T', h, w, C].
       chunk_frames: frames of a chunk, neighbours sharing one.
       rgb: the colour-cloud baseline, see `rgb_baseline.contexts`.
+      preceding: frames before the last chunk to encode as well, 0 or 1 + 4 n.
+
+    Raises:
+      ValueError: if there are fewer frames before the last chunk.
     """
     count = (video.shape[0] - 1) // (chunk_frames - 1)
     starts = [n * (chunk_frames - 1) for n in range(count)]
@@ -116,7 +124,21 @@ def encode_clip(
         cam2world=cam2world,
         rgb_chunks=rgb_chunks,
         rgb_hits=rgb_hits,
+        preceding=_encode_before(video, starts[-1], preceding, encode)
+        if preceding
+        else chunks[0, :0],
     )
+
+
+def _encode_before(
+    video: Array, start: int, frames: int, encode: Callable[[Array], Array]
+) -> Array:
+    """Latents of the `frames` frames before frame `start`."""
+    if latents_of_frames(frames) and frames > start:
+        raise ValueError(
+            f"preceding: found {frames}, expected at most the {start} frames before the last chunk"
+        )
+    return encode(video[None, start - frames : start])[0]
 
 
 def write_cache(path: Path, clips: Iterable[LatentClip]) -> int:
@@ -196,6 +218,12 @@ class LatentSource:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = load(self._records[index])
+        missing = [name for name in FIELDS if name not in record]
+        if missing:
+            raise ValueError(
+                f"{', '.join(self.paths)}: field {missing[0]!r}: found none in clip {index}, "
+                "expected one; run `mirage train --stage=cache`"
+            )
         return {name: np.asarray(record[name], np.float32) for name in FIELDS}
 
     def __repr__(self) -> str:

@@ -46,8 +46,11 @@ def fit_memory_prior(
         for number, chosen in enumerate(order.reshape(batches, batch_size)):
             records = [source[int(index)] for index in chosen]
             fields: dict[str, Any] = {n: np.stack([r[n] for r in records]) for n in FIELDS}
-            target, _, context = inputs(LatentClip(**fields), jax.random.fold_in(key, number))
-            yield context[:, 1:], target[:, 1:]  # the first latent of a chunk is given
+            target, _, context, _ = inputs(LatentClip(**fields), jax.random.fold_in(key, number))
+            yield (
+                context[:, 1 : target.shape[1]],
+                target[:, 1:],
+            )  # the first latent of a chunk is given
 
     return fit_gaussian(draw)
 

@@ -221,13 +221,20 @@ def _eval_windows(source: Any, frames: int, least: int = 8) -> Iterator[dict[str
 
 
 def cache_key(
-    encoder_id: str, clips: Path, split: str, *, chunk_frames: int, sky_depth: float, rgb: bool
+    encoder_id: str,
+    clips: Path,
+    split: str,
+    *,
+    chunk_frames: int,
+    sky_depth: float,
+    rgb: bool,
+    preceding: int,
 ) -> dict[str, Any]:
     """What decides what is in the cache of a recorded world, for `latent_cache.stale`.
 
     Args:
       encoder_id: tells the weights of the encoder from others, see `export.fingerprint`.
-      clips, split, chunk_frames, sky_depth, rgb: of `cache_latents`.
+      clips, split, chunk_frames, sky_depth, rgb, preceding: of `cache_latents`.
     """
     recorded = json.dumps(read_card(clips)["splits"].get(split), sort_keys=True)
     return {
@@ -236,6 +243,7 @@ def cache_key(
         "chunk_frames": chunk_frames,
         "sky_depth": sky_depth,
         "rgb": rgb,
+        "preceding": preceding,
     }
 
 
@@ -249,6 +257,7 @@ def refresh_cache(
     chunk_frames: int,
     sky_depth: float,
     rgb: bool,
+    preceding: int,
     say: Callable[[str], None],
     **options: Any,
 ) -> None:
@@ -257,11 +266,16 @@ def refresh_cache(
     Args:
       encoder: what encodes.
       encoder_id: of `cache_key`.
-      clips, split, out, chunk_frames, sky_depth, rgb: of `cache_latents`.
+      clips, split, out, chunk_frames, sky_depth, rgb, preceding: of `cache_latents`.
       say: called with a line of text.
       **options: of `cache_latents`.
     """
-    making: dict[str, Any] = {"chunk_frames": chunk_frames, "sky_depth": sky_depth, "rgb": rgb}
+    making: dict[str, Any] = {
+        "chunk_frames": chunk_frames,
+        "sky_depth": sky_depth,
+        "rgb": rgb,
+        "preceding": preceding,
+    }
     key = cache_key(encoder_id, clips, split, **making)
     reason = latent_cache.stale(out, key)
     if not reason:
@@ -281,12 +295,18 @@ def cache_latents(
     chunk_frames: int,
     sky_depth: float,
     rgb: bool = False,
+    preceding: int = 0,
     batch_size: int = 4,
     console: Console | None = None,
 ) -> int:
-    """Encodes every clip of a recorded world once; returns how many there are."""
+    """Encodes every clip of a recorded world once; returns how many there are.
+
+    For `chunk_frames` and `preceding` see `latent_cache.encode_clip`; for `sky_depth`,
+    `latent_cache.keyframe_depth`; `rgb` caches what the colour-cloud baseline needs, too.
+    """
     source = loading.ClipSource(clips, split)
-    encode = jax.jit(functools.partial(_encode_batch, chunk_frames=chunk_frames, rgb=rgb))
+    making: dict[str, Any] = {"chunk_frames": chunk_frames, "rgb": rgb, "preceding": preceding}
+    encode = jax.jit(functools.partial(_encode_batch, **making))
 
     def batches() -> Iterator[LatentClip]:
         starts = range(0, len(source), batch_size)
@@ -316,7 +336,7 @@ def _host_inputs(elements: Sequence[Mapping[str, Any]], sky_depth: float) -> tup
 
 def _encode_batch(
     encoder: LatentEncoder, video: Any, depth: Any, moving: Any, intrinsics: Any, poses: Any,
-    *, chunk_frames: int, rgb: bool,
+    *, chunk_frames: int, rgb: bool, preceding: int,
 ) -> LatentClip:  # fmt: skip
     baseline: Callable | None = None
     if rgb:
@@ -326,7 +346,11 @@ def _encode_batch(
 
     def one(*clip: Any) -> LatentClip:
         return latent_cache.encode_clip(
-            *clip, encode=encoder.encode, chunk_frames=chunk_frames, rgb=baseline
+            *clip,
+            encode=encoder.encode,
+            chunk_frames=chunk_frames,
+            rgb=baseline,
+            preceding=preceding,
         )
 
     return jax.vmap(one)(to_model_range(video), depth, moving, intrinsics, poses)

@@ -477,6 +477,7 @@ def test_experiments_can_be_built_and_trained(path, tiny):
         "cam2world": abstract(2, config.record.frames, 4, 4),
         "rgb_chunks": abstract(2, 3, latents, *grid, channels),
         "rgb_hits": abstract(2, 3, latents, *grid, 4),
+        "preceding": abstract(2, tasks[0].frames.preceding_latents, *grid, channels),
     }
     key = jax.eval_shape(lambda: jax.random.key(0))
     assert jax.eval_shape(vae.init, key, abstract(1, config.chunk_frames, *size, 3))["params"]
@@ -732,7 +733,7 @@ def test_stages_out_of_order_say_what_is_missing(call, tmp_path):
 
 
 def test_clips_cached_by_another_encoder_are_not_scored(tiny_config, trained, monkeypatch):
-    loaded = types.SimpleNamespace(chunk_frames=17, sky_depth=200)
+    loaded = types.SimpleNamespace(chunk_frames=17, sky_depth=200, preceding=0)
     monkeypatch.setattr(build, "world_model", lambda layout, kind, sampling: loaded)
     trained.model("denoiser_rgb").mkdir()
 
@@ -741,7 +742,7 @@ def test_clips_cached_by_another_encoder_are_not_scored(tiny_config, trained, mo
         path.parent.mkdir(exist_ok=True)
         path.touch()
         own = fingerprint(trained.model("encoder"))
-        making = {"chunk_frames": 17, "sky_depth": 200.0, "rgb": rgb}
+        making = {"chunk_frames": 17, "sky_depth": 200.0, "rgb": rgb, "preceding": 0}
         clips = trained.worlds("procedural")
         latent_cache.write_key(path, stages.cache_key(encoder or own, clips, "eval", **making))
 

@@ -76,20 +76,20 @@ GOLDEN = {
         "branch": {"all-gather": (82, 114), "all-reduce": (26, 26)},
         "joint": {"all-gather": (90, 130), "all-reduce": (9, 12)},
         "whole": {
-            "all-gather": (107, 150),
+            "all-gather": (96, 133),
             "all-reduce": (50, 69),
-            "all-to-all": (1, 1),
-            "collective-permute": (31, 31),
+            "all-to-all": (3, 3),
+            "collective-permute": (29, 29),
         },
     },
     "0.12.0.1": {
         "branch": {"all-gather": (82, 114), "all-reduce": (26, 26)},
         "joint": {"all-gather": (90, 130), "all-reduce": (9, 12)},
         "whole": {
-            "all-gather": (107, 150),
+            "all-gather": (96, 133),
             "all-reduce": (51, 70),
-            "all-to-all": (1, 1),
-            "collective-permute": (31, 31),
+            "all-to-all": (3, 3),
+            "collective-permute": (29, 29),
         },
     },
 }

@@ -83,6 +83,7 @@ def held_out(poses=POSES, depth=2.0):
         cam2world=np.tile(poses.astype(np.float32), (CLIPS, 1, 1, 1)),
         rgb_chunks=rng.uniform(-1, 1, (CLIPS, 3, 2, *GRID, 3)).astype(np.float32),
         rgb_hits=np.ones((CLIPS, 3, 2, *GRID, 4), np.float32),
+        preceding=np.zeros((CLIPS, 0, *GRID, 3), np.float32),
     )
     names = [f"clip-{n}" for n in range(CLIPS)]
     return HeldOut(pictures(cells), np.tile(poses, (CLIPS, 1, 1, 1)), names, clips)

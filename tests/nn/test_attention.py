@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mirage_jax.nn import rope
-from mirage_jax.nn.attention import attention, dispatch, splash
+from mirage_jax.nn.attention import KERNELS, attention, cudnn, dispatch, splash
 
 RNG = np.random.default_rng(0)
 
@@ -36,6 +36,48 @@ def test_backends_equal_the_definition(backend, chunk):
     np.testing.assert_allclose(found, by_hand(q, k, v), atol=2e-6)
 
 
+SEEN = np.array([[True, False, True], [False, False, True]])
+"""Which of three frames two samples have."""
+
+
+def each_sample(q, k, v):
+    """Every sample with the frames it has, and no others."""
+    return [(q[i : i + 1], k[i : i + 1, SEEN[i]], v[i : i + 1, SEEN[i]]) for i in range(2)]
+
+
+def frames_by_hand(q, k, v):
+    flat = [np.asarray(x).reshape(len(x), -1, *x.shape[-2:]) for x in (q, k, v)]
+    return by_hand(*flat).reshape(q.shape)
+
+
+@pytest.mark.parametrize(("backend", "chunk"), [("xla", 512), ("chunked", 2), ("chunked", 64)])
+def test_frames_that_are_not_there_are_as_good_as_left_out(backend, chunk):
+    q, k, v = (normal(2, 3, 4, 2, 8) * 2 for _ in range(3))
+
+    def loss(q, k, v):
+        out = attention(q, k, v, seen=jnp.asarray(SEEN), backend=backend, chunk=chunk)
+        return jnp.sin(out).sum(), out
+
+    def without(*qkv):
+        return sum(jnp.sin(attention(*sample)).sum() for sample in each_sample(*qkv))
+
+    gradients, out = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+    expected = [frames_by_hand(*sample) for sample in each_sample(q, k, v)]
+    np.testing.assert_allclose(out, np.concatenate(expected), atol=2e-6)
+    for found, wanted in zip(gradients, jax.grad(without, argnums=(0, 1, 2))(q, k, v), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=5e-6)
+
+
+def test_keys_of_cudnn_are_sorted_not_masked():
+    """By the same function of JAX in its plain form: the kernel itself needs a GPU."""
+    q, k, v = (normal(2, 12, 2, 8) * 2 for _ in range(3))
+    keep = np.repeat(SEEN, 4, axis=1)
+    keys, values, lengths = cudnn.kept_first(k, v, jnp.asarray(keep))
+    found = jax.nn.dot_product_attention(q, keys, values, key_value_seq_lengths=lengths)
+    np.testing.assert_allclose(found, KERNELS["xla"](q, k, v, jnp.asarray(keep)), atol=2e-6)
+    np.testing.assert_array_equal(lengths, [8, 4])
+
+
 def test_chunked_gradients_equal_xla():
     q, k, v = normal(1, 9, 2, 8), normal(1, 13, 2, 8), normal(1, 13, 2, 8)
 
@@ -59,20 +101,21 @@ def test_chunked_memory_is_linear_in_the_tokens():
     assert temporaries("chunked") < 250
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(130, 200), (4, 128)])
-def test_splash_emulated_equals_xla(queries, keys):
-    """Sequences that fill no whole block, with gradients."""
+@pytest.mark.parametrize(("queries", "keys", "masked"), [(130, 200, 0), (4, 128, 0), (4, 128, 70)])
+def test_splash_emulated_equals_xla(queries, keys, masked):
+    """Sequences that fill no whole block, and keys that are not there, with gradients."""
     q, k, v = normal(1, queries, 2, 16) * 2, normal(1, keys, 2, 16) * 2, normal(1, keys, 2, 16)
+    keep = jnp.arange(keys)[None] >= masked if masked else None
 
     def run(kernel):
         def loss(*qkv):
-            out = kernel(*qkv)
+            out = kernel(*qkv, keep)
             return jnp.sin(out).sum(), out
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
 
     found = run(functools.partial(splash.attend, interpret=True))
-    expected = run(functools.partial(attention, backend="xla"))
+    expected = run(KERNELS["xla"])
     for ours, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, wanted, atol=1e-5)
 
@@ -93,28 +136,30 @@ def test_a_backend_that_is_not_installed_says_so():
         attention(q, q, q, backend="tokamax")
 
 
-def output_and_gradient(backend, *qkv):
+def output_and_gradient(backend, *qkv, seen=None):
     def loss(*qkv):
-        out = attention(*qkv, backend=backend)
+        out = attention(*qkv, backend=backend, seen=seen)
         return jnp.sin(out.astype(jnp.float32)).sum(), out
 
     return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*qkv)
 
 
 @pytest.mark.skipif(find_spec("tokamax") is None, reason="tokamax is not installed")
-def test_tokamax_equals_xla():
-    qkv = normal(2, 130, 2, 64) * 2, normal(2, 200, 2, 64) * 2, normal(2, 200, 2, 64)
+@pytest.mark.parametrize("seen", [None, SEEN])
+def test_tokamax_equals_xla(seen):
+    qkv = normal(2, 3, 50, 2, 64) * 2, normal(2, 3, 70, 2, 64) * 2, normal(2, 3, 70, 2, 64)
     with jax.default_matmul_precision("highest"):
-        found, expected = (output_and_gradient(name, *qkv) for name in ("tokamax", "xla"))
+        found, expected = (output_and_gradient(n, *qkv, seen=seen) for n in ("tokamax", "xla"))
     for ours, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, wanted, atol=1e-5)
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU, on which alone cudnn runs")
-def test_cudnn_equals_xla():
-    shapes = (2, 256, 2, 64), (2, 384, 2, 64), (2, 384, 2, 64)
+@pytest.mark.parametrize("seen", [None, SEEN])
+def test_cudnn_equals_xla(seen):
+    shapes = (2, 2, 128, 2, 64), (2, 3, 128, 2, 64), (2, 3, 128, 2, 64)
     qkv = [normal(*shape).astype(jnp.bfloat16) for shape in shapes]
-    found, expected = (output_and_gradient(name, *qkv) for name in ("cudnn", "xla"))
+    found, expected = (output_and_gradient(n, *qkv, seen=seen) for n in ("cudnn", "xla"))
     for ours, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         ours, wanted = (np.asarray(x, np.float32) for x in (ours, wanted))
         np.testing.assert_allclose(ours, wanted, rtol=0, atol=0.02 * np.abs(wanted).max())
@@ -128,7 +173,7 @@ def test_auto_walks_over_the_keys_of_long_sequences(monkeypatch, tokens, heads, 
     taken = []
 
     def spy(name):
-        return lambda q, k, v, **options: taken.append(name) or q
+        return lambda q, k, v, keep, **options: taken.append(name) or q
 
     monkeypatch.setattr(dispatch, "KERNELS", {name: spy(name) for name in dispatch.KERNELS})
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")

@@ -33,9 +33,9 @@ def gradients_by_hand(q, k, v):
     return [np.swapaxes(x, 1, 2) for x in gradients]
 
 
-def value_and_gradients(backend):
+def value_and_gradients(backend, seen=None):
     def loss(q, k, v):
-        out = attention(q, k, v, backend=backend, chunk=4)
+        out = attention(q, k, v, seen=seen, backend=backend, chunk=4)
         return jnp.sin(out).sum(), out
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
@@ -71,6 +71,19 @@ def test_split_tokens_attend_as_if_whole(sizes, backend, heads):
 
 
 @pytest.mark.devices(8)
+@pytest.mark.parametrize("backend", ["ulysses", "ring", "chunked"])
+def test_frames_that_are_not_there_are_left_out_on_every_device(backend):
+    q, k, v = (normal(2, 3, 7, 4, 6) * 2 for _ in range(3))
+    seen = jnp.array([[True, False, True], [False, True, True]])
+    (_, out), gradients = value_and_gradients("xla", seen)(q, k, v)
+    with jax.set_mesh(parallel.make_mesh(data=1, fsdp=2, context=4)):
+        (_, found), found_gradients = value_and_gradients(backend, seen)(q, k, v)
+    np.testing.assert_allclose(found, out, atol=2e-6)
+    for ours, wanted in zip(found_gradients, gradients, strict=True):
+        np.testing.assert_allclose(ours, wanted, atol=3e-6 * np.abs(wanted).max())
+
+
+@pytest.mark.devices(8)
 def test_auto_takes_ulysses_where_heads_divide_and_ring_elsewhere():
     def primitives(heads, keys, **options):
         q, k = jnp.zeros((2, 8, heads, 8)), jnp.zeros((2, keys, heads, 8))
@@ -97,7 +110,8 @@ def test_an_opaque_kernel_runs_device_by_device(monkeypatch):
     """Splash, cuDNN and tokamax are closed to the compiler, which would gather everything."""
     seen = []
 
-    def kernel(q, k, v):
+    def kernel(q, k, v, keep):
+        assert keep is None
         seen.append((q.shape, k.shape))
         return KERNELS["xla"](q, k, v)
 

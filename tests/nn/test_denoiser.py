@@ -387,6 +387,40 @@ def test_memory_of_the_target_only_means_an_empty_one_elsewhere(full):
     )
 
 
+@pytest.mark.parametrize("there", [(0, 0), (1, 0), (2, 2), (0, 2)], ids=str)
+def test_frames_not_shown_are_as_good_as_left_out(full, there):
+    """Of room for two references and two preceding frames; what is in empty room does not count."""
+    model, _, params = full
+    room = {"reference": 100 * normal(2, 2, 4, 4, 6), "preceding": 100 * normal(2, 2, 4, 4, 6)}
+    references, precedings = there
+    clean = {}
+    if references:
+        clean["reference"] = jnp.concatenate([REFERENCE, -REFERENCE], axis=1)[:, :references]
+        room["reference"] = room["reference"].at[:, 2 - references :].set(clean["reference"])
+    if precedings:
+        clean["preceding"] = room["preceding"] = PRECEDING
+    shown = jnp.array([False] * (2 - references) + [True] * references + [precedings > 0] * 2)
+    room["shown"] = jnp.stack([shown, shown])
+
+    def run(clean):
+        def loss(memory):
+            found = model.apply(params, LATENTS, TIMESTEP, memory=memory, rays=RAYS, **clean)
+            return jnp.sin(found).sum(), found
+
+        gradient, found = jax.jit(jax.grad(loss, has_aux=True))(MEMORY)
+        return found, gradient
+
+    for found, expected in zip(run(room), run(clean), strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_shown_is_of_the_frames_there_are(full):
+    model, _, params = full
+    inputs = {"reference": REFERENCE, "preceding": PRECEDING, "shown": jnp.ones((2, 2), bool)}
+    with pytest.raises(ValueError, match=r"shown: found 2 frames, expected 1 reference and 2 prec"):
+        jax.eval_shape(lambda: model.apply(params, LATENTS, TIMESTEP, **inputs))
+
+
 def test_no_text_is_any_number_of_zero_tokens():
     model = Denoiser(**{**TINY, "depth": 1}, text_width=8)
     params = drawn(model)

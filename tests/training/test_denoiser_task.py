@@ -20,6 +20,7 @@ from mirage_jax.training.denoiser_task import (
     Perturbation,
     Preview,
     Readout,
+    draw_history,
     jitter_poses,
     sample_inputs,
     write_history,
@@ -33,10 +34,16 @@ LONG = trajectories.make("look_away", 17)
 KEY = jax.random.key(3, impl="rbg")  # compiles faster than the default
 READOUT = Readout(reads=2, fine=1)
 TABLE = histories.scenarios(2, 2)
-write = jax.jit(write_history, static_argnames=("size", "perturbation"))
 rays_of = jax.jit(camera_rays, static_argnums=1)
 context_of = jax.jit(functools.partial(memory_context, grid=GRID, **dataclasses.asdict(READOUT)))
 see = jax.jit(functools.partial(memory.read, grid=GRID))
+
+
+def write_of(clip, keyframes, size, **options):
+    return write_history(draw_history(clip, keyframes, size, **options), clip.static)
+
+
+write = jax.jit(write_of, static_argnames=("size", "perturbation"))
 
 
 def one_clip(**options):
@@ -88,7 +95,7 @@ def spoilt():
 
     def one(key):
         spoil = Perturbation(depth=0.1, tokens=0.5)
-        return write_history(clip, jnp.ones(3, bool), SIZE, key=key, perturbation=spoil)
+        return write_of(clip, jnp.ones(3, bool), SIZE, key=key, perturbation=spoil)
 
     return clip, jax.jit(jax.vmap(one))(jax.random.split(KEY, 300))
 
@@ -158,11 +165,12 @@ def inputs_of():
 def test_inputs_are_those_of_the_chunk_to_be_generated(kind, scenario, inputs_of):
     clip = one_clip()
     keyframes = jnp.asarray(TABLE.keyframes[scenario])
-    target, rays, context = inputs_of[kind](clip, jnp.asarray(scenario), keyframes)
+    target, rays, context, clean = inputs_of[kind](clip, jnp.asarray(scenario), keyframes)
     first = 4 if scenario == histories.RETURN else 0
     chunk = Camera(
         jnp.tile(clip.intrinsics, (CHUNK, 1)), clip.cam2world[first : first + CHUNK], SIZE
     )
+    assert not clean
     np.testing.assert_array_equal(target, clip.chunks[first // 4])
     np.testing.assert_allclose(rays, rays_of(chunk, GRID), atol=1e-6)
     if kind == "none":

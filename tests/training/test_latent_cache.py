@@ -48,6 +48,22 @@ def test_chunks_share_a_frame_and_keyframes_are_encoded_alone():
     assert found.rgb_chunks.shape == (0, 2, 2, 3, 3) and found.rgb_hits.shape == (0, 2, 2, 3, 4)
 
 
+def test_frames_before_the_last_chunk_are_a_clip_of_their_own():
+    inputs = clip()
+    inputs["video"] = np.concatenate([inputs["video"], -inputs["video"][1:]])
+    inputs["cam2world"] = np.concatenate([inputs["cam2world"], inputs["cam2world"][1:]])
+    inputs["depth"] = np.concatenate([inputs["depth"], inputs["depth"][1:]])
+    inputs["moving"] = np.concatenate([inputs["moving"], inputs["moving"][1:]])
+    assert encoded(inputs).preceding.shape == (0, 2, 3, 3)
+    cells = rearrange(inputs["video"], "t (h p) (w q) c -> t h w (p q) c", p=8, q=8).mean(3)
+    found = encoded(inputs, preceding=9).preceding  # the last chunk begins at frame 12
+    np.testing.assert_allclose(found, cells[[3, 7, 11]], atol=1e-6)
+    with pytest.raises(ValueError, match="preceding: found 13, expected at most the 12 frames"):
+        encoded(inputs, preceding=13)
+    with pytest.raises(ValueError, match=r"found 8, expected 1 \+ 4 n"):
+        encoded(inputs, preceding=8)
+
+
 def test_depth_and_motion_are_pooled_to_cells():
     inputs = clip()
     inputs["depth"][:] = 3
@@ -114,12 +130,21 @@ def test_cached_clips_come_back(tmp_path, scenarios):
         assert list(record) == list(FIELDS)
         for name in FIELDS:
             true = getattr(batches[batch], name)[row]
-            half = name in ("chunks", "tokens", "rgb_chunks", "rgb_hits")
+            half = name in ("chunks", "tokens", "rgb_chunks", "rgb_hits", "preceding")
             stored = true.astype(np.float16).astype(np.float32) if half else true
             np.testing.assert_array_equal(record[name], stored)
             assert record[name].dtype == np.float32
     loaded = stages.load_clips(paths[0])
     np.testing.assert_array_equal(loaded.depth, np.concatenate([first.depth, second.depth]))
+
+
+def test_a_cache_of_before_a_field_was_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "a.array_record"
+    monkeypatch.setattr(latent_cache, "FIELDS", FIELDS[:-1])
+    latent_cache.write_cache(path, [tiny_world.latent_clips(1, POSES)])
+    monkeypatch.setattr(latent_cache, "FIELDS", FIELDS)
+    with pytest.raises(ValueError, match=re.escape(str(path)) + f".*'{FIELDS[-1]}': found none"):
+        LatentSource([path])[0]
 
 
 def test_a_cache_that_is_not_there_is_named(tmp_path):
@@ -158,7 +183,7 @@ def refresh(tmp_path):
 
     def run(encoder="a", **changes):
         said = []
-        making = {"chunk_frames": 5, "sky_depth": 200.0, "rgb": False} | changes
+        making = {"chunk_frames": 5, "sky_depth": 200.0, "rgb": False, "preceding": 0} | changes
         place = (tmp_path / "clips", "train", tmp_path / "train.array_record")
         stages.refresh_cache(tiny_world.encoder(), encoder, *place, say=said.append, **making)
         return said[0]
@@ -186,6 +211,8 @@ def test_a_cache_is_remade_when_what_it_was_made_from_changes(refresh, tmp_path)
     assert "another chunk_frames, encoder" in refresh(encoder="b")
     assert "another rgb" in refresh(encoder="b", rgb=True)
     assert stages.load_clips(path).rgb_chunks.shape[1] == 3
+    assert "another preceding" in refresh(encoder="b", rgb=True, preceding=5)
+    assert stages.load_clips(path).preceding.shape[1] == 2
 
 
 def test_a_cache_is_remade_when_the_clips_are_others(refresh, tmp_path):

@@ -23,37 +23,41 @@ def attend(
     q: Float[Array, "b n heads d"],
     k: Float[Array, "b m heads d"],
     v: Float[Array, "b m heads d"],
+    keep: Bool[Array, "b m"] | None = None,
     *,
     chunk: int = 512,
 ) -> Float[Array, "b n heads d"]:
     """Walks over `chunk` keys at a time, also backwards; has no forward-mode derivative."""
-    average = _average(*heads_first(q, k, v), chunk)
+    keep = jnp.ones((1, k.shape[1]), bool) if keep is None else keep
+    average = _average(*heads_first(q, k, v), keep, chunk)
     return jnp.swapaxes(average, 1, 2).astype(q.dtype)
 
 
 # With a backward pass of its own the forward one need not keep the running average of every chunk.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _average(queries: Array, keys: Array, values: Array, chunk: int) -> Array:
-    return _forward(queries, keys, values, chunk)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _average(queries: Array, keys: Array, values: Array, keep: Array, chunk: int) -> Array:
+    return _forward(queries, keys, values, keep, chunk)[0]
 
 
-def _forward(queries: Array, keys: Array, values: Array, chunk: int) -> tuple[Array, Any]:
-    every = jnp.ones(keys.shape[2], bool)
-    average, log_sum = finish(add_keys(start(queries), queries, keys, values, every, chunk))
-    return average, (queries, keys, values, average, log_sum)
+def _forward(
+    queries: Array, keys: Array, values: Array, keep: Array, chunk: int
+) -> tuple[Array, Any]:
+    average, log_sum = finish(add_keys(start(queries), queries, keys, values, keep, chunk))
+    return average, (queries, keys, values, keep, average, log_sum)
 
 
-def _backward(chunk: int, saved: Any, d_average: Array) -> tuple[Array, Array, Array]:
-    queries, keys, values, average, log_sum = saved
-    every, overlap = jnp.ones(keys.shape[2], bool), jnp.sum(d_average * average, axis=-1)
+def _backward(chunk: int, saved: Any, d_average: Array) -> tuple[Array | None, ...]:
+    queries, keys, values, keep, average, log_sum = saved
+    overlap = jnp.sum(d_average * average, axis=-1)
     gradients = key_gradients(
-        queries, keys, values, every, d_average.astype(queries.dtype), log_sum, overlap, chunk
+        queries, keys, values, keep, d_average.astype(queries.dtype), log_sum, overlap, chunk
     )
     d_queries, d_keys, d_values = gradients
     return (
         d_queries.astype(queries.dtype),
         d_keys.astype(keys.dtype),
         d_values.astype(values.dtype),
+        None,
     )
 
 
@@ -97,14 +101,14 @@ def add_keys(
     queries: Float[Array, "b heads n d"],
     keys: Float[Array, "b heads m d"],
     values: Float[Array, "b heads m d"],
-    keep: Bool[Array, " m"],
+    keep: Bool[Array, "#b m"],
     chunk: int,
 ) -> Running:
     """Takes more keys into the average, those that `keep` names."""
 
     def step(running: Running, block: tuple[Array, Array, Array]) -> tuple[Running, None]:
         keys, values, keep = block
-        scores = jnp.where(keep, _product("bhnd,bhmd->bhnm", queries, keys), MASKED)
+        scores = _scores(queries, keys, keep)
         peak = jnp.maximum(running.peak, scores.max(axis=-1))
         weights = jnp.exp(scores - peak[..., None])
         shrink = jnp.exp(running.peak - peak)
@@ -125,7 +129,7 @@ def key_gradients(
     queries: Float[Array, "b heads n d"],
     keys: Float[Array, "b heads m d"],
     values: Float[Array, "b heads m d"],
-    keep: Bool[Array, " m"],
+    keep: Bool[Array, "#b m"],
     d_average: Float[Array, "b heads n d"],
     log_sum: Float[Array, "b heads n"],
     overlap: Float[Array, "b heads n"],
@@ -149,7 +153,7 @@ def key_gradients(
 
     def step(d_queries: Array, block: tuple[Array, Array, Array]) -> Any:
         keys, values, keep = block
-        scores = jnp.where(keep, _product("bhnd,bhmd->bhnm", queries, keys), MASKED)
+        scores = _scores(queries, keys, keep)
         weights = jnp.exp(scores - log_sum[..., None])
         d_values = _product("bhnm,bhnd->bhmd", weights.astype(values.dtype), d_average)
         d_weights = _product("bhnd,bhmd->bhnm", d_average, values)
@@ -164,6 +168,10 @@ def key_gradients(
         for x in parts
     )
     return d_queries, d_keys, d_values
+
+
+def _scores(queries: Array, keys: Array, keep: Array) -> Array:
+    return jnp.where(keep[:, None, None], _product("bhnd,bhmd->bhnm", queries, keys), MASKED)
 
 
 def _product(pattern: str, a: Array, b: Array) -> Array:
@@ -181,4 +189,5 @@ def _split(keys: Array, values: Array, keep: Array, chunk: int) -> tuple[Array, 
         x = jnp.pad(x, ((0, 0), (0, 0), pad, (0, 0)))
         return jnp.moveaxis(x.reshape(*x.shape[:2], count, size, x.shape[-1]), 2, 0)
 
-    return split(keys), split(values), jnp.pad(keep, pad).reshape(count, size)
+    kept = jnp.pad(keep, ((0, 0), pad)).reshape(-1, count, size)
+    return split(keys), split(values), jnp.moveaxis(kept, 1, 0)

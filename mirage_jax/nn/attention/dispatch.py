@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mirage_jax.nn.attention import chunked, cudnn, placement, ring, splash, tokamax, ulysses, xla
 
@@ -33,11 +33,12 @@ def attention(
     k: Float[Array, "b *m heads d"],
     v: Float[Array, "b *m heads d"],
     *,
+    seen: Bool[Array, "b f"] | None = None,
     backend: str = "auto",
     chunk: int = 512,
     keys_split: bool = True,
 ) -> Float[Array, "b *n heads d"]:
-    """Softmax attention, softmax(q k^T / sqrt(d)) v, without mask; logits in float32.
+    """Softmax attention, softmax(q k^T / sqrt(d)) v; logits in float32.
 
     Where the mesh in force (`jax.set_mesh`) has a `context` axis larger than one, the last token
     axis is taken to be split over it.
@@ -46,6 +47,8 @@ def attention(
       q: queries; tokens may have several axes.
       k: keys.
       v: values.
+      seen: which frames of the keys there are, at least one of a sample; tokens are [frames, cells]
+        then. None for all.
       backend: a kernel: "xla" materialises the scores; "chunked" walks over the keys with a running
         softmax, so that memory is linear in the tokens, also backwards; "cudnn" is the fused NVIDIA
         kernel (bfloat16 or float16 only), "splash" the TPU one, "tokamax" that of the package.
@@ -69,7 +72,7 @@ def attention(
         scheme = "" if place is None or not split else _scheme(place)
     if scheme == "ring":
         if place is not None and split:
-            return ring.attend(q, k, v, place, chunk=chunk)
+            return ring.attend(q, k, v, place, seen, chunk=chunk)
         name = "chunked"
     if name == "auto":
         heads = q.shape[-2] if place is None else place.heads_here
@@ -80,16 +83,17 @@ def attention(
     if name == "chunked":
         kernel = functools.partial(kernel, chunk=chunk)
     if scheme == "ulysses" and place is not None and split:
-        return ulysses.attend(q, k, v, place, kernel)
+        return ulysses.attend(q, k, v, place, kernel, seen)
 
-    def local(q: Array, k: Array, v: Array) -> Array:
-        out = kernel(*(placement.flat(x) for x in (q, k, v)))
+    def local(q: Array, k: Array, v: Array, seen: Array | None) -> Array:
+        flat = (placement.flat(x) for x in (q, k, v))
+        out = kernel(*flat, placement.of_tokens(seen, k))
         return out.reshape(q.shape)
 
     # To the compiler, making one axis of frames and split cells would mean gathering them.
     if place is not None and (name in _OPAQUE or place.parts > 1):
-        return place.run(local, q, k, v, keys_split=False)
-    return local(q, k, v)
+        return place.run(local, q, k, v, seen, keys_split=False)
+    return local(q, k, v, seen)
 
 
 def _parse(backend: str) -> tuple[str, str]:

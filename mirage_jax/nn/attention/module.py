@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mirage_jax.nn.attention.dispatch import attention
 from mirage_jax.nn.rope import rotate
@@ -91,8 +91,11 @@ class Attention(nn.Module):
         *,
         rotations: Float[Array, "*n half 2"] | None = None,
         context: Float[Array, "b m d"] | None = None,
+        seen: Bool[Array, "b f"] | None = None,
     ) -> Float[Array, "b *n d"]:
         """Attends from x to itself, with rotations, or to `context`, without.
+
+        With `seen`, tokens are [frames, cells] and nothing attends to frames that are not.
 
         Tokens may have several dimensions, of which the last is the one that devices may split:
         merging it into one with the others would move every token.
@@ -103,5 +106,5 @@ class Attention(nn.Module):
         q, k, v = (a.reshape(*a.shape[:-1], self.heads, -1) for a in (q, k, v))
         if rotations is not None:
             q, k = rotate(q, rotations), rotate(k, rotations)
-        out = attention(q, k, v, backend=self.backend, keys_split=context is None)
+        out = attention(q, k, v, seen=seen, backend=self.backend, keys_split=context is None)
         return self.o(checkpoint_name(out.reshape(x.shape), ATTENTION_OUTPUT))

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mirage_jax.parallel.mesh import BATCH_AXES
 
@@ -49,9 +49,18 @@ class Placement:
         return pad_cells(x, -x.shape[-3] % self.parts)
 
     def run(
-        self, local: Callable[..., Array], q: Array, k: Array, v: Array, *, keys_split: bool
+        self,
+        local: Callable[..., Array],
+        q: Array,
+        k: Array,
+        v: Array,
+        seen: Array | None,
+        *,
+        keys_split: bool,
     ) -> Array:
         """Runs `local` on every device's own q, k and v, padded to equal parts; crops the result.
+
+        Beside them it gets `seen`, [b, frames], of its own samples; None if that is None.
 
         With `keys_split=False` every device gets all keys.
         """
@@ -62,11 +71,16 @@ class Placement:
         key_spec = self.spec(k.ndim, split=keys_split)
         out = jax.shard_map(
             local,
-            in_specs=(self.spec(q.ndim, split=True), key_spec, key_spec),
+            in_specs=(
+                self.spec(q.ndim, split=True),
+                key_spec,
+                key_spec,
+                PartitionSpec(self.batch or None, None),
+            ),
             out_specs=self.spec(q.ndim, split=True),
             # The running sums of `ring` start as constants, which the check would want marked.
             check_vma=False,
-        )(q, k, v)
+        )(q, k, v, seen)
         return out[..., :cells, :, :]
 
 
@@ -78,6 +92,13 @@ def pad_cells(x: Float[Array, "b *n heads d"], count: int) -> Float[Array, "b *m
 def flat(x: Float[Array, "b *n heads d"]) -> Float[Array, "b m heads d"]:
     """All token axes as one."""
     return x.reshape(x.shape[0], -1, *x.shape[-2:])
+
+
+def of_tokens(
+    seen: Bool[Array, "b f"] | None, k: Float[Array, "b *n heads d"]
+) -> Bool[Array, "b m"] | None:
+    """Which of the keys, all token axes as one, are of frames that are seen."""
+    return None if seen is None else jnp.repeat(seen, k.shape[-3], axis=1)
 
 
 def current(q: Float[Array, "b *n heads d"]) -> Placement | None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mirage_jax.nn.attention import chunked
-from mirage_jax.nn.attention.placement import CONTEXT, Placement, flat
+from mirage_jax.nn.attention.placement import CONTEXT, Placement, flat, of_tokens
 
 
 def attend(
@@ -24,34 +24,37 @@ def attend(
     k: Float[Array, "b *n heads d"],
     v: Float[Array, "b *n heads d"],
     place: Placement,
+    seen: Bool[Array, "b f"] | None = None,
     *,
     chunk: int = 512,
 ) -> Float[Array, "b *n heads d"]:
-    """Self-attention, `chunk` keys at a time."""
+    """Self-attention, `chunk` keys at a time, to the frames that are `seen`."""
     cells, parts = q.shape[-3], place.parts
 
-    def local(q: Array, k: Array, v: Array) -> Array:
+    def local(q: Array, k: Array, v: Array, seen: Array | None) -> Array:
         queries, keys, values = chunked.heads_first(flat(q), flat(k), flat(v))
-        out = _ring(queries, keys, values, (parts, cells, k.shape[-3], chunk))
+        out = _ring(queries, keys, values, of_tokens(seen, k), (parts, cells, k.shape[-3], chunk))
         return jnp.swapaxes(out, 1, 2).reshape(q.shape).astype(q.dtype)
 
-    return place.run(local, q, k, v, keys_split=True)
+    return place.run(local, q, k, v, seen, keys_split=True)
 
 
 # Static facts: devices in the ring, cells of the sequence, cells of a device, keys per chunk.
 _Facts = tuple[int, int, int, int]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _ring(queries: Array, keys: Array, values: Array, facts: _Facts) -> Array:
-    return _forward(queries, keys, values, facts)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _ring(queries: Array, keys: Array, values: Array, seen: Array | None, facts: _Facts) -> Array:
+    return _forward(queries, keys, values, seen, facts)[0]
 
 
-def _forward(queries: Array, keys: Array, values: Array, facts: _Facts) -> tuple[Array, Any]:
+def _forward(
+    queries: Array, keys: Array, values: Array, seen: Array | None, facts: _Facts
+) -> tuple[Array, Any]:
     parts, _, _, chunk = facts
 
     def add(running: chunked.Running, block: tuple[Array, Array], stop: Any) -> chunked.Running:
-        return chunked.add_keys(running, queries, *block, _keep(block[0], stop, facts), chunk)
+        return chunked.add_keys(running, queries, *block, _keep(block[0], seen, stop, facts), chunk)
 
     def step(carry: tuple[Any, Any], stop: Array) -> tuple[tuple[Any, Any], None]:
         running, block = carry
@@ -62,17 +65,17 @@ def _forward(queries: Array, keys: Array, values: Array, facts: _Facts) -> tuple
     running = add(chunked.start(queries), block, 0)
     (running, _), _ = jax.lax.scan(step, (running, block), jnp.arange(1, parts))
     out, log_sum = chunked.finish(running)
-    return out, (queries, keys, values, out, log_sum)
+    return out, (queries, keys, values, seen, out, log_sum)
 
 
-def _backward(facts: _Facts, saved: Any, d_out: Array) -> tuple[Array, Array, Array]:
+def _backward(facts: _Facts, saved: Any, d_out: Array) -> tuple[Array | None, ...]:
     parts, _, _, chunk = facts
-    queries, keys, values, out, log_sum = saved
+    queries, keys, values, seen, out, log_sum = saved
     overlap = jnp.sum(d_out * out, axis=-1)
     d_average = d_out.astype(queries.dtype)
 
     def add(d_queries: Array, block: Any, d_block: Any, stop: Any) -> tuple[Array, Any]:
-        (k, v), keep = block, _keep(block[0], stop, facts)
+        (k, v), keep = block, _keep(block[0], seen, stop, facts)
         dq, *d_new = chunked.key_gradients(queries, k, v, keep, d_average, log_sum, overlap, chunk)
         return d_queries + dq, tuple(a + b for a, b in zip(d_block, d_new, strict=True))
 
@@ -92,6 +95,7 @@ def _backward(facts: _Facts, saved: Any, d_out: Array) -> tuple[Array, Array, Ar
         d_queries.astype(queries.dtype),
         d_keys.astype(keys.dtype),
         d_values.astype(values.dtype),
+        None,
     )
 
 
@@ -103,9 +107,10 @@ def _pass_on(blocks: Any, parts: int) -> Any:
     return jax.tree.map(lambda x: jax.lax.ppermute(x, CONTEXT, following), blocks)
 
 
-def _keep(keys: Array, stop: Any, facts: _Facts) -> Array:
-    """Which of the keys that came here at this stop are not padding."""
+def _keep(keys: Array, seen: Array | None, stop: Any, facts: _Facts) -> Array:
+    """Which of the keys that came here at this stop are seen and not padding."""
     parts, cells, here, _ = facts
     owner = (jax.lax.axis_index(CONTEXT) - stop) % parts
     valid = owner * here + jnp.arange(here) < cells
-    return jnp.tile(valid, keys.shape[2] // here)
+    valid = jnp.tile(valid, keys.shape[2] // here)[None]
+    return valid if seen is None else valid & seen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 LANES = 128
 """Blocks are multiples of this."""
@@ -16,6 +16,7 @@ def attend(
     q: Float[Array, "b n heads d"],
     k: Float[Array, "b m heads d"],
     v: Float[Array, "b m heads d"],
+    keep: Bool[Array, "b m"] | None = None,
     *,
     interpret: bool = False,
 ) -> Float[Array, "b n heads d"]:
@@ -25,6 +26,7 @@ def attend(
       q: queries.
       k: keys.
       v: values.
+      keep: which keys there are; None for all.
       interpret: emulate the kernel, on any backend, slowly.
     """
     # Here, since importing Pallas takes longer than most commands.
@@ -57,14 +59,15 @@ def attend(
         q_seq_shards=1,
         interpret=interpret,
     )
-    # Queries see keys of their own segment only: padding keys are in another one.
+    # Queries see keys of their own segment only: padding keys and absent ones are in another.
     segments = None
-    if padded_m != m:
-        padding = (jnp.arange(padded_m) >= m).astype(jnp.int32)
-        segments = kernels.SegmentIds(q=jnp.zeros(padded_n, jnp.int32), kv=padding)
+    if keep is not None or padded_m != m:
+        kept = jnp.ones((len(q), m), bool) if keep is None else keep
+        absent = 1 - jnp.pad(kept, ((0, 0), (0, padded_m - m))).astype(jnp.int32)
+        segments = kernels.SegmentIds(q=jnp.zeros((len(q), padded_n), jnp.int32), kv=absent)
     scaled = heads_first(q * q.shape[-1] ** -0.5, padded_n)
     keys, values = heads_first(k, padded_m), heads_first(v, padded_m)
-    out = jax.vmap(lambda *qkv: kernel(*qkv, segment_ids=segments))(scaled, keys, values)
+    out = jax.vmap(kernel)(scaled, keys, values, segments)
     return jnp.swapaxes(out, 1, 2)[:, :n].astype(q.dtype)
 
 

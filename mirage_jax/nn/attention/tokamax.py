@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 def attend(
-    q: Float[Array, "b n heads d"], k: Float[Array, "b m heads d"], v: Float[Array, "b m heads d"]
+    q: Float[Array, "b n heads d"],
+    k: Float[Array, "b m heads d"],
+    v: Float[Array, "b m heads d"],
+    keep: Bool[Array, "b m"] | None = None,
 ) -> Float[Array, "b n heads d"]:
     """Attention by the kernel that tokamax takes for the fastest here.
 
@@ -20,4 +23,5 @@ def attend(
             "attention backend tokamax: the package is not installed; `pip install tokamax`, or "
             "choose another backend"
         ) from error
-    return tokamax.dot_product_attention(q, k, v)
+    mask = None if keep is None else keep[:, None, None]
+    return tokamax.dot_product_attention(q, k, v, mask=mask)
