@@ -64,9 +64,11 @@ def biased_attention(
 ) -> Float[Array, "b n heads d"]:
     """softmax(q k^T + bias) v over the keys in `mask`; scores in float32.
 
-    T5 has no factor 1 / sqrt(d). A text without any unmasked key attends to all of them equally.
+    T5 has no factor 1 / sqrt(d), so that scores are large and what is rounded off queries and keys
+    in bfloat16 shows: they come in float32. A text without
+    any unmasked key attends to all of them equally.
     """
-    scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32) + bias
+    scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, precision=jax.lax.Precision.HIGHEST) + bias
     scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bhnm,bmhd->bnhd", weights, v)
@@ -95,13 +97,14 @@ class _Layer(nn.Module):
             return named_param(self, name, init, shape, axes).astype(self.dtype)
 
         def heads(name: str, std: float) -> Array:
-            y = normed @ matrix(name, (width, inner), ("embed", "heads"), std)
+            kernel = matrix(name, (width, inner), ("embed", "heads"), std)
+            y = jnp.dot(normed, kernel, preferred_element_type=jnp.float32)
             return y.reshape(*y.shape[:2], self.heads, self.head_width)
 
         # Standard deviations of T5: the queries' holds the 1 / sqrt(d) that the scores lack.
         normed = norm("norm_attn")
         q = heads("q", (width * self.head_width) ** -0.5)
-        k, v = heads("k", width**-0.5), heads("v", width**-0.5)
+        k, v = heads("k", width**-0.5), heads("v", width**-0.5).astype(self.dtype)
         init = nn.initializers.normal((2 * self.buckets * self.heads) ** -0.5)
         table_shape = (self.buckets, self.heads)
         table = named_param(self, "position_bias", init, table_shape, (None, "heads"))
@@ -134,7 +137,7 @@ class TextEncoder(nn.Module):
       buckets: rows of the relative position bias, see `relative_buckets`.
       max_distance: distance of tokens from which on the bias stays the same.
       scan: whether layers run in a loop (compiles once) or unrolled; parameters are the same.
-      dtype: of matrix products; residual stream, norms and softmax are float32.
+      dtype: of matrix products; residual stream, norms, scores and softmax are float32.
     """
 
     vocab_size: int
