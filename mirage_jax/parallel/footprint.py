@@ -19,7 +19,12 @@ ASSUMES = (
     "hidden behind the largest to nothing hidden; no device was asked."
 )
 
-_EXHAUSTED = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
+_SIZE = r"([\d.]+)([KMG])"
+_EXHAUSTED = (
+    re.compile(f"Used {_SIZE} of {_SIZE} hbm"),
+    re.compile(rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)"),
+)
+"""How the TPU compiler refuses a program; by the second, for its temporaries alone."""
 _UNITS = {"K": 2**10, "M": 2**20, "G": GIB}
 
 
@@ -34,7 +39,7 @@ class Memory:
       temporaries: everything between, at its largest.
       code: the program.
       peak: what the compiler says is in use at most; only TPU compilers do. None where unknown.
-      needed: all of it, or what the compiler said it would take where it refused.
+      needed: all of it, or what the compiler said it would take, at least, where it refused.
       capacity: of the device; the compiler's word where it refused, which is less than the
         table's by what it keeps for itself. None where unknown.
     """
@@ -158,7 +163,7 @@ def memory_of(stats: Any, capacity: int | None) -> Memory:
 
 def exhausted(message: str) -> Memory | None:
     """Memory from the message with which the TPU compiler refuses a program, None for others."""
-    match = _EXHAUSTED.search(message)
+    match = next(filter(None, (pattern.search(message) for pattern in _EXHAUSTED)), None)
     if match is None:
         return None
     needed, capacity = (int(float(match[i]) * _UNITS[match[i + 1]]) for i in (1, 3))

@@ -106,6 +106,11 @@ def test_what_the_compiler_says_when_it_refuses():
     )
     assert memory.needed == 20.25 * GIB and memory.capacity == 15.75 * GIB
     assert memory.fits is False
+    memory = footprint.exhausted(
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (16.32G) exceeds available HBM (15.75G)."
+    )
+    assert memory.needed == int(16.32 * GIB) and memory.fits is False
     assert footprint.exhausted("INTERNAL: something else") is None
 
 
