@@ -146,6 +146,7 @@ def _attention(result: dict[str, Any]) -> str:
 _ROWS: dict[str, Any] = {
     "parameters trained / frozen": lambda r: f"{r['trained']:,} / {r['frozen']:,}",
     "batch, tokens of a clip": lambda r: f"{r['batch']}, {r['tokens']:,}",
+    "beside them, clean": lambda r: f"{r['clean_tokens']:,}",
     "arguments": lambda r: _gib(r["memory"]["arguments"]),
     "outputs beside them": lambda r: _gib(r["memory"]["outputs"] - r["memory"]["reused"]),
     "temporaries": lambda r: _gib(r["memory"]["temporaries"]),

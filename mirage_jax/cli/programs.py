@@ -191,9 +191,11 @@ def _facts(
     config: ConfigDict, task: DenoiserTask, clips: int, trained: Any, frozen: Any
 ) -> dict[str, Any]:
     height, width = latent_grid(config)
+    cells = height * width // math.prod(task.denoiser.patch[1:])
     return {
         "batch": clips,
-        "tokens": task.chunk_latents * height * width // math.prod(task.denoiser.patch),
+        "tokens": task.chunk_latents // task.denoiser.patch[0] * cells,
+        "clean_tokens": (task.frames.references + task.frames.preceding_latents) * cells,
         "attention": task.denoiser.attention_backend,
         "trained": parameter_count(trained),
         "frozen": parameter_count(frozen),

@@ -88,8 +88,9 @@ class _Layer(nn.Module):
         *block_inputs, hints = shared
         x = DiTBlock(**self.block, name="block")(x, *block_inputs)
         if hints is not None:
-            hint = hints[jnp.maximum(hint_index, 0)]
-            x = x + jnp.where(hint_index >= 0, hint, 0.0)
+            hint = jnp.where(hint_index >= 0, hints[jnp.maximum(hint_index, 0)], 0.0)
+            references = x.shape[1] - hint.shape[1]  # these get none
+            x = x + jnp.pad(hint, ((0, 0), (references, 0), (0, 0), (0, 0)))
         return x, None
 
 
@@ -273,7 +274,7 @@ class Denoiser(nn.Module):
                 text_tokens,
                 None if seen is None else seen[:, references:],
             )
-            hints = jnp.pad(hints * branch_scale, ((0, 0), (0, 0), (references, 0), (0, 0), (0, 0)))
+            hints = hints * branch_scale
 
         hint_of_layer = np.full(self.depth, -1, np.int32)
         hint_of_layer[list(self.branch_layers)] = np.arange(len(self.branch_layers))
