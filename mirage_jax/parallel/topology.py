@@ -88,6 +88,15 @@ LIBTPU_ARGS = "--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000"
 By itself the compiler cuts products with a gathered kernel into loops that pass the kernel's parts
 from device to device: 45 of them in the training step of the 5B model, slow to compile."""
 
+KIND_ARGS = {
+    "tpu7x": " ".join(
+        f"--xla_tpu_enable_sparse_core_collective_offload_{kind}=false"
+        for kind in ("all_gather", "all_reduce", "reduce_scatter")
+    )
+}
+"""Further flags of a kind of chip: where it moves collectives to the sparse cores, the compiler of
+libtpu 0.0.42.1 ends with a failed check of its own."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
@@ -136,7 +145,7 @@ def open_slice(name: str) -> Slice:
     # lets one process in at a time, as if it were to take devices.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    os.environ.setdefault("LIBTPU_INIT_ARGS", LIBTPU_ARGS)
+    os.environ.setdefault("LIBTPU_INIT_ARGS", f"{LIBTPU_ARGS} {KIND_ARGS.get(kind, '')}".strip())
     try:
         description = topologies.get_topology_desc(topology_name=name, platform="tpu")
     except (jax.errors.JaxRuntimeError, RuntimeError) as error:
