@@ -51,7 +51,17 @@ class Dreamer(WorldModel):
         return jax.random.uniform(key, (len(first), 2, *GRID, 3), minval=-1.0)
 
 
-def model(kind=Reader):
+@flax.struct.dataclass
+class Copier(WorldModel):
+    """Generates its one reference, grey without it."""
+
+    def denoise(self, first, context, rays, key, *, reference, preceding, shown):
+        assert preceding.shape[1] == 0 and shown.shape == (len(first), 1)
+        copied = jnp.where(shown[..., None, None, None], reference, 0.0)
+        return jnp.concatenate([first[:, None], copied], axis=1)
+
+
+def model(kind=Reader, **fields):
     return kind(
         encoder=Colours(None, None, None),
         head_params=None,
@@ -61,6 +71,7 @@ def model(kind=Reader):
         size=SIZE,
         chunk_frames=CHUNK,
         readout=(("reads", 1), ("fine", 1), ("prefer", "nearest")),
+        **fields,
     )
 
 
@@ -124,6 +135,12 @@ def test_an_emptied_memory_shows_nothing(truth, videos):
 def test_emptied_is_the_same_as_never_written(truth, videos):
     nothing_known = protocol.generate({"latent": model()}, held_out(depth=0.0), seed=0)
     np.testing.assert_array_equal(nothing_known["memory"], videos["memory_zeroed"])
+
+
+def test_references_are_remembered_frames_and_go_with_the_memory(truth):
+    found = protocol.generate({"latent": model(Copier, references=1)}, truth, seed=0)
+    np.testing.assert_array_equal(found["memory"][:, -1], truth.video[:, 0])
+    assert (found["memory_zeroed"][:, 1:] == 128).all()
 
 
 def test_copies_come_from_the_history(truth, videos):
