@@ -112,8 +112,8 @@ def _check_trained_here(
     for name, shown in dataclasses.asdict(stored_clean_frames(path, made)).items():
         if getattr(preset, name) > shown:
             raise ValueError(
-                f"{path}: found weights trained with {shown} {name} frames, expected the preset to "
-                f"have no more, not {name}={getattr(preset, name)}"
+                f"{path}: found weights trained with {name}={shown}, expected the preset to have "
+                f"no more, not {getattr(preset, name)}"
             )
 
 
