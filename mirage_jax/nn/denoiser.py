@@ -88,9 +88,8 @@ class _Layer(nn.Module):
         *block_inputs, hints = shared
         x = DiTBlock(**self.block, name="block")(x, *block_inputs)
         if hints is not None:
-            hint = jnp.where(hint_index >= 0, hints[jnp.maximum(hint_index, 0)], 0.0)
-            references = x.shape[1] - hint.shape[1]  # these get none
-            x = x + jnp.pad(hint, ((0, 0), (references, 0), (0, 0), (0, 0)))
+            hint = hints[jnp.maximum(hint_index, 0)]
+            x = x + jnp.where(hint_index >= 0, hint, 0.0)
         return x, None
 
 
@@ -274,7 +273,7 @@ class Denoiser(nn.Module):
                 text_tokens,
                 None if seen is None else seen[:, references:],
             )
-            hints = hints * branch_scale
+            hints = jnp.pad(hints * branch_scale, ((0, 0), (0, 0), (references, 0), (0, 0), (0, 0)))
 
         hint_of_layer = np.full(self.depth, -1, np.int32)
         hint_of_layer[list(self.branch_layers)] = np.arange(len(self.branch_layers))
