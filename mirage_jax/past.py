@@ -11,7 +11,7 @@ from typing import Any
 
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import Keyframes, LatentMemory, frustum_voxels, retrieval
@@ -81,3 +81,20 @@ def choose(
         return retrieval.retrieve(past.keyframes, targets, count)[0]
     frames = past.keyframes.cameras
     return frustum_voxels.choose(bank, targets, frames, past.elements, count)[0]
+
+
+def take(
+    latents: Float[Array, "k h w c"], slots: Int[Array, " n"]
+) -> tuple[Float[Array, "n h w c"], Bool[Array, " n"]]:
+    """Latents of chosen frames in the order `Denoiser` wants them, and which of the n there are.
+
+    Args:
+      latents: of all frames.
+      slots: what `choose` gave: the best first, then -1 for none.
+
+    Returns:
+      Those there are, the best first, at the end; before them zeros.
+    """
+    slots = jnp.roll(slots, (slots < 0).sum())
+    there = slots >= 0
+    return jnp.where(there[:, None, None, None], latents[slots], 0.0), there

@@ -152,7 +152,7 @@ def rollout(
 
 
 def _in_parts(model: WorldModel, look: Look | None) -> Callable[..., tuple[Any, ...]]:
-    """`WorldModel.advance` in parts: between them the host chooses frames and looks at pictures."""
+    """`WorldModel.advance` in parts: with references, and the host may look at the pictures."""
     choose, generate = jax.jit(WorldModel.choose), jax.jit(WorldModel.generate)
     remember = jax.jit(WorldModel.remember, static_argnames="fresh")
     held_depth, decode = jax.jit(WorldModel.held_depth), jax.jit(LatentEncoder.decode)
@@ -160,22 +160,17 @@ def _in_parts(model: WorldModel, look: Look | None) -> Callable[..., tuple[Any, 
     scores: dict[int, Array] = {}
 
     def advance(world: World, camera: Camera, key: PRNGKeyArray, fresh: bool) -> tuple[Any, ...]:
-        slots: list[int] = []
-        preceding = 0
+        slots, preceding, score = None, 0, None
         if world.past is not None:
             preceding = model.shown_before(world.past)
             if model.references:
-                found = choose(model, world.past, world.bank, camera)
-                slots = [int(n) for n in np.asarray(found) if n >= 0]
-        # How many there are decides the shapes of the program.
-        reference = world.past.latents[np.array(slots)] if world.past and slots else None
-        score = None
+                slots = choose(model, world.past, world.bank, camera)
         if model.layout == "score":
             count = latents_of_frames(len(camera)) + preceding
             if count not in scores:
                 scores[count] = encode_white(model.encoder, count, model.size)
             score = scores[count]
-        latents, context = generate(model, world, camera, key, reference, score)
+        latents, context = generate(model, world, camera, key, slots, score)
         pictures = decode(model.encoder, latents[None])[0]
         depth = static = None
         if look is not None:
@@ -195,7 +190,8 @@ def _in_parts(model: WorldModel, look: Look | None) -> Callable[..., tuple[Any, 
             static=static if model.static_only else None,
             fresh=fresh,
         )
-        shown = {"references": tuple(slots), "preceding": preceding}
+        found = () if slots is None else tuple(int(n) for n in np.asarray(slots) if n >= 0)
+        shown = {"references": found, "preceding": preceding}
         return world, latents, pictures, report, shown
 
     return advance

@@ -308,7 +308,7 @@ class WorldModel:
         world: World,
         camera: Camera,
         key: PRNGKeyArray,
-        reference: Float[Array, "r h w c"] | None = None,
+        slots: Int[Array, " n"] | None = None,
         score: Float[Array, "_ h w c"] | None = None,
     ) -> tuple[Float[Array, "l h w c"], Float[Array, "l h w m"]]:
         """The first half of `advance`: read and denoise.
@@ -317,7 +317,7 @@ class WorldModel:
           world: the state.
           camera: cameras of the chunk's frames.
           key: randomness of the chunk.
-          reference: latents of the past's frames to show with it.
+          slots: of the past's frames to show with it, as `choose` gives them.
           score: further channels of the context of target and preceding latents, for the layout
             "score".
 
@@ -326,17 +326,19 @@ class WorldModel:
         """
         context = self.context(world.bank, camera)
         rays = camera_rays(camera, self.grid)
-        shown, clean = context, {}
-        if reference is not None:
-            clean["reference"] = reference[None]
+        told, clean = context, {}
         before = 0 if world.past is None else self.shown_before(world.past)
         if world.past is not None and before:
             clean["preceding"] = world.past.recent[None, :before]
-            shown = jnp.concatenate([shown, world.past.context[:before]])
+            told = jnp.concatenate([told, world.past.context[:before]])
+        if world.past is not None and slots is not None:
+            reference, there = past_frames.take(world.past.latents, slots)
+            clean["reference"] = reference[None]
+            clean["shown"] = jnp.concatenate([there, jnp.ones(before, bool)])[None]
         if score is not None:
-            shown = jnp.concatenate([shown, score], axis=-1)
-        told = shown[None] if self.denoiser.memory_channels else None
-        latents = self.denoise(world.latent[None], told, rays[None], key, **clean)[0]
+            told = jnp.concatenate([told, score], axis=-1)
+        batch = told[None] if self.denoiser.memory_channels else None
+        latents = self.denoise(world.latent[None], batch, rays[None], key, **clean)[0]
         return latents, context
 
     def remember(

@@ -12,6 +12,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from mirage_jax import past
 from mirage_jax.conditioning import latent_cameras, latents_of_frames
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import retrieval
@@ -64,15 +65,13 @@ def references(
       count: of references.
 
     Returns:
-      Latents, the best first, and which are there: the last ones, as `Denoiser` wants it.
+      Their latents and which of them there are, as `past.take` orders them.
     """
     stored, height, width = depth.shape
     store = retrieval.create(stored, (height, width))
     store = retrieval.add(store, depth, camera, jnp.arange(stored))
     slots, _ = retrieval.retrieve(store, latent_cameras(targets, 1)[:, 0], count)
-    slots = jnp.roll(slots, count - (slots >= 0).sum())
-    there = slots >= 0
-    return jnp.where(there[:, None, None, None], tokens[slots], 0.0), there
+    return past.take(tokens, slots)
 
 
 def keep_references(
