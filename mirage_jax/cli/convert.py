@@ -8,13 +8,19 @@
         --model=wan22_ti2v_5b --to=exports/tuned
     mirage convert --source=exports/mirage --part=branch --to=vace.safetensors
     mirage convert --source=exports/vae --naming=diffusers --to=vae
+    mirage convert --source=exports/mirage --format=orbax --to=orbax/mirage
+    mirage convert --source=orbax/mirage --format=export --to=exports/mirage
 
 A source is a safetensors file or a folder of them: diffusion transformer, control branch (alone or
 with its base), low-rank adapter (alone, or with a base it is merged into) or video VAE, in the
 naming of the original releases or of diffusers. An export of ours as the source is written back as
-safetensors: to a file, or to a folder with shards. Every name and shape is checked before the first
-value is read; values go from file to file one tensor at a time, so that little memory is needed.
-What was at --to is replaced at the end or not at all.
+safetensors: to a file, or to a folder with shards. With --format=orbax either becomes an Orbax
+checkpoint: `orbax.checkpoint.v1.load` gives its parameters on any mesh, the custom metadata hold
+the architecture. Such a checkpoint as the source is taken as an export is; --format=export makes it
+one again. Every name and shape is checked before the first value is read; values go from file to
+file one tensor at a time, so that little memory is needed.
+What was at --to is replaced at the end or not at all; folders of shards and Orbax checkpoints must
+be new.
 """
 
 from __future__ import annotations
@@ -54,22 +60,31 @@ _NAMING = flags.DEFINE_enum(
 _PART = flags.DEFINE_enum(
     "part", "all", ["all", "base", "branch"], "What to write of an exported denoiser."
 )
+_FORMAT = flags.DEFINE_enum(
+    "format",
+    "",
+    ["", "export", "safetensors", "orbax"],
+    "What to write: by default an export of released weights, and safetensors of an export.",
+)
 _SHARD_GB = flags.DEFINE_float("shard_gb", 5.0, "Size of a shard, in GB.")
 
 _DTYPES = {"same": None, "float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 def run(console: Console) -> None:
-    from mirage_jax.convert.incoming import Asked, import_checkpoint
-    from mirage_jax.convert.outgoing import export_checkpoint, is_export
+    from mirage_jax.convert.incoming import Asked, import_checkpoint, save_export
+    from mirage_jax.convert.orbax_folder import save_orbax
+    from mirage_jax.convert.outgoing import copy_export, export_checkpoint, is_ours
 
     if not _SOURCE.value or not _TO.value:
         raise common.UserError("give --source=FILE_OR_FOLDER and --to=FOLDER_OR_FILE")
     sources, out, dtype = [Path(s) for s in _SOURCE.value], Path(_TO.value), _DTYPES[_DTYPE.value]
+    save = save_orbax if _FORMAT.value == "orbax" else save_export
+    ours = is_ours(sources[0])
+    if ours and len(sources) > 1:
+        raise common.UserError(f"--source: {sources[0]} is an export and goes out alone")
     with console.status("") as status:
-        if is_export(sources[0]):
-            if len(sources) > 1:
-                raise common.UserError(f"--source: {sources[0]} is an export and goes out alone")
+        if ours and _FORMAT.value in ("", "safetensors"):
             count = export_checkpoint(
                 sources[0],
                 out,
@@ -80,12 +95,32 @@ def run(console: Console) -> None:
                 notify=status.update,
             )
             console.print(f"{count} tensors -> {out}")
+        elif ours:
+            _refuse_naming()
+            count = copy_export(sources[0], out, save=save, dtype=dtype, notify=status.update)
+            console.print(f"{count} parameters -> {out}")
+        elif _FORMAT.value == "safetensors":
+            raise common.UserError(
+                "--format: found 'safetensors', expected export or orbax for released weights"
+            )
         else:
             asked = Asked(
                 _MODEL.value, _HEADS.value, _branch_layers(), _ALPHA.value, _CONTEXT.value
             )
-            kind = import_checkpoint(sources, out, asked=asked, dtype=dtype, notify=status.update)
+            kind = import_checkpoint(
+                sources, out, asked=asked, dtype=dtype, notify=status.update, save=save
+            )
             console.print(f"{kind} -> {out}")
+
+
+def _refuse_naming() -> None:
+    """Names and parts are those of safetensors; the other formats hold an export as it is."""
+    for flag, default in ((_NAMING, "original"), (_PART, "all")):
+        if flag.value != default:
+            raise common.UserError(
+                f"--{flag.name}: found {flag.value!r}, expected {default!r} with "
+                f"--format={_FORMAT.value}"
+            )
 
 
 def _branch_layers() -> tuple[int, ...]:

@@ -18,7 +18,14 @@ import numpy as np
 from mirage_jax.convert.lora import fused, is_lora, lora_fields, lora_names, lora_plan
 from mirage_jax.convert.placement import Placement, Tensors, check
 from mirage_jax.convert.presets import DENOISERS, SCORE
-from mirage_jax.convert.tensor_files import Spec, TensorFiles, open_tensors, write_tensors
+from mirage_jax.convert.tensor_files import (
+    Pieces,
+    Spec,
+    Specs,
+    TensorFiles,
+    open_tensors,
+    write_tensors,
+)
 from mirage_jax.convert.wan_dit import (
     branch_fields,
     check_branch,
@@ -37,6 +44,8 @@ from mirage_jax.training.export import export_with
 
 Notify = Callable[[str], None]
 Update = Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]]
+Save = Callable[[Path, Specs, Pieces, Mapping[str, Any]], None]
+"""Writes parameters to a path: their specs and pieces (see `write_tensors`), the architecture."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +92,7 @@ def import_checkpoint(
     asked: Asked | None = None,
     dtype: np.dtype | None = None,
     notify: Notify = lambda name: None,
+    save: Save | None = None,
 ) -> str:
     """Writes an export (see `training.export`) of a released checkpoint.
 
@@ -93,6 +103,7 @@ def import_checkpoint(
       asked: what the tensors do not tell.
       dtype: of the export; None keeps what each tensor has. Video VAEs become float32.
       notify: called with the path of each parameter before it is read.
+      save: how to write, `save_export` by default; `orbax_folder.save_orbax` is another.
 
     Returns:
       The kind of export: "denoiser", "memory_branch", "lora" or "latent_encoder".
@@ -121,11 +132,17 @@ def import_checkpoint(
             notify(path)
             yield from part.layers(paths[path])
 
+    (save or save_export)(Path(out), specs, pieces, part.architecture)
+    return str(part.architecture["kind"])
+
+
+def save_export(out: Path, specs: Specs, pieces: Pieces, architecture: Mapping[str, Any]) -> None:
+    """Writes an export, replaced in one step."""
+
     def write(file: Path, header: dict[str, str]) -> None:
         write_tensors(file, specs, pieces, header)
 
-    export_with(out, write, part.architecture)
-    return str(part.architecture["kind"])
+    export_with(out, write, architecture)
 
 
 def _part(opened: Sequence[TensorFiles], asked: Asked) -> _Part:

@@ -1,4 +1,4 @@
-"""Exports of ours to safetensors that other tools read, tensor by tensor."""
+"""Exports of ours to safetensors that other tools read, or to another of our formats."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from mirage_jax.convert.diffusers_config import transformer_config, vae_config
-from mirage_jax.convert.incoming import Notify
+from mirage_jax.convert.incoming import Notify, Save
 from mirage_jax.convert.lora import RELEASED_PREFIX, lora_plan
+from mirage_jax.convert.orbax_folder import by_layer, is_orbax, open_orbax
 from mirage_jax.convert.placement import Placement, check_params
 from mirage_jax.convert.tensor_files import (
+    LazyTensor,
     Spec,
-    StoredTensor,
+    TensorFiles,
     open_tensors,
     replacing,
     write_shards,
@@ -42,8 +44,71 @@ def is_export(path: str | Path) -> bool:
     return open_tensors(file).metadata.get("format") == FORMAT
 
 
+def is_ours(path: str | Path) -> bool:
+    """Whether `open_ours` is for this path: an export or an Orbax checkpoint."""
+    return is_export(path) or is_orbax(path)
+
+
+def open_ours(path: str | Path) -> TensorFiles:
+    """Opens an export or an Orbax checkpoint; its metadata hold the architecture as JSON.
+
+    Raises:
+      ValueError: if it is neither, damaged, or an Orbax checkpoint without an architecture.
+    """
+    if is_export(path):
+        return open_tensors(_weights(path))
+    if is_orbax(path):
+        return open_orbax(path)
+    raise ValueError(
+        f"{path}: not an export of ours, expected a folder with {WEIGHTS} or an Orbax checkpoint"
+    )
+
+
 def _weights(path: str | Path) -> Path:
     return Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
+
+
+def copy_export(
+    source: str | Path,
+    out: str | Path,
+    *,
+    save: Save,
+    dtype: np.dtype | None = None,
+    notify: Notify = lambda name: None,
+) -> int:
+    """Writes an export or Orbax checkpoint in the format of `save`, names and values as they are.
+
+    Args:
+      source: folder of the export or checkpoint.
+      out: what to write.
+      save: `incoming.save_export` or `orbax_folder.save_orbax`, whose errors are passed on.
+      dtype: of the parameters; None keeps what each has. Video VAEs stay float32.
+      notify: called with the name of each parameter before it is read.
+
+    Returns:
+      How many parameters were written.
+
+    Raises:
+      ValueError: as `open_ours`, or naming a damaged tensor.
+    """
+    opened = open_ours(source)
+    architecture = json.loads(opened.metadata["architecture"])
+    if architecture.get("kind") == "latent_encoder":
+        dtype = None
+    specs: dict[str, Spec] = {
+        name: (dtype or tensor.dtype, tensor.shape) for name, tensor in opened.tensors.items()
+    }
+
+    def pieces(name: str) -> Iterator[np.ndarray]:
+        notify(name)
+        tensor = opened.tensors[name]
+        if by_layer((tensor.dtype, tensor.shape)):
+            yield from map(tensor.__getitem__, range(tensor.shape[0]))
+        else:
+            yield np.asarray(tensor)
+
+    save(Path(out), specs, pieces, architecture)
+    return len(specs)
 
 
 def export_checkpoint(
@@ -59,7 +124,7 @@ def export_checkpoint(
     """Writes safetensors of an export of a denoiser, branch, low-rank adapter or latent encoder.
 
     Args:
-      source: folder of the export.
+      source: folder of the export, or of an Orbax checkpoint.
       out: a file `*.safetensors`, replaced in one step, or a folder to make, with shards, their
         index and, in diffusers naming, the config.json that diffusers reads.
       naming: "original" (Wan, VACE) or "diffusers".
@@ -79,9 +144,7 @@ def export_checkpoint(
     for name, value, known in (("naming", naming, NAMINGS), ("part", part, PARTS)):
         if value not in known:
             raise ValueError(f"{name}: found {value!r}, expected one of {', '.join(known)}")
-    if not is_export(source):
-        raise ValueError(f"{source}: not an export of ours, expected a folder with {WEIGHTS}")
-    out, opened = Path(out), open_tensors(_weights(source))
+    out, opened = Path(out), open_ours(source)
     architecture = json.loads(opened.metadata["architecture"])
     model = _describe(architecture, opened.tensors, naming == "diffusers", part)
     flat = {
@@ -135,7 +198,7 @@ class _Model:
 
 
 def _describe(
-    architecture: Mapping[str, Any], tensors: Mapping[str, StoredTensor], diffusers: bool, part: str
+    architecture: Mapping[str, Any], tensors: Mapping[str, LazyTensor], diffusers: bool, part: str
 ) -> _Model:
     kind = architecture["kind"]
     rename = diffusers_name if diffusers else str

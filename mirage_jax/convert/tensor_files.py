@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
@@ -31,12 +31,25 @@ _NESTS = ("model_state", "vace", "generator", "state_dict", "model")  # where we
 _HEADER_LIMIT = 100 * 2**20  # what the safetensors library accepts
 
 Spec = tuple[np.dtype, tuple[int, ...]]
+Specs = Mapping[str, Spec]
 Pieces = Callable[[str], Iterable[np.ndarray]]
+
+
+@runtime_checkable
+class LazyTensor(Protocol):
+    """A tensor not yet read: `numpy.asarray` reads it, `[i]` the i-th along its first axis."""
+
+    @property
+    def dtype(self) -> np.dtype: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray: ...
+    def __getitem__(self, index: int) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file; `numpy.asarray` reads it, `[i]` reads the i-th along its first axis."""
+    """A `LazyTensor` in a safetensors file."""
 
     file: Path
     dtype: np.dtype
@@ -58,7 +71,7 @@ class TensorFiles:
     """One checkpoint: its tensors by name, the metadata of its file and its config.json, if any."""
 
     path: Path
-    tensors: dict[str, StoredTensor]
+    tensors: Mapping[str, LazyTensor]
     metadata: dict[str, str]
     config: dict[str, Any]
 
@@ -171,9 +184,7 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     return tensors, metadata
 
 
-def write_tensors(
-    file: Path, specs: Mapping[str, Spec], pieces: Pieces, metadata: Mapping[str, str]
-) -> None:
+def write_tensors(file: Path, specs: Specs, pieces: Pieces, metadata: Mapping[str, str]) -> None:
     """Writes a safetensors file without ever holding more than a piece of a tensor.
 
     Args:
@@ -225,7 +236,7 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_shards(folder: Path, specs: Mapping[str, Spec], pieces: Pieces, shard_bytes: int) -> None:
+def write_shards(folder: Path, specs: Specs, pieces: Pieces, shard_bytes: int) -> None:
     """Writes a folder as diffusers reads it: shards of about `shard_bytes` and their index."""
     shards: list[dict[str, Spec]] = [{}]
     filled = total = 0

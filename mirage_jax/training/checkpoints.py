@@ -229,7 +229,7 @@ class Checkpoints:
                 shutil.rmtree(partial, ignore_errors=True)
             kept = self.steps()
             raise CheckpointError(
-                f"{self.directory}: saving step {step} failed: {_reason(error)}; "
+                f"{self.directory}: saving step {step} failed: {reason_of(error)}; "
                 + (f"the checkpoints {kept} are untouched" if kept else "there is no earlier one")
             ) from error
 
@@ -439,13 +439,13 @@ def _abstract_from(table: Mapping[str, Any], part: str) -> dict:
 
 
 def _load(path: Path, abstract: dict[str, Any]) -> dict[str, Any]:
-    with _quiet():
+    with quiet():
         try:
             return ocp.load_checkpointables(path, abstract)
         # Damage shows as anything from KeyError to a tensorstore ValueError; shapes and names have
         # been compared before, so whatever fails here is the file's fault.
         except Exception as error:
-            reason = _reason(error)
+            reason = reason_of(error)
         # Outside of the handler, where nothing holds the failed tasks: they log when collected.
         gc.collect()
     raise DamagedCheckpoint(f"unreadable, {reason}")
@@ -457,7 +457,7 @@ def _not_from_orbax(record: logging.LogRecord) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences the screens of tracebacks that Orbax's background tasks log about a damaged file."""
     loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
     levels = [logger.level for logger in loggers]
@@ -482,7 +482,7 @@ def _check_space(directory: Path, step: int, needed: int) -> None:
         )
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """One line: the first cause that tells a person something."""
     seen: BaseException | None = error
     text = f"{type(error).__name__}: {error}"

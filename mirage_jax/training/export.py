@@ -42,7 +42,7 @@ def export(path: str | Path, params: Mapping[str, Any], architecture: Mapping[st
     """
     path = Path(path)
     tensors = {name: jax.numpy.asarray(leaf) for name, leaf in flatten(nn.unbox(params)).items()}
-    if _holds(path, tensors, _as_text(architecture)):
+    if _holds(path, tensors, architecture_text(architecture)):
         return path
 
     def write(file: Path, header: dict[str, str]) -> None:
@@ -67,7 +67,7 @@ def export_with(
       ValueError: if the architecture cannot be written as JSON.
       OSError: if writing fails, e.g. on a full disk.
     """
-    path, text = Path(path), _as_text(architecture)
+    path, text = Path(path), architecture_text(architecture)
     path.mkdir(parents=True, exist_ok=True)
     partials = {path / WEIGHTS: path / f".{WEIGHTS}.tmp", path / ARCHITECTURE: path / ".json.tmp"}
     try:
@@ -81,7 +81,8 @@ def export_with(
     return path
 
 
-def _as_text(architecture: Mapping[str, Any]) -> str:
+def architecture_text(architecture: Mapping[str, Any]) -> str:
+    """The architecture as JSON, the same for the same fields; ValueError if it has other values."""
     try:
         return json.dumps(architecture, indent=2, sort_keys=True)
     except TypeError as error:

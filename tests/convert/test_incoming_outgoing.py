@@ -486,12 +486,30 @@ def test_the_command_converts_both_ways(call, tmp_path, mirage):
     assert_same_tensors(load_file(back), mirage)
 
 
+def test_the_command_goes_through_orbax(call, tmp_path, mirage):
+    orbax, ours, back = tmp_path / "orbax", tmp_path / "ours", tmp_path / "back.safetensors"
+    flags = ["--format=orbax", "--heads=2", "--branch_layers=0,2"]
+    code, out, err = call(f"--source={MIRAGE}", f"--to={orbax}", *flags)
+    assert (code, err) == (0, "") and "denoiser -> " in out
+    code, out, _ = call(f"--source={orbax}", f"--to={ours}", "--format=export")
+    assert code == 0 and "parameters -> " in out
+    code, out, _ = call(f"--source={orbax}", f"--to={back}")
+    assert code == 0 and f"{len(mirage)} tensors -> " in out
+    assert_same_tensors(load_file(back), mirage)
+    code, _, err = call(f"--source={ours}", f"--to={orbax}", "--format=orbax")
+    assert code == 2 and "orbax: is there already; expected a new folder" in err
+    for flag in ("--naming=diffusers", "--part=branch"):
+        code, _, err = call(f"--source={orbax}", f"--to={tmp_path / 'x'}", "--format=export", flag)
+        assert code == 2 and f"{flag.split('=')[0]}: found " in err and "--format=export" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "give --source=FILE_OR_FOLDER and --to=FOLDER_OR_FILE"),
         (["--source=absent.safetensors", "--to=x"], "absent.safetensors: no such file"),
         (["--source=vae.pth", "--to=x"], "vae.pth: a pickled checkpoint"),
+        (["--source=vae.pth", "--to=x", "--format=safetensors"], "expected export or orbax for"),
         (["--source=a", "--to=x", "--dtype=int8"], "bfloat16"),
         (["--source=a", "--to=x", "--branch_layers=0,a"], "--branch_layers: found ['0', 'a']"),
     ],

@@ -232,7 +232,7 @@ def test_the_reason_of_a_full_disk_is_found_however_it_is_wrapped():
         except OSError as cause:
             raise ValueError("save failed") from cause
     except ValueError as error:
-        assert checkpoints._reason(error) == "no space left on the device"
+        assert checkpoints.reason_of(error) == "no space left on the device"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "bool", "int32"])
