@@ -20,7 +20,7 @@ from mirage_jax.conditioning import layout_channels
 from mirage_jax.geometry import Camera
 from mirage_jax.latent_encoder import LatentEncoder
 from mirage_jax.memory import frustum_voxels, released
-from mirage_jax.nn.video_vae import LatentStats, VideoVAE
+from mirage_jax.nn.video_vae import LatentStats
 from mirage_jax.presets import PRESETS, with_fields
 from mirage_jax.world import WorldModel, first_picture, load_world, rollout, save_world
 
@@ -30,21 +30,7 @@ READOUT = {"reads": 2, "fine": 1}
 DEPTH = 4.0
 
 
-class MeanColours(tiny_world.stand_in(VideoVAE)):
-    """Latents are the mean colours of cells over the frames they cover; decoding repeats them."""
-
-    spatial_stride, temporal_stride = 8, 4
-
-    def apply(self, variables, x, method):
-        if method == "decode":
-            frames = jnp.concatenate([x[:, :1], jnp.repeat(x[:, 1:], 4, axis=1)], axis=1)
-            return frames.repeat(8, axis=2).repeat(8, axis=3)
-        cells = reduce(x, "b t (h p) (w q) c -> b t h w c", "mean", p=8, q=8)
-        later = reduce(cells[:, 1:], "b (t s) h w c -> b t h w c", "mean", s=4)
-        return jnp.concatenate([cells[:, :1], later], axis=1), None
-
-
-VAE = MeanColours()  # one, so that equal models are compiled once
+VAE = tiny_world.MeanColours()  # one, so that equal models are compiled once
 CALLS = []
 
 

@@ -439,9 +439,9 @@ def test_tiles_of_a_code_that_sees_one_cell_alone_change_nothing():
     params = jax.jit(vae.init)(jax.random.key(0), video)["params"]  # new: its linear path alone
     whole = LatentEncoder(params, LatentStats(jnp.full(4, 0.1), jnp.full(4, 2.0)), vae)
     tiled = whole.replace(tile=(2, 3))
-    latents = whole.encode(video)
-    np.testing.assert_allclose(tiled.encode(video), latents, atol=1e-5)
-    decode = jax.jit(LatentEncoder.decode)
+    encode, decode = jax.jit(LatentEncoder.encode), jax.jit(LatentEncoder.decode)
+    latents = encode(whole, video)
+    np.testing.assert_allclose(encode(tiled, video), latents, atol=1e-5)
     np.testing.assert_allclose(decode(tiled, latents), decode(whole, latents), atol=1e-5)
 
 

@@ -6,6 +6,7 @@ Weights are drawn by numpy from the modules' shapes: initialising a module would
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import reduce
 from flax import linen as nn
 
 from mirage_jax.conditioning import RAY_CHANNELS, context_channels, latents_of_frames
@@ -47,6 +48,20 @@ def stand_in(module_class):
         __class__ = property(lambda self: module_class)
 
     return StandIn
+
+
+class MeanColours(stand_in(VideoVAE)):
+    """Latents are the mean colours of cells over the frames they cover; decoding repeats them."""
+
+    spatial_stride, temporal_stride = 8, 4
+
+    def apply(self, variables, x, method):
+        if method == "decode":
+            frames = jnp.concatenate([x[:, :1], jnp.repeat(x[:, 1:], 4, axis=1)], axis=1)
+            return frames.repeat(8, axis=2).repeat(8, axis=3)
+        cells = reduce(x, "b t (h p) (w q) c -> b t h w c", "mean", p=8, q=8)
+        later = reduce(cells[:, 1:], "b (t s) h w c -> b t h w c", "mean", s=4)
+        return jnp.concatenate([cells[:, :1], later], axis=1), None
 
 
 def vae():

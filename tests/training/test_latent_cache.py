@@ -10,6 +10,8 @@ from einops import rearrange, reduce
 from data_pipelines.recording import record
 from data_pipelines.sources.procedural import ProceduralSource
 from mirage_jax import trajectories
+from mirage_jax.latent_encoder import LatentEncoder
+from mirage_jax.nn.video_vae import LatentStats
 from mirage_jax.training import latent_cache, stages
 from mirage_jax.training.latent_cache import FIELDS, LatentClip, LatentSource, encode_clip
 
@@ -179,13 +181,15 @@ def refresh(tmp_path):
     """Makes the cache of two clips if need be; returns what was said."""
     source = ProceduralSource(size=16, frames=13, train_worlds=1, eval_worlds=1)
     options = {"shard_clips": 2, "workers": 0, "progress": False}
+    stats = LatentStats(jnp.zeros(3), jnp.ones(3))
+    colours = LatentEncoder(None, stats, tiny_world.MeanColours())
     record(source, tmp_path / "clips", "train", 2, **options)
 
     def run(encoder="a", **changes):
         said = []
         making = {"chunk_frames": 5, "sky_depth": 200.0, "rgb": False, "preceding": 0} | changes
         place = (tmp_path / "clips", "train", tmp_path / "train.array_record")
-        stages.refresh_cache(tiny_world.encoder(), encoder, *place, say=said.append, **making)
+        stages.refresh_cache(colours, encoder, *place, say=said.append, **making)
         return said[0]
 
     return run
