@@ -1,6 +1,7 @@
 """Attention and rotary embedding against closed forms."""
 
 import functools
+import sys
 from importlib.util import find_spec
 
 import jax
@@ -145,8 +146,9 @@ def output_and_gradient(backend, *qkv, seen=None):
 
 
 @pytest.mark.skipif(find_spec("tokamax") is None, reason="tokamax is not installed")
-@pytest.mark.parametrize("seen", [None, SEEN])
-def test_tokamax_equals_xla(seen):
+@pytest.mark.parametrize("seen", [None, jnp.asarray(SEEN)])
+def test_tokamax_equals_xla(monkeypatch, seen):
+    monkeypatch.setattr(sys, "argv", ["pytest"])  # it looks for flags of its own
     qkv = normal(2, 3, 50, 2, 64) * 2, normal(2, 3, 70, 2, 64) * 2, normal(2, 3, 70, 2, 64)
     with jax.default_matmul_precision("highest"):
         found, expected = (output_and_gradient(n, *qkv, seen=seen) for n in ("tokamax", "xla"))
@@ -155,7 +157,7 @@ def test_tokamax_equals_xla(seen):
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU, on which alone cudnn runs")
-@pytest.mark.parametrize("seen", [None, SEEN])
+@pytest.mark.parametrize("seen", [None, jnp.asarray(SEEN)])
 def test_cudnn_equals_xla(seen):
     shapes = (2, 2, 128, 2, 64), (2, 3, 128, 2, 64), (2, 3, 128, 2, 64)
     qkv = [normal(*shape).astype(jnp.bfloat16) for shape in shapes]
