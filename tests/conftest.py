@@ -1,7 +1,9 @@
 """Every test runs on the CPU, with the jaxtyping signatures of both packages checked.
 
 Tests marked `devices(n)` see n fake devices: JAX cannot change their number once it has started, so
-the marked tests of a file run in a pytest of their own and report from there.
+the marked tests of a file run in a pytest of their own and report from there. It checks signatures
+of what works on several devices only: all else runs in other tests, and to check it costs seconds
+in each of these processes.
 """
 
 import functools
@@ -20,7 +22,9 @@ os.environ.setdefault("GLIBC_TUNABLES", "")  # or `mirage` would start pytest on
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook(["mirage_jax", "data_pipelines"], "beartype.beartype")
+ON_DEVICES = ["mirage_jax.memory.sharded", "mirage_jax.nn.attention", "mirage_jax.parallel"]
+CHECKED = ON_DEVICES if "MIRAGE_TEST_DEVICES" in os.environ else ["mirage_jax", "data_pipelines"]
+install_import_hook(CHECKED, "beartype.beartype")
 
 from mirage_jax.cli.compilation import compile_fast  # noqa: E402, after the hook
 
@@ -35,9 +39,11 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    # What was imported stays: no need to look through it again and again.
+    # What was imported stays: no need to look through it again and again. Tracing makes so many
+    # objects that by default a tenth of the time goes into looking which of them are left.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def pytest_configure(config):

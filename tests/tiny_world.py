@@ -26,19 +26,36 @@ READOUT = {"reads": 2, "fine": 1, "prefer": "nearest"}
 INTRINSICS = np.array([14.0, 13.0, 12.5, 7.5], np.float32)
 
 
+def _scaled(path, values):
+    """Normal values as a parameter of unit gain; nothing is left at zero."""
+    if "gamma" in (getattr(entry, "key", "") for entry in path):
+        return jnp.ones(values.shape)
+    deviation = 1 / np.sqrt(np.prod(values.shape[:-1])) if values.ndim > 1 else 0.1
+    return jnp.asarray(deviation * values, jnp.float32)
+
+
 def random_params(module, seed, *inputs):
-    """Parameters of unit gain with nothing left at zero."""
+    """Parameters of unit gain."""
     shapes = jax.eval_shape(lambda: nn.unbox(module.init(jax.random.key(0), *inputs)))["params"]
     rng = np.random.default_rng(seed)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _scaled(path, rng.normal(size=leaf.shape)), shapes
+    )
 
-    def draw(path, leaf):
-        name = str(path[-1].key)
-        if name == "gamma":
-            return jnp.ones(leaf.shape)
-        deviation = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.1
-        return jnp.asarray(deviation * rng.normal(size=leaf.shape), jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+def drawn_params(module, key, *inputs):
+    """The same from a key, with the names of their axes: for programs that are split over devices.
+
+    From one draw for all of them, which compiles in a fraction of the time of one for each.
+    """
+    boxed = jax.eval_shape(lambda: module.init(key, *inputs))["params"]
+    paths, structure = jax.tree_util.tree_flatten_with_path(boxed)
+    ends = np.cumsum([leaf.size for _, leaf in paths])
+    parts = jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1])
+    return structure.unflatten(
+        _scaled(path, part.reshape(leaf.shape))
+        for (path, leaf), part in zip(paths, parts, strict=True)
+    )
 
 
 def stand_in(module_class):

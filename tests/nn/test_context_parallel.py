@@ -145,8 +145,9 @@ def test_denoiser_with_split_tokens_equals_the_one_on_one_device(heads):
     (_, alone), expected = jax.jit(run)(params, latents)
     mesh = parallel.make_mesh(data=1, context=4, devices=jax.devices()[:4])
     with jax.set_mesh(mesh), nn.logical_axis_rules(parallel.preset()):
-        (_, split), gradients = jax.jit(run)(params, latents)
-        jaxpr = str(jax.make_jaxpr(run)(params, latents))
+        traced = jax.jit(run).trace(params, latents)
+        (_, split), gradients = traced.lower().compile()(params, latents)
+    jaxpr = str(traced.jaxpr)
     assert ("all_to_all" in jaxpr) == (heads == 4) and ("ppermute" in jaxpr) == (heads == 3)
     np.testing.assert_allclose(split, alone, atol=1e-5)
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))

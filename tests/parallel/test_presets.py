@@ -29,7 +29,7 @@ class VelocityTask(training.Task):
 
     def init(self, key):
         latents = jnp.zeros((1, 2, 2, 4, tiny_world.CHANNELS))
-        return NETWORK.init(key, latents, jnp.zeros((1, 2)))["params"]
+        return tiny_world.drawn_params(NETWORK, key, latents, jnp.zeros((1, 2)))
 
     def loss(self, params, batch, key, *, train, frozen=None):
         x = batch["latents"]

@@ -45,6 +45,19 @@ def whole():
 
 
 @pytest.fixture(scope="module")
+def of_whole(whole):
+    """Loss and gradient of parameters of the whole denoiser, in training."""
+    task, _, batch = whole
+
+    @jax.jit
+    @jax.value_and_grad
+    def run(params):
+        return task.loss(params, batch, KEY, train=True)[0]
+
+    return run
+
+
+@pytest.fixture(scope="module")
 def branch(whole):
     task, params, _ = whole
     return freeze_backbone(task, params)
@@ -61,22 +74,18 @@ def test_only_what_was_added_is_trained(whole, branch):
         jax.tree.map(np.testing.assert_array_equal, part, params[name])
 
 
-def test_loss_and_gradient_are_those_of_the_whole_denoiser(whole, branch):
-    task, params, batch = whole
+def test_loss_and_gradient_are_those_of_the_whole_denoiser(whole, branch, of_whole):
+    _, params, batch = whole
     added = {name: params[name] for name in ADDED}
     frozen = parallel.unboxed(branch.frozen)
 
     @jax.jit
-    def both(params, added, frozen):
-        def whole_loss(params):
-            return task.loss(params, batch, KEY, train=True)[0]
+    @jax.value_and_grad
+    def of_branch(added, frozen):
+        return branch.loss(added, batch, KEY, train=True, frozen=frozen)[0]
 
-        def branch_loss(added):
-            return branch.loss(added, batch, KEY, train=True, frozen=frozen)[0]
-
-        return jax.value_and_grad(whole_loss)(params), jax.value_and_grad(branch_loss)(added)
-
-    (loss, gradient), (branch_loss, branch_gradient) = both(params, added, frozen)
+    loss, gradient = of_whole(params)
+    branch_loss, branch_gradient = of_branch(added, frozen)
     assert float(loss) == pytest.approx(float(branch_loss), rel=1e-6)
     for name in ADDED:
         jax.tree.map(
@@ -87,7 +96,7 @@ def test_loss_and_gradient_are_those_of_the_whole_denoiser(whole, branch):
     assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(branch_gradient["branch"]))
 
 
-def test_an_adapter_trains_beside_the_branch(whole):
+def test_an_adapter_trains_beside_the_branch(whole, of_whole):
     task, params, batch = whole
     lora = LoRA(rank=2, alpha=1.0)
     joint = freeze_backbone(task, params, lora)
@@ -101,15 +110,15 @@ def test_an_adapter_trains_beside_the_branch(whole):
     )
 
     @jax.jit
-    def losses(adapter, new, merged):
-        def loss(adapter):
-            return joint.loss({**added, ADAPTER: adapter}, batch, KEY, train=True, frozen=frozen)[0]
+    @jax.value_and_grad
+    def of_adapter(adapter, frozen):
+        own = {**added, ADAPTER: adapter}
+        return joint.loss(own, batch, KEY, train=True, frozen=frozen)[0]
 
-        plain = [task.loss(p, batch, KEY, train=True)[0] for p in (params, merged)]
-        return loss(new), *plain, *jax.value_and_grad(loss)(adapter)
-
-    merged = joint.whole(frozen, {**added, ADAPTER: adapter})
-    new, plain, of_merged, adapted, gradient = losses(adapter, trained[ADAPTER], merged)
+    new, _ = of_adapter(trained[ADAPTER], frozen)
+    adapted, gradient = of_adapter(adapter, frozen)
+    plain, _ = of_whole(params)
+    of_merged, _ = of_whole(jax.jit(joint.whole)(frozen, {**added, ADAPTER: adapter}))
     # A new adapter changes nothing, a trained one what it changes once merged.
     assert float(new) == pytest.approx(float(plain), rel=1e-6)
     assert float(adapted) == pytest.approx(float(of_merged), rel=1e-4)
