@@ -26,20 +26,20 @@ READOUT = {"reads": 2, "fine": 1, "prefer": "nearest"}
 INTRINSICS = np.array([14.0, 13.0, 12.5, 7.5], np.float32)
 
 
-def _scaled(path, values):
-    """Normal values as a parameter of unit gain; nothing is left at zero."""
+def _scaled(path, shape, draw):
+    """A parameter of unit gain from normal values `draw(shape)`; nothing is left at zero."""
     if "gamma" in (getattr(entry, "key", "") for entry in path):
-        return jnp.ones(values.shape)
-    deviation = 1 / np.sqrt(np.prod(values.shape[:-1])) if values.ndim > 1 else 0.1
-    return jnp.asarray(deviation * values, jnp.float32)
+        return jnp.ones(shape)
+    deviation = 1 / np.sqrt(np.prod(shape[:-1])) if len(shape) > 1 else 0.1
+    return jnp.asarray(deviation * draw(shape), jnp.float32)
 
 
 def random_params(module, seed, *inputs):
     """Parameters of unit gain."""
     shapes = jax.eval_shape(lambda: nn.unbox(module.init(jax.random.key(0), *inputs)))["params"]
-    rng = np.random.default_rng(seed)
+    normal = np.random.default_rng(seed).normal
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _scaled(path, rng.normal(size=leaf.shape)), shapes
+        lambda path, leaf: _scaled(path, leaf.shape, lambda shape: normal(size=shape)), shapes
     )
 
 
@@ -53,7 +53,7 @@ def drawn_params(module, key, *inputs):
     ends = np.cumsum([leaf.size for _, leaf in paths])
     parts = jnp.split(jax.random.normal(key, (ends[-1],)), ends[:-1])
     return structure.unflatten(
-        _scaled(path, part.reshape(leaf.shape))
+        _scaled(path, leaf.shape, part.reshape)
         for (path, leaf), part in zip(paths, parts, strict=True)
     )
 

@@ -22,7 +22,7 @@ from mirage_jax.training.denoiser_task import (
     sample_inputs,
     write_history,
 )
-from mirage_jax.training.latent_cache import FIELDS, encode_clip
+from mirage_jax.training.latent_cache import FIELDS, LatentClip, encode_clip
 from mirage_jax.world import WorldModel
 
 FRAMES = CleanFrames(references=3, preceding=5)
@@ -93,27 +93,29 @@ def test_preceding_frames_are_shown_where_there_are_some(clip, inputs_of, scenar
         same = (np.asarray(clip.tokens) == latent).all(axis=(1, 2, 3))
         assert same.any() and np.asarray(keyframes)[same].all()
     if scenario == histories.RETURN:
-        bank = write_history(draw_history(clip, keyframes, SIZE), clip.static)
-        before = Camera(jnp.tile(clip.intrinsics, (5, 1)), clip.cam2world[3:8], SIZE)
-        expected = memory_context(bank, before, GRID, reads=2, fine=1)
+
+        @jax.jit
+        def shown_before(clip):
+            bank = write_history(draw_history(clip, keyframes, SIZE), clip.static)
+            before = Camera(jnp.tile(clip.intrinsics, (5, 1)), clip.cam2world[3:8], SIZE)
+            return memory_context(bank, before, GRID, reads=2, fine=1)
+
+        expected = shown_before(clip)
         np.testing.assert_allclose(found.context[3:], expected, atol=1e-5)
         assert np.asarray(expected).any()
 
 
 def test_an_empty_memory_has_no_references(clip):
-    def inputs(drop):
-        network = tiny_world.denoiser(2 * (CHANNELS + 3))
-        task = DenoiserTask(
-            network, "latent", SIZE, 2, 3, readout=READOUT, frames=FRAMES, drop_memory=drop
-        )
-        batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * 12), clip)
-        return jax.jit(task.inputs)(batch, jax.random.key(0))
-
-    kept, dropped = inputs(0.0), inputs(1.0)
-    assert kept.clean["shown"][:, :3].any(axis=1).all() and kept.context.any()
-    assert not dropped.clean["shown"][:, :3].any() and not dropped.context.any()
-    np.testing.assert_array_equal(kept.clean["shown"][:, 3:], dropped.clean["shown"][:, 3:])
-    assert 0 < int(dropped.clean["shown"][:, 3].sum()) < 12
+    network = tiny_world.denoiser(2 * (CHANNELS + 3))
+    options = {"readout": READOUT, "frames": FRAMES, "drop_memory": 0.5}
+    task = DenoiserTask(network, "latent", SIZE, 2, 3, **options)
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * 40), clip)
+    found = jax.jit(task.inputs)(batch, jax.random.key(0))
+    kept = np.asarray(found.context).any(axis=(1, 2, 3, 4))
+    assert 5 < kept.sum() < 35
+    np.testing.assert_array_equal(np.asarray(found.clean["shown"])[:, :3].any(axis=1), kept)
+    # What precedes the chunk is no matter of memory.
+    assert 0 < found.clean["shown"][~kept, 3].sum() < (~kept).sum()
 
 
 def test_the_denoiser_is_shown_them(clip):
@@ -126,15 +128,14 @@ def test_the_denoiser_is_shown_them(clip):
     task = DenoiserTask(Spy(), "latent", SIZE, 2, 3, readout=READOUT, frames=FRAMES)
     batch = {name: jnp.stack([getattr(clip, name)] * 2) for name in FIELDS}
 
+    @jax.jit
     def run(batch):
-        task.loss(jnp.zeros(()), batch, jax.random.key(0), train=False)
-        return calls[-1]
+        key = jax.random.key(0)
+        task.loss(jnp.zeros(()), batch, key, train=False)
+        inputs = task.inputs(LatentClip(**batch), jax.random.split(key, 3)[0], train=False)
+        return calls[-1], inputs.clean
 
-    given = jax.jit(run)(batch)
-    expected = jax.jit(lambda clips, key: task.inputs(clips, key, train=False).clean)(
-        jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), clip),
-        jax.random.split(jax.random.key(0), 3)[0],
-    )
+    given, expected = run(batch)
     for name, value in expected.items():
         np.testing.assert_array_equal(given[name], value)
     assert given["reference"].shape == (2, 3, *GRID, CHANNELS)
