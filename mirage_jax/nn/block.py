@@ -27,10 +27,10 @@ def layer_norm(x: Float[Array, "*b d"], eps: float = EPS) -> Float[Array, "*b d"
 
 
 def modulate(
-    x: Float[Array, "b f s d"],
-    shift: Float[Array, "b f #s d"],
-    scale: Float[Array, "b f #s d"],
-) -> Float[Array, "b f s d"]:
+    x: Float[Array, "*b s d"],
+    shift: Float[Array, "*b #s d"],
+    scale: Float[Array, "*b #s d"],
+) -> Float[Array, "*b s d"]:
     """layer_norm(x) (1 + scale) + shift, in float32."""
     return layer_norm(x) * (1.0 + scale) + shift
 
@@ -75,31 +75,34 @@ class DiTBlock(nn.Module):
         # Said in every block: else kernels split along `embed` may split the tokens' channels, too.
         x = nn.with_logical_constraint(x, ("batch", None, "tokens", None))
         x = checkpoint_name(x, BLOCK_INPUT)
-        frames, cells, width = x.shape[1:]
+        batch, frames, cells, width = x.shape
+        x = x.reshape(-1, cells, width)
+        modulation = modulation.reshape(-1, *modulation.shape[2:])
         table = named_param(self, "modulation", modulation_init(width), (6, width), (None, "embed"))
         rows = modulation.astype(jnp.float32) + table
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (rows[..., i, :] for i in range(6))
 
-        def attend(name: str) -> Attention:
-            return Attention(width, self.heads, self.attention_backend, self.dtype, name=name)
+        def attend(name: str, y: Array, **options: Any) -> Array:
+            module = Attention(width, self.heads, self.attention_backend, self.dtype, name=name)
+            return module(y.reshape(batch, frames, cells, width), **options).reshape(y.shape)
 
         # Frames and cells stay two axes throughout: devices may split the cells.
         rotations = rotations.reshape(frames, cells, *rotations.shape[1:])
         y = modulate(x, shift, scale).astype(self.dtype)
-        x = x + gate * attend("self_attn")(y, rotations=rotations, seen=seen)
+        x = x + gate * attend("self_attn", y, rotations=rotations, seen=seen)
 
         if self.text:
             ones, zeros = nn.initializers.ones, nn.initializers.zeros
             weight = named_param(self, "cross_norm_scale", ones, (width,), ("embed",))
             bias = named_param(self, "cross_norm_bias", zeros, (width,), ("embed",))
             y = (layer_norm(x) * weight + bias).astype(self.dtype)
-            x = x + attend("cross_attn")(y, context=text)
+            x = x + attend("cross_attn", y, context=text)
 
         y = modulate(x, mlp_shift, mlp_scale).astype(self.dtype)
         y = Linear(width, self.mlp_width, ("embed", "mlp"), dtype=self.dtype, name="mlp_in")(y)
         y = nn.gelu(y, approximate=True)
         y = Linear(self.mlp_width, width, ("mlp", "embed"), dtype=self.dtype, name="mlp_out")(y)
-        return x + mlp_gate * y
+        return (x + mlp_gate * y).reshape(batch, frames, cells, width)
 
 
 REMAT = {

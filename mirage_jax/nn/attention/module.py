@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from mirage_jax.nn.attention.dispatch import attention
 from mirage_jax.nn.rope import rotate
+from mirage_jax.nn.rows import rows
 
 ATTENTION_OUTPUT = "attention_output"
 """Name that rematerialisation policies know what attention found by, before the last projection."""
@@ -22,9 +23,9 @@ def rms_norm(
     x: Float[Array, "*b d"], scale: Float[Array, " d"], eps: float = 1e-6
 ) -> Float[Array, "*b d"]:
     """x / rms(x) * scale over the last axis; computed in float32, returned in x's dtype."""
-    wide = x.astype(jnp.float32)
+    wide = rows(x.astype(jnp.float32))
     normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return (normed * scale).astype(x.dtype)
+    return (normed * scale).astype(x.dtype).reshape(x.shape)
 
 
 def named_param(
@@ -54,7 +55,8 @@ class Linear(nn.Module):
         self.bias = named_param(self, "bias", nn.initializers.zeros, shape[1:], self.axes[1:])
 
     def __call__(self, x: Float[Array, "*b inputs"]) -> Float[Array, "*b features"]:
-        x = x.astype(self.dtype)
+        lead = x.shape[:-1]
+        x = rows(x.astype(self.dtype))
         out = x @ self.kernel.astype(self.dtype)
         if self.has_variable("params", "lora_a"):  # a low-rank adapter, see `nn.lora`
             down: Any = self.get_variable("params", "lora_a")
@@ -64,7 +66,7 @@ class Linear(nn.Module):
                 kept: Any = self.get_variable("params", "lora_kept")
                 x = jnp.where(jax.random.bernoulli(key, kept, x.shape), x, 0)
             out = out + (x @ down.astype(self.dtype)) @ up.astype(self.dtype)
-        return out + self.bias.astype(self.dtype)
+        return (out + self.bias.astype(self.dtype)).reshape(*lead, self.features)
 
 
 class Attention(nn.Module):
