@@ -162,6 +162,7 @@ def test_both_files_give_the_same(model, tmp_path):
 
 
 def test_other_spiece_models_are_refused(tmp_path):
+    pytest.importorskip("sentencepiece")
     bad = tmp_path / "bad.model"
     with pytest.raises(FileNotFoundError, match=r"bad\.model: no such file; .* spiece\.model"):
         Tokenizer(bad)

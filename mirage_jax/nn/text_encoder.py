@@ -96,10 +96,12 @@ class _Layer(nn.Module):
             init = nn.initializers.normal(std)
             return named_param(self, name, init, shape, axes).astype(self.dtype)
 
+        def product(x: Array, kernel: Array) -> Array:
+            return jnp.dot(x, kernel, preferred_element_type=jnp.float32)
+
         def heads(name: str, std: float) -> Array:
             kernel = matrix(name, (width, inner), ("embed", "heads"), std)
-            y = jnp.dot(normed, kernel, preferred_element_type=jnp.float32)
-            return y.reshape(*y.shape[:2], self.heads, self.head_width)
+            return product(normed, kernel).reshape(*x.shape[:2], self.heads, self.head_width)
 
         # Standard deviations of T5: the queries' holds the 1 / sqrt(d) that the scores lack.
         normed = norm("norm_attn")
@@ -110,15 +112,14 @@ class _Layer(nn.Module):
         table = named_param(self, "position_bias", init, table_shape, (None, "heads"))
         bias = jnp.moveaxis(table.astype(jnp.float32)[rows], -1, 0)
         y = biased_attention(q, k, v, bias, mask).reshape(*x.shape[:2], inner)
-        y = y @ matrix("o", (inner, width), ("heads", "embed"), inner**-0.5)
-        x = x + y.astype(jnp.float32)
+        x = x + product(y, matrix("o", (inner, width), ("heads", "embed"), inner**-0.5))
 
         normed = norm("norm_mlp")
         shape, axes = (width, self.mlp_width), ("embed", "mlp")
-        gate = nn.gelu(normed @ matrix("gate", shape, axes, width**-0.5), approximate=True)
-        y = gate * (normed @ matrix("up", shape, axes, width**-0.5))
-        y = y @ matrix("down", (self.mlp_width, width), ("mlp", "embed"), self.mlp_width**-0.5)
-        return x + y.astype(jnp.float32), None
+        gate = nn.gelu(product(normed, matrix("gate", shape, axes, width**-0.5)), approximate=True)
+        y = gate * product(normed, matrix("up", shape, axes, width**-0.5))
+        down = matrix("down", (self.mlp_width, width), ("mlp", "embed"), self.mlp_width**-0.5)
+        return x + product(y.astype(self.dtype), down), None
 
 
 class TextEncoder(nn.Module):
@@ -137,7 +138,7 @@ class TextEncoder(nn.Module):
       buckets: rows of the relative position bias, see `relative_buckets`.
       max_distance: distance of tokens from which on the bias stays the same.
       scan: whether layers run in a loop (compiles once) or unrolled; parameters are the same.
-      dtype: of matrix products; residual stream, norms, scores and softmax are float32.
+      dtype: of the factors of matrix products; sums and all between products are float32.
     """
 
     vocab_size: int

@@ -13,7 +13,9 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-AXES = ("data", "fsdp", "context", "tensor")
+CONTEXT = "context"
+TENSOR = "tensor"
+AXES = ("data", "fsdp", CONTEXT, TENSOR)
 BATCH_AXES = ("data", "fsdp")
 """Axes over which the leading dimension of a batch is split."""
 

@@ -78,7 +78,7 @@ def test_frames_that_are_not_there_are_left_out_on_every_device(backend):
     (_, out), gradients = value_and_gradients("xla", seen)(q, k, v)
     with jax.set_mesh(parallel.make_mesh(data=1, fsdp=2, context=4)):
         (_, found), found_gradients = value_and_gradients(backend, seen)(q, k, v)
-    np.testing.assert_allclose(found, out, atol=2e-6)
+    np.testing.assert_allclose(found, out, atol=5e-6)
     for ours, wanted in zip(found_gradients, gradients, strict=True):
         np.testing.assert_allclose(ours, wanted, atol=3e-6 * np.abs(wanted).max())
 

@@ -17,9 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from mirage_jax.parallel.mesh import BATCH_AXES
-
-CONTEXT, TENSOR = "context", "tensor"
+from mirage_jax.parallel.mesh import BATCH_AXES, CONTEXT, TENSOR
 
 
 @dataclasses.dataclass(frozen=True)

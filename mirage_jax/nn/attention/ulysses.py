@@ -12,7 +12,8 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, Bool, Float
 
-from mirage_jax.nn.attention.placement import CONTEXT, Placement, flat, of_tokens, pad_cells
+from mirage_jax.nn.attention.placement import Placement, flat, of_tokens, pad_cells
+from mirage_jax.parallel.mesh import CONTEXT
 
 
 def fits(place: Placement) -> bool:
