@@ -13,9 +13,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-CONTEXT = "context"
-TENSOR = "tensor"
-AXES = ("data", "fsdp", CONTEXT, TENSOR)
+AXES = ("data", "fsdp", "context", "tensor")
 BATCH_AXES = ("data", "fsdp")
 """Axes over which the leading dimension of a batch is split."""
 

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from mirage_jax.parallel.mesh import BATCH_AXES, CONTEXT, TENSOR
+from mirage_jax.parallel.mesh import BATCH_AXES
+
+CONTEXT, TENSOR = "context", "tensor"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mirage_jax.nn.attention import chunked
-from mirage_jax.nn.attention.placement import Placement, flat, of_tokens
-from mirage_jax.parallel.mesh import CONTEXT
+from mirage_jax.nn.attention.placement import CONTEXT, Placement, flat, of_tokens
 
 
 def attend(

@@ -12,8 +12,7 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, Bool, Float
 
-from mirage_jax.nn.attention.placement import Placement, flat, of_tokens, pad_cells
-from mirage_jax.parallel.mesh import CONTEXT
+from mirage_jax.nn.attention.placement import CONTEXT, Placement, flat, of_tokens, pad_cells
 
 
 def fits(place: Placement) -> bool:
