@@ -76,6 +76,7 @@ class DiTBlock(nn.Module):
         x = nn.with_logical_constraint(x, ("batch", None, "tokens", None))
         x = checkpoint_name(x, BLOCK_INPUT)
         batch, frames, cells, width = x.shape
+        # The frames of all samples on one axis, so that a batch of one is no axis: see `nn.rows`.
         x = x.reshape(-1, cells, width)
         modulation = modulation.reshape(-1, *modulation.shape[2:])
         table = named_param(self, "modulation", modulation_init(width), (6, width), (None, "embed"))
