@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mirage_jax.cli.common import load_config
+from mirage_jax.cli.helpers.common import load_config
 from mirage_jax.nn.lora import SELF_ATTENTION
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mirage_jax.cli.common import load_config
+from mirage_jax.cli.helpers.common import load_config
 from mirage_jax.convert.presets import WAN22_TI2V_5B, WAN22_VAE
 
 VARIANTS = ("ours", "paper")
@@ -62,7 +62,7 @@ def get_config(variant: str = "ours") -> ConfigDict:
     c.memory.capacity = 1_048_576
 
     c.text = ConfigDict()
-    c.text.embeddings = ""  # file of embedded prompts (mirage_jax.text); "" trains without text
+    c.text.embeddings = ""  # file of embedded prompts (mirage_jax.io.text); "" trains without text
     c.text.prompts = ConfigDict(
         {
             "freedoom": "A first-person walk through the halls of an old video game.",

@@ -26,9 +26,13 @@ ON_DEVICES = ["mirage_jax.memory.sharded", "mirage_jax.nn.attention", "mirage_ja
 CHECKED = ON_DEVICES if "MIRAGE_TEST_DEVICES" in os.environ else ["mirage_jax", "data_pipelines"]
 install_import_hook(CHECKED, "beartype.beartype")
 
-from mirage_jax.cli.compilation import compile_fast  # noqa: E402, after the hook
+from mirage_jax.cli.helpers.compilation import compile_fast  # noqa: E402, after the hook
 
 compile_fast()  # compiling is most of what tests do
+
+# Programs that tests start find `helpers` and this checkout.
+FOLDERS = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+os.environ["PYTHONPATH"] = os.pathsep.join([*FOLDERS, os.environ.get("PYTHONPATH", "")])
 
 # Begun first, so that no worker is left with one of them when the others are done.
 LONGEST = ("test_end_to_end.py", "test_presets.py", "test_context_parallel.py", "test_loop.py")

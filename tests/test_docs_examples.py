@@ -2,12 +2,13 @@
 
 import importlib.util
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "docs" / "examples"
+from helpers import paths
+
+FOLDER = paths.ROOT / "docs" / "examples"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
 
 

@@ -7,7 +7,6 @@ import re
 import shutil
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +17,18 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 from rich.console import Console
 
-from mirage_jax import trajectories, video_io
-from mirage_jax.cli import common, evaluate, generate, record, train
+from helpers import paths
+from mirage_jax import trajectories
+from mirage_jax.cli import evaluate, generate, record, train
+from mirage_jax.cli.helpers import common
 from mirage_jax.evaluation import efficiency
-from mirage_jax.layout import Layout
-from mirage_jax.training.export import export, load_export
+from mirage_jax.io import video as video_io
+from mirage_jax.io.workdir import Workdir
 from mirage_jax.training.latent_cache import LatentSource
+from mirage_jax.weights import export, load_export
 from mirage_jax.world import load_world
 
-ROOT = Path(__file__).parents[1]
+ROOT = paths.ROOT
 QUICKSTART = str(ROOT / "experiments" / "quickstart.py")
 SMALLER = {
     "host_devices": 1,  # the process has its devices already
@@ -77,8 +79,8 @@ def compilations():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A work directory after record, train and evaluate."""
-    layout, config = Layout(tmp_path_factory.mktemp("run")), tiny_config()
-    common.prepare_jax(config, layout)
+    workdir, config = Workdir(tmp_path_factory.mktemp("run")), tiny_config()
+    common.prepare_jax(config, workdir)
     console = Console(quiet=True)
     with pytest.MonkeyPatch.context() as patch:
         small = {"elements": 700, "channels": 2, "grid": (6, 8), "repeats": 1}
@@ -86,10 +88,10 @@ def run(tmp_path_factory):
             efficiency.measure, chunks=(1,), repeats=1, read_benchmark=small
         )
         patch.setattr(efficiency, "measure", measure)
-        record.run(config, layout, console)
-        train.run(config, layout, console, "all")
-        evaluate.run(config, layout, console)
-    return layout
+        record.run(config, workdir, console)
+        train.run(config, workdir, console, "all")
+        evaluate.run(config, workdir, console)
+    return workdir
 
 
 def command(module, *arguments):
@@ -304,16 +306,16 @@ def test_generate_says_what_is_wrong(run, picture, walk, capsys, tmp_path):
 
 @pytest.mark.parametrize(("capacity", "lost"), [(5, 7), (12, 0)])
 def test_a_full_memory_is_said(capacity, lost, run, picture, capsys, tmp_path):
-    layout = Layout(tmp_path)
+    workdir = Workdir(tmp_path)
     shutil.copytree(run.root / "model", tmp_path / "model")
     # A head for which nothing moves or is sky: every cell is remembered, 4 of the picture and of
     # each of two keyframes.
-    params, architecture = load_export(layout.model("geometry"))
+    params, architecture = load_export(workdir.model("geometry"))
     params["maps"] = {
         "kernel": jnp.zeros_like(params["maps"]["kernel"]),
         "bias": jnp.array([0.0, -1.0, -20.0, -20.0]),
     }
-    export(layout.model("geometry"), params, architecture)
+    export(workdir.model("geometry"), params, architecture)
     options = [f"--config.memory.capacity={capacity}", "--config.sampling.steps=2"]
     out = tmp_path / "full.mp4"
     where = [f"--workdir={tmp_path}", f"--image={picture}", f"--out={out}", f"--frames={CHUNK}"]

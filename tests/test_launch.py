@@ -3,15 +3,15 @@
 import os
 import shlex
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
 from absl import flags
 
+from helpers import paths
 from mirage_jax.cli import train  # noqa: F401, defines the flags
 
-LAUNCH = Path(__file__).parents[1] / "experiments" / "launch"
+LAUNCH = paths.EXPERIMENTS / "launch"
 CONFIG = "experiments/worlds_128.py"
 EXTRA = ["--stage=denoiser", "--note=two words"]
 

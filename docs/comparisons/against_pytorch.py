@@ -23,8 +23,8 @@ import optax
 import torch
 import torch.nn.functional as F
 
-from mirage_jax.cli.allocator import restart_with_large_pages
-from mirage_jax.cli.compilation import use_own_kernels
+from mirage_jax.cli.helpers.allocator import restart_with_large_pages
+from mirage_jax.cli.helpers.compilation import use_own_kernels
 from mirage_jax.evaluation import network_costs
 from mirage_jax.evaluation.stopwatch import median_times
 from mirage_jax.nn.denoiser import timestep_embedding

@@ -6,10 +6,11 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from mirage_jax import conditioning, memory, parallel, trajectories
+from mirage_jax import memory, parallel, trajectories
 from mirage_jax.diffusion import flow
 from mirage_jax.geometry import Camera
 from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.world import conditioners as conditioning
 
 CHANNELS, GRID, READOUT = 4, (4, 6), {"reads": 1, "fine": 1}
 VIEWS = np.float32([[28, 28, 24, 16]] * 5), np.float32(trajectories.make("hold", 5))

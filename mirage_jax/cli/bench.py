@@ -17,19 +17,19 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from mirage_jax.cli import bench_networks, build, common
-from mirage_jax.layout import Layout
+from mirage_jax.cli.helpers import bench_networks, build, common
+from mirage_jax.io.workdir import Workdir
 
 
-def run(config: ConfigDict, layout: Layout, console: Console) -> None:
+def run(config: ConfigDict, workdir: Workdir, console: Console) -> None:
     import jax
 
     from mirage_jax.evaluation import efficiency
-    from mirage_jax.latent_encoder import LatentEncoder
+    from mirage_jax.world.latent_encoder import LatentEncoder
 
     vae, encode = build.vae(config), None
-    if layout.model("encoder").exists():
-        encoder = LatentEncoder.load(layout.model("encoder"))
+    if workdir.model("encoder").exists():
+        encoder = LatentEncoder.load(workdir.model("encoder"))
         vae = encoder.vae
         encode = jax.jit(lambda video: encoder.encode(video[None]))
     height, width = size = build.picture_size(config)
@@ -44,7 +44,7 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> None:
         footprint=config.memory.footprint,
         encode=encode,
     )
-    path = layout.root / "bench_memory.json"
+    path = workdir.root / "bench_memory.json"
     path.write_text(json.dumps(outcome, indent=1) + "\n")
     console.print(_reads(outcome))
     console.print(_growth(outcome))
@@ -97,9 +97,9 @@ def _growth(outcome: dict) -> Table:
 
 def main() -> None:
     config = common.resolve_config()
-    layout = Layout(common.workdir())
-    common.prepare_jax(config, layout, timed=True)
-    run(config, layout, Console())
+    workdir = Workdir(common.workdir())
+    common.prepare_jax(config, workdir, timed=True)
+    run(config, workdir, Console())
 
 
 def cli() -> None:

@@ -20,8 +20,8 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from mirage_jax.cli import common
-from mirage_jax.layout import Layout
+from mirage_jax.cli.helpers import common
+from mirage_jax.io.workdir import Workdir
 
 PROGRAMS = ("train", "sample")
 
@@ -41,7 +41,7 @@ _LEVEL = flags.DEFINE_enum(
 
 def run(
     config: ConfigDict,
-    layout: Layout,
+    workdir: Workdir,
     console: Console,
     *,
     topology: str,
@@ -51,7 +51,7 @@ def run(
     import jax
     from flax import linen as nn
 
-    from mirage_jax.cli import programs
+    from mirage_jax.cli.helpers import programs
     from mirage_jax.parallel import footprint, preset
     from mirage_jax.parallel import topology as slices
 
@@ -77,7 +77,7 @@ def run(
         "programs": results,
     }
     axes = "-".join(f"{axis}{size}" for axis, size in on.shape.items() if size > 1)
-    path = layout.root / "compile" / f"{topology.replace(':', '_')}-{axes}-{program}.json"
+    path = workdir.root / "compile" / f"{topology.replace(':', '_')}-{axes}-{program}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
     console.print(table(report))
@@ -174,8 +174,8 @@ def main() -> int:
         jax.config.update("jax_num_cpu_devices", math.prod(extent))
     else:
         jax.config.update("jax_optimization_level", _LEVEL.value)
-    layout, console = Layout(common.workdir()), Console()
-    return run(config, layout, console, topology=_TOPOLOGY.value, program=_PROGRAM.value)
+    workdir, console = Workdir(common.workdir()), Console()
+    return run(config, workdir, console, topology=_TOPOLOGY.value, program=_PROGRAM.value)
 
 
 def cli() -> None:

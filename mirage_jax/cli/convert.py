@@ -32,8 +32,8 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from mirage_jax.cli import common
-from mirage_jax.conditioning import LAYOUTS
+from mirage_jax.cli.helpers import common
+from mirage_jax.world.conditioners import LAYOUTS
 
 _SOURCE = flags.DEFINE_list("source", [], "What to read; several are merged.")
 _TO = flags.DEFINE_string("to", "", "Folder of the export, or what to write an export to.")

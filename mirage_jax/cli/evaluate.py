@@ -15,8 +15,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mirage_jax.cli import build, common, timing
-from mirage_jax.layout import Layout
+from mirage_jax.cli.helpers import build, common, timing
+from mirage_jax.io.workdir import Workdir
 
 LABELS = {
     "memory": "with memory",
@@ -27,7 +27,7 @@ LABELS = {
 }
 
 
-def run(config: ConfigDict, layout: Layout, console: Console) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: Workdir, console: Console) -> dict[str, Any]:
     """Evaluates, writes the results and the report, and returns the results.
 
     The time booked, and told in the results, is that of measuring, without writing the report.
@@ -36,22 +36,22 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> dict[str, Any]:
 
     from mirage_jax.evaluation import report, results
 
-    with timing.timed(layout, "evaluate"):
-        found = _measure(config, layout, console)
+    with timing.timed(workdir, "evaluate"):
+        found = _measure(config, workdir, console)
     outcome = results.build(
         world=next(iter(found.worlds)),
         worlds=found.worlds,
-        seconds=timing.booked(layout),
+        seconds=timing.booked(workdir),
         efficiency=found.costs,
         sampling_steps=config.sampling.steps,
         seed=config.seed,
-        missing=found.missing + _skipped_worlds(layout),
+        missing=found.missing + _skipped_worlds(workdir),
         device=str(jax.devices()[0].device_kind),
     )
-    results.save(layout.results, outcome)
+    results.save(workdir.results, outcome)
     described = "\n".join(common.describe_config(config))
-    report.write_report(layout.report, outcome, found.videos, found.pictures, described)
-    console.print(f"results: {layout.results}\nreport:  {layout.report}")
+    report.write_report(workdir.report, outcome, found.videos, found.pictures, described)
+    console.print(f"results: {workdir.results}\nreport:  {workdir.report}")
     return outcome
 
 
@@ -66,19 +66,19 @@ class _Found:
     pictures: dict[str, tuple[np.ndarray, str]]
 
 
-def _measure(config: ConfigDict, layout: Layout, console: Console) -> _Found:
+def _measure(config: ConfigDict, workdir: Workdir, console: Console) -> _Found:
     import jax
 
     from mirage_jax.evaluation import efficiency, protocol
 
-    names = layout.recorded(config.worlds)
-    models, missing = _models(config, layout, names)
+    names = workdir.recorded(config.worlds)
+    models, missing = _models(config, workdir, names)
     model = models["latent"]
     worlds: dict[str, Any] = {}
     videos: list[dict[str, Any]] = []
     pictures: dict[str, tuple[np.ndarray, str]] = {}
     for name in names:
-        held_out = _held_out(layout, name, rgb="rgb" in models)
+        held_out = _held_out(workdir, name, rgb="rgb" in models)
         console.print(f"evaluating {name}: {len(held_out)} held-out clips")
         generated = protocol.generate(models, held_out, seed=config.seed)
         worlds[name] = protocol.score(held_out, generated) | {
@@ -87,7 +87,7 @@ def _measure(config: ConfigDict, layout: Layout, console: Console) -> _Found:
         shown = config.evaluation.videos
         returns = _returns(held_out, generated, name, shown, config.evaluation.fps)
         videos += returns
-        pictures |= _sheets(returns, layout, name)
+        pictures |= _sheets(returns, workdir, name)
         rolled, above = _rollouts(model, held_out, name, shown, config)
         videos += rolled
         pictures |= above
@@ -104,36 +104,36 @@ def _measure(config: ConfigDict, layout: Layout, console: Console) -> _Found:
 
 
 def _models(
-    config: ConfigDict, layout: Layout, names: tuple[str, ...]
+    config: ConfigDict, workdir: Workdir, names: tuple[str, ...]
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Models by kind of memory, and the comparison models that cannot be scored, with the reason.
 
     Raises:
       ValueError: if the held-out clips of these worlds are not cached as the encoder sees them.
     """
-    models = {"latent": build.world_model(layout, "latent", config.sampling)}
+    models = {"latent": build.world_model(workdir, "latent", config.sampling)}
     missing = []
     for kind, control in (("none", "no_memory"), ("rgb", "rgb_memory")):
-        if not layout.model(f"denoiser_{kind}").exists():
+        if not workdir.model(f"denoiser_{kind}").exists():
             reason = "not trained yet: run `make compare`"
-        elif kind == "rgb" and (outdated := _outdated(models["latent"], layout, names, rgb=True)):
+        elif kind == "rgb" and (outdated := _outdated(models["latent"], workdir, names, rgb=True)):
             reason = f"{outdated}: run `make compare`"
         else:
-            models[kind] = build.world_model(layout, kind, config.sampling)
+            models[kind] = build.world_model(workdir, kind, config.sampling)
             continue
         missing.append({"control": control, "world": "all", "reason": reason})
     rgb = "rgb" in models
-    if not rgb and (outdated := _outdated(models["latent"], layout, names, rgb=False)):
+    if not rgb and (outdated := _outdated(models["latent"], workdir, names, rgb=False)):
         raise ValueError(f"{outdated}; run `mirage train --stage=cache`")
     return models, missing
 
 
-def _outdated(model: Any, layout: Layout, names: tuple[str, ...], *, rgb: bool) -> str:
+def _outdated(model: Any, workdir: Workdir, names: tuple[str, ...], *, rgb: bool) -> str:
     """Which cache of held-out clips is not of this encoder and these clips, and why; "" if none."""
     from mirage_jax.training import latent_cache, stages
-    from mirage_jax.training.export import fingerprint
+    from mirage_jax.weights import fingerprint
 
-    encoder_id = fingerprint(layout.model("encoder"))
+    encoder_id = fingerprint(workdir.model("encoder"))
     making: dict[str, Any] = {
         "chunk_frames": model.chunk_frames,
         "sky_depth": float(model.sky_depth),
@@ -141,32 +141,32 @@ def _outdated(model: Any, layout: Layout, names: tuple[str, ...], *, rgb: bool) 
         "preceding": model.preceding,
     }
     for name in names:
-        path = layout.latents(name, "eval", rgb=rgb)
-        key = stages.cache_key(encoder_id, layout.worlds(name), "eval", **making)
+        path = workdir.latents(name, "eval", rgb=rgb)
+        key = stages.cache_key(encoder_id, workdir.worlds(name), "eval", **making)
         reason = latent_cache.stale(path, key)
         if reason:
             return f"{path}: {reason}"
     return ""
 
 
-def _skipped_worlds(layout: Layout) -> list[dict[str, str]]:
-    path = layout.root / "worlds" / "skipped.json"
+def _skipped_worlds(workdir: Workdir) -> list[dict[str, str]]:
+    path = workdir.root / "worlds" / "skipped.json"
     skipped = json.loads(path.read_text()) if path.exists() else {}
     return [{"control": "world", "world": w, "reason": reason} for w, reason in skipped.items()]
 
 
-def _held_out(layout: Layout, name: str, *, rgb: bool) -> Any:
+def _held_out(workdir: Workdir, name: str, *, rgb: bool) -> Any:
     from data_pipelines.loading import ClipSource
     from mirage_jax.evaluation.protocol import HeldOut
     from mirage_jax.training import stages
 
-    source = ClipSource(layout.worlds(name), "eval", fields=("video", "cam2world", "name"))
+    source = ClipSource(workdir.worlds(name), "eval", fields=("video", "cam2world", "name"))
     clips = [source[i] for i in range(len(source))]
     return HeldOut(
         video=np.stack([clip["video"] for clip in clips]),
         cam2world=np.stack([clip["cam2world"] for clip in clips]),
         names=[clip["name"] for clip in clips],
-        clips=stages.load_clips(layout.latents(name, "eval", rgb=rgb)),
+        clips=stages.load_clips(workdir.latents(name, "eval", rgb=rgb)),
     )
 
 
@@ -212,17 +212,17 @@ def _returns(
 
 
 def _sheets(
-    returns: list[dict[str, Any]], layout: Layout, name: str
+    returns: list[dict[str, Any]], workdir: Workdir, name: str
 ) -> dict[str, tuple[np.ndarray, str]]:
     """Contact sheets of the returns, for the report and as <workdir>/returns_<world>_<n>.png."""
     from PIL import Image
 
-    from mirage_jax.evaluation.pictures import contact_sheet
+    from mirage_jax.io.pictures import contact_sheet
 
     sheets = {}
     for number, video in enumerate(returns, 1):
         sheet = contact_sheet(video["panels"])
-        Image.fromarray(sheet).save(layout.root / f"returns_{name}_{number}.png")
+        Image.fromarray(sheet).save(workdir.root / f"returns_{name}_{number}.png")
         caption = f"{video['title']}; frames up to {video['history'] - 1} are given."
         sheets[f"{name}: return {number}"] = (sheet, caption)
     return sheets
@@ -234,11 +234,11 @@ def _rollouts(
     """From one picture alone: depth from the head, every chunk remembered as it was generated."""
     import jax
 
-    from mirage_jax.evaluation.pictures import memory_from_above
     from mirage_jax.geometry import Camera
-    from mirage_jax.latent_encoder import to_model_range
+    from mirage_jax.io.pictures import memory_from_above
     from mirage_jax.training.stages import spread_over
     from mirage_jax.world import Chunk, WorldModel, rollout
+    from mirage_jax.world.latent_encoder import to_model_range
 
     start = jax.jit(WorldModel.start, static_argnums=3)
     videos: list[dict[str, Any]] = []
@@ -274,9 +274,9 @@ def _rollouts(
 
 def main() -> None:
     config = common.resolve_config()
-    layout = Layout(common.workdir())
-    common.prepare_jax(config, layout)
-    run(config, layout, Console())
+    workdir = Workdir(common.workdir())
+    common.prepare_jax(config, workdir)
+    run(config, workdir, Console())
 
 
 def cli() -> None:

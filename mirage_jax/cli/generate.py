@@ -30,12 +30,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mirage_jax import trajectories
-from mirage_jax.cli import build, common, generate_preset
-from mirage_jax.depth import middle_square, read_depth
+from mirage_jax.cli.helpers import build, common, generate_preset
 from mirage_jax.geometry import Camera, crop_picture, resize_picture
-from mirage_jax.layout import Layout
-from mirage_jax.presets import PRESETS
+from mirage_jax.io.depth_maps import middle_square, read_depth
+from mirage_jax.io.workdir import Workdir
 from mirage_jax.world import chunks_of_path
+from mirage_jax.world.presets import PRESETS
 
 _IMAGE = flags.DEFINE_string("image", "", "Picture to start from.")
 _DEPTH = flags.DEFINE_string(
@@ -252,11 +252,10 @@ def _check_together() -> None:
         raise common.UserError(f"--{found[0]} {way} --geometry")
 
 
-def run(config: ConfigDict, layout: Layout, console: Console) -> Path:
+def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
     import jax
 
-    from mirage_jax import video_io
-    from mirage_jax.latent_encoder import to_model_range
+    from mirage_jax.io import video as video_io
     from mirage_jax.world import (
         Chunk,
         WorldModel,
@@ -264,10 +263,11 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> Path:
         rollout,
         save_world,
     )
+    from mirage_jax.world.latent_encoder import to_model_range
 
     _check_together()
     if _GEOMETRY.value:
-        return generate_preset.run(config, layout, console, _geometry_options())
+        return generate_preset.run(config, workdir, console, _geometry_options())
     if bool(_IMAGE.value) == bool(_WORLD.value):
         raise common.UserError(
             "give either --image=PICTURE or --world=SAVED_WORLD, or else --geometry=NPZ"
@@ -280,7 +280,7 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> Path:
     saved = out.with_suffix(".world")
     if out == saved:
         raise common.UserError(f"--out {out}: that is the world's name, expected a video's (.mp4)")
-    model = build.world_model(layout, "latent", config.sampling)
+    model = build.world_model(workdir, "latent", config.sampling)
     lost_before = 0
     if _WORLD.value:
         world = load_world(Path(_WORLD.value), model)
@@ -340,9 +340,9 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> Path:
 
 def main() -> None:
     config = common.resolve_config()
-    layout = Layout(common.workdir())
-    common.prepare_jax(config, layout)
-    run(config, layout, Console())
+    workdir = Workdir(common.workdir())
+    common.prepare_jax(config, workdir)
+    run(config, workdir, Console())
 
 
 def cli() -> None:

@@ -16,7 +16,7 @@ import difflib
 import importlib
 import sys
 
-from mirage_jax.cli.allocator import restart_with_large_pages
+from mirage_jax.cli.helpers.allocator import restart_with_large_pages
 
 COMMANDS = ("quickstart", "record", "train", "generate", "evaluate", "bench", "convert", "compile")
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from absl import flags
 from rich.console import Console
 
-from mirage_jax.cli import common, evaluate, record, train
-from mirage_jax.cli.timing import timed
-from mirage_jax.layout import Layout
+from mirage_jax.cli import evaluate, record, train
+from mirage_jax.cli.helpers import common
+from mirage_jax.cli.helpers.timing import timed
+from mirage_jax.io.workdir import Workdir
 
 _COMPARE = flags.DEFINE_bool("compare", False, "Train and score the comparison models too.")
 
@@ -25,19 +26,19 @@ _COMPARISONS = {
 
 def main() -> None:
     config = common.resolve_config()
-    layout = Layout(common.workdir())
+    workdir = Workdir(common.workdir())
     console = Console()
-    common.prepare_jax(config, layout)
+    common.prepare_jax(config, workdir)
     console.rule("record")
-    with timed(layout, "record", layout.root / "worlds"):
-        record.run(config, layout, console)
+    with timed(workdir, "record", workdir.root / "worlds"):
+        record.run(config, workdir, console)
     stages = {stage: (stage, "latent") for stage in train.STAGES}
     for title, (stage, memory) in (stages | (_COMPARISONS if _COMPARE.value else {})).items():
         console.rule(title)
-        with timed(layout, title, *train.outputs(layout, stage, memory)):
-            train.run(config, layout, console, stage, memory=memory)
+        with timed(workdir, title, *train.outputs(workdir, stage, memory)):
+            train.run(config, workdir, console, stage, memory=memory)
     console.rule("evaluate")
-    evaluate.run(config, layout, console)
+    evaluate.run(config, workdir, console)
 
 
 def cli() -> None:

@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from data_pipelines import recording, sources
-from mirage_jax.cli import common
-from mirage_jax.layout import Layout
+from mirage_jax.cli.helpers import common
+from mirage_jax.io.workdir import Workdir
 
 
-def run(config: ConfigDict, layout: Layout, console: Console) -> tuple[str, ...]:
+def run(config: ConfigDict, workdir: Workdir, console: Console) -> tuple[str, ...]:
     """Records every world of the config that can be rendered here; returns their names."""
     size, width = config.record.size, config.record.get("width", config.record.size)
     if size != width:
@@ -40,7 +40,7 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> tuple[str, ...]
         for split, count in counts.items():
             report = recording.record(
                 source,
-                layout.worlds(name),
+                workdir.worlds(name),
                 split,
                 count,
                 seed=config.record.seed,
@@ -50,18 +50,18 @@ def run(config: ConfigDict, layout: Layout, console: Console) -> tuple[str, ...]
             )
             console.print(
                 f"{name} {split}: {report.clips} clips, {report.rejected} rejected "
-                f"{report.reasons or ''} in {report.seconds:.0f} s -> {layout.worlds(name)}"
+                f"{report.reasons or ''} in {report.seconds:.0f} s -> {workdir.worlds(name)}"
             )
         recorded.append(name)
     if not recorded:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise common.UserError(f"no world can be rendered on this machine ({reasons})")
-    (layout.root / "worlds" / "skipped.json").write_text(json.dumps(skipped, indent=1) + "\n")
+    (workdir.root / "worlds" / "skipped.json").write_text(json.dumps(skipped, indent=1) + "\n")
     return tuple(recorded)
 
 
 def main() -> None:
-    run(common.resolve_config(), Layout(common.workdir()), Console())
+    run(common.resolve_config(), Workdir(common.workdir()), Console())
 
 
 def cli() -> None:

@@ -21,8 +21,8 @@ from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mirage_jax.cli import build, common, dry_run, starts
-from mirage_jax.layout import Layout
+from mirage_jax.cli.helpers import build, common, dry_run, starts
+from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel import processes
 from mirage_jax.parallel.processes import first_alone
 from mirage_jax.training.denoiser_task import MEMORY_KINDS
@@ -53,27 +53,27 @@ _CONNECT_SECONDS = flags.DEFINE_integer(
 
 
 def run(
-    config: ConfigDict, layout: Layout, console: Console, stage: str, *, memory: str = "latent"
+    config: ConfigDict, workdir: Workdir, console: Console, stage: str, *, memory: str = "latent"
 ) -> None:
     """Runs one stage (or "all")."""
     for name in _chosen(stage):
-        _RUNNERS[name](config, layout, console, memory)
+        _RUNNERS[name](config, workdir, console, memory)
 
 
 def _chosen(stage: str) -> tuple[str, ...]:
     return STAGES if stage == "all" else (stage,)
 
 
-def outputs(layout: Layout, stage: str, memory: str) -> tuple[Path, ...]:
+def outputs(workdir: Workdir, stage: str, memory: str) -> tuple[Path, ...]:
     """Folders that one stage fills."""
     if stage == "cache":
-        return (layout.latents("", "", rgb=memory == "rgb").parent,)
+        return (workdir.latents("", "", rgb=memory == "rgb").parent,)
     name = f"denoiser_{memory}" if stage == "denoiser" else stage
-    return layout.stage(name), layout.model(name)
+    return workdir.stage(name), workdir.model(name)
 
 
 def _options(
-    config: ConfigDict, training: ConfigDict, layout: Layout, console: Console
+    config: ConfigDict, training: ConfigDict, workdir: Workdir, console: Console
 ) -> dict[str, Any]:
     """What every training stage takes from the config."""
     from mirage_jax.parallel import make_mesh, preset
@@ -103,47 +103,47 @@ def _options(
     }
 
 
-def _encoder(config: ConfigDict, layout: Layout, console: Console, _: str) -> None:
+def _encoder(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> None:
     from mirage_jax.training import stages
 
     training = config.vae_training
     if starts.encoder_is_given(config):
-        build.check_encoder(config, layout.model("encoder"))
+        build.check_encoder(config, workdir.model("encoder"))
         return
     encoder = stages.train_vae(
         build.vae(config),
-        [layout.worlds(world) for world in layout.recorded(config.worlds)],
-        layout.stage("encoder"),
+        [workdir.worlds(world) for world in workdir.recorded(config.worlds)],
+        workdir.stage("encoder"),
         frames=config.chunk_frames,
         pixels=training.pixels,
         kl_weight=training.kl_weight,
         stats_per_channel=training.stats_per_channel,
         pca_power=training.pca_power,
-        **_options(config, training, layout, console),
+        **_options(config, training, workdir, console),
     )
-    first_alone("encoder", lambda: encoder.save(layout.model("encoder")))
+    first_alone("encoder", lambda: encoder.save(workdir.model("encoder")))
 
 
-def _cache(config: ConfigDict, layout: Layout, console: Console, memory: str) -> None:
-    first_alone(f"cache {memory}", lambda: _encode_clips(config, layout, console, memory))
+def _cache(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
+    first_alone(f"cache {memory}", lambda: _encode_clips(config, workdir, console, memory))
 
 
-def _encode_clips(config: ConfigDict, layout: Layout, console: Console, memory: str) -> None:
-    from mirage_jax.latent_encoder import LatentEncoder
+def _encode_clips(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
     from mirage_jax.training import stages
-    from mirage_jax.training.export import fingerprint
+    from mirage_jax.weights import fingerprint
+    from mirage_jax.world.latent_encoder import LatentEncoder
 
-    path = layout.model("encoder")
+    path = workdir.model("encoder")
     encoder, encoder_id = LatentEncoder.load(path), fingerprint(path)
     rgb = memory == "rgb"
-    for world in layout.recorded(config.worlds):
+    for world in workdir.recorded(config.worlds):
         for split in ("train", "eval"):
             stages.refresh_cache(
                 encoder,
                 encoder_id,
-                layout.worlds(world),
+                workdir.worlds(world),
                 split,
-                layout.latents(world, split, rgb=rgb),
+                workdir.latents(world, split, rgb=rgb),
                 chunk_frames=config.chunk_frames,
                 sky_depth=config.sky_depth,
                 rgb=rgb,
@@ -154,17 +154,17 @@ def _encode_clips(config: ConfigDict, layout: Layout, console: Console, memory: 
 
 
 def _sources(
-    config: ConfigDict, layout: Layout, memory: str, texts: Mapping[str, np.ndarray] | None = None
+    config: ConfigDict, workdir: Workdir, memory: str, texts: Mapping[str, np.ndarray] | None = None
 ) -> tuple[Any, Any]:
     """Cached clips to train on and to evaluate on, with the text of their world if there is one."""
     from mirage_jax.training.latent_cache import LatentSource
     from mirage_jax.training.stages import Joined
     from mirage_jax.training.with_text import WithText
 
-    worlds = layout.recorded(config.worlds)
+    worlds = workdir.recorded(config.worlds)
 
     def source(split: str) -> Any:
-        paths = {world: layout.latents(world, split, rgb=memory == "rgb") for world in worlds}
+        paths = {world: workdir.latents(world, split, rgb=memory == "rgb") for world in worlds}
         if not texts:
             return LatentSource(paths.values())
         return Joined([WithText(LatentSource([path]), texts[w]) for w, path in paths.items()])
@@ -172,44 +172,44 @@ def _sources(
     return source("train"), source("eval")
 
 
-def _geometry(config: ConfigDict, layout: Layout, console: Console, _: str) -> None:
-    from mirage_jax.latent_encoder import LatentEncoder, module_fields
+def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> None:
     from mirage_jax.training import stages
-    from mirage_jax.training.export import export
     from mirage_jax.training.geometry_task import GeometryTask
+    from mirage_jax.weights import export
+    from mirage_jax.world.latent_encoder import LatentEncoder, module_fields
 
-    vae = LatentEncoder.load(layout.model("encoder")).vae
+    vae = LatentEncoder.load(workdir.model("encoder")).vae
     height, width = (side // vae.spatial_stride for side in build.picture_size(config))
     head = build.geometry_head(config)
-    train, held_out = _sources(config, layout, "latent")
+    train, held_out = _sources(config, workdir, "latent")
     params = stages.train_task(
         GeometryTask(head, (height, width, vae.latent_channels), config.sky_depth),
         train,
-        layout.stage("geometry"),
+        workdir.stage("geometry"),
         eval_batches=functools.partial(stages.eval_batches, held_out),
         name="geometry",
-        **_options(config, config.geometry_training, layout, console),
+        **_options(config, config.geometry_training, workdir, console),
     )
     made = {"kind": "geometry_head", "head": module_fields(head)}
-    first_alone("geometry", lambda: export(layout.model("geometry"), params, made))
+    first_alone("geometry", lambda: export(workdir.model("geometry"), params, made))
 
 
-def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str) -> None:
-    from mirage_jax.latent_encoder import LatentEncoder
+def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
     from mirage_jax.training import stages
     from mirage_jax.training.branch_task import BranchTask, starting_params
     from mirage_jax.training.denoiser_task import Preview
-    from mirage_jax.training.export import export
     from mirage_jax.training.latent_cache import FIELDS, LatentClip
     from mirage_jax.training.prior_fit import fit_memory_prior
+    from mirage_jax.weights import export
+    from mirage_jax.world.latent_encoder import LatentEncoder
 
-    train, held_out = _sources(config, layout, memory, build.texts(config))
-    encoder = LatentEncoder.load(layout.model("encoder"))
+    train, held_out = _sources(config, workdir, memory, build.texts(config))
+    encoder = LatentEncoder.load(workdir.model("encoder"))
     task = build.denoiser_task(config, memory, encoder.spread)
     if task.denoiser.memory_prior:
         console.print("fitting the memory prior")
         task = dataclasses.replace(task, prior=fit_memory_prior(task, train))
-    options = _options(config, config.denoiser_training, layout, console)
+    options = _options(config, config.denoiser_training, workdir, console)
     values = {}
     if build.trained(config) != "all":
         if options["init_from"]:
@@ -230,7 +230,7 @@ def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str)
     params = stages.train_task(
         task,
         train,
-        layout.stage(f"denoiser_{memory}"),
+        workdir.stage(f"denoiser_{memory}"),
         eval_batches=functools.partial(stages.eval_batches, held_out),
         name=f"denoiser ({memory} memory)",
         **options,
@@ -239,7 +239,7 @@ def _denoiser(config: ConfigDict, layout: Layout, console: Console, memory: str)
         as_stored = functools.partial(np.asarray, dtype=np.float32)
         params = task.whole(jax.tree.map(as_stored, values), params)
     architecture = build.denoiser_architecture(config, task)
-    path = layout.model(f"denoiser_{memory}")
+    path = workdir.model(f"denoiser_{memory}")
     first_alone(f"denoiser {memory}", lambda: export(path, params, architecture))
 
 
@@ -250,21 +250,21 @@ def main() -> None:
     config = common.resolve_config()
     if _PROFILE.value:
         config.profile_steps = profile_steps(_PROFILE.value)
-    layout = Layout(common.workdir())
-    common.prepare_jax(config, layout)
+    workdir = Workdir(common.workdir())
+    common.prepare_jax(config, workdir)
     processes.initialize(
         _COORDINATOR.value,
         processes=_PROCESSES.value,
         process=_PROCESS.value,
         timeout=_CONNECT_SECONDS.value,
-        folder=layout.root / "processes",
+        folder=workdir.root / "processes",
     )
     console = Console(quiet=jax.process_index() > 0)
     if _DRY_RUN.value:
         chosen, source = _chosen(_STAGE.value), starts.overridden(*common.overrides(), config.tiny)
-        dry_run.run(config, layout, console, chosen, memory=_MEMORY.value, source=source)
+        dry_run.run(config, workdir, console, chosen, memory=_MEMORY.value, source=source)
     else:
-        run(config, layout, console, _STAGE.value, memory=_MEMORY.value)
+        run(config, workdir, console, _STAGE.value, memory=_MEMORY.value)
 
 
 def profile_steps(text: str) -> tuple[int, int]:

@@ -36,11 +36,11 @@ from mirage_jax.convert.wan_dit import (
     wan_dit_plan,
 )
 from mirage_jax.convert.wan_vae import is_video_vae, released_stats, video_vae_plan
-from mirage_jax.latent_encoder import module_fields
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.lora import STACK, LoRA
 from mirage_jax.nn.video_vae import VideoVAE
-from mirage_jax.training.export import export_with
+from mirage_jax.weights import export_with
+from mirage_jax.world.latent_encoder import module_fields
 
 Notify = Callable[[str], None]
 Update = Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]]

@@ -26,11 +26,11 @@ from mirage_jax.convert.tensor_files import (
 )
 from mirage_jax.convert.wan_dit import diffusers_name, wan_branch_plan, wan_dit_plan
 from mirage_jax.convert.wan_vae import released_stats, wan_vae_plan
-from mirage_jax.latent_encoder import as_fields, module_fields
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.lora import LoRA
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
-from mirage_jax.training.export import FORMAT, WEIGHTS
+from mirage_jax.weights import FORMAT, WEIGHTS
+from mirage_jax.world.latent_encoder import as_fields, module_fields
 
 NAMINGS = ("original", "diffusers")
 PARTS = ("all", "base", "branch")

@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mirage_jax import geometry, memory, trajectories
-from mirage_jax.conditioning import TEMPORAL_STRIDE, latents_of_frames, memory_context
 from mirage_jax.evaluation.stopwatch import median_times
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import readout, rgb_cloud
+from mirage_jax.world.conditioners import TEMPORAL_STRIDE, latents_of_frames, memory_context
 
 
 def sort_and_scatter(

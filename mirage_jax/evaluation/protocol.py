@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from mirage_jax.evaluation import image_metrics, results, revisit
-from mirage_jax.latent_encoder import LatentEncoder, to_uint8
 from mirage_jax.training.clean_frames import CleanFrames, keep_references
 from mirage_jax.training.denoiser_task import Readout, returning_inputs
 from mirage_jax.training.latent_cache import LatentClip
 from mirage_jax.world import WorldModel
+from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
 
 REVISITED_FRAMES = 4
 """The last frames of a clip: those the last latent covers."""

@@ -20,7 +20,6 @@ from PIL import Image
 
 from mirage_jax.evaluation import charts
 from mirage_jax.evaluation.image_metrics import PSNR_CAP
-from mirage_jax.evaluation.pictures import factor_for
 from mirage_jax.evaluation.report_format import (
     describe,
     duration,
@@ -38,6 +37,7 @@ from mirage_jax.evaluation.report_format import (
 from mirage_jax.evaluation.report_quality import retention, revisit_quality, targets
 from mirage_jax.evaluation.report_style import SCRIPT, STYLE
 from mirage_jax.evaluation.results import METHODS, lookup
+from mirage_jax.io.pictures import factor_for
 
 # Panels are shown at most about 280 px wide; larger ones only make the page heavy.
 _PANEL_PIXELS = 320

@@ -20,9 +20,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from orbax.checkpoint import multihost
 
-from mirage_jax.parallel.host_names import expected_hosts
+from mirage_jax.parallel.heartbeat import RollCall
 from mirage_jax.parallel.mesh import batch_shards
-from mirage_jax.parallel.roll_call import RollCall
+from mirage_jax.parallel.names import expected_hosts
 from mirage_jax.parallel.rules import batch_sharding
 
 AUTO = "auto"

@@ -1,13 +1,13 @@
 """One loop for every stage: a `Task` says what, `fit` trains it, checkpoints it and shows it."""
 
 from mirage_jax.training.checkpoints import CheckpointError, load_params
-from mirage_jax.training.export import export, load_export
 from mirage_jax.training.guard import Guard
 from mirage_jax.training.loop import Diverged, fit
 from mirage_jax.training.optimizers import adamw, warmup_cosine
+from mirage_jax.training.preemption import Terminated
 from mirage_jax.training.state import TrainState
-from mirage_jax.training.stopping import Terminated
 from mirage_jax.training.task import Task
+from mirage_jax.weights import export, load_export
 
 __all__ = [
     "CheckpointError",

@@ -12,10 +12,10 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mirage_jax import past
-from mirage_jax.conditioning import latent_cameras, latents_of_frames
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import retrieval
+from mirage_jax.world import context_frames as past
+from mirage_jax.world.conditioners import latent_cameras, latents_of_frames
 
 
 @dataclasses.dataclass(frozen=True)

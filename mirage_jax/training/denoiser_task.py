@@ -14,19 +14,20 @@ from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mirage_jax import memory
-from mirage_jax.conditioning import camera_rays, memory_context, plain_context
 from mirage_jax.diffusion import flow
-from mirage_jax.evaluation.pictures import contact_sheet
 from mirage_jax.geometry import Camera
-from mirage_jax.latent_encoder import LatentEncoder, to_uint8
+from mirage_jax.io.pictures import contact_sheet
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.parallel import processes
-from mirage_jax.training import clean_frames, histories
+from mirage_jax.training import clean_frames
 from mirage_jax.training.clean_frames import NO_FRAMES, CleanFrames
 from mirage_jax.training.latent_cache import FIELDS, LatentClip
 from mirage_jax.training.memory_view import cloud_view, decode_each, token_view
 from mirage_jax.training.task import Params, Samples, Task
 from mirage_jax.world import sample_chunk
+from mirage_jax.world import scenarios as histories
+from mirage_jax.world.conditioners import camera_rays, memory_context, plain_context
+from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
 
 MEMORY_KINDS = ("latent", "rgb", "none")
 

@@ -24,8 +24,8 @@ from jaxtyping import Array, Float
 from safetensors.numpy import load, save
 
 from mirage_jax import memory
-from mirage_jax.conditioning import TEMPORAL_STRIDE, latents_of_frames
 from mirage_jax.geometry import Camera
+from mirage_jax.world.conditioners import TEMPORAL_STRIDE, latents_of_frames
 
 
 @flax.struct.dataclass

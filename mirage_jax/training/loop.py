@@ -21,14 +21,15 @@ from rich.console import Console
 
 from mirage_jax.parallel import make_mesh, specs
 from mirage_jax.parallel import rules as sharding_rules
-from mirage_jax.training import checkpoints, metrics, starting
+from mirage_jax.training import checkpoints, metrics
+from mirage_jax.training import initialisation as starting
 from mirage_jax.training import state as states
 from mirage_jax.training.guard import Guard, Watch
-from mirage_jax.training.journal import Journal
+from mirage_jax.training.metric_logger import Journal
+from mirage_jax.training.preemption import StopRequest, out_of_time
 from mirage_jax.training.profiling import Profile
 from mirage_jax.training.runner import Runner
 from mirage_jax.training.state import TrainState
-from mirage_jax.training.stopping import StopRequest, out_of_time
 from mirage_jax.training.task import Task
 from mirage_jax.training.wandb_board import WandbBoard
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mirage_jax.conditioning import TEMPORAL_STRIDE
-from mirage_jax.latent_encoder import LatentEncoder
+from mirage_jax.world.conditioners import TEMPORAL_STRIDE
+from mirage_jax.world.latent_encoder import LatentEncoder
 
 UNSEEN = -0.7
 """Grey of what the memory does not show, in [-1, 1]."""

@@ -126,7 +126,7 @@ class MetricsWriter:
         """Writes `samples/step_00001000.mp4` of uint8 [T, H, W, 3]; returns its path."""
         if not self._active:
             return None
-        from mirage_jax.video_io import write_video  # loads FFmpeg, and is only needed here
+        from mirage_jax.io.video import write_video  # loads FFmpeg, and is only needed here
 
         return write_video(self._sample_path(step, "mp4"), frames, fps)
 

@@ -13,10 +13,10 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
-from mirage_jax.conditioning import TEMPORAL_STRIDE, frames_per_latent
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import rgb_cloud
-from mirage_jax.training import histories
+from mirage_jax.world import scenarios as histories
+from mirage_jax.world.conditioners import TEMPORAL_STRIDE, frames_per_latent
 
 
 def render(

@@ -20,9 +20,9 @@ from mirage_jax.parallel import (
 from mirage_jax.parallel import rules as sharding_rules
 from mirage_jax.parallel.flops import matmul_flops
 from mirage_jax.training import state as states
-from mirage_jax.training.gauges import Gauges, format_count
 from mirage_jax.training.metrics import Mean
 from mirage_jax.training.task import Task
+from mirage_jax.training.throughput import Gauges, format_count
 
 
 class Runner:

@@ -24,7 +24,6 @@ from rich.progress import track
 
 from data_pipelines import loading
 from data_pipelines.card import read_card
-from mirage_jax.latent_encoder import LatentEncoder, to_model_range
 from mirage_jax.nn.patch_pca import pca_linear_path
 from mirage_jax.nn.video_vae import VideoVAE, measure_stats, normalise
 from mirage_jax.parallel import processes
@@ -34,6 +33,7 @@ from mirage_jax.training.loop import fit
 from mirage_jax.training.optimizers import Recipe
 from mirage_jax.training.task import Task
 from mirage_jax.training.vae_task import VAETask
+from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
 
 PCA_CLIPS = 300
 """Clips that the linear path and the latent statistics are measured on."""

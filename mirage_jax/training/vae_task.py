@@ -11,12 +11,12 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, PRNGKeyArray
 
-from mirage_jax.evaluation.pictures import contact_sheet
-from mirage_jax.latent_encoder import to_model_range, to_uint8
+from mirage_jax.io.pictures import contact_sheet
 from mirage_jax.nn.patch_pca import Weights, with_linear_path
 from mirage_jax.nn.video_vae import VideoVAE, kl_divergence, sample_posterior
 from mirage_jax.parallel import processes
 from mirage_jax.training.task import Params, Samples, Task
+from mirage_jax.world.latent_encoder import to_model_range, to_uint8
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,13 +10,11 @@ import shutil
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_world
 from absl import flags
 from absl.testing import flagsaver
 from flax import linen as nn
@@ -26,32 +24,24 @@ from rich.console import Console
 
 from data_pipelines import recording, sources
 from data_pipelines.sources.procedural import ProceduralSource
-from mirage_jax import conditioning, trajectories
-from mirage_jax.cli import (
-    bench,
-    build,
-    common,
-    convert,
-    evaluate,
-    generate,
-    main,
-    quickstart,
-    record,
-    train,
-)
+from helpers import paths, tiny_world
+from mirage_jax import trajectories
+from mirage_jax.cli import bench, convert, evaluate, generate, main, quickstart, record, train
 from mirage_jax.cli import compile as compile_command
+from mirage_jax.cli.helpers import build, common
 from mirage_jax.evaluation import efficiency
-from mirage_jax.latent_encoder import LatentEncoder, as_fields
-from mirage_jax.layout import Layout
+from mirage_jax.io.text import TextEmbeddings, save_embeddings
+from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel import unboxed
-from mirage_jax.text import TextEmbeddings, save_embeddings
 from mirage_jax.training import latent_cache, stages
 from mirage_jax.training.branch_task import ADDED
 from mirage_jax.training.denoiser_task import MEMORY_KINDS
-from mirage_jax.training.export import export, fingerprint, load_export
 from mirage_jax.training.geometry_task import GeometryTask
+from mirage_jax.weights import export, fingerprint, load_export
+from mirage_jax.world import conditioners as conditioning
+from mirage_jax.world.latent_encoder import LatentEncoder, as_fields
 
-ROOT = Path(__file__).parents[2]
+ROOT = paths.ROOT
 EXPERIMENTS = sorted(p for p in (ROOT / "experiments").glob("*.py") if p.name != "__init__.py")
 CONFIG = f"--config={ROOT / 'experiments' / 'quickstart.py'}"
 COMMANDS = {
@@ -234,7 +224,7 @@ def test_the_default_config_is_found_from_any_folder(arguments, capsys, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["mirage evaluate", *arguments])
     monkeypatch.setattr(common, "prepare_jax", lambda *_, **__: None)
-    monkeypatch.setattr(evaluate, "run", lambda config, layout, console: print(config.name))
+    monkeypatch.setattr(evaluate, "run", lambda config, workdir, console: print(config.name))
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as leave:
         common.run(evaluate.main, evaluate.__name__)
     assert not leave.value.code and "quickstart" in capsys.readouterr().out
@@ -509,12 +499,12 @@ def zeros_of(module, *inputs):
 def trained(exports, tmp_path):
     """A work directory as training leaves it, with weights of zero."""
     shutil.copytree(exports, tmp_path / "model")
-    return Layout(tmp_path)
+    return Workdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def exports(tiny_config, tmp_path_factory):
-    layout = Layout(tmp_path_factory.mktemp("trained"))
+    workdir = Workdir(tmp_path_factory.mktemp("trained"))
     vae = build.vae(tiny_config)
     side = tiny_config.record.size // vae.spatial_stride
     encoder = dataclasses.replace(
@@ -524,12 +514,12 @@ def exports(tiny_config, tmp_path_factory):
         stats=build_stats(vae.latent_channels),
         spread=(1.0,) * vae.latent_channels,
     )
-    encoder.save(layout.model("encoder"))
+    encoder.save(workdir.model("encoder"))
     head = build.geometry_head(tiny_config)
     latents = jnp.zeros((1, 2, side, side, vae.latent_channels))
     fields = build.module_fields(head)
     export(
-        layout.model("geometry"),
+        workdir.model("geometry"),
         zeros_of(head, latents, jnp.zeros((1, 2), bool)),
         {"kind": "geometry_head", "head": fields},
     )
@@ -537,11 +527,11 @@ def exports(tiny_config, tmp_path_factory):
         task = build.denoiser_task(tiny_config, kind, encoder.spread)
         params = jax.eval_shape(task.init, jax.random.key(0))
         export(
-            layout.model(f"denoiser_{kind}"),
+            workdir.model(f"denoiser_{kind}"),
             jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), params),
             build.denoiser_architecture(tiny_config, task),
         )
-    return layout.root / "model"
+    return workdir.root / "model"
 
 
 def build_stats(channels):
@@ -685,27 +675,27 @@ class Absent(ProceduralSource):
 def test_a_world_that_cannot_be_rendered_is_left_out_and_said(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setitem(sources.SOURCES, "absent", f"{__name__}:Absent")
     config = recording_config(tiny_config, absent=1, procedural=1)
-    layout = Layout(tmp_path)
+    workdir = Workdir(tmp_path)
     console = Console(record=True, quiet=False, width=200, file=io.StringIO())
-    assert record.run(config, layout, console) == ("procedural",)
+    assert record.run(config, workdir, console) == ("procedural",)
     assert "absent is left out: no GPU driver" in console.export_text()
     skipped = json.loads((tmp_path / "worlds" / "skipped.json").read_text())
     assert skipped == {"absent": "no GPU driver"}
-    assert layout.recorded(("absent", "procedural")) == ("procedural",)
-    meta = json.loads((layout.worlds("procedural") / "dataset.json").read_text())
+    assert workdir.recorded(("absent", "procedural")) == ("procedural",)
+    meta = json.loads((workdir.worlds("procedural") / "dataset.json").read_text())
     assert "train" in json.dumps(meta) and "eval" in json.dumps(meta)
     with pytest.raises(ValueError, match="no recorded clips of absent; run `mirage record` first"):
-        layout.recorded(("absent",))
+        workdir.recorded(("absent",))
     monkeypatch.setattr(recording, "record", pytest.fail)
     with pytest.raises(common.UserError, match=r"no world can be rendered .*absent: no GPU driver"):
-        record.run(recording_config(tiny_config, absent=1), layout, QUIET)
+        record.run(recording_config(tiny_config, absent=1), workdir, QUIET)
 
 
 def test_freedoom_without_its_engine_is_left_out_and_said(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "vizdoom", None)  # what `import` makes of a missing package
     console = Console(record=True, width=200, file=io.StringIO())
     config = recording_config(tiny_config, freedoom=1, procedural=1)
-    assert record.run(config, Layout(tmp_path), console) == ("procedural",)
+    assert record.run(config, Workdir(tmp_path), console) == ("procedural",)
     assert "freedoom is left out: vizdoom cannot be imported" in console.export_text()
 
 
@@ -736,7 +726,7 @@ def test_stages_out_of_order_say_what_is_missing(call, tmp_path):
 
 def test_clips_cached_by_another_encoder_are_not_scored(tiny_config, trained, monkeypatch):
     loaded = types.SimpleNamespace(chunk_frames=17, sky_depth=200, preceding=0)
-    monkeypatch.setattr(build, "world_model", lambda layout, kind, sampling: loaded)
+    monkeypatch.setattr(build, "world_model", lambda workdir, kind, sampling: loaded)
     trained.model("denoiser_rgb").mkdir()
 
     def cached(*, rgb, encoder=None):
@@ -771,11 +761,11 @@ def test_clips_cached_by_another_encoder_are_not_scored(tiny_config, trained, mo
 def test_quickstart_runs_every_stage_in_order_and_adds_up_the_time(
     compare, call, monkeypatch, tmp_path
 ):
-    ran, layout = [], Layout(tmp_path / "run")
+    ran, workdir = [], Workdir(tmp_path / "run")
 
-    def trains(config, layout, console, stage, *, memory="latent"):
+    def trains(config, workdir, console, stage, *, memory="latent"):
         ran.append((stage, memory))
-        folder = train.outputs(layout, stage, memory)[0]
+        folder = train.outputs(workdir, stage, memory)[0]
         folder.mkdir(parents=True, exist_ok=True)
         # Everything but the geometry head was finished by an earlier call.
         if (stage, memory) == ("geometry", "latent"):
@@ -784,26 +774,26 @@ def test_quickstart_runs_every_stage_in_order_and_adds_up_the_time(
     monkeypatch.setattr(record, "run", lambda *_: ran.append("record"))
     monkeypatch.setattr(train, "run", trains)
     monkeypatch.setattr(evaluate, "run", lambda *_: ran.append("evaluate"))
-    layout.root.mkdir()
-    layout.seconds.write_text(json.dumps({"geometry": 100.0, "encoder": 7.0}))
+    workdir.root.mkdir()
+    workdir.seconds.write_text(json.dumps({"geometry": 100.0, "encoder": 7.0}))
     code, _, _ = call("quickstart", *(["--compare"] if compare else []))
     stages = [("encoder", "latent"), ("cache", "latent"), ("geometry", "latent")]
     others = [("denoiser", "none"), ("cache", "rgb"), ("denoiser", "rgb")]
     expected = ["record", *stages, ("denoiser", "latent"), *(others if compare else []), "evaluate"]
     assert code == 0 and ran == expected
-    took = json.loads(layout.seconds.read_text())
+    took = json.loads(workdir.seconds.read_text())
     assert set(took) == {"geometry", "encoder"}
     assert 100 <= took["geometry"] < 110 and took["encoder"] == 7
 
 
 def test_every_stage_fills_folders_of_its_own(tmp_path):
-    layout = Layout(tmp_path)
+    workdir = Workdir(tmp_path)
     every = [("encoder", "latent"), ("geometry", "latent")]
     every += [(stage, kind) for stage in ("cache", "denoiser") for kind in ("latent", "rgb")]
-    folders = [folder for one in every for folder in train.outputs(layout, *one)]
+    folders = [folder for one in every for folder in train.outputs(workdir, *one)]
     assert len(set(folders)) == len(folders) == 10
-    assert layout.latents("labmaze", "eval", rgb=True).parent in train.outputs(
-        layout, "cache", "rgb"
+    assert workdir.latents("labmaze", "eval", rgb=True).parent in train.outputs(
+        workdir, "cache", "rgb"
     )
 
 
@@ -947,7 +937,7 @@ def test_paths_of_files_are_moved_to_where_the_world_is(tmp_path):
 def test_a_wrong_field_of_the_default_config_is_no_traceback(tmp_path):
     # The default experiment is found from the folder of the checkout, as a newcomer would be in.
     command = [sys.executable, "-m", "mirage_jax.cli.main", "train", "--config.denoiser.widht=3"]
-    root = Path(__file__).parents[2]
+    root = paths.ROOT
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "widht" in done.stderr and "width" in done.stderr

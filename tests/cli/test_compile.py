@@ -16,9 +16,10 @@ import jax
 import pytest
 from rich.console import Console
 
+from helpers import paths
 from mirage_jax.cli import compile as command
 
-ROOT = Path(__file__).parents[2]
+ROOT = paths.ROOT
 
 
 @functools.cache

@@ -1,23 +1,23 @@
 """What `mirage generate` leaves and says, over a rollout that is made up: nothing is compiled."""
 
 import importlib
-from pathlib import Path
 
-import command_line
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_world
 from PIL import Image
 from safetensors import SafetensorError
-from tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE
 
-from mirage_jax import memory, video_io
+from helpers import command_line, paths, tiny_world
+from helpers.tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE
+from mirage_jax import memory
 from mirage_jax import world as world_module
-from mirage_jax.cli import build, common, generate
+from mirage_jax.cli import generate
+from mirage_jax.cli.helpers import build, common
+from mirage_jax.io import video as video_io
 from mirage_jax.world import Chunk, World, WorldModel, load_world, save_world
 
-CONFIG = Path(__file__).parents[2] / "experiments" / "quickstart.py"
+CONFIG = paths.EXPERIMENTS / "quickstart.py"
 LOST_AT_START, LOST_PER_CHUNK = 2, 3
 NOTHING_WRITTEN = memory.WriteReport(*[jnp.int32(0)] * 4)
 
@@ -114,7 +114,7 @@ def test_a_full_disk_leaves_the_pair_as_it_was(call, picture, pair, monkeypatch)
 
     before = contents(pair)
     # The package's attribute of that name is the function.
-    module = importlib.import_module("mirage_jax.training.export")
+    module = importlib.import_module("mirage_jax.weights")
     monkeypatch.setattr(module, "save_file", full)
     code, _, err = call(picture, f"--out={pair / 'walk.mp4'}")
     assert code == 2 and "No space left on device" in err and "Traceback" not in err

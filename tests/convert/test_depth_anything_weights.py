@@ -1,17 +1,17 @@
 """Weights of Depth Anything: three namings in and out, and what is refused."""
 
 import re
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from helpers import paths
 from mirage_jax.convert.depth_anything import NAMINGS, from_depth_anything, to_depth_anything
 from mirage_jax.nn.depth_anything import DepthAnything
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "transformers_depth_anything_relative"
+GOLDEN = paths.GOLDEN / "transformers_depth_anything_relative"
 LAYERS = 4
 MODEL = DepthAnything(
     width=24,

@@ -6,7 +6,6 @@ import shlex
 import sys
 import tracemalloc
 import types
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +16,18 @@ from absl.testing import flagsaver
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from helpers import paths
 from mirage_jax.cli import convert
 from mirage_jax.convert.incoming import Asked, import_checkpoint
 from mirage_jax.convert.outgoing import export_checkpoint
 from mirage_jax.convert.tensor_files import write_tensors
 from mirage_jax.convert.wan_dit import from_wan_dit, wan_dit_fields, wan_dit_plan
 from mirage_jax.convert.wan_vae import released_stats
-from mirage_jax.latent_encoder import LatentEncoder, as_fields
 from mirage_jax.nn.denoiser import Denoiser
-from mirage_jax.training.export import export, load_export
+from mirage_jax.weights import export, load_export
+from mirage_jax.world.latent_encoder import LatentEncoder, as_fields
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = paths.GOLDEN
 MIRAGE = GOLDEN / "official_mirage_dit_vace" / "weights.safetensors"
 DIFFUSERS = GOLDEN / "diffusers_wan_ti2v"
 VAE = GOLDEN / "official_vae22" / "weights.safetensors"

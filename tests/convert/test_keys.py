@@ -4,7 +4,6 @@ import ast
 import gzip
 import hashlib
 import math
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 from flax.traverse_util import flatten_dict
 
+from helpers import paths
 from mirage_jax.convert import presets
 from mirage_jax.convert.placement import check_params
 from mirage_jax.convert.wan_dit import (
@@ -24,7 +24,7 @@ from mirage_jax.convert.wan_vae import wan_vae_fields, wan_vae_plan
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.video_vae import VideoVAE
 
-KEYS = Path(__file__).parents[1] / "golden" / "keys"
+KEYS = paths.GOLDEN / "keys"
 # How the released loader knows a checkpoint: MD5 over its names, with and without shapes.
 DIGESTS = {
     "original_dit5b": "1f5ab7703c6fc803fdded85ff040c316",

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import zlib
-from pathlib import Path
 
 import jax
 import ml_dtypes
@@ -15,15 +14,16 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 from safetensors.numpy import load_file
 
+from helpers import paths
 from mirage_jax.convert import orbax_folder
 from mirage_jax.convert.incoming import Asked, import_checkpoint, save_export
 from mirage_jax.convert.orbax_folder import open_orbax, save_orbax
 from mirage_jax.convert.outgoing import copy_export, export_checkpoint
 from mirage_jax.convert.wan_dit import from_wan_dit
 from mirage_jax.training.checkpoints import DamagedCheckpoint
-from mirage_jax.training.export import export, load_export
+from mirage_jax.weights import export, load_export
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = paths.GOLDEN
 MIRAGE = GOLDEN / "official_mirage_dit_vace" / "weights.safetensors"
 VAE = GOLDEN / "official_vae22" / "weights.safetensors"
 ASKED = Asked(heads=2, branch_layers=(0, 2))

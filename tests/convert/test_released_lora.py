@@ -1,7 +1,6 @@
 """Low-rank adapters as files: the released naming, in and out, and merged on the way in."""
 
 import re
-from pathlib import Path
 
 import jax
 import ml_dtypes
@@ -10,14 +9,15 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from helpers import paths
 from mirage_jax.convert.incoming import Asked, import_checkpoint
 from mirage_jax.convert.outgoing import export_checkpoint
 from mirage_jax.convert.wan_dit import from_wan_dit, original_names
-from mirage_jax.latent_encoder import as_fields
 from mirage_jax.nn.lora import EVERY_PROJECTION, SELF_ATTENTION, LoRA
-from mirage_jax.training.export import load_export
+from mirage_jax.weights import load_export
+from mirage_jax.world.latent_encoder import as_fields
 
-BASE = Path(__file__).parents[1] / "golden" / "diffusers_wan_ti2v"
+BASE = paths.GOLDEN / "diffusers_wan_ti2v"
 RANK = 4
 WIDTH, MLP_WIDTH, DEPTH = 48, 96, 3
 

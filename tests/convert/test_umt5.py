@@ -3,17 +3,17 @@
 import hashlib
 import math
 import re
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from helpers import paths
 from mirage_jax.convert.umt5 import from_umt5, to_umt5, umt5_fields, umt5_shapes, wan_names
 from mirage_jax.nn.text_encoder import UMT5_XXL
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "official_umt5"
+GOLDEN = paths.GOLDEN / "official_umt5"
 # Of models_t5_umt5-xxl-enc-bf16.pth: md5 of its names and "name:d0_d1", sorted, joined by commas.
 XXL_DIGEST = "9c8818c2cbea55eca56c7b447df170da"
 

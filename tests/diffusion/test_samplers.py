@@ -1,15 +1,14 @@
 """Samplers against the released and diffusers schedulers, and fields with known solutions."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import paths
 from mirage_jax.diffusion import samplers
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "schedulers" / "io.npz"
+GOLDEN = paths.GOLDEN / "schedulers" / "io.npz"
 STEPS = (1, 2, 4, 10, 20, 50)
 REFERENCES = {
     "official_flow_unipc": ("wan_unipc", "unipc"),

@@ -2,8 +2,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mirage_jax import conditioning, geometry
+from mirage_jax import geometry
 from mirage_jax.evaluation import efficiency
+from mirage_jax.world import conditioners as conditioning
 
 
 @pytest.fixture(scope="module")

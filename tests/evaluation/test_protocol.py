@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_world
 
+from helpers import tiny_world
 from mirage_jax import trajectories
 from mirage_jax.evaluation import protocol
 from mirage_jax.evaluation.protocol import HeldOut
-from mirage_jax.latent_encoder import LatentEncoder
-from mirage_jax.training import histories
 from mirage_jax.training.latent_cache import LatentClip
 from mirage_jax.world import WorldModel
+from mirage_jax.world import scenarios as histories
+from mirage_jax.world.latent_encoder import LatentEncoder
 
 CLIPS, FRAMES, CHUNK = 3, 9, 5
 GRID, SIZE = (2, 3), (16, 24)

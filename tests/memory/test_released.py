@@ -2,19 +2,19 @@
 
 import itertools
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import paths
 from mirage_jax import memory
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import frustum_voxels, released
 from mirage_jax.world import chunk_bounds
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "latent_point_cloud"
+GOLDEN = paths.GOLDEN / "latent_point_cloud"
 GRID = (11, 20)
 CHANNELS = 8
 POINTS = 1e-5  # metres

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
-from test_readout import GRID, SIZE, bank, coordinate, point
 
+from helpers.points import GRID, SIZE, bank, coordinate, point
 from mirage_jax import memory, parallel
 from mirage_jax.geometry import Camera
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers.attention_by_hand import by_hand
 from mirage_jax.nn import rope
 from mirage_jax.nn.attention import KERNELS, attention, cudnn, dispatch, splash
 
@@ -17,17 +18,6 @@ RNG = np.random.default_rng(0)
 
 def normal(*shape):
     return jnp.asarray(RNG.normal(size=shape), jnp.float32)
-
-
-def by_hand(q, k, v):
-    """Softmax attention, one query at a time in float64."""
-    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
-    out = np.zeros(q.shape)
-    for b, n, h in np.ndindex(q.shape[:3]):
-        scores = k[b, :, h] @ q[b, n, h] / np.sqrt(q.shape[-1])
-        weights = np.exp(scores - scores.max())
-        out[b, n, h] = weights @ v[b, :, h] / weights.sum()
-    return out
 
 
 @pytest.mark.parametrize(("backend", "chunk"), [("xla", 512), ("chunked", 4), ("chunked", 64)])

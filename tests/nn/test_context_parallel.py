@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_world
 from flax import linen as nn
-from test_attention import by_hand
 
+from helpers import tiny_world
+from helpers.attention_by_hand import by_hand
 from mirage_jax import parallel
 from mirage_jax.nn.attention import KERNELS, attention
 

@@ -2,7 +2,6 @@
 
 import functools
 import json
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -12,6 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
+from helpers import paths
 from mirage_jax.convert import wan_dit
 from mirage_jax.nn.block import REMAT, DiTBlock, over_layers
 from mirage_jax.nn.denoiser import (
@@ -23,7 +23,7 @@ from mirage_jax.nn.denoiser import (
 from mirage_jax.nn.rope import video_rotations
 from mirage_jax.parallel.flops import matmul_flops
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = paths.GOLDEN
 GATE = 2e-5
 CASES = (
     "t2v_no_mem",

@@ -1,7 +1,6 @@
 """Depth Anything against transformers, and what it makes of a picture."""
 
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +9,13 @@ import pytest
 from flax import linen as nn
 from safetensors.numpy import load_file
 
+from helpers import paths
 from mirage_jax.convert.depth_anything import from_depth_anything
 from mirage_jax.nn import depth_anything
 from mirage_jax.nn.depth_anything import PRESETS, DepthAnything, estimate, network_size, prepare
 from mirage_jax.nn.dinov2 import position_table
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "transformers_depth_anything_relative"
+GOLDEN = paths.GOLDEN / "transformers_depth_anything_relative"
 GATE = 2e-5
 MAX_DEPTH = 20.0
 

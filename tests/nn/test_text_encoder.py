@@ -1,7 +1,5 @@
 """The text encoder against the released UMT5 module, and its parts against their definitions."""
 
-from pathlib import Path
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from helpers import paths
 from mirage_jax.convert.umt5 import from_umt5, umt5_fields
 from mirage_jax.nn.text_encoder import TextEncoder, biased_attention, relative_buckets
 from mirage_jax.parallel.rules import preset
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "official_umt5"
+GOLDEN = paths.GOLDEN / "official_umt5"
 GATE = 3e-5
 
 

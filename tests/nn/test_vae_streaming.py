@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_world
 
-from mirage_jax.latent_encoder import LatentEncoder
+from helpers import tiny_world
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
+from mirage_jax.world.latent_encoder import LatentEncoder
 
 VAE = VideoVAE(
     base_width=2,

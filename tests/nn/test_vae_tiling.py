@@ -1,18 +1,17 @@
 """Tiled coding: which tiles, what weights, and how far from the whole picture."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from helpers import paths
 from mirage_jax.convert.wan_vae import from_wan_vae, released_stats, wan_vae_fields
 from mirage_jax.nn.vae_tiling import decode_tiled, encode_tiled, tile_spans
 from mirage_jax.nn.video_vae import VideoVAE
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "official_vae22"
+GOLDEN = paths.GOLDEN / "official_vae22"
 RNG = np.random.default_rng(0)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from helpers import paths
 from mirage_jax.convert.wan_vae import (
     from_wan_vae,
     released_stats,
@@ -23,7 +23,7 @@ from mirage_jax.nn import layers, video_vae
 from mirage_jax.nn.patch_pca import pca_linear_path, with_linear_path
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE, denormalise, normalise
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "official_vae22"
+GOLDEN = paths.GOLDEN / "official_vae22"
 SMALL = {"base_width": 4, "decoder_width": 8, "latent_channels": 6, "blocks": 1}
 
 

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_world
 from flax import linen as nn
 from rich.console import Console
 
+from helpers import tiny_world
 from mirage_jax import parallel, training
 from mirage_jax.diffusion import flow
 from mirage_jax.training.accumulation import accumulated

@@ -5,19 +5,20 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from helpers import paths
 from mirage_jax import parallel
 from mirage_jax.parallel import processes
-from mirage_jax.parallel.roll_call import RollCall
-from mirage_jax.training import checkpoints, stopping
+from mirage_jax.parallel.heartbeat import RollCall
+from mirage_jax.training import checkpoints
+from mirage_jax.training import preemption as stopping
 from mirage_jax.training.metrics import read_metrics
 
-PROGRAM = Path(__file__).with_name("two_processes.py")
+PROGRAM = paths.HELPERS / "two_processes.py"
 ROOT = PROGRAM.parents[2]
 
 
@@ -90,7 +91,7 @@ def test_a_process_that_does_not_come_is_named(tmp_path):
     code = f"""
 from pathlib import Path
 from mirage_jax.parallel import processes
-from mirage_jax.parallel.roll_call import RollCall
+from mirage_jax.parallel.heartbeat import RollCall
 options = dict(timeout=3, folder=Path({str(tmp_path)!r}), say_every=1)
 processes.initialize("127.0.0.1:{free_port()}", processes=3, process=0, **options)
 """

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_world
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
+from helpers import tiny_world
 from mirage_jax import parallel
 from mirage_jax.nn.layers import causal_conv3d
 from mirage_jax.nn.video_vae import VideoVAE

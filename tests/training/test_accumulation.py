@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_task import MLP, Batches, Regression, settings
 
+from helpers.tiny_task import MLP, Batches, Regression, settings
 from mirage_jax import parallel, training
 from mirage_jax.training.accumulation import accumulated
 

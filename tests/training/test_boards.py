@@ -5,8 +5,8 @@ import types
 
 import numpy as np
 import pytest
-from tiny_task import Batches, Regression, settings
 
+from helpers.tiny_task import Batches, Regression, settings
 from mirage_jax import training
 from mirage_jax.training.metrics import MetricsWriter, read_metrics
 from mirage_jax.training.profiling import Profile

@@ -8,19 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny_world
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
-from tiny_world import CHANNELS, GRID, SIZE
 
+from helpers import tiny_world
+from helpers.tiny_world import CHANNELS, GRID, SIZE
 from mirage_jax import parallel, trajectories
-from mirage_jax.conditioning import context_channels
 from mirage_jax.nn.lora import LoRA
 from mirage_jax.training import guard
 from mirage_jax.training import state as states
 from mirage_jax.training.branch_task import ADAPTER, ADDED, freeze_backbone, starting_params
 from mirage_jax.training.denoiser_task import DenoiserTask, Readout
 from mirage_jax.training.latent_cache import FIELDS
+from mirage_jax.world.conditioners import context_channels
 
 KEY = jax.random.key(3, impl="rbg")
 POSES = trajectories.make("look_away", 17)

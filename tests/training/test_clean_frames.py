@@ -6,14 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_world
-from tiny_world import CHANNELS, GRID, INTRINSICS, SIZE
 
+from helpers import tiny_world
+from helpers.tiny_world import CHANNELS, GRID, INTRINSICS, SIZE
 from mirage_jax import trajectories
-from mirage_jax.conditioning import memory_context
 from mirage_jax.geometry import Camera
 from mirage_jax.nn.denoiser import Denoiser
-from mirage_jax.training import histories
 from mirage_jax.training.clean_frames import CleanFrames, references
 from mirage_jax.training.denoiser_task import (
     DenoiserTask,
@@ -24,6 +22,8 @@ from mirage_jax.training.denoiser_task import (
 )
 from mirage_jax.training.latent_cache import FIELDS, LatentClip, encode_clip
 from mirage_jax.world import WorldModel
+from mirage_jax.world import scenarios as histories
+from mirage_jax.world.conditioners import memory_context
 
 FRAMES = CleanFrames(references=3, preceding=5)
 LONG = trajectories.make("look_away", 17)

@@ -5,16 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_world
-from test_memory_view import Plain
-from tiny_world import CHANNELS, CHUNK, GRID, SIZE
 
+from helpers import tiny_world
+from helpers.tiny_world import CHANNELS, CHUNK, GRID, SIZE, Plain
 from mirage_jax import geometry, memory, trajectories
-from mirage_jax.conditioning import camera_rays, context_channels, memory_context
 from mirage_jax.geometry import Camera
-from mirage_jax.latent_encoder import to_uint8
 from mirage_jax.nn.denoiser import Denoiser
-from mirage_jax.training import denoiser_task, histories
+from mirage_jax.training import denoiser_task
 from mirage_jax.training.denoiser_task import (
     DenoiserTask,
     Perturbation,
@@ -27,6 +24,9 @@ from mirage_jax.training.denoiser_task import (
 )
 from mirage_jax.training.latent_cache import FIELDS
 from mirage_jax.training.memory_view import UNSEEN
+from mirage_jax.world import scenarios as histories
+from mirage_jax.world.conditioners import camera_rays, context_channels, memory_context
+from mirage_jax.world.latent_encoder import to_uint8
 
 POSES = trajectories.make("look_and_walk", 9, angle=60, distance=0.7)
 LONG = trajectories.make("look_away", 17)

@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_world
-from tiny_world import CHANNELS, GRID
 
+from helpers import tiny_world
+from helpers.tiny_world import CHANNELS, GRID
 from mirage_jax import trajectories
 from mirage_jax.nn.geometry_head import Geometry, GeometryHead
 from mirage_jax.training import geometry_task

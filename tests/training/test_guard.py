@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 from rich.console import Console
-from tiny_task import Batches, Regression, settings
 
+from helpers.tiny_task import Batches, Regression, settings
 from mirage_jax import training
 from mirage_jax.training import checkpoints, guard, state
 from mirage_jax.training.guard import Guard

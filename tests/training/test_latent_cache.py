@@ -4,16 +4,16 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_world
 from einops import rearrange, reduce
 
 from data_pipelines.recording import record
 from data_pipelines.sources.procedural import ProceduralSource
+from helpers import tiny_world
 from mirage_jax import trajectories
-from mirage_jax.latent_encoder import LatentEncoder
 from mirage_jax.nn.video_vae import LatentStats
 from mirage_jax.training import latent_cache, stages
 from mirage_jax.training.latent_cache import FIELDS, LatentClip, LatentSource, encode_clip
+from mirage_jax.world.latent_encoder import LatentEncoder
 
 FRAMES, SIZE = 9, (16, 24)
 POSES = trajectories.make("look_away", FRAMES)

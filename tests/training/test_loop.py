@@ -11,27 +11,26 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_denoiser
-import tiny_world
 from flax import linen as nn
 from PIL import Image
 from rich.console import Console
-from tiny_task import Batches, Regression, loaded, settings
 
+from helpers import paths, tiny_denoiser, tiny_world
+from helpers.tiny_task import Batches, Regression, loaded, settings
 from mirage_jax import parallel, training, trajectories
-from mirage_jax.training import checkpoints, latent_cache, starting
+from mirage_jax.io.video import read_video
+from mirage_jax.training import checkpoints, latent_cache
+from mirage_jax.training import initialisation as starting
 from mirage_jax.training.metrics import Mean, ProgressLine, read_metrics
 from mirage_jax.training.task import Samples
-from mirage_jax.video_io import read_video
 
-PROGRAM = Path(__file__).with_name("tiny_task.py")
-ROOT = Path(__file__).parents[2]
+PROGRAM = paths.HELPERS / "tiny_task.py"
+ROOT = paths.ROOT
 
 
 def environment():
@@ -222,7 +221,7 @@ def test_a_mesh_of_two_devices_computes_the_same(tmp_path, unbroken):
 import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 2)
 from mirage_jax import parallel, training
-from tiny_task import *
+from helpers.tiny_task import *
 task = Regression()
 for steps in (8, 20):
     state = training.fit(task, Batches, workdir={str(tmp_path)!r}, mesh=parallel.make_mesh(data=2),

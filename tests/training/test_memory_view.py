@@ -1,25 +1,13 @@
 """Pictures of what the memory shows: which latent stands for a frame, and what is left grey."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import tiny_world
 
-from mirage_jax.latent_encoder import LatentEncoder
+from helpers.tiny_world import Plain
 from mirage_jax.training import memory_view
 from mirage_jax.training.memory_view import UNSEEN
 
 RNG = np.random.default_rng(1)
-
-
-@jax.tree_util.register_static
-class Plain(tiny_world.stand_in(LatentEncoder)):
-    """Decodes to the first three channels, each cell two pixels high and wide."""
-
-    def decode(self, latents):
-        colours = latents[..., :3].repeat(2, axis=2).repeat(2, axis=3)
-        later = colours[:, 1:].repeat(4, axis=1)
-        return jnp.concatenate([colours[:, :1], later], axis=1)
 
 
 def cells(video):

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 from rich.console import Console
-from tiny_task import Batches, Regression, settings
 
+from helpers.tiny_task import Batches, Regression, settings
 from mirage_jax import parallel, training
 from mirage_jax.parallel import specs
 from mirage_jax.training.runner import Runner

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_world
-from tiny_world import CHANNELS, GRID, SIZE
 
+from helpers import tiny_world
+from helpers.tiny_world import CHANNELS, GRID, SIZE
 from mirage_jax import trajectories
-from mirage_jax.conditioning import context_channels
 from mirage_jax.training.denoiser_task import DenoiserTask, Readout
 from mirage_jax.training.latent_cache import FIELDS
 from mirage_jax.training.prior_fit import fit_gaussian, fit_memory_prior
+from mirage_jax.world.conditioners import context_channels
 
 
 def test_mean_and_variance_of_a_known_law_are_found():

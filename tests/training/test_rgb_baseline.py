@@ -8,7 +8,8 @@ from einops import reduce
 
 from mirage_jax import trajectories
 from mirage_jax.geometry import Camera
-from mirage_jax.training import histories, rgb_baseline
+from mirage_jax.training import rgb_baseline
+from mirage_jax.world import scenarios as histories
 
 SIZE = (16, 24)
 GRID = (2, 3)

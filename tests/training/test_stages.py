@@ -2,9 +2,9 @@ import jax
 import numpy as np
 import pytest
 
-from mirage_jax.latent_encoder import LatentEncoder, to_model_range
 from mirage_jax.nn.video_vae import VideoVAE
 from mirage_jax.training import stages
+from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
 
 
 class Numbers:

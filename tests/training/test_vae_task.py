@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_world
 
+from helpers import tiny_world
 from mirage_jax.nn.video_vae import VideoVAE
 from mirage_jax.training.vae_task import VAETask
 

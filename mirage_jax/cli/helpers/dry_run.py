@@ -1,0 +1,167 @@
+"""What `mirage train` would do: data found, where parameters lie, what a step needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from data_pipelines import loading
+from mirage_jax import parallel
+from mirage_jax.cli.helpers import build, programs, starts
+from mirage_jax.io.workdir import Workdir
+from mirage_jax.parallel import footprint, specs
+from mirage_jax.parallel.flops import matmul_flops
+from mirage_jax.training.geometry_task import GeometryTask
+from mirage_jax.training.latent_cache import LatentSource
+from mirage_jax.training.task import Task
+from mirage_jax.training.throughput import format_count
+from mirage_jax.training.vae_task import VAETask
+
+
+def run(
+    config: ConfigDict,
+    workdir: Workdir,
+    console: Console,
+    stages: Sequence[str],
+    *,
+    memory: str,
+    source: str = "",
+) -> None:
+    """Prints, for every stage, all that is known before it runs; compiles its step.
+
+    Args:
+      config: the experiment.
+      workdir: of the work directory.
+      console: where to print.
+      stages: which of `train.STAGES`.
+      memory: kind of the denoiser's memory.
+      source: a line about where the config comes from.
+
+    Raises:
+      ValueError: if a field of the config is none that stages can run with, the mesh does not fit
+        the devices or the batch, or too many bytes of parameters are repeated on every device.
+    """
+    mesh = parallel.make_mesh(**config.mesh.to_dict())
+    rules = parallel.preset(config.rules)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    axes = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    kind = jax.devices()[0].device_kind
+    say(f"{config.name}: {mesh.size} devices ({kind}) of {jax.process_count()} processes")
+    say(f"mesh {axes}, rules {config.rules!r}, work directory {workdir.root}")
+    if source:
+        say(source)
+    say(f"every field is written to {workdir.stage('STAGE') / 'config.json'}")
+    for line in _data(config, workdir, memory):
+        say(line)
+    for stage in stages:
+        say("")
+        if stage == "cache":
+            say("cache: every clip is encoded once, on process 0")
+            continue
+        if stage == "encoder" and starts.encoder_is_given(config):
+            say(f"encoder: not trained, read from {starts.is_there(workdir.model('encoder'))}")
+            continue
+        if stage == "encoder" and not config.vae_training.steps:
+            say("encoder: not trained, taken with its linear path alone (0 steps)")
+            continue
+        training, task, batch = _STAGES[stage](config, memory)
+        shards = parallel.batch_shards(mesh) * training.accumulate
+        if training.batch_size % shards:
+            raise ValueError(
+                f"{stage}: found batch_size {training.batch_size}, expected a multiple of {shards} "
+                f"(mesh axes {' x '.join(parallel.BATCH_AXES)}, accumulate {training.accumulate})"
+            )
+        say(
+            f"{stage}: {training.steps:,} steps of {training.batch_size} clips in "
+            f"{training.accumulate} parts, {training.optimizer}, {training.schedule} from "
+            f"{training.learning_rate:g}"
+        )
+        say(starts.start(config, workdir, stage, memory, training.steps))
+        if stage == "denoiser" and config.denoiser.get("text_width", 0):
+            say(starts.text(config)[1])
+        with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+            _stage(programs.step(config, training, task, batch, mesh, rules), mesh, rules, say)
+
+
+def _stage(program: programs.Step, mesh: Mesh, rules: parallel.rules.Rules, say: Any) -> None:
+    parts = {"trained": (program.state.abstract.params, program.state.shardings.params)}
+    if program.frozen is not None:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, program.frozen)
+        parts["frozen"] = (program.frozen, shardings)
+    for line, rows in specs.described(parts, mesh, rules).items():
+        say(f"{line}:")
+        for row in rows:
+            say(f"  {row}")
+    say(f"a step takes {format_count(matmul_flops(program.traced.jaxpr))}FLOP in matrix products")
+    started = time.monotonic()
+    compiled = program.traced.lower().compile()
+    stats = compiled.memory_analysis()
+    known = "memory unknown" if stats is None else footprint.memory_of(stats, None)
+    say(f"compiled in {time.monotonic() - started:.1f} s: {known}")
+
+
+def _data(config: ConfigDict, workdir: Workdir, memory: str) -> list[str]:
+    """What of the data is there, a line for each world."""
+    lines = []
+    for world in config.worlds:
+        found = {}
+        for split in ("train", "eval"):
+            cache = workdir.latents(world, split, rgb=memory == "rgb")
+            clips = workdir.worlds(world)
+            recorded = len(loading.ClipSource(clips, split)) if _recorded(workdir, world) else 0
+            cached = len(LatentSource([cache])) if cache.exists() else 0
+            found[split] = f"{split} {recorded:,} clips recorded, {cached:,} encoded"
+        lines.append(f"data {world}: {'; '.join(found.values())}")
+    return lines
+
+
+def _recorded(workdir: Workdir, world: str) -> bool:
+    return (workdir.worlds(world) / "dataset.json").exists()
+
+
+Stage = tuple[ConfigDict, Task, Any]
+"""Training section of the config, task, and a batch of shapes."""
+
+
+def _encoder(config: ConfigDict, _: str) -> Stage:
+    training = config.vae_training
+    frames, pixels = config.chunk_frames, training.pixels
+    task = VAETask(build.vae(config), frames, pixels, kl_weight=training.kl_weight)
+    shape = (training.batch_size, frames, pixels, pixels, 3)
+    return training, task, {"video": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+
+
+def _geometry(config: ConfigDict, _: str) -> Stage:
+    training = config.geometry_training
+    grid = (*programs.latent_grid(config), config.vae.latent_channels)
+    task = GeometryTask(build.geometry_head(config), grid, config.sky_depth)
+    batch = programs.clip_batch(config, training.batch_size)
+    batch.pop("text", None)
+    return training, task, batch
+
+
+def _denoiser(config: ConfigDict, memory: str) -> Stage:
+    training = config.denoiser_training
+    batch = programs.clip_batch(config, training.batch_size, memory)
+    if "text" in batch:
+        tokens, _ = starts.text(config)
+        if tokens == 0:
+            del batch["text"]
+        elif tokens is not None:
+            clips, _, width = batch["text"].shape
+            batch["text"] = jax.ShapeDtypeStruct((clips, tokens, width), batch["text"].dtype)
+    return training, programs.denoiser_task(config, memory), batch
+
+
+_STAGES = {"encoder": _encoder, "geometry": _geometry, "denoiser": _denoiser}

@@ -1,0 +1,202 @@
+"""The programs of a config as they run, traced on shapes alone: no weights, no data, no device."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mirage_jax import memory, parallel
+from mirage_jax.cli.helpers import build
+from mirage_jax.geometry import Camera
+from mirage_jax.training import state as states
+from mirage_jax.training.denoiser_task import DenoiserTask
+from mirage_jax.training.guard import Guard
+from mirage_jax.training.task import Task, parameter_count
+from mirage_jax.world import sample_chunk
+from mirage_jax.world.conditioners import TEMPORAL_STRIDE, camera_rays, memory_context
+from mirage_jax.world.scenarios import scenarios
+
+Traced = tuple[jax.stages.Traced, dict[str, Any]]
+"""A traced program and facts about it, for the report."""
+
+
+def train(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Traced:
+    """The step that `loop.fit` runs for the denoiser, on cached latents and encoded text."""
+    task = denoiser_task(config, "latent")
+    clips = _batch(config, mesh) * config.denoiser_training.accumulate
+    program = step(config, config.denoiser_training, task, clip_batch(config, clips), mesh, rules)
+    facts = _facts(config, task, clips, program.state.abstract.params, program.frozen)
+    return program.traced, facts
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A training step on shapes.
+
+    Attributes:
+      traced: the step.
+      state: of which shardings and shapes are known.
+      frozen: parameters that are not trained, as sharded shapes; None where there are none.
+    """
+
+    traced: jax.stages.Traced
+    state: states.Builder
+    frozen: Any
+
+
+def step(
+    config: ConfigDict,
+    training: ConfigDict,
+    task: Task,
+    batch: Any,
+    mesh: Mesh,
+    rules: parallel.rules.Rules,
+) -> Step:
+    """The step that `loop.fit` runs for a task.
+
+    Args:
+      config: the experiment.
+      training: its section for this task.
+      task: its frozen parameters may be shapes.
+      batch: a whole batch of shapes.
+      mesh: which is set, `jax.set_mesh(mesh)`, as are the rules.
+      rules: logical axis rules.
+    """
+    optimizer, schedule = build.recipe(training)
+    decay = training.ema_decay
+    state = states.Builder(task, optimizer, mesh, rules, seed=config.seed, with_ema=decay > 0)
+    frozen = None
+    if task.frozen is not None:
+        frozen = parallel.placed(task.frozen, parallel.shardings(task.frozen, mesh, rules))
+    advance = states.make_step(
+        task,
+        optimizer,
+        ema_decay=decay,
+        schedule=schedule,
+        accumulate=training.accumulate,
+        guard=Guard(**config.guard),
+    )
+    return Step(states.trace_step(advance, state, _split(batch, mesh), frozen, mesh), state, frozen)
+
+
+def denoiser_task(config: ConfigDict, kind: str) -> DenoiserTask:
+    """The denoiser's task, with its backbone frozen where the config says so."""
+    task = _task(config, kind)
+    return task if build.trained(config) == "all" else build.branch_task(config, task)
+
+
+def clip_batch(config: ConfigDict, count: int, kind: str = "latent") -> dict[str, Any]:
+    """A batch for `denoiser_task`."""
+    return _clips(config, count, kind) | _text(config, count)
+
+
+def sample(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Traced:
+    """One chunk of a rollout up to its latents: the memory read, then every denoising step.
+
+    Beside as many earlier frames as chunks are shown at most; what the memory showed of the
+    preceding ones, which a rollout keeps, is left out.
+    """
+    task, sampling = _task(config, "latent"), config.sampling
+    channels, grid = config.vae.latent_channels, latent_grid(config)
+    options = {"steps": sampling.steps, "shift": sampling.shift, "method": sampling.method}
+
+    def one(bank: memory.LatentMemory, intrinsics: Any, poses: Any) -> tuple[Any, Any]:
+        camera = Camera(jnp.broadcast_to(intrinsics, (len(poses), 4)), poses, task.size)
+        context = memory_context(bank, camera, grid, **dataclasses.asdict(task.readout))
+        return context, camera_rays(camera, grid)
+
+    def chunk(
+        params: Any, views: tuple[Any, ...], first: Any, clean: Any, text: Any, key: Any
+    ) -> Any:
+        context, rays = jax.vmap(one)(*views)
+        inputs = first, context, rays, key
+        return sample_chunk(task.denoiser, params, *inputs, **options, **clean, **text)
+
+    clips = _batch(config, mesh)
+    boxed = jax.eval_shape(lambda: task.init(jax.random.key(0)))
+    params = parallel.placed(boxed, parallel.shardings(boxed, mesh, rules))
+    empty = jax.eval_shape(lambda: memory.create(config.memory.capacity, channels))
+    banks = jax.tree.map(lambda leaf: _array(clips, *leaf.shape, dtype=leaf.dtype), empty)
+    views = (banks, _array(clips, 4), _array(clips, config.chunk_frames, 4, 4))
+    counts = {"reference": task.frames.references, "preceding": task.frames.preceding_latents}
+    clean = {name: _array(clips, n, *grid, channels) for name, n in counts.items() if n}
+    first = _array(clips, *grid, channels)
+    split = _split((views, first, clean, _text(config, clips)), mesh)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = parallel.placed(key, parallel.replicated(mesh))
+    out = parallel.batch_sharding(mesh)
+    return (
+        jax.jit(chunk, out_shardings=out).trace(params, *split, key),
+        _facts(config, task, clips, None, params),
+    )
+
+
+def _task(config: ConfigDict, kind: str) -> DenoiserTask:
+    return build.denoiser_task(config, kind, (1.0,) * config.vae.latent_channels)
+
+
+def _batch(config: ConfigDict, mesh: Mesh) -> int:
+    per_shard = config.compile.batch_per_shard if "compile" in config else 1
+    return per_shard * parallel.batch_shards(mesh)
+
+
+def latent_grid(config: ConfigDict) -> tuple[int, int]:
+    stride = build.vae(config).spatial_stride
+    height, width = build.picture_size(config)
+    return height // stride, width // stride
+
+
+def _array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _clips(config: ConfigDict, count: int, kind: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch of `latent_cache.LatentClip`, as the loader hands it over."""
+    frames, channels, grid = config.record.frames, config.vae.latent_channels, latent_grid(config)
+    chunks = (frames - 1) // (config.chunk_frames - 1)
+    latents = build.latents_of_frames(config.chunk_frames)
+    keyframes = (frames - 1) // TEMPORAL_STRIDE + 1
+    rendered = len(scenarios(chunks, latents).chunk) if kind == "rgb" else 0
+    preceding = build.clean_frames(config, kind).preceding_latents
+    return {
+        "chunks": _array(count, chunks, latents, *grid, channels),
+        "tokens": _array(count, keyframes, *grid, channels),
+        "depth": _array(count, keyframes, *grid),
+        "static": _array(count, keyframes, *grid),
+        "intrinsics": _array(count, 4),
+        "cam2world": _array(count, frames, 4, 4),
+        "rgb_chunks": _array(count, rendered, latents, *grid, channels),
+        "rgb_hits": _array(count, rendered, latents, *grid, TEMPORAL_STRIDE),
+        "preceding": _array(count, preceding, *grid, channels),
+    }
+
+
+def _text(config: ConfigDict, count: int) -> dict[str, jax.ShapeDtypeStruct]:
+    width = config.denoiser.get("text_width", 0)
+    return {"text": _array(count, config.compile.text_tokens, width)} if width else {}
+
+
+def _split(tree: Any, mesh: Mesh) -> Any:
+    sharding = parallel.batch_sharding(mesh)
+    return parallel.placed(tree, jax.tree.map(lambda _: sharding, tree))
+
+
+def _facts(
+    config: ConfigDict, task: DenoiserTask, clips: int, trained: Any, frozen: Any
+) -> dict[str, Any]:
+    height, width = latent_grid(config)
+    cells = height * width // math.prod(task.denoiser.patch[1:])
+    return {
+        "batch": clips,
+        "tokens": task.chunk_latents // task.denoiser.patch[0] * cells,
+        "clean_tokens": (task.frames.references + task.frames.preceding_latents) * cells,
+        "attention": task.denoiser.attention_backend,
+        "trained": parameter_count(trained),
+        "frozen": parameter_count(frozen),
+    }

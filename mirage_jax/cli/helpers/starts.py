@@ -1,0 +1,74 @@
+"""What the stages of `mirage train` start from, as lines of text: weights, checkpoints, prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mirage_jax.cli.helpers import build
+from mirage_jax.io.workdir import Workdir
+from mirage_jax.training import checkpoints
+
+
+def overridden(path: str, before: Mapping[str, Any], after: Mapping[str, Any], tiny: bool) -> str:
+    """Which experiment this is, and what of it the command line has changed.
+
+    Args:
+      path: of its file.
+      before: the file's values of the fields named on the command line.
+      after: the values now.
+      tiny: whether the tiny variant is used.
+    """
+    parts = [f"{name} = {after[name]!r} (was {before[name]!r})" for name in sorted(after)]
+    variant = ", tiny variant" if tiny else ""
+    return f"config {path}{variant}; {', '.join(parts) or 'no field'} by the command line"
+
+
+def is_there(path: Path | str) -> str:
+    """ "PATH" or "PATH (not there yet)"."""
+    return str(path) if Path(path).exists() else f"{path} (not there yet)"
+
+
+def encoder_is_given(config: ConfigDict) -> bool:
+    """Whether the encoder is read from the work directory and not trained."""
+    return config.vae_training.get("pretrained", False)
+
+
+def start(config: ConfigDict, workdir: Workdir, stage: str, memory: str, steps: int) -> str:
+    """Where a stage that trains goes on from: its newest checkpoint, an export, or nothing."""
+    folder = workdir.stage(f"denoiser_{memory}" if stage == "denoiser" else stage)
+    saved = checkpoints.saved_steps(folder / checkpoints.FOLDER)
+    frozen = stage == "denoiser" and build.trained(config) != "all"
+    pretrained = config.denoiser_training.pretrained if frozen else ""
+    training = config["vae_training" if stage == "encoder" else f"{stage}_training"]
+    known = pretrained if pretrained == "random" else is_there(pretrained)
+    if saved:
+        found = f"step {saved[-1]:,} in {folder / checkpoints.FOLDER}"
+        line = f"goes on from {found}" if saved[-1] < steps else f"nothing to train, has {found}"
+    elif frozen:
+        line = f"starts from the pretrained denoiser {known}"
+    elif training.init_from:
+        line = f"starts from the tensors of the same name in {is_there(training.init_from)}"
+    else:
+        line = "starts from scratch"
+    return f"{line}; frozen weights of {known}" if saved and frozen else line
+
+
+def text(config: ConfigDict) -> tuple[int | None, str]:
+    """Text tokens of a sample (None: not known yet; 0: there is no text), and a line about them.
+
+    Raises:
+      UserError, ValueError: if the embeddings are there and are not those of the prompts.
+    """
+    path = config.text.embeddings if "text" in config else ""
+    if not path:
+        named = 'without text (text.embeddings = "")' if "text" in config else "without text"
+        return 0, f"trains {named}"
+    if not Path(path).exists():
+        return None, f"text embeddings from {is_there(path)}"
+    found = build.texts(config)
+    length = len(next(iter(found.values())))
+    return length, f"text embeddings from {path}: {length} tokens for each of {len(found)} worlds"

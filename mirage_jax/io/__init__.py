@@ -1,0 +1,1 @@
+"""Files of other tools and of ours: no model, no jit."""

@@ -1,0 +1,241 @@
+"""Mirage's geometry.npz: depth, cameras and pictures of a clip, as its inference takes them.
+
+Nothing in the file is unpickled: arrays of Python objects are refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, UnidentifiedImageError
+
+from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics
+from mirage_jax.io import video as video_io
+
+_SIDE_FILES = ("clip.mp4", "first_frame.png")
+_NO_SIZE = (-1, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class GeometryFile:
+    """What a geometry.npz holds.
+
+    Attributes:
+      path: the file.
+      depths: z-depth in metres; 0 = unknown.
+      intrinsics: fx, fy, cx, cy in pixels of the `size`.
+      cam2world: poses, OpenCV axes, metres.
+      frames: pictures of all poses, or the first alone.
+      masks: which pixels may be remembered; None = all.
+      original_size: (H, W) that video is to be made in; None if the file does not say.
+      fps: frames per second; None if the file does not say.
+    """
+
+    path: Path
+    depths: Float[np.ndarray, "f height width"]
+    intrinsics: Float[np.ndarray, "f 4"]
+    cam2world: Float[np.ndarray, "f 4 4"]
+    frames: UInt8[np.ndarray, "n height width 3"]
+    masks: Bool[np.ndarray, "f height width"] | None = None
+    original_size: tuple[int, int] | None = None
+    fps: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.cam2world)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of pictures and depths."""
+        return self.depths.shape[1], self.depths.shape[2]
+
+    def camera(self, size: tuple[int, int]) -> Camera:
+        """Cameras of all frames, for pictures of `size`; float32, as devices take them."""
+        scale = np.array([size[1] / self.size[1], size[0] / self.size[0]] * 2)
+        return Camera(
+            (self.intrinsics * scale).astype(np.float32), self.cam2world.astype(np.float32), size
+        )
+
+
+def read_geometry(path: Path, start: int = 0) -> GeometryFile:
+    """Reads a geometry.npz.
+
+    Without `frames`, the pictures are those of clip.mp4 beside the file or, for the first frame,
+    first_frame.png, resized to `processed_size`.
+
+    Args:
+      path: the file.
+      start: number of the frame to begin with; its picture and its depth must be there.
+
+    Raises:
+      FileNotFoundError: if the file, or every source of pictures, is missing.
+      ValueError: naming the file and the array, if it is damaged, or an array is missing, holds
+        objects or does not fit: what was found and what was expected.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected Mirage's geometry.npz")
+    with contextlib.closing(_Arrays(path)) as arrays:
+        depths = arrays.get("depths", "f", ("F", "H", "W"))
+        matrices = arrays.get("intrinsics", "f", ("F", 3, 3))
+        cam2world = arrays.get("poses_c2w", "f", ("F", 4, 4))
+        frames = arrays.find("frames", "u", ("n", "H", "W", 3))
+        masks = arrays.find("masks", "biu", ("F", "H", "W"))
+        arrays.find("frame_indices", "iu", ("F",))
+        original = _size(arrays, "original_size")
+        processed = _size(arrays, "processed_size")
+        fps = arrays.find("fps", "fiu", (1,))
+
+    count, size = len(depths), depths.shape[1:]
+    for name, array in (("intrinsics", matrices), ("poses_c2w", cam2world)):
+        if len(array) != count:
+            raise ValueError(
+                f"{path}: {name}: found {len(array)} frames, expected {count} as depths"
+            )
+    if masks is not None and masks.shape != depths.shape:
+        raise ValueError(f"{path}: masks: found {masks.shape}, expected {depths.shape} as depths")
+    if not 0 <= start < count:
+        raise ValueError(f"{path}: found {count} frames, expected one with number {start}")
+    if frames is None:
+        frames = _pictures_beside(path, processed, start)
+    elif frames.dtype != np.uint8:
+        raise ValueError(f"{path}: frames: found {frames.dtype}, expected uint8")
+    if frames.shape[1:3] != size or len(frames) not in (1, count):
+        raise ValueError(
+            f"{path}: frames: found {len(frames)} of {frames.shape[1:3]} pixels, expected 1 or "
+            f"{count} of {size} as depths"
+        )
+    if start >= len(frames):
+        raise ValueError(f"{path}: frames: found the first alone, expected that of number {start}")
+    if not (depths[start] > 0).any():
+        raise ValueError(f"{path}: depths[{start}]: found no depth above 0, expected metres")
+    if fps is not None and not fps[0] > 0:
+        raise ValueError(f"{path}: fps: found {fps[0]}, expected a positive number")
+    return GeometryFile(
+        path,
+        depths.astype(np.float32, copy=False),
+        check_intrinsics(_focal(path, matrices), size, f"{path}: intrinsics"),
+        check_cam2world(cam2world, f"{path}: poses_c2w"),
+        frames,
+        None if masks is None else masks.astype(bool),
+        original,
+        None if fps is None else float(fps[0]),
+    )
+
+
+class _Arrays:
+    """Arrays of an .npz, each checked as it is read."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            opened = np.load(path, allow_pickle=False)
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path}: not a readable .npz file ({error})") from error
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise ValueError(f"{path}: found one array, expected an .npz file with several")
+        self._file = opened
+
+    def close(self) -> None:
+        self._file.close()
+
+    def get(self, name: str, kinds: str, shape: tuple[str | int, ...]) -> np.ndarray:
+        """An array that must be there."""
+        array = self.find(name, kinds, shape)
+        if array is None:
+            raise ValueError(f"{self.path}: {name}: found none among {sorted(self._file)}")
+        return array
+
+    def find(self, name: str, kinds: str, shape: tuple[str | int, ...]) -> np.ndarray | None:
+        """An array, or None if it is not there or empty; `kinds` are numpy's letters."""
+        if name not in self._file:
+            return None
+        try:
+            array = self._file[name]
+        except ValueError as error:  # among them numpy's refusal to unpickle
+            raise ValueError(
+                f"{self.path}: {name}: {error}; expected numbers, as objects are never unpickled"
+            ) from error
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{self.path}: {name}: damaged ({error})") from error
+        if not array.size:
+            return None
+        fits = array.ndim == len(shape) and all(
+            isinstance(wanted, str) or found == wanted
+            for found, wanted in zip(array.shape, shape, strict=True)
+        )
+        if array.dtype.kind not in kinds or not fits:
+            raise ValueError(
+                f"{self.path}: {name}: found {array.dtype} {array.shape}, expected "
+                f"{' or '.join(_KINDS[kind] for kind in kinds)} ({', '.join(map(str, shape))})"
+            )
+        return array
+
+
+_KINDS = {"f": "floating point", "u": "unsigned", "i": "integer", "b": "bool"}
+
+
+def _size(arrays: _Arrays, name: str) -> tuple[int, int] | None:
+    found = arrays.find(name, "iu", (2,))
+    if found is None or tuple(found) == _NO_SIZE:
+        return None
+    if found.min() < 1:
+        raise ValueError(
+            f"{arrays.path}: {name}: found {found.tolist()}, expected height and width"
+        )
+    return int(found[0]), int(found[1])
+
+
+def _focal(path: Path, matrices: np.ndarray) -> np.ndarray:
+    """fx, fy, cx, cy of matrices that hold nothing else."""
+    plain = np.zeros_like(matrices)
+    for row, column in ((0, 0), (1, 1), (0, 2), (1, 2)):
+        plain[:, row, column] = matrices[:, row, column]
+    plain[:, 2, 2] = 1.0
+    wrong = (np.nan_to_num(matrices - plain) != 0).any((1, 2))
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise ValueError(
+            f"{path}: intrinsics[{first}]: found {matrices[first].tolist()}, expected "
+            "[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]"
+        )
+    return np.stack([matrices[:, i, j] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2))], axis=-1)
+
+
+def _pictures_beside(path: Path, size: tuple[int, int] | None, start: int) -> np.ndarray:
+    clip, first = (path.parent / name for name in _SIDE_FILES)
+    if clip.is_file():
+        pictures: Any = video_io.read_video(clip)[0]
+    elif first.is_file():
+        if start:
+            raise ValueError(
+                f"{path}: frames: found none and {first.name} alone beside it, expected the "
+                f"picture of number {start}"
+            )
+        try:
+            with Image.open(first) as image:
+                pictures = np.asarray(image.convert("RGB"))[None]
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise ValueError(f"{first}: not a readable picture ({error})") from error
+    else:
+        raise FileNotFoundError(
+            f"{path}: frames: found none; expected them there, or {' or '.join(_SIDE_FILES)} "
+            "beside it"
+        )
+    return pictures if size is None else np.stack([resize(picture, size) for picture in pictures])
+
+
+def resize(
+    picture: UInt8[np.ndarray, "height width 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture at another size, by Pillow's bilinear filter as Mirage does it."""
+    if picture.shape[:2] == size:
+        return picture
+    image = Image.fromarray(picture)
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))

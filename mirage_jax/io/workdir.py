@@ -1,0 +1,60 @@
+"""Where a run keeps its parts: the folders of a work directory."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """Paths inside a work directory.
+
+    Attributes:
+      root: the work directory.
+    """
+
+    root: Path
+
+    def worlds(self, source: str) -> Path:
+        """Recorded clips of one source."""
+        return self.root / "worlds" / source
+
+    def latents(self, source: str, split: str, *, rgb: bool = False) -> Path:
+        """Cached latents of one source and split, with or without the colour-cloud baseline."""
+        return self.root / ("latents_rgb" if rgb else "latents") / f"{source}-{split}.array_record"
+
+    def stage(self, name: str) -> Path:
+        """Training folder of a stage: checkpoints, metrics, samples."""
+        return self.root / "training" / name
+
+    def model(self, name: str) -> Path:
+        """Exported weights: "encoder", "geometry", "denoiser_latent", "denoiser_rgb", ..."""
+        return self.root / "model" / name
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results.json"
+
+    @property
+    def seconds(self) -> Path:
+        """Wall time of each stage run so far."""
+        return self.root / "seconds.json"
+
+    def recorded(self, sources: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of `sources` that were recorded here.
+
+        Raises:
+          ValueError: if none was.
+        """
+        found = tuple(s for s in sources if (self.worlds(s) / "dataset.json").exists())
+        if not found:
+            raise ValueError(
+                f"{self.root / 'worlds'}: no recorded clips of {', '.join(sources)}; "
+                "run `mirage record` first"
+            )
+        return found

@@ -1,0 +1,106 @@
+"""Depth of generated frames from elsewhere than the geometry head: `Look`s for a rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from mirage_jax.convert.depth_anything import from_depth_anything
+from mirage_jax.convert.tensor_files import open_tensors
+from mirage_jax.geometry import Camera
+from mirage_jax.io.depth_maps import resample
+from mirage_jax.io.geometry_npz import GeometryFile
+from mirage_jax.memory import pool_depth
+from mirage_jax.nn.depth_anything import PRESETS, DepthAnything, estimate
+from mirage_jax.world.rollout import Look
+
+_CLASS_TOKENS = ("backbone.embeddings.cls_token", "pretrained.cls_token")
+
+
+def from_file(geometry: GeometryFile, start: int = 0, size: tuple[int, int] | None = None) -> Look:
+    """The depths (and masks) of a file at the poses that are followed.
+
+    True of a generated frame as far as it shows what was there; a depth of 0 is not remembered.
+
+    Args:
+      geometry: the file.
+      start: number of its frame that the path begins with.
+      size: of the maps; None for that of the file.
+    """
+
+    def look(
+        pictures: UInt8[np.ndarray, "k height width 3"],
+        numbers: list[int],
+        camera: Camera,
+        held: Float[np.ndarray, "k h w"],
+    ) -> tuple[Float[np.ndarray, "k dh dw"], Float[np.ndarray, "k dh dw"] | None]:
+        frames = [start + number for number in numbers]
+        depth, masks = geometry.depths[frames], geometry.masks
+        static = None if masks is None else masks[frames].astype(np.float32)
+        if size is None:
+            return depth, static
+        depth = np.stack([resample(one, size) for one in depth])
+        return depth, None if static is None else np.stack([resample(one, size) for one in static])
+
+    return look
+
+
+def from_network(depth_of: Callable[[UInt8[np.ndarray, "height width 3"]], np.ndarray]) -> Look:
+    """A network that tells metres, each chunk brought to the scale of what is remembered.
+
+    Args:
+      depth_of: z-depth of the pixels of a picture.
+    """
+
+    def look(
+        pictures: UInt8[np.ndarray, "k height width 3"],
+        numbers: list[int],
+        camera: Camera,
+        held: Float[np.ndarray, "k h w"],
+    ) -> tuple[Float[np.ndarray, "k dh dw"], None]:
+        depth = np.stack([depth_of(picture) for picture in pictures]).astype(np.float32)
+        return depth * scale_between(depth, held), None
+
+    return look
+
+
+def scale_between(
+    depth: Float[np.ndarray, "k dh dw"], held: Float[np.ndarray, "k h w"]
+) -> np.float32:
+    """What `depth` is to be multiplied by to fit the depth that is `held` of the same views.
+
+    The median ratio of cells where something is held (above 0); 1 where nothing is. The size of
+    `depth` is a multiple of that of `held`.
+    """
+    cells = np.asarray(pool_depth(depth, held.shape[1:])[0])
+    known = (held > 0) & (cells > 0)
+    return np.float32(np.median(held[known] / cells[known])) if known.any() else np.float32(1.0)
+
+
+def depth_anything(path: Path, max_depth: float) -> Look:
+    """Depth Anything V2, a metric network of any released size, from safetensors.
+
+    Args:
+      path: file or folder with the weights.
+      max_depth: metres that it was trained up to: 20 indoors, 80 outdoors, as released.
+
+    Raises:
+      FileNotFoundError, ValueError: if they are no weights of such a network.
+    """
+    tensors = open_tensors(path).tensors
+    width = next((tensors[name].shape[-1] for name in _CLASS_TOKENS if name in tensors), None)
+    fields = next((fields for fields in PRESETS.values() if fields["width"] == width), None)
+    if fields is None:
+        raise ValueError(
+            f"{path}: found a class token of {width} channels, expected one of Depth Anything V2: "
+            f"{', '.join(str(fields['width']) for fields in PRESETS.values())}"
+        )
+    network = DepthAnything(**fields, max_depth=max_depth)
+    try:
+        params = from_depth_anything(tensors, network)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return from_network(lambda picture: estimate(network, params, picture))
