@@ -17,13 +17,7 @@ from xml.etree import ElementTree
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Read when a process starts, so by workers: tracing and compiling allocate small things all the
-# time. Where it is set, `mirage` does not start its process once more.
-os.environ.setdefault(
-    "GLIBC_TUNABLES",
-    "glibc.malloc.arena_max=2:glibc.malloc.tcache_count=60000"
-    ":glibc.malloc.trim_threshold=1000000000:glibc.malloc.top_pad=67108864",
-)
+os.environ.setdefault("GLIBC_TUNABLES", "")  # or `mirage` would start pytest once more
 
 # Workers and programs that tests start share what is compiled: equal programs are compiled once. A
 # folder that is set already is used, and kept for the next run.
