@@ -18,18 +18,13 @@ from xml.etree import ElementTree
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GLIBC_TUNABLES", "")  # or `mirage` would start pytest once more
-
-# Workers and programs that tests start share what is compiled: equal programs are compiled once. A
-# folder that is set already is used, and kept for the next run.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    COMPILED = tempfile.TemporaryDirectory(prefix="compiled_")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there is a worker for each core
 
 import jax
 import pytest
 from jaxtyping import install_import_hook
+
+from helpers.exhaustive import LONG
 
 ON_DEVICES = ["mirage_jax.memory.sharded", "mirage_jax.nn.attention", "mirage_jax.parallel"]
 CHECKED = ON_DEVICES if "MIRAGE_TEST_DEVICES" in os.environ else ["mirage_jax", "data_pipelines"]
@@ -50,11 +45,24 @@ FOLDERS = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 os.environ["PYTHONPATH"] = os.pathsep.join([*FOLDERS, os.environ.get("PYTHONPATH", "")])
 
 # Begun first, so that no worker is left with one of them when the others are done.
-LONGEST = ("test_end_to_end.py", "test_presets.py", "test_context_parallel.py", "test_loop.py")
+LONGEST = (
+    "test_end_to_end.py",
+    "test_loop.py",
+    "test_denoiser.py",
+    "test_cli.py",
+    "test_generate_preset.py",
+    "test_compile.py",
+    "test_presets.py",
+    "test_context_parallel.py",
+)
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+    for item in items:
+        if item.get_closest_marker("long") and not LONG:
+            item.add_marker(pytest.mark.skip(reason="of make test-long: MIRAGE_TEST_LONG=1"))
 
 
 def pytest_collection_finish():
@@ -67,13 +75,7 @@ def pytest_collection_finish():
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "devices(n): run on n fake CPU devices")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_compilations():
-    """Commands that run in this process keep compiled programs elsewhere: back to the folder."""
-    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    config.addinivalue_line("markers", "long: exhaustive, run with MIRAGE_TEST_LONG=1 alone")
 
 
 @pytest.hookimpl(tryfirst=True)
