@@ -12,6 +12,7 @@ accelerators, and half a cell of error in lift or read costs more than a decibel
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.struct
@@ -202,6 +203,18 @@ def _to_world(points: Array, camera: Camera, spatial_dims: int) -> Array:
         ],
         axis=-1,
     )
+
+
+def field_of_view(degrees: float | int, size: tuple[int, int]) -> Float[np.ndarray, "4"]:
+    """Intrinsics of a centred lens that sees so many degrees across the shorter side.
+
+    Raises:
+      ValueError: unless the angle is between 0 and 180 degrees.
+    """
+    if not 0 < degrees < 180:
+        raise ValueError(f"field of view: found {degrees}, expected degrees between 0 and 180")
+    focal = min(size) / 2 / math.tan(math.radians(degrees) / 2)
+    return np.array([focal, focal, size[1] / 2, size[0] / 2], np.float32)
 
 
 # -- pictures and their intrinsics ---------------------------------------------------------------

@@ -33,7 +33,7 @@ from absl import flags
 from rich.console import Console
 
 from mirage_jax.cli.helpers import common
-from mirage_jax.world.conditioners import LAYOUTS
+from mirage_jax.world.conditioners import KINDS
 
 _SOURCE = flags.DEFINE_list("source", [], "What to read; several are merged.")
 _TO = flags.DEFINE_string("to", "", "Folder of the export, or what to write an export to.")
@@ -45,8 +45,8 @@ _BRANCH_LAYERS = flags.DEFINE_list(
 _CONTEXT = flags.DEFINE_enum(
     "context",
     "",
-    ["", *LAYOUTS],
-    "What a branch's context holds beside the read-out, if there is no --model.",
+    ["", *KINDS],
+    "What a branch was trained to be told, if there is no --model.",
 )
 _ALPHA = flags.DEFINE_float(
     "lora_alpha", None, "Alpha of a low-rank adapter that stores none; scales by alpha / rank."

@@ -39,8 +39,7 @@ from mirage_jax.convert.wan_vae import is_video_vae, released_stats, video_vae_p
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.lora import STACK, LoRA
 from mirage_jax.nn.video_vae import VideoVAE
-from mirage_jax.weights import export_with
-from mirage_jax.world.latent_encoder import module_fields
+from mirage_jax.weights import export_with, module_fields
 
 Notify = Callable[[str], None]
 Update = Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]]
@@ -57,7 +56,7 @@ class Asked:
       heads: attention heads; 0 if unknown.
       branch_layers: blocks that the hints of a branch belong to.
       alpha: of a low-rank adapter; None if unknown.
-      context: layout of a branch's context, one of `conditioning.LAYOUTS`; "" if unknown.
+      context: kind of conditioner (`world.conditioners.KINDS`) of a branch; "" if unknown.
     """
 
     model: str = ""

@@ -29,8 +29,7 @@ from mirage_jax.convert.wan_vae import released_stats, wan_vae_plan
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.lora import LoRA
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
-from mirage_jax.weights import FORMAT, WEIGHTS
-from mirage_jax.world.latent_encoder import as_fields, module_fields
+from mirage_jax.weights import FORMAT, WEIGHTS, as_fields, module_fields
 
 NAMINGS = ("original", "diffusers")
 PARTS = ("all", "base", "branch")

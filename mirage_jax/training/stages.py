@@ -24,15 +24,18 @@ from rich.progress import track
 
 from data_pipelines import loading
 from data_pipelines.card import read_card
+from mirage_jax.chunks import TEMPORAL_STRIDE
 from mirage_jax.nn.patch_pca import pca_linear_path
 from mirage_jax.nn.video_vae import VideoVAE, measure_stats, normalise
 from mirage_jax.parallel import processes
-from mirage_jax.training import latent_cache, rgb_baseline
-from mirage_jax.training.latent_cache import LatentClip, LatentSource
+from mirage_jax.training import latent_cache
+from mirage_jax.training.latent_cache import LatentSource
 from mirage_jax.training.loop import fit
 from mirage_jax.training.optimizers import Recipe
 from mirage_jax.training.task import Task
 from mirage_jax.training.vae_task import VAETask
+from mirage_jax.world.conditioners import Rgb
+from mirage_jax.world.latent_clip import LatentClip, encode_clip, keyframe_depth
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
 
 PCA_CLIPS = 300
@@ -301,8 +304,8 @@ def cache_latents(
 ) -> int:
     """Encodes every clip of a recorded world once; returns how many there are.
 
-    For `chunk_frames` and `preceding` see `latent_cache.encode_clip`; for `sky_depth`,
-    `latent_cache.keyframe_depth`; `rgb` caches what the colour-cloud baseline needs, too.
+    For `chunk_frames` and `preceding` see `latent_clip.encode_clip`; for `sky_depth`,
+    `latent_clip.keyframe_depth`; `rgb` caches what the colour-cloud baseline needs, too.
     """
     source = loading.ClipSource(clips, split)
     making: dict[str, Any] = {"chunk_frames": chunk_frames, "rgb": rgb, "preceding": preceding}
@@ -322,13 +325,12 @@ def cache_latents(
 
 
 def _host_inputs(elements: Sequence[Mapping[str, Any]], sky_depth: float) -> tuple[np.ndarray, ...]:
-    stride = latent_cache.TEMPORAL_STRIDE
     poses = np.stack([e["cam2world"] for e in elements])
     relative = np.linalg.inv(poses[:, :1]) @ poses
     return (
         np.stack([e["video"] for e in elements]),
-        np.stack([latent_cache.keyframe_depth(e["depth"], sky_depth) for e in elements]),
-        np.stack([(e["mover_ids"][::stride] > 0).astype(np.float32) for e in elements]),
+        np.stack([keyframe_depth(e["depth"], sky_depth) for e in elements]),
+        np.stack([(e["mover_ids"][::TEMPORAL_STRIDE] > 0).astype(np.float32) for e in elements]),
         np.stack([e["intrinsics"][0] for e in elements]),
         relative.astype(np.float32),
     )
@@ -338,19 +340,12 @@ def _encode_batch(
     encoder: LatentEncoder, video: Any, depth: Any, moving: Any, intrinsics: Any, poses: Any,
     *, chunk_frames: int, rgb: bool, preceding: int,
 ) -> LatentClip:  # fmt: skip
-    baseline: Callable | None = None
-    if rgb:
-        baseline = functools.partial(
-            rgb_baseline.contexts, encode=encoder.encode, chunk_frames=chunk_frames
-        )
+    vae = encoder.vae
+    baseline = Rgb(vae.latent_channels, vae.spatial_stride) if rgb else None
 
     def one(*clip: Any) -> LatentClip:
-        return latent_cache.encode_clip(
-            *clip,
-            encode=encoder.encode,
-            chunk_frames=chunk_frames,
-            rgb=baseline,
-            preceding=preceding,
+        return encode_clip(
+            *clip, encoder=encoder, chunk_frames=chunk_frames, rgb=baseline, preceding=preceding
         )
 
     return jax.vmap(one)(to_model_range(video), depth, moving, intrinsics, poses)

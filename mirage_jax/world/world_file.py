@@ -53,7 +53,7 @@ def load_world(path: Path, model: WorldModel | None = None) -> World:
         raise ValueError(f"{path}: not a saved world ({error})") from error
     if found != WORLD_FORMAT:
         raise ValueError(f"{path}: format {found!r}, expected {WORLD_FORMAT!r}")
-    kept = any(name.startswith("past/") for name in tensors)
+    kept = any(name.startswith("context_frames/") for name in tensors)
     smallest = _blank((1, 1, 1), 1, (1, 0, 1) if kept else None)
     missing = [name for name in _by_name(smallest) if name not in tensors]
     if missing:
@@ -66,7 +66,9 @@ def load_world(path: Path, model: WorldModel | None = None) -> World:
         )
     past = None
     if kept:
-        frames, recent, context = (tensors[f"past/{n}"] for n in ("latents", "recent", "context"))
+        frames, recent, context = (
+            tensors[f"context_frames/{n}"] for n in ("latents", "recent", "context")
+        )
         past = (len(frames), len(recent), context.shape[-1])
     blank = jax.eval_shape(lambda: _blank(latent, slots[0], past))
     expected = _by_name(blank)
@@ -107,5 +109,5 @@ def _blank(
         cam2world=jnp.zeros((4, 4)),
         intrinsics=jnp.zeros(4),
         frames=jnp.zeros((), jnp.int32),
-        past=frames,
+        context_frames=frames,
     )

@@ -24,8 +24,8 @@ from mirage_jax.convert.tensor_files import write_tensors
 from mirage_jax.convert.wan_dit import from_wan_dit, wan_dit_fields, wan_dit_plan
 from mirage_jax.convert.wan_vae import released_stats
 from mirage_jax.nn.denoiser import Denoiser
-from mirage_jax.weights import export, load_export
-from mirage_jax.world.latent_encoder import LatentEncoder, as_fields
+from mirage_jax.weights import as_fields, export, load_export
+from mirage_jax.world.latent_encoder import LatentEncoder
 
 GOLDEN = paths.GOLDEN
 MIRAGE = GOLDEN / "official_mirage_dit_vace" / "weights.safetensors"

@@ -14,8 +14,7 @@ from mirage_jax.convert.incoming import Asked, import_checkpoint
 from mirage_jax.convert.outgoing import export_checkpoint
 from mirage_jax.convert.wan_dit import from_wan_dit, original_names
 from mirage_jax.nn.lora import EVERY_PROJECTION, SELF_ATTENTION, LoRA
-from mirage_jax.weights import load_export
-from mirage_jax.world.latent_encoder import as_fields
+from mirage_jax.weights import as_fields, load_export
 
 BASE = paths.GOLDEN / "diffusers_wan_ti2v"
 RANK = 4

@@ -19,10 +19,10 @@ from mirage_jax.io import text
 from mirage_jax.io import video as video_io
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
-from mirage_jax.weights import export
+from mirage_jax.weights import export, module_fields
 from mirage_jax.world import Chunk
 from mirage_jax.world.conditioners import layout_channels
-from mirage_jax.world.latent_encoder import LatentEncoder, module_fields
+from mirage_jax.world.latent_encoder import LatentEncoder
 from mirage_jax.world.presets import PRESETS
 
 CONFIG = paths.EXPERIMENTS / "quickstart.py"
