@@ -69,7 +69,7 @@ def returning_chunk(
     if context is not None:
         context = context * (1.0 - empty)
     if clean:
-        clean["shown"] = keep_references(clean["shown"], empty == 0, model.references)
+        clean["frame_mask"] = keep_references(clean["frame_mask"], empty == 0, model.references)
     latents = model.denoise(target[:, 0], context, rays, key, **clean)
     return model.encoder.decode(latents)
 

@@ -60,7 +60,7 @@ class DiTBlock(nn.Module):
         modulation: Float[Array, "b f #s 6 d"],
         rotations: Float[Array, "n half 2"],
         text: Float[Array, "b l d"] | None = None,
-        seen: Bool[Array, "b f"] | None = None,
+        frame_mask: Bool[Array, "b f"] | None = None,
     ) -> Float[Array, "b f s d"]:
         """Applies the block.
 
@@ -70,7 +70,7 @@ class DiTBlock(nn.Module):
             frame (s = 1) or per token.
           rotations: rotary table of the n tokens.
           text: embedded text tokens; needed if and only if the module has `text`.
-          seen: frames that others may attend to; None for all.
+          frame_mask: which frames are present, as keys of self-attention; None for all.
         """
         # Said in every block: else kernels split along `embed` may split the tokens' channels, too.
         x = nn.with_logical_constraint(x, ("batch", None, "tokens", None))
@@ -90,7 +90,7 @@ class DiTBlock(nn.Module):
         # Frames and cells stay two axes throughout: devices may split the cells.
         rotations = rotations.reshape(frames, cells, *rotations.shape[1:])
         y = modulate(x, shift, scale).astype(self.dtype)
-        x = x + gate * attend("self_attn", y, rotations=rotations, seen=seen)
+        x = x + gate * attend("self_attn", y, rotations=rotations, frame_mask=frame_mask)
 
         if self.text:
             ones, zeros = nn.initializers.ones, nn.initializers.zeros

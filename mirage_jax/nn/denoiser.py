@@ -168,7 +168,7 @@ class Denoiser(nn.Module):
         *,
         reference: Float[Array, "b r h w c"] | None = None,
         preceding: Float[Array, "b p h w c"] | None = None,
-        shown: Bool[Array, "b _"] | None = None,
+        frame_mask: Bool[Array, "b _"] | None = None,
         text: Float[Array, "b l e"] | None = None,
         memory: Float[Array, "b _ h w m"] | None = None,
         rays: Float[Array, "b _ h w k"] | None = None,
@@ -182,8 +182,8 @@ class Denoiser(nn.Module):
           timestep: noise level times 1000 of each target frame, or of each patch of each frame.
           reference: clean latents of retrieved frames; they get no memory and no rays.
           preceding: clean latents that come after the target in the token order.
-          shown: which of the reference and preceding latents there are, in this order; None for
-            all. The others are as good as left out. A sample with n references has them last.
+          frame_mask: which of the reference and preceding latents, in this order, are present; None
+            for all. No token attends to the others. A sample with n references has them last.
           text: text tokens, not masked; None stands for no text (a single zero token).
           memory: context of the target frames, or of target and preceding frames. None leaves out
             everything the memory would add, learned biases included.
@@ -202,7 +202,7 @@ class Denoiser(nn.Module):
         references = 0 if reference is None else reference.shape[1]
         precedings = 0 if preceding is None else preceding.shape[1]
 
-        seen = self._seen(shown, references, precedings, target)
+        frame_mask = self._all_frames_mask(frame_mask, references, precedings, target)
         mean, spread = self._known(memory, latents, precedings)
         sigma = timestep[..., None, None] / 1000.0
         if self.data_std:
@@ -271,7 +271,7 @@ class Denoiser(nn.Module):
                 modulation[:, references:],
                 rotations[first:],
                 text_tokens,
-                None if seen is None else seen[:, references:],
+                None if frame_mask is None else frame_mask[:, references:],
             )
             hints = jnp.pad(hints * branch_scale, ((0, 0), (0, 0), (references, 0), (0, 0), (0, 0)))
 
@@ -286,7 +286,7 @@ class Denoiser(nn.Module):
             "dtype": self.dtype,
         }
         stack = over_layers(_Layer, self.depth, remat=self.remat, scan=self.scan)
-        shared = (modulation, rotations, text_tokens, seen, hints)
+        shared = (modulation, rotations, text_tokens, frame_mask, hints)
         x, _ = stack(block, name="blocks")(x, jnp.asarray(hint_of_layer), shared)
 
         if not all_frames:
@@ -299,19 +299,20 @@ class Denoiser(nn.Module):
         skip, scale = velocity_preconditioning(sigma, spread)
         return skip * latents + scale * out - mean
 
-    def _seen(
-        self, shown: Array | None, references: int, precedings: int, target: int
+    def _all_frames_mask(
+        self, frame_mask: Array | None, references: int, precedings: int, target: int
     ) -> Array | None:
-        """Frames [b, f] that others may attend to; None for all."""
-        if shown is None:
+        """Mask [b, f] of all frames, in token order, from one of the clean frames; None for all."""
+        if frame_mask is None:
             return None
-        if shown.shape[1] != references + precedings:
+        if frame_mask.shape[1] != references + precedings:
             raise ValueError(
-                f"shown: found {shown.shape[1]} frames, expected {references} reference and "
-                f"{precedings} preceding ones"
+                f"frame_mask: found {frame_mask.shape[1]} frames, expected {references} reference "
+                f"and {precedings} preceding ones"
             )
-        there = jnp.ones((len(shown), target), bool)
-        return jnp.concatenate([shown[:, :references], there, shown[:, references:]], axis=1)
+        targets = jnp.ones((len(frame_mask), target), bool)
+        masks = frame_mask[:, :references], targets, frame_mask[:, references:]
+        return jnp.concatenate(masks, axis=1)
 
     def _known(self, memory: Array | None, latents: Array, precedings: int) -> tuple[Array, Array]:
         """Mean and standard deviation of the target latents before the network has looked."""

@@ -170,7 +170,7 @@ class Inputs(NamedTuple):
       target: latents of the chunk.
       rays: of the chunk's cameras.
       context: what the memory shows of the chunk and of the preceding latents, if there is one.
-      clean: `reference` and `preceding` latents and which are `shown`, as `Denoiser` has them;
+      clean: `reference` and `preceding` latents and their `frame_mask`, as `Denoiser` has them;
         empty where none are ever shown.
     """
 
@@ -218,7 +218,7 @@ def sample_inputs(
         before = _cameras(clip, start - frames.preceding, frames.preceding, size)
         context = jnp.concatenate([context, read(before)])
     shown = jnp.concatenate([there, jnp.broadcast_to(follows, frames.preceding_latents)])
-    clean = {"reference": reference, "preceding": clip.preceding, "shown": shown}
+    clean = {"reference": reference, "preceding": clip.preceding, "frame_mask": shown}
     return Inputs(target, rays, context, clean)
 
 
@@ -356,7 +356,9 @@ class DenoiserTask(Task):
             kept, clean = jax.random.uniform(drop_key) >= self.drop_memory, dict(found.clean)
             if clean:
                 references = self.frames.references
-                clean["shown"] = clean_frames.keep_references(clean["shown"], kept, references)
+                clean["frame_mask"] = clean_frames.keep_references(
+                    clean["frame_mask"], kept, references
+                )
             return found._replace(context=found.context * kept, clean=clean)
 
         size = batch.chunks.shape[0]

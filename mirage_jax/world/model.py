@@ -144,7 +144,7 @@ class WorldModel:
         """Samples the latents of a chunk whose first latent is given.
 
         `clean` are the latents of frames that are shown with it, `reference` and `preceding`, and
-        which of them are `shown`, see `Denoiser`.
+        which of them are present, `frame_mask`, see `Denoiser`.
         """
 
         def prompt(text: Array | None) -> Array | None:
@@ -334,7 +334,7 @@ class WorldModel:
         if world.past is not None and slots is not None:
             reference, there = past_frames.take(world.past.latents, slots)
             clean["reference"] = reference[None]
-            clean["shown"] = jnp.concatenate([there, jnp.ones(before, bool)])[None]
+            clean["frame_mask"] = jnp.concatenate([there, jnp.ones(before, bool)])[None]
         if score is not None:
             told = jnp.concatenate([told, score], axis=-1)
         batch = told[None] if self.denoiser.memory_channels else None

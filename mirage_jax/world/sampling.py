@@ -26,7 +26,7 @@ def sample_chunk(
     schedule: str = "uniform",
     reference: Float[Array, "b r h w c"] | None = None,
     preceding: Float[Array, "b p h w c"] | None = None,
-    shown: Bool[Array, "b _"] | None = None,
+    frame_mask: Bool[Array, "b _"] | None = None,
     text: Float[Array, "b n e"] | None = None,
     other_text: Float[Array, "b n2 e"] | None = None,
     guidance: float = 1.0,
@@ -49,7 +49,7 @@ def sample_chunk(
       schedule: one of `samplers.KINDS`.
       reference: clean latents of earlier frames.
       preceding: clean latents of the end of the chunk before.
-      shown: which of the two there are, see `Denoiser`.
+      frame_mask: which of the two are present, see `Denoiser`.
       text: embedded prompt.
       other_text: what to be led away from, if `guidance` is not 1.
       guidance: how far, see `samplers.guided`.
@@ -68,7 +68,7 @@ def sample_chunk(
                 rays=rays if denoiser.ray_channels else None,
                 reference=reference,
                 preceding=preceding,
-                shown=shown,
+                frame_mask=frame_mask,
                 text=text,
             )
 

@@ -93,11 +93,11 @@ class Attention(nn.Module):
         *,
         rotations: Float[Array, "*n half 2"] | None = None,
         context: Float[Array, "b m d"] | None = None,
-        seen: Bool[Array, "b f"] | None = None,
+        frame_mask: Bool[Array, "b f"] | None = None,
     ) -> Float[Array, "b *n d"]:
         """Attends from x to itself, with rotations, or to `context`, without.
 
-        With `seen`, tokens are [frames, cells] and nothing attends to frames that are not.
+        With `frame_mask` the token axes are [frames, cells], and nothing attends to absent frames.
 
         Tokens may have several dimensions, of which the last is the one that devices may split:
         merging it into one with the others would move every token.
@@ -108,5 +108,7 @@ class Attention(nn.Module):
         q, k, v = (a.reshape(*a.shape[:-1], self.heads, -1) for a in (q, k, v))
         if rotations is not None:
             q, k = rotate(q, rotations), rotate(k, rotations)
-        out = attention(q, k, v, seen=seen, backend=self.backend, keys_split=context is None)
+        out = attention(
+            q, k, v, frame_mask=frame_mask, backend=self.backend, keys_split=context is None
+        )
         return self.o(checkpoint_name(out.reshape(x.shape), ATTENTION_OUTPUT))
