@@ -53,7 +53,7 @@ def read_against_sort(
     """Times `memory.read` against `sort_and_scatter` on the same elements and view, both jitted.
 
     The ratio depends on the share of the memory that is in view, since a sort of equal keys is
-    cheaper, so there are two scenes and the share is reported.
+    faster, so there are two scenes and the share is reported.
 
     Args:
       scene: "all_in_view": every element was written from the pose that is read, at random depth;
@@ -115,7 +115,7 @@ def measure(
 
     Both do what they do in a rollout. After a chunk the keyframe of each of its new latents is
     written, one element per cell or per pixel. Before a chunk the latent memory is read as the
-    denoiser needs it (`conditioning.memory_context`); the RGB cloud is drawn at every frame of the
+    denoiser needs it (`conditioners.memory_context`); the RGB cloud is drawn at every frame of the
     same chunk, and the pictures are encoded. Each stage is the median of `repeats` warm runs.
 
     Args:
@@ -123,7 +123,7 @@ def measure(
       grid: latent grid `(h, w)`.
       channels: of a latent token.
       chunk_frames: frames of a chunk, 1 + 4 n.
-      reads, fine, prefer, footprint: how memory is read, see `conditioning.memory_context`.
+      reads, fine, prefer, footprint: how memory is read, see `conditioners.memory_context`.
       chunks: after how many chunks to measure.
       encode: encodes a rendered video `[chunk_frames, H, W, 3]` in [-1, 1], which the RGB memory
         needs before the denoiser can use it; None leaves its time out (reported as None, not 0).

@@ -15,7 +15,7 @@ from mirage_jax.nn.attention import ATTENTION_OUTPUT, Attention, Linear, named_p
 EPS = 1e-6
 
 BLOCK_INPUT = "block_input"
-"""Name that rematerialisation policies know the input of a block by."""
+"""Checkpoint name of a block's input, see `REMAT`."""
 
 
 def layer_norm(x: Float[Array, "*b d"], eps: float = EPS) -> Float[Array, "*b d"]:
@@ -72,7 +72,7 @@ class DiTBlock(nn.Module):
           text: embedded text tokens; needed if and only if the module has `text`.
           frame_mask: which frames are present, as keys of self-attention; None for all.
         """
-        # Said in every block: else kernels split along `embed` may split the tokens' channels, too.
+        # In every block: else kernels split along `embed` may split the tokens' channels, too.
         x = nn.with_logical_constraint(x, ("batch", None, "tokens", None))
         x = checkpoint_name(x, BLOCK_INPUT)
         batch, frames, cells, width = x.shape
@@ -119,8 +119,9 @@ REMAT = {
         offload_dst="pinned_host",
     ),
 }
-"""What the backward pass keeps of a block: everything; all matrix products; those with weights;
-what attention found, the dearest to compute again; its input alone; that, in the host's memory."""
+"""What is saved of a block for its backward pass: everything; all matrix products; those with
+weights; attention's output, the most expensive to recompute; the input alone; the input, in host
+memory."""
 
 
 def over_layers(step: type[nn.Module], layers: int, *, remat: str, scan: bool) -> Any:

@@ -20,8 +20,10 @@ class LatentStats:
 def measure_stats(latents: Float[Array, "*lead c"], *, per_channel: bool = True) -> LatentStats:
     """Statistics of a sample of latents.
 
-    ``per_channel=False`` divides all channels by one number (their root-mean-square deviation), so
-    that channels keep their relative weight.
+    Args:
+      latents: the sample; all leading axes are pooled.
+      per_channel: False divides all channels by one number, their root-mean-square deviation, so
+        that channels keep their relative weight.
     """
     flat = latents.reshape(-1, latents.shape[-1]).astype(jnp.float32)
     variance = jnp.var(flat, axis=0)
@@ -31,12 +33,12 @@ def measure_stats(latents: Float[Array, "*lead c"], *, per_channel: bool = True)
 
 
 def normalise(latents: Float[Array, "*lead c"], stats: LatentStats) -> Float[Array, "*lead c"]:
-    """``(latents - mean) / std``."""
+    """`(latents - mean) / std`."""
     return (latents - stats.mean) / stats.std
 
 
 def denormalise(latents: Float[Array, "*lead c"], stats: LatentStats) -> Float[Array, "*lead c"]:
-    """The inverse of :func:`normalise`."""
+    """The inverse of `normalise`."""
     return latents * stats.std + stats.mean
 
 
@@ -45,7 +47,7 @@ def sample_posterior(
     mean: Float[Array, "*shape"],
     logvar: Float[Array, "*shape"],
 ) -> Float[Array, "*shape"]:
-    """Draw latents from the posterior N(mean, exp(logvar))."""
+    """Draws latents from the posterior N(mean, exp(logvar))."""
     return mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
 
 
@@ -57,7 +59,11 @@ def kl_divergence(
 
 
 def latent_frames(frames: int, temporal_stride: int) -> int:
-    """How many latents a clip of ``frames`` frames has; ValueError unless it is 1 + n strides."""
+    """Number of latents of a clip of `frames` frames.
+
+    Raises:
+      ValueError: if `frames` is not 1 + n `temporal_stride`.
+    """
     if frames < 1 or (frames - 1) % temporal_stride:
         raise ValueError(
             f"a clip of {frames} frames cannot be encoded: expected 1 + n * {temporal_stride}"

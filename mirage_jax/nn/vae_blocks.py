@@ -16,8 +16,8 @@ from mirage_jax.nn.layers import (
     RMSNorm,
     Stream,
     fan_in_uniform,
-    keep_last,
     logical,
+    store_last,
 )
 
 
@@ -26,8 +26,17 @@ def average_down(
 ) -> Float[Array, "b t2 h2 w2 o"]:
     """Parameter-free shortcut of a down block: blocks go to channels, groups of which are averaged.
 
-    A clip whose length is no multiple of ``time`` (the first chunk) gets zero frames in front.
-    Where there are fewer values than ``features``, channels are repeated instead.
+    A clip whose length is no multiple of `time` (the first chunk) gets zero frames in front.
+    Where there are fewer values than `features`, channels are repeated instead.
+
+    Args:
+      x: input of the level.
+      features: channels o of the result.
+      time: frames per block.
+      space: rows and columns per block.
+
+    Raises:
+      ValueError: if neither the values of a block nor `features` divide the other.
     """
     x = jnp.pad(x, ((0, 0), (-x.shape[1] % time, 0)) + ((0, 0),) * 3)
     values = x.shape[-1] * time * space**2
@@ -55,7 +64,17 @@ def duplicate_up(
 ) -> Float[Array, "b t2 h2 w2 o"]:
     """Parameter-free shortcut of an up block: channels are repeated, then spread over blocks.
 
-    In the first chunk the leading ``time - 1`` frames are dropped: its first latent is one frame.
+    In the first chunk the leading `time - 1` frames are dropped: its first latent is one frame.
+
+    Args:
+      x: input of the level.
+      features: channels o of the result.
+      time: frames per block.
+      space: rows and columns per block.
+      first_chunk: whether x begins the clip.
+
+    Raises:
+      ValueError: if the channels of x do not divide the values of a block.
     """
     values = features * time * space**2
     if values % x.shape[-1]:
@@ -108,7 +127,7 @@ class FrameAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve height and width and, with ``time``, the frames after the first."""
+    """Halves height and width and, with `time`, the frames after the first."""
 
     time: bool
     dtype: Any = jnp.float32
@@ -122,21 +141,21 @@ class Downsample(nn.Module):
         x = Conv2d(c, 3, 2, padding, dtype=self.dtype, name="conv")(x)
         if not self.time:
             return x
-        past = None
+        preceding = None
         if stream is not None:
-            past = stream.past()
-            keep_last(stream, x, past, 1)
+            preceding = stream.preceding()
+            store_last(stream, x, preceding, 1)
         # The first frame stays as it is; each later pair is seen with the frame before it.
-        frames = x if past is None else jnp.concatenate([past, x], axis=1)
+        frames = x if preceding is None else jnp.concatenate([preceding, x], axis=1)
         if frames.shape[1] > 1 or self.is_initializing():
             windows = [frames[:, i : frames.shape[1] - 2 + i : 2] for i in range(3)]
             later = TemporalMix(c, self.dtype, name="time_conv")(windows)
-            x = later if past is not None else jnp.concatenate([x[:, :1], later], axis=1)
+            x = later if preceding is not None else jnp.concatenate([x[:, :1], later], axis=1)
         return x
 
 
 class Upsample(nn.Module):
-    """Double height and width and, with ``time``, the frames after the first."""
+    """Doubles height and width and, with `time`, the frames after the first."""
 
     features: int
     time: bool
@@ -148,15 +167,15 @@ class Upsample(nn.Module):
     ) -> Float[Array, "b t2 h2 w2 o"]:
         c = x.shape[-1]
         if self.time:
-            past = None if stream is None else stream.past()
+            preceding = None if stream is None else stream.preceding()
             # In the first chunk frame 0 passes by, unseen by the frames after it.
-            head, rest = (x[:, :1], x[:, 1:]) if past is None else (x[:, :0], x)
-            if past is None:
-                past = jnp.zeros((x.shape[0], 2, *x.shape[2:]), x.dtype)
+            head, rest = (x[:, :1], x[:, 1:]) if preceding is None else (x[:, :0], x)
+            if preceding is None:
+                preceding = jnp.zeros((x.shape[0], 2, *x.shape[2:]), x.dtype)
             if stream is not None:
-                keep_last(stream, jnp.concatenate([past, rest], axis=1), None, 2)
+                store_last(stream, jnp.concatenate([preceding, rest], axis=1), None, 2)
             if rest.shape[1] or self.is_initializing():
-                frames = jnp.concatenate([past, rest], axis=1)
+                frames = jnp.concatenate([preceding, rest], axis=1)
                 windows = [frames[:, i : i + rest.shape[1]] for i in range(3)]
                 pairs = TemporalMix(2 * c, self.dtype, name="time_conv")(windows)
                 pairs = rearrange(pairs, "b t h w (p c) -> b (t p) h w c", p=2)

@@ -42,7 +42,7 @@ class LinearEncoder(nn.Module):
 
 
 class LinearDecoder(nn.Module):
-    """The counterpart of :class:`LinearEncoder`: a latent to the pixels of its patch."""
+    """The counterpart of `LinearEncoder`: a latent to the pixels of its patch."""
 
     spatial: int
     temporal: int

@@ -1,14 +1,14 @@
 """The causal video VAE: pictures and clips to latents and back.
 
 Its network has the structure of the Wan 2.2 VAE or, without the shortcuts around its levels, of the
-Wan 2.1 VAE (arXiv 2503.20314, section 4.1; released weights of both fit, see
-:mod:`mirage_jax.convert.wan_vae`); small presets differ in field values only. The first
-latent covers one frame, every later one ``temporal_stride`` frames, and no latent or frame depends
-on a later one. So a clip can be coded in one call or chunk by chunk with the same result.
+Wan 2.1 VAE (arXiv 2503.20314, section 4.1; released weights of both fit, see `convert.wan_vae`);
+small presets differ in field values only. The first latent covers one frame, every later one
+`temporal_stride` frames, and no latent or frame depends on a later one. So a clip can be coded in
+one call or chunk by chunk with the same result.
 
 Beside the network an optional *linear path* codes each patch by one matrix product. Started from
-the principal components of patches (:mod:`mirage_jax.nn.patch_pca`) it is a usable VAE before the
-first training step, and the network learns what is left.
+the principal components of patches (`patch_pca`) it is a usable VAE before the first training step,
+and the network learns the residual.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _SPLIT = ("batch", None, "height", None, None)
 
 
 class Encoder(nn.Module):
-    """Frames (patches folded into channels) to ``features`` channels per latent cell."""
+    """Frames (patches folded into channels) to `features` channels per latent cell."""
 
     width: int
     features: int
@@ -94,7 +94,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent cells to frames with ``features`` channels (patches folded into channels)."""
+    """Latent cells to frames with `features` channels (patches folded into channels)."""
 
     width: int
     features: int
@@ -141,7 +141,7 @@ def _middle(x: Array, stream: Stream | None, attention: bool, **kind: Any) -> Ar
 
 
 class VideoVAE(nn.Module):
-    """Causal video VAE with the structure of Wan's (sizes: :mod:`mirage_jax.convert.presets`).
+    """Causal video VAE with the structure of Wan's (sizes: `convert.presets`).
 
     Attributes:
       base_width: channels of the encoder's first convolution; a level has this times its
@@ -158,7 +158,7 @@ class VideoVAE(nn.Module):
       attention: self-attention within frames at the coarsest level.
       level_shortcuts: parameter-free shortcuts around every level (Wan 2.2); without them an
         upsampling halves the channels (Wan 2.1).
-      conv_impl: see :func:`mirage_jax.nn.layers.causal_conv3d`.
+      conv_impl: see `layers.causal_conv3d`.
       dtype: of convolutions and matrix products; norms and residual stream are float32.
     """
 
@@ -225,38 +225,53 @@ class VideoVAE(nn.Module):
     def __call__(
         self, video: Float[Array, "b t height width 3"]
     ) -> Float[Array, "b t height width 3"]:
-        """Encode to the posterior mean and decode: the reconstruction, and how to initialise."""
+        """Reconstruction of clips from the posterior mean; also the method to initialise with."""
         return self.decode(self.encode(video)[0])
 
     def encode(
         self, video: Float[Array, "b t height width 3"]
     ) -> tuple[Float[Array, "b t2 h w c"], Float[Array, "b t2 h w c"]]:
-        """Mean and log-variance of the latents of clips with values in [-1, 1].
+        """Mean and log-variance of the posterior of clips.
 
-        The number of frames is 1 + n * ``temporal_stride``, height and width are multiples of
-        ``spatial_stride``; ValueError otherwise.
+        Args:
+          video: values in [-1, 1].
+
+        Raises:
+          ValueError: if there are not 1 + n `temporal_stride` frames, or height or width is no
+            multiple of `spatial_stride`.
         """
         return self._encode(video, None, first=True)
 
     def encode_images(
         self, frames: Float[Array, "b t height width 3"]
     ) -> tuple[Float[Array, "b t h w c"], Float[Array, "b t h w c"]]:
-        """Encode every frame alone, as the first frame of its own clip (image-mode latents)."""
+        """Mean and log-variance of every frame alone, the only one of a clip: image-mode latents.
+
+        Raises:
+          ValueError: as `encode`.
+        """
         b, t = frames.shape[:2]
         mean, logvar = self.encode(frames.reshape(b * t, 1, *frames.shape[2:]))
         return mean.reshape(b, t, *mean.shape[2:]), logvar.reshape(b, t, *mean.shape[2:])
 
     def decode(self, latents: Float[Array, "b t h w c"]) -> Float[Array, "b t2 height width 3"]:
-        """Frames of latents as :meth:`encode` gives them (not normalised), without clipping."""
+        """Frames of latents as `encode` gives them (not normalised), without clipping."""
         return self._decode(latents, None, first=True)
 
     def encode_chunk(
         self, video: Float[Array, "b t height width 3"], cache: Cache | None = None
     ) -> tuple[tuple[Float[Array, "b t2 h w c"], Float[Array, "b t2 h w c"]], Cache]:
-        """Encode the next chunk of clips, as if they had been encoded in one call.
+        """Encodes the next chunk of clips, with the result of encoding them in one call.
 
-        ``cache`` is None for the first chunk (1 + n strides long) and what the call before
-        returned for the later ones (n strides long). Returns ((mean, logvar), cache).
+        Args:
+          video: 1 + n `temporal_stride` frames of a first chunk, n `temporal_stride` of a later.
+          cache: None for the first chunk, else that of the call before.
+
+        Returns:
+          ((mean, log-variance), cache for the next chunk).
+
+        Raises:
+          ValueError: as `encode`.
         """
         stream = Stream(cache)
         return self._encode(video, stream, first=stream.first), stream.cache
@@ -264,9 +279,14 @@ class VideoVAE(nn.Module):
     def decode_chunk(
         self, latents: Float[Array, "b t h w c"], cache: Cache | None = None
     ) -> tuple[Float[Array, "b t2 height width 3"], Cache]:
-        """Decode the next latents of clips, as if they had been decoded in one call.
+        """Decodes the next latents of clips, with the result of decoding them in one call.
 
-        ``cache`` as in :meth:`encode_chunk`. Returns (frames, cache).
+        Args:
+          latents: of the chunk.
+          cache: None for the first chunk, else that of the call before.
+
+        Returns:
+          (frames, cache for the next chunk).
         """
         stream = Stream(cache)
         return self._decode(latents, stream, first=stream.first), stream.cache

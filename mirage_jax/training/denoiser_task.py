@@ -402,7 +402,7 @@ class DenoiserTask(Task):
         velocity: Any = self.denoiser.apply(
             {"params": params},
             noisy,
-            1000.0 * sigma,
+            flow.TIMESTEPS * sigma,
             memory=context,
             rays=rays,
             text=text,

@@ -102,7 +102,7 @@ def memory_context(
     hit, depth, source = readout.visible, readout.depth, readout.source
     tokens, flags = [readout.tokens], []
     if footprint > 1:
-        near_depth, near = memory.spread(jnp.where(hit > 0, depth, jnp.inf), source, footprint)
+        near_depth, near = memory.splat(jnp.where(hit > 0, depth, jnp.inf), source, footprint)
         filled = (near >= 0) & (source < 0)
         tokens.append(jnp.where(filled[..., None], bank.tokens[near], 0))
         flags.append(filled.astype(jnp.float32))

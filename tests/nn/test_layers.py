@@ -12,14 +12,14 @@ def close(actual, expected, tolerance=1e-5):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("past", [False, True])
+@pytest.mark.parametrize("preceded", [False, True])
 @pytest.mark.parametrize("impl", ["direct", "frames"])
 @pytest.mark.parametrize("frames", [1, 4])
-def test_causal_conv3d_is_a_sum_over_taps(frames, impl, past):
+def test_causal_conv3d_is_a_sum_over_taps(frames, impl, preceded):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, frames, 4, 5, 3)).astype(np.float32)
     kernel = rng.normal(size=(3, 3, 3, 3, 2)).astype(np.float32)
-    before = rng.normal(size=(2, 2, 4, 5, 3)).astype(np.float32) * past
+    before = rng.normal(size=(2, 2, 4, 5, 3)).astype(np.float32) * preceded
     padded = np.pad(np.concatenate([before, x], 1), ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
     expected = sum(
         padded[:, a : a + frames, b : b + 4, c : c + 5] @ kernel[a, b, c]
@@ -28,7 +28,10 @@ def test_causal_conv3d_is_a_sum_over_taps(frames, impl, past):
         for c in range(3)
     )
     actual = layers.causal_conv3d(
-        jnp.asarray(x), jnp.asarray(kernel), past=jnp.asarray(before) if past else None, impl=impl
+        jnp.asarray(x),
+        jnp.asarray(kernel),
+        preceding=jnp.asarray(before) if preceded else None,
+        impl=impl,
     )
     close(actual, expected, 1e-4)
 

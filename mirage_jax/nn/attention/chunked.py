@@ -104,7 +104,7 @@ def add_keys(
     key_mask: Bool[Array, "#b m"],
     chunk: int,
 ) -> Running:
-    """Takes more keys into the average, those of `key_mask`."""
+    """Takes more keys, those of `key_mask`, into the average."""
 
     def step(running: Running, block: tuple[Array, Array, Array]) -> tuple[Running, None]:
         keys, values, key_mask = block

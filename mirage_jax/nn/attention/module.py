@@ -16,7 +16,7 @@ from mirage_jax.nn.rope import rotate
 from mirage_jax.nn.rows import rows
 
 ATTENTION_OUTPUT = "attention_output"
-"""Name that rematerialisation policies know what attention found by, before the last projection."""
+"""Checkpoint name of attention's output before the last projection, see `block.REMAT`."""
 
 
 def rms_norm(
@@ -63,8 +63,8 @@ class Linear(nn.Module):
             up: Any = self.get_variable("params", "lora_b")
             if self.has_variable("params", "lora_key"):  # in training, with dropout
                 key: Any = self.get_variable("params", "lora_key")
-                kept: Any = self.get_variable("params", "lora_kept")
-                x = jnp.where(jax.random.bernoulli(key, kept, x.shape), x, 0)
+                keep_prob: Any = self.get_variable("params", "lora_keep_prob")
+                x = jnp.where(jax.random.bernoulli(key, keep_prob, x.shape), x, 0)
             out = out + (x @ down.astype(self.dtype)) @ up.astype(self.dtype)
         return (out + self.bias.astype(self.dtype)).reshape(*lead, self.features)
 

@@ -116,7 +116,7 @@ def _pass_on(blocks: Any, parts: int) -> Any:
 
 
 def _valid_keys(keys: Array, mask: Array | None, stop: Any, sizes: _Sizes) -> Array:
-    """Which of the keys that came here at this stop are in `mask` and not padding."""
+    """Which of the keys received at this stop are in `mask` and not padding."""
     owner = (jax.lax.axis_index(CONTEXT) - stop) % sizes.parts
     valid = owner * sizes.local_cells + jnp.arange(sizes.local_cells) < sizes.cells
     valid = jnp.tile(valid, keys.shape[2] // sizes.local_cells)[None]
