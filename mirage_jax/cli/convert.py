@@ -72,7 +72,7 @@ _DTYPES = {"same": None, "float32": np.dtype(np.float32), "bfloat16": np.dtype(m
 
 
 def run(console: Console) -> None:
-    from mirage_jax.convert.incoming import Asked, import_checkpoint, save_export
+    from mirage_jax.convert.incoming import ImportOptions, import_checkpoint, save_export
     from mirage_jax.convert.orbax_folder import save_orbax
     from mirage_jax.convert.outgoing import copy_export, export_checkpoint, is_ours
 
@@ -104,11 +104,11 @@ def run(console: Console) -> None:
                 "--format: found 'safetensors', expected export or orbax for released weights"
             )
         else:
-            asked = Asked(
+            options = ImportOptions(
                 _MODEL.value, _HEADS.value, _branch_layers(), _ALPHA.value, _CONTEXT.value
             )
             kind = import_checkpoint(
-                sources, out, asked=asked, dtype=dtype, notify=status.update, save=save
+                sources, out, options=options, dtype=dtype, notify=status.update, save=save
             )
             console.print(f"{kind} -> {out}")
 

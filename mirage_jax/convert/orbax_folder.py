@@ -33,7 +33,7 @@ from mirage_jax.weights import architecture_text, flatten, unflatten
 FORMAT = "mirage-orbax-1"
 CHECKSUMS = "checksums.json"
 
-_STATE = "state"  # what `ocp.load` looks for
+_STATE = "state"  # the name that `ocp.load` expects
 _MARKERS = ("orbax.checkpoint", "_CHECKPOINT_METADATA")
 _LARGE = 64 * 2**20  # bytes from which a parameter is stored and read by layer
 
@@ -140,7 +140,7 @@ def save_orbax(out: Path, specs: Specs, pieces: Pieces, architecture: Mapping[st
       architecture: JSON-serialisable fields that determine the modules.
 
     Raises:
-      FileExistsError: if `out` is there already.
+      FileExistsError: if `out` exists.
       ValueError: if pieces are not as many values as their spec says, or Orbax has no place for
         a parameter.
       OSError: if writing fails, e.g. on a full disk.

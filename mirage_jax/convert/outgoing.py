@@ -36,7 +36,7 @@ PARTS = ("all", "base", "branch")
 
 
 def is_export(path: str | Path) -> bool:
-    """Whether a path is a folder that `training.export` wrote, or the weights in it."""
+    """Whether a path is an export of ours (see `weights`), or the weights file in it."""
     file = _weights(path)
     if file.suffix != ".safetensors" or not file.is_file():
         return False
@@ -136,7 +136,7 @@ def export_checkpoint(
       How many tensors were written.
 
     Raises:
-      FileExistsError: if `out` is a folder that is there already.
+      FileExistsError: if `out` is a folder that exists.
       ValueError: naming parameters that have no counterpart in Wan, or that are not those of the
         export's architecture.
     """

@@ -54,7 +54,7 @@ def read_against_sort(
     """Times `memory.read` against `sort_and_scatter` on the same elements and view, both jitted.
 
     The ratio depends on the share of the memory that is in view, since a sort of equal keys is
-    cheaper, so there are two scenes and the share is reported.
+    faster, so there are two scenes and the share is reported.
 
     Args:
       scene: "all_in_view": every element was written from the pose that is read, at random depth;

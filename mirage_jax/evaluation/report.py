@@ -91,11 +91,11 @@ def write_report(
         "config": f"<details><summary>Show the whole config</summary>"
         f"<pre>{escape(config_text)}</pre></details>",
     }
-    shown = [(key, title) for key, title in _SECTIONS if sections[key]]
-    links = "".join(f'<a href="#{key}">{title}</a>' for key, title in shown)
+    filled = [(key, title) for key, title in _SECTIONS if sections[key]]
+    links = "".join(f'<a href="#{key}">{title}</a>' for key, title in filled)
     body = "".join(
         f'<section id="{key}"><h2>{title}</h2>{_lead(key)}{sections[key]}</section>'
-        for key, title in shown
+        for key, title in filled
     )
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -133,17 +133,17 @@ def _lead(key: str) -> str:
 
 
 def _header(results: Mapping[str, Any]) -> str:
-    facts = []
+    entries = []
     worlds = results.get("worlds") or {}
     for name, of_world in worlds.items():
-        facts.append(f"{world_label(name)}, {of_world.get('clips', '?')} held-out clips")
-    facts.append(f"seed {results.get('seed', '?')}")
-    facts.append(f"{results.get('sampling_steps', '?')} sampling steps")
+        entries.append(f"{world_label(name)}, {of_world.get('clips', '?')} held-out clips")
+    entries.append(f"seed {results.get('seed', '?')}")
+    entries.append(f"{results.get('sampling_steps', '?')} sampling steps")
     total = total_seconds(results.get("seconds") or {})
     if total:
-        facts.append(f"{duration(total)} in all")
-    facts += [str(results[key]) for key in ("device", "revision") if results.get(key)]
-    text = " · ".join(escape(fact) for fact in facts)
+        entries.append(f"{duration(total)} in all")
+    entries += [str(results[key]) for key in ("device", "revision") if results.get(key)]
+    text = " · ".join(escape(entry) for entry in entries)
     return f'<header><h1>A world that remembers</h1><p class="meta">{text}</p></header>'
 
 

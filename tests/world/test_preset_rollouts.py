@@ -109,8 +109,8 @@ choose = jax.jit(frustum_voxels.choose, static_argnames="count")
 def references_of(call):
     """The reference latents that the network was shown."""
     count = call["reference"].shape[1]
-    assert call["shown"][0, count:].all()
-    return call["reference"][0][call["shown"][0, :count]]
+    assert call["frame_mask"][0, count:].all()
+    return call["reference"][0][call["frame_mask"][0, :count]]
 
 
 def encode_alone(video):

@@ -67,7 +67,7 @@ class Folded(Conditioner):
         hit, depth, source = readout.visible, readout.depth, readout.source
         tokens, flags = [readout.tokens], []
         if self.footprint > 1:
-            near_depth, near = memory.spread(
+            near_depth, near = memory.splat(
                 jnp.where(hit > 0, depth, jnp.inf), source, self.footprint
             )
             # What falls near a cell is not what falls into it, and a finer grid than was written
