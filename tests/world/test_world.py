@@ -255,17 +255,20 @@ def test_what_is_remembered_comes_from_latents_or_from_decoded_frames(dreamer, r
 
 
 def test_a_denoiser_without_memory_rolls_out_too(model, started):
-    network = tiny_world.denoiser(0)
-    shapes = jax.eval_shape(
-        lambda: network.init(
-            jax.random.key(0), jnp.zeros((1, 2, *GRID, CHANNELS)), jnp.zeros((1, 2))
-        )
-    )["params"]
-    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    world, network = started[0], tiny_world.denoiser(0)
+    params = tiny_world.random_params(
+        network, 0, jnp.zeros((1, 2, *GRID, CHANNELS)), jnp.zeros((1, 2))
+    )
     plain = model.replace(denoiser=network, denoiser_params=params)
-    poses = jnp.zeros((CHUNK, 4, 4))
-    latents = jax.eval_shape(lambda: plain.advance(started[0], poses, KEY)[1])
-    assert latents.shape == (2, *GRID, CHANNELS)
+    empty = world.replace(bank=memory.create(CAPACITY, CHANNELS))
+    poses = jnp.asarray(PATH[:CHUNK], jnp.float32)
+    after, latents, _ = advance(plain, world, poses, KEY)
+    np.testing.assert_allclose(latents[0], world.latent, atol=1e-6)
+    np.testing.assert_array_equal(latents, advance(plain, empty, poses, KEY)[1])
+    still = jnp.tile(poses[:1], (CHUNK, 1, 1))
+    assert np.abs(latents[1] - advance(plain, world, still, KEY)[1][1]).max() > 1e-3
+    # It writes what it sees, as every model does.
+    assert int(after.bank.count) == int(world.bank.count) + CELLS
 
 
 # -- paths that cannot be walked -----------------------------------------------------------------
