@@ -1,0 +1,1 @@
+"""Files in and out: no model, no jit."""
