@@ -2,8 +2,8 @@
 
 A clip is a short video with everything geometry needs, and what else its source knows: z-depth,
 what moves and how, times, words.  What a source does not know is absent (None), never made up of
-zeros.  `clip_format` stores clips.  This module imports numpy alone, because recording and loading
-workers are spawned by the dozen and must not pay for, or fight over, an accelerator.
+zeros.  `clip_format` stores clips.  Nothing here imports jax, because recording and loading workers
+are spawned by the dozen and must not pay for, or fight over, an accelerator.
 """
 
 import dataclasses

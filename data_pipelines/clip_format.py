@@ -6,7 +6,7 @@ its header. docs/formats/clip-2.md describes it for readers in any language.
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -234,28 +234,32 @@ class _Stored:
         if name not in self.tensors:
             return None
         codec = self.header.get("codecs", {}).get(name, {"name": Raw.name})
-        if codec.get("name") not in CODECS:
-            raise ValueError(
-                f"{self.title}, {name}: found codec {codec.get('name')!r}, "
-                f"expected one of {', '.join(CODECS)}"
-            )
-        dtype = _DTYPES.get(self.tensors[name]["dtype"])
-        if dtype is None:
-            raise ValueError(
-                f"{self.title}, {name}: found dtype {self.tensors[name]['dtype']!r}, "
-                f"expected one of {', '.join(_DTYPES)}"
-            )
-        raw = np.frombuffer(self._bytes(name), np.dtype(dtype).newbyteorder("<"))
+        self._expect(name, "codec", codec.get("name"), CODECS)
+        entry, data = self.tensors[name], self._bytes(name)
+        self._expect(name, "dtype", entry["dtype"], _DTYPES)
+        dtype = np.dtype(_DTYPES[entry["dtype"]])
         try:
-            stored = raw.astype(dtype, copy=False).reshape(self.tensors[name]["shape"])
-            array = CODECS[codec["name"]].decode(stored, codec)
+            raw = np.frombuffer(data, dtype.newbyteorder("<")).reshape(entry["shape"])
+            array = CODECS[codec["name"]].decode(raw.astype(dtype, copy=False), codec)
         except (KeyError, ValueError) as error:
             raise ValueError(f"{self.title}, {name}: cannot be decoded ({error})") from error
-        if array.dtype != PARTS[name].dtype:
-            wanted = np.dtype(PARTS[name].dtype)
-            raise ValueError(f"{self.title}, {name}: found {array.dtype}, expected {wanted}")
+        self._expect(name, "dtype", str(array.dtype), [str(np.dtype(PARTS[name].dtype))])
+        self._check_shape(name, array.shape)
         # A copy of what still lies in the record, so that its buffer can go.
         return array if array.flags.writeable else array.copy()
+
+    def _expect(self, name: str, what: str, found: object, known: Collection[str]) -> None:
+        if found not in known:
+            raise ValueError(
+                f"{self.title}, {name}: found {what} {found!r}, expected one of {', '.join(known)}"
+            )
+
+    def _check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        axes, clip = PARTS[name].axes.split(), dict(zip("THW", self.shape(), strict=True))
+        fits = [clip.get(axis, size) == size for axis, size in zip(axes, shape, strict=False)]
+        if len(axes) != len(shape) or not all(fits):
+            expected = f"[{', '.join(axes)}] of a clip of {list(clip.values())}"
+            raise ValueError(f"{self.title}, {name}: found {list(shape)}, expected {expected}")
 
     def _bytes(self, name: str) -> memoryview:
         begin, end = self.tensors[name]["data_offsets"]

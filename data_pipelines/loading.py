@@ -27,9 +27,9 @@ Transform = Callable[[Element, np.random.Generator], Element]
 class ClipSource:
     """Random access to the recorded clips of one split, decoding only the fields asked for.
 
-    Elements are dicts of `fields`: arrays of `clip.Clip`, and numbers or strings for its other
-    fields; ValueError for a clip that lacks one of them.  Picklable; files are opened on first use
-    in each process.
+    Elements are dicts of `fields`: arrays of `clip.Clip`, its `Bodies`, and numbers or strings for
+    its other fields; ValueError for a clip that lacks one of them.  Picklable; files are opened on
+    first use in each process.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from data_pipelines.recording import entries
 from data_pipelines.recording import shards as shard_files
 from data_pipelines.recording.display import Display
 from data_pipelines.recording.planning import plan
-from data_pipelines.recording.shards import Recorder, read_records
+from data_pipelines.recording.shards import Recording, read_records
 from data_pipelines.recording.workers import RecordingError, record_events
 from data_pipelines.sources import Source
 from mirage_jax.io.atomic import write_atomically
@@ -116,9 +116,9 @@ def record(
 
     try:
         write_card(directory, card)
-        recorder = Recorder(source, directory, request.codecs)
+        recording = Recording(source, directory, request.codecs)
         with (
-            contextlib.closing(record_events(recorder, todo, workers)) as events,
+            contextlib.closing(record_events(recording, todo, workers)) as events,
             Display(f"recording {source.name} {split}", count, progress, console) as display,
         ):
             display.begin(sum(shards[index].count for index in done))

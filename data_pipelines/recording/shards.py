@@ -36,7 +36,7 @@ class Event(NamedTuple):
     value: Any = None
 
 
-class Recorder(NamedTuple):
+class Recording(NamedTuple):
     """What every process of a recording needs to know.
 
     Attributes:
@@ -50,23 +50,23 @@ class Recorder(NamedTuple):
     codecs: Mapping[str, Codec]
 
 
-def record_shard(recorder: Recorder, shard: Shard) -> Generator[Event, None, None]:
+def record_shard(recording: Recording, shard: Shard) -> Generator[Event, None, None]:
     """Records one shard, saying how it goes; the last event is "done" with the shard's entry."""
     metas: list[dict[str, Any]] = []
     reasons: collections.Counter = collections.Counter()
     examples: list[str] = []
     with (
-        replacing(recorder.directory / shard.file, sync=True) as temporary,
+        replacing(recording.directory / shard.file, sync=True) as temporary,
         _writer(temporary) as writer,
     ):
-        for data, clip, reason, message in _stored_clips(recorder, shard):
+        for data, clip, reason, message in _stored_clips(recording, shard):
             if clip is None:
                 reasons[reason] += 1
                 if message:
                     examples.append(message)
                 yield Event("rejected", shard.index, message)
                 continue
-            _require_space(recorder.directory, len(data))
+            _require_space(recording.directory, len(data))
             writer.write(data)
             metas.append({"world": clip.world, "trajectory": clip.trajectory})
             yield Event("clip", shard.index)
@@ -74,13 +74,13 @@ def record_shard(recorder: Recorder, shard: Shard) -> Generator[Event, None, Non
 
 
 def _stored_clips(
-    recorder: Recorder, shard: Shard
+    recording: Recording, shard: Shard
 ) -> Iterator[tuple[bytes, Clip | None, str, str]]:
     """Yields (bytes, clip, "", "") for each valid clip, or (b"", None, reason, message).
 
     Asks anew for what is missing.
     """
-    source = recorder.source
+    source = recording.source
     shape: tuple[int, ...] | None = None
     for job in shard.jobs:
         missing = job.count
@@ -96,7 +96,7 @@ def _stored_clips(
                             f"clip {clip.name!r}, video: found {list(clip.video.shape)}, expected "
                             f"{list(shape)} like the clips before it"
                         )
-                    data = clip_format.to_bytes(clip, recorder.codecs)
+                    data = clip_format.to_bytes(clip, recording.codecs)
                 except ValueError as error:
                     yield b"", None, "invalid", str(error)
                     continue

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.recording.planning import Shard
-from data_pipelines.recording.shards import Event, Recorder, record_shard
+from data_pipelines.recording.shards import Event, Recording, record_shard
 from data_pipelines.sources import Source
 
 _PATIENCE = 10  # seconds for a worker to close its engine
@@ -26,7 +26,7 @@ class RecordingError(OSError):
 
 
 def record_events(
-    recorder: Recorder, shards: list[Shard], workers: int
+    recording: Recording, shards: list[Shard], workers: int
 ) -> Generator[Event, None, None]:
     """Records shards in `workers` processes, 0 = in this one, and yields what happens.
 
@@ -37,15 +37,15 @@ def record_events(
     if workers == 0 or not shards:
         for shard in shards:
             try:
-                yield from record_shard(recorder, shard)
+                yield from record_shard(recording, shard)
             except RuntimeError as error:  # how sources say that they cannot go on
                 raise RecordingError(f"{_where(shard)}: {error}") from error
     else:
-        yield from _parallel_events(recorder, shards, min(workers, len(shards)))
+        yield from _parallel_events(recording, shards, min(workers, len(shards)))
 
 
 def _parallel_events(
-    recorder: Recorder, shards: list[Shard], workers: int
+    recording: Recording, shards: list[Shard], workers: int
 ) -> Generator[Event, None, None]:
     context = multiprocessing.get_context("spawn")
     tasks: Any = context.Queue()
@@ -56,13 +56,13 @@ def _parallel_events(
         processes = [
             context.Process(
                 target=_work,
-                args=(recorder, Path(scratch) / str(number), tasks, events),
+                args=(recording, Path(scratch) / str(number), tasks, events),
                 daemon=True,
             )
             for number in range(workers)
         ]
         try:
-            with _hidden_main(recorder.source):
+            with _hidden_main(recording.source):
                 for process in processes:
                     process.start()
             remaining = len(shards)
@@ -128,7 +128,7 @@ def _raise_failure(number: int | None, message: str, trace: str) -> None:
     raise error
 
 
-def _work(recorder: Recorder, scratch: Path, tasks: Any, events: Any) -> None:
+def _work(recording: Recording, scratch: Path, tasks: Any, events: Any) -> None:
     """The body of a worker process."""
     # Engines drop files where they start; two in one folder race for them.
     scratch.mkdir()
@@ -139,7 +139,7 @@ def _work(recorder: Recorder, scratch: Path, tasks: Any, events: Any) -> None:
     shard: Shard | None = None
     try:
         while (shard := tasks.get()) is not None:
-            for event in record_shard(recorder, shard):
+            for event in record_shard(recording, shard):
                 events.put(event)
                 if parent is not None and not parent.is_alive():
                     return

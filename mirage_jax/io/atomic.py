@@ -39,6 +39,7 @@ def replacing(path: str | os.PathLike[str], *, sync: bool = False) -> Iterator[P
     """
     path = Path(path)
     partial = partial_path(path)
+    _remove(partial)  # of a process that was killed
     try:
         yield partial
         if sync:
@@ -50,9 +51,7 @@ def replacing(path: str | os.PathLike[str], *, sync: bool = False) -> Iterator[P
             raise
         raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        partial.unlink(missing_ok=True)
+        _remove(partial)
 
 
 def write_atomically(
@@ -61,6 +60,12 @@ def write_atomically(
     """Writes `data`, text as UTF-8, to `path`; arguments and errors as for `replacing`."""
     with replacing(path, sync=sync) as partial:
         partial.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import zlib
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def test_round_trip_is_exact_and_writable(shape, change):
 
 
 def test_round_trip_of_every_part():
+    assert {field.name for field in dataclasses.fields(Clip)} == {*FIELDS, "extra"}
     assert all(getattr(FULL, field) is not None for field in FIELDS)
     back = from_bytes(to_bytes(FULL))
     assert_same(back, FULL)
@@ -189,6 +191,27 @@ def test_codecs_are_said_in_the_header_and_undone():
     worst = np.abs(back.depth[finite].astype(float) - FULL.depth[finite]).max()
     assert 0 < worst == described["depth"]["error"] <= 0.000501
     assert_same(dataclasses.replace(back, depth=FULL.depth), FULL)
+
+
+def test_parts_that_do_not_have_the_shape_of_the_clip_are_refused():
+    data = with_header(to_bytes(BASE), shape=[4, 4, 6])
+    with pytest.raises(ValueError, match=r"depth: found \[3, 4, 6\], expected .* of \[4, 4, 6\]"):
+        decode(data, ("depth",))
+    entries, header, payload = unpacked(to_bytes(BASE))
+    entries["depth"]["shape"] = [3, 24]
+    with pytest.raises(ValueError, match=r"depth: found \[3, 24\], expected \[T, H, W\]"):
+        from_bytes(packed(entries, header, payload))
+    entries["depth"]["shape"] = [3, 25]
+    with pytest.raises(ValueError, match="depth: cannot be decoded"):
+        from_bytes(packed(entries, header, payload))
+
+
+def test_the_example_of_the_documentation_runs(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "formats" / "clip-2.md").read_text()
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], {})
+    assert "'name': 'u16', 'scale': 0.001" in capsys.readouterr().out
+    rows = set(re.findall(r"^\| ([\w.]+) \| (\w+) \| ([TNHW0-9 ]+) \|", page, re.MULTILINE))
+    assert rows == {(n, str(np.dtype(part.dtype)), part.axes) for n, part in PARTS.items()}
 
 
 def test_codecs_that_do_not_fit_are_refused():

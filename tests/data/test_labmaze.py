@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from warps import psnrs
 
 from data_pipelines.clip import validate
 from data_pipelines.sources.labmaze import EVAL_WORLDS, TRAIN_WORLDS, LabmazeSource
-from data_pipelines.sources.warp_check import revisit_coverage, warp_frame
+from data_pipelines.sources.warp_check import revisit_coverage
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +19,6 @@ def renders():
 @pytest.fixture(scope="module")
 def clips(renders):
     return list(LabmazeSource(living=0.0).clips(TRAIN_WORLDS[1], 4, seed=0))
-
-
-def psnrs(clips, pairs):
-    warps = [warp_frame(clip, source, target) for clip in clips for source, target in pairs]
-    assert np.mean([warp.coverage for warp in warps]) > 0.3
-    return np.nanmean([[warp.psnr, warp.psnr_unwarped] for warp in warps], axis=0)
 
 
 def test_clips_are_valid_and_alternate(clips):

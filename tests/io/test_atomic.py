@@ -46,6 +46,19 @@ def test_folders_too(tmp_path, fails):
         assert os.listdir(tmp_path) == ["weights"]
 
 
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_a_killed_process_left_is_not_taken_over(tmp_path, folder):
+    left = partial_path(tmp_path / "weights")
+    if folder:
+        left.mkdir()
+        (left / "old.bin").write_bytes(b"1")
+    else:
+        left.write_bytes(b"1")
+    with replacing(tmp_path / "weights") as partial:
+        partial.mkdir()
+    assert os.listdir(tmp_path / "weights") == []
+
+
 def test_texts_and_bytes_are_written_as_they_are(tmp_path):
     write_atomically(tmp_path / "a.json", "ü\n")
     write_atomically(str(tmp_path / "b.bin"), b"\r\n\x00")
