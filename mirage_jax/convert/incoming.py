@@ -52,7 +52,7 @@ class ImportOptions:
     """Sizes that do not follow from the tensors of a diffusion transformer or branch.
 
         Attributes:
-          model: key of `presets.DENOISERS`, which fixes the next two and refuses others; "" for none.
+          model: key of `presets.DENOISERS`, which fixes the next two; "" for none.
           heads: attention heads; 0 if unknown.
           branch_layers: blocks that the hints of a branch belong to.
           alpha: of a low-rank adapter; None if unknown.

@@ -15,13 +15,16 @@ import pytest
 from array_record.python import array_record_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_clips import bare
 from PIL import Image
 from rich.console import Console
 
 from data_pipelines import recording
-from data_pipelines.clip import decode, from_bytes
-from data_pipelines.recording import plan, read_records, record
+from data_pipelines.clip_codecs import U16
+from data_pipelines.clip_format import decode, from_bytes, read_header
+from data_pipelines.recording import plan, read_records, record, shards
 from data_pipelines.sources.procedural import ProceduralSource
+from mirage_jax.io import atomic
 
 SMALL = {"size": 8, "frames": 10, "train_worlds": 3, "eval_worlds": 2, "ball": False}
 
@@ -172,7 +175,7 @@ def test_finished_shards_are_kept_and_missing_ones_recorded_again(tmp_path):
     before = records(tmp_path)
     stamps = {shard: shard.stat().st_mtime_ns for shard in first.shards}
     first.shards[1].unlink()
-    (tmp_path / f".{first.shards[1].name}.tmp").write_bytes(b"half a shard")
+    atomic.partial_path(first.shards[1]).write_bytes(b"half a shard")
     card = json.loads((tmp_path / "dataset.json").read_text())
     del card["splits"]["train"]["shards"][first.shards[0].name]  # killed before the card
     (tmp_path / "dataset.json").write_text(json.dumps(card))
@@ -187,7 +190,10 @@ def test_finished_shards_are_kept_and_missing_ones_recorded_again(tmp_path):
     assert quiet(source, tmp_path).resumed == len(first.shards)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"count": 8}, {"source": {"fov": 60.0}}])
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1}, {"count": 8}, {"source": {"fov": 60.0}}, {"codecs": {"depth": U16()}}],
+)
 def test_two_recordings_are_not_mixed_in_one_folder(tmp_path, change):
     quiet(ProceduralSource(**SMALL), tmp_path, count=2)
     before = records(tmp_path)
@@ -196,6 +202,89 @@ def test_two_recordings_are_not_mixed_in_one_folder(tmp_path, change):
     with pytest.raises(ValueError, match="was recorded with"):
         quiet(source, tmp_path, **options)
     assert records(tmp_path) == before
+
+
+def as_first_format(path, count):
+    """Makes a recorded split one of the first format: its records, and what its card says."""
+    clip = Path(__file__).with_name("clip-1.safetensors").read_bytes()
+    for file in path.glob("*.array_record"):
+        writer = array_record_module.ArrayRecordWriter(str(file), shards.WRITER_OPTIONS)
+        for _ in range(count):
+            writer.write(clip)
+        writer.close()
+    card = json.loads((path / "dataset.json").read_text())
+    for entry in card["splits"].values():
+        entry["clip_format"] = "mirage-clip-1"
+        entry["options"]["rejected"] = "Counter()"
+        del entry["codecs"]
+    (path / "dataset.json").write_text(json.dumps(card))
+    return card
+
+
+def test_recordings_of_the_first_format_are_kept_and_never_mixed(tmp_path):
+    source = ProceduralSource(**SMALL)
+    first = quiet(source, tmp_path, count=2, shard_clips=1)
+    card = as_first_format(tmp_path, count=1)
+    before = records(tmp_path)
+    # Finished, it is what it was, and another split beside it is of the new format.
+    assert quiet(source, tmp_path, count=2, shard_clips=1).resumed == 2
+    kept = json.loads((tmp_path / "dataset.json").read_text())["splits"]["train"]
+    asked = ("clip_format", "options", "shards")
+    assert {key: kept[key] for key in asked} == {key: card["splits"]["train"][key] for key in asked}
+    assert "codecs" not in kept and records(tmp_path) == before
+    held_out = quiet(source, tmp_path, "eval", 1)
+    assert read_header(next(read_records(held_out.shards[0])))["format"] == "mirage-clip-2"
+    # Unfinished, it is not gone on with.
+    first.shards[0].unlink()
+    with pytest.raises(ValueError, match="unfinished split 'train' of mirage-clip-1 clips, expect"):
+        quiet(source, tmp_path, count=2, shard_clips=1)
+    before.pop(first.shards[0].name)
+    assert before.items() <= records(tmp_path).items()
+    # Nor if the card is lost.
+    (tmp_path / "dataset.json").unlink()
+    with pytest.raises(ValueError, match="found mirage-clip-1 clips, expected mirage-clip-2"):
+        quiet(source, tmp_path, count=2, shard_clips=1)
+    # With none of its shards left, it is recorded anew.
+    first.shards[1].unlink()
+    (tmp_path / "dataset.json").write_text(json.dumps(card))
+    assert quiet(source, tmp_path, count=2, shard_clips=1).clips == 2
+    card = json.loads((tmp_path / "dataset.json").read_text())
+    assert card["splits"]["train"]["clip_format"] == "mirage-clip-2"
+
+
+class FootageSource(ProceduralSource):
+    """Clips of which nothing is known that may be absent."""
+
+    def clips(self, world, count, seed):
+        return (bare(clip) for clip in super().clips(world, count, seed))
+
+
+def test_clips_that_lack_parts_are_recorded(tmp_path):
+    report = quiet(FootageSource(**SMALL), tmp_path, count=2)
+    assert report.clips == 2
+    stored = [from_bytes(data) for shard in report.shards for data in read_records(shard)]
+    assert all(clip.depth is None and clip.mover_ids is None for clip in stored)
+    with Image.open(tmp_path / "train.png") as sheet:  # the second row of each clip: no depth
+        below = np.asarray(sheet)[14 + 96 : 14 + 2 * 96]
+        assert (below == [40, 60, 160]).all()
+
+
+def test_parts_are_stored_by_the_codecs_asked_for(tmp_path):
+    source = ProceduralSource(**SMALL)
+    quiet(source, tmp_path / "raw", count=2)
+    quiet(source, tmp_path / "u16", count=2, codecs={"depth": U16(scale=0.001)})
+    raw, u16 = records(tmp_path / "raw"), records(tmp_path / "u16")
+    for file in raw:
+        for one, other in zip(raw[file], u16[file], strict=True):
+            assert read_header(other)["codecs"]["depth"]["scale"] == 0.001
+            one, other = from_bytes(one), from_bytes(other)
+            np.testing.assert_array_equal(one.video, other.video)
+            assert 0 < np.abs(one.depth - other.depth).max() < 0.000501
+    card = json.loads((tmp_path / "u16" / "dataset.json").read_text())
+    assert card["splits"]["train"]["codecs"] == {"depth": {"name": "u16", "scale": 0.001}}
+    # Depth beyond the codec's range is a clip refused, not a recording ended.
+    with pytest.raises(recording.RecordingError, match="codec 'u16': found"):
+        quiet(source, tmp_path / "near", count=1, codecs={"depth": U16(scale=1e-6)})
 
 
 def check_full_disk_left(path, kept, source):
@@ -212,14 +301,14 @@ def check_full_disk_left(path, kept, source):
 
 def test_full_disk_before_a_clip(tmp_path, monkeypatch):
     source = ProceduralSource(**SMALL)
-    real = recording.shutil.disk_usage
+    real = shards.shutil.disk_usage
 
     def nearly_full(path):
         usage = real(path)
-        return usage._replace(free=1000) if list(tmp_path.glob("*.array_record")) else usage
+        return usage._replace(free=1000) if list(tmp_path.glob("train-*")) else usage
 
     with monkeypatch.context() as patch:
-        patch.setattr(recording.shutil, "disk_usage", nearly_full)
+        patch.setattr(shards.shutil, "disk_usage", nearly_full)
         with pytest.raises(OSError, match="no space left") as error:
             quiet(source, tmp_path)
     assert error.value.errno == errno.ENOSPC
@@ -234,10 +323,10 @@ def test_full_disk_in_the_writer(tmp_path, monkeypatch):
     real = array_record_module.ArrayRecordWriter
 
     def writer(path, options):
-        return real("/dev/full" if list(tmp_path.glob("*.array_record")) else path, options)
+        return real("/dev/full" if list(tmp_path.glob("train-*")) else path, options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(recording.array_record_module, "ArrayRecordWriter", writer)
+        patch.setattr(shards.array_record_module, "ArrayRecordWriter", writer)
         with pytest.raises(OSError, match=r"No space left on device.*the 1 finished"):
             quiet(source, tmp_path)
     check_full_disk_left(tmp_path, 1, source)
@@ -250,7 +339,7 @@ def test_full_disk_at_the_sync(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(recording.os, "fsync", full)
+        patch.setattr(atomic.os, "fsync", full)
         with pytest.raises(OSError, match="no space left"):
             quiet(source, tmp_path)
     check_full_disk_left(tmp_path, 0, source)
@@ -295,7 +384,7 @@ def test_workers_do_not_run_the_main_program_again(tmp_path):
         "record(source, sys.argv[1], 'train', 1, workers=1, progress=False)\n"
     )
     command = [sys.executable, str(program), str(tmp_path / "clips")]
-    root = Path(recording.__file__).parents[1]
+    root = Path(recording.__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
