@@ -7,7 +7,6 @@ the safetensors file, so that one rename replaces both; architecture.json repeat
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +17,8 @@ import numpy as np
 from flax import linen as nn
 from safetensors import SafetensorError, safe_open
 from safetensors.flax import save_file
+
+from mirage_jax.io.atomic import replacing
 
 T = TypeVar("T")
 
@@ -73,15 +74,9 @@ def export_with(
     """
     path, text = Path(path), architecture_text(architecture)
     path.mkdir(parents=True, exist_ok=True)
-    partials = {path / WEIGHTS: path / f".{WEIGHTS}.tmp", path / ARCHITECTURE: path / ".json.tmp"}
-    try:
-        write(partials[path / WEIGHTS], {"format": FORMAT, "architecture": text})
-        partials[path / ARCHITECTURE].write_text(text + "\n", encoding="utf-8")
-        for final, partial in partials.items():
-            os.replace(partial, final)
-    finally:
-        for partial in partials.values():
-            partial.unlink(missing_ok=True)
+    with replacing(path / WEIGHTS) as weights, replacing(path / ARCHITECTURE) as fields:
+        write(weights, {"format": FORMAT, "architecture": text})
+        fields.write_text(text + "\n", encoding="utf-8")
     return path
 
 

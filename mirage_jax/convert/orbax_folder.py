@@ -26,7 +26,8 @@ import numpy as np
 import tensorstore
 from orbax.checkpoint import v1 as ocp
 
-from mirage_jax.convert.tensor_files import Pieces, Spec, Specs, TensorFiles, replacing
+from mirage_jax.convert.tensor_files import Pieces, Spec, Specs, TensorFiles
+from mirage_jax.io.atomic import replacing
 from mirage_jax.training.checkpoints import DamagedCheckpoint, quiet, reason_of
 from mirage_jax.weights import architecture_text, flatten, unflatten
 
@@ -150,6 +151,7 @@ def save_orbax(out: Path, specs: Specs, pieces: Pieces, architecture: Mapping[st
     for name, (_, shape) in specs.items():
         if not math.prod(shape):
             raise ValueError(f"tensor {name!r}: found shape {shape}, Orbax stores no empty arrays")
+    out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:
         with _translated(out):
             _save_zeros(partial, specs, architecture)

@@ -20,12 +20,12 @@ from mirage_jax.convert.tensor_files import (
     Spec,
     TensorFiles,
     open_tensors,
-    replacing,
     write_shards,
     write_tensors,
 )
 from mirage_jax.convert.wan_dit import diffusers_name, wan_branch_plan, wan_dit_plan
 from mirage_jax.convert.wan_vae import released_stats, wan_vae_plan
+from mirage_jax.io.atomic import replacing
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.lora import LoRA
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
@@ -172,11 +172,13 @@ def export_checkpoint(
         yield placement.to_tensor(stored[layer] if placement.stacked else stored)
 
     if out.suffix == ".safetensors":
+        out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as partial:
             write_tensors(partial, specs, pieces, {"format": "pt", **model.metadata})
         return len(specs)
     if out.exists():
         raise FileExistsError(f"{out}: is there already; expected a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:
         write_shards(partial, specs, pieces, shard_bytes)
         if model.config:

@@ -37,6 +37,7 @@ from mirage_jax.evaluation.report_format import (
 from mirage_jax.evaluation.report_quality import retention, revisit_quality, targets
 from mirage_jax.evaluation.report_style import SCRIPT, STYLE
 from mirage_jax.evaluation.results import METHODS, lookup
+from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.pictures import factor_for
 
 # Panels are shown at most about 280 px wide; larger ones only make the page heavy.
@@ -105,9 +106,7 @@ def write_report(
         f"</main><script>{SCRIPT}</script></body></html>\n"
     )
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, page)
     return path
 
 

@@ -13,6 +13,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from safetensors.numpy import load, save
 
+from mirage_jax.io.atomic import replacing, write_atomically
 from mirage_jax.world.latent_clip import FIELDS, LatentClip
 
 _HALF = ("chunks", "tokens", "rgb_chunks", "rgb_hits", "preceding")
@@ -26,26 +27,23 @@ def write_cache(path: Path, clips: Iterable[LatentClip]) -> int:
     the one it replaces. Returns the number of clips.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    writer = ArrayRecordWriter(os.fspath(partial), "group_size:1,uncompressed")
     count = 0
-    try:
-        for batch in clips:
-            for index in range(len(batch.chunks)):
-                writer.write(_to_bytes(batch, index))
-                count += 1
-    finally:
-        writer.close()
-    _key_file(path).unlink(missing_ok=True)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        writer = ArrayRecordWriter(os.fspath(partial), "group_size:1,uncompressed")
+        try:
+            for batch in clips:
+                for index in range(len(batch.chunks)):
+                    writer.write(_to_bytes(batch, index))
+                    count += 1
+        finally:
+            writer.close()
+        _key_file(path).unlink(missing_ok=True)
     return count
 
 
 def write_key(path: Path, key: Mapping[str, Any]) -> None:
     """Says beside a finished cache, in `<name>.json`, what it was made from."""
-    partial = _key_file(path).with_suffix(".partial_key")
-    partial.write_text(json.dumps(key, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(_key_file(path))
+    write_atomically(_key_file(path), json.dumps(key, indent=1, sort_keys=True) + "\n")
 
 
 def stale(path: Path, key: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mirage_jax.io.atomic import replacing
 from mirage_jax.world import world_container
 from mirage_jax.world.model import World, WorldModel, check_world
 from mirage_jax.world.world_packing import (
@@ -92,12 +93,8 @@ def write_world_file(path: str | Path, file: WorldFile) -> None:
         text = json.dumps(header, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: provenance: {error}; expected JSON values") from error
-    partial = path.with_suffix(path.suffix + ".partial")
-    try:
+    with replacing(path) as partial:
         world_container.write(partial, tensors, text, path)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_world_file(path: str | Path, model: WorldModel | None = None) -> WorldFile:
