@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from mirage_jax.parallel import processes
 from mirage_jax.training import checkpoints
@@ -52,22 +50,6 @@ def initial_params(
     compare_tensors(name, {n: found[n] for n in loaded}, {n: expected[n] for n in loaded})
     fresh, unused = expected.keys() - found.keys(), found.keys() - expected.keys()
     return {n: found[n] for n in loaded}, sorted(fresh), sorted(unused)
-
-
-def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """A line for each field of a config that differs from the one in a checkpoint.
-
-    Args:
-      before: as JSON gave it back.
-      after: JSON-serialisable.
-    """
-    old = flatten_dict(before, sep=".")
-    new = flatten_dict(json.loads(json.dumps(after)), sep=".")
-    return [
-        f"{name}: {old.get(name, 'absent')!r} in the checkpoint, now {new.get(name, 'absent')!r}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
 
 
 def begin(

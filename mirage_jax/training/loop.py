@@ -21,7 +21,7 @@ from rich.console import Console
 
 from mirage_jax.parallel import make_mesh, specs
 from mirage_jax.parallel import rules as sharding_rules
-from mirage_jax.training import checkpoints, metrics
+from mirage_jax.training import checkpoints, metrics, provenance
 from mirage_jax.training import initialisation as starting
 from mirage_jax.training import state as states
 from mirage_jax.training.guard import Guard, Watch
@@ -142,7 +142,7 @@ def fit(
         start = done = int(meta["step"])
         drawn = int(meta["batches"])
         if start and config and meta["config"]:
-            for line in starting.changed_fields(meta["config"], config):
+            for line in provenance.changed_fields(meta["config"], config):
                 say(f"  config: {line}")
         say(
             "mesh "
@@ -194,7 +194,7 @@ def fit(
         batches = iter(batches_factory(drawn))
         fixed_meta = {
             "config": config,
-            "git": checkpoints.git_revision(Path(__file__).parent),
+            "git": provenance.git_revision(Path(__file__).parent),
             "jax": jax.__version__,
             "mesh": dict(mesh.shape),
         }
