@@ -12,7 +12,7 @@ import numpy as np
 
 from mirage_jax.parallel import processes
 from mirage_jax.training import checkpoints
-from mirage_jax.training.state import Builder, TrainState
+from mirage_jax.training.state import StateBuilder, TrainState
 from mirage_jax.training.task import Params
 from mirage_jax.weights import compare_tensors, flatten, load_export
 
@@ -52,8 +52,8 @@ def initial_params(
     return {n: found[n] for n in loaded}, sorted(fresh), sorted(unused)
 
 
-def begin(
-    build: Builder,
+def restore_or_initialise(
+    build: StateBuilder,
     store: checkpoints.Checkpoints,
     init_from: str | Path | Mapping[str, Any] | None,
     say: Callable[[str], None],
@@ -74,7 +74,7 @@ def begin(
         state, meta = restored
         say(f"resuming from step {meta['step']} in {store.directory}")
         return state, meta
-    state = build.real()
+    state = build.initialise()
     fresh = {"step": 0, "batches": 0, "means": {}, "seconds": 0.0}
     if init_from is None:
         say("starting from scratch")

@@ -37,3 +37,21 @@ def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
+
+
+def write_description(
+    workdir: Path, placement: Mapping[str, list[str]], config: Mapping[str, Any] | None
+) -> None:
+    """Writes parameters.txt, where each parameter lies, and config.json.
+
+    Args:
+      workdir: folder of the run.
+      placement: lines of a table by the line above it, see `parallel.specs.described`.
+      config: JSON-serialisable; None or empty: not written.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join("\n".join([line, *rows]) for line, rows in placement.items())
+    (workdir / "parameters.txt").write_text(text + "\n", encoding="utf-8")
+    if config:
+        text = json.dumps(config, indent=2) + "\n"
+        (workdir / "config.json").write_text(text, encoding="utf-8")
