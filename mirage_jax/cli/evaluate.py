@@ -128,19 +128,19 @@ def _models(
 
 def _outdated(model: Any, workdir: Workdir, names: tuple[str, ...], *, rgb: bool) -> str:
     """Which cache of held-out clips is not of this encoder and these clips, and why; "" if none."""
-    from mirage_jax.training import latent_cache, stages
+    from mirage_jax.training import latent_cache, latent_encoding
     from mirage_jax.weights import fingerprint
 
     encoder_id = fingerprint(workdir.model("encoder"))
-    making: dict[str, Any] = {
-        "chunk_frames": model.chunk_frames,
-        "sky_depth": float(model.memory.sky_depth),
-        "rgb": rgb,
-        "preceding": model.context_frames.preceding,
-    }
+    settings = latent_encoding.CacheSettings(
+        chunk_frames=model.chunk_frames,
+        sky_depth=float(model.memory.sky_depth),
+        rgb=rgb,
+        preceding=model.context_frames.preceding,
+    )
     for name in names:
         path = workdir.latents(name, "eval", rgb=rgb)
-        key = stages.cache_key(encoder_id, workdir.worlds(name), "eval", **making)
+        key = latent_encoding.cache_key(encoder_id, workdir.worlds(name), "eval", settings)
         reason = latent_cache.stale(path, key)
         if reason:
             return f"{path}: {reason}"
@@ -156,7 +156,7 @@ def _skipped_worlds(workdir: Workdir) -> list[dict[str, str]]:
 def _held_out(workdir: Workdir, name: str, *, rgb: bool) -> Any:
     from data_pipelines.loading import ClipSource
     from mirage_jax.evaluation.protocol import HeldOut
-    from mirage_jax.training import stages
+    from mirage_jax.training.latent_encoding import load_clips
 
     source = ClipSource(workdir.worlds(name), "eval", fields=("video", "cam2world", "name"))
     clips = [source[i] for i in range(len(source))]
@@ -164,7 +164,7 @@ def _held_out(workdir: Workdir, name: str, *, rgb: bool) -> Any:
         video=np.stack([clip["video"] for clip in clips]),
         cam2world=np.stack([clip["cam2world"] for clip in clips]),
         names=[clip["name"] for clip in clips],
-        clips=stages.load_clips(workdir.latents(name, "eval", rgb=rgb)),
+        clips=load_clips(workdir.latents(name, "eval", rgb=rgb)),
     )
 
 
@@ -187,7 +187,7 @@ def _returns(
 ) -> list[dict[str, Any]]:
     """The same return by every method, after the history it was given."""
     from mirage_jax.evaluation.protocol import REVISITED_FRAMES
-    from mirage_jax.training.stages import spread_over
+    from mirage_jax.training.held_out import spread_over
 
     videos = []
     for index in spread_over(len(held_out), shown):
@@ -234,7 +234,7 @@ def _rollouts(
 
     from mirage_jax.geometry import Camera
     from mirage_jax.io.pictures import memory_from_above
-    from mirage_jax.training.stages import spread_over
+    from mirage_jax.training.held_out import spread_over
     from mirage_jax.world import rollout
 
     videos: list[dict[str, Any]] = []

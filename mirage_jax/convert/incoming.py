@@ -51,16 +51,12 @@ Save = Callable[[Path, Specs, Pieces, Mapping[str, Any]], None]
 class ImportOptions:
     """Sizes that do not follow from the tensors of a diffusion transformer or branch.
 
-        Attributes:
-          model: key of `presets.DENOISERS`, which fixes the next two; "" for none.
-          heads: attention heads; 0 if unknown.
-          branch_layers: blocks that the hints of a branch belong to.
-          alpha: of a low-rank adapter; None if unknown.
-    <<<<<<< HEAD
-          context: kind of conditioner (`world.conditioners.KINDS`) of a branch; "" if unknown.
-    =======
-          context: layout of a branch's context, one of `conditioners.LAYOUTS`; "" if unknown.
-    >>>>>>> nn
+    Attributes:
+      model: key of `presets.DENOISERS`, which fixes the next two; "" for none.
+      heads: attention heads; 0 if unknown.
+      branch_layers: blocks that the hints of a branch belong to.
+      alpha: of a low-rank adapter; None if unknown.
+      context: kind of conditioner (`world.conditioners.KINDS`) of a branch; "" if unknown.
     """
 
     model: str = ""

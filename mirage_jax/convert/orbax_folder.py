@@ -28,7 +28,7 @@ from orbax.checkpoint import v1 as ocp
 
 from mirage_jax.convert.tensor_files import Pieces, Spec, Specs, TensorFiles
 from mirage_jax.io.atomic import replacing
-from mirage_jax.training.checkpoints import DamagedCheckpoint, quiet, reason_of
+from mirage_jax.io.orbax import DamagedCheckpoint, quiet, reason_of
 from mirage_jax.weights import architecture_text, flatten, unflatten
 
 FORMAT = "mirage-orbax-1"

@@ -20,7 +20,7 @@ from mirage_jax.convert.incoming import ImportOptions, import_checkpoint, save_e
 from mirage_jax.convert.orbax_folder import open_orbax, save_orbax
 from mirage_jax.convert.outgoing import copy_export, export_checkpoint
 from mirage_jax.convert.wan_dit import from_wan_dit
-from mirage_jax.training.checkpoints import DamagedCheckpoint
+from mirage_jax.io.orbax import DamagedCheckpoint
 from mirage_jax.weights import export, load_export
 
 GOLDEN = paths.GOLDEN

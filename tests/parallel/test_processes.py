@@ -14,8 +14,7 @@ from helpers import paths
 from mirage_jax import parallel
 from mirage_jax.parallel import processes
 from mirage_jax.parallel.heartbeat import Heartbeat
-from mirage_jax.training import checkpoints
-from mirage_jax.training import preemption as stopping
+from mirage_jax.training import checkpoints, preemption
 from mirage_jax.training.metrics import read_metrics
 
 PROGRAM = paths.HELPERS / "two_processes.py"
@@ -84,7 +83,7 @@ def test_sigterm_to_one_process_saves_and_ends_all(tmp_path):
     outputs = [process.communicate(timeout=200) for process in running]
     assert [process.returncode for process in running] == [143, 143], outputs
     (last,) = checkpoints.saved_steps(tmp_path / "checkpoints")[-1:]
-    assert last < 10_000 and last % stopping.TALK_EVERY == 0
+    assert last < 10_000 and last % preemption.SYNC_EVERY == 0
 
 
 def test_a_process_that_does_not_come_is_named(tmp_path):

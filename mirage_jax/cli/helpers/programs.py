@@ -47,7 +47,7 @@ class Step:
     """
 
     traced: jax.stages.Traced
-    state: states.Builder
+    state: states.StateBuilder
     frozen: Any
 
 
@@ -71,7 +71,7 @@ def step(
     """
     optimizer, schedule = build.recipe(training)
     decay = training.ema_decay
-    state = states.Builder(task, optimizer, mesh, rules, seed=config.seed, with_ema=decay > 0)
+    state = states.StateBuilder(task, optimizer, mesh, rules, seed=config.seed, with_ema=decay > 0)
     frozen = None
     if task.frozen is not None:
         frozen = parallel.placed(task.frozen, parallel.shardings(task.frozen, mesh, rules))
