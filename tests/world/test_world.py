@@ -1,6 +1,5 @@
 import dataclasses
 import re
-import resource
 import types
 
 import flax.struct
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from einops import reduce
-from safetensors.numpy import load_file, save_file
 
 from helpers import tiny_world
 from helpers.tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE
@@ -21,7 +19,6 @@ from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import Geometry, GeometryHead
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
 from mirage_jax.world import (
-    World,
     WorldModel,
     chunks_of_path,
     first_picture,
@@ -303,112 +300,6 @@ def test_chunks_of_every_length_of_path(chunk_frames):
 def test_bad_paths_are_refused_before_anything_is_generated(model, started, spoil, message):
     with pytest.raises(ValueError, match=message):
         rollout(model, started[0], spoil(PATH[:CHUNK]), KEY, pytest.fail)
-
-
-# -- files ---------------------------------------------------------------------------------------
-
-
-def test_a_saved_world_is_one_complete_file(walk):
-    assert [file.name for file in walk.path.parent.iterdir()] == ["walk.world"]
-    assert_same(load_world(walk.path), walk.parts[0].world)
-    loaded = load_world(walk.path)
-    for leaf, saved in zip(
-        jax.tree.leaves(loaded), jax.tree.leaves(walk.parts[0].world), strict=True
-    ):
-        assert leaf.shape == saved.shape and leaf.dtype == saved.dtype
-
-
-def test_files_that_are_no_world_are_named(walk, tmp_path):
-    tensors = load_file(walk.path)
-    noise, other, partial = (tmp_path / name for name in ("a.world", "b.world", "c.world"))
-    noise.write_bytes(b"not tensors")
-    save_file(tensors, other, metadata={"format": "mirage-export-1"})
-    with pytest.raises(ValueError, match=r"a\.world: not a saved world"):
-        load_world(noise)
-    with pytest.raises(ValueError, match=r"d\.world: not a saved world"):
-        load_world(tmp_path / "d.world")
-    with pytest.raises(ValueError, match=r"b\.world: format 'mirage-export-1', expected 'mirage-w"):
-        load_world(other)
-    for name in tensors:
-        rest = {key: value for key, value in tensors.items() if key != name}
-        save_file(rest, partial, metadata={"format": world_module.WORLD_FORMAT})
-        with pytest.raises(ValueError, match=rf"c\.world: tensor '{name}' is missing"):
-            load_world(partial)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A saved world that the tiny model could have left, made without running it."""
-    path = tmp_path_factory.mktemp("saved") / "whole.world"
-    latent = np.random.default_rng(1).normal(size=(*GRID, CHANNELS)).astype(np.float32)
-    bank = memory.create(CAPACITY, CHANNELS)
-    save_world(path, World(bank, latent, np.float32(START), INTRINSICS, np.int32(5)))
-    return path
-
-
-def respoilt(source, path, **changes):
-    """Writes a saved world again with some tensors exchanged."""
-    save_file(load_file(source) | changes, path, metadata={"format": world_module.WORLD_FORMAT})
-    return path
-
-
-def nan_at_first(array):
-    return np.where(np.arange(array.size).reshape(array.shape) == 0, np.nan, array)
-
-
-@pytest.mark.parametrize(
-    ("name", "spoil", "message"),
-    [
-        ("latent", lambda a: a[:1], r"found a last latent \[h, w, C\] of \(1, 3, 4\)"),
-        ("latent", lambda a: a[..., :3], r"tensor 'bank/tokens': found .*4\), expected .*3\)"),
-        ("latent", lambda a: a[0], r"found a last latent of shape \(3, 4\)"),
-        ("latent", nan_at_first, r"tensor 'latent': found NaN"),
-        ("bank/xyz", nan_at_first, r"tensor 'bank/xyz': found NaN"),
-        ("bank/time", lambda a: a[1:], r"tensor 'bank/time': found .*expected"),
-        ("intrinsics", nan_at_first, r"tensor 'intrinsics': found NaN"),
-        ("intrinsics", lambda a: -a, r": intrinsics: found .*focal lengths fx, fy above 0"),
-        ("cam2world", lambda a: 2 * a, r": cam2world: found .*expected"),
-        ("frames", lambda a: a.astype(np.float32), r"tensor 'frames': found float32"),
-    ],
-)
-def test_a_world_that_the_model_cannot_continue_is_refused(
-    name, spoil, message, model, saved, tmp_path
-):
-    tensor = np.ascontiguousarray(spoil(load_file(saved)[name]), np.float32)
-    path = respoilt(saved, tmp_path / "spoilt.world", **{name: tensor})
-    assert_same(load_world(saved, model), load_world(saved))
-    with pytest.raises(ValueError, match=rf"spoilt\.world.*{message}"):
-        load_world(path, model)
-
-
-def test_a_world_of_other_latents_is_refused(model, saved, tmp_path):
-    tensors = load_file(saved)
-    more = {n: np.concatenate([tensors[n]] * 2, axis=-1) for n in ("latent", "bank/tokens")}
-    path = respoilt(saved, tmp_path / "other.world", **more)
-    world = load_world(path)  # a world, if not this model's
-    message = r"\(2, 3, 8\) and a memory of 8 channels, but the model's latents are \(2, 3, 4\)"
-    with pytest.raises(ValueError, match=rf"other\.world: found .*{message}"):
-        load_world(path, model)
-    with pytest.raises(ValueError, match=rf"^world: found .*{message}"):
-        rollout(model, world, PATH[:CHUNK], KEY, pytest.fail)
-
-
-def test_a_full_disk_leaves_the_world_that_was_there(saved):
-    world, before = load_world(saved), saved.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    try:
-        with pytest.raises(OSError, match=r"whole\.world: could not be written"):
-            save_world(saved, world.replace(frames=jnp.int32(9)))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert saved.read_bytes() == before
-    assert [path.name for path in saved.parent.iterdir()] == ["whole.world"]
-
-
-def test_a_world_may_be_read_by_whom_any_new_file_may(saved, tmp_path):
-    (tmp_path / "any").touch()
-    assert saved.stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
 # -- the latent encoder --------------------------------------------------------------------------
