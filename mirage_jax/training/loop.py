@@ -1,8 +1,8 @@
 """The one training loop: any `Task`, any mesh, one compiled step, exact resume.
 
 `fit` prepares a run, `_Run.take_steps` is the loop, `_Run.roll_back` undoes steps that failed. The
-order in a step: dispatch it; while the devices work, fetch the metrics of the step before and draw the
-next batch; then, where due, evaluate, draw samples, save. A save follows the step it is named
+order in a step: dispatch it; while the devices work, fetch the metrics of the step before and draw
+the next batch; then, where due, evaluate, draw samples, save. A save follows the step it is named
 after, and the data position in it is the number of batches consumed by then. But for the end of a
 run no save is made among skipped steps, so that rolling back to the newest one undoes them.
 """
