@@ -1,10 +1,12 @@
 """Training sections of every experiment: all fields known, and refused by name if out of range."""
 
 import pytest
+from rich.console import Console
 
 from helpers import paths
 from mirage_jax.cli import train
 from mirage_jax.cli.helpers import common, training_sections
+from mirage_jax.io.workdir import Workdir
 
 EXPERIMENTS = sorted(
     p for p in (paths.ROOT / "experiments").glob("*.py") if p.name != "__init__.py"
@@ -54,12 +56,14 @@ def test_settings_of_the_loop_come_from_the_section_and_from_all():
         ("guard.spike", 0.5, "found 0.5, expected 0 or more than 1"),
     ],
 )
-def test_a_value_out_of_range_is_refused_by_name_before_anything_runs(name, value, message):
+def test_a_value_out_of_range_is_refused_by_name_before_anything_runs(
+    name, value, message, tmp_path
+):
     config = load(paths.ROOT / "experiments" / "quickstart.py")
     common._set_dotted(config, name, value)
-    # Neither a work directory nor a console is touched.
     with pytest.raises(ValueError, match=f"^config.{name}: {message}"):
-        train.run(config, None, None, "all")
+        train.run(config, Workdir(tmp_path), Console(quiet=True), "all")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_field_that_no_section_has_is_refused():
