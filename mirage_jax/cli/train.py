@@ -204,11 +204,6 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
     options = _options(config, section, console)
     values = {}
     if section.trained != "all":
-        if section.init_from:
-            raise common.UserError(
-                f"config.denoiser_training.init_from: found {section.init_from!r}, expected none "
-                f"beside trained={section.trained!r}, which starts from `pretrained`"
-            )
         values = build.pretrained(config, task)
         task = build.branch_task(config, task, values)
         start = starting_params(values, task.denoiser.branch_layers)

@@ -57,6 +57,14 @@ class DenoiserSection(TrainingSection):
     pose_noise: float = setting(0.0, "Metres and radians.", least=0)
     token_noise: float = setting(0.0, "Standard deviations of a latent.", least=0)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init_from and self.trained != "all":
+            raise ValueError(
+                f"init_from: found {self.init_from!r}, expected none beside trained="
+                f"{self.trained!r}, which starts from `pretrained`"
+            )
+
 
 _Section = TypeVar("_Section", bound=TrainingSection)
 
@@ -119,7 +127,9 @@ def encoder_settings(config: ConfigDict) -> EncoderSettings:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ValueError, naming the field, unless all training sections are in range."""
+    """Raises ValueError, naming the field, unless all that stages are trained with is in range."""
+    if config.loader_workers < 0:
+        raise ValueError(f"config.loader_workers: found {config.loader_workers}, expected >= 0")
     for read in OF_STAGE.values():
         section = read(config)
         if section.steps:

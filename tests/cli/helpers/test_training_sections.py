@@ -50,6 +50,7 @@ def test_settings_of_the_loop_come_from_the_section_and_from_all():
         ("geometry_training.steps", 0, "found 0, expected >= 1"),
         ("vae_training.kl_weight", -1e-4, "found -0.0001, expected >= 0"),
         ("vae_training.optimizer", "adam", "found 'adam', expected 'adamw' or"),
+        ("loader_workers", -1, "found -1, expected >= 0"),
         ("log_every", 0, "found 0, expected >= 1"),
         ("profile_steps", (5, 2), r"found \(5, 2\), expected 1 <= first <= last"),
         ("guard.patience", 0, "found 0, expected >= 1"),
@@ -64,6 +65,14 @@ def test_a_value_out_of_range_is_refused_by_name_before_anything_runs(
     with pytest.raises(ValueError, match=f"^config.{name}: {message}"):
         train.run(config, Workdir(tmp_path), Console(quiet=True), "all")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pretrained_model_and_parameters_of_another_run_exclude_each_other():
+    config = load(paths.ROOT / "experiments" / "wan22_5b_memory.py")
+    config.denoiser_training.init_from = "runs/other"
+    message = "config.denoiser_training.init_from: found 'runs/other', expected none beside trained"
+    with pytest.raises(ValueError, match=message):
+        training_sections.check(config)
 
 
 def test_a_field_that_no_section_has_is_refused():
