@@ -17,9 +17,12 @@ from rich.progress import track
 
 from data_pipelines import loading
 from data_pipelines.card import read_card
+from mirage_jax.chunks import TEMPORAL_STRIDE
 from mirage_jax.settings import Settings, setting
-from mirage_jax.training import latent_cache, rgb_baseline
-from mirage_jax.training.latent_cache import LatentClip, LatentSource
+from mirage_jax.training import latent_cache
+from mirage_jax.training.latent_cache import LatentSource
+from mirage_jax.world.conditioners import Rgb
+from mirage_jax.world.latent_clip import LatentClip, encode_clip, keyframe_depth
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
 
 
@@ -119,13 +122,12 @@ def encode_clips(
 
 
 def _host_inputs(elements: Sequence[Mapping[str, Any]], sky_depth: float) -> tuple[np.ndarray, ...]:
-    stride = latent_cache.TEMPORAL_STRIDE
     poses = np.stack([e["cam2world"] for e in elements])
     relative = np.linalg.inv(poses[:, :1]) @ poses
     return (
         np.stack([e["video"] for e in elements]),
-        np.stack([latent_cache.keyframe_depth(e["depth"], sky_depth) for e in elements]),
-        np.stack([(e["mover_ids"][::stride] > 0).astype(np.float32) for e in elements]),
+        np.stack([keyframe_depth(e["depth"], sky_depth) for e in elements]),
+        np.stack([(e["mover_ids"][::TEMPORAL_STRIDE] > 0).astype(np.float32) for e in elements]),
         np.stack([e["intrinsics"][0] for e in elements]),
         relative.astype(np.float32),
     )
@@ -135,16 +137,13 @@ def _encode_batch(
     encoder: LatentEncoder, video: Any, depth: Any, moving: Any, intrinsics: Any, poses: Any,
     *, settings: CacheSettings,
 ) -> LatentClip:  # fmt: skip
-    baseline: Callable | None = None
-    if settings.rgb:
-        baseline = functools.partial(
-            rgb_baseline.contexts, encode=encoder.encode, chunk_frames=settings.chunk_frames
-        )
+    vae = encoder.vae
+    baseline = Rgb(vae.latent_channels, vae.spatial_stride) if settings.rgb else None
 
     def one(*clip: Any) -> LatentClip:
-        return latent_cache.encode_clip(
+        return encode_clip(
             *clip,
-            encode=encoder.encode,
+            encoder=encoder,
             chunk_frames=settings.chunk_frames,
             rgb=baseline,
             preceding=settings.preceding,
