@@ -24,7 +24,6 @@ from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.nn.lora import LoRA
 from mirage_jax.nn.video_vae import VideoVAE
 from mirage_jax.settings import from_mapping
-from mirage_jax.training import optimizers
 from mirage_jax.training.branch_task import ADDED, BranchTask, freeze_backbone
 from mirage_jax.training.denoiser_task import DenoiserTask
 from mirage_jax.weights import FORMAT, WEIGHTS, unflatten
@@ -160,13 +159,6 @@ def denoiser_task(config: ConfigDict, memory: str, data_std: tuple[float, ...]) 
         drop_text=training.get("drop_text", 0.0),
         per_frame=training.per_frame,
     )
-
-
-def recipe(training: ConfigDict) -> optimizers.Recipe:
-    """Optimizer and learning rates of a training section."""
-    names = ("learning_rate", "steps", "warmup", "weight_decay")
-    given = [name for name in ("optimizer", "schedule", "betas", "clip_norm") if name in training]
-    return optimizers.recipe(**{name: training[name] for name in (*names, *given)})
 
 
 def trained(config: ConfigDict) -> str:
