@@ -134,12 +134,16 @@ def test_draws_do_not_depend_on_the_other_targets(params):
         np.testing.assert_array_equal(array, flatten_dict(every, sep="/")[path])
 
 
-def test_half_precision_parameters_keep_their_dtype(params):
+def test_half_precision_parameters_are_merged_in_float32_and_rounded_once(params):
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
     lora = LoRA(2, 2.0)
     adapter = drawn(lora, half)
     merged = jax.jit(lora.merge)(half, adapter)
-    assert {leaf.dtype for leaf in jax.tree.leaves(merged)} == {jnp.dtype(jnp.bfloat16)}
+    exact = lora.merge(jax.tree.map(lambda a: a.astype(jnp.float32), half), adapter)
+    for found, wanted in zip(jax.tree.leaves(merged), jax.tree.leaves(exact), strict=True):
+        assert found.dtype == jnp.bfloat16
+        # The sum is rounded once: to half a unit in the last of 8 bits.
+        np.testing.assert_allclose(np.asarray(found, np.float32), wanted, rtol=2.0**-8, atol=1e-7)
 
 
 def test_pairs_carry_the_axis_names_of_their_kernels():
