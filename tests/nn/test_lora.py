@@ -139,11 +139,15 @@ def test_half_precision_parameters_are_merged_in_float32_and_rounded_once(params
     lora = LoRA(2, 2.0)
     adapter = drawn(lora, half)
     merged = jax.jit(lora.merge)(half, adapter)
-    exact = lora.merge(jax.tree.map(lambda a: a.astype(jnp.float32), half), adapter)
-    for found, wanted in zip(jax.tree.leaves(merged), jax.tree.leaves(exact), strict=True):
+    pairs = flatten_dict(jax.tree.map(np.asarray, adapter), sep="/")
+    kernels = flatten_dict(half, sep="/")
+    for path, found in flatten_dict(merged, sep="/").items():
         assert found.dtype == jnp.bfloat16
-        # The sum is rounded once: to half a unit in the last of 8 bits.
-        np.testing.assert_allclose(np.asarray(found, np.float32), wanted, rtol=2.0**-8, atol=1e-7)
+        exact, stem = np.asarray(kernels[path], np.float64), path.removesuffix("/kernel")
+        if f"{stem}/a" in pairs:
+            exact = exact + np.float64(pairs[f"{stem}/a"]) @ np.float64(pairs[f"{stem}/b"])
+        # All but the few that a sum in float32 takes across the middle between two neighbours.
+        assert np.mean(found == exact.astype(jnp.bfloat16)) > 0.999, path
 
 
 def test_pairs_carry_the_axis_names_of_their_kernels():
