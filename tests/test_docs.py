@@ -82,6 +82,38 @@ def test_broken_links_are_found(tmp_path):
     assert [line.split(":")[0] for line in found] == ["none.md", "other.md#second", "#there"]
 
 
+def missing_paths(text):
+    """Python files and folders in code spans that are not there, functions not in their files."""
+    found = []
+    for name, path in re.findall(r"(?:`(\w+)` in\s)?`(\w+/[\w./]*)`", text):
+        places = [paths.ROOT / path, paths.ROOT / "mirage_jax" / path]
+        here = [place for place in places if place.exists()]
+        python = path.endswith(".py") and "NAME" not in path  # of one's own to be
+        ours = path.endswith("/") and (paths.ROOT / path.split("/")[0]).exists()
+        if not here and (python or ours):
+            found.append(path)
+        elif (
+            here
+            and name
+            and not re.search(rf"^(def |class )?{name}\b", here[0].read_text(), re.MULTILINE)
+        ):
+            found.append(f"{path}: {name}")
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(paths.ROOT)))
+def test_files_that_pages_name_are_there(page):
+    if page.name == "CHANGELOG.md":
+        pytest.skip("it also names what was there")
+    assert missing_paths(page.read_text()) == []
+
+
+def test_missing_files_are_found():
+    said = "`make_step` in `training/state.py`, `gone` in `mirage_jax/geometry.py`, `nn/none.py`, "
+    said += "`latents/`, `tests/none/`, `mirage_jax/NAME.py`"
+    assert missing_paths(said) == ["mirage_jax/geometry.py: gone", "nn/none.py", "tests/none/"]
+
+
 @pytest.mark.parametrize("package", ["mirage_jax", "data_pipelines"])
 def test_docstrings_speak_of_parameters_that_there_are(package):
     files = sorted((paths.ROOT / package).rglob("*.py"))
