@@ -101,10 +101,12 @@ def missing_paths(text):
     return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(paths.ROOT)))
+# The changelog also names what there was before.
+OF_NOW = [page for page in PAGES if page.name != "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("page", OF_NOW, ids=lambda page: str(page.relative_to(paths.ROOT)))
 def test_files_that_pages_name_are_there(page):
-    if page.name == "CHANGELOG.md":
-        pytest.skip("it also names what was there")
     assert missing_paths(page.read_text()) == []
 
 
