@@ -104,9 +104,7 @@ def get_config(variant: str = "ours") -> ConfigDict:
         training.drop_memory = 0.0
         training.depth_noise = training.pose_noise = training.token_noise = 0.0
         c.denoiser.memory_hint = False
-        c.memory.reads = 1
-        c.memory.fine = 1
-        c.memory.footprint = 1
+        c.memory.conditioner = "visibility"
         c.sampling.steps = 40
 
     tiny = dict(c.tiny_overrides)

@@ -25,13 +25,15 @@ from mirage_jax.cli.helpers import build, common, dry_run, starts
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel import processes
 from mirage_jax.parallel.processes import first_alone
-from mirage_jax.training.denoiser_task import MEMORY_KINDS
 
 STAGES = ("encoder", "cache", "geometry", "denoiser")
 
 _STAGE = flags.DEFINE_enum("stage", "all", ("all", *STAGES), "Which stage to run.")
 _MEMORY = flags.DEFINE_enum(
-    "memory", "latent", MEMORY_KINDS, "What the denoiser remembers with; 'rgb' and 'none' compare."
+    "memory",
+    "latent",
+    build.MEMORIES,
+    "What the denoiser remembers with; 'rgb' and 'none' compare.",
 )
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print what would run, where parameters lie and what a step needs; no more."
@@ -175,8 +177,8 @@ def _sources(
 def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> None:
     from mirage_jax.training import stages
     from mirage_jax.training.geometry_task import GeometryTask
-    from mirage_jax.weights import export
-    from mirage_jax.world.latent_encoder import LatentEncoder, module_fields
+    from mirage_jax.weights import export, module_fields
+    from mirage_jax.world.latent_encoder import LatentEncoder
 
     vae = LatentEncoder.load(workdir.model("encoder")).vae
     height, width = (side // vae.spatial_stride for side in build.picture_size(config))
@@ -198,14 +200,17 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
     from mirage_jax.training import stages
     from mirage_jax.training.branch_task import BranchTask, starting_params
     from mirage_jax.training.denoiser_task import Preview
-    from mirage_jax.training.latent_cache import FIELDS, LatentClip
     from mirage_jax.training.prior_fit import fit_memory_prior
     from mirage_jax.weights import export
+    from mirage_jax.world.latent_clip import FIELDS, LatentClip
     from mirage_jax.world.latent_encoder import LatentEncoder
 
     train, held_out = _sources(config, workdir, memory, build.texts(config))
     encoder = LatentEncoder.load(workdir.model("encoder"))
     task = build.denoiser_task(config, memory, encoder.spread)
+    latents = task.chunk_latents + task.context_frames.preceding_latents
+    constants = jax.jit(task.conditioner.constants, static_argnums=(1, 2))
+    task = dataclasses.replace(task, constants=constants(encoder, latents, task.size))
     if task.denoiser.memory_prior:
         console.print("fitting the memory prior")
         task = dataclasses.replace(task, prior=fit_memory_prior(task, train))
@@ -224,8 +229,9 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
     if config.sample_every:
         records = [held_out[i] for i in stages.spread_over(len(held_out), 4)]
         shown = {name: np.stack([record[name] for record in records]) for name in FIELDS}
-        how = {name: config.sampling[name] for name in ("steps", "shift", "method")}
-        preview = Preview(encoder, LatentClip(**shown), **how, fps=config.evaluation.fps)
+        preview = Preview(
+            encoder, LatentClip(**shown), build.sampler(config), fps=config.evaluation.fps
+        )
         task = dataclasses.replace(task, preview=preview)
     params = stages.train_task(
         task,

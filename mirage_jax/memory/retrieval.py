@@ -121,7 +121,7 @@ def shared_view(
     hits = readout.project_to_cells(surface, known.reshape(-1), views, grid)
     depth = readout.nearest_depth(hits)[:-1].reshape(len(views), *grid)
     # A keyframe's surface opens holes when seen from nearer; one ring of cells closes most of them.
-    depth, _ = readout.spread(depth, jnp.zeros(depth.shape, jnp.int32), 3)
+    depth, _ = readout.splat(depth, jnp.zeros(depth.shape, jnp.int32), 3)
     farthest = jnp.max(jnp.where(known, keyframes.depth, 0.0))
     depth = jnp.where(jnp.isfinite(depth), depth, farthest)
 

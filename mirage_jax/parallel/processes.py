@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from orbax.checkpoint import multihost
 
-from mirage_jax.parallel.heartbeat import RollCall
+from mirage_jax.parallel.heartbeat import Heartbeat
 from mirage_jax.parallel.mesh import batch_shards
 from mirage_jax.parallel.names import expected_hosts
 from mirage_jax.parallel.rules import batch_sharding
@@ -40,7 +40,7 @@ def initialize(
     process: int = -1,
     timeout: int = 300,
     folder: Path | None = None,
-    say_every: float = 20.0,
+    heartbeat_every: float = 20.0,
     environment: Mapping[str, str] = os.environ,
 ) -> bool:
     """Connects this process with the others of its run. Call it before anything asks for devices.
@@ -50,11 +50,11 @@ def initialize(
         to what JAX finds in the environment (Cloud TPU, GKE, SLURM, Open MPI, Kubernetes); "" does
         so where a launcher has started several processes or JAX_COORDINATOR_ADDRESS is set, and
         otherwise runs alone.
-      processes: how many there are.
+      processes: number of all.
       process: which of them this is, from 0.
       timeout: seconds to wait for the others. Then JAX ends the process, with a trace of its own.
-      folder: which all of them share; says who has come while this one waits, see `RollCall`.
-      say_every: seconds between such lines, on standard error.
+      folder: that all of them share, for the `Heartbeat` while this one waits.
+      heartbeat_every: seconds between its lines on standard error.
       environment: for tests.
 
     Returns:
@@ -89,7 +89,9 @@ def initialize(
     waiting: Any = contextlib.nullcontext()
     if folder is not None:
         hosts = expected_hosts(environment)
-        waiting = RollCall(folder, process, processes, _to_stderr, every=say_every, hosts=hosts)
+        waiting = Heartbeat(
+            folder, process, processes, _to_stderr, every=heartbeat_every, hosts=hosts
+        )
     try:
         with waiting:
             jax.distributed.initialize(

@@ -1,4 +1,4 @@
-"""What a run writes about itself: metrics.jsonl, TensorBoard beside it, a line on the screen.
+"""Where metrics go: metrics.jsonl, TensorBoard beside it, a line on the screen.
 
 Numbers are means over the interval since the last line. The sums of an unfinished interval are part
 of a checkpoint, so that a resumed run writes the same lines as an unbroken one; wall-clock numbers,
@@ -83,7 +83,7 @@ class MetricsWriter:
         self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=start_step + 1)
 
     def rewind(self, step: int) -> None:
-        """Takes back what was written after a step that the run went back to."""
+        """Removes what was written after a step that the run rolled back to."""
         if self._active:
             self._file.close()
             self._board.close()
@@ -145,7 +145,7 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line cut short by a killed process is left out.
+    """The lines of a metrics.jsonl; a last line that a killed process left truncated is left out.
 
     Raises:
       ValueError: if any other line is not JSON with a `step`.
@@ -250,20 +250,22 @@ class ProgressLine:
 
 
 class Phases:
-    """Wall seconds by phase (compile, data, step, save, ...), each counted once."""
+    """Wall seconds by phase (compile, data, step, save, ...), each second counted once."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._started = time.monotonic()
+        self._started = self._last = time.monotonic()
 
-    def add(self, name: str, since: float) -> float:
-        """Books the time from `since` (`time.monotonic()`) to now; returns now."""
+    def end(self, name: str) -> float:
+        """Books the time since the phase before ended for this one; returns it in seconds."""
         now = time.monotonic()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - since
-        return now
+        seconds, self._last = now - self._last, now
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        return seconds
 
     @property
     def elapsed(self) -> float:
+        """Seconds since this was made."""
         return time.monotonic() - self._started
 
     def summary(self) -> str:

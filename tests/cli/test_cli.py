@@ -37,9 +37,9 @@ from mirage_jax.training import latent_cache, stages
 from mirage_jax.training.branch_task import ADDED
 from mirage_jax.training.denoiser_task import MEMORY_KINDS
 from mirage_jax.training.geometry_task import GeometryTask
-from mirage_jax.weights import export, fingerprint, load_export
+from mirage_jax.weights import as_fields, export, fingerprint, load_export
 from mirage_jax.world import conditioners as conditioning
-from mirage_jax.world.latent_encoder import LatentEncoder, as_fields
+from mirage_jax.world.latent_encoder import LatentEncoder
 
 ROOT = paths.ROOT
 EXPERIMENTS = sorted(p for p in (ROOT / "experiments").glob("*.py") if p.name != "__init__.py")

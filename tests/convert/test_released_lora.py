@@ -10,12 +10,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from helpers import paths
-from mirage_jax.convert.incoming import Asked, import_checkpoint
+from mirage_jax.convert.incoming import ImportOptions, import_checkpoint
 from mirage_jax.convert.outgoing import export_checkpoint
 from mirage_jax.convert.wan_dit import from_wan_dit, original_names
 from mirage_jax.nn.lora import EVERY_PROJECTION, SELF_ATTENTION, LoRA
-from mirage_jax.weights import load_export
-from mirage_jax.world.latent_encoder import as_fields
+from mirage_jax.weights import as_fields, load_export
 
 BASE = paths.GOLDEN / "diffusers_wan_ti2v"
 RANK = 4
@@ -53,7 +52,7 @@ def test_comes_back_bit_by_bit(tmp_path, projections, targets, dtype):
     tensors = pairs(projections, dtype)
     source = saved(tensors, tmp_path / "in.safetensors")
     ours, out = tmp_path / "ours", tmp_path / "out.safetensors"
-    assert import_checkpoint([source], ours, asked=Asked(alpha=8.0)) == "lora"
+    assert import_checkpoint([source], ours, options=ImportOptions(alpha=8.0)) == "lora"
     _, architecture = load_export(ours)
     assert LoRA(**as_fields(architecture["lora"])) == LoRA(RANK, 8.0, targets)
     export_checkpoint(ours, out)
@@ -74,18 +73,20 @@ def test_comes_back_bit_by_bit(tmp_path, projections, targets, dtype):
 def test_prefixes_and_adapter_names_are_tolerated(tmp_path, prefix, infix):
     tensors = pairs(ATTENTION)
     plain, odd = tmp_path / "plain", tmp_path / "odd"
-    import_checkpoint([saved(tensors, tmp_path / "a.safetensors")], plain, asked=Asked(alpha=1.0))
+    import_checkpoint(
+        [saved(tensors, tmp_path / "a.safetensors")], plain, options=ImportOptions(alpha=1.0)
+    )
     named = {re.sub(r"(lora_[AB])", rf"\1{infix}", name): t for name, t in tensors.items()}
     source = saved(named, tmp_path / "b.safetensors", prefix)
-    import_checkpoint([source], odd, asked=Asked(alpha=1.0))
+    import_checkpoint([source], odd, options=ImportOptions(alpha=1.0))
     jax.tree.map(np.testing.assert_array_equal, load_export(odd)[0], load_export(plain)[0])
 
 
 def test_merged_into_a_base_on_the_way_in(tmp_path):
     base, tensors = load_file(BASE / "weights.safetensors"), pairs(EVERY)
     lora = saved(tensors, tmp_path / "lora.safetensors")
-    asked = Asked(heads=2, alpha=6.0)
-    import_checkpoint([BASE / "weights.safetensors", lora], tmp_path / "ours", asked=asked)
+    options = ImportOptions(heads=2, alpha=6.0)
+    import_checkpoint([BASE / "weights.safetensors", lora], tmp_path / "ours", options=options)
     expected = original_names(base)
     for layer in range(DEPTH):
         for name in EVERY:
@@ -96,7 +97,7 @@ def test_merged_into_a_base_on_the_way_in(tmp_path):
     close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5)  # noqa: E731
     jax.tree.map(close, found, from_wan_dit(expected))
     # The same as keeping both apart and merging in memory.
-    import_checkpoint([lora], tmp_path / "lora", asked=asked)
+    import_checkpoint([lora], tmp_path / "lora", options=options)
     adapter, architecture = load_export(tmp_path / "lora")
     kept = LoRA(**as_fields(architecture["lora"])).merge(from_wan_dit(base), adapter)
     jax.tree.map(close, found, kept)
@@ -139,21 +140,21 @@ def without(tensors):
 def test_what_does_not_fit_is_refused(tmp_path, change, alpha, words):
     source = saved(change(pairs(ATTENTION)), tmp_path / "in.safetensors")
     with pytest.raises(ValueError, match=words):
-        import_checkpoint([source], tmp_path / "ours", asked=Asked(alpha=alpha))
+        import_checkpoint([source], tmp_path / "ours", options=ImportOptions(alpha=alpha))
     assert not (tmp_path / "ours" / "model.safetensors").exists()
 
 
 def test_an_adapter_of_another_model_is_not_merged(tmp_path):
     tensors = {k: v for k, v in pairs(ATTENTION).items() if not k.startswith("blocks.2.")}
     lora = saved(tensors, tmp_path / "lora.safetensors")
-    sources, asked = [BASE / "weights.safetensors", lora], Asked(heads=2, alpha=1.0)
+    sources, options = [BASE / "weights.safetensors", lora], ImportOptions(heads=2, alpha=1.0)
     with pytest.raises(ValueError, match=r"lora\.safetensors: tensors missing: blocks\.2\.self"):
-        import_checkpoint(sources, tmp_path / "ours", asked=asked)
+        import_checkpoint(sources, tmp_path / "ours", options=options)
     with pytest.raises(ValueError, match=r"found a second low-rank adapter"):
-        import_checkpoint([*sources, lora], tmp_path / "ours", asked=asked)
+        import_checkpoint([*sources, lora], tmp_path / "ours", options=options)
     vae = BASE.parent / "official_vae22" / "weights.safetensors"
     with pytest.raises(ValueError, match=r"adapter beside a latent_encoder, expected a denoiser"):
-        import_checkpoint([vae, lora], tmp_path / "ours", asked=asked)
-    import_checkpoint([lora], tmp_path / "ours", asked=asked)
+        import_checkpoint([vae, lora], tmp_path / "ours", options=options)
+    import_checkpoint([lora], tmp_path / "ours", options=options)
     with pytest.raises(ValueError, match="found 'diffusers', expected 'original' for a LoRA"):
         export_checkpoint(tmp_path / "ours", tmp_path / "out", naming="diffusers")

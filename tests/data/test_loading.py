@@ -2,11 +2,15 @@
 
 import itertools
 import shutil
+from pathlib import Path
 
+import made_clips
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 
-from data_pipelines.clip import ARRAY_FIELDS, from_bytes
+from data_pipelines.clip import ARRAY_FIELDS, META_FIELDS
+from data_pipelines.clip_format import from_bytes, to_bytes
 from data_pipelines.loading import ClipSource, LoaderState, Window, batches
 from data_pipelines.recording import read_records, record
 from data_pipelines.sources.procedural import ProceduralSource
@@ -53,10 +57,54 @@ def test_source_gives_the_recorded_clips_in_order(folder):
         for field in ARRAY_FIELDS:
             np.testing.assert_array_equal(element[field], getattr(clip, field))
         assert source.clip(index).name == clip.name
-    assert [meta["name"] for meta in source.meta()] == [clip.name for clip in stored]
+    metas = source.meta()
+    assert [meta["name"] for meta in metas] == [clip.name for clip in stored]
+    assert set(metas[0]) == set(META_FIELDS) and metas[0]["caption"] is None
     assert list(ClipSource(folder, "train", ("world",))[0]) == ["world"]
     with pytest.raises(IndexError):
         source[COUNT]
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A shard with a clip of the first format, one of every part, and one without any."""
+    path = tmp_path_factory.mktemp("mixed")
+    writer = ArrayRecordWriter(str(path / "train-00000-of-00001.array_record"), "group_size:1")
+    first = Path(__file__).with_name("clip-1.safetensors").read_bytes()
+    full = made_clips.make_full_clip(FRAMES)
+    for data in (first, to_bytes(full), to_bytes(made_clips.bare(full))):
+        writer.write(data)
+    writer.close()
+    return path
+
+
+def test_clips_of_the_first_format_are_loaded(mixed):
+    element = ClipSource(mixed, "train")[0]
+    for field in ARRAY_FIELDS:
+        expected = getattr(made_clips.make_clip(5, 8, 8, seed=7), field)
+        np.testing.assert_array_equal(element[field], expected)
+
+
+def test_a_clip_without_a_field_asked_for_is_named(mixed):
+    source = ClipSource(mixed, "train", ("video", "times", "caption"))
+    assert source[1]["caption"] == "a corridor"
+    name = made_clips.make_full_clip().name
+    with pytest.raises(ValueError, match=f"clip {name!r}, times: found none"):
+        source[2]
+    assert source.clip(2).times is None
+
+
+def test_windows_cut_times_and_bodies_too(mixed):
+    element = ClipSource(mixed, "train", ("video", "times", "bodies", "caption"))[1]
+    cut = Window(4, stride=3)(element, np.random.default_rng(3))
+    start = int(np.flatnonzero(element["times"] == cut["times"][0])[0])
+    assert start in (3, 6)
+    clip = made_clips.make_full_clip(FRAMES)
+    np.testing.assert_array_equal(cut["times"], clip.times[start : start + 4])
+    np.testing.assert_array_equal(cut["bodies"].ids, [7, 9])
+    expected = clip.bodies.body2world[start : start + 4]
+    np.testing.assert_array_equal(cut["bodies"].body2world, expected)
+    assert cut["caption"] == "a corridor"
 
 
 def test_unreadable_folders_are_refused(folder, tmp_path):

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines import sources
 from data_pipelines.clip import ARRAY_FIELDS, validate
 from data_pipelines.sources.procedural import BALL_RADIUS, ProceduralSource, make_room, render
 
@@ -142,11 +141,3 @@ def test_no_ball_when_not_wanted():
     for clip in source.clips(WORLD, 2, seed=3):
         assert not clip.mover_ids.any()
         assert all(getattr(clip, field).shape[0] == 12 for field in ARRAY_FIELDS)
-
-
-def test_registry_knows_sources_by_name():
-    source = sources.make("procedural", size=8, frames=10)
-    assert source == ProceduralSource(size=8, frames=10)
-    assert isinstance(source, sources.Source)
-    with pytest.raises(ValueError, match=r"procedual.*did you mean 'procedural'"):
-        sources.make("procedual")

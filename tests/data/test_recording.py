@@ -16,14 +16,15 @@ from array_record.python import array_record_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from recordings import SMALL, quiet, records
 from rich.console import Console
 
 from data_pipelines import recording
-from data_pipelines.clip import decode, from_bytes
-from data_pipelines.recording import plan, read_records, record
+from data_pipelines.clip_codecs import U16
+from data_pipelines.clip_format import decode, from_bytes
+from data_pipelines.recording import plan, read_records, shards
 from data_pipelines.sources.procedural import ProceduralSource
-
-SMALL = {"size": 8, "frames": 10, "train_worlds": 3, "eval_worlds": 2, "ball": False}
+from mirage_jax.io import atomic
 
 
 class SpySource(ProceduralSource):
@@ -65,15 +66,6 @@ class CrashingSource(ProceduralSource):
                 os._exit(7)
             raise KeyError("no such texture")
         yield from super().clips(world, count, seed)
-
-
-def quiet(source, path, split="train", count=7, **options):
-    options = {"workers": 0, "progress": False, "shard_clips": 3, **options}
-    return record(source, path, split, count, **options)
-
-
-def records(path):
-    return {shard.name: list(read_records(shard)) for shard in sorted(path.glob("*.array_record"))}
 
 
 @given(
@@ -172,7 +164,7 @@ def test_finished_shards_are_kept_and_missing_ones_recorded_again(tmp_path):
     before = records(tmp_path)
     stamps = {shard: shard.stat().st_mtime_ns for shard in first.shards}
     first.shards[1].unlink()
-    (tmp_path / f".{first.shards[1].name}.tmp").write_bytes(b"half a shard")
+    atomic.partial_path(first.shards[1]).write_bytes(b"half a shard")
     card = json.loads((tmp_path / "dataset.json").read_text())
     del card["splits"]["train"]["shards"][first.shards[0].name]  # killed before the card
     (tmp_path / "dataset.json").write_text(json.dumps(card))
@@ -187,7 +179,10 @@ def test_finished_shards_are_kept_and_missing_ones_recorded_again(tmp_path):
     assert quiet(source, tmp_path).resumed == len(first.shards)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"count": 8}, {"source": {"fov": 60.0}}])
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1}, {"count": 8}, {"source": {"fov": 60.0}}, {"codecs": {"depth": U16()}}],
+)
 def test_two_recordings_are_not_mixed_in_one_folder(tmp_path, change):
     quiet(ProceduralSource(**SMALL), tmp_path, count=2)
     before = records(tmp_path)
@@ -212,14 +207,14 @@ def check_full_disk_left(path, kept, source):
 
 def test_full_disk_before_a_clip(tmp_path, monkeypatch):
     source = ProceduralSource(**SMALL)
-    real = recording.shutil.disk_usage
+    real = shards.shutil.disk_usage
 
     def nearly_full(path):
         usage = real(path)
-        return usage._replace(free=1000) if list(tmp_path.glob("*.array_record")) else usage
+        return usage._replace(free=1000) if list(tmp_path.glob("train-*")) else usage
 
     with monkeypatch.context() as patch:
-        patch.setattr(recording.shutil, "disk_usage", nearly_full)
+        patch.setattr(shards.shutil, "disk_usage", nearly_full)
         with pytest.raises(OSError, match="no space left") as error:
             quiet(source, tmp_path)
     assert error.value.errno == errno.ENOSPC
@@ -234,10 +229,10 @@ def test_full_disk_in_the_writer(tmp_path, monkeypatch):
     real = array_record_module.ArrayRecordWriter
 
     def writer(path, options):
-        return real("/dev/full" if list(tmp_path.glob("*.array_record")) else path, options)
+        return real("/dev/full" if list(tmp_path.glob("train-*")) else path, options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(recording.array_record_module, "ArrayRecordWriter", writer)
+        patch.setattr(shards.array_record_module, "ArrayRecordWriter", writer)
         with pytest.raises(OSError, match=r"No space left on device.*the 1 finished"):
             quiet(source, tmp_path)
     check_full_disk_left(tmp_path, 1, source)
@@ -250,7 +245,7 @@ def test_full_disk_at_the_sync(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(recording.os, "fsync", full)
+        patch.setattr(atomic.os, "fsync", full)
         with pytest.raises(OSError, match="no space left"):
             quiet(source, tmp_path)
     check_full_disk_left(tmp_path, 0, source)
@@ -295,7 +290,7 @@ def test_workers_do_not_run_the_main_program_again(tmp_path):
         "record(source, sys.argv[1], 'train', 1, workers=1, progress=False)\n"
     )
     command = [sys.executable, str(program), str(tmp_path / "clips")]
-    root = Path(recording.__file__).parents[1]
+    root = Path(recording.__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from made_clips import bare, make_full_clip
 
 from data_pipelines.recording import record
 from data_pipelines.sources.procedural import ProceduralSource
@@ -33,8 +34,58 @@ for split, count in (("train", 5), ("eval", 2)):
             assert example[field].decode() == getattr(clip, field)
         for field in ("seed", "gamma", "fps"):
             assert example[field] == getattr(clip, field)
+        assert example["times"].shape == (0,) and example["body_velocity"].shape == (0, 0, 3)
+        assert example["caption"] == example["provenance"] == b""
 assert "tensorflow" not in sys.modules
 """
+
+
+PARTS_OF_CLIPS = """
+import json, sys
+import numpy as np
+import tensorflow_datasets as tfds
+from data_pipelines.clip import PARTS
+from data_pipelines.loading import ClipSource
+from data_pipelines.tfds_builder.mirage_worlds import prepare
+
+recording, data_dir = sys.argv[1:]
+prepare(recording, data_dir)
+bare, full = tfds.data_source("mirage_worlds/procedural", data_dir=data_dir, split="train")
+clip = ClipSource(recording, "train").clip(1)
+for name in PARTS:
+    found = full[name.replace("bodies.", "body_")]
+    np.testing.assert_array_equal(found, clip.part(name))
+    assert found.dtype == clip.part(name).dtype
+assert [name.decode() for name in full["body_looks"]] == ["red", "blue"]
+assert (full["caption"], full["licence"]) == (b"a corridor", b"CC-BY-4.0")
+assert json.loads(full["provenance"]) == clip.provenance
+assert bare["video"].shape == (3, 4, 6, 3)
+for name in ("depth", "mover_ids", "times", "body_body2world"):
+    assert bare[name].shape[0] == 0, name
+assert bare["seed"] == -1 and bare["caption"] == b"" and len(bare["body_kinds"]) == 0
+assert "tensorflow" not in sys.modules
+"""
+
+
+class Made(ProceduralSource):
+    """One clip without anything that may be absent, and one with everything."""
+
+    def clips(self, world, count, seed):
+        return iter([bare(make_full_clip()), make_full_clip()])
+
+
+def test_what_a_clip_lacks_is_empty(tmp_path):
+    source = Made(train_worlds=1)
+    record(source, tmp_path / "clips", "train", 2, workers=0, progress=False)
+    command = [
+        sys.executable,
+        "-c",
+        PARTS_OF_CLIPS,
+        str(tmp_path / "clips"),
+        str(tmp_path / "tfds"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 TWO_WORLDS = """

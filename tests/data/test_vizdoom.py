@@ -5,11 +5,12 @@ import pickle
 
 import numpy as np
 import pytest
+from warps import psnrs
 
 from data_pipelines.clip import validate
 from data_pipelines.sources import make
-from data_pipelines.sources.vizdoom import FreedoomSource, check_world, wad_path
-from data_pipelines.sources.warp_check import revisit_coverage, warp_frame
+from data_pipelines.sources.vizdoom import FreedoomSource, wad_path
+from data_pipelines.sources.warp_check import revisit_coverage
 
 pytest.importorskip("vizdoom", reason="vizdoom, which ships the Freedoom maps, is not installed")
 
@@ -20,12 +21,6 @@ RESERVED += [f"freedoom1/E4M{number}" for number in range(1, 10)]
 @pytest.fixture(scope="module")
 def clips():
     return list(FreedoomSource(living=0.0).clips("freedoom2/MAP07", 6, seed=0))
-
-
-def psnrs(clips, pairs):
-    warps = [warp_frame(clip, source, target) for clip in clips for source, target in pairs]
-    assert np.mean([warp.coverage for warp in warps]) > 0.3
-    return np.nanmean([[warp.psnr, warp.psnr_unwarped] for warp in warps], axis=0)
 
 
 def test_clips_are_valid_and_alternate(clips):
@@ -96,7 +91,7 @@ def test_other_sizes(clips):
 @pytest.mark.parametrize("world", [*RESERVED, "freedoom2/map25", "freedoom1/e4m2"])
 def test_reserved_worlds_are_refused(world):
     with pytest.raises(ValueError, match="reserved"):
-        check_world(world)
+        FreedoomSource().check_world(world)
     with pytest.raises(ValueError, match="reserved"):
         FreedoomSource().clips(world, 1, seed=0)
 
@@ -119,7 +114,7 @@ def test_worlds_exist_and_splits_are_disjoint():
 def test_source_travels_to_workers_and_refuses_nonsense():
     source = FreedoomSource(size=32)
     assert pickle.loads(pickle.dumps(source)) == source
-    with pytest.raises(ValueError, match="size 2"):
+    with pytest.raises(ValueError, match="size 2, expected 8 to 768"):
         FreedoomSource(size=2)
-    with pytest.raises(ValueError, match="living 3"):
+    with pytest.raises(ValueError, match=r"living 3\.0, expected 0 to 1"):
         FreedoomSource(living=3.0)

@@ -218,25 +218,51 @@ def test_a_return_to_another_place_counts_as_parallax(videos):
 
 
 def test_memory_retention_is_measured_on_history_and_what_was_generated():
-    """Adjacent frames alike and a perfect return: NMR 1; a return that shows something else: 0."""
+    """Against pairs listed by hand: a perfect return, one to another world, and a coarse one."""
     frames, chunk = 33, 17
+    history = frames - chunk + 1
     poses = trajectories.make("look_away", frames, angle=120)
-    rng = np.random.default_rng(2)
-    # Each direction has a picture of its own, which changes little from frame to frame.
-    view = rng.uniform(0, 255, (18, 8, 8, 3))
-    out = np.stack([view[: n + 2].mean(0) for n in range(17)])
-    cells = np.concatenate([out, out[-2::-1]]).astype(np.uint8)
-    video = np.stack([cells] * 2)
+    # The last step turns by less than half a degree: that frame counts as standing still.
+    degrees = np.degrees(np.arccos(np.clip(poses[:-1, 2, 2], -1, 1)))
+    later = range(history, frames - 1)
+    back = [(frames - 1 - k, k) for k in later if 2 * k - frames + 1 >= 10]
+    steps = [(k - 1, k) for k in later[1:]]
+    apart = [(e, k) for k in later for e in range(k - 9) if abs(degrees[k] - degrees[e]) >= 45]
+
+    def retention(clip):
+        clip = clip.astype(np.float64)
+        errors = [[np.square(clip[a] - clip[b]).mean() for a, b in g] for g in (back, apart, steps)]
+        r, b, s = (np.mean(10 * np.log10(255**2 / np.maximum(e, 1 / 12))) for e in errors)
+        return (r - b) / (s - b)
+
+    def walk(seed):
+        # Each direction has a picture of its own, which changes little from frame to frame.
+        view = np.random.default_rng(seed).uniform(0, 255, (18, 8, 8, 3)).cumsum(0)
+        out = view[1:] / np.arange(2, 19)[:, None, None, None]
+        return np.concatenate([out, out[-2::-1]]).astype(np.uint8)
+
+    video = np.stack([walk(2), walk(3)])
+    true = video[:, frames - chunk :]
+    videos = {
+        "memory": true,
+        "no_memory": np.stack([walk(4), walk(5)])[:, frames - chunk :],
+        "vae_reconstruction": true // 8 * 8,
+    }
     clips = tiny_world.latent_clips(2, poses)
     held = HeldOut(video, np.stack([poses] * 2), ["a", "b"], clips)
-    perfect = video[:, frames - chunk :]
-    stuck = np.repeat(perfect[:, :1], chunk, axis=1)
-    scores = protocol.score(
-        held, {"memory": perfect, "memory_zeroed": stuck, "vae_reconstruction": perfect}
-    )
-    nmr = scores["nmr"]["psnr"]
-    assert nmr["memory"]["trajectories"] == 2
-    assert nmr["memory"]["relative"] == 1.0
-    assert nmr["memory"]["mean"] > 0.5
-    stuck_mean = nmr["memory_zeroed"]["mean"]
-    assert stuck_mean is None or stuck_mean < 0.5 * nmr["memory"]["mean"]
+    nmr = protocol.score(held, videos)["nmr"]["psnr"]
+    expected = {
+        name: np.mean(
+            [
+                retention(np.concatenate(clip))
+                for clip in zip(video[:, :history], v[:, 1:], strict=True)
+            ]
+        )
+        for name, v in videos.items()
+    }
+    for name, value in expected.items():
+        assert nmr[name]["trajectories"] == 2
+        assert nmr[name]["mean"] == pytest.approx(value, rel=1e-5)
+        ratio = value / expected["vae_reconstruction"]
+        assert nmr[name]["relative"] == pytest.approx(ratio, rel=1e-5)
+    assert expected["memory"] > 1 and abs(expected["no_memory"]) < 0.3

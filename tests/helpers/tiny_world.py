@@ -9,20 +9,23 @@ import numpy as np
 from einops import reduce
 from flax import linen as nn
 
+from mirage_jax.chunks import latents_of_frames
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
-from mirage_jax.training.latent_cache import LatentClip
 from mirage_jax.world import WorldModel
-from mirage_jax.world.conditioners import RAY_CHANNELS, context_channels, latents_of_frames
+from mirage_jax.world.conditioners import RAY_CHANNELS, Folded, make
+from mirage_jax.world.latent_clip import LatentClip
 from mirage_jax.world.latent_encoder import LatentEncoder
+from mirage_jax.world.options import SamplerOptions
 
 SIZE = (16, 24)
 GRID = (2, 3)
 CHANNELS = 4
 CHUNK = 5
 """Frames of a chunk: two latents."""
-READOUT = {"reads": 2, "fine": 1, "prefer": "nearest"}
+STRIDE = 8
+READOUT = Folded(CHANNELS, STRIDE, reads=2, fine=1)
 INTRINSICS = np.array([14.0, 13.0, 12.5, 7.5], np.float32)
 
 
@@ -121,23 +124,28 @@ def denoiser(memory_channels, **changes):
     return Denoiser(**fields | changes)
 
 
-def world_model(seed=0):
+def conditioner(kind):
+    """One of each kind for these sizes."""
+    return READOUT if kind == "folded" else make(kind, token_channels=CHANNELS, stride=STRIDE)
+
+
+def world_model(seed=0, told=READOUT, **options):
     """A model that writes every cell to memory: nothing moves, nothing is sky."""
     head = GeometryHead(width=8, layers=1)
     latents = jnp.zeros((1, latents_of_frames(CHUNK), *GRID, CHANNELS))
     head_params = random_params(head, seed, latents, jnp.zeros(latents.shape[:2], bool))
     head_params["maps"]["bias"] = jnp.array([0.0, -1.0, -20.0, -20.0])
-    network = denoiser(context_channels(CHANNELS, reads=READOUT["reads"], fine=READOUT["fine"]))
+    network = denoiser(told.channels)
     return WorldModel(
         encoder=encoder(seed),
         head_params=head_params,
         denoiser_params=random_params(network, seed, latents, jnp.zeros(latents.shape[:2])),
         head=head,
         denoiser=network,
+        conditioner=told,
         size=SIZE,
         chunk_frames=CHUNK,
-        readout=tuple(READOUT.items()),
-        steps=2,
+        **{"sampler": SamplerOptions(steps=2), **options},
     )
 
 

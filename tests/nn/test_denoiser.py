@@ -423,7 +423,7 @@ def found_beside(full):
 
 
 @pytest.mark.parametrize("there", [(0, 0), (1, 0), (2, 2), (0, 2)], ids=str)
-def test_frames_not_shown_are_as_good_as_left_out(found_beside, there):
+def test_absent_frames_are_as_good_as_left_out(found_beside, there):
     """Of room for two references and two preceding frames; what is in empty room does not count."""
     room = {"reference": 100 * normal(2, 2, 4, 4, 6), "preceding": 100 * normal(2, 2, 4, 4, 6)}
     references, precedings = there
@@ -433,17 +433,19 @@ def test_frames_not_shown_are_as_good_as_left_out(found_beside, there):
         room["reference"] = room["reference"].at[:, 2 - references :].set(clean["reference"])
     if precedings:
         clean["preceding"] = room["preceding"] = PRECEDING
-    shown = jnp.array([False] * (2 - references) + [True] * references + [precedings > 0] * 2)
-    room["shown"] = jnp.stack([shown, shown])
+    present = jnp.array([False] * (2 - references) + [True] * references + [precedings > 0] * 2)
+    room["frame_mask"] = jnp.stack([present, present])
 
     for found, expected in zip(found_beside(room), found_beside(clean), strict=True):
         np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-def test_shown_is_of_the_frames_there_are(full):
+def test_frame_mask_must_cover_the_clean_frames(full):
     model, _, params = full
-    inputs = {"reference": REFERENCE, "preceding": PRECEDING, "shown": jnp.ones((2, 2), bool)}
-    with pytest.raises(ValueError, match=r"shown: found 2 frames, expected 1 reference and 2 prec"):
+    inputs = {"reference": REFERENCE, "preceding": PRECEDING, "frame_mask": jnp.ones((2, 2), bool)}
+    with pytest.raises(
+        ValueError, match=r"frame_mask: found 2 frames, expected 1 reference and 2 prec"
+    ):
         jax.eval_shape(lambda: model.apply(params, LATENTS, TIMESTEP, **inputs))
 
 

@@ -176,7 +176,7 @@ def test_without_dropout_or_key_nothing_is_added(params):
 
 
 def test_dropout_drops_what_the_adapter_sees_and_nothing_else(params):
-    """x W + b + alpha / rank (x mask / kept) A B, with the mask of its target and layer."""
+    """x W + b + alpha / rank (x mask / keep_prob) A B, with the mask of its target and layer."""
     lora = LoRA(2, 3.0, ("mlp_in", "mlp_out"))
     adapter = drawn(lora, params)
     pair = adapter["blocks"]["block"]["mlp_in"]

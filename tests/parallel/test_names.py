@@ -62,7 +62,7 @@ def test_the_hosts_that_do_not_come_are_named(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(jax.distributed, "initialize", waits)
     (tmp_path / "node2").touch()
     environment = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_JOB_NODELIST": f"{own},node[2-4]"}
-    processes.initialize(folder=tmp_path, say_every=0.01, environment=environment)
+    processes.initialize(folder=tmp_path, heartbeat_every=0.01, environment=environment)
     last = said.splitlines()[-1]
     assert last.startswith("waiting for the other processes")
     assert f"here: {', '.join(sorted((own, 'node2')))};" in last

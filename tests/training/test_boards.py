@@ -49,9 +49,8 @@ def test_a_run_reports_to_its_board_and_goes_on_with_it(service, tmp_path):
             Drawing(),
             Batches,
             workdir=tmp_path,
-            wandb="worlds",
             config={"width": 8},
-            **settings(steps, log_every=2, sample_every=4),
+            **settings(steps, log_every=2, sample_every=4, wandb="worlds"),
         )
     first, second = service.runs
     assert first.options["project"] == "worlds" and first.options["config"] == {"width": 8}

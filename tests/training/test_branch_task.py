@@ -204,7 +204,7 @@ def test_the_state_of_a_run_holds_nothing_of_the_backbone(whole, lora):
     task, params, _ = whole
     task = freeze_backbone(task, params, lora)
     mesh = parallel.make_mesh()
-    build = states.Builder(
+    build = states.StateBuilder(
         task, optax.adam(1e-3), mesh, parallel.preset("fsdp"), seed=0, with_ema=True
     )
     sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(params[name])) for name in ADDED}

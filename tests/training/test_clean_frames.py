@@ -84,7 +84,7 @@ def inputs_of():
 def test_preceding_frames_are_shown_where_there_are_some(clip, inputs_of, scenario):
     keyframes = jnp.asarray(TABLE.keyframes[scenario])
     found = inputs_of(clip, jnp.asarray(scenario), keyframes)
-    shown = np.asarray(found.clean["shown"])
+    shown = np.asarray(found.clean["frame_mask"])
     np.testing.assert_array_equal(shown[3:], [scenario == histories.RETURN] * 2)
     np.testing.assert_array_equal(found.clean["preceding"], clip.preceding)
     assert found.context.shape[0] == 3 + 2 and found.rays.shape[0] == len(found.target) == 3
@@ -113,9 +113,9 @@ def test_an_empty_memory_has_no_references(clip):
     found = jax.jit(task.inputs)(batch, jax.random.key(0))
     kept = np.asarray(found.context).any(axis=(1, 2, 3, 4))
     assert 5 < kept.sum() < 35
-    np.testing.assert_array_equal(np.asarray(found.clean["shown"])[:, :3].any(axis=1), kept)
+    np.testing.assert_array_equal(np.asarray(found.clean["frame_mask"])[:, :3].any(axis=1), kept)
     # What precedes the chunk is no matter of memory.
-    assert 0 < found.clean["shown"][~kept, 3].sum() < (~kept).sum()
+    assert 0 < found.clean["frame_mask"][~kept, 3].sum() < (~kept).sum()
 
 
 def test_the_denoiser_is_shown_them(clip):

@@ -1,12 +1,12 @@
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from helpers import tiny_world
+from helpers import memory_by_hand, tiny_world
 from helpers.tiny_world import CHANNELS, CHUNK, GRID, SIZE, Plain
 from mirage_jax import geometry, memory, trajectories
 from mirage_jax.geometry import Camera
@@ -25,7 +25,7 @@ from mirage_jax.training.denoiser_task import (
 from mirage_jax.training.latent_cache import FIELDS
 from mirage_jax.training.memory_view import UNSEEN
 from mirage_jax.world import scenarios as histories
-from mirage_jax.world.conditioners import camera_rays, context_channels, memory_context
+from mirage_jax.world.conditioners import context_channels
 from mirage_jax.world.latent_encoder import to_uint8
 
 POSES = trajectories.make("look_and_walk", 9, angle=60, distance=0.7)
@@ -34,8 +34,6 @@ LONG = trajectories.make("look_away", 17)
 KEY = jax.random.key(3, impl="rbg")  # compiles faster than the default
 READOUT = Readout(reads=2, fine=1)
 TABLE = histories.scenarios(2, 2)
-rays_of = jax.jit(camera_rays, static_argnums=1)
-context_of = jax.jit(functools.partial(memory_context, grid=GRID, **dataclasses.asdict(READOUT)))
 see = jax.jit(functools.partial(memory.read, grid=GRID))
 
 
@@ -167,21 +165,49 @@ def test_inputs_are_those_of_the_chunk_to_be_generated(kind, scenario, inputs_of
     keyframes = jnp.asarray(TABLE.keyframes[scenario])
     target, rays, context, clean = inputs_of[kind](clip, jnp.asarray(scenario), keyframes)
     first = 4 if scenario == histories.RETURN else 0
-    chunk = Camera(
-        jnp.tile(clip.intrinsics, (CHUNK, 1)), clip.cam2world[first : first + CHUNK], SIZE
-    )
     assert not clean
     np.testing.assert_array_equal(target, clip.chunks[first // 4])
-    np.testing.assert_allclose(rays, rays_of(chunk, GRID), atol=1e-6)
+    poses = np.asarray(clip.cam2world, np.float64)
+    np.testing.assert_allclose(rays, rays_by_hand(poses[first : first + CHUNK]), atol=1e-5)
     if kind == "none":
         assert context is None
     elif kind == "rgb":
         np.testing.assert_array_equal(context[..., :CHANNELS], clip.rgb_chunks[scenario])
         np.testing.assert_array_equal(context[..., CHANNELS:], clip.rgb_hits[scenario])
     else:
-        bank = write(clip, keyframes, SIZE)
-        np.testing.assert_allclose(context, context_of(bank, chunk), atol=1e-6)
-        assert np.asarray(context).any()
+        held = {histories.FIRST: [0], histories.RETURN: [0, 1], histories.REVERSED: [1, 2]}
+        # Read twice for each latent: the first covers one frame, the second four.
+        reads = poses[first + np.array([[0, 0], [2, 4]])]
+        expected = context_by_hand(clip, held[scenario], reads)
+        np.testing.assert_allclose(context, expected, atol=1e-4)
+        assert expected.any()
+
+
+def rays_by_hand(poses):
+    frames = [
+        memory_by_hand.pluecker(tiny_world.INTRINSICS, pose, poses[0], SIZE, GRID) for pose in poses
+    ]
+    return np.stack([np.concatenate(four, axis=-1) for four in ([frames[0]] * 4, frames[1:])])
+
+
+def context_by_hand(clip, keyframes, reads):
+    """Tokens, visibility, confidence and inverse depth where the keyframes show anything."""
+    lens = tiny_world.INTRINSICS
+    depth, tokens = np.asarray(clip.depth, np.float64), np.asarray(clip.tokens)
+    held = [
+        memory_by_hand.points(depth[k], lens, np.asarray(clip.cam2world[4 * k]), SIZE)
+        for k in keyframes
+    ]
+    xyz, stored = np.stack(held).reshape(-1, 3), tokens[keyframes].reshape(-1, CHANNELS)
+
+    def read(pose):
+        seen, depth = memory_by_hand.shown(xyz, stored, lens, pose, SIZE, GRID)
+        hit = depth > 0
+        inverse = np.divide(1, depth, out=np.zeros_like(depth), where=hit)
+        # Nothing is known but for certain: confidence is 1.
+        return np.concatenate([seen, np.stack([hit, hit, inverse], axis=-1)], axis=-1)
+
+    return np.stack([np.concatenate([read(pose) for pose in latent], axis=-1) for latent in reads])
 
 
 # -- the loss ------------------------------------------------------------------------------------
@@ -319,11 +345,19 @@ def test_parameters_fit_their_inputs(kind):
         denoiser=network, kind=kind, size=SIZE, chunks=2, chunk_latents=2, readout=READOUT
     )
     clips = tiny_world.latent_clips(2, POSES)
-    batch = {name: getattr(clips, name) for name in FIELDS}
-    params = jax.eval_shape(task.init, KEY)
-    assert ("branch" in params) == (kind != "none")
-    loss, metrics = jax.eval_shape(lambda p, b: task.loss(p, b, KEY, train=True), params, batch)
-    assert loss.shape == () and metrics == {}
+    batch = {name: jnp.asarray(getattr(clips, name)) for name in FIELDS}
+    started = nn.unbox(jax.eval_shape(task.init, KEY))
+    latents = jnp.zeros((1, 2, *GRID, CHANNELS))
+    params = tiny_world.random_params(network, 0, latents, jnp.zeros((1, 2)))
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, started)
+    run = jax.jit(lambda batch: task.loss(params, batch, KEY, train=True)[0])
+    loss = float(run(batch))
+    assert np.isfinite(loss) and loss > 0
+    # The denoiser sees the memory it was made for, and no other.
+    held = {"latent": "tokens", "rgb": "rgb_chunks"}
+    for other, field in held.items():
+        changed = float(run(batch | {field: batch[field] + 1}))
+        assert (changed != loss) == (kind == other), field
 
 
 def test_an_unknown_kind_of_memory_is_refused():

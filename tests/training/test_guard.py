@@ -75,10 +75,10 @@ def test_without_a_limit_only_what_is_no_number_is_skipped():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"spike": 0.5}, "guard.spike: found 0.5, expected 0 or more than 1"),
-        ({"window": 0}, "guard.window: found 0"),
-        ({"patience": 0}, "guard.patience: found 0"),
-        ({"rollbacks": -1}, "guard.rollbacks: found -1"),
+        ({"spike": 0.5}, "spike: found 0.5, expected 0 or more than 1"),
+        ({"window": 0}, "window: found 0"),
+        ({"patience": 0}, "patience: found 0"),
+        ({"rollbacks": -1}, "rollbacks: found -1"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(fields, message):
@@ -137,7 +137,7 @@ def unbroken(tmp_path_factory):
     """A run of ten steps that meets three bad batches."""
     folder = tmp_path_factory.mktemp("unbroken")
     final, _, text = fit(folder, 10, poisoned(5, 6, 7), **BACK)
-    assert "going back to step 4, past the batches up to number 8" in text
+    assert "rolling back to step 4, past the batches up to number 8" in text
     return folder, final
 
 
@@ -184,7 +184,7 @@ def test_it_gives_up_where_going_back_does_not_help(tmp_path):
     limits = Guard(patience=2, rollbacks=2)
     with pytest.raises(training.Diverged, match=r"2 times did not help; .* steps \[2, 4\] are"):
         fit(tmp_path, 20, poisoned(*range(5, 100)), guard=limits)
-    with pytest.raises(training.Diverged, match=r"step 2: loss nan.*no checkpoint to go back to"):
+    with pytest.raises(training.Diverged, match=r"step 2: loss nan.*no checkpoint to roll back to"):
         fit(tmp_path / "first", 20, poisoned(1, 2), guard=limits)
 
 

@@ -24,8 +24,7 @@ from helpers import paths, tiny_denoiser, tiny_world
 from helpers.tiny_task import Batches, Regression, loaded, settings
 from mirage_jax import parallel, training, trajectories
 from mirage_jax.io.video import read_video
-from mirage_jax.training import checkpoints, latent_cache
-from mirage_jax.training import initialisation as starting
+from mirage_jax.training import checkpoints, initialisation, latent_cache
 from mirage_jax.training.metrics import Mean, ProgressLine, read_metrics
 from mirage_jax.training.task import Samples
 
@@ -377,7 +376,7 @@ def test_the_order_resume_init_from_scratch_is_kept_and_printed(tmp_path):
     _, text = run(tmp_path / "b", 2)
     assert "already at step 2 of 2" in text
     training.export(tmp_path / "export", first.params, {})
-    found, fresh, unused = starting.initial_params(tmp_path / "export", first.params)
+    found, fresh, unused = initialisation.initial_params(tmp_path / "export", first.params)
     assert len(found) == 6 and not fresh and not unused
     np.testing.assert_array_equal(found["Dense_0/kernel"], first.params["Dense_0"]["kernel"])
 
@@ -386,14 +385,14 @@ def test_init_from_names_what_is_fresh_and_refuses_other_shapes(tmp_path):
     stored = {"bias": np.zeros(8, np.float32), "scale": np.zeros(2, np.float32)}
     training.export(tmp_path, {"Dense_0": stored}, {})
     abstract = {"Dense_0": {"bias": np.zeros(8, np.float32), "kernel": np.zeros((4, 8))}}
-    found, fresh, unused = starting.initial_params(tmp_path, abstract)
+    found, fresh, unused = initialisation.initial_params(tmp_path, abstract)
     assert list(found) == ["Dense_0/bias"]
     assert (fresh, unused) == (["Dense_0/kernel"], ["Dense_0/scale"])
     message = r"'Dense_0/bias': found float32 \(8,\), expected float32 \(3,\)"
     with pytest.raises(ValueError, match=message):
-        starting.initial_params(tmp_path, {"Dense_0": {"bias": np.zeros(3, np.float32)}})
+        initialisation.initial_params(tmp_path, {"Dense_0": {"bias": np.zeros(3, np.float32)}})
     with pytest.raises(ValueError, match="no tensor fits"):
-        starting.initial_params(tmp_path, {"other": np.zeros(8, np.float32)})
+        initialisation.initial_params(tmp_path, {"other": np.zeros(8, np.float32)})
 
 
 @pytest.mark.parametrize(

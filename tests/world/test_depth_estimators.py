@@ -1,5 +1,7 @@
 """Where the depth of generated frames comes from, if not from the head."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,18 +70,18 @@ def test_weights_of_depth_anything_tell_which_network_they_are(tmp_path, monkeyp
         lambda leaf: 0.1 * rng.normal(size=leaf.shape).astype(np.float32), nn.unbox(shapes)
     )
     save_file(to_depth_anything(params), tmp_path / "depth.safetensors")
-    seen = []
-
-    def estimate(model, loaded, picture):
-        seen.append((model, loaded))
-        return np.full(picture.shape[:2], 2.0)
-
-    monkeypatch.setattr(depth_sources, "estimate", estimate)
-    look = depth_sources.depth_anything(tmp_path / "depth.safetensors", 10.0)
-    depth, _ = look(PICTURES, [4, 8], CAMERA, NOTHING)
-    assert depth.shape == (2, *SIZE) and (depth == 2).all()
-    assert seen[0][0] == network
-    jax.tree.map(np.testing.assert_array_equal, seen[0][1], params)
+    pictures = np.random.default_rng(1).integers(0, 256, PICTURES.shape, np.uint8)
+    at_14 = functools.partial(depth_anything.estimate, side=14)
+    # Weights that are loaded say of a picture what those that were saved do.
+    with monkeypatch.context() as small:
+        small.setattr(depth_sources, "estimate", at_14)
+        look = depth_sources.depth_anything(tmp_path / "depth.safetensors", 10.0)
+        depth, static = look(pictures, [4, 8], CAMERA, NOTHING)
+        expected = np.stack([at_14(network, params, one) for one in pictures])
+    assert static is None and depth.shape == (2, *SIZE)
+    np.testing.assert_allclose(depth, expected, rtol=1e-6)
+    assert depth.min() > 0 and depth.max() < 10 and np.ptp(depth) > 1e-3
+    assert np.abs(depth[0] - depth[1]).max() > 1e-4
     monkeypatch.setattr(depth_sources, "PRESETS", {"tiny": fields | {"width": 8}})
     with pytest.raises(ValueError, match=r"depth\.safetensors: found a class token of 16 channels"):
         depth_sources.depth_anything(tmp_path / "depth.safetensors", 10.0)

@@ -1,5 +1,4 @@
 import dataclasses
-import re
 import resource
 import types
 
@@ -23,15 +22,13 @@ from mirage_jax.nn.video_vae import LatentStats, VideoVAE
 from mirage_jax.world import (
     World,
     WorldModel,
-    chunks_of_path,
-    first_picture,
     load_world,
     rollout,
     save_world,
 )
-from mirage_jax.world import model as world_model
-from mirage_jax.world.conditioners import RAY_CHANNELS
+from mirage_jax.world.conditioners import RAY_CHANNELS, Folded, Nothing
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range, to_uint8
+from mirage_jax.world.options import MemoryOptions, SamplerOptions
 
 CELLS = GRID[0] * GRID[1]
 CAPACITY = 3 * CELLS + 2
@@ -41,8 +38,19 @@ PATH = trajectories.make("look_and_walk", 3 * (CHUNK - 1) + 1, angle=50, distanc
 PICTURE = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
 KEY = jax.random.key(7)
 
-begin = jax.jit(WorldModel.start, static_argnums=3)
+begin_jit = jax.jit(WorldModel.begin, static_argnums=(5, 6))
 advance = jax.jit(WorldModel.advance)
+
+
+def begin(model, picture, camera, capacity, depth=None):
+    depth = None if depth is None else depth[None]
+    return begin_jit(model, to_model_range(picture)[None], camera[None], depth, None, capacity)
+
+
+def walked(*arguments, **options):
+    """All chunks of a rollout, and the world after it."""
+    chunks = list(rollout(*arguments, **options))
+    return chunks, chunks[-1].world
 
 
 def camera_at(pose):
@@ -62,7 +70,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def started(model):
-    return begin(model, first_picture(PICTURE), camera_at(START), CAPACITY)
+    return begin(model, PICTURE, camera_at(START), CAPACITY)
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +82,15 @@ def walk(model, started, tmp_path_factory):
         traces.append(1)
         return read(*arguments, **options)
 
-    read = world_model.memory_context
+    read = Folded.read
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world_model, "memory_context", traced)
-        chunks, parts = [], []
-        final = rollout(model, started[0], PATH, KEY, chunks.append)
+        patch.setattr(Folded, "read", traced)
+        chunks, final = walked(model, started[0], PATH, KEY)
         path = tmp_path_factory.mktemp("world") / "walk.world"
-        save_world(path, rollout(model, started[0], PATH[:CHUNK], KEY, parts.append))
-        resumed = rollout(model, load_world(path), PATH[CHUNK - 1 :], KEY, parts.append)
+        parts, first = walked(model, started[0], PATH[:CHUNK], KEY)
+        save_world(path, first)
+        more, resumed = walked(model, load_world(path), PATH[CHUNK - 1 :], KEY)
+        parts += more
     return types.SimpleNamespace(
         chunks=chunks, final=final, parts=parts, resumed=resumed, path=path, traces=len(traces)
     )
@@ -147,9 +156,8 @@ def test_a_chunk_begins_with_the_latent_it_was_given(model, started, walk):
     _, latents, _ = advance(model, world, jnp.asarray(PATH[4:9], jnp.float32), KEY)
     np.testing.assert_array_equal(latents[0], world.latent)
     # So the first frame is that of the picture, wherever the camera goes next.
-    other = []
     elsewhere = trajectories.make("pan_left", CHUNK, start=START)
-    rollout(model, started[0], elsewhere, jax.random.key(8), other.append)
+    other, _ = walked(model, started[0], elsewhere, jax.random.key(8))
     np.testing.assert_array_equal(other[0].video[0], walk.chunks[0].video[0])
     assert (other[0].video[1:] != walk.chunks[0].video[1:]).any()
 
@@ -166,9 +174,8 @@ def test_what_is_generated_depends_on_what_is_remembered(model, started):
 
 def test_moving_the_whole_world_changes_nothing_that_is_seen(model, walk):
     move = trajectories.make("orbit_left", 2, angle=110, distance=3)[-1]
-    chunks = []
-    there, _ = begin(model, first_picture(PICTURE), camera_at(move @ START), CAPACITY)
-    rollout(model, there, move @ PATH, KEY, chunks.append)
+    there, _ = begin(model, PICTURE, camera_at(move @ START), CAPACITY)
+    chunks, _ = walked(model, there, move @ PATH, KEY)
     for chunk, other in zip(walk.chunks, chunks, strict=True):
         difference = chunk.video.astype(int) - other.video
         assert np.abs(difference).max() <= 1
@@ -214,11 +221,13 @@ def dreamer(model):
     unit = LatentStats(mean=jnp.zeros(3), std=jnp.ones(3))
     fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
     encoder = LatentEncoder(None, unit, Darkens())
-    return Dreamer(**fields | {"encoder": encoder, "head": Told(), "sky_depth": 50.0})
+    memory_options = MemoryOptions(sky_depth=50.0)
+    fields["conditioner"] = Folded(3, 8)
+    return Dreamer(**fields | {"encoder": encoder, "head": Told(), "memory": memory_options})
 
 
 def test_sky_is_remembered_far_away_and_movers_are_not(dreamer):
-    world, report = begin(dreamer, first_picture(PICTURE), camera_at(np.eye(4)), CELLS)
+    world, report = begin(dreamer, PICTURE, camera_at(np.eye(4)), CELLS)
     assert (int(report.written), int(report.moving)) == (CELLS - 1, 1)
     bank = world.bank
     np.testing.assert_allclose(bank.xyz[: CELLS - 1, 2], [2, 2, 2, 2, 50], rtol=1e-5)
@@ -233,7 +242,7 @@ def test_a_given_depth_stands_in_for_that_of_the_head(dreamer):
     depth[0, 1], depth[0, 2] = 0.0, np.inf
     pixels = depth.repeat(8, axis=0).repeat(8, axis=1)
     pixels[8:12, :8] = 1.0  # just the half of a cell: still a depth that occurs there
-    world, report = begin(dreamer, first_picture(PICTURE), camera_at(START), CELLS, pixels)
+    world, report = begin(dreamer, PICTURE, camera_at(START), CELLS, pixels)
     assert (int(report.written), int(report.moving), int(report.unknown_depth)) == (CELLS - 2, 1, 1)
     seen = (np.asarray(world.bank.xyz[: CELLS - 2]) - START[:3, 3]) @ START[:3, :3]
     np.testing.assert_allclose(seen[:, 2], [50.0, 1.0, depth[1, 1], depth[1, 2]], rtol=1e-5)
@@ -242,8 +251,8 @@ def test_a_given_depth_stands_in_for_that_of_the_head(dreamer):
 
 @pytest.mark.parametrize("reencode", [False, True])
 def test_what_is_remembered_comes_from_latents_or_from_decoded_frames(dreamer, reencode):
-    world, _ = begin(dreamer, first_picture(PICTURE), camera_at(np.eye(4)), CELLS)
-    dreamer = dreamer.replace(reencode=reencode)
+    world, _ = begin(dreamer, PICTURE, camera_at(np.eye(4)), CELLS)
+    dreamer = dreamer.replace(memory=dataclasses.replace(dreamer.memory, reencode=reencode))
     hold = jnp.tile(jnp.eye(4), (CHUNK, 1, 1))
     after, latents, _ = advance(dreamer, world.replace(bank=memory.create(CELLS, 3)), hold, KEY)
     # The paper's way: decode, clip, encode the frame alone.
@@ -255,36 +264,26 @@ def test_what_is_remembered_comes_from_latents_or_from_decoded_frames(dreamer, r
 
 
 def test_a_denoiser_without_memory_rolls_out_too(model, started):
-    network = tiny_world.denoiser(0)
-    shapes = jax.eval_shape(
-        lambda: network.init(
-            jax.random.key(0), jnp.zeros((1, 2, *GRID, CHANNELS)), jnp.zeros((1, 2))
-        )
-    )["params"]
-    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
-    plain = model.replace(denoiser=network, denoiser_params=params)
-    poses = jnp.zeros((CHUNK, 4, 4))
-    latents = jax.eval_shape(lambda: plain.advance(started[0], poses, KEY)[1])
-    assert latents.shape == (2, *GRID, CHANNELS)
+    world, network = started[0], tiny_world.denoiser(0)
+    params = tiny_world.random_params(
+        network, 0, jnp.zeros((1, 2, *GRID, CHANNELS)), jnp.zeros((1, 2))
+    )
+    plain = model.replace(
+        denoiser=network, denoiser_params=params, conditioner=Nothing(CHANNELS, tiny_world.STRIDE)
+    )
+    empty = world.replace(bank=memory.create(CAPACITY, CHANNELS))
+    poses = jnp.asarray(PATH[:CHUNK], jnp.float32)
+    after, latents, _ = advance(plain, world, poses, KEY)
+    np.testing.assert_allclose(latents[0], world.latent, atol=1e-6)
+    np.testing.assert_array_equal(latents, advance(plain, empty, poses, KEY)[1])
+    still = jnp.tile(poses[:1], (CHUNK, 1, 1))
+    assert np.abs(latents[1] - advance(plain, world, still, KEY)[1][1]).max() > 1e-3
+    # What nobody reads is not stored.
+    assert_same(after.bank, world.bank)
+    np.testing.assert_array_equal(after.frames, world.frames + CHUNK - 1)
 
 
 # -- paths that cannot be walked -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("chunk_frames", [5, 17])
-def test_chunks_of_every_length_of_path(chunk_frames):
-    step = chunk_frames - 1
-    whole = {1 + n * step: n for n in range(1, 4)}
-    for poses in range(1, 3 * step + 2):
-        if poses in whole:
-            assert chunks_of_path(poses, chunk_frames) == whole[poses]
-            continue
-        with pytest.raises(ValueError, match=f"found {poses} poses, expected 1") as error:
-            chunks_of_path(poses, chunk_frames)
-        offered = [int(n) for n in re.findall(r"example (\d+) or (\d+)", str(error.value))[0]]
-        assert [(n - 1) % step for n in offered] == [0, 0] and offered[0] > 1
-        assert offered[1] - offered[0] == step
-        assert poses < chunk_frames or offered[0] < poses < offered[1]
 
 
 @pytest.mark.parametrize(
@@ -302,7 +301,7 @@ def test_chunks_of_every_length_of_path(chunk_frames):
 )
 def test_bad_paths_are_refused_before_anything_is_generated(model, started, spoil, message):
     with pytest.raises(ValueError, match=message):
-        rollout(model, started[0], spoil(PATH[:CHUNK]), KEY, pytest.fail)
+        rollout(model, started[0], spoil(PATH[:CHUNK]), KEY)
 
 
 # -- files ---------------------------------------------------------------------------------------
@@ -492,8 +491,8 @@ def test_staggered_latents_are_sampled_one_after_the_other(monkeypatch):
 
     monkeypatch.setattr(samplers, "sample", sample)
     first, rays = jnp.zeros((1, *GRID, CHANNELS)), jnp.zeros((1, 4, *GRID, RAY_CHANNELS))
-    options = {"steps": 3, "shift": 2.0, "method": "staggered"}
-    world_module.sample_chunk(tiny_world.denoiser(0), {}, first, None, rays, KEY, **options)
+    options = SamplerOptions(steps=3, shift=2.0, method="staggered")
+    world_module.sample_chunk(tiny_world.denoiser(0), {}, first, None, rays, KEY, options)
     assert seen["method"] == "euler"
     timesteps = seen["schedule"].timesteps
     assert timesteps.shape == (5, 4)
@@ -513,13 +512,13 @@ class Reads(tiny_world.stand_in(Denoiser)):
         return jnp.zeros(latents.shape) + text.mean()
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_guidance_leads_away_from_the_other_text(guidance):
+@pytest.mark.parametrize("cfg_scale", [1.0, 2.5])
+def test_guidance_leads_away_from_the_negative_text(cfg_scale):
     first, rays = jnp.ones((1, *GRID, CHANNELS)), jnp.zeros((1, 3, *GRID, RAY_CHANNELS))
-    texts = {"text": jnp.full((1, 2, 4), 0.5), "other_text": jnp.full((1, 1, 4), -0.25)}
-    options = {"steps": 3, "shift": 1.0, "method": "euler", "guidance": guidance}
-    sampled = world_module.sample_chunk(Reads(), {}, first, None, rays, KEY, **texts, **options)
+    texts = {"text": jnp.full((1, 2, 4), 0.5), "negative_text": jnp.full((1, 1, 4), -0.25)}
+    options = SamplerOptions(steps=3, cfg_scale=cfg_scale)
+    sampled = world_module.sample_chunk(Reads(), {}, first, None, rays, KEY, options, **texts)
     noise = jax.random.normal(KEY, (1, 3, *GRID, CHANNELS))
-    velocity = -0.25 + guidance * 0.75
+    velocity = -0.25 + cfg_scale * 0.75
     np.testing.assert_allclose(sampled[:, 1:], noise[:, 1:] - velocity, atol=1e-5)
     np.testing.assert_array_equal(sampled[:, 0], first)

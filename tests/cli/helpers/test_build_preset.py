@@ -6,8 +6,7 @@ from ml_collections import ConfigDict
 from helpers import tiny_world
 from mirage_jax.cli.helpers import build, build_preset
 from mirage_jax.io.workdir import Workdir
-from mirage_jax.weights import export
-from mirage_jax.world.latent_encoder import module_fields
+from mirage_jax.weights import export, module_fields
 from mirage_jax.world.presets import PRESETS, with_fields
 
 SHOWN = {"references": 2, "preceding": 5}

@@ -32,5 +32,14 @@ def test_flags_that_are_set_stay(monkeypatch, choose, version, before, after):
     assert os.environ["XLA_FLAGS"] == (before if after is None else after)
 
 
-def test_fast_compilation_skips_what_makes_programs_fast():
-    assert jax.config.values["jax_disable_most_optimizations"]  # conftest has called for it
+def test_fast_compilation_skips_what_makes_programs_fast(monkeypatch):
+    option = "jax_disable_most_optimizations"
+    before = jax.config.values[option]
+    monkeypatch.delenv(option.upper(), raising=False)
+    try:
+        jax.config.update(option, False)
+        compilation.compile_fast()
+        assert jax.config.values[option]
+        assert os.environ[option.upper()] == "1"  # for processes begun later
+    finally:
+        jax.config.update(option, before)

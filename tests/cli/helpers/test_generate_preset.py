@@ -13,16 +13,16 @@ from helpers.geometry_npz import SIZE
 from mirage_jax import memory
 from mirage_jax.cli import generate
 from mirage_jax.cli.helpers import common, generate_preset
-from mirage_jax.convert.incoming import Asked, import_checkpoint
+from mirage_jax.convert.incoming import ImportOptions, import_checkpoint
 from mirage_jax.convert.wan_dit import to_wan_dit
 from mirage_jax.io import text
 from mirage_jax.io import video as video_io
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
-from mirage_jax.weights import export
+from mirage_jax.weights import export, module_fields
 from mirage_jax.world import Chunk
 from mirage_jax.world.conditioners import layout_channels
-from mirage_jax.world.latent_encoder import LatentEncoder, module_fields
+from mirage_jax.world.latent_encoder import LatentEncoder
 from mirage_jax.world.presets import PRESETS
 
 CONFIG = paths.EXPERIMENTS / "quickstart.py"
@@ -75,8 +75,8 @@ def folder(tmp_path_factory):
             made = to_wan_dit(weights, module_fields(module))
             tensors = {name: np.ascontiguousarray(tensor) for name, tensor in made.items()}
             save_file(tensors, root / "wan.safetensors")
-            asked = Asked(heads=1, branch_layers=(0,), context="score")
-            import_checkpoint([root / "wan.safetensors"], where, asked=asked)
+            options = ImportOptions(heads=1, branch_layers=(0,), context="score")
+            import_checkpoint([root / "wan.safetensors"], where, options=options)
         else:
             made = {"kind": "denoiser", "denoiser": module_fields(module), "context": preset.layout}
             export(where, weights, made)

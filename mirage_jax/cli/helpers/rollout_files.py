@@ -1,0 +1,147 @@
+"""A rollout as files: the video, chunk by chunk as it is made, the world after it, and a record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import Progress
+
+from mirage_jax.chunks import TEMPORAL_STRIDE, chunk_bounds
+from mirage_jax.cli.helpers.common import UserError
+from mirage_jax.io import video as video_io
+from mirage_jax.world import Chunk, WorldModel, rollout, save_world
+from mirage_jax.world.presets import preset_of
+from mirage_jax.world.walk import Walk
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputFiles:
+    """Names of what is written.
+
+    Attributes:
+      video: an mp4.
+      world: state after the last frame, from which a later call continues.
+      record: JSON that says what was done.
+    """
+
+    video: Path
+
+    @property
+    def world(self) -> Path:
+        return self.video.with_suffix(".world")
+
+    @property
+    def record(self) -> Path:
+        return self.video.with_suffix(".json")
+
+    def check(self) -> None:
+        """Raises UserError, before anything runs, if they cannot be written."""
+        if self.video.suffix.lower() != ".mp4":
+            raise UserError(f"--out {self.video}: found {self.video.suffix!r}, expected .mp4")
+        if self.video.is_dir():
+            raise UserError(f"--out {self.video}: that is a folder, expected a video's name")
+        for folder in self.video.absolute().parents:
+            if folder.exists():
+                if not folder.is_dir():
+                    raise UserError(f"--out {self.video}: {folder} is no folder")
+                break
+
+
+def write_rollout(
+    model: WorldModel,
+    walk: Walk,
+    files: OutputFiles,
+    *,
+    fps: float,
+    seed: int,
+    start_frame: int,
+    record: Mapping[str, Any],
+    console: Console,
+) -> None:
+    """Generates, and writes all files; none of them appears before all are complete.
+
+    Args:
+      model: what generates.
+      walk: from where to where.
+      files: to write.
+      fps: of the video.
+      seed: of the noise.
+      start_frame: number of the walk's first frame, for the record.
+      record: what is to stand in the record beside what each chunk was.
+      console: for progress and a last line.
+    """
+    bounds = chunk_bounds(len(walk.path), model.chunk_frames)
+    rolled = rollout(
+        model,
+        walk.world,
+        walk.path,
+        jax.random.key(seed),
+        intrinsics=walk.intrinsics,
+        depth_estimator=walk.depth_estimator,
+        short_last=walk.short_last,
+    )
+    files.video.parent.mkdir(parents=True, exist_ok=True)
+    pending = files.video.with_name(f".{files.world.name}.pending")
+    world, frames, chunks = walk.world, 0, []
+    lost_before = int(world.bank.dropped)
+    try:
+        with (
+            Progress(console=console) as progress,
+            video_io.VideoWriter(files.video, fps=fps, size=model.size) as video,
+        ):
+            bar = progress.add_task("generating", total=len(bounds))
+            for number, chunk in enumerate(rolled):
+                video.write(chunk.video)
+                world, frames = chunk.world, frames + len(chunk.video)
+                chunks.append(_chunk_record(chunk, start_frame, *bounds[number]))
+                progress.advance(bar)
+            save_world(pending, world)
+        pending.replace(files.world)
+    finally:
+        pending.unlink(missing_ok=True)
+    text = json.dumps(
+        {**record, **_model_record(model), "fps": fps, "iterations": chunks}, indent=2
+    )
+    files.record.write_text(text + "\n", encoding="utf-8")
+    console.print(
+        f"{frames} new frames -> {files.video}; the world -> {files.world}", soft_wrap=True
+    )
+    _say_what_was_lost(int(world.bank.dropped) - lost_before, world.bank.capacity, console)
+
+
+def _say_what_was_lost(lost: int, capacity: int, console: Console) -> None:
+    if lost:
+        console.print(
+            f"[yellow]the memory was full: {lost} elements were not remembered; a world keeps its "
+            f"capacity, here {capacity}: begin again from the picture with a larger "
+            "--config.memory.capacity[/]"
+        )
+
+
+def _model_record(model: WorldModel) -> dict[str, Any]:
+    return {
+        "config": dataclasses.asdict(preset_of(model)),
+        "height": model.size[0],
+        "width": model.size[1],
+    }
+
+
+def _chunk_record(chunk: Chunk, start: int, first: int, last: int) -> dict[str, Any]:
+    return {
+        "iteration": chunk.index + 1,
+        "output_start": first + 1 if first else 0,
+        "output_end": last + 1,
+        "model_frames": last - first + 1,
+        "target_pose_indices": list(range(start + first, start + last + 1, TEMPORAL_STRIDE)),
+        "reference_indices": list(chunk.references),
+        "num_preceding_latents": chunk.preceding,
+        "num_reference_latents": len(chunk.references),
+        "elements_written": int(chunk.report.written),
+        "elements_left_out": int(chunk.report.unknown_depth) + int(chunk.report.moving),
+    }
