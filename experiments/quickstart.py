@@ -87,7 +87,7 @@ def get_config(_: str = "") -> ConfigDict:
 
     c.memory = ConfigDict()
     c.memory.capacity = 4096  # elements of a rollout's bank
-    c.memory.conditioner = "folded"  # what the denoiser is told; or visibility (the paper's), score
+    c.memory.conditioner = "folded"  # of the denoiser; or visibility (the paper's), score
     c.memory.reads = 4  # poses read per latent
     c.memory.fine = 2  # read-out grid relative to the latents'
     c.memory.prefer = "nearest"

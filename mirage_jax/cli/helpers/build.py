@@ -72,7 +72,7 @@ def picture_size(config: ConfigDict) -> tuple[int, int]:
 
 
 def conditioner(config: ConfigDict, memory: str = "latent") -> Conditioner:
-    """What the denoiser is told.
+    """What the denoiser is conditioned on.
 
     Args:
       config: the experiment.
