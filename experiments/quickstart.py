@@ -22,7 +22,8 @@ def get_config(_: str = "") -> ConfigDict:
 
     c.worlds = ("freedoom", "labmaze")  # a world that cannot be rendered here is left out, and said
     c.record = ConfigDict()
-    c.record.size = 64  # pixels, square
+    c.record.size = 64  # height of the pictures
+    c.record.width = 0  # 0: as the height
     c.record.frames = 33  # 17 that leave, 16 that come back
     c.record.gamma = 0.6  # of Freedoom, which is dark; stored in the clip
     c.record.train_clips = ConfigDict({"freedoom": 1200, "labmaze": 320, "procedural": 64})
