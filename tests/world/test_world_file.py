@@ -44,8 +44,8 @@ CAPACITY = 7
 START = trajectories.make("orbit_right", 2, angle=30, distance=2)[-1]
 FRAMES = 5
 HEADER_CHECKSUM = "checksum/header"
-LENGTHS = {"N": CAPACITY, "C": CHANNELS, "h": GRID[0], "w": GRID[1], "Q": 2, "P": 1, "M": 5,
-           "K": 3, "V": 2, "a": 2, "b": 2, "T": 4, "F": FRAMES}  # fmt: skip
+LENGTHS = {"N": CAPACITY, "C": CHANNELS, "h": GRID[0], "w": GRID[1], "Q": 2, "P": 1,
+           "M": 5, "K": 3, "V": 2, "a": 2, "b": 2, "T": 4, "F": FRAMES}  # fmt: skip
 KINDS = {"BOOL": bool, "U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "I32": np.int32,
          "F32": np.float32, "F64": np.float64, "F8_E4M3": jnp.float8_e4m3fn}  # fmt: skip
 CONTEXT = _FIELD_OF["context_frames"]
@@ -735,3 +735,17 @@ def test_a_folder_that_is_read_only_leaves_the_world_that_was_there(saved, tmp_p
 def test_a_world_may_be_read_by_whom_any_new_file_may(saved, tmp_path):
     (tmp_path / "any").touch()
     assert saved.stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def test_a_memory_of_colours_is_saved_too(tmp_path):
+    """That of the RGB baseline: bytes where others have tokens."""
+    world, path = make_world(), tmp_path / "colours.world"
+    bytes_of = np.random.default_rng(0).integers(0, 256, (CAPACITY, 3)).astype(np.uint8)
+    world = world.replace(bank=world.bank.replace(tokens=bytes_of))
+    save_world(path, world)
+    found = load_world(path).bank.tokens
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, bytes_of)
+    with pytest.raises(ValueError, match=r"static/tokens.*found uint8 .*or uint8 \(N = 7, 3\)"):
+        four = np.concatenate([bytes_of, bytes_of[:, :1]], axis=1)
+        save_world(path, world.replace(bank=world.bank.replace(tokens=four)))
