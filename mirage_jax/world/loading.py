@@ -198,7 +198,7 @@ def load_geometry_head(path: Path, channels: int) -> tuple[dict[str, Any], Geome
 def stored_conditioner(
     path: Path, made: Mapping[str, Any], denoiser: Denoiser, encoder: LatentEncoder
 ) -> Conditioner:
-    """What a denoiser was trained to be told.
+    """The conditioner that a denoiser was trained with.
 
     Older weights name a kind of memory and its read-out, converted ones the context of their
     branch; where neither is said the channels tell.

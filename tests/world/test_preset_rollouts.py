@@ -315,7 +315,7 @@ def test_a_model_is_run_as_a_preset_says(name):
 
 
 def test_a_preset_that_the_weights_were_not_trained_for_is_refused():
-    with pytest.raises(ValueError, match=r"by 'score' \(6 channels\), expected 'visibility'"):
+    with pytest.raises(ValueError, match=r"with 'score' \(6 channels\), expected 'visibility'"):
         apply(model("released"), PRESETS["paper"])
     few = model("paper").replace(trained_beside=ContextFrameOptions(references=2, preceding=9))
     with pytest.raises(ValueError, match=r"references: found weights trained with 2, .* not 4"):

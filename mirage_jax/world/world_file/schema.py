@@ -43,6 +43,9 @@ class Part:
     everywhere: bool = False
 
 
+_FLOATS = ("float32", "bfloat16", "float16")
+
+
 def _f32(*shape: str | int) -> TensorSpec:
     return TensorSpec(("float32",), shape)
 
@@ -60,7 +63,7 @@ def _bool(*shape: str | int) -> TensorSpec:
 
 
 def _tokens(*shape: str | int) -> TensorSpec:
-    return TensorSpec(("float32", "bfloat16", "float16"), shape)
+    return TensorSpec(_FLOATS, shape)
 
 
 PARTS: Mapping[str, Part] = {
@@ -86,7 +89,7 @@ PARTS: Mapping[str, Part] = {
     "static": Part(
         {
             "xyz": _f32("N", 3),
-            "tokens": _tokens("N", "C"),
+            "tokens": TensorSpec((*_FLOATS, "uint8"), ("N", "S")),
             "valid": _bool("N"),
             "confidence": _f32("N"),
             "frame": _i32("N"),
