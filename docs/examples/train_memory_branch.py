@@ -10,22 +10,21 @@ from mirage_jax import memory, parallel, trajectories
 from mirage_jax.diffusion import flow
 from mirage_jax.geometry import Camera
 from mirage_jax.nn.denoiser import Denoiser
-from mirage_jax.world import conditioners as conditioning
+from mirage_jax.world.conditioners import Folded
 
-CHANNELS, GRID, READOUT = 4, (4, 6), {"reads": 1, "fine": 1}
+CHANNELS, GRID, READOUT = 4, (4, 6), Folded(token_channels=4, stride=8, reads=1, fine=1)
 VIEWS = np.float32([[28, 28, 24, 16]] * 5), np.float32(trajectories.make("hold", 5))
 CAMERA = Camera(*VIEWS, size=(32, 48))  # of five frames, which two latents cover
 MODEL = Denoiser(
     width=24, depth=2, heads=2, mlp_width=48, in_channels=CHANNELS, out_channels=CHANNELS,
-    patch=(1, 1, 1), memory_channels=conditioning.context_channels(CHANNELS, **READOUT),
+    patch=(1, 1, 1), memory_channels=READOUT.channels,
     branch_layers=(0, 1), zero_head=False)  # fmt: skip
 
 
 def remembered(latents):
     """What a memory that has seen a place shows there: clips of noise are known from it alone."""
-    bank = memory.create(GRID[0] * GRID[1], CHANNELS)
-    bank, _ = memory.write(bank, latents[:1], jnp.full((1, *GRID), 3.0), CAMERA[:1])
-    return conditioning.memory_context(bank, CAMERA, GRID, **READOUT)
+    empty, depth = memory.create(GRID[0] * GRID[1], CHANNELS), jnp.full((1, *GRID), 3.0)
+    return READOUT(memory.write(empty, latents[:1], depth, CAMERA[:1])[0], CAMERA)
 
 
 def loss_fn(branch, backbone, latents, key):
