@@ -19,7 +19,7 @@ class Preset(Settings):
     """How memory is written and read, what a chunk is denoised beside, and how it is sampled."""
 
     conditioner: str = setting(
-        "folded", "What the weights were trained to be told.", choices=tuple(KINDS)
+        "folded", "Kind that the weights were trained with.", choices=tuple(KINDS)
     )
     cells: str = setting("centre", "See `Conditioner.cells`.", choices=CELLS)
     memory: MemoryOptions = MemoryOptions()
@@ -78,7 +78,7 @@ def apply(model: WorldModel, preset: Preset) -> WorldModel:
     """
     if model.conditioner.kind != preset.conditioner:
         raise ValueError(
-            f"conditioner: found weights that are told by {model.conditioner.kind!r} "
+            f"conditioner: found weights trained with {model.conditioner.kind!r} "
             f"({model.denoiser.memory_channels} channels), expected {preset.conditioner!r} as the "
             "preset has; another preset may fit"
         )

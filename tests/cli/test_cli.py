@@ -33,7 +33,7 @@ from mirage_jax.evaluation import efficiency
 from mirage_jax.io.text import TextEmbeddings, save_embeddings
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel import unboxed
-from mirage_jax.training import latent_cache, stages
+from mirage_jax.training import latent_cache, latent_encoding
 from mirage_jax.training.branch_task import ADDED
 from mirage_jax.training.denoiser_task import MEMORY_KINDS
 from mirage_jax.training.geometry_task import GeometryTask
@@ -734,9 +734,10 @@ def test_clips_cached_by_another_encoder_are_not_scored(tiny_config, trained, mo
         path.parent.mkdir(exist_ok=True)
         path.touch()
         own = fingerprint(trained.model("encoder"))
-        making = {"chunk_frames": 17, "sky_depth": 200.0, "rgb": rgb, "preceding": 0}
+        made = latent_encoding.CacheSettings(chunk_frames=17, sky_depth=200.0, rgb=rgb)
         clips = trained.worlds("procedural")
-        latent_cache.write_key(path, stages.cache_key(encoder or own, clips, "eval", **making))
+        key = latent_encoding.cache_key(encoder or own, clips, "eval", made)
+        latent_cache.write_key(path, key)
 
     def models():
         found, missing = evaluate._models(tiny_config, trained, ("procedural",))

@@ -1,4 +1,4 @@
-"""The first stage without a step: the encoder as its linear path makes it."""
+"""The encoder as it starts: its linear path, fitted to clips."""
 
 import jax
 import numpy as np

@@ -11,7 +11,7 @@ import pytest
 
 import mirage_jax
 from helpers import tiny_world
-from helpers.tiny_world import CHUNK, GRID, INTRINSICS, SIZE
+from helpers.tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE
 from mirage_jax import trajectories, weights
 from mirage_jax.evaluation import protocol
 from mirage_jax.geometry import Camera
@@ -33,7 +33,12 @@ OPTIMIZER = optax.sgd(0.1)
 
 
 def untrained(kind):
-    return tiny_world.world_model(told=tiny_world.conditioner(kind), **OPTIONS)
+    """A model with a denoiser of one layer."""
+    model = tiny_world.world_model(told=tiny_world.conditioner(kind), **OPTIONS)
+    network = model.denoiser.clone(depth=1)
+    latents = jnp.zeros((1, 2, *GRID, CHANNELS))
+    params = tiny_world.random_params(network, 0, latents, jnp.zeros((1, 2)))
+    return model.replace(denoiser=network, denoiser_params=params)
 
 
 @pytest.fixture(scope="module")
@@ -90,32 +95,32 @@ def exported(folder, kind, model, params):
 
 
 @flax.struct.dataclass
-class Told(WorldModel):
-    """Tells what its denoiser is given."""
+class Recorder(WorldModel):
+    """Keeps the contexts that its denoiser gets."""
 
-    given: list = flax.struct.field(pytree_node=False, default=())
+    contexts: list = flax.struct.field(pytree_node=False, default=())
 
     def denoise(self, first, context, rays, key, **frames):
         if context is not None:
-            jax.debug.callback(lambda array: self.given.append(np.asarray(array)), context)
+            jax.debug.callback(lambda array: self.contexts.append(np.asarray(array)), context)
         return super().denoise(first, context, rays, key, **frames)
 
 
-class Given(list):
-    """What a `Told` was given; hashable, as static fields are."""
+class Kept(list):
+    """A list that is hashable, as static fields are."""
 
     __hash__ = object.__hash__
     __eq__ = object.__eq__
 
 
-def told(model):
+def recorder(model):
     fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
-    return Told(**fields, given=Given())
+    return Recorder(**fields, contexts=Kept())
 
 
 def check_rollout(model):
-    """Two chunks: finite, remembered, and told by the model's own conditioner."""
-    spy = told(model)
+    """Two chunks: finite, remembered, their contexts those of the model's conditioner."""
+    spy = recorder(model)
     worlds = [spy.start(PICTURE, Camera(INTRINSICS, np.eye(4, dtype=np.float32), SIZE))]
     context = jax.jit(lambda encoder, bank, camera: model.conditioner(bank, camera, None, encoder))
     for number, chunk in enumerate(mirage_jax.rollout(spy, worlds[0], PATH)):
@@ -127,13 +132,13 @@ def check_rollout(model):
         camera = Camera(np.tile(INTRINSICS, (CHUNK, 1)), poses, SIZE)
         expected = context(model.encoder, worlds[number].bank, camera)
         if model.conditioner.stores == "nothing":
-            assert expected.shape[-1] == 0 and not spy.given
+            assert expected.shape[-1] == 0 and not spy.contexts
         else:
             assert (
-                len(spy.given) == number + 1
+                len(spy.contexts) == number + 1
                 and expected[..., : model.conditioner.read_channels].any()
             )
-            np.testing.assert_allclose(spy.given[number], expected[None], atol=1e-5)
+            np.testing.assert_allclose(spy.contexts[number], expected[None], atol=1e-5)
     assert len(worlds) == 3
     counts = [int(world.bank.count) for world in worlds]
     cells = {"tokens": CELLS, "colours": SIZE[0] * SIZE[1], "nothing": 0}
@@ -174,13 +179,13 @@ def test_from_a_training_step_to_rollout_and_evaluation(kind, folder):
 
 
 @pytest.mark.parametrize("kind", ["folded", "visibility", "score"])
-def test_samples_and_rollouts_are_told_the_same_of_the_same_memory(kind):
+def test_samples_and_rollouts_have_the_same_context_of_the_same_memory(kind):
     model, clips = untrained(kind), tiny_world.latent_clips(1, PATH)
 
     @jax.jit
     def both(model, clips):
-        told = {"conditioner": model.conditioner, "size": SIZE}
-        sample = returning_samples(clips, constants=model.constants(2), **told)
+        options = {"conditioner": model.conditioner, "size": SIZE}
+        sample = returning_samples(clips, constants=model.constants(2), **options)
         clip = jax.tree.map(lambda leaf: leaf[0], clips)
         kept = jnp.asarray(scenarios.scenarios(2, 2).keyframes[scenarios.RETURN])
         bank = write_history(model.conditioner, draw_history(clip, kept, SIZE), clip.static)
@@ -193,7 +198,7 @@ def test_samples_and_rollouts_are_told_the_same_of_the_same_memory(kind):
     assert expected[..., : model.conditioner.read_channels].any()
 
 
-def test_cached_renderings_are_what_a_rollout_is_told():
+def test_cached_renderings_are_the_context_of_a_rollout():
     model = untrained("rgb")
     rgb, rng = model.conditioner, np.random.default_rng(3)
     video = jnp.asarray(rng.uniform(-1, 1, (len(PATH), *SIZE, 3)), jnp.float32)

@@ -1,6 +1,4 @@
-"""What exports of before say, and how a model that is loaded from them is told and run."""
-
-import dataclasses
+"""What exports of before mean: the conditioner and the options of the model made of them."""
 
 import jax.numpy as jnp
 import pytest
@@ -34,7 +32,7 @@ def encoder_folder(tmp_path_factory):
 
 @pytest.fixture
 def load(encoder_folder, tmp_path):
-    """Loads the export of a denoiser of so many channels whose architecture is as told."""
+    """Loads the export of a denoiser of so many channels whose architecture is `made`."""
 
     def run(channels, made, memory="latent", **options):
         if not (tmp_path / "encoder").exists():
@@ -84,23 +82,18 @@ def test_squares_were_once_one_number_and_nothing_was_said_of_context_frames(loa
         ({"context": "visibility"}, CHANNELS + 1, Visibility(**SIZES), "paper"),
         ({}, 2 * CHANNELS, Score(**SIZES), "released"),
         ({}, CHANNELS + 1, Visibility(**SIZES), "paper"),
-        ({}, 0, Nothing(**SIZES), None),
+        ({}, 0, Nothing(**SIZES), "default"),
     ],
 )
-def test_converted_weights_are_told_what_they_say_or_their_channels_do(
+def test_converted_weights_have_the_context_they_name_or_their_channels_mean(
     load, made, channels, expected, preset
 ):
-    if preset is None:
-        model = load(
-            channels, made, preset=dataclasses.replace(PRESETS["paper"], conditioner="none")
-        )
-        assert model.conditioner == expected
-        return
     model = load(channels, made, size=(32, 64), chunk_frames=9)
     assert model.conditioner == expected and model.trained_beside is None
     assert (model.size, model.chunk_frames) == ((32, 64), 9)
-    assert model.context_frames == PRESETS[preset].context_frames
     assert model.sampler == PRESETS[preset].sampler
+    frames = PRESETS[preset].context_frames if channels else ContextFrameOptions()
+    assert model.context_frames == frames
 
 
 FOLDED = 2 * (2 * CHANNELS + 4)

@@ -15,9 +15,10 @@ from rich.progress import Progress
 from mirage_jax.chunks import TEMPORAL_STRIDE, chunk_bounds
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.io import video as video_io
-from mirage_jax.world import Chunk, WorldModel, rollout, save_world
+from mirage_jax.world import Chunk, World, WorldModel, rollout
 from mirage_jax.world.presets import preset_of
-from mirage_jax.world.walk import Walk
+from mirage_jax.world.walk import Walk, extended_path
+from mirage_jax.world.world_file import WorldFile, write_world_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,7 @@ def write_rollout(
                 world, frames = chunk.world, frames + len(chunk.video)
                 chunks.append(_chunk_record(chunk, start_frame, *bounds[number]))
                 progress.advance(bar)
-            save_world(pending, world)
+            write_world_file(pending, _world_file(walk, world, model, fps, record))
         pending.replace(files.world)
     finally:
         pending.unlink(missing_ok=True)
@@ -113,6 +114,16 @@ def write_rollout(
         f"{frames} new frames -> {files.video}; the world -> {files.world}", soft_wrap=True
     )
     _say_what_was_lost(int(world.bank.dropped) - lost_before, world.bank.capacity, console)
+
+
+def _world_file(
+    walk: Walk, world: World, model: WorldModel, fps: float, record: Mapping[str, Any]
+) -> WorldFile:
+    """The state after the walk, with all that the file it was read from had beside."""
+    known = walk.file or WorldFile(world)
+    path = extended_path(known.camera_path, walk, model.size, fps, walk.file is None)
+    provenance = {**known.provenance, "generated": dict(record)}
+    return dataclasses.replace(known, world=world, camera_path=path, provenance=provenance)
 
 
 def _say_what_was_lost(lost: int, capacity: int, console: Console) -> None:
