@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mirage_jax import memory
 from mirage_jax.chunks import latents_of_frames
@@ -115,6 +115,16 @@ class Conditioner(Settings):
     ) -> Float[Array, "latents h w m"]:
         """What was read, of the chunk and of preceding latents after it, with the `constants`."""
         return read if constants is None else jnp.concatenate([read, constants], axis=-1)
+
+    def drop(
+        self, context: Float[Array, "*b h w m"], kept: Bool[Array, ""]
+    ) -> Float[Array, "*b h w m"]:
+        """The context with zeros for what was read unless it is `kept`; the constants stay.
+
+        Zeros are what a memory of tokens shows that holds nothing.
+        """
+        is_read = jnp.arange(context.shape[-1]) < self.read_channels
+        return context * (kept | ~is_read)
 
     def __call__(
         self,
