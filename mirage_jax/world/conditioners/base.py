@@ -45,8 +45,8 @@ class Conditioner(Settings):
 
     kind: ClassVar[str]
     stores: ClassVar[str] = "tokens"
-    reads: ClassVar[int] = 1  # poses read for each latent
-    fine: ClassVar[int] = 1  # grid of the read-out relative to the latents'
+    reads = 1  # poses read for each latent
+    fine = 1  # grid of the read-out relative to the latents'
 
     token_channels: int = setting(16, "Channels of a latent.", least=1)
     stride: int = setting(8, "Pixels of a latent's cell, in height and width.", least=1)
