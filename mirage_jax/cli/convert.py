@@ -46,7 +46,7 @@ _CONTEXT = flags.DEFINE_enum(
     "context",
     "",
     ["", *KINDS],
-    "What a branch was trained to be told, if there is no --model.",
+    "Conditioner that a branch was trained with, if there is no --model.",
 )
 _ALPHA = flags.DEFINE_float(
     "lora_alpha", None, "Alpha of a low-rank adapter that stores none; scales by alpha / rank."

@@ -30,7 +30,7 @@ LABELS = {
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> dict[str, Any]:
     """Evaluates, writes the results and the report, and returns the results.
 
-    The time booked, and told in the results, is that of measuring, without writing the report.
+    The time that is recorded is that of measuring, without writing the report.
     """
     import jax
 

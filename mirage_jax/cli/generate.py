@@ -32,10 +32,11 @@ from mirage_jax.cli.helpers.rollout_files import OutputFiles, write_rollout
 from mirage_jax.io.geometry_npz import GeometryFile, read_geometry
 from mirage_jax.io.picture_files import read_picture, read_picture_depth
 from mirage_jax.io.workdir import Workdir
-from mirage_jax.world import WorldModel, depth_estimators, load_world
+from mirage_jax.world import WorldModel, depth_estimators
 from mirage_jax.world.loading import RELEASED_CHUNK_FRAMES
 from mirage_jax.world.presets import PRESETS
 from mirage_jax.world.walk import Walk, along_geometry, camera_path
+from mirage_jax.world.world_file import read_world_file
 
 _IMAGE = flags.DEFINE_string("image", "", "Picture to start from.")
 _DEPTH = flags.DEFINE_string(
@@ -214,8 +215,10 @@ def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> Walk:
             depth_estimator=estimator,
             depth_source=source,
         )
+    file = None
     if entry == "world":
-        world = load_world(Path(_WORLD.value), model)
+        file = read_world_file(Path(_WORLD.value), model)
+        world = file.world
     else:
         picture, camera = read_picture(Path(_IMAGE.value), model.size, _FOV.value)
         depth = None
@@ -230,7 +233,8 @@ def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> Walk:
         angle=_ANGLE.value,
         distance=_DISTANCE.value,
     )
-    return Walk(world, poses, None, estimator, depth_source=source or "geometry head")
+    source = source or "geometry head"
+    return Walk(world, poses, None, estimator, depth_source=source, file=file)
 
 
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:

@@ -178,7 +178,7 @@ def _common_dtype(placement: Placement, tensors: Tensors) -> np.dtype:
 
 
 def _with_config(options: ImportOptions, opened: Sequence[TensorFiles]) -> ImportOptions:
-    """The number of heads as a config.json beside the tensors says, unless `options` has it."""
+    """The number of heads from a config.json beside the tensors, unless `options` has it."""
     for files in opened:
         for field in ("num_attention_heads", "num_heads"):
             if not options.heads and field in files.config:

@@ -132,7 +132,7 @@ def measure(
       under `sizes` the number of `parameters`, the shapes of the `inputs`, `matmul_gflops`, and
       under `passes` for each: `gflop` (operations of products and convolutions, attention
       included whatever computes it), `argument_bytes`, `temporary_bytes` (None where the backend
-      does not tell), `recorded_ms` (of PyTorch, in another run; None if there is none or `dtype` is
+      reports none), `recorded_ms` (of PyTorch, in another run; None if there is none or `dtype` is
       not float32), and if it was run, else None: `ms`, `cpu_ms` (CPU time of all threads),
       `of_matmul` (its operations per second as a share of the matrix product's; of CPU time if
       that is where it runs) and `ratio` (recorded_ms / ms).

@@ -344,7 +344,7 @@ def build(
       missing: controls that were not run, each with `control`, `world`, `reason`.
       others: further entries, such as `device` or `revision`.
     Raises:
-      ValueError: if the default world has no results, or `missing` does not say why.
+      ValueError: if the default world has no results, or a `missing` entry has no reason.
     """
     if world not in worlds:
         raise ValueError(f"world: found {world!r}, expected one of {', '.join(worlds) or 'none'}")

@@ -39,19 +39,27 @@ def replacing(path: str | os.PathLike[str], *, sync: bool = False) -> Iterator[P
     """
     path = Path(path)
     partial = partial_path(path)
-    _remove(partial)  # of a process that was killed
+    with _named(path, partial):
+        _remove(partial)  # of a process that was killed
+        try:
+            yield partial
+            if sync:
+                _sync(partial)
+            os.replace(partial, path)
+        finally:
+            _remove(partial)
+
+
+@contextlib.contextmanager
+def _named(path: Path, partial: Path) -> Iterator[None]:
+    """Errors about the temporary path, and those of a full disk, name the final one."""
     try:
-        yield partial
-        if sync:
-            _sync(partial)
-        os.replace(partial, path)
+        yield
     except OSError as error:
         ours = error.filename is not None and os.fspath(error.filename) == os.fspath(partial)
         if not ours and error.errno not in _DISK_FULL:
             raise
         raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
-    finally:
-        _remove(partial)
 
 
 def write_atomically(

@@ -30,7 +30,7 @@ def quiet() -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line: the first cause that tells a person something."""
+    """One line: the first cause that helps a person."""
     seen: BaseException | None = error
     text = f"{type(error).__name__}: {error}"
     while seen is not None:

@@ -335,8 +335,8 @@ def flatten(camera: geometry.Camera) -> geometry.Camera:
 def _shift(values: Array, by: int, axis: int, fill: Any) -> Array:
     """`out[i] = values[i - by]`, with `fill` from outside."""
     size = values.shape[axis]
-    kept = jax.lax.slice_in_dim(values, max(-by, 0), size - max(by, 0), axis=values.ndim + axis)
+    inside = jax.lax.slice_in_dim(values, max(-by, 0), size - max(by, 0), axis=values.ndim + axis)
     shape = list(values.shape)
     shape[axis] = abs(by)
     outside = jnp.full(shape, fill, values.dtype)
-    return jnp.concatenate([outside, kept] if by > 0 else [kept, outside], axis=axis)
+    return jnp.concatenate([outside, inside] if by > 0 else [inside, outside], axis=axis)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from mirage_jax.nn.layers import Conv2d, RMSNorm
 
-# 7 mm to 3 km; keeps depth finite whatever the network says.
+# 7 mm to 3 km; keeps depth finite whatever the network predicts.
 _LOG_DEPTH_RANGE = (-5.0, 8.0)
 
 
@@ -43,7 +43,7 @@ class Geometry:
 
     @property
     def depth(self) -> Float[Array, "b t gh gw"]:
-        """Z-depth in metres, positive and finite, also where `sky_logit` says sky."""
+        """Z-depth in metres, positive and finite, also where `sky_logit` is positive."""
         return jnp.exp(jnp.clip(self.log_depth, *_LOG_DEPTH_RANGE))
 
     @property
@@ -138,8 +138,7 @@ def depth_loss(
     # A floor of 1 % error: without it one exact prediction could outweigh a whole batch.
     log_scale = jnp.maximum(log_scale, jnp.log(0.01))
     loss = jnp.abs(target - log_depth) * jnp.exp(-log_scale) + log_scale + jnp.log(2.0)
-    weight = known if mask is None else known * jnp.asarray(mask, jnp.float32)
-    return masked_mean(loss, weight)
+    return masked_mean(loss, _weight(known, mask))
 
 
 def logit_loss(logit: Float[Array, "*shape"], target: Any, mask: Any = None) -> Float[Array, ""]:
@@ -162,5 +161,8 @@ def abs_rel(
     """Mean of |depth - target| / target over cells of known depth."""
     known = known_depth(target)
     safe = jnp.where(known, target, 1.0)
-    weight = known if mask is None else known * jnp.asarray(mask, jnp.float32)
-    return masked_mean(jnp.abs(depth - safe) / safe, weight)
+    return masked_mean(jnp.abs(depth - safe) / safe, _weight(known, mask))
+
+
+def _weight(known: Array, mask: Any) -> Array:
+    return known if mask is None else known * jnp.asarray(mask, jnp.float32)

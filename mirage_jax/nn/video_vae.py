@@ -59,8 +59,8 @@ Cache = tuple[Array, ...]
 _SPLIT = ("batch", None, "height", None, None)
 
 
-class Encoder(nn.Module):
-    """Frames (patches folded into channels) to `features` channels per latent cell."""
+class _Levels(nn.Module):
+    """Fields that both networks have, see `VideoVAE`; `features` are channels of the output."""
 
     width: int
     features: int
@@ -71,6 +71,10 @@ class Encoder(nn.Module):
     level_shortcuts: bool = True
     conv_impl: str = "auto"
     dtype: Any = jnp.float32
+
+
+class Encoder(_Levels):
+    """Frames (patches folded into channels) to `features` channels per latent cell."""
 
     @nn.compact
     def __call__(
@@ -93,18 +97,9 @@ class Encoder(nn.Module):
         return CausalConv3d(self.features, **kind, name="conv_out")(x, stream)
 
 
-class Decoder(nn.Module):
+class Decoder(_Levels):
     """Latent cells to frames with `features` channels (patches folded into channels)."""
 
-    width: int
-    features: int
-    width_mults: tuple[int, ...]
-    blocks: int
-    temporal_downsample: tuple[bool, ...]
-    attention: bool
-    level_shortcuts: bool = True
-    conv_impl: str = "auto"
-    dtype: Any = jnp.float32
     out_init: Any = fan_in_uniform()
 
     @nn.compact
@@ -122,8 +117,8 @@ class Decoder(nn.Module):
             for j in range(self.blocks + 1):
                 x = ResidualBlock(features, **kind, name=f"up_{i}_res_{j}")(x, stream)
             if i < len(upsample):
-                kept = features if self.level_shortcuts else features // 2
-                resample = Upsample(kept, upsample[i], self.dtype, name=f"up_{i}_resample")
+                channels = features if self.level_shortcuts else features // 2
+                resample = Upsample(channels, upsample[i], self.dtype, name=f"up_{i}_resample")
                 x = resample(x, stream)
                 if self.level_shortcuts:
                     x = x + duplicate_up(shortcut, features, 1 + upsample[i], 2, first)

@@ -16,7 +16,7 @@ from mirage_jax.parallel.topology import GIB, Slice
 ASSUMES = (
     "at best: matrix products at the bfloat16 peak; arguments read once, results written once, "
     "temporaries written and read once; all links of a chip sending at once. From everything "
-    "hidden behind the largest to nothing hidden; no device was asked."
+    "hidden behind the largest to nothing hidden; nothing was run."
 )
 
 _SIZE = r"([\d.]+)([KMG])"

@@ -1,6 +1,6 @@
 """Heartbeat of processes that wait for each other: files in a folder that all of them share.
 
-JAX ends a process whose wait is over, with a trace of C++, and 0.10 does not say who was missing.
+After the time-out JAX ends a process with a trace of C++ that does not name the missing ones.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Traffic:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What the text of a compiled program says.
+    """Collectives and kernels in the text of a compiled program.
 
     Attributes:
       collectives: traffic of every kind that occurs.
@@ -187,7 +187,7 @@ def _calls(
 def _limit(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> int | None:
     """The constant that the counter of a loop has to stay below; loops of JAX count from 0 by 1.
 
-    TPU compilers say no number of rounds.
+    TPU compilers write no trip count.
     """
     name = _CONDITION.search(loop.text)
     condition = computations.get(name[1], []) if name else []

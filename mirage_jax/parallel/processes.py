@@ -1,7 +1,7 @@
 """Several processes as one program: how they find each other, share out a batch and take turns.
 
 Nothing here schedules anything: `jax.distributed` connects the processes, and whatever starts them
-(SLURM, Kubernetes, a shell) says how many there are.
+(SLURM, Kubernetes, a shell) gives their number.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mirage_jax.parallel.rules import batch_sharding
 AUTO = "auto"
 
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-"""Variables in which a launcher says how many processes it has started."""
+"""Variables with the number of processes that a launcher has started."""
 
 _A_DAY = 24 * 3600
 
@@ -118,8 +118,8 @@ def batch_share(mesh: Mesh) -> tuple[int, int]:
       ValueError: if its devices do not hold one such run; give the mesh its devices in order.
     """
     shards = batch_shards(mesh)
-    held = batch_sharding(mesh).addressable_devices_indices_map((shards,))
-    starts = sorted({index[0].start or 0 for index in held.values() if index is not None})
+    indices = batch_sharding(mesh).addressable_devices_indices_map((shards,))
+    starts = sorted({index[0].start or 0 for index in indices.values() if index is not None})
     first, count = starts[0], len(starts)
     if starts != list(range(first, first + count)) or first % count or shards % count:
         raise ValueError(

@@ -53,7 +53,7 @@ class DenoiserTask(Task):
 
     Attributes:
       denoiser: the network; its `memory_channels` are those of the conditioner.
-      conditioner: what the memory tells it.
+      conditioner: from the memory to its context.
       size: picture size (H, W).
       chunks: chunks of a clip.
       chunk_latents: latents of a chunk.

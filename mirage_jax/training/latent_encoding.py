@@ -42,7 +42,7 @@ def cache_key(encoder_id: str, clips: Path, split: str, settings: CacheSettings)
     """What decides what is in the cache of a recorded world, for `latent_cache.stale`.
 
     Args:
-      encoder_id: tells the weights of the encoder from others, see `weights.fingerprint`.
+      encoder_id: identifies the weights of the encoder, see `weights.fingerprint`.
       clips: folder of the recorded world.
       split: "train" or "eval".
       settings: of the cache.

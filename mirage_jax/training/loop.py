@@ -1,8 +1,8 @@
 """The one training loop: any `Task`, any mesh, one compiled step, exact resume.
 
 `fit` prepares a run, `_Run.take_steps` is the loop, `_Run.roll_back` undoes steps that failed. The
-order in a step: dispatch it; while the devices work, fetch the metrics of the step before and draw the
-next batch; then, where due, evaluate, draw samples, save. A save follows the step it is named
+order in a step: dispatch it; while the devices work, fetch the metrics of the step before and draw
+the next batch; then, where due, evaluate, draw samples, save. A save follows the step it is named
 after, and the data position in it is the number of batches consumed by then. But for the end of a
 run no save is made among skipped steps, so that rolling back to the newest one undoes them.
 """
@@ -126,7 +126,7 @@ def fit(
 
 @dataclasses.dataclass(kw_only=True)
 class _Run:
-    """One call of `fit`: its arguments, and where it is.
+    """One call of `fit`: its arguments, what `restore` and `open` make of them, and where it is.
 
     Attributes:
       state: of the newest step that was dispatched.
@@ -184,7 +184,6 @@ class _Run:
         self.say("mesh " + " ".join(axes))
         for line in self.placement:
             self.say(line)
-        self.phases.end("start")
 
     def open(self, profile: Profile) -> None:
         """Logs, batches and the step, not yet compiled."""
@@ -227,6 +226,7 @@ class _Run:
         )
         self.logger.means.restore(self.unfinished_means)
         self.batches = iter(self.batches_factory(self.batches_drawn))
+        self.phases.end("start")
 
     def train(self) -> None:
         """Takes the steps of this call, listening for signals; closes logs and batches."""

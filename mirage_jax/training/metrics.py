@@ -6,7 +6,6 @@ which can not be the same, are kept apart under `time/`.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +15,8 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from mirage_jax.io.atomic import replacing, write_atomically
 
 TIME = "time/"
 """Prefix of the fields that depend on the machine and not on the run."""
@@ -113,9 +114,8 @@ class MetricsWriter:
         if not self._active:
             return None
         path = self._sample_path(step, "png")
-        partial = path.with_suffix(".tmp")
-        Image.fromarray(picture).save(partial, format="png")
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            Image.fromarray(picture).save(partial, format="png")
         self._board.add_image("samples", picture, step, dataformats="HWC")
         self._board.flush()
         if self._extra is not None:
@@ -169,9 +169,7 @@ def _keep_until(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [record for record in read_metrics(path) if record["step"] <= step]
-    partial = path.with_suffix(".tmp")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    os.replace(partial, path)
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 class ProgressLine:

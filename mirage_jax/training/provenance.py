@@ -10,6 +10,8 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
+from mirage_jax.io.atomic import write_atomically
+
 
 def git_revision(folder: str | Path) -> str:
     """Commit of the working tree that `folder` lies in, `+changes` where it is not clean."""
@@ -51,7 +53,6 @@ def write_description(
     """
     workdir.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join("\n".join([line, *rows]) for line, rows in placement.items())
-    (workdir / "parameters.txt").write_text(text + "\n", encoding="utf-8")
+    write_atomically(workdir / "parameters.txt", text + "\n")
     if config:
-        text = json.dumps(config, indent=2) + "\n"
-        (workdir / "config.json").write_text(text, encoding="utf-8")
+        write_atomically(workdir / "config.json", json.dumps(config, indent=2) + "\n")

@@ -53,7 +53,7 @@ def from_file(
 def from_network(
     depth_of: Callable[[UInt8[np.ndarray, "height width 3"]], np.ndarray],
 ) -> DepthEstimator:
-    """A network that tells metres, each chunk brought to the scale of what is remembered.
+    """A metric depth network, each chunk brought to the scale of what is remembered.
 
     Args:
       depth_of: z-depth of the pixels of a picture.

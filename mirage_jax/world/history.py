@@ -141,7 +141,7 @@ class Sample(NamedTuple):
     Attributes:
       target: latents of the chunk.
       rays: of the chunk's cameras.
-      context: what the memory tells of the chunk and of the preceding latents; None without memory.
+      context: of the chunk and of the preceding latents; None without memory.
       frames: `reference` and `preceding` latents and their `frame_mask`, as `Denoiser` has them;
         empty where there are never any.
     """
@@ -171,7 +171,7 @@ def make_sample(
       clip: one clip, no batch dimension.
       scenario: row of the table, a traced number.
       keyframes: which of its keyframes are remembered, bool [K].
-      conditioner: what the memory tells.
+      conditioner: from the memory to the context.
       size: of the pictures (H, W).
       table: the situations.
       options: of the context frames.

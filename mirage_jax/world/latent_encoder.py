@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxtyping import Array, Float, UInt8
 from mirage_jax.nn.vae_streaming import code_streamed
 from mirage_jax.nn.vae_tiling import decode_tiled, encode_tiled
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE, denormalise, normalise
-from mirage_jax.weights import export, load_module, module_fields, stored_field
+from mirage_jax.weights import export, from_fields, load_module, module_fields, stored_field
 
 
 def to_model_range(video: Any) -> Float[Array, "*shape"]:
@@ -112,10 +113,16 @@ class LatentEncoder:
     @staticmethod
     def load(path: Path) -> LatentEncoder:
         """Reads what `save` wrote; ValueError names what does not fit."""
-        params, vae, architecture = load_module(
+        params, _, architecture = load_module(
             path, {"kind": "latent_encoder"}, "vae", VideoVAE, _encoder_params
         )
-        spread = stored_field(path, architecture, "spread", list)
+        return LatentEncoder.of(path, params, architecture)
+
+    @staticmethod
+    def of(path: Path, params: Mapping[str, Any], architecture: Mapping[str, Any]) -> LatentEncoder:
+        """From what an export at `path` holds."""
+        vae = from_fields(path, architecture, "vae", VideoVAE)
+        spread = stored_field(path, architecture, "spread", (list, tuple))
         return LatentEncoder(params["vae"], LatentStats(**params["stats"]), vae, tuple(spread))
 
 

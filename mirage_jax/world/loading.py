@@ -21,7 +21,9 @@ from mirage_jax.world.conditioners import Conditioner
 from mirage_jax.world.latent_encoder import LatentEncoder
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
+from mirage_jax.world.parts import Parts
 from mirage_jax.world.presets import PRESETS, Preset, apply
+from mirage_jax.world.released import read_released
 
 PRESET_OF_CONDITIONER = {"score": "released", "visibility": "paper"}
 """How weights are run that do not say it; others by the preset "default"."""
@@ -44,19 +46,22 @@ def load(
     size: tuple[int, int] | None = None,
     chunk_frames: int | None = None,
     dtype: Any = None,
+    model: str = "",
 ) -> WorldModel:
     """A trained model.
 
     Args:
       path: a work directory (`runs/quickstart`), the folder of its exported parts (`model` in it:
-        "encoder", "denoiser_latent" and, if there is one, "geometry"), or a released checkpoint
-        (diffusers' layout: "transformer" and "vae").
+        "encoder", "denoiser_latent" and, if there is one, "geometry"), or a released checkpoint,
+        see `released.read_released`.
       memory: which denoiser of a work directory: "latent", "rgb" or "none".
       preset: how to run it, a key of `presets.PRESETS` or one of one's own; by default as it was
         trained or, for converted weights, as the preset of their conditioner.
       size: of the pictures (H, W), for weights that do not say.
       chunk_frames: frames of a chunk, for weights that do not say.
       dtype: of the denoiser's matrix products; by default as trained or as the weights are stored.
+      model: key of `convert.presets.DENOISERS`, for a released checkpoint whose tensors do not tell
+        all sizes.
 
     Raises:
       FileNotFoundError, ValueError: if a part is missing, does not fit the others, or was trained
@@ -65,9 +70,7 @@ def load(
     path = Path(path)
     folder = _parts_folder(path)
     if folder is None:
-        from mirage_jax.world.released import read_released
-
-        parts = read_released(path)
+        parts = read_released(path, model)
     else:
         parts = _read_parts(folder, memory)
     made, module, encoder = parts.architecture, parts.denoiser, parts.encoder
@@ -81,7 +84,7 @@ def load(
     if dtype is None and not trained_here:
         dtype = jnp.dtype(parts.denoiser_params["patch_embedding"]["kernel"].dtype).type
     trained_beside = stored_context_frames(where, made) if trained_here else None
-    model = WorldModel(
+    made_model = WorldModel(
         encoder=encoder,
         head_params=parts.head_params,
         denoiser_params=parts.denoiser_params,
@@ -98,13 +101,23 @@ def load(
     if isinstance(preset, str):
         preset = PRESETS[preset]
     if preset is None and not trained_here:
-        preset = PRESETS[PRESET_OF_CONDITIONER.get(conditioner.kind, "default")]
+        preset = _preset_of(conditioner)
     if preset is None:
-        return model
+        return made_model
     try:
-        return apply(model, preset)
+        return apply(made_model, preset)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _preset_of(conditioner: Conditioner) -> Preset:
+    """How weights are run that do not say it."""
+    if conditioner.stores == "tokens":
+        return PRESETS[PRESET_OF_CONDITIONER.get(conditioner.kind, "default")]
+    nothing = ContextFrameOptions()
+    return dataclasses.replace(
+        PRESETS["default"], conditioner=conditioner.kind, context_frames=nothing
+    )
 
 
 def denoiser_architecture(
@@ -128,19 +141,6 @@ def denoiser_architecture(
         "memory": dataclasses.asdict(memory),
         "context_frames": dataclasses.asdict(context_frames),
     }
-
-
-@dataclasses.dataclass(frozen=True)
-class Parts:
-    """What a model is put together from, and where it came from."""
-
-    path: Path
-    encoder: LatentEncoder
-    denoiser: Denoiser
-    denoiser_params: dict[str, Any]
-    architecture: Mapping[str, Any]
-    head: GeometryHead | None = None
-    head_params: Any = None
 
 
 def _parts_folder(path: Path) -> Path | None:
@@ -206,7 +206,7 @@ def load_geometry_head(path: Path, channels: int) -> tuple[dict[str, Any], Geome
 def stored_conditioner(
     path: Path, made: Mapping[str, Any], denoiser: Denoiser, encoder: LatentEncoder
 ) -> Conditioner:
-    """What a denoiser was trained to be told.
+    """The conditioner that a denoiser was trained with.
 
     Older weights name a kind of memory and its read-out, converted ones the context of their
     branch; where neither is said the channels tell.

@@ -42,7 +42,7 @@ class WorldModel:
       head_params, denoiser_params: of `head` and `denoiser`.
       head: geometry from latents; None where depth always comes from elsewhere.
       denoiser: velocity from noisy latents, the conditioner's context and rays.
-      conditioner: what is stored, and what the memory tells the denoiser.
+      conditioner: what is stored in memory, and how it becomes the denoiser's context.
       size: picture size (H, W).
       chunk_frames: frames of a chunk, one shared with the chunk before.
       sampler, memory, context_frames: options.
@@ -208,21 +208,21 @@ class WorldModel:
         """
         read = self.conditioner.read(world.bank, camera, None, self.encoder)
         rays = camera_rays(camera, self.grid)
-        told, clean = read, {}
+        context, clean = read, {}
         kept = world.context_frames
         before = 0 if kept is None else self.preceding_latents(kept)
         if kept is not None and before:
             clean["preceding"] = kept.recent[None, :before]
-            told = jnp.concatenate([told, kept.context[:before]])
+            context = jnp.concatenate([context, kept.context[:before]])
         if kept is not None and slots is not None:
             reference, present = context_frames.take(kept.latents, slots)
             clean["reference"] = reference[None]
             mask = jnp.concatenate([present, jnp.ones(before, bool)])
             clean["frame_mask"] = mask[None]
         if constants is None:
-            constants = self.constants(len(told))
-        context = self.conditioner.complete(told, constants)[None]
-        batch = context if self.denoiser.memory_channels else None
+            constants = self.constants(len(context))
+        context = self.conditioner.complete(context, constants)
+        batch = context[None] if self.denoiser.memory_channels else None
         return self.denoise(world.latent[None], batch, rays[None], key, **clean)[0], read
 
     def constants(self, latents: int) -> Float[Array, "latents h w k"] | None:

@@ -19,7 +19,7 @@ class Preset(Settings):
     """How memory is written and read, what a chunk is denoised beside, and how it is sampled."""
 
     conditioner: str = setting(
-        "folded", "What the weights were trained to be told.", choices=tuple(KINDS)
+        "folded", "Kind that the weights were trained with.", choices=tuple(KINDS)
     )
     cells: str = setting("centre", "See `Conditioner.cells`.", choices=CELLS)
     memory: MemoryOptions = MemoryOptions()

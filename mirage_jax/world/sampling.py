@@ -38,7 +38,7 @@ def sample_chunk(
       denoiser: the network.
       params: its parameters.
       first: the given latent.
-      context: what the memory tells of target latents, or of target and preceding ones.
+      context: of the conditioner, for target latents, or for target and preceding ones.
       rays: of the target latents; ignored by denoisers without `ray_channels`.
       key: of the noise.
       options: of the solver.

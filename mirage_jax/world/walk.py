@@ -15,6 +15,7 @@ from mirage_jax.io.geometry_npz import GeometryFile, resize
 from mirage_jax.world import depth_estimators
 from mirage_jax.world.model import World, WorldModel
 from mirage_jax.world.rollout import DepthEstimator
+from mirage_jax.world.world_file import CameraPath, WorldFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Walk:
       depth_estimator: of what is generated; None for the model's head.
       short_last: whether the last chunk may be shorter than the others.
       depth_source: where the depth of generated frames comes from, for people.
+      file: what the world was read from, to be carried along; None for a new world.
     """
 
     world: World
@@ -36,6 +38,7 @@ class Walk:
     depth_estimator: DepthEstimator | None = None
     short_last: bool = False
     depth_source: str = "geometry head"
+    file: WorldFile | None = None
 
 
 def camera_path(
@@ -132,4 +135,35 @@ def along_geometry(
         depth_estimator,
         short_last=True,
         depth_source=depth_source or "geometry head",
+    )
+
+
+def extended_path(
+    known: CameraPath | None, walk: Walk, size: tuple[int, int], fps: float, new: bool
+) -> CameraPath | None:
+    """The cameras of all frames so far, those of the walk included.
+
+    Args:
+      known: those before the walk.
+      walk: whose first frame is the last of them.
+      size: (H, W) of the pictures.
+      fps: frames per second of the walk.
+      new: whether the world begins with the walk.
+
+    Returns:
+      None where the cameras before the walk are not known.
+    """
+    frames = len(walk.path)
+    lens = walk.world.intrinsics if walk.intrinsics is None else walk.intrinsics
+    lens = np.broadcast_to(np.asarray(lens, np.float32), (frames, 4))
+    times = np.arange(frames, dtype=np.float64) / fps
+    if new:
+        return CameraPath(np.asarray(walk.path, np.float64), lens, times, size)
+    if known is None or known.size != size:
+        return None
+    return CameraPath(
+        np.concatenate([known.cam2world, walk.path[1:]]),
+        np.concatenate([known.intrinsics, lens[1:]]),
+        np.concatenate([known.times, known.times[-1] + times[1:]]),
+        size,
     )

@@ -17,10 +17,10 @@ from mirage_jax.nn.block import REMAT, DiTBlock, over_layers
 from mirage_jax.nn.denoiser import (
     Denoiser,
     _Layer,
-    timestep_embedding,
     velocity_preconditioning,
 )
 from mirage_jax.nn.rope import video_rotations
+from mirage_jax.nn.timesteps import timestep_embedding
 from mirage_jax.parallel.flops import matmul_flops
 
 GOLDEN = paths.GOLDEN
@@ -164,14 +164,6 @@ def test_intermediates_equal_the_released_model(mirage):
         np.testing.assert_allclose(
             ours.reshape(theirs.shape), theirs, rtol=0, atol=GATE, err_msg=name
         )
-
-
-def test_timestep_embedding_is_accurate_at_any_timestep():
-    steps = np.random.default_rng(0).uniform(0, 1000, 200).astype(np.float32)
-    angles = steps.astype(np.float64)[:, None] * 10000.0 ** (-np.arange(128) / 128)
-    expected = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
-    found = timestep_embedding(jnp.asarray(steps), 256)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-7)
 
 
 @pytest.mark.parametrize("kind", ["tokens", "scalar"])

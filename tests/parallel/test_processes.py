@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 from helpers import paths
 from mirage_jax import parallel
 from mirage_jax.parallel import processes
-from mirage_jax.parallel.heartbeat import Heartbeat
 from mirage_jax.training import checkpoints, preemption
 from mirage_jax.training.metrics import read_metrics
 
@@ -103,16 +101,6 @@ processes.initialize("127.0.0.1:{free_port()}", processes=3, process=0, **option
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("waiting for the other")]
     assert said and said[0].endswith("process 2 on elsewhere; no sign of process 1"), done.stderr
-
-
-def test_the_heartbeat_names_itself_and_leaves_no_file(tmp_path):
-    said = []
-    with Heartbeat(tmp_path, -1, 0, said.append, every=0.01) as heartbeat:
-        assert heartbeat.present() == [socket.gethostname()]
-        while not said:
-            time.sleep(0.01)
-    assert said[0].endswith(f"here: {socket.gethostname()}")
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ import pytest
 from helpers import tiny_world
 from mirage_jax import training, trajectories
 from mirage_jax.training import state
-from mirage_jax.training.denoiser_task import DenoiserTask, Perturbation, Readout
-from mirage_jax.training.latent_cache import FIELDS, LatentClip
-from mirage_jax.world.conditioners import context_channels
+from mirage_jax.training.denoiser_task import DenoiserTask
+from mirage_jax.world.history import NoiseAugmentation
+from mirage_jax.world.latent_clip import FIELDS, LatentClip
 
 SHIFT = 3.0
 RATE, DECAY, CLIP, B1, B2, EPS = 1e-2, 0.1, 0.5, 0.9, 0.99, 1e-8
@@ -56,15 +56,13 @@ DESCENT = {
 
 def make_task() -> DenoiserTask:
     """Two layers that read a memory, as the quickstart has them: noise, dropped memories."""
-    channels = context_channels(tiny_world.CHANNELS, reads=2, fine=1)
     return DenoiserTask(
-        tiny_world.denoiser(channels),
-        "latent",
+        tiny_world.denoiser(tiny_world.READOUT.channels),
+        tiny_world.READOUT,
         tiny_world.SIZE,
         chunks=2,
         chunk_latents=2,
-        readout=Readout(reads=2, fine=1),
-        perturbation=Perturbation(depth=0.03, pose=0.01, tokens=0.05),
+        noise=NoiseAugmentation(depth=0.03, pose=0.01, tokens=0.05),
         shift=SHIFT,
         drop_memory=0.3,
     )
@@ -124,11 +122,11 @@ def test_one_step_gives_the_stored_numbers():
 
 
 def draws(key, clips):
-    """Keys for the inputs, noise levels before the shift [B, 1] and noise of a step."""
-    inputs_key, sigma_key, noise_key = jax.random.split(jax.random.fold_in(key, 0), 3)
+    """Keys for the samples, noise levels before the shift [B, 1] and noise of a step."""
+    sample_key, sigma_key, noise_key = jax.random.split(jax.random.fold_in(key, 0), 3)
     shape = (CLIPS, 2, *tiny_world.GRID, tiny_world.CHANNELS)
     level = np.asarray(jax.random.uniform(sigma_key, (CLIPS, 1)), np.float64)
-    return inputs_key, level, np.asarray(jax.random.normal(noise_key, shape), np.float64)
+    return sample_key, level, np.asarray(jax.random.normal(noise_key, shape), np.float64)
 
 
 def mean_of_later_latents(squares):
@@ -139,17 +137,17 @@ def mean_of_later_latents(squares):
 def test_the_loss_is_the_mean_squared_velocity_error_at_shifted_noise_levels():
     before, _, metrics = one_step()
     task, batch = make_task(), make_batch()
-    inputs_key, level, noise = draws(before.key, CLIPS)
-    inputs = jax.jit(task.inputs)(LatentClip(**batch), inputs_key)
-    clean = np.asarray(inputs.target, np.float64)
+    sample_key, level, noise = draws(before.key, CLIPS)
+    sample = jax.jit(task.sample)(LatentClip(**batch), sample_key)
+    clean = np.asarray(sample.target, np.float64)
     sigma = SHIFT * level / (1 + (SHIFT - 1) * level) * [0, 1]
     noisy = clean + sigma[:, :, None, None, None] * (noise - clean)
     predicted = jax.jit(task.denoiser.apply)(
         {"params": before.params},
         jnp.float32(noisy),
         jnp.float32(1000 * sigma),
-        memory=inputs.context,
-        rays=inputs.rays,
+        memory=sample.context,
+        rays=sample.rays,
     )
     error = np.asarray(predicted, np.float64) - (noise - clean)
     # The network alone is float32 here.
@@ -164,8 +162,8 @@ def test_an_untrained_denoiser_predicts_no_velocity():
         batch,
         jax.random.fold_in(key, 0),
     )
-    inputs_key, _, noise = draws(key, CLIPS)
-    clean = np.asarray(jax.jit(task.inputs)(LatentClip(**batch), inputs_key).target, np.float64)
+    sample_key, _, noise = draws(key, CLIPS)
+    clean = np.asarray(jax.jit(task.sample)(LatentClip(**batch), sample_key).target, np.float64)
     assert float(loss) == pytest.approx(mean_of_later_latents((noise - clean) ** 2), rel=1e-6)
 
 

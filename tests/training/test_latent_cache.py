@@ -11,7 +11,7 @@ from data_pipelines.sources.procedural import ProceduralSource
 from helpers import tiny_world
 from mirage_jax import trajectories
 from mirage_jax.nn.video_vae import LatentStats
-from mirage_jax.training import latent_cache, stages
+from mirage_jax.training import latent_cache, latent_encoding
 from mirage_jax.training.latent_cache import FIELDS, LatentClip, LatentSource, encode_clip
 from mirage_jax.world.latent_encoder import LatentEncoder
 
@@ -136,7 +136,7 @@ def test_cached_clips_come_back(tmp_path, scenarios):
             stored = true.astype(np.float16).astype(np.float32) if half else true
             np.testing.assert_array_equal(record[name], stored)
             assert record[name].dtype == np.float32
-    loaded = stages.load_clips(paths[0])
+    loaded = latent_encoding.load_clips(paths[0])
     np.testing.assert_array_equal(loaded.depth, np.concatenate([first.depth, second.depth]))
 
 
@@ -187,9 +187,9 @@ def refresh(tmp_path):
 
     def run(encoder="a", **changes):
         said = []
-        making = {"chunk_frames": 5, "sky_depth": 200.0, "rgb": False, "preceding": 0} | changes
+        made = latent_encoding.CacheSettings(**{"chunk_frames": 5, "sky_depth": 200.0} | changes)
         place = (tmp_path / "clips", "train", tmp_path / "train.array_record")
-        stages.refresh_cache(colours, encoder, *place, say=said.append, **making)
+        latent_encoding.refresh_cache(colours, encoder, *place, made, say=said.append)
         return said[0]
 
     return run
@@ -205,18 +205,18 @@ def test_a_cache_is_remade_when_what_it_was_made_from_changes(refresh, tmp_path)
 
     # A newer encoder file with the same weights changes nothing.
     assert "up to date" in refresh() and untouched()
-    before = stages.load_clips(path)
+    before = latent_encoding.load_clips(path)
     assert "made with another sky_depth" in refresh(sky_depth=50.0) and not untouched()
     sky = before.depth == 200
-    after = stages.load_clips(path)
+    after = latent_encoding.load_clips(path)
     np.testing.assert_array_equal(after.depth, np.where(sky, 50, before.depth))
     assert "another chunk_frames, sky_depth" in refresh(chunk_frames=9)
-    assert stages.load_clips(path).chunks.shape[1:3] == (1, 3)
+    assert latent_encoding.load_clips(path).chunks.shape[1:3] == (1, 3)
     assert "another chunk_frames, encoder" in refresh(encoder="b")
     assert "another rgb" in refresh(encoder="b", rgb=True)
-    assert stages.load_clips(path).rgb_chunks.shape[1] == 3
+    assert latent_encoding.load_clips(path).rgb_chunks.shape[1] == 3
     assert "another preceding" in refresh(encoder="b", rgb=True, preceding=5)
-    assert stages.load_clips(path).preceding.shape[1] == 2
+    assert latent_encoding.load_clips(path).preceding.shape[1] == 2
 
 
 def test_a_cache_is_remade_when_the_clips_are_others(refresh, tmp_path):

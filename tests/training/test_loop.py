@@ -86,6 +86,13 @@ def read_until_step(process, step):
     pytest.fail(f"the program ended before step {step}")
 
 
+def kill_moment():
+    """A generator for the moment at which a run is killed, and how to repeat it."""
+    given = os.environ.get("MIRAGE_TEST_KILL_SEED")
+    seed = int(given) if given else random.SystemRandom().randrange(2**32)
+    return random.Random(seed), f"repeat with MIRAGE_TEST_KILL_SEED={seed}"
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("unbroken")
@@ -113,9 +120,9 @@ def test_killed_and_resumed_equals_unbroken(workers, tmp_path, unbroken_loaded):
     reference, expected = unbroken_loaded
     # The save of step 8 waits for that of step 4, so one is complete when step 9 is reported. Then
     # at a moment that may fall into a step, a save or between them.
-    seed = random.SystemRandom().randrange(2**32)
-    delay = random.Random(seed).uniform(0, 0.6)
-    moment = f"{workers} workers, seed {seed}: killed {delay:.3f} s after step 9"
+    rng, repeat = kill_moment()
+    delay = rng.uniform(0, 0.6)
+    moment = f"{workers} workers, killed {delay:.3f} s after step 9; {repeat}"
     with (tmp_path / "output").open("w+") as output:
         # The loader's processes outlive it: a pipe to them would stay open.
         how = {"stdout": output, "start_new_session": True}
@@ -139,8 +146,9 @@ def test_a_denoiser_killed_and_resumed_equals_an_unbroken_one(tmp_path):
     latent_cache.write_cache(cache, [clips])
     expected = tiny_denoiser.fit(tmp_path / "unbroken", cache)
     # The save of step 6 waits for that of step 3; one more is perhaps under way.
-    last = random.SystemRandom().randint(7, tiny_denoiser.STEPS - 1)
-    moment = f"killed at step {last}"
+    rng, repeat = kill_moment()
+    last = rng.randint(7, tiny_denoiser.STEPS - 1)
+    moment = f"killed at step {last}; {repeat}"
     broken = tmp_path / "broken"
     done = subprocess.run(
         [sys.executable, tiny_denoiser.__file__, broken, cache, str(last)],

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_clip, latents_of_frames
 from mirage_jax.cli.helpers.common import UserError
+from mirage_jax.cli.helpers.common import picture_size as picture_size
 from mirage_jax.convert.tensor_files import open_tensors
 from mirage_jax.io.text import load_embeddings
 from mirage_jax.io.workdir import Workdir
@@ -24,7 +25,6 @@ from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.nn.lora import LoRA
 from mirage_jax.nn.video_vae import VideoVAE
 from mirage_jax.settings import from_mapping
-from mirage_jax.training import optimizers
 from mirage_jax.training.branch_task import ADDED, BranchTask, freeze_backbone
 from mirage_jax.training.denoiser_task import DenoiserTask
 from mirage_jax.weights import FORMAT, WEIGHTS, unflatten
@@ -67,13 +67,8 @@ def geometry_head(config: ConfigDict) -> GeometryHead:
     return GeometryHead(**config.geometry.to_dict())
 
 
-def picture_size(config: ConfigDict) -> tuple[int, int]:
-    """(height, width) of the pictures; `record.width` is there where they are not square."""
-    return config.record.size, config.record.get("width", config.record.size)
-
-
 def conditioner(config: ConfigDict, memory: str = "latent") -> Conditioner:
-    """What the denoiser is told.
+    """What the denoiser is conditioned on.
 
     Args:
       config: the experiment.
@@ -157,16 +152,9 @@ def denoiser_task(config: ConfigDict, memory: str, data_std: tuple[float, ...]) 
         noise=noise_augmentation(config),
         shift=training.shift,
         drop_memory=training.drop_memory,
-        drop_text=training.get("drop_text", 0.0),
+        drop_text=training.drop_text,
         per_frame=training.per_frame,
     )
-
-
-def recipe(training: ConfigDict) -> optimizers.Recipe:
-    """Optimizer and learning rates of a training section."""
-    names = ("learning_rate", "steps", "warmup", "weight_decay")
-    given = [name for name in ("optimizer", "schedule", "betas", "clip_norm") if name in training]
-    return optimizers.recipe(**{name: training[name] for name in (*names, *given)})
 
 
 def trained(config: ConfigDict) -> str:
@@ -175,7 +163,7 @@ def trained(config: ConfigDict) -> str:
     Raises:
       UserError: if the config has something else.
     """
-    found = config.denoiser_training.get("trained", "all")
+    found = config.denoiser_training.trained
     if found not in TRAINED:
         raise UserError(
             f"denoiser_training.trained: found {found!r}, expected one of {', '.join(TRAINED)}"
@@ -231,7 +219,7 @@ def branch_task(
     lora, dropout = None, 0.0
     if config.denoiser_training.trained == "branch_lora":
         lora = LoRA(config.lora.rank, config.lora.alpha, tuple(config.lora.targets))
-        dropout = config.lora.get("dropout", 0.0)
+        dropout = config.lora.dropout
     return freeze_backbone(task, values, lora, dropout)
 
 
@@ -242,7 +230,7 @@ def texts(config: ConfigDict) -> dict[str, Float[np.ndarray, "l e"]]:
       UserError: if a world has no prompt.
       FileNotFoundError, ValueError: if the embeddings cannot be read or lack a prompt.
     """
-    path = config.text.embeddings if "text" in config else ""
+    path = config.text.embeddings
     if not path:
         return {}
     for world in config.worlds:

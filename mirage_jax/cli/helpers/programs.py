@@ -13,11 +13,12 @@ from ml_collections import ConfigDict
 
 from mirage_jax import memory, parallel
 from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_clip, latents_of_frames
-from mirage_jax.cli.helpers import build
+from mirage_jax.cli.helpers import build, training_sections
+from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.geometry import Camera
 from mirage_jax.training import state as states
 from mirage_jax.training.denoiser_task import DenoiserTask
-from mirage_jax.training.guard import Guard
+from mirage_jax.training.optimizers import make_optimizer
 from mirage_jax.training.task import Task, parameter_count
 from mirage_jax.world import sample_chunk
 from mirage_jax.world.conditioners import camera_rays
@@ -29,9 +30,9 @@ Traced = tuple[jax.stages.Traced, dict[str, Any]]
 
 def train(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Traced:
     """The step that `loop.fit` runs for the denoiser, on cached latents and encoded text."""
-    task = denoiser_task(config, "latent")
-    clips = _batch(config, mesh) * config.denoiser_training.accumulate
-    program = step(config, config.denoiser_training, task, clip_batch(config, clips), mesh, rules)
+    task, section = denoiser_task(config, "latent"), training_sections.denoiser(config)
+    clips = _batch(config, mesh) * section.accumulate
+    program = step(config, section, task, clip_batch(config, clips), mesh, rules)
     facts = _facts(config, task, clips, program.state.abstract.params, program.frozen)
     return program.traced, facts
 
@@ -53,7 +54,7 @@ class Step:
 
 def step(
     config: ConfigDict,
-    training: ConfigDict,
+    section: TrainingSection,
     task: Task,
     batch: Any,
     mesh: Mesh,
@@ -63,25 +64,26 @@ def step(
 
     Args:
       config: the experiment.
-      training: its section for this task.
+      section: its training section for this task.
       task: its frozen parameters may be shapes.
       batch: a whole batch of shapes.
       mesh: which is set, `jax.set_mesh(mesh)`, as are the rules.
       rules: logical axis rules.
     """
-    optimizer, schedule = build.recipe(training)
-    decay = training.ema_decay
-    state = states.StateBuilder(task, optimizer, mesh, rules, seed=config.seed, with_ema=decay > 0)
+    settings = training_sections.loop(config, section)
+    optimizer, schedule = make_optimizer(section, section.steps)
+    with_ema = settings.ema_decay > 0
+    state = states.StateBuilder(task, optimizer, mesh, rules, seed=settings.seed, with_ema=with_ema)
     frozen = None
     if task.frozen is not None:
         frozen = parallel.placed(task.frozen, parallel.shardings(task.frozen, mesh, rules))
     advance = states.make_step(
         task,
         optimizer,
-        ema_decay=decay,
+        ema_decay=settings.ema_decay,
         schedule=schedule,
-        accumulate=training.accumulate,
-        guard=Guard(**config.guard),
+        accumulate=settings.accumulate,
+        guard=settings.guard,
     )
     return Step(states.trace_step(advance, state, _split(batch, mesh), frozen, mesh), state, frozen)
 
@@ -89,7 +91,8 @@ def step(
 def denoiser_task(config: ConfigDict, kind: str) -> DenoiserTask:
     """The denoiser's task, with its backbone frozen where the config says so."""
     task = _task(config, kind)
-    return task if build.trained(config) == "all" else build.branch_task(config, task)
+    whole = training_sections.denoiser(config).trained == "all"
+    return task if whole else build.branch_task(config, task)
 
 
 def clip_batch(config: ConfigDict, count: int, kind: str = "latent") -> dict[str, Any]:
@@ -144,8 +147,7 @@ def _task(config: ConfigDict, kind: str) -> DenoiserTask:
 
 
 def _batch(config: ConfigDict, mesh: Mesh) -> int:
-    per_shard = config.compile.batch_per_shard if "compile" in config else 1
-    return per_shard * parallel.batch_shards(mesh)
+    return config.compile.batch_per_shard * parallel.batch_shards(mesh)
 
 
 def latent_grid(config: ConfigDict) -> tuple[int, int]:
@@ -180,7 +182,7 @@ def _clips(config: ConfigDict, count: int, kind: str) -> dict[str, jax.ShapeDtyp
 
 
 def _text(config: ConfigDict, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-    width = config.denoiser.get("text_width", 0)
+    width = config.denoiser.text_width
     return {"text": _array(count, config.compile.text_tokens, width)} if width else {}
 
 

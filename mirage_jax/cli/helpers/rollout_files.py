@@ -16,9 +16,10 @@ from mirage_jax.chunks import TEMPORAL_STRIDE, chunk_bounds
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.io import video as video_io
 from mirage_jax.io.atomic import replacing
-from mirage_jax.world import Chunk, WorldModel, rollout, save_world
+from mirage_jax.world import Chunk, World, WorldModel, rollout
 from mirage_jax.world.presets import preset_of
-from mirage_jax.world.walk import Walk
+from mirage_jax.world.walk import Walk, extended_path
+from mirage_jax.world.world_file import WorldFile, write_world_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,13 +114,23 @@ def write_rollout(
             world, frames = chunk.world, frames + len(chunk.video)
             chunks.append(_chunk_record(chunk, start_frame, *bounds[number]))
             progress.advance(bar)
-        save_world(world_file, world)
+        write_world_file(world_file, _world_file(walk, world, model, fps, record))
         done = {**record, **_model_record(model), "fps": fps, "iterations": chunks}
         record_file.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
     console.print(
         f"{frames} new frames -> {files.video}; the world -> {files.world}", soft_wrap=True
     )
     _say_what_was_lost(int(world.bank.dropped) - lost_before, world.bank.capacity, console)
+
+
+def _world_file(
+    walk: Walk, world: World, model: WorldModel, fps: float, record: Mapping[str, Any]
+) -> WorldFile:
+    """The state after the walk, with all that the file it was read from had beside."""
+    known = walk.file or WorldFile(world)
+    path = extended_path(known.camera_path, walk, model.size, fps, walk.file is None)
+    provenance = {**known.provenance, "generated": dict(record)}
+    return dataclasses.replace(known, world=world, camera_path=path, provenance=provenance)
 
 
 def _say_what_was_lost(lost: int, capacity: int, console: Console) -> None:

@@ -8,6 +8,7 @@ gradients in closed form, also serve `ring`, where the chunks come from other de
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -52,13 +53,7 @@ def _backward(chunk: int, saved: Any, d_average: Array) -> tuple[Array | None, .
     gradients = key_gradients(
         queries, keys, values, key_mask, d_average.astype(queries.dtype), log_sum, overlap, chunk
     )
-    d_queries, d_keys, d_values = gradients
-    return (
-        d_queries.astype(queries.dtype),
-        d_keys.astype(keys.dtype),
-        d_values.astype(values.dtype),
-        None,
-    )
+    return *in_dtypes_of(gradients, (queries, keys, values)), None
 
 
 _average.defvjp(_forward, _backward)
@@ -168,6 +163,11 @@ def key_gradients(
         for x in parts
     )
     return d_queries, d_keys, d_values
+
+
+def in_dtypes_of(gradients: Iterable[Array], inputs: Iterable[Array]) -> tuple[Array, ...]:
+    """Float32 gradients in the dtypes of what they are of, as JAX wants them."""
+    return tuple(d.astype(x.dtype) for d, x in zip(gradients, inputs, strict=True))
 
 
 def _scores(queries: Array, keys: Array, key_mask: Array) -> Array:

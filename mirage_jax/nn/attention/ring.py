@@ -99,12 +99,8 @@ def _backward(sizes: _Sizes, saved: Any, d_out: Array) -> tuple[Array | None, ..
     carry, _ = jax.lax.scan(step, (d_queries, block, d_block), jnp.arange(1, parts))
     d_queries, _, d_block = carry
     d_keys, d_values = _pass_on(d_block, parts)  # the last step home
-    return (
-        d_queries.astype(queries.dtype),
-        d_keys.astype(keys.dtype),
-        d_values.astype(values.dtype),
-        None,
-    )
+    gradients = d_queries, d_keys, d_values
+    return *chunked.in_dtypes_of(gradients, (queries, keys, values)), None
 
 
 _ring.defvjp(_forward, _backward)

@@ -1,7 +1,7 @@
-"""What the memory tells the denoiser: one small frozen object per kind, stored with the weights.
+"""From the memory to the denoiser's context: one small frozen object per kind.
 
-A conditioner says what is stored of a written frame and what is read of it along a chunk. Training,
-rollouts and evaluation call the same object:
+A conditioner says what is stored of a written frame and what is read of it along a chunk. It is
+kept with the weights; training, rollouts and evaluation call the same object:
 
     context = conditioner(memory, camera, times, encoder)    # [latents, h, w, conditioner.channels]
 

@@ -1,4 +1,4 @@
-"""What the denoiser is told of the camera itself."""
+"""Pluecker rays of a chunk's cameras, which the denoiser sees beside its context."""
 
 from __future__ import annotations
 

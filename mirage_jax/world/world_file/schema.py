@@ -19,11 +19,13 @@ class TensorSpec:
       dtypes: names of dtypes, one of which it has.
       shape: lengths, or letters for lengths that are the same wherever the letter stands.
       required: whether it is there in every file that has its part.
+      alternative: what it may be instead.
     """
 
     dtypes: tuple[str, ...]
     shape: tuple[str | int, ...]
     required: bool = True
+    alternative: TensorSpec | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,9 @@ class Part:
     everywhere: bool = False
 
 
+_FLOATS = ("float32", "bfloat16", "float16")
+
+
 def _f32(*shape: str | int) -> TensorSpec:
     return TensorSpec(("float32",), shape)
 
@@ -60,7 +65,7 @@ def _bool(*shape: str | int) -> TensorSpec:
 
 
 def _tokens(*shape: str | int) -> TensorSpec:
-    return TensorSpec(("float32", "bfloat16", "float16"), shape)
+    return TensorSpec(_FLOATS, shape)
 
 
 PARTS: Mapping[str, Part] = {
@@ -86,7 +91,9 @@ PARTS: Mapping[str, Part] = {
     "static": Part(
         {
             "xyz": _f32("N", 3),
-            "tokens": _tokens("N", "C"),
+            "tokens": dataclasses.replace(
+                _tokens("N", "C"), alternative=TensorSpec(("uint8",), ("N", 3))
+            ),
             "valid": _bool("N"),
             "confidence": _f32("N"),
             "frame": _i32("N"),
@@ -200,6 +207,8 @@ def check_part(
 
 
 def _fits(tensor: np.ndarray, spec: TensorSpec, sizes: dict[str, int]) -> bool:
+    if spec.alternative is not None and str(tensor.dtype) in spec.alternative.dtypes:
+        return _fits(tensor, spec.alternative, sizes)
     if str(tensor.dtype) not in spec.dtypes or tensor.ndim != len(spec.shape):
         return False
     for length, wanted in zip(tensor.shape, spec.shape, strict=True):
@@ -214,4 +223,7 @@ def _fits(tensor: np.ndarray, spec: TensorSpec, sizes: dict[str, int]) -> bool:
 
 def _in_words(spec: TensorSpec, sizes: Mapping[str, int]) -> str:
     lengths = [f"{n} = {sizes[n]}" if n in sizes else str(n) for n in map(str, spec.shape)]
-    return f"{' or '.join(spec.dtypes)} ({', '.join(lengths)})"
+    words = f"{' or '.join(spec.dtypes)} ({', '.join(lengths)})"
+    if spec.alternative is not None:
+        words += f", or {_in_words(spec.alternative, sizes)}"
+    return words

@@ -1,7 +1,7 @@
 """Worlds as files, from which a rollout can be continued later: "mirage-world-2".
 
-docs/formats/world-2.md says what lies where, :mod:`mirage_jax.world.world_schema` as a table; the
-container is in :mod:`mirage_jax.world.world_container`.
+docs/formats/world-2.md says what lies where, :mod:`.schema` as a table; :mod:`.container` is the
+safetensors file.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mirage_jax.io.atomic import replacing
-from mirage_jax.world import world_container
 from mirage_jax.world.model import World, WorldModel, check_world
-from mirage_jax.world.world_packing import (
+from mirage_jax.world.world_file import container as world_container
+from mirage_jax.world.world_file.packing import (
     HEADER,
     WORLD_FORMAT,
     pack,
@@ -27,7 +27,7 @@ from mirage_jax.world.world_packing import (
     unpack,
     unpack_state,
 )
-from mirage_jax.world.world_records import Branch, CameraPath, Extras, Origin, WorldFile
+from mirage_jax.world.world_file.records import Branch, CameraPath, Extras, Origin, WorldFile
 
 __all__ = [
     "OLDER_FORMAT",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,10 +14,11 @@ import numpy as np
 
 from mirage_jax import memory
 from mirage_jax.geometry import check_cam2world, check_intrinsics
-from mirage_jax.world import context_frames, world_container
+from mirage_jax.world import context_frames
 from mirage_jax.world.model import World
-from mirage_jax.world.world_records import MINOR, Branch, CameraPath, Extras, Origin, WorldFile
-from mirage_jax.world.world_schema import BRANCHED, PARTS, check_part
+from mirage_jax.world.world_file import container as world_container
+from mirage_jax.world.world_file.records import MINOR, Branch, CameraPath, Extras, Origin, WorldFile
+from mirage_jax.world.world_file.schema import BRANCHED, PARTS, check_part
 
 WORLD_FORMAT = "mirage-world-2"
 
@@ -156,10 +158,10 @@ def unpack(source: str, header: Mapping[str, Any], tensors: Mapping[str, np.ndar
         header={name: value for name, value in header.items() if name not in HEADER},
         minor=header["minor"],
     )
-    seconds = {name: float(leaf) for name, leaf in origin.items() if name != "space"}
+    relative_to = {name: leaf.tolist() for name, leaf in origin.items()}
     return WorldFile(
         world=world,
-        origin=Origin(space=origin["space"], **seconds),
+        origin=Origin(**relative_to | {"space": tuple(relative_to["space"])}),
         camera_path=path,
         entities=entities,
         branches=tuple(branches),
@@ -195,9 +197,8 @@ def unpack_state(
         if part in parts or PARTS[part].everywhere
     }
     leaves = {f"{part}/{rest}": leaf for part, own in found.items() for rest, leaf in own.items()}
-    template = jax.eval_shape(lambda: _template("context_frames" in found))
-    in_order = [leaves[name] for name in by_name(template)]
-    world: World = jax.tree.unflatten(jax.tree.structure(template), in_order)
+    names, structure = _structure("context_frames" in found)
+    world: World = jax.tree.unflatten(structure, [leaves[name] for name in names])
 
     def where(name: str) -> str:
         return f"{source}: part {name.partition('/')[0]}, tensor {stored(name)!r}"
@@ -229,14 +230,19 @@ def unpack_state(
     return world, path, found.get("entities"), set(leaves)
 
 
-def _template(with_context_frames: bool) -> World:
-    """A world for its structure alone."""
-    fields: dict[str, Any] = dict.fromkeys(_STORED_UNDER, jnp.zeros(()))
-    fields[_FIELD_OF["static"]] = memory.create(1, 1)
-    fields[_FIELD_OF["context_frames"]] = (
-        context_frames.create(1, (1, 1), 1, 1) if with_context_frames else None
-    )
-    return World(**fields)
+@functools.cache
+def _structure(with_context_frames: bool) -> tuple[list[str], Any]:
+    """Names of a world's leaves in the file, in the order of the tree, and the tree's structure."""
+
+    def blank() -> World:
+        fields: dict[str, Any] = dict.fromkeys(_STORED_UNDER, jnp.zeros(()))
+        kept = context_frames.create(1, (1, 1), 1, 1) if with_context_frames else None
+        return World(
+            **fields | {_FIELD_OF["static"]: memory.create(1, 1), _FIELD_OF["context_frames"]: kept}
+        )
+
+    template = jax.eval_shape(blank)
+    return list(by_name(template)), jax.tree.structure(template)
 
 
 def _branch(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,12 @@ class Origin:
     """What positions and times in a file are relative to.
 
     Attributes:
-      space: added to a position, it gives metres in the coordinates the world comes from; float64.
+      space: added to a position, it gives metres in the coordinates the world comes from.
       time: seconds at frame 0, on the clock the world comes from.
       frame_seconds: seconds from one frame to the next; None if not known.
     """
 
-    space: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0)
+    space: tuple[float, float, float] = (0.0, 0.0, 0.0)
     time: float = 0.0
     frame_seconds: float | None = None
 

@@ -131,25 +131,26 @@ def parse_json(text: str | bytes) -> dict[str, Any]:
     Raises:
       ValueError: if it is no JSON object, or a name occurs twice, or a number is not finite.
     """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        fields = dict(pairs)
-        if len(fields) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"name {twice!r}: found twice, expected once")
-        return fields
-
-    def not_finite(number: str) -> None:
-        raise ValueError(f"found {number}, expected finite numbers")
-
     try:
-        decoded = json.loads(text, object_pairs_hook=unique, parse_constant=not_finite)
+        decoded = json.loads(text, object_pairs_hook=_unique, parse_constant=_not_finite)
     except RecursionError as error:
         raise ValueError("found brackets too deep in one another") from error
     if not isinstance(decoded, dict):
         raise ValueError(f"found {type(decoded).__name__}, expected a JSON object")
     return decoded
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"name {twice!r}: found twice, expected once")
+    return fields
+
+
+def _not_finite(number: str) -> None:
+    raise ValueError(f"found {number}, expected finite numbers")
 
 
 def _read_header(path: Path) -> bytes:
