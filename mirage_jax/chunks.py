@@ -40,7 +40,7 @@ def latent_of_frame(latents: int) -> np.ndarray:
 
 
 def frames_per_latent(
-    per_frame: Float[Array | np.ndarray, "frames *rest"], reads: int = TEMPORAL_STRIDE
+    per_frame: Float[Array | np.ndarray, " frames *rest"], reads: int = TEMPORAL_STRIDE
 ) -> Float[Array, "latents reads *rest"]:
     """Groups a per-frame array by the latents that cover the frames.
 

@@ -124,7 +124,7 @@ def write(
     *,
     static: Num[Array | np.ndarray, "t hs ws"] | Bool[Array | np.ndarray, "t hs ws"] | None = None,
     confidence: Float[Array | np.ndarray, "t h w"] | None = None,
-    times: Num[Array | np.ndarray, t] | None = None,
+    times: Num[Array | np.ndarray, " t"] | None = None,
 ) -> tuple[LatentMemory, WriteReport]:
     """Appends the cells of T frames that are static and of known depth (paper section 3.1, eq. 2).
 

@@ -220,7 +220,7 @@ class Hits:
 
 def project_to_cells(
     xyz: Float[Array, "n 3"],
-    valid: Bool[Array, n],
+    valid: Bool[Array, " n"],
     views: geometry.Camera,
     grid: tuple[int, int],
     cells: str = "centre",
@@ -246,14 +246,14 @@ def project_to_cells(
     return Hits(z=z, segment=segment, inside=inside, cells=total)
 
 
-def nearest_depth(hits: Hits) -> Float[Array, cells_and_outside]:
+def nearest_depth(hits: Hits) -> Float[Array, " cells_and_outside"]:
     """Least depth per cell, +inf where empty; the last entry belongs to no cell."""
     return _least(hits, hits.z)
 
 
 def lowest_slot(
-    hits: Hits, candidate: Bool[Array, vn], first: int | Int[Array, ""], sign: int = 1
-) -> Int[Array, cells]:
+    hits: Hits, candidate: Bool[Array, " vn"], first: int | Int[Array, ""], sign: int = 1
+) -> Int[Array, " cells"]:
     """Lowest slot per cell among the candidates, `NO_SLOT` where there is none.
 
     With a `sign` of -1: the highest, negated.

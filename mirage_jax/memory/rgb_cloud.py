@@ -32,7 +32,7 @@ def write(
     *,
     static: Num[Array | np.ndarray, "t hs ws"] | Bool[Array | np.ndarray, "t hs ws"] | None = None,
     confidence: Float[Array | np.ndarray, "t H W"] | None = None,
-    times: Num[Array | np.ndarray, t] | None = None,
+    times: Num[Array | np.ndarray, " t"] | None = None,
 ) -> tuple[bank.LatentMemory, bank.WriteReport]:
     """Appends every static pixel of known depth.
 

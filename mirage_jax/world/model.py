@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from mirage_jax import memory
 from mirage_jax.chunks import TEMPORAL_STRIDE, latent_cameras, whole_latents
 from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics, field_of_view
+from mirage_jax.memory import LatentMemory, WriteReport
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.world import context_frames
@@ -129,7 +130,7 @@ class WorldModel:
         static: Float[Array, "k sh sw"] | None = None,
         capacity: int | None = None,
         keyframes: int | None = None,
-    ) -> tuple[World, memory.WriteReport]:
+    ) -> tuple[World, WriteReport]:
         """`start` of pictures in [-1, 1] and their cameras, and what was written; can be jitted."""
         capacity = self.memory.capacity if capacity is None else capacity
         latents = self.encoder.encode_images(pictures)
@@ -164,7 +165,7 @@ class WorldModel:
 
     def advance(
         self, world: World, cam2world: Float[Array, "f 4 4"], key: PRNGKeyArray
-    ) -> tuple[World, Float[Array, "l h w c"], memory.WriteReport]:
+    ) -> tuple[World, Float[Array, "l h w c"], WriteReport]:
         """Generates the next chunk and remembers it, as one function to be jitted.
 
         Args:
@@ -270,7 +271,7 @@ class WorldModel:
         depth: Float[Array, "k dh dw"] | None = None,
         static: Float[Array, "k sh sw"] | None = None,
         fresh: bool = False,
-    ) -> tuple[World, memory.WriteReport]:
+    ) -> tuple[World, WriteReport]:
         """Looks at what was generated, and writes.
 
         Args:
@@ -319,7 +320,7 @@ class WorldModel:
 
     def observe(
         self,
-        bank: memory.LatentMemory,
+        bank: LatentMemory,
         latents: Float[Array, "l h w c"],
         is_image: Array,
         camera: Camera,
@@ -329,7 +330,7 @@ class WorldModel:
         depth: Float[Array, "k dh dw"] | None = None,
         static: Float[Array, "k sh sw"] | None = None,
         frames: ContextFrames | None = None,
-    ) -> tuple[memory.LatentMemory, memory.WriteReport, Float[Array, "k h w c"], Any]:
+    ) -> tuple[LatentMemory, WriteReport, Float[Array, "k h w c"], Any]:
         """Writes the last K latents at the poses of the last frame each covers.
 
         Geometry is the head's, which sees the latents before those K too; a `depth` in metres (0 =
@@ -385,14 +386,14 @@ class WorldModel:
         """
         return max(len(frames.recent) - (0 if self.memory.reencode else 1), 0)
 
-    def memory_depth(self, bank: memory.LatentMemory, camera: Camera) -> Float[Array, "*b h w"]:
+    def memory_depth(self, bank: LatentMemory, camera: Camera) -> Float[Array, "*b h w"]:
         """Depth of what the memory holds of these views, 0 where it holds nothing."""
         return memory.read(bank, camera, self.grid, cells=self.conditioner.cells).depth
 
     def _with_recent(
         self,
         kept: ContextFrames,
-        bank: memory.LatentMemory,
+        bank: LatentMemory,
         latents: Array,
         read: Array,
         camera: Camera,
