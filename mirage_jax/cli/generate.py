@@ -33,6 +33,7 @@ from mirage_jax.io.geometry_npz import GeometryFile, read_geometry
 from mirage_jax.io.picture_files import read_picture, read_picture_depth
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.world import WorldModel, depth_estimators
+from mirage_jax.world.loading import RELEASED_CHUNK_FRAMES
 from mirage_jax.world.presets import PRESETS
 from mirage_jax.world.walk import Walk, along_geometry, camera_path
 from mirage_jax.world.world_file import read_world_file
@@ -62,7 +63,7 @@ _START_FRAME = flags.DEFINE_integer(
 )
 _OUT = flags.DEFINE_string("out", "generated.mp4", "Video to write.")
 _FPS = flags.DEFINE_float("fps", 10.0, "Frames per second of the video; of a geometry, its own.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
 
 _PRESET = flags.DEFINE_enum(
     "preset", "", ["", *PRESETS], "How the weights are run; by default as they were trained."
@@ -78,7 +79,10 @@ _VAE_TILE = flags.DEFINE_list(
     "whole pictures; by default as the preset says.",
 )
 _CHUNK_FRAMES = flags.DEFINE_integer(
-    "chunk_frames", 33, "Frames of a chunk of converted weights, 1 + 4 n.", lower_bound=5
+    "chunk_frames",
+    RELEASED_CHUNK_FRAMES,
+    "Frames of a chunk of converted weights, 1 + 4 n.",
+    lower_bound=5,
 )
 _DTYPE = flags.DEFINE_enum(
     "compute_dtype",
@@ -118,6 +122,9 @@ _GOES_WITH = {
 }
 """Flags that mean something with some of the ways to start alone."""
 
+_READ = ("image", "depth", "geometry", "trajectory", "text", "depth_model")
+"""Flags of files that must not be written over; a world may be, when it is continued."""
+
 
 def _entry() -> str:
     """Which way to start was asked for.
@@ -134,7 +141,7 @@ def _entry() -> str:
         if flags.FLAGS[name].present and given[0] not in entries:
             ways = " or ".join(f"--{entry}" for entry in entries)
             raise common.UserError(f"--{name} does not go with --{given[0]}, only with {ways}")
-    for flag, least, most in ((_FOV, 0, 180), (_FPS, 0, 1000), (_MAX_DEPTH, 0, np.inf)):
+    for flag, least, most in ((_FOV, 0, 180), (_FPS, 0.01, 1000), (_MAX_DEPTH, 0, np.inf)):
         if not least < flag.value < most:
             raise common.UserError(
                 f"--{flag.name}: found {flag.value}, expected > {least} and < {most}"
@@ -174,10 +181,14 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         chunk_frames=_CHUNK_FRAMES.value,
         dtype=_DTYPE.value,
     )
-    if _SIZE.value and model.size != size:
-        raise common.UserError(
-            f"--video_size: found {size}, expected {model.size}, which the weights were trained for"
-        )
+    wanted = {"video_size": (size, model.size)} if _SIZE.value else {}
+    if flags.FLAGS["chunk_frames"].present:
+        wanted["chunk_frames"] = (_CHUNK_FRAMES.value, model.chunk_frames)
+    for name, (found, trained) in wanted.items():
+        if found != trained:
+            raise common.UserError(
+                f"--{name}: found {found}, expected {trained}, which the weights were trained for"
+            )
     return prompts.with_prompt(
         model,
         prompt=_PROMPT.value,
@@ -229,7 +240,8 @@ def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> Walk:
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
     """Writes the video, the world and the record; returns the video's path."""
     entry, files = _entry(), OutputFiles(Path(_OUT.value))
-    files.check()
+    read = [name for name in _READ if flags.FLAGS[name].value]
+    files.check({f"--{name}": Path(flags.FLAGS[name].value) for name in read})
     geometry = None
     if entry == "geometry":
         geometry = read_geometry(Path(_GEOMETRY.value), _START_FRAME.value)
@@ -240,9 +252,11 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
         fps = geometry.fps or 16.0
     record: dict[str, Any] = {
         "started_from": {entry: flags.FLAGS[entry].value},
+        "trajectory": None if entry == "geometry" else _TRAJECTORY.value,
         "preset": _PRESET.value,
         "model_path": str(workdir.root / "model"),
         "prompt": _PROMPT.value,
+        "negative_prompt": None if model.negative_text is None else _NEGATIVE.value,
         "later_depth": walk.depth_source,
         "seed": _SEED.value,
     }

@@ -134,6 +134,8 @@ class _Arrays:
 
     def __init__(self, path: Path):
         self.path = path
+        if path.is_file() and not zipfile.is_zipfile(path):
+            raise ValueError(f"{path}: not a readable .npz file (no zip archive)")
         try:
             opened = np.load(path, allow_pickle=False)
         except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:

@@ -28,6 +28,12 @@ from mirage_jax.world.released import read_released
 PRESET_OF_CONDITIONER = {"score": "released", "visibility": "paper"}
 """How weights are run that do not say it; others by the preset "default"."""
 
+_OF_TRAINING = {"size", "chunk_frames", "conditioner", "readout"}
+"""Fields of weights that were trained here; converted ones have none of them."""
+
+_BASELINES = {"rgb", "none"}
+"""Denoisers of a work directory that are named after their conditioner."""
+
 RELEASED_SIZE = (704, 1280)
 RELEASED_CHUNK_FRAMES = 33
 
@@ -68,8 +74,10 @@ def load(
     else:
         parts = _read_parts(folder, memory)
     made, module, encoder = parts.architecture, parts.denoiser, parts.encoder
-    where, trained_here = parts.path, "size" in parts.architecture
+    where, trained_here = parts.path, not _OF_TRAINING.isdisjoint(parts.architecture)
     conditioner = stored_conditioner(where, made, module, encoder)
+    if folder is not None:
+        _check_memory(where, conditioner, memory)
     stored = stored_size(where, made) if trained_here else size or RELEASED_SIZE
     _check_size(stored, encoder, module)
     frames = stored_field(where, made, "chunk_frames", int) if trained_here else chunk_frames
@@ -235,6 +243,15 @@ def stored_conditioner(
             f"{found.channels} ({found.kind})"
         )
     return found
+
+
+def _check_memory(path: Path, conditioner: Conditioner, memory: str) -> None:
+    """Raises ValueError if the weights are of another of a work directory's denoisers."""
+    expected = repr(memory) if memory in _BASELINES else "one that reads latent tokens"
+    if conditioner.kind != memory and not _BASELINES.isdisjoint((memory, conditioner.kind)):
+        raise ValueError(
+            f"{path}: field conditioner: found {conditioner.kind!r}, expected {expected}"
+        )
 
 
 def stored_size(path: Path, made: Mapping[str, Any]) -> tuple[int, int]:

@@ -27,6 +27,14 @@ class Preset(Settings):
     sampler: SamplerOptions = SamplerOptions()
     vae_tile: tuple[int, ...] = setting((), "`LatentEncoder.tile`.", least=1)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.vae_tile) not in (0, 2):
+            raise ValueError(f"vae_tile: found {self.vae_tile}, expected rows and columns")
+
+
+KEPT = ("capacity", "sky_depth", "cfg_scale")
+"""Options that no preset decides: of the memory's size, of training, and of the prompt."""
 
 PRESETS = {
     # Mirage's released code (microsoft/LatentSpatialMemory, commit b2cd738), with the second chunk
@@ -70,7 +78,7 @@ def preset_of(model: WorldModel) -> Preset:
 
 
 def apply(model: WorldModel, preset: Preset) -> WorldModel:
-    """The model run as a preset says; capacity and sky of its memory, and guidance, stay.
+    """The model run as a preset says; what `KEPT` names stays as it is.
 
     Raises:
       ValueError: if its weights were trained with another conditioner, or beside fewer context
@@ -93,16 +101,23 @@ def apply(model: WorldModel, preset: Preset) -> WorldModel:
     return model.replace(  # type: ignore[attr-defined]
         encoder=model.encoder.replace(tile=preset.vae_tile, streamed=True),  # type: ignore[attr-defined]
         conditioner=dataclasses.replace(model.conditioner, cells=preset.cells),
-        memory=dataclasses.replace(
-            preset.memory, capacity=model.memory.capacity, sky_depth=model.memory.sky_depth
-        ),
+        memory=_keeping(model.memory, preset.memory),
         context_frames=preset.context_frames,
-        sampler=dataclasses.replace(preset.sampler, cfg_scale=model.sampler.cfg_scale),
+        sampler=_keeping(model.sampler, preset.sampler),
+    )
+
+
+def _keeping(now: Any, options: Any) -> Any:
+    """Options with the values that `KEPT` fields have now."""
+    return dataclasses.replace(
+        options, **{name: getattr(now, name) for name in KEPT if hasattr(now, name)}
     )
 
 
 def with_fields(preset: Preset, assignments: Iterable[str]) -> Preset:
     """A preset with fields of its own or of its options changed, given as texts `name=value`.
+
+    Those of `KEPT` cannot be: a preset does not decide them.
 
     Raises:
       ValueError: naming a field that there is none of, or whose value is none of its values.
@@ -111,7 +126,7 @@ def with_fields(preset: Preset, assignments: Iterable[str]) -> Preset:
     options = {name: part for name, part in parts.items() if isinstance(part, Settings)}
     owners: dict[str, str] = {name: "" for name in parts.keys() - options.keys()}
     for part, value in options.items():
-        owners |= {field.name: part for field in dataclasses.fields(value)}
+        owners |= {f.name: part for f in dataclasses.fields(value) if f.name not in KEPT}
     for text in assignments:
         name, equals, word = text.partition("=")
         if name not in owners or not equals:
@@ -142,4 +157,7 @@ def _parse(holder: Settings, name: str, word: str) -> Any:
             raise ValueError(f"{name}: found {word!r}, expected {kind.__name__}") from None
     if kind is str:
         return word
-    return tuple(int(part) for part in word.split(",")) if word else ()
+    try:
+        return tuple(int(part) for part in word.split(",")) if word else ()
+    except ValueError:
+        raise ValueError(f"{name}: found {word!r}, expected whole numbers") from None

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mirage_jax import trajectories
-from mirage_jax.chunks import chunks_of_path, latents_of_frames, whole_latents
+from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_path, latents_of_frames, whole_latents
 from mirage_jax.io.depth_maps import resample
 from mirage_jax.io.geometry_npz import GeometryFile, resize
 from mirage_jax.world import depth_estimators
@@ -93,14 +93,20 @@ def along_geometry(
       depth_source: name of that, for people.
 
     Raises:
-      ValueError: if there are fewer poses.
+      ValueError: naming --frames and the file, if there are fewer poses or they make no whole
+        latents.
     """
     available = len(geometry) - start
     frames = frames or whole_latents(available)
     if frames > available:
         raise ValueError(
-            f"frames: found {frames}, but {geometry.path} has {available} poses from frame "
+            f"--frames: found {frames}, but {geometry.path} has {available} poses from frame "
             f"{start} on"
+        )
+    if frames <= TEMPORAL_STRIDE or frames != whole_latents(frames):
+        raise ValueError(
+            f"--frames: found {frames} of the {available} poses of {geometry.path} from frame "
+            f"{start} on, expected 1 + {TEMPORAL_STRIDE} n and at least {TEMPORAL_STRIDE + 1}"
         )
     camera = geometry.camera(model.size)[start : start + frames]
     depth, static = geometry.depths[start], None

@@ -277,22 +277,34 @@ def generation_model(
     Raises:
       FileNotFoundError, ValueError: as `loading.load` and `presets.apply`.
     """
+    chosen = None
+    if preset:
+        chosen = _changed(presets.PRESETS[preset], fields, vae_tile)
     model = loading.load(
         workdir.root,
-        preset=preset or None,
+        preset=chosen,
         size=size,
         chunk_frames=chunk_frames,
         dtype=None if dtype == "same" else jnp.dtype(dtype).type,
     )
-    if model.trained_beside is not None and not preset:
-        memory = dataclasses.replace(memory_options(config), sky_depth=model.memory.sky_depth)
-        model = model.replace(sampler=sampler(config), memory=memory)  # type: ignore[attr-defined]
+    trained_here = model.trained_beside is not None
+    memory = memory_options(config)
+    if trained_here and chosen is None:
+        model = model.replace(sampler=sampler(config))  # type: ignore[attr-defined]
     else:
-        memory = dataclasses.replace(model.memory, capacity=config.memory.capacity)
-        model = model.replace(memory=memory)  # type: ignore[attr-defined]
-    if fields or vae_tile is not None:
-        changed = presets.with_fields(presets.preset_of(model), fields)
-        if vae_tile is not None:
-            changed = dataclasses.replace(changed, vae_tile=vae_tile)
-        model = presets.apply(model, changed)
+        memory = dataclasses.replace(
+            model.memory, capacity=memory.capacity, sky_depth=memory.sky_depth
+        )
+    if trained_here:
+        memory = dataclasses.replace(memory, sky_depth=model.memory.sky_depth)
+    model = model.replace(memory=memory)  # type: ignore[attr-defined]
+    if chosen is None and (fields or vae_tile is not None):
+        model = presets.apply(model, _changed(presets.preset_of(model), fields, vae_tile))
     return model
+
+
+def _changed(
+    preset: presets.Preset, fields: Sequence[str], vae_tile: tuple[int, ...] | None
+) -> presets.Preset:
+    changed = presets.with_fields(preset, fields)
+    return changed if vae_tile is None else dataclasses.replace(changed, vae_tile=vae_tile)

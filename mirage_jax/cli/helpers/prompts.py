@@ -38,9 +38,22 @@ def with_prompt(
     """
     width, guided = model.denoiser.text_width, cfg_scale != 1.0
     if not width:
-        if prompt or guided:
-            raise UserError("--prompt, --cfg_scale: this denoiser was trained without text")
+        named = {
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "cfg_scale": guided,
+            "text": text,
+            "tokenizer": tokenizer,
+            "text_encoder": text_encoder,
+            "save_text": save_text,
+        }
+        for name in filter(named.get, named):
+            raise UserError(f"--{name}: found one, but this denoiser was trained without text")
         return model
+    if negative_prompt and not guided:
+        raise UserError("--negative_prompt: found --cfg_scale=1 with it, expected another scale")
+    if text and (tokenizer or text_encoder or save_text):
+        raise UserError("--text: expected it alone, or --tokenizer and --text_encoder instead")
     if prompt is None:
         raise UserError("--prompt: found none, expected a text that says what is shown")
     wanted = list(dict.fromkeys([prompt, *([negative_prompt] if guided else [])]))

@@ -15,6 +15,7 @@ from rich.progress import Progress
 from mirage_jax.chunks import TEMPORAL_STRIDE, chunk_bounds
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.io import video as video_io
+from mirage_jax.io.atomic import replacing
 from mirage_jax.world import Chunk, World, WorldModel, rollout
 from mirage_jax.world.presets import preset_of
 from mirage_jax.world.walk import Walk, extended_path
@@ -41,8 +42,12 @@ class OutputFiles:
     def record(self) -> Path:
         return self.video.with_suffix(".json")
 
-    def check(self) -> None:
-        """Raises UserError, before anything runs, if they cannot be written."""
+    def check(self, read: Mapping[str, Path]) -> None:
+        """Raises UserError, before anything runs, if they cannot be written.
+
+        Args:
+          read: files that must not be written over, by the flags that name them.
+        """
         if self.video.suffix.lower() != ".mp4":
             raise UserError(f"--out {self.video}: found {self.video.suffix!r}, expected .mp4")
         if self.video.is_dir():
@@ -52,6 +57,13 @@ class OutputFiles:
                 if not folder.is_dir():
                     raise UserError(f"--out {self.video}: {folder} is no folder")
                 break
+        for flag, path in read.items():
+            for written in (self.video, self.world, self.record):
+                if path.resolve() == written.resolve():
+                    raise UserError(
+                        f"--out {self.video}: found {written}, which {flag} reads, among what is "
+                        "written, expected another name"
+                    )
 
 
 def write_rollout(
@@ -88,28 +100,23 @@ def write_rollout(
         short_last=walk.short_last,
     )
     files.video.parent.mkdir(parents=True, exist_ok=True)
-    pending = files.video.with_name(f".{files.world.name}.pending")
     world, frames, chunks = walk.world, 0, []
     lost_before = int(world.bank.dropped)
-    try:
-        with (
-            Progress(console=console) as progress,
-            video_io.VideoWriter(files.video, fps=fps, size=model.size) as video,
-        ):
-            bar = progress.add_task("generating", total=len(bounds))
-            for number, chunk in enumerate(rolled):
-                video.write(chunk.video)
-                world, frames = chunk.world, frames + len(chunk.video)
-                chunks.append(_chunk_record(chunk, start_frame, *bounds[number]))
-                progress.advance(bar)
-            write_world_file(pending, _world_file(walk, world, model, fps, record))
-        pending.replace(files.world)
-    finally:
-        pending.unlink(missing_ok=True)
-    text = json.dumps(
-        {**record, **_model_record(model), "fps": fps, "iterations": chunks}, indent=2
-    )
-    files.record.write_text(text + "\n", encoding="utf-8")
+    with (
+        replacing(files.record) as record_file,
+        replacing(files.world) as world_file,
+        Progress(console=console) as progress,
+        video_io.VideoWriter(files.video, fps=fps, size=model.size) as video,
+    ):
+        bar = progress.add_task("generating", total=len(bounds))
+        for number, chunk in enumerate(rolled):
+            video.write(chunk.video)
+            world, frames = chunk.world, frames + len(chunk.video)
+            chunks.append(_chunk_record(chunk, start_frame, *bounds[number]))
+            progress.advance(bar)
+        write_world_file(world_file, _world_file(walk, world, model, fps, record))
+        done = {**record, **_model_record(model), "fps": fps, "iterations": chunks}
+        record_file.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
     console.print(
         f"{frames} new frames -> {files.video}; the world -> {files.world}", soft_wrap=True
     )
