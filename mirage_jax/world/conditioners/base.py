@@ -39,6 +39,20 @@ class Frames(NamedTuple):
     pictures: Any = None
 
 
+class View(NamedTuple):
+    """Where the memory is read from.
+
+    Attributes:
+      camera: cameras of the frames, leading dimension [frames], frames = 1 + 4 n.
+      times: of the frames, for what moves.
+      encoder: for kinds that encode what they render.
+    """
+
+    camera: Camera
+    times: Float[Array, " frames"] | None = None
+    encoder: LatentEncoder | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Conditioner(Settings):
     """Base of all kinds, which store a token a cell and read it at the pose of each latent."""
@@ -97,6 +111,10 @@ class Conditioner(Settings):
         encoder: LatentEncoder | None = None,
     ) -> Float[Array, "latents h w r"]:
         """What the memory shows along frames, without what all videos share; see `__call__`."""
+        return self.read_view(bank, View(camera, times, encoder))
+
+    def read_view(self, bank: memory.LatentMemory, view: View) -> Float[Array, "latents h w r"]:
+        """What every kind has to say how to do; see `read`."""
         raise NotImplementedError
 
     def constants(
@@ -164,11 +182,5 @@ class Nothing(Conditioner):
     ) -> tuple[memory.LatentMemory, memory.WriteReport]:
         return bank, memory.WriteReport(*(jnp.zeros((), jnp.int32),) * 4)
 
-    def read(
-        self,
-        bank: memory.LatentMemory,
-        camera: Camera,
-        times: Float[Array, " frames"] | None = None,
-        encoder: LatentEncoder | None = None,
-    ) -> Float[Array, "latents h w r"]:
-        return jnp.zeros((latents_of_frames(len(camera)), *self.grid(camera.size), 0))
+    def read_view(self, bank: memory.LatentMemory, view: View) -> Float[Array, "latents h w r"]:
+        return jnp.zeros((latents_of_frames(len(view.camera)), *self.grid(view.camera.size), 0))
