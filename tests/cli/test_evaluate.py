@@ -7,12 +7,17 @@ import pytest
 
 from mirage_jax.cli import evaluate
 from mirage_jax.cli.helpers import build
-from mirage_jax.training import latent_cache, stages
+from mirage_jax.training import latent_cache, latent_encoding
 from mirage_jax.weights import fingerprint
+from mirage_jax.world.options import ContextFrameOptions, MemoryOptions
 
 
 def test_clips_cached_by_another_encoder_are_not_scored(tiny_config, trained, monkeypatch):
-    loaded = types.SimpleNamespace(chunk_frames=17, sky_depth=200, preceding=0)
+    loaded = types.SimpleNamespace(
+        chunk_frames=17,
+        memory=MemoryOptions(sky_depth=200.0),
+        context_frames=ContextFrameOptions(),
+    )
     monkeypatch.setattr(build, "world_model", lambda workdir, kind, sampling: loaded)
     trained.model("denoiser_rgb").mkdir()
 
@@ -21,9 +26,10 @@ def test_clips_cached_by_another_encoder_are_not_scored(tiny_config, trained, mo
         path.parent.mkdir(exist_ok=True)
         path.touch()
         own = fingerprint(trained.model("encoder"))
-        making = {"chunk_frames": 17, "sky_depth": 200.0, "rgb": rgb, "preceding": 0}
+        made = latent_encoding.CacheSettings(chunk_frames=17, sky_depth=200.0, rgb=rgb)
         clips = trained.worlds("procedural")
-        latent_cache.write_key(path, stages.cache_key(encoder or own, clips, "eval", **making))
+        key = latent_encoding.cache_key(encoder or own, clips, "eval", made)
+        latent_cache.write_key(path, key)
 
     def models():
         found, missing = evaluate._models(tiny_config, trained, ("procedural",))

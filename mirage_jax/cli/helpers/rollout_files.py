@@ -101,7 +101,7 @@ def write_rollout(
     )
     files.video.parent.mkdir(parents=True, exist_ok=True)
     world, frames, chunks = walk.world, 0, []
-    lost_before = int(world.bank.dropped)
+    lost_before = 0 if walk.file is None else int(world.bank.dropped)
     with (
         replacing(files.record) as record_file,
         replacing(files.world) as world_file,
@@ -120,7 +120,17 @@ def write_rollout(
     console.print(
         f"{frames} new frames -> {files.video}; the world -> {files.world}", soft_wrap=True
     )
-    _say_what_was_lost(int(world.bank.dropped) - lost_before, world.bank.capacity, console)
+    lost = int(world.bank.dropped) - lost_before
+    if lost:
+        advice = "raise --config.memory.capacity"
+        if walk.file is not None:
+            advice = (
+                f"a saved world keeps its capacity, here {world.bank.capacity}: begin again from "
+                "the picture with a larger --config.memory.capacity"
+            )
+        console.print(
+            f"[yellow]the memory was full: {lost} elements were not remembered; {advice}[/]"
+        )
 
 
 def _world_file(
@@ -131,15 +141,6 @@ def _world_file(
     path = extended_path(known.camera_path, walk, model.size, fps, walk.file is None)
     provenance = {**known.provenance, "generated": dict(record)}
     return dataclasses.replace(known, world=world, camera_path=path, provenance=provenance)
-
-
-def _say_what_was_lost(lost: int, capacity: int, console: Console) -> None:
-    if lost:
-        console.print(
-            f"[yellow]the memory was full: {lost} elements were not remembered; a world keeps its "
-            f"capacity, here {capacity}: begin again from the picture with a larger "
-            "--config.memory.capacity[/]"
-        )
 
 
 def _model_record(model: WorldModel) -> dict[str, Any]:

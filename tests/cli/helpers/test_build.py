@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from flax import linen as nn
 from helpers import command_line, tiny_world
 from mirage_jax.cli.helpers import build, common
 from mirage_jax.io.text import TextEmbeddings, save_embeddings
-from mirage_jax.io.workdir import Workdir
+from mirage_jax.nn.video_vae import LatentStats
 from mirage_jax.parallel import unboxed
 from mirage_jax.training.branch_task import ADDED
 from mirage_jax.weights import as_fields, export, load_export, module_fields
@@ -97,55 +96,6 @@ def test_memory_context_channels_by_kind(tiny_config):
     assert build.conditioner(tiny_config, "none").channels == 0
 
 
-def zeros_of(module, *inputs):
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))["params"]
-    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
-
-
-@pytest.fixture
-def trained(exports, tmp_path):
-    """A work directory as training leaves it, with weights of zero."""
-    shutil.copytree(exports, tmp_path / "model")
-    return Workdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def exports(tiny_config, tmp_path_factory):
-    workdir = Workdir(tmp_path_factory.mktemp("trained"))
-    vae = build.vae(tiny_config)
-    side = tiny_config.record.size // vae.spatial_stride
-    encoder = dataclasses.replace(
-        tiny_world.encoder(),
-        vae=vae,
-        params=zeros_of(vae, jnp.zeros((1, 5, 16, 16, 3))),
-        stats=build_stats(vae.latent_channels),
-        spread=(1.0,) * vae.latent_channels,
-    )
-    encoder.save(workdir.model("encoder"))
-    head = build.geometry_head(tiny_config)
-    latents = jnp.zeros((1, 2, side, side, vae.latent_channels))
-    fields = module_fields(head)
-    export(
-        workdir.model("geometry"),
-        zeros_of(head, latents, jnp.zeros((1, 2), bool)),
-        {"kind": "geometry_head", "head": fields},
-    )
-    for kind in ("latent", "none"):
-        task = build.denoiser_task(tiny_config, kind, encoder.spread)
-        params = jax.eval_shape(task.init, jax.random.key(0))
-        export(
-            workdir.model(f"denoiser_{kind}"),
-            jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), params),
-            build.denoiser_architecture(tiny_config, task),
-        )
-    return workdir.root / "model"
-
-
-def build_stats(channels):
-    stats = tiny_world.encoder().stats
-    return stats.replace(mean=jnp.zeros(channels), std=jnp.ones(channels))
-
-
 def test_models_are_rebuilt_from_their_own_files(tiny_config, trained):
     model = build.world_model(trained, "latent", tiny_config)
     assert model.encoder.vae == build.vae(tiny_config)
@@ -181,8 +131,8 @@ def test_models_of_another_kind_or_encoder_are_refused(tiny_config, trained):
     dataclasses.replace(
         tiny_world.encoder(),
         vae=vae,
-        params=zeros_of(vae, jnp.zeros((1, 5, 16, 16, 3))),
-        stats=build_stats(12),
+        params=tiny_world.random_params(vae, 0, jnp.zeros((1, 5, 16, 16, 3))),
+        stats=LatentStats(np.zeros(12, np.float32), np.ones(12, np.float32)),
         spread=(1.0,) * 12,
     ).save(trained.model("encoder"))
     with pytest.raises(
@@ -226,7 +176,7 @@ def test_an_export_that_describes_another_model_is_refused(
 def test_a_head_trained_on_other_latents_is_refused(tiny_config, trained):
     head = build.geometry_head(tiny_config)
     latents = jnp.zeros((1, 2, 4, 4, 12))
-    params = zeros_of(head, latents, jnp.zeros((1, 2), bool))
+    params = tiny_world.random_params(head, 0, latents, jnp.zeros((1, 2), bool))
     architecture = {"kind": "geometry_head", "head": module_fields(head)}
     export(trained.model("geometry"), params, architecture)
     with pytest.raises(ValueError, match=r"geometry: .*tensor.*the encoder has 8 latent channels"):
