@@ -66,7 +66,7 @@ _FPS = flags.DEFINE_float("fps", 10.0, "Frames per second of the video; of a geo
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
 
 _PRESET = flags.DEFINE_enum(
-    "preset", "", ["", *PRESETS], "How the weights are run; by default as they were trained."
+    "preset", None, [*PRESETS], "How the weights are run; by default as they were trained."
 )
 _WITH = flags.DEFINE_list("with", [], "Fields of that to change, as NAME=VALUE,...")
 _SIZE = flags.DEFINE_list(
@@ -174,7 +174,7 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
     model = build.generation_model(
         config,
         workdir,
-        preset=_PRESET.value,
+        preset=_PRESET.value or "",
         fields=_WITH.value,
         vae_tile=_vae_tile(),
         size=size,
@@ -255,7 +255,7 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
     record: dict[str, Any] = {
         "started_from": {entry: flags.FLAGS[entry].value},
         "trajectory": None if entry == "geometry" else _TRAJECTORY.value,
-        "preset": _PRESET.value,
+        "preset": _PRESET.value or "",
         "model_path": str(workdir.root / "model"),
         "prompt": _PROMPT.value,
         "negative_prompt": None if model.negative_text is None else _NEGATIVE.value,
