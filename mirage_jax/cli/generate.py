@@ -242,8 +242,8 @@ def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> Walk:
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
     """Writes the video, the world and the record; returns the video's path."""
     entry, files = _entry(), OutputFiles(Path(_OUT.value))
-    read = [name for name in _READ if flags.FLAGS[name].value]
-    files.check({f"--{name}": Path(str(flags.FLAGS[name].value)) for name in read})
+    read = {name: str(flags.FLAGS[name].value or "") for name in _READ}
+    files.check({f"--{name}": Path(path) for name, path in read.items() if path})
     geometry = None
     if entry == "geometry":
         geometry = read_geometry(Path(_GEOMETRY.value), _START_FRAME.value)
