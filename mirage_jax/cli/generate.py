@@ -65,6 +65,9 @@ _OUT = flags.DEFINE_string("out", "generated.mp4", "Video to write.")
 _FPS = flags.DEFINE_float("fps", 10.0, "Frames per second of the video; of a geometry, its own.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
 
+_MEMORY = flags.DEFINE_enum(
+    "memory", "latent", build.MEMORIES, "Which denoiser of the work directory; see mirage train."
+)
 _PRESET = flags.DEFINE_enum(
     "preset", None, [*PRESETS], "How the weights are run; by default as they were trained."
 )
@@ -174,6 +177,7 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
     model = build.generation_model(
         config,
         workdir,
+        memory=_MEMORY.value,
         preset=_PRESET.value or "",
         fields=_WITH.value,
         vae_tile=_vae_tile(),
