@@ -139,8 +139,8 @@ def get_config(_: str = "") -> ConfigDict:
     c.guard = ConfigDict()  # a step without a finite loss and gradient is always skipped
     c.guard.spike = 0.0  # skip gradients of more than this many times the average norm; 0 = none
     c.guard.window = 100  # steps of that average
-    c.guard.patience = 10  # skipped steps in a row before going back to the newest checkpoint
-    c.guard.rollbacks = 3  # times it may go back to the same one
+    c.guard.patience = 10  # skipped steps in a row before rolling back to the newest checkpoint
+    c.guard.rollbacks = 3  # times it may roll back to the same one
 
     c.compile = ConfigDict()  # what `mirage compile` assumes
     c.compile.batch_per_shard = 1  # clips per device of the data and fsdp axes

@@ -92,7 +92,7 @@ def make(
     *,
     angle: float | int = 90.0,
     distance: float | int = 1.0,
-    start: Float[np.ndarray, "4 4"] | None = None,
+    start: Float[geometry.Floats, "4 4"] | None = None,
 ) -> Float[np.ndarray, "t 4 4"]:
     """Poses of a named path.
 

@@ -9,8 +9,8 @@ To add one:
    `options.check_options(self)` in `__post_init__`.  Commands show them by `describe_options`.
 3. Yield clips that `clip.validate` accepts.  What the source does not know stays None.
 4. Import the engine inside functions, and say in `available()` when it is not there.
-5. Enter the class in `SOURCES`, and test in tests/data that equal seeds give equal clips and that
-   depth and poses predict other views (`warp_check`).
+5. Enter the class in `SOURCES`, and test in tests/data_pipelines that equal seeds give equal clips
+   and that depth and poses predict other views (`warp_check`).
 """
 
 import dataclasses

@@ -70,7 +70,7 @@ def returning_chunk(
         constants=model.constants(latents),
     )
     if context is not None:
-        context = context * (1.0 - empty)
+        context = model.conditioner.drop(context, empty == 0)
     if frames:
         kept = keep_references(frames["frame_mask"], empty == 0, options.references)
         frames["frame_mask"] = kept

@@ -136,7 +136,8 @@ class DenoiserTask(Task):
             if frames:
                 references = self.context_frames.references
                 frames["frame_mask"] = keep_references(frames["frame_mask"], kept, references)
-            return found._replace(context=found.context * kept, frames=frames)
+            context = self.conditioner.drop(found.context, kept)
+            return found._replace(context=context, frames=frames)
 
         return jax.vmap(one)(batch, jax.random.split(key, batch.chunks.shape[0]))
 

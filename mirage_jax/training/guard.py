@@ -1,7 +1,7 @@
-"""Steps that must not count: a loss or gradient that is no number, or a gradient far too large.
+"""Steps that are skipped: their loss or gradient is not finite, or the gradient far too large.
 
 `optax.apply_if_finite` looks at gradients alone, lets the average of the parameters move on, and
-after some failures applies what it was to keep out. Here the whole state stays as it is, and the
+after some failures applies the bad update. Here the whole state stays as it is, and the
 loop rolls back to a checkpoint when steps keep failing: damaged parameters stay damaged.
 """
 

@@ -1,4 +1,4 @@
-"""The state of a training run, how it is born sharded, and the step that advances it."""
+"""The state of a training run, how it is made sharded, and the step that advances it."""
 
 import dataclasses
 from collections.abc import Callable

@@ -9,12 +9,13 @@ written and read inside the training step.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mirage_jax import memory
 from mirage_jax.chunks import (
@@ -23,8 +24,7 @@ from mirage_jax.chunks import (
     latents_of_frames,
 )
 from mirage_jax.geometry import Camera
-from mirage_jax.memory import rgb_cloud
-from mirage_jax.world.conditioners import Rgb
+from mirage_jax.world.conditioners import Frames, Rgb
 from mirage_jax.world.latent_encoder import LatentEncoder
 from mirage_jax.world.scenarios import scenarios
 
@@ -112,9 +112,11 @@ def encode_clip(
         rgb_chunks = jnp.zeros((0, *chunks.shape[1:]), chunks.dtype)
         rgb_hits = jnp.zeros((0, *chunks.shape[1:4], TEMPORAL_STRIDE), chunks.dtype)
     else:
-        contexts = rgb_contexts(
-            rgb, keyframes, depth, 1.0 - moving, camera, encoder=encoder, chunk_frames=chunk_frames
+        times = jnp.arange(len(keyframes), dtype=jnp.float32)
+        seen = Frames(
+            tokens, depth, camera[::TEMPORAL_STRIDE], times, 1.0 - moving, pictures=keyframes
         )
+        contexts = rgb_contexts(rgb, seen, camera, encoder=encoder, chunk_frames=chunk_frames)
         rgb_chunks, rgb_hits = contexts[..., :-TEMPORAL_STRIDE], contexts[..., -TEMPORAL_STRIDE:]
     return LatentClip(
         chunks=chunks,
@@ -133,39 +135,33 @@ def encode_clip(
 
 def rgb_contexts(
     rgb: Rgb,
-    keyframes: Float[Array, "k height width 3"],
-    depth: Float[Array, "k height width"],
-    static: Float[Array, "k height width"],
+    keyframes: Frames,
     camera: Camera,
     *,
     encoder: LatentEncoder,
     chunk_frames: int,
 ) -> Float[Array, "s l h w m"]:
-    """The baseline's context of every situation a training sample may be in, histories whole."""
+    """The baseline's context of every situation a training sample may be in, histories whole.
+
+    Args:
+      rgb: the baseline.
+      keyframes: of a clip, with their pictures.
+      camera: of all its frames.
+      encoder: of renderings.
+      chunk_frames: frames of a chunk.
+    """
     chunks = chunks_of_clip(len(camera), chunk_frames)
     table = scenarios(chunks, latents_of_frames(chunk_frames))
     renderings = []
     for chunk, chosen in zip(table.chunk, table.keyframes, strict=True):
         start = int(chunk) * (chunk_frames - 1)
-        cloud = write_colours(keyframes, depth, static, chosen, camera[::TEMPORAL_STRIDE])
+        depth = jnp.where(jnp.asarray(chosen)[:, None, None], keyframes.depth, 0.0)
+        empty = rgb.create(math.prod(keyframes.tokens.shape[:-1]))
+        cloud, _ = rgb.write(empty, keyframes._replace(depth=depth))
         renderings.append(rgb.render(cloud, camera[start : start + chunk_frames]))
     videos, visible = zip(*renderings, strict=True)
     # Encoded together: XLA's CPU backend (jaxlib 0.10.2) crashes on one video at a time under vmap.
     return rgb.encode(jnp.stack(videos), jnp.stack(visible), encoder)
-
-
-def write_colours(
-    keyframes: Float[Array, "k height width 3"],
-    depth: Float[Array, "k height width"],
-    static: Float[Array, "k height width"],
-    chosen: Bool[Array, " k"] | Bool[np.ndarray, " k"],
-    camera: Camera,
-) -> memory.LatentMemory:
-    """A colour cloud of the chosen keyframes."""
-    colours = jnp.round((keyframes + 1.0) * 127.5).astype(jnp.uint8)
-    depth = jnp.where(jnp.asarray(chosen)[:, None, None], depth, 0.0)
-    cloud = rgb_cloud.create(depth.size)
-    return rgb_cloud.write(cloud, colours, depth, camera, static=static)[0]
 
 
 def _encode_before(

@@ -220,12 +220,17 @@ def stored_conditioner(
     if "conditioner" in made:
         found = conditioners.from_stored(made["conditioner"], name)
     elif "readout" in made:
-        kind = {"latent": "folded"}.get(made["memory"], made["memory"])
-        readout = made["readout"] if kind == "folded" else {}
-        found = conditioners.make(kind, name, **sizes, **readout)
+        memory = stored_field(path, made, "memory", str)
+        kind, readout, name = memory, {}, f"{path}: field memory"
+        if memory == "latent":
+            readout, name = stored_field(path, made, "readout", dict), f"{path}: field readout"
+            kind = "folded"
+        found = conditioners.make(kind, name, **{**readout, **sizes})
     else:
         by_channels = {0: "none", channels + 1: "visibility", 2 * channels: "score"}
-        kind = made.get("context") or by_channels.get(denoiser.memory_channels, "folded")
+        kind = by_channels.get(denoiser.memory_channels, "folded")
+        if "context" in made:
+            kind, name = stored_field(path, made, "context", str), f"{path}: field context"
         found = conditioners.make(kind, name, **sizes)
     if (found.token_channels, found.stride) != (channels, stride):
         raise ValueError(

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from mirage_jax import memory
 from mirage_jax.chunks import TEMPORAL_STRIDE, latent_cameras, whole_latents
-from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics, field_of_view
+from mirage_jax.geometry import Camera
 from mirage_jax.memory import LatentMemory, WriteReport
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
@@ -26,10 +26,9 @@ from mirage_jax.world.conditioners import Conditioner, Frames, camera_rays
 from mirage_jax.world.context_frames import ContextFrames
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
+from mirage_jax.world.posed_pictures import posed_pictures
 from mirage_jax.world.sampling import sample_chunk
-from mirage_jax.world.state import World, check_world
-
-__all__ = ["World", "WorldModel", "check_world"]
+from mirage_jax.world.state import World
 
 _static = functools.partial(flax.struct.field, pytree_node=False)
 
@@ -98,26 +97,8 @@ class WorldModel:
           ValueError: on pictures of another size, or a camera that does not fit them.
         """
         if pictures.ndim == 3:
-            pictures = pictures[None]
             depth, static = (None if x is None else x[None] for x in (depth, static))
-            camera = None if camera is None else camera[None]
-        if tuple(pictures.shape[1:3]) != self.size:
-            raise ValueError(
-                f"pictures: found {pictures.shape[1]} x {pictures.shape[2]} pixels, expected "
-                f"{self.size[0]} x {self.size[1]}: resize_picture fits picture and camera"
-            )
-        if camera is None:
-            if len(pictures) > 1:
-                raise ValueError(f"camera: found none, expected one for each of {len(pictures)}")
-            pose = np.eye(4, dtype=np.float32)
-            camera = Camera(field_of_view(90.0, self.size), pose, self.size)[None]
-        if camera.shape != (len(pictures),) or camera.size != self.size:
-            raise ValueError(
-                f"camera: found {camera.shape} cameras of {camera.size} pixels, expected "
-                f"{(len(pictures),)} of {self.size}"
-            )
-        check_cam2world(camera.cam2world, "camera: cam2world")
-        check_intrinsics(camera.intrinsics, self.size, "camera: intrinsics")
+        pictures, camera = posed_pictures(pictures, camera, self.size)
         begin = jax.jit(WorldModel.begin, static_argnums=(5, 6))
         model_range = to_model_range(pictures)
         return begin(self, model_range, camera, depth, static, capacity, keyframes)[0]

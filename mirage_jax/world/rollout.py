@@ -17,7 +17,8 @@ from mirage_jax import memory
 from mirage_jax.chunks import chunk_bounds, chunks_of_path, latents_of_frames
 from mirage_jax.geometry import Camera, check_cam2world
 from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
-from mirage_jax.world.model import World, WorldModel, check_world
+from mirage_jax.world.model import WorldModel
+from mirage_jax.world.state import World, check_world
 
 DepthEstimator = Callable[
     [UInt8[np.ndarray, "k height width 3"], list[int], Camera, Float[np.ndarray, "k h w"]],

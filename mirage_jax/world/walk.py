@@ -13,8 +13,9 @@ from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_path, latents_of_frames
 from mirage_jax.io.depth_maps import resample
 from mirage_jax.io.geometry_npz import GeometryFile, resize
 from mirage_jax.world import depth_estimators
-from mirage_jax.world.model import World, WorldModel
+from mirage_jax.world.model import WorldModel
 from mirage_jax.world.rollout import DepthEstimator
+from mirage_jax.world.state import World
 from mirage_jax.world.world_file import CameraPath, WorldFile
 
 

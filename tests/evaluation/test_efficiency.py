@@ -5,7 +5,7 @@ import pytest
 from mirage_jax import geometry
 from mirage_jax.evaluation import efficiency
 from mirage_jax.evaluation.stopwatch import Times
-from mirage_jax.world import conditioners as conditioning
+from mirage_jax.world.conditioners import Folded
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +22,8 @@ def timed():
         patch.setattr(efficiency, "median_times", median_times)
         found = efficiency.measure(
             size=(16, 16),
-            grid=(4, 4),
-            channels=3,
+            conditioner=Folded(3, 4, reads=2, fine=2),
             chunk_frames=9,
-            reads=2,
-            fine=2,
             chunks=(1, 2),
             encode=lambda video: jnp.mean(video, axis=(1, 2)),
             repeats=1,
@@ -44,9 +41,8 @@ def test_what_is_timed_is_what_a_chunk_needs(timed):
     """The read gives the denoiser's context; the cloud is drawn and encoded at all frames."""
     found, calls = timed
     write, read, write_rgb, draw, encode = calls[:5]
-    width = conditioning.context_channels(3, reads=2, fine=2)
     context = read()
-    assert context.shape == (3, 4, 4, width)
+    assert context.shape == (3, 4, 4, 2 * 2 * 2 * 6)
     # Tokens of three channels and three extras from every cell of every pose.
     assert context.size == found["poses_per_chunk"] * np.prod(found["read_grid"]) * 6
     assert (found["poses_per_chunk"], found["read_grid"]) == (6, [8, 8])
@@ -57,7 +53,7 @@ def test_what_is_timed_is_what_a_chunk_needs(timed):
 
 def test_a_longer_chunk_writes_more_keyframes():
     small = {"elements": 700, "channels": 2, "grid": (6, 8), "repeats": 1}
-    options = {"size": (8, 8), "grid": (1, 1), "channels": 1, "chunks": (1,), "repeats": 1}
+    options = {"size": (8, 8), "conditioner": Folded(1, 8), "chunks": (1,), "repeats": 1}
     found = efficiency.measure(chunk_frames=33, read_benchmark=small, **options)
     assert found["after_chunks"]["1"]["latent"]["elements"] == 8
     assert found["after_chunks"]["1"]["rgb"]["elements"] == 8 * 64

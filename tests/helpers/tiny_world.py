@@ -73,7 +73,7 @@ def stand_in(module_class):
 class MeanColours(stand_in(VideoVAE)):
     """Latents are the mean colours of cells over the frames they cover; decoding repeats them."""
 
-    spatial_stride, temporal_stride = 8, 4
+    spatial_stride, temporal_stride, latent_channels = 8, 4, 3
 
     def apply(self, variables, x, method):
         if method == "decode":

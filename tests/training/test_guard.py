@@ -1,4 +1,4 @@
-"""Steps that must not count: skipped without a trace, counted, and gone back from."""
+"""Steps that must not count: skipped without a trace, counted, and rolled back from."""
 
 import io
 
@@ -18,7 +18,7 @@ from mirage_jax.training.task import Task
 
 
 def poisoned(*bad, factor=np.nan):
-    """Batches of which the numbers `bad`, from 1, are spoilt."""
+    """Batches of which the numbers `bad`, from 1, are not finite or far too large."""
 
     class Poisoned(Batches):
         def __next__(self):
@@ -141,7 +141,7 @@ def unbroken(tmp_path_factory):
     return folder, final
 
 
-def test_many_in_a_row_go_back_to_the_checkpoint_and_past_the_bad_batches(unbroken, tmp_path):
+def test_many_in_a_row_roll_back_to_the_checkpoint_and_past_the_bad_batches(unbroken, tmp_path):
     folder, final = unbroken
     assert int(final.step) == 10 and int(final.guard.skipped) == 0
     assert checkpoints.read_meta(folder / "checkpoints" / "10")["batches"] == 14
@@ -162,7 +162,7 @@ def lines_without_time(folder):
 
 @pytest.mark.parametrize(("last", "times"), [(8, 1), (6, 2)], ids=["before", "after"])
 def test_a_run_that_dies_around_a_rollback_is_resumed_exactly(last, times, unbroken, tmp_path):
-    """Step 8 is on its way when the run goes back to 4, so step 6 is seen twice."""
+    """Step 8 is on its way when the run rolls back to 4, so step 6 is seen twice."""
     folder, expected = unbroken
     reached = []
 
@@ -180,7 +180,7 @@ def test_a_run_that_dies_around_a_rollback_is_resumed_exactly(last, times, unbro
     assert lines_without_time(tmp_path) == lines_without_time(folder)
 
 
-def test_it_gives_up_where_going_back_does_not_help(tmp_path):
+def test_it_gives_up_where_rolling_back_does_not_help(tmp_path):
     limits = Guard(patience=2, rollbacks=2)
     with pytest.raises(training.Diverged, match=r"2 times did not help; .* steps \[2, 4\] are"):
         fit(tmp_path, 20, poisoned(*range(5, 100)), guard=limits)

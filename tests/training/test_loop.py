@@ -25,7 +25,7 @@ from helpers.tiny_task import Batches, Regression, loaded, settings
 from mirage_jax import parallel, training, trajectories
 from mirage_jax.io.video import read_video
 from mirage_jax.training import checkpoints, initialisation, latent_cache
-from mirage_jax.training.metrics import Mean, ProgressLine, read_metrics
+from mirage_jax.training.metrics import read_metrics
 from mirage_jax.training.task import Samples
 
 PROGRAM = paths.HELPERS / "tiny_task.py"
@@ -293,16 +293,6 @@ def test_what_a_run_leaves_behind(tmp_path):
     assert {"compile", "data", "step", "evaluate", "samples", "save"} < seconds
 
 
-def test_the_time_left_is_that_of_the_steps_left():
-    console = Console(record=True, file=io.StringIO(), width=200)
-    line = ProgressLine("worlds", 100, start=30, console=console)
-    line.update(31, loss=4.0, seconds=500.0)  # the first step of a process is not typical
-    for step in range(32, 41):
-        line.update(step, loss=4.0, seconds=2.5)
-    line.report(40)
-    assert console.export_text() == "worlds  40/100  40%  loss 4  2500 ms/step  ETA 0:02:30\n"
-
-
 def test_the_best_checkpoint_by_a_metric_is_kept(tmp_path):
     class Judged(Regression):
         def evaluate(self, params, batch, key, *, frozen=None):
@@ -389,20 +379,6 @@ def test_the_order_resume_init_from_scratch_is_kept_and_printed(tmp_path):
     np.testing.assert_array_equal(found["Dense_0/kernel"], first.params["Dense_0"]["kernel"])
 
 
-def test_init_from_names_what_is_fresh_and_refuses_other_shapes(tmp_path):
-    stored = {"bias": np.zeros(8, np.float32), "scale": np.zeros(2, np.float32)}
-    training.export(tmp_path, {"Dense_0": stored}, {})
-    abstract = {"Dense_0": {"bias": np.zeros(8, np.float32), "kernel": np.zeros((4, 8))}}
-    found, fresh, unused = initialisation.initial_params(tmp_path, abstract)
-    assert list(found) == ["Dense_0/bias"]
-    assert (fresh, unused) == (["Dense_0/kernel"], ["Dense_0/scale"])
-    message = r"'Dense_0/bias': found float32 \(8,\), expected float32 \(3,\)"
-    with pytest.raises(ValueError, match=message):
-        initialisation.initial_params(tmp_path, {"Dense_0": {"bias": np.zeros(3, np.float32)}})
-    with pytest.raises(ValueError, match="no tensor fits"):
-        initialisation.initial_params(tmp_path, {"other": np.zeros(8, np.float32)})
-
-
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
@@ -425,29 +401,6 @@ def test_batches_are_closed_even_on_error(tmp_path):
     with pytest.raises(RuntimeError, match="caller's"):
         fit(tmp_path, batches=lambda start: source, on_step=fail)
     assert source.closed
-
-
-def test_a_line_cut_short_is_dropped_and_damage_elsewhere_named(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
-    assert read_metrics(path) == [{"step": 1, "loss": 2.0}]
-    path.write_text('{"step": 1}\nrubbish\n{"step": 3}\n')
-    with pytest.raises(ValueError, match=r"metrics.jsonl:2: found 'rubbish"):
-        read_metrics(path)
-
-
-def test_unfinished_means_survive_json():
-    broken, whole = Mean(), Mean()
-    values = np.random.default_rng(0).normal(size=10)
-    for value in values[:4]:
-        broken.add({"a": value})
-    restored = Mean()
-    restored.restore(json.loads(json.dumps(broken.state())))
-    for value in values[4:]:
-        restored.add({"a": value})
-    for value in values:
-        whole.add({"a": value})
-    assert restored.take() == whole.take()
 
 
 def test_logical_constraints_are_active_inside_the_step(tmp_path):

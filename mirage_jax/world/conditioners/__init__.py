@@ -59,7 +59,7 @@ def to_fields(conditioner: Conditioner) -> dict[str, Any]:
     return {"kind": conditioner.kind, **dataclasses.asdict(conditioner)}
 
 
-def from_stored(stored: Mapping[str, Any], where: str) -> Conditioner:
+def from_stored(stored: Any, where: str) -> Conditioner:
     """A conditioner from what `to_fields` gave; ValueError names `where` and the field."""
     if not isinstance(stored, Mapping) or "kind" not in stored:
         raise ValueError(f"{where}: found {stored!r}, expected a kind and its fields")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mirage_jax import memory
 from mirage_jax.chunks import latents_of_frames
@@ -37,6 +37,20 @@ class Frames(NamedTuple):
     static: Any = None
     confidence: Any = None
     pictures: Any = None
+
+
+class View(NamedTuple):
+    """Where the memory is read from.
+
+    Attributes:
+      camera: cameras of the frames, leading dimension [frames], frames = 1 + 4 n.
+      times: of the frames, for what moves.
+      encoder: for kinds that encode what they render.
+    """
+
+    camera: Camera
+    times: Float[Array, " frames"] | None = None
+    encoder: LatentEncoder | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +111,10 @@ class Conditioner(Settings):
         encoder: LatentEncoder | None = None,
     ) -> Float[Array, "latents h w r"]:
         """What the memory shows along frames, without what all videos share; see `__call__`."""
+        return self.read_view(bank, View(camera, times, encoder))
+
+    def read_view(self, bank: memory.LatentMemory, view: View) -> Float[Array, "latents h w r"]:
+        """What every kind has to say how to do; see `read`."""
         raise NotImplementedError
 
     def constants(
@@ -115,6 +133,16 @@ class Conditioner(Settings):
     ) -> Float[Array, "latents h w m"]:
         """What was read, of the chunk and of preceding latents after it, with the `constants`."""
         return read if constants is None else jnp.concatenate([read, constants], axis=-1)
+
+    def drop(
+        self, context: Float[Array, "*b h w m"], kept: Bool[Array, ""]
+    ) -> Float[Array, "*b h w m"]:
+        """The context with zeros for what was read unless it is `kept`; the constants stay.
+
+        Zeros are what a memory of tokens shows that holds nothing.
+        """
+        is_read = jnp.arange(context.shape[-1]) < self.read_channels
+        return context * (kept | ~is_read)
 
     def __call__(
         self,
@@ -154,11 +182,5 @@ class Nothing(Conditioner):
     ) -> tuple[memory.LatentMemory, memory.WriteReport]:
         return bank, memory.WriteReport(*(jnp.zeros((), jnp.int32),) * 4)
 
-    def read(
-        self,
-        bank: memory.LatentMemory,
-        camera: Camera,
-        times: Float[Array, " frames"] | None = None,
-        encoder: LatentEncoder | None = None,
-    ) -> Float[Array, "latents h w r"]:
-        return jnp.zeros((latents_of_frames(len(camera)), *self.grid(camera.size), 0))
+    def read_view(self, bank: memory.LatentMemory, view: View) -> Float[Array, "latents h w r"]:
+        return jnp.zeros((latents_of_frames(len(view.camera)), *self.grid(view.camera.size), 0))

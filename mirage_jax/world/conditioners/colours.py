@@ -13,7 +13,7 @@ from mirage_jax import memory
 from mirage_jax.chunks import TEMPORAL_STRIDE, frames_per_latent
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import rgb_cloud
-from mirage_jax.world.conditioners.base import Conditioner, Frames
+from mirage_jax.world.conditioners.base import Conditioner, Frames, View
 from mirage_jax.world.latent_encoder import LatentEncoder
 
 
@@ -71,17 +71,11 @@ class Rgb(Conditioner):
         shares = jnp.stack([cell_shares(mask, grid) for mask in visible])
         return jnp.concatenate([latents, shares], axis=-1)
 
-    def read(
-        self,
-        bank: memory.LatentMemory,
-        camera: Camera,
-        times: Float[Array, " frames"] | None = None,
-        encoder: LatentEncoder | None = None,
-    ) -> Float[Array, "latents h w r"]:
-        if encoder is None:
+    def read_view(self, bank: memory.LatentMemory, view: View) -> Float[Array, "latents h w r"]:
+        if view.encoder is None:
             raise ValueError("encoder: found none, expected one to encode renderings with")
-        video, visible = self.render(bank, camera)
-        return self.encode(video[None], visible[None], encoder)[0]
+        video, visible = self.render(bank, view.camera)
+        return self.encode(video[None], visible[None], view.encoder)[0]
 
 
 def cell_shares(

@@ -14,7 +14,7 @@ from mirage_jax.chunks import latent_cameras
 from mirage_jax.geometry import Camera
 from mirage_jax.memory.readout import CELLS
 from mirage_jax.settings import setting
-from mirage_jax.world.conditioners.base import Conditioner
+from mirage_jax.world.conditioners.base import Conditioner, View
 from mirage_jax.world.latent_encoder import LatentEncoder
 
 
@@ -53,15 +53,9 @@ class Folded(Conditioner):
             per_read += self.token_channels + 1
         return self.reads * self.fine * self.fine * per_read
 
-    def read(
-        self,
-        bank: memory.LatentMemory,
-        camera: Camera,
-        times: Float[Array, " frames"] | None = None,
-        encoder: LatentEncoder | None = None,
-    ) -> Float[Array, "latents h w r"]:
-        height, width = self.grid(camera.size)
-        cameras = latent_cameras(camera, self.reads)
+    def read_view(self, bank: memory.LatentMemory, view: View) -> Float[Array, "latents h w r"]:
+        height, width = self.grid(view.camera.size)
+        cameras = latent_cameras(view.camera, self.reads)
         cells = (height * self.fine, width * self.fine)
         readout = memory.read(bank, cameras, cells, prefer=self.prefer)
         hit, depth, source = readout.visible, readout.depth, readout.source
@@ -95,14 +89,8 @@ class Visibility(Conditioner):
     def read_channels(self) -> int:
         return self.token_channels + 1
 
-    def read(
-        self,
-        bank: memory.LatentMemory,
-        camera: Camera,
-        times: Float[Array, " frames"] | None = None,
-        encoder: LatentEncoder | None = None,
-    ) -> Float[Array, "latents h w r"]:
-        readout = _read_latents(bank, camera, self)
+    def read_view(self, bank: memory.LatentMemory, view: View) -> Float[Array, "latents h w r"]:
+        readout = _read_latents(bank, view.camera, self)
         seen = readout.visible[..., None].astype(readout.tokens.dtype)
         return jnp.concatenate([readout.tokens, seen], axis=-1)
 
@@ -125,14 +113,8 @@ class Score(Conditioner):
     def read_channels(self) -> int:
         return self.token_channels
 
-    def read(
-        self,
-        bank: memory.LatentMemory,
-        camera: Camera,
-        times: Float[Array, " frames"] | None = None,
-        encoder: LatentEncoder | None = None,
-    ) -> Float[Array, "latents h w r"]:
-        return _read_latents(bank, camera, self).tokens
+    def read_view(self, bank: memory.LatentMemory, view: View) -> Float[Array, "latents h w r"]:
+        return _read_latents(bank, view.camera, self).tokens
 
     def constants(
         self, encoder: LatentEncoder | None, latents: int, size: tuple[int, int]

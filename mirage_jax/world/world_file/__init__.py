@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mirage_jax.io.atomic import replacing
-from mirage_jax.world.model import World, WorldModel, check_world
+from mirage_jax.world.model import WorldModel
+from mirage_jax.world.state import World, check_world
 from mirage_jax.world.world_file import container as world_container
 from mirage_jax.world.world_file.packing import (
     HEADER,

@@ -15,7 +15,7 @@ import numpy as np
 from mirage_jax import memory
 from mirage_jax.geometry import check_cam2world, check_intrinsics
 from mirage_jax.world import context_frames
-from mirage_jax.world.model import World
+from mirage_jax.world.state import World
 from mirage_jax.world.world_file import container as world_container
 from mirage_jax.world.world_file.records import MINOR, Branch, CameraPath, Extras, Origin, WorldFile
 from mirage_jax.world.world_file.schema import BRANCHED, PARTS, check_part

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mirage_jax.world.model import World
+from mirage_jax.world.state import World
 
 MINOR = 0
 """Version within "mirage-world-2": raised by what is added without changing what is there."""

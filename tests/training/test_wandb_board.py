@@ -1,4 +1,4 @@
-"""What is recorded only on request: traces, and metrics for Weights & Biases."""
+"""Metrics for Weights & Biases, recorded only on request."""
 
 import sys
 import types
@@ -8,8 +8,7 @@ import pytest
 
 from helpers.tiny_task import Batches, Regression, settings
 from mirage_jax import training
-from mirage_jax.training.metrics import MetricsWriter, read_metrics
-from mirage_jax.training.profiling import Profile
+from mirage_jax.training.metrics import read_metrics
 from mirage_jax.training.task import Samples
 from mirage_jax.training.wandb_board import WandbBoard
 
@@ -66,42 +65,3 @@ def test_it_is_never_used_unasked_and_missed_by_name(monkeypatch, tmp_path):
     training.fit(Regression(), Batches, workdir=tmp_path, **settings(1))
     with pytest.raises(ValueError, match=r"wandb 'worlds': the package cannot be imp.*pip install"):
         WandbBoard(tmp_path, "worlds", "training")
-
-
-def test_what_is_taken_back_is_gone_from_the_file(tmp_path):
-    writer = MetricsWriter(tmp_path)
-    for step in (2, 4, 6):
-        writer.scalars(step, {"loss": 1.0})
-    writer.rewind(4)
-    writer.scalars(5, {"loss": 2.0})
-    writer.close()
-    lines = read_metrics(tmp_path / "metrics.jsonl")
-    assert [line["step"] for line in lines] == [2, 4, 5]
-
-
-def test_the_trace_of_some_steps_is_written(tmp_path):
-    training.fit(Regression(), Batches, workdir=tmp_path, **settings(6, profile_steps=(3, 4)))
-    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
-
-
-def test_a_profile_covers_its_steps_and_ends_with_the_run(monkeypatch, tmp_path):
-    events, said = [], []
-    monkeypatch.setattr("jax.profiler.start_trace", lambda folder: events.append("start"))
-    monkeypatch.setattr("jax.profiler.stop_trace", lambda: events.append("stop"))
-    # A run that goes on from step 3 records what is left.
-    with Profile(tmp_path, (2, 5), said.append) as profile:
-        for step in (4, 5, 6):
-            profile.before(step)
-            profile.after(step)
-            events.append(step)
-    assert events == ["start", 4, "stop", 5, 6] and len(said) == 1
-    events.clear()
-    with pytest.raises(KeyError), Profile(tmp_path, (2, 5), said.append) as profile:
-        profile.before(2)
-        raise KeyError
-    assert events == ["start", "stop"]
-    with Profile(tmp_path, (0, 0), said.append) as profile:
-        profile.before(1)
-    assert events == ["start", "stop"]
-    with pytest.raises(ValueError, match=r"profile_steps: found \(5, 2\), expected 1 <= first"):
-        Profile(tmp_path, (5, 2), said.append)

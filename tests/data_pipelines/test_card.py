@@ -3,9 +3,9 @@
 import dataclasses
 
 import numpy as np
-from made_clips import bare, make_clip
 
 from data_pipelines.card import contact_sheet
+from helpers.made_clips import bare, make_clip
 
 UNKNOWN = [40, 60, 160]
 

@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from made_clips import bare, edited, make_clip, make_full_clip
 
 from data_pipelines import clip as clips
+from helpers.made_clips import bare, edited, make_clip, make_full_clip
 
 
 def faulty(thing, field, value):

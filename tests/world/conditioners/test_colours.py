@@ -1,20 +1,28 @@
-import functools
+"""The colour cloud as a conditioner: what is written of pictures, rendered along a chunk."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from einops import reduce
 
-from mirage_jax import trajectories
 from mirage_jax.geometry import Camera
-from mirage_jax.training import rgb_baseline
-from mirage_jax.world import scenarios as histories
+from mirage_jax.world.conditioners import Frames, Rgb
+from mirage_jax.world.conditioners.colours import cell_shares
 
 SIZE = (16, 24)
 GRID = (2, 3)
 INTRINSICS = np.array([24.0, 24.0, 12.0, 8.0], np.float32)
-render = jax.jit(rgb_baseline.render)
+RGB = Rgb(token_channels=3, stride=8)
+
+
+@jax.jit
+def render(pictures, depth, static, chosen, history, target):
+    """Writes the chosen pictures to a new cloud and renders it at the target poses."""
+    depth = jnp.where(chosen[:, None, None], depth, 0.0)
+    tokens, times = jnp.zeros((len(depth), *GRID, 3)), jnp.arange(float(len(depth)))
+    frames = Frames(tokens, depth, history, times, static, pictures=pictures)
+    cloud, _ = RGB.write(RGB.create(len(depth) * GRID[0] * GRID[1]), frames)
+    return RGB.render(cloud, target)
 
 
 def cameras(poses):
@@ -87,52 +95,17 @@ def test_only_chosen_static_pixels_of_known_depth_are_points():
     assert not np.asarray(video[0])[seen == 0].any()
 
 
-def colours_of_cells(video):
-    """Stands for an encoder: colours of the cells of every fourth frame."""
-    return reduce(video[:, ::4], "b t (h p) (w q) c -> b t h w c", "mean", p=8, q=8)
-
-
 def test_cells_tell_the_share_of_their_pixels_that_has_points():
     visible = np.zeros((5, *SIZE), np.float32)
     visible[0, :8, :8] = 1
     visible[2, 8:, 8:12] = 1
     visible[4, 15, 23] = 1
-    hits = rgb_baseline.cell_shares(jnp.asarray(visible), GRID)
+    hits = cell_shares(jnp.asarray(visible), GRID)
     expected = np.zeros((2, *GRID, 4))
     expected[0, 0, 0] = 1  # the first latent has one frame, four times
     expected[1, 1, 1, 1] = 0.5
     expected[1, 1, 2, 3] = 1 / 64
     np.testing.assert_allclose(hits, expected)
-
-
-def test_every_situation_is_rendered_from_its_history_along_its_chunk():
-    """Keyframe k has colour k, nearer the later it is; chunk 1 looks the other way at its end."""
-    poses = np.tile(np.eye(4), (9, 1, 1))
-    poses[6:] = trajectories.make("pan_right", 2, angle=180)[-1]
-    shades = np.array([-0.6, 0.2, 0.8])
-    pictures = jnp.asarray(np.ones((3, *SIZE, 3)) * shades[:, None, None, None], jnp.float32)
-    depth = np.ones((3, *SIZE), np.float32) * np.array([3.0, 2.0, 1.0])[:, None, None]
-    depth[2] = 0.0  # seen looking the other way: nothing known
-    contexts = functools.partial(rgb_baseline.contexts, encode=colours_of_cells, chunk_frames=5)
-    latents, hits = jax.jit(contexts)(
-        pictures, jnp.asarray(depth), jnp.ones((3, *SIZE)), cameras(poses)
-    )
-    assert latents.shape == (3, 2, *GRID, 3) and hits.shape == (3, 2, *GRID, 4)
-    uint8 = np.round((shades + 1) * 127.5) / 127.5 - 1
-    shown = {
-        histories.FIRST: [uint8[0], uint8[0]],  # keyframe 0 alone
-        histories.RETURN: [uint8[1], 0.0],  # keyframe 1 before 0, then nothing
-        histories.REVERSED: [uint8[1], uint8[1]],  # keyframe 1, without 0
-    }
-    for situation, colours in shown.items():
-        for latent, colour in enumerate(colours):
-            np.testing.assert_allclose(latents[situation, latent], colour, atol=1e-6)
-    for situation in (histories.FIRST, histories.REVERSED):
-        np.testing.assert_array_equal(hits[situation], 1)
-    # Chunk 1 is frames 4 to 8: its second latent covers 5 (ahead) and 6, 7, 8 (behind).
-    np.testing.assert_array_equal(hits[histories.RETURN, 0], 1)
-    np.testing.assert_array_equal(hits[histories.RETURN, 1, ..., 0], 1)
-    np.testing.assert_array_equal(hits[histories.RETURN, 1, ..., 1:], 0)
 
 
 @pytest.mark.parametrize("colour", [-1.0, 1.0])

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_clips import bare, make_clip, make_full_clip
 from safetensors import deserialize
 from safetensors.numpy import load as load_safetensors
 
@@ -16,8 +15,10 @@ from data_pipelines import clip_format
 from data_pipelines.clip import FIELDS, PARTS, Clip, Extra, StoredTensor, validate
 from data_pipelines.clip_codecs import U16
 from data_pipelines.clip_format import decode, from_bytes, to_bytes
+from helpers import paths
+from helpers.made_clips import bare, make_clip, make_full_clip
 
-FIRST_FORMAT = Path(__file__).with_name("clip-1.safetensors")  # written by the first version
+FIRST_FORMAT = paths.GOLDEN.joinpath("clip_1", "clip.safetensors")  # written by the first version
 BASE = make_clip()
 FULL = make_full_clip()
 

@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 import pytest
-from made_clips import bare, make_full_clip
 
 from data_pipelines.recording import record
 from data_pipelines.sources.procedural import ProceduralSource
 from data_pipelines.tfds_builder.mirage_worlds import prepare
+from helpers.made_clips import bare, make_full_clip
 
 # In a process of its own: another test's imports must not decide what is in sys.modules.
 ROUND_TRIP = """

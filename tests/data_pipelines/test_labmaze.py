@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from warps import psnrs
 
 from data_pipelines.clip import validate
 from data_pipelines.sources.labmaze import EVAL_WORLDS, TRAIN_WORLDS, LabmazeSource
 from data_pipelines.sources.warp_check import revisit_coverage
+from helpers.warps import psnrs
 
 
 @pytest.fixture(scope="module")

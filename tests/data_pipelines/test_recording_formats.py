@@ -1,25 +1,25 @@
 """Recordings of older clips, of clips that lack parts, and of parts stored by codecs."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from array_record.python import array_record_module
-from made_clips import bare
 from PIL import Image
-from recordings import SMALL, quiet, records
 
 from data_pipelines import recording
 from data_pipelines.clip_codecs import U16
 from data_pipelines.clip_format import from_bytes, read_header
 from data_pipelines.recording import read_records, shards
 from data_pipelines.sources.procedural import ProceduralSource
+from helpers import paths
+from helpers.made_clips import bare
+from helpers.recordings import SMALL, quiet, records
 
 
 def as_first_format(path, count):
     """Makes a recorded split one of the first format: its records, and what its card says."""
-    clip = Path(__file__).with_name("clip-1.safetensors").read_bytes()
+    clip = paths.GOLDEN.joinpath("clip_1", "clip.safetensors").read_bytes()
     for file in path.glob("*.array_record"):
         writer = array_record_module.ArrayRecordWriter(str(file), shards.WRITER_OPTIONS)
         for _ in range(count):

@@ -5,12 +5,12 @@ import pickle
 
 import numpy as np
 import pytest
-from warps import psnrs
 
 from data_pipelines.clip import validate
 from data_pipelines.sources import make
 from data_pipelines.sources.vizdoom import FreedoomSource, wad_path
 from data_pipelines.sources.warp_check import revisit_coverage
+from helpers.warps import psnrs
 
 pytest.importorskip("vizdoom", reason="vizdoom, which ships the Freedoom maps, is not installed")
 

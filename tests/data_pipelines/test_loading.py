@@ -2,9 +2,7 @@
 
 import itertools
 import shutil
-from pathlib import Path
 
-import made_clips
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -14,6 +12,7 @@ from data_pipelines.clip_format import from_bytes, to_bytes
 from data_pipelines.loading import ClipSource, LoaderState, Window, batches
 from data_pipelines.recording import read_records, record
 from data_pipelines.sources.procedural import ProceduralSource
+from helpers import made_clips, paths
 
 FRAMES, COUNT = 10, 9
 FIELDS = ("video", "depth", "cam2world", "seed")
@@ -70,7 +69,7 @@ def mixed(tmp_path_factory):
     """A shard with a clip of the first format, one of every part, and one without any."""
     path = tmp_path_factory.mktemp("mixed")
     writer = ArrayRecordWriter(str(path / "train-00000-of-00001.array_record"), "group_size:1")
-    first = Path(__file__).with_name("clip-1.safetensors").read_bytes()
+    first = paths.GOLDEN.joinpath("clip_1", "clip.safetensors").read_bytes()
     full = made_clips.make_full_clip(FRAMES)
     for data in (first, to_bytes(full), to_bytes(made_clips.bare(full))):
         writer.write(data)

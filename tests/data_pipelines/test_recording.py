@@ -16,7 +16,6 @@ from array_record.python import array_record_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from recordings import SMALL, quiet, records
 from rich.console import Console
 
 from data_pipelines import recording
@@ -24,6 +23,7 @@ from data_pipelines.clip_codecs import U16
 from data_pipelines.clip_format import decode, from_bytes
 from data_pipelines.recording import plan, read_records, shards
 from data_pipelines.sources.procedural import ProceduralSource
+from helpers.recordings import SMALL, quiet, records
 from mirage_jax.io import atomic
 
 
