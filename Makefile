@@ -1,39 +1,55 @@
-# The two commands of the README, and what they share. PYTHON picks the interpreter (3.11 or newer).
+# The commands of the README. PYTHON picks the interpreter (3.11 or newer), VENV where it installs.
 PYTHON ?= python3
 VENV   ?= .venv
 CONFIG ?= experiments/quickstart.py
 WORKDIR ?= runs/quickstart
 BIN    := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart compare test lint bench clean
+.DEFAULT_GOAL := help
+.PHONY: help quickstart compare test test-long lint bench docs clean
 
-# Records worlds, trains, generates, evaluates and writes $(WORKDIR)/report.html.
-quickstart: $(VENV)/.installed
+help: ## these lines
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+quickstart: $(VENV)/.installed ## record worlds, train, generate, evaluate: runs/quickstart/report.html
 	$(BIN)/mirage quickstart --config=$(CONFIG) --workdir=$(WORKDIR)
 
-# Trains the two comparison models (no memory, RGB memory) on the same budget and rewrites the report.
-compare: $(VENV)/.installed
+compare: $(VENV)/.installed ## train the two comparison models on the same budget, rewrite the report
 	$(BIN)/mirage quickstart --config=$(CONFIG) --workdir=$(WORKDIR) --compare
 
-bench: $(VENV)/.installed
-	$(BIN)/mirage bench memory
+test: $(VENV)/.installed-dev ## the tests
+	$(PYTEST)
 
-test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test-long: $(VENV)/.installed-dev ## the tests, those marked `long` too
+	MIRAGE_TEST_LONG=1 $(PYTEST)
 
-lint: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev ## formatting, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: $(VENV)/.installed ## time the memory
+	$(BIN)/mirage bench memory
+
+docs: $(VENV)/.installed-docs ## the documentation site: build/docs/index.html
+	$(BIN)/python docs/build.py
+
+clean: ## remove what was built; runs/ and .venv/ stay
+	rm -rf build dist *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache docs/reference docs/notebooks/*.md
+
+# pip, with the versions that the tests were run with.
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -q -c requirements.txt
+
 $(VENV)/.installed: setup.cfg pyproject.toml requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c requirements.txt -e '.[worlds]'
+	$(INSTALL) -e '.[worlds]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c requirements.txt -e '.[worlds,text,dev]'
+	$(INSTALL) -e '.[worlds,text,dev]'
 	touch $@
 
-clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(INSTALL) -e '.[docs]'
+	touch $@

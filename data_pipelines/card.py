@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from data_pipelines.clip import Clip
+from mirage_jax.io.atomic import write_atomically
 
 CARD = "dataset.json"
 FORMAT = "mirage-dataset-1"
@@ -38,23 +39,14 @@ def read_card(directory: str | os.PathLike[str]) -> dict[str, Any]:
 def write_card(directory: str | os.PathLike[str], card: dict[str, Any]) -> None:
     """Replaces the card of `directory` in one step, so that a reader never sees half of it."""
     path = Path(directory) / CARD
-    write_atomically(path, json.dumps(card, indent=1, ensure_ascii=False).encode())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes `data` to `path` through a temporary file beside it, which never outlives an error."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, json.dumps(card, indent=1, ensure_ascii=False))
 
 
 def contact_sheet(clips: Sequence[Clip], columns: int = 8, cell: int = 96) -> Image.Image:
     """Returns a picture with two rows per clip: its frames, and their depth with movers in red.
 
-    Depth is drawn as nearness (white = near, black = sky), unknown depth in blue.
+    Depth is drawn as nearness (white = near, black = sky), unknown or absent depth in blue; where
+    it is not known what moves, nothing is red.
     """
     block = _LABEL_HEIGHT + 2 * cell
     sheet = Image.new("RGB", (columns * cell, len(clips) * block), "white")
@@ -64,17 +56,19 @@ def contact_sheet(clips: Sequence[Clip], columns: int = 8, cell: int = 96) -> Im
         draw.text((3, row * block + 1), label, fill="black")
         top = row * block + _LABEL_HEIGHT
         for column, frame in enumerate(np.linspace(0, clip.frames - 1, columns).round()):
-            nearness = _nearness(clip.depth[int(frame)], clip.mover_ids[int(frame)])
+            nearness = _nearness(clip, int(frame))
             for line, picture in enumerate((clip.video[int(frame)], nearness)):
                 tile = Image.fromarray(picture).resize((cell, cell), Image.Resampling.BILINEAR)
                 sheet.paste(tile, (column * cell, top + line * cell))
     return sheet
 
 
-def _nearness(depth: np.ndarray, mover_ids: np.ndarray) -> np.ndarray:
+def _nearness(clip: Clip, frame: int) -> np.ndarray:
+    depth = np.zeros(clip.size) if clip.depth is None else clip.depth[frame]
     known = depth > 0
     value = np.where(known, 255.0 / np.maximum(1.0, np.where(known, depth, 1.0)) ** 0.7, 0)
     picture = np.repeat(value.astype(np.uint8)[..., None], 3, -1)
-    picture[mover_ids > 0, 1:] //= 3
+    if clip.mover_ids is not None:
+        picture[clip.mover_ids[frame] > 0, 1:] //= 3
     picture[~known] = 40, 60, 160
     return picture

@@ -16,8 +16,8 @@ import numpy as np
 from absl import flags
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from data_pipelines import clip as clip_format
-from data_pipelines.clip import ARRAY_FIELDS, META_FIELDS, Clip
+from data_pipelines import clip_format
+from data_pipelines.clip import ARRAY_FIELDS, META_FIELDS, Bodies, Clip
 
 Element = dict[str, Any]
 # Takes one element and a generator seeded by the element's place in the stream alone.
@@ -27,8 +27,9 @@ Transform = Callable[[Element, np.random.Generator], Element]
 class ClipSource:
     """Random access to the recorded clips of one split, decoding only the fields asked for.
 
-    Elements are dicts of `fields`: arrays of `clip.Clip`, and numbers or strings for its other
-    fields.  Picklable; files are opened on first use in each process.
+    Elements are dicts of `fields`: arrays of `clip.Clip`, its `Bodies`, and numbers or strings for
+    its other fields; ValueError for a clip that lacks one of them.  Picklable; files are opened on
+    first use in each process.
     """
 
     def __init__(
@@ -43,10 +44,7 @@ class ClipSource:
           ValueError: no shards, missing shards (an unfinished recording), no clips, a file that is
             not an ArrayRecord file, or an unknown field.
         """
-        unknown = set(fields) - set(ARRAY_FIELDS) - set(META_FIELDS)
-        if unknown:
-            known = ", ".join(ARRAY_FIELDS + META_FIELDS)
-            raise ValueError(f"unknown clip fields {sorted(unknown)}, expected some of: {known}")
+        clip_format.check_fields(fields)
         self.fields = tuple(fields)
         self.paths = _find_shards(Path(directory), split)
         try:
@@ -60,7 +58,8 @@ class ClipSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Element:
-        return clip_format.decode(self._record(index), self.fields)
+        # ArrayRecord has verified its own checksums: ours would add a sixth to a read.
+        return clip_format.decode(self._record(index), self.fields, verify=False)
 
     def __repr__(self) -> str:
         # Grain puts this into its checkpoints and messages.
@@ -71,8 +70,12 @@ class ClipSource:
         return clip_format.from_bytes(self._record(index))
 
     def meta(self) -> list[Element]:
-        """Returns names and numbers of all clips (`clip.META_FIELDS`), reading every record."""
-        return [clip_format.decode(self._record(i), META_FIELDS) for i in range(len(self))]
+        """Returns names and numbers of all clips (`clip.META_FIELDS`, None where a clip lacks one).
+
+        Reads every record.
+        """
+        records = (self._record(index) for index in range(len(self)))
+        return [clip_format.decode(data, META_FIELDS, missing_ok=True) for data in records]
 
     def _record(self, index: int) -> bytes:
         if not 0 <= index < len(self):
@@ -87,7 +90,7 @@ class ClipSource:
 def _find_shards(directory: Path, split: str) -> tuple[Path, ...]:
     paths = sorted(directory.glob(f"{split}-*-of-*.array_record"))
     if not paths:
-        there = sorted({path.name.split("-")[0] for path in directory.glob("*.array_record")})
+        there = sorted({path.name.split("-")[0] for path in directory.glob("[!.]*.array_record")})
         found = f"splits {there}" if there else "no shards"
         raise ValueError(f"{directory}: found {found}, expected {split}-*.array_record")
     total = int(paths[0].stem.rsplit("-", 1)[1])
@@ -103,7 +106,7 @@ def _find_shards(directory: Path, split: str) -> tuple[Path, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Keeps `frames` consecutive frames of every array, from a random start.
+    """Keeps `frames` consecutive frames of every array, and of the bodies, from a random start.
 
     Attributes:
       frames: length of the window.
@@ -124,9 +127,14 @@ class Window:
             raise ValueError(f"found a clip of {length} frames, expected at least {self.frames}")
         start = self.stride * int(rng.integers((length - self.frames) // self.stride + 1))
         return {
-            key: value[start : start + self.frames] if isinstance(value, np.ndarray) else value
-            for key, value in element.items()
+            key: _cut(value, slice(start, start + self.frames)) for key, value in element.items()
         }
+
+
+def _cut(value: Any, frames: slice) -> Any:
+    if isinstance(value, Bodies):
+        return value.cut(frames)
+    return value[frames] if isinstance(value, np.ndarray) else value
 
 
 @dataclasses.dataclass(frozen=True)

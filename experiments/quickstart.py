@@ -6,7 +6,7 @@ mirage train    --config=experiments/quickstart.py
 mirage evaluate --config=experiments/quickstart.py
 mirage generate --image=photo.png --trajectory=look_away
 
-Measured: 18 minutes on two CPU cores, installation included; revisit PSNR with memory, seed 0,
+Measured: 15 minutes on two CPU cores, installation included; revisit PSNR with memory, seed 0,
 22.7 dB on Freedoom and 20.7 dB on labmaze.
 """
 
@@ -22,7 +22,8 @@ def get_config(_: str = "") -> ConfigDict:
 
     c.worlds = ("freedoom", "labmaze")  # a world that cannot be rendered here is left out, and said
     c.record = ConfigDict()
-    c.record.size = 64  # pixels, square
+    c.record.size = 64  # height of the pictures
+    c.record.width = 0  # 0: as the height
     c.record.frames = 33  # 17 that leave, 16 that come back
     c.record.gamma = 0.6  # of Freedoom, which is dark; stored in the clip
     c.record.train_clips = ConfigDict({"freedoom": 1200, "labmaze": 320, "procedural": 64})
@@ -49,6 +50,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.vae.attention = False
 
     c.vae_training = ConfigDict()
+    c.vae_training.pretrained = False  # True: <workdir>/model/encoder is there already
     c.vae_training.steps = 150
     c.vae_training.batch_size = 4
     c.vae_training.pixels = 32  # training windows are cut to squares of this size
@@ -79,17 +81,26 @@ def get_config(_: str = "") -> ConfigDict:
     c.denoiser.mlp_width = 768
     c.denoiser.patch = (1, 2, 2)
     c.denoiser.branch_layers = ()  # blocks of the control branch; () = its input projection alone
+    c.denoiser.text_width = 0  # channels of text tokens; 0 = no text
+    c.denoiser.attention_backend = "auto"
     c.denoiser.memory_prior = True  # generate what a regression on the read-out leaves open
     c.denoiser.scan = False  # unrolled layers compile longer and run a tenth faster on a CPU
 
     c.memory = ConfigDict()
     c.memory.capacity = 4096  # elements of a rollout's bank
+    c.memory.conditioner = "folded"  # of the denoiser; or visibility (the paper's), score
     c.memory.reads = 4  # poses read per latent
     c.memory.fine = 2  # read-out grid relative to the latents'
     c.memory.prefer = "nearest"
     c.memory.footprint = 3  # cells; what falls near an empty cell is shown beside it; 1 = nothing
 
+    c.text = ConfigDict()
+    c.text.embeddings = ""  # file of embedded prompts (mirage_jax.io.text); "" trains without text
+    c.text.prompts = ConfigDict()  # of each world
+
     c.denoiser_training = ConfigDict()
+    c.denoiser_training.trained = "all"  # or "branch", "branch_lora": the rest is frozen
+    c.denoiser_training.pretrained = ""  # export with the frozen weights
     c.denoiser_training.steps = 600
     c.denoiser_training.batch_size = 16
     c.denoiser_training.learning_rate = 1.5e-3
@@ -100,6 +111,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.denoiser_training.precondition = True  # predict what the noisy latent leaves open
     c.denoiser_training.per_frame = False  # a noise level per latent: for sampling.method staggered
     c.denoiser_training.drop_memory = 0.1
+    c.denoiser_training.drop_text = 0.0
     c.denoiser_training.references = 0  # remembered frames that a chunk is shown clean, at most
     c.denoiser_training.preceding = 0  # frames before it that it is shown too, 0 or 1 + 4 n
     c.denoiser_training.depth_noise = 0.03  # relative; largest deviation of a history frame
@@ -120,14 +132,19 @@ def get_config(_: str = "") -> ConfigDict:
         training.init_from = ""  # run or export to take tensors of the same name from; "" = none
         training.accumulate = 1  # parts of a batch worked on one after the other
         training.optimizer = "adamw"  # or lion, sgd
+        training.betas = (0.9, 0.99)  # of Adam and Lion; the first is SGD's momentum
         training.schedule = "cosine"  # or linear, constant, wsd
         training.clip_norm = 1.0  # global norm of gradients; 0 = not clipped
 
     c.guard = ConfigDict()  # a step without a finite loss and gradient is always skipped
     c.guard.spike = 0.0  # skip gradients of more than this many times the average norm; 0 = none
     c.guard.window = 100  # steps of that average
-    c.guard.patience = 10  # skipped steps in a row before going back to the newest checkpoint
-    c.guard.rollbacks = 3  # times it may go back to the same one
+    c.guard.patience = 10  # skipped steps in a row before rolling back to the newest checkpoint
+    c.guard.rollbacks = 3  # times it may roll back to the same one
+
+    c.compile = ConfigDict()  # what `mirage compile` assumes
+    c.compile.batch_per_shard = 1  # clips per device of the data and fsdp axes
+    c.compile.text_tokens = 512
 
     c.log_every = 50
     c.sample_every = 0  # sample sheets; 0 = none

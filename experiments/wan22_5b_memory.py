@@ -8,10 +8,10 @@
 33 frames of 704x1280. Two variants of the recipe, `wan22_5b_memory.py:ours` (the default) and
 `:paper` (arXiv 2606.09828, stage 1: AdamW with betas 0 and .999, weight decay 1e-3, learning rate
 1e-5, cosine, batch 64, text left out of every fifth sample; one read-out per latent with a mask,
-beside which ours also tells confidence and depth; true histories). Ours reads the memory at every
-frame on a finer grid, spoils histories as rollouts do, and adds the read-out to the tokens as well.
+beside which ours has confidence and depth; no noise augmentation). Ours reads the memory at every
+frame on a finer grid, augments the history with noise, and adds the read-out to the tokens as well.
 Both train with the camera-ray adapter, one noise level per sample and, as they are sampled, beside
-up to 4 clean reference frames and the 9 frames before the chunk (`denoiser_training.references` and
+up to 4 reference frames and the 9 preceding frames (`denoiser_training.references` and
 `.preceding`; 0 leaves them out, for half the tokens).
 
 Compiled for TPU slices, see docs/scaling.md; it has not been trained at this size. The worlds that
@@ -104,9 +104,7 @@ def get_config(variant: str = "ours") -> ConfigDict:
         training.drop_memory = 0.0
         training.depth_noise = training.pose_noise = training.token_noise = 0.0
         c.denoiser.memory_hint = False
-        c.memory.reads = 1
-        c.memory.fine = 1
-        c.memory.footprint = 1
+        c.memory.conditioner = "visibility"
         c.sampling.steps = 40
 
     tiny = dict(c.tiny_overrides)

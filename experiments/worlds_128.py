@@ -7,24 +7,15 @@ on one modern GPU (extrapolated from 64x64, not measured): under an hour, encode
 revisit PSNR 22-24 dB, 8 dB over no memory. `--config.tiny=true` runs the same code on a CPU.
 """
 
-import importlib.util
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-
-def _quickstart() -> ConfigDict:
-    # Config files are loaded by path, so their neighbours are too.
-    path = Path(__file__).with_name("quickstart.py")
-    spec = importlib.util.spec_from_file_location("quickstart_config", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+from mirage_jax.cli.helpers.common import load_config
 
 
 def get_config(_: str = "") -> ConfigDict:
-    c = _quickstart()
+    c = load_config(str(Path(__file__).with_name("quickstart.py")))
     c.name = "worlds_128"
     c.host_devices = 1
 

@@ -8,6 +8,7 @@ video looks wrong when the camera jerks. All poses are cam2world, OpenCV axes, m
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import math
 import zipfile
@@ -91,7 +92,7 @@ def make(
     *,
     angle: float | int = 90.0,
     distance: float | int = 1.0,
-    start: Float[np.ndarray, "4 4"] | None = None,
+    start: Float[geometry.Floats, "4 4"] | None = None,
 ) -> Float[np.ndarray, "t 4 4"]:
     """Poses of a named path.
 
@@ -134,6 +135,17 @@ def make(
     if name in _CLOSED:
         poses[-1] = start  # sin(2 pi) is not 0 in floating point; the same place must be the same
     return poses
+
+
+def __getattr__(name: str) -> Any:
+    """Every named path as a function: `look_away(frames=49)` is `make("look_away", 49)`."""
+    if name in NAMES:
+        return functools.partial(make, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *NAMES])
 
 
 # -- files ---------------------------------------------------------------------------------------

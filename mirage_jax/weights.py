@@ -1,21 +1,26 @@
-"""Trained parameters as files others can read: model.safetensors and architecture.json.
+"""Trained parameters as folders others can read: model.safetensors and architecture.json.
 
 The architecture, whatever a caller needs to build the same modules again, travels in the header of
 the safetensors file, so that one rename replaces both; architecture.json repeats it for people.
 """
 
+import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from safetensors import SafetensorError, safe_open
 from safetensors.flax import save_file
+
+from mirage_jax.io.atomic import replacing
+
+T = TypeVar("T")
 
 FORMAT = "mirage-export-1"
 WEIGHTS = "model.safetensors"
@@ -69,15 +74,9 @@ def export_with(
     """
     path, text = Path(path), architecture_text(architecture)
     path.mkdir(parents=True, exist_ok=True)
-    partials = {path / WEIGHTS: path / f".{WEIGHTS}.tmp", path / ARCHITECTURE: path / ".json.tmp"}
-    try:
-        write(partials[path / WEIGHTS], {"format": FORMAT, "architecture": text})
-        partials[path / ARCHITECTURE].write_text(text + "\n", encoding="utf-8")
-        for final, partial in partials.items():
-            os.replace(partial, final)
-    finally:
-        for partial in partials.values():
-            partial.unlink(missing_ok=True)
+    with replacing(path / WEIGHTS) as weights, replacing(path / ARCHITECTURE) as fields:
+        write(weights, {"format": FORMAT, "architecture": text})
+        fields.write_text(text + "\n", encoding="utf-8")
     return path
 
 
@@ -244,3 +243,116 @@ def _compare_fields(file: Path, found: Any, expected: Any, prefix: str = "") -> 
                 f"{file}: another architecture; field {prefix}{name}: found {own!r}, "
                 f"expected {value!r}"
             )
+
+
+def load_module(
+    path: Path,
+    expected: Mapping[str, Any],
+    field: str,
+    module_class: type[T],
+    init: Callable[[T], Any],
+    *,
+    any_float: bool = False,
+) -> tuple[dict[str, Any], T, dict[str, Any]]:
+    """Reads an export and rebuilds the module that its parameters belong to.
+
+    Args:
+      path: folder of the export.
+      expected: fields that its architecture must agree with.
+      field: where in the architecture the module's own fields are.
+      module_class: the module to build.
+      init: from the module to everything the export should hold; only shapes are computed.
+      any_float: accept parameters of another floating-point type than the module starts with.
+
+    Returns:
+      Parameters, module and architecture.
+
+    Raises:
+      FileNotFoundError: if there is no export.
+      ValueError: naming the file and the field or tensor that does not fit.
+    """
+    params, architecture = load_export(path, expected_architecture=expected)
+    module = from_fields(path, architecture, field, module_class)
+    try:
+        abstract = jax.eval_shape(lambda: init(module))
+    except (TypeError, ValueError, KeyError, ArithmeticError) as error:
+        raise ValueError(
+            f"{path}: field {field}: found what makes no {module_class.__name__} ({error})"
+        ) from error
+    found, wanted = flatten(params), flatten(nn.unbox(abstract))
+    if any_float:
+        wanted = {name: _in_float_of(found.get(name), leaf) for name, leaf in wanted.items()}
+    compare_tensors(str(path), found, wanted)
+    return params, module, architecture
+
+
+def _in_float_of(found: Any, wanted: Any) -> Any:
+    floats = found is not None and all(
+        jnp.issubdtype(x.dtype, jnp.floating) for x in (found, wanted)
+    )
+    return jax.ShapeDtypeStruct(wanted.shape, found.dtype) if floats else wanted
+
+
+def from_fields(path: Path, architecture: Mapping[str, Any], field: str, kind: type[T]) -> T:
+    """A module, or any dataclass, from the fields that an architecture stores under `field`.
+
+    Raises:
+      ValueError: naming the file and the field that is missing, unknown or of another type.
+    """
+    stored = stored_field(path, architecture, field, dict)
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
+    for name in sorted(stored.keys() - fields.keys()):
+        raise ValueError(
+            f"{path}: field {field}.{name}: found {stored[name]!r}, but a {kind.__name__} has no "
+            "such field; the export may be of another version"
+        )
+    for name, f in fields.items():
+        if name not in stored and f.default is f.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{path}: field {field}.{name}: found nothing, expected a value")
+    try:
+        return kind(**as_fields(stored))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: field {field}: {error}") from error
+
+
+def stored_field(
+    path: Path, architecture: Mapping[str, Any], name: str, kind: type | tuple[type, ...]
+) -> Any:
+    """A field of an export's architecture.
+
+    Raises:
+      ValueError: naming the file and the field, if it is missing or of another type.
+    """
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    found = architecture.get(name)
+    if not isinstance(found, kinds) or isinstance(found, bool):
+        expected = " or ".join(k.__name__ for k in kinds)
+        raise ValueError(f"{path}: field {name}: found {found!r}, expected {expected}")
+    return found
+
+
+def module_fields(module: Any) -> dict[str, Any]:
+    """The plain fields of a Linen module, for an export's architecture; a dtype by its name."""
+    skipped = ("parent", "name")
+    fields = {
+        f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in skipped
+    }
+    return {k: jnp.dtype(v).name if k == "dtype" else v for k, v in fields.items()}
+
+
+def as_fields(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Module fields as JSON gives them back: lists made tuples again, a dtype's name a type.
+
+    Raises:
+      ValueError: if the dtype has no name that is known.
+    """
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in architecture.items()}
+    if "dtype" in fields:
+        try:
+            # The scalar type, as modules have it by default: equal modules compare and hash alike.
+            fields["dtype"] = jnp.dtype(fields["dtype"]).type
+        except TypeError as error:
+            raise ValueError(
+                f"dtype: found {fields['dtype']!r}, expected a name such as 'bfloat16'"
+            ) from error
+    return fields

@@ -1,11 +1,26 @@
-"""Sources of worlds by name.  A source's module and engine are imported when asked for."""
+"""Sources of worlds by name.  A source's module and engine are imported when asked for.
 
+To add one:
+
+1. Write a module here with a frozen dataclass that keeps the `Source` protocol.  If an engine
+   renders its worlds, derive from `rendered.RenderedSource`, which leaves three things to it: the
+   names of the worlds, starting the engine, and one clip from a seed.
+2. Make each option a field by `options.option(default, help, low, high)`, and call
+   `options.check_options(self)` in `__post_init__`.  Commands show them by `describe_options`.
+3. Yield clips that `clip.validate` accepts.  What the source does not know stays None.
+4. Import the engine inside functions, and say in `available()` when it is not there.
+5. Enter the class in `SOURCES`, and test in tests/data_pipelines that equal seeds give equal clips
+   and that depth and poses predict other views (`warp_check`).
+"""
+
+import dataclasses
 import difflib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 from data_pipelines.clip import Clip
+from data_pipelines.sources.options import describe_options
 
 SOURCES = {
     "freedoom": "data_pipelines.sources.vizdoom:FreedoomSource",
@@ -45,13 +60,34 @@ def source_class(name: str) -> type:
       ValueError: unknown name; the message has the nearest known one and the list.
     """
     if name not in SOURCES:
-        near = difflib.get_close_matches(name, SOURCES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown source {name!r}, expected one of {', '.join(SOURCES)}{hint}")
+        raise ValueError(f"unknown source {_unknown(name, SOURCES)}")
     module, attribute = SOURCES[name].split(":")
     return getattr(importlib.import_module(module), attribute)
 
 
+def source_options(name: str) -> dict[str, dataclasses.Field]:
+    """Returns the options of the source called `name`: fields with help and range as metadata.
+
+    Raises:
+      ValueError: unknown name, as for `source_class`.
+    """
+    return describe_options(source_class(name))
+
+
 def make(name: str, **options: Any) -> Source:
-    """Returns the source called `name`, built with `options` (its constructor's fields)."""
+    """Returns the source called `name`, built with `options` (see `source_options`).
+
+    Raises:
+      ValueError: an unknown name or option, or a value outside of its range.
+    """
+    known = source_options(name)
+    for option in options:
+        if option not in known:
+            raise ValueError(f"source {name!r}: unknown option {_unknown(option, known)}")
     return source_class(name)(**options)
+
+
+def _unknown(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{name!r}, expected one of {', '.join(known)}{hint}"

@@ -5,125 +5,56 @@ size and averaged, which costs half of what multisampling does in a software ren
 exact, in metres, from a second pass without textures, which also tells what is where.
 """
 
-import collections
 import contextlib
 import dataclasses
-import functools
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from importlib import util
+from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from data_pipelines.clip import Clip
-from data_pipelines.sources import paths, screening
+from data_pipelines.sources import paths
+from data_pipelines.sources.labmaze_model import (
+    FAR,
+    FIELD_OF_VIEW,
+    MOVERS,
+    NEAR,
+    PARKED,
+    maze_xml,
+)
+from data_pipelines.sources.labmaze_plan import CELL, make_plan
+from data_pipelines.sources.offscreen import gl_backend, import_mujoco
+from data_pipelines.sources.options import option
+from data_pipelines.sources.rendered import RenderedSource
 
-CELL = 2.0  # metres
-WALL_HEIGHT = 2.6
-EYE = 1.1
-CELLS = 11  # along either side of a maze, an odd number
-CLEARANCE = 0.4  # metres that the camera keeps from walls and props
-FIELD_OF_VIEW = 80.0  # degrees
+EYE = 1.1  # metres
 PITCH = (-10.0, 4.0)  # degrees, one value per clip
-NEAR, FAR = 0.02, 60.0
-OVERLAP = 1.002  # of neighbouring planes, so that no sky shines through the seams
-PROPS, MOVERS = 9, 3
-PARKED = -20.0  # height of movers in clips where nothing moves: below the floor
 SUPERSAMPLING = 2
-GL_BACKENDS = ("egl", "osmesa")
 
 TRAIN_WORLDS = tuple(f"labmaze/style_{1 + seed % 4:02d}-{seed:04d}" for seed in range(40))
 # Other mazes, and every fifth in a style of pictures that training has not seen.
 EVAL_WORLDS = tuple(f"labmaze/style_{1 + seed % 5:02d}-{seed:04d}" for seed in range(1000, 1015))
 _WORLD = re.compile(r"labmaze/(style_\d\d)-(\d{4})")
 
-_PROBE = """
-import mujoco
-model = mujoco.MjModel.from_xml_string("<mujoco/>")
-context = mujoco.GLContext(8, 8)
-context.make_current()
-renderer = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-renderer.free()
-context.free()
-"""
-
-
-@functools.cache
-def _probe(backend: str) -> str:
-    """Empty where a picture can be rendered with this backend, else why not."""
-    # In a process of its own: MuJoCo binds to the first backend imported, and a faulty GL
-    # library ends the process instead of raising.
-    environment = os.environ | {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
-    try:
-        result = subprocess.run(
-            [sys.executable, "-c", _PROBE],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-    except subprocess.TimeoutExpired:
-        return f"{backend}: no answer within 120 s"
-    if result.returncode == 0:
-        return ""
-    lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
-    return f"{backend}: {lines[-1]}"
-
-
-def gl_backend() -> tuple[str | None, str]:
-    """The offscreen backend that works here, or None and the reasons why none does.
-
-    Only the one that the environment variable MUJOCO_GL names is tried where it is set.
-    """
-    chosen = os.environ.get("MUJOCO_GL", "").lower()
-    reasons = []
-    for backend in (chosen,) if chosen else GL_BACKENDS:
-        reason = _probe(backend)
-        if not reason:
-            return backend, ""
-        reasons.append(reason)
-    return None, "; ".join(reasons)
-
 
 @dataclasses.dataclass(frozen=True)
-class LabmazeSource:
-    """Clips of textured mazes with fixed props and, in some clips, moving bodies.
+class LabmazeSource(RenderedSource):
+    """Clips of textured mazes, "labmaze/style_02-0013": pictures, then seed; with fixed props.
 
-    Attributes:
-      size: pixels along either side of the square picture.
-      frames: per clip; half of them leave, half come back (`paths`).
-      living: share of clips in which bodies move about; only these have mover ids.
-      fps: playing speed noted in the clips.
-      rejected: how many clips were dropped, by reason (`screening`), since this object was made.
+    In living clips bodies move about; only these have mover ids.
     """
 
-    size: int = 64
-    frames: int = 33
-    living: float = 0.2
-    fps: float = 16.0
-    rejected: collections.Counter = dataclasses.field(
-        default_factory=collections.Counter, compare=False, repr=False
-    )
-
-    def __post_init__(self) -> None:
-        if self.size < 8 or not 0 <= self.living <= 1:
-            raise ValueError(
-                f"size {self.size} and living {self.living}, expected >= 8 and a share 0..1"
-            )
-
-    @property
-    def name(self) -> str:
-        """Name of the source in clips and datasets."""
-        return "labmaze"
+    living: float = option(0.2, "share of clips in which bodies move about", 0.0, 1.0)
+    name: ClassVar[str] = "labmaze"
+    train_worlds: ClassVar[tuple[str, ...]] = TRAIN_WORLDS
+    eval_worlds: ClassVar[tuple[str, ...]] = EVAL_WORLDS
 
     @staticmethod
     def available() -> tuple[bool, str]:
         """Whether mazes can be rendered on this machine, and if not, why."""
-        missing = [name for name in ("labmaze", "mujoco") if not _installed(name)]
+        missing = [name for name in ("labmaze", "mujoco") if util.find_spec(name) is None]
         if missing:
             return False, f"not installed: {', '.join(missing)} (extra 'worlds')"
         backend, reason = gl_backend()
@@ -131,86 +62,10 @@ class LabmazeSource:
             return False, f"no offscreen OpenGL ({reason}); install libegl1 or libosmesa6"
         return True, ""
 
-    def worlds(self, split: str) -> tuple[str, ...]:
-        """Mazes of split "train" or "eval", as "labmaze/style_02-0013": pictures, then seed."""
-        splits = {"train": TRAIN_WORLDS, "eval": EVAL_WORLDS}
-        if split not in splits:
-            raise ValueError(f"split {split!r}, expected one of {tuple(splits)}")
-        return splits[split]
-
-    def clips(self, world: str, count: int, seed: int) -> Iterator[Clip]:
-        """`count` clips of one maze, easy and parallax returns in turn.
-
-        Fewer, with a warning, where too many had to be rejected. ValueError for an unknown world,
-        RuntimeError where this machine cannot render offscreen.
-        """
-        if world not in TRAIN_WORLDS + EVAL_WORLDS:
-            raise ValueError(f"world {world!r}, expected one of {TRAIN_WORLDS + EVAL_WORLDS}")
-        return self._clips(world, count, seed)
-
-    def _clips(self, world: str, count: int, seed: int) -> Iterator[Clip]:
+    @contextlib.contextmanager
+    def _open(self, world: str) -> Iterator[Callable[[int, str], Clip | str]]:
         with _Maze(self, world) as maze:
-            yield from screening.collect(maze.record, world, count, seed, self.rejected)
-
-
-def _installed(package: str) -> bool:
-    from importlib import util
-
-    return util.find_spec(package) is not None
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Floor plan of a maze. Cell (row, column) spans CELL metres; rows run from north to south."""
-
-    wall: Bool[np.ndarray, "rows columns"]
-    floor_kind: np.ndarray  # number of the floor picture per cell
-    props: Float[np.ndarray, "n 3"]  # x, y, radius in metres
-
-    def centre(self, row: int, column: int) -> tuple[float, float]:
-        """Position (x, y) of a cell's centre, metres."""
-        return (column + 0.5) * CELL, (len(self.wall) - row - 0.5) * CELL
-
-    def is_free(self, points: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
-        """Whether a camera may be at each (x, y)."""
-        corners = CLEARANCE * np.array([(0, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)])
-        cells = np.floor((np.asarray(points)[:, None] + corners) / CELL).astype(int)
-        column, row = cells[..., 0], len(self.wall) - 1 - cells[..., 1]
-        inside = (row >= 0) & (row < len(self.wall)) & (column >= 0)
-        inside &= column < self.wall.shape[1]
-        blocked = self.wall[np.where(inside, row, 0), np.where(inside, column, 0)] | ~inside
-        gap = np.linalg.norm(np.asarray(points)[:, None] - self.props[None, :, :2], axis=-1)
-        return ~blocked.any(1) & (gap > self.props[:, 2] + CLEARANCE).all(1)
-
-
-def make_plan(seed: int) -> Plan:
-    """The maze of a seed: corridors and rooms one cell wide and more, props beside the walls."""
-    import labmaze
-
-    maze = labmaze.RandomMaze(
-        height=CELLS,
-        width=CELLS,
-        max_rooms=4,
-        room_min_size=3,
-        room_max_size=5,
-        random_seed=seed + 1,  # the generator refuses 0
-        spawns_per_room=1,
-        objects_per_room=1,
-        max_variations=26,
-        has_doors=False,
-        simplify=True,
-    )
-    wall = np.array([list(row) for row in str(maze.entity_layer).strip("\n").split("\n")]) == "*"
-    rooms = np.array([list(row) for row in str(maze.variations_layer).strip("\n").split("\n")])
-    kind = np.array([[ord(room) - ord("A") if room.isalpha() else 31 for room in r] for r in rooms])
-    plan = Plan(wall, kind, np.zeros((0, 3)))
-    rng = np.random.default_rng(seed)
-    cells = np.argwhere(~wall)
-    picked = cells[rng.choice(len(cells), min(PROPS, len(cells) // 4), replace=False)]
-    centres = np.array([plan.centre(*cell) for cell in picked.tolist()])
-    shift = rng.choice([-0.55, 0.55], centres.shape)
-    radius = rng.uniform(0.15, 0.4, (len(centres), 1))
-    return dataclasses.replace(plan, props=np.concatenate([centres + shift, radius], 1))
+            yield maze.record
 
 
 class _Maze:
@@ -224,7 +79,7 @@ class _Maze:
         self.plan = make_plan(self.seed)
 
     def __enter__(self) -> "_Maze":
-        mujoco = _import_mujoco()
+        mujoco = import_mujoco()
         self.mujoco, size = mujoco, self.source.size
         self.stack = contextlib.ExitStack()
         xml = maze_xml(self.plan, self.style, self.seed, SUPERSAMPLING * size)
@@ -259,8 +114,7 @@ class _Maze:
         pitch = float(np.deg2rad(rng.uniform(*PITCH)))
         living = bool(rng.random() < source.living)
         bodies = self._body_paths(rng, path) if living else None
-        clip = self._film(path, pitch, bodies, seed)
-        return screening.why_rejected(clip) or clip
+        return self._film(path, pitch, bodies, seed)
 
     def _free_point(self, rng: np.random.Generator) -> np.ndarray:
         extent = CELL * np.array(self.plan.wall.shape[::-1])
@@ -380,130 +234,3 @@ class _Maze:
             if geom.segid >= 0 and body > 0:
                 ids[geom.segid + 1] = body
         return ids[np.minimum(number, len(ids) - 1)]
-
-
-def _import_mujoco() -> Any:
-    """MuJoCo bound to a backend that works; it reads the environment when first imported."""
-    # Recording runs one process per core: a thread pool in each Mesa would only get in the way.
-    os.environ.setdefault("LP_NUM_THREADS", "0")
-    if "mujoco" not in sys.modules:
-        ok, reason = LabmazeSource.available()
-        if not ok:
-            raise RuntimeError(f"labmaze cannot be rendered here: {reason}")
-        backend = gl_backend()[0] or ""
-        os.environ["MUJOCO_GL"] = os.environ["PYOPENGL_PLATFORM"] = backend
-    import mujoco
-
-    return mujoco
-
-
-# --- the model -----------------------------------------------------------------------------------
-
-
-def maze_xml(plan: Plan, style: str, seed: int, pixels: int) -> str:
-    """MuJoCo model of a maze: one plane per cell of floor and per visible face of wall.
-
-    style: of labmaze's pictures, "style_01" to "style_05". pixels: side of the largest picture.
-    """
-    rng = np.random.default_rng(seed)
-    textures, walls, floors = _textures(style, f"sky_{1 + seed % 3:02d}")
-    geometry = [*_floors(plan, floors), *_walls(plan, walls, rng), *_props(plan, walls, rng)]
-    return f"""<mujoco>
-  <visual>
-    <map znear="{NEAR}" zfar="{FAR}"/>
-    <headlight ambient=".62 .62 .62" diffuse="0 0 0" specular="0 0 0"/>
-    <quality offsamples="0" shadowsize="0"/>
-    <global offwidth="{pixels}" offheight="{pixels}" fovy="{FIELD_OF_VIEW}"/>
-  </visual>
-  <statistic extent="1" center="0 0 0"/>
-  <asset>{"".join(textures)}</asset>
-  <worldbody>
-    <light directional="true" dir=".5 .3 -1" diffuse=".4 .4 .4" castshadow="false"/>
-    <light directional="true" dir="-.4 -.7 -.6" diffuse=".25 .25 .25" castshadow="false"/>
-    {"".join(geometry)}{"".join(_movers(rng))}
-  </worldbody>
-</mujoco>"""
-
-
-def _textures(style: str, sky: str) -> tuple[list[str], int, int]:
-    """Asset elements, and how many wall and floor materials ("w0", "f0" and so on) they define."""
-    from labmaze import assets
-
-    box = assets.get_sky_texture_paths(sky)
-    sides = " ".join(
-        f'file{side}="{getattr(box, side)}"'
-        for side in ("left", "right", "up", "down", "front", "back")
-    )
-    elements = [f'<texture name="sky" type="skybox" {sides}/>']
-    files = {
-        "w": list(assets.get_wall_texture_paths(style).values()),
-        "f": list(assets.get_floor_texture_paths(style).values()),
-    }
-    for letter, names in files.items():
-        for number, file in enumerate(names):
-            name = f"{letter}{number}"
-            elements.append(
-                f'<texture name="{name}" type="2d" file="{file}"/>'
-                f'<material name="{name}" texture="{name}" texrepeat="1 1" specular="0"/>'
-            )
-    return elements, len(files["w"]), len(files["f"])
-
-
-def _floors(plan: Plan, kinds: int) -> Iterator[str]:
-    half = OVERLAP * CELL / 2
-    for row, column in np.argwhere(~plan.wall).tolist():
-        x, y = plan.centre(row, column)
-        yield (
-            f'<geom type="plane" pos="{x} {y} 0" size="{half} {half} .1" '
-            f'material="f{plan.floor_kind[row, column] % kinds}"/>'
-        )
-
-
-def _walls(plan: Plan, kinds: int, rng: np.random.Generator) -> Iterator[str]:
-    rows, columns = plan.wall.shape
-    half = OVERLAP * CELL / 2
-    for row, column in np.argwhere(~plan.wall).tolist():
-        x, y = plan.centre(row, column)
-        for down, right in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-            r, c = row + down, column + right
-            if not (0 <= r < rows and 0 <= c < columns and plan.wall[r, c]):
-                continue
-            # Runs of wall share a picture; now and then one differs and marks the place.
-            kind = rng.integers(kinds) if rng.random() < 0.25 else (3 * r + c) // 4 % kinds
-            yield (
-                f'<geom type="plane" material="w{kind}" '
-                f'pos="{x + right * CELL / 2} {y - down * CELL / 2} {WALL_HEIGHT / 2}" '
-                f'size="{half} {WALL_HEIGHT / 2} .1" xyaxes="{-down} {-right} 0 0 0 1"/>'
-            )
-
-
-def _props(plan: Plan, kinds: int, rng: np.random.Generator) -> Iterator[str]:
-    for x, y, radius in plan.props:
-        height = rng.uniform(0.2, 0.9)
-        shape = rng.choice(["box", "cylinder"])
-        across = radius * (0.7 if shape == "box" else 1.0)
-        size = f"{across} {across} {height}" if shape == "box" else f"{across} {height}"
-        yield (
-            f'<geom type="{shape}" pos="{x} {y} {height}" size="{size}" '
-            f'material="w{rng.integers(kinds)}" rgba="{_colour(rng)}"/>'
-        )
-
-
-def _movers(rng: np.random.Generator) -> Iterator[str]:
-    for number in range(MOVERS):
-        radius = rng.uniform(0.2, 0.35)
-        shape = ("sphere", "ellipsoid", "capsule")[number % 3]
-        size = {
-            "sphere": f"{radius}",
-            "ellipsoid": f"{radius} {radius * 0.7} {radius * 1.2}",
-            "capsule": f"{radius * 0.7} {radius * 0.6}",
-        }[shape]
-        yield (
-            f'<body mocap="true" pos="0 0 {PARKED}"><geom type="{shape}" size="{size}" '
-            f'rgba="{_colour(rng)}" contype="0" conaffinity="0"/></body>'
-        )
-
-
-def _colour(rng: np.random.Generator) -> str:
-    red, green, blue = rng.uniform(0.35, 1.0, 3)
-    return f"{red:.3f} {green:.3f} {blue:.3f} 1"

@@ -23,6 +23,7 @@ RETURN_TURN = (15.0, 35.0)  # degrees
 FOCUS = (2.0, 4.0)  # metres ahead of the first view: what a shifted return looks at
 REVISIT_FRAMES = 4  # the last frames, those that revisit
 ATTEMPTS = 24
+LEAST_FRAMES = 2 * (REVISIT_FRAMES + 1)
 CHECK_SPACING = 0.2  # metres between the points of a path that must be free
 
 IsFree = Callable[[Float[np.ndarray, "n 2"]], Bool[np.ndarray, " n"]]
@@ -49,12 +50,12 @@ def sample_path(
 
     `is_free` tells for points (x, y) in metres whether a camera may be there. The middle frame,
     `frames // 2`, is the furthest from the start. ValueError: unknown kind, or fewer than
-    2 * (REVISIT_FRAMES + 1) frames.
+    LEAST_FRAMES frames.
     """
     if kind not in KINDS:
         raise ValueError(f"path kind {kind!r}, expected one of {KINDS}")
-    if frames < 2 * (REVISIT_FRAMES + 1):
-        raise ValueError(f"paths of {frames} frames, expected >= {2 * (REVISIT_FRAMES + 1)}")
+    if frames < LEAST_FRAMES:
+        raise ValueError(f"paths of {frames} frames, expected >= {LEAST_FRAMES}")
     first = np.array([*start, yaw], float)
     for _ in range(ATTEMPTS):
         turn = rng.choice([-1.0, 1.0]) * np.deg2rad(rng.uniform(*TURN_AWAY))

@@ -14,7 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32, UInt8
 
 from data_pipelines.clip import Clip
-from data_pipelines.sources.paths import KINDS, level_cam2world, sample_path
+from data_pipelines.sources.options import check_options, option
+from data_pipelines.sources.paths import KINDS, LEAST_FRAMES, level_cam2world, sample_path
+from data_pipelines.sources.rendered import worlds_of_split
 
 EYE_HEIGHT = 1.5  # metres
 CLEARANCE = 0.4  # metres between the camera and any surface
@@ -61,32 +63,28 @@ class Room:
 
 @dataclasses.dataclass(frozen=True)
 class ProceduralSource:
-    """Source of clips in generated rooms; see `sources.Source`.
+    """Source of clips in generated rooms; see `sources.Source`."""
 
-    Attributes:
-      size: pixels, both ways.
-      frames: per clip.
-      fov: horizontal field of view in degrees.
-      fps: frames per second.
-      ball: whether the ball is there.
-      train_worlds, eval_worlds: number of rooms per split.
-    """
-
-    size: int = 64
-    frames: int = 33
-    fov: float = 90.0
-    fps: float = 10.0
-    ball: bool = True
-    train_worlds: int = 24
-    eval_worlds: int = 8
+    size: int = option(64, "pixels along either side of the square picture", 1)
+    frames: int = option(33, "per clip; half of them leave, half come back", LEAST_FRAMES)
+    fov: float = option(90.0, "horizontal field of view in degrees", 1.0, 179.0)
+    fps: float = option(10.0, "playing speed noted in the clips, and pace of the ball", 1e-3)
+    ball: bool = option(True, "whether a ball rolls in the rooms")
+    train_worlds: int = option(24, "number of rooms to train on", 0)
+    eval_worlds: int = option(8, "number of held-out rooms", 0)
     name: ClassVar[str] = "procedural"
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     def worlds(self, split: str) -> tuple[str, ...]:
         """Returns the rooms of `split`; ValueError unless "train" or "eval"."""
         counts = {"train": self.train_worlds, "eval": self.eval_worlds}
-        if split not in counts:
-            raise ValueError(f"procedural source: found split {split!r}, expected train or eval")
-        return tuple(f"procedural/{split}-{index:03d}" for index in range(counts[split]))
+        rooms = {
+            name: tuple(f"procedural/{name}-{index:03d}" for index in range(count))
+            for name, count in counts.items()
+        }
+        return worlds_of_split(rooms, split)
 
     def clips(self, world: str, count: int, seed: int) -> Iterator[Clip]:
         """Yields `count` clips of one room, returning easily and with parallax by turns."""

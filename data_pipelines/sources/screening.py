@@ -22,9 +22,10 @@ def why_rejected(clip: Clip) -> str | None:
     """The reason to drop a clip, or None: "near", "dark", "flat", "unknown" or "not revisited".
 
     A view with a wall at the nose, hardly any light or a single colour shows nothing to remember.
+    ValueError for a clip without depth.
     """
     grey = clip.video.mean(-1, dtype=np.float32).reshape(len(clip.video), -1)
-    depth = clip.depth.reshape(len(clip.depth), -1)
+    depth = clip.require("depth").reshape(clip.frames, -1)
     if (np.median(depth, axis=1) < NEAREST).any():
         return "near" if (depth == 0).mean(1).max() <= MOST_UNKNOWN else "unknown"
     if (grey.mean(1) < DARKEST).any():
@@ -48,15 +49,17 @@ def collect(
     """Yield `count` clips of a world, easy and parallax returns in turn.
 
     `record(clip_seed, kind)` gives a clip or the reason why there is none, which `rejected`
-    counts. Fewer clips come, with a warning, where ten times as many attempts do not suffice.
+    counts, as it does the clips that are not worth keeping. Fewer clips come, with a warning, where
+    ten times as many attempts do not suffice.
     """
     made, attempt = 0, 0
     while made < count and attempt < 10 * count + 20:
         entropy = np.random.SeedSequence([zlib.crc32(world.encode()), seed, attempt])
         attempt += 1
         clip = record(int(entropy.generate_state(1)[0]), paths.KINDS[made % len(paths.KINDS)])
-        if isinstance(clip, str):
-            rejected[clip] += 1
+        reason = clip if isinstance(clip, str) else why_rejected(clip)
+        if isinstance(clip, str) or reason is not None:
+            rejected[reason] += 1
             continue
         made += 1
         yield clip

@@ -9,21 +9,22 @@ The maps come from two data sets, Freedoom 1 and 2, which the `vizdoom` package 
 them are kept for benchmarks alone and refused here: Freedoom 2 MAP20-MAP32 and Freedoom 1 E4.
 """
 
-import collections
 import contextlib
 import dataclasses
 import functools
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from data_pipelines.clip import Clip
-from data_pipelines.sources import doom_map, paths, screening
+from data_pipelines.sources import doom_map, paths
 from data_pipelines.sources.doom_rays import cast_rays
+from data_pipelines.sources.options import option
+from data_pipelines.sources.rendered import RenderedSource
 
 METRES = 1.0 / 32.0  # per map unit
 STRETCH = 1.2  # seen height of a map unit over its seen width
@@ -46,49 +47,20 @@ EVAL_WORLDS = (
 _RESERVED = re.compile(r"freedoom2/MAP(2\d|3\d)|freedoom1/E4M\d", re.IGNORECASE)
 
 
-def check_world(world: str) -> None:
-    """Raise ValueError for a world that is reserved for benchmarks or not known here."""
-    if _RESERVED.match(world.strip()):
-        raise ValueError(f"world {world!r} is reserved for benchmarks and never recorded")
-    if world not in TRAIN_WORLDS + EVAL_WORLDS:
-        raise ValueError(f"world {world!r}, expected one of {TRAIN_WORLDS + EVAL_WORLDS}")
-
-
 @dataclasses.dataclass(frozen=True)
-class FreedoomSource:
-    """Clips of Freedoom maps.
+class FreedoomSource(RenderedSource):
+    """Clips of Freedoom maps, "freedoom2/MAP07" or "freedoom1/E1M3"; ValueError for reserved ones.
 
-    Attributes:
-      size: pixels along either side of the square picture.
-      frames: per clip; half of them leave, half come back (`paths`).
-      gamma: exponent applied to colours; below 1 brightens the maps, which are dark.
-      living: share of clips in which monsters act; in the others time stands still. Monsters,
-        acting or not, carry mover ids, and so does a door or lift that has moved.
-      fps: playing speed noted in the clips.
-      rejected: how many clips were dropped, by reason (`screening`), since this object was made.
+    In living clips monsters act; in the others time stands still. Monsters, acting or not, carry
+    mover ids, and so does a door or lift that has moved.
     """
 
-    size: int = 64
-    frames: int = 33
-    gamma: float = 0.6
-    living: float = 0.15
-    fps: float = 16.0
-    rejected: collections.Counter = dataclasses.field(
-        default_factory=collections.Counter, compare=False, repr=False
-    )
-
-    def __post_init__(self) -> None:
-        if not 8 <= self.size <= ENGINE_HEIGHTS[-1]:
-            raise ValueError(f"size {self.size}, expected 8 to {ENGINE_HEIGHTS[-1]} pixels")
-        if not (self.gamma > 0 and 0 <= self.living <= 1):
-            raise ValueError(
-                f"gamma {self.gamma} and living {self.living}, expected > 0 and a share 0..1"
-            )
-
-    @property
-    def name(self) -> str:
-        """Name of the source in clips and datasets."""
-        return "freedoom"
+    size: int = option(64, "pixels along either side of the picture", 8, ENGINE_HEIGHTS[-1])
+    living: float = option(0.15, "share of clips in which monsters act", 0.0, 1.0)
+    gamma: float = option(0.6, "exponent of colours; below 1 brightens the dark maps", 0.01, 100.0)
+    name: ClassVar[str] = "freedoom"
+    train_worlds: ClassVar[tuple[str, ...]] = TRAIN_WORLDS
+    eval_worlds: ClassVar[tuple[str, ...]] = EVAL_WORLDS
 
     @staticmethod
     def available() -> tuple[bool, str]:
@@ -99,25 +71,16 @@ class FreedoomSource:
             return False, f"vizdoom cannot be imported: {error} (extra 'worlds')"
         return True, ""
 
-    def worlds(self, split: str) -> tuple[str, ...]:
-        """Maps of split "train" or "eval", as "freedoom2/MAP07" or "freedoom1/E1M3"."""
-        splits = {"train": TRAIN_WORLDS, "eval": EVAL_WORLDS}
-        if split not in splits:
-            raise ValueError(f"split {split!r}, expected one of {tuple(splits)}")
-        return splits[split]
+    def check_world(self, world: str) -> None:
+        """Raises ValueError for a world that is reserved for benchmarks or not known here."""
+        if _RESERVED.match(world.strip()):
+            raise ValueError(f"world {world!r} is reserved for benchmarks and never recorded")
+        super().check_world(world)
 
-    def clips(self, world: str, count: int, seed: int) -> Iterator[Clip]:
-        """`count` clips of one map, easy and parallax returns in turn.
-
-        Fewer, with a warning, where too many had to be rejected. ValueError for a reserved world.
-        """
-        check_world(world)
-        return self._clips(world, count, seed)
-
-    def _clips(self, world: str, count: int, seed: int) -> Iterator[Clip]:
+    @contextlib.contextmanager
+    def _open(self, world: str) -> Iterator[Callable[[int, str], Clip | str]]:
         with contextlib.ExitStack() as stack:
-            recorder = _Recorder(self, world, stack)
-            yield from screening.collect(recorder.record, world, count, seed, self.rejected)
+            yield _Recorder(self, world, stack).record
 
 
 class _Recorder:
@@ -156,8 +119,7 @@ class _Recorder:
             return "no room"
         engine = self.living_engine if living else self.frozen_engine
         feet = self._feet(path.positions / METRES)
-        clip = engine.film(np.concatenate([path.positions / METRES, feet[:, None]], 1), path, seed)
-        return clip if isinstance(clip, str) else screening.why_rejected(clip) or clip
+        return engine.film(np.concatenate([path.positions / METRES, feet[:, None]], 1), path, seed)
 
     def _is_free(self, points: np.ndarray) -> np.ndarray:
         return self.grid.is_free(points / METRES)

@@ -32,13 +32,15 @@ def warp_frame(clip: Clip, source: int, target: int, tolerance: float = 0.03) ->
     """Warp frame `source` into the view of frame `target`, static pixels only.
 
     A pixel is covered where both frames see the same surface: their depths agree within
-    `tolerance`, relative.
+    `tolerance`, relative. Every pixel counts as static where it is not known what moves.
+    ValueError for a clip without depth.
     """
+    depth = clip.require("depth")
     points = _world_points(clip, target)
     uv, z = _project(clip, source, points)
-    static = (clip.mover_ids[source] == 0) & (clip.depth[source] > 0)
-    covered = _sees(clip.depth[source], static, uv, z, tolerance)
-    covered &= _known(clip.depth[target]) & (clip.mover_ids[target] == 0)
+    static = _static(clip, source) & (depth[source] > 0)
+    covered = _sees(depth[source], static, uv, z, tolerance)
+    covered &= _known(depth[target]) & _static(clip, target)
     picture = _bilinear(clip.video[source], uv)
     expected = clip.video[target]
     return Warp(
@@ -53,18 +55,20 @@ def warp_frame(clip: Clip, source: int, target: int, tolerance: float = 0.03) ->
 def revisit_coverage(clip: Clip, stride: int = 4, tolerance: float = 0.1) -> float:
     """Share of the known pixels of the last frames that some frame of the first half sees.
 
-    Every `stride`-th pixel in both directions is looked up; sky does not count.
+    Every `stride`-th pixel in both directions is looked up; sky does not count, and every pixel is
+    static where it is not known what moves. ValueError for a clip without depth.
     """
+    depth = clip.require("depth")
     late = range(len(clip.video) - REVISIT_FRAMES, len(clip.video))
     points = [_world_points(clip, t)[::stride, ::stride].reshape(-1, 3) for t in late]
-    known = [_known(clip.depth[t])[::stride, ::stride].ravel() for t in late]
+    known = [_known(depth[t])[::stride, ::stride].ravel() for t in late]
     wanted = np.concatenate(points)[np.concatenate(known)]
     if not len(wanted):
         return 0.0
     seen = np.zeros(len(wanted), bool)
     for t in range(len(clip.video) // 2 + 1):
         uv, z = _project(clip, t, wanted)
-        seen |= _sees(clip.depth[t], clip.mover_ids[t] == 0, uv, z, tolerance)
+        seen |= _sees(depth[t], _static(clip, t), uv, z, tolerance)
     return float(seen.mean())
 
 
@@ -72,10 +76,15 @@ def _known(depth: np.ndarray) -> np.ndarray:
     return (depth > 0) & np.isfinite(depth)
 
 
+def _static(clip: Clip, t: int) -> np.ndarray:
+    return np.ones(clip.size, bool) if clip.mover_ids is None else clip.mover_ids[t] == 0
+
+
 def _world_points(clip: Clip, t: int) -> np.ndarray:
-    height, width = clip.depth.shape[1:]
+    height, width = clip.size
     fx, fy, cx, cy = clip.intrinsics[t].astype(np.float64)
-    depth = np.where(_known(clip.depth[t]), clip.depth[t], 1.0).astype(np.float64)
+    depth = clip.require("depth")[t]
+    depth = np.where(_known(depth), depth, 1.0).astype(np.float64)
     u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     camera = np.stack([(u - cx) / fx * depth, (v - cy) / fy * depth, depth], -1)
     pose = clip.cam2world[t]

@@ -9,6 +9,9 @@ there is refused.
 TFDS needs TensorFlow for its default file format, its Video feature and `as_dataset`.  The builder
 therefore writes ArrayRecord files of plain tensors, to be read with `tfds.data_source`; arrays are
 zlib-packed, because TFDS leaves the records uncompressed.
+
+TFDS knows no absent values. What a clip lacks is an array without frames (a rendered clip has at
+least one), an empty text, and -1 for the seed; `provenance` is JSON text.
 """
 
 import json
@@ -20,19 +23,21 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipelines import clip as clip_format
-from data_pipelines import sources
+from data_pipelines import clip_format, sources
 from data_pipelines.card import CARD, read_card
-from data_pipelines.clip import ARRAY_FIELDS, META_FIELDS
+from data_pipelines.clip import META_FIELDS, PARTS, Clip
 from data_pipelines.recording import read_records
+from mirage_jax.io.atomic import write_atomically
 
 _RECORDING = "recording.json"
+_NUMBERS = {"seed": np.int64, "gamma": np.float64, "fps": np.float64}
+_NAMES = ("kinds", "looks")  # of bodies
 
 
 class MirageWorlds(tfds.core.GeneratorBasedBuilder):
     """Short clips of third-party worlds with exact depth, cameras and mover ids."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
     BUILDER_CONFIGS = tuple(tfds.core.BuilderConfig(name=name) for name in sources.SOURCES)
     MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir is a folder written by data_pipelines.recording."
     # Nothing is downloaded, so no checksum file lies beside this module; TFDS 4.9.10 would import
@@ -40,22 +45,20 @@ class MirageWorlds(tfds.core.GeneratorBasedBuilder):
     code_path = None
 
     def _info(self) -> tfds.core.DatasetInfo:
-        shapes: dict[str, tuple[tuple[int | None, ...], Any]] = {
-            "video": ((None, None, None, 3), np.uint8),
-            "depth": ((None, None, None), np.float32),
-            "intrinsics": ((None, 4), np.float32),
-            "cam2world": ((None, 4, 4), np.float64),
-            "mover_ids": ((None, None, None), np.int32),
-        }
         features: dict[str, Any] = {
-            field: tfds.features.Tensor(shape=shape, dtype=dtype, encoding="zlib")
-            for field, (shape, dtype) in shapes.items()
+            _feature(name): tfds.features.Tensor(
+                shape=tuple(int(axis) if axis.isdigit() else None for axis in part.axes.split()),
+                dtype=part.dtype,
+                encoding="zlib",
+            )
+            for name, part in PARTS.items()
         }
-        for field in ("world", "source", "trajectory", "name"):
+        for field in META_FIELDS:
             features[field] = tfds.features.Text()
-        features["seed"] = tfds.features.Scalar(np.int64)
-        features["gamma"] = tfds.features.Scalar(np.float64)
-        features["fps"] = tfds.features.Scalar(np.float64)
+        for field, dtype in _NUMBERS.items():
+            features[field] = tfds.features.Scalar(dtype)
+        for field in _NAMES:
+            features[f"body_{field}"] = tfds.features.Sequence(tfds.features.Text())
         return tfds.core.DatasetInfo(
             builder=self,
             description=__doc__,
@@ -74,8 +77,31 @@ class MirageWorlds(tfds.core.GeneratorBasedBuilder):
         key = 0
         for path in paths:
             for data in read_records(path):
-                yield key, clip_format.decode(data, ARRAY_FIELDS + META_FIELDS)
+                yield key, _example(clip_format.from_bytes(data))
                 key += 1
+
+
+def _feature(part: str) -> str:
+    """Name of a part of a clip in TFDS, whose names have no dots."""
+    return part.replace("bodies.", "body_")
+
+
+def _example(clip: Clip) -> dict[str, Any]:
+    example: dict[str, Any] = {}
+    for name, part in PARTS.items():
+        array = clip.part(name)
+        if array is None:
+            shape = [int(axis) if axis.isdigit() else 0 for axis in part.axes.split()]
+            array = np.zeros(shape, part.dtype)
+        example[_feature(name)] = array
+    for field in META_FIELDS:
+        value = getattr(clip, field)
+        example[field] = (-1 if field == "seed" else "") if value is None else value
+    if clip.provenance is not None:
+        example["provenance"] = json.dumps(clip.provenance, sort_keys=True)
+    for field in _NAMES:
+        example[f"body_{field}"] = list(getattr(clip.bodies, field)) if clip.bodies else []
+    return example
 
 
 def prepare(
@@ -100,7 +126,7 @@ def prepare(
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=os.fspath(recording))
     )
-    made_from.write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8")
+    write_atomically(made_from, json.dumps(splits, indent=1) + "\n")
     return builder
 
 

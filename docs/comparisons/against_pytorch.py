@@ -27,8 +27,8 @@ from mirage_jax.cli.helpers.allocator import restart_with_large_pages
 from mirage_jax.cli.helpers.compilation import use_own_kernels
 from mirage_jax.evaluation import network_costs
 from mirage_jax.evaluation.stopwatch import median_times
-from mirage_jax.nn.denoiser import timestep_embedding
 from mirage_jax.nn.rope import video_rotations
+from mirage_jax.nn.timesteps import timestep_embedding
 
 Tensor = torch.Tensor
 

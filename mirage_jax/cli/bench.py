@@ -27,21 +27,14 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> None:
     from mirage_jax.evaluation import efficiency
     from mirage_jax.world.latent_encoder import LatentEncoder
 
-    vae, encode = build.vae(config), None
+    conditioner, encode = build.conditioner(config), None
     if workdir.model("encoder").exists():
         encoder = LatentEncoder.load(workdir.model("encoder"))
-        vae = encoder.vae
         encode = jax.jit(lambda video: encoder.encode(video[None]))
-    height, width = size = build.picture_size(config)
     outcome = efficiency.measure(
-        size=size,
-        grid=(height // vae.spatial_stride, width // vae.spatial_stride),
-        channels=vae.latent_channels,
+        size=build.picture_size(config),
+        conditioner=conditioner,
         chunk_frames=config.chunk_frames,
-        reads=config.memory.reads,
-        fine=config.memory.fine,
-        prefer=config.memory.prefer,
-        footprint=config.memory.footprint,
         encode=encode,
     )
     path = workdir.root / "bench_memory.json"

@@ -57,7 +57,7 @@ def run(
 
     target = slices.open_slice(topology)
     on = slices.make_mesh(target, config.mesh.to_dict())
-    if target.chip is not None and config.denoiser.get("attention_backend", "auto") == "auto":
+    if target.chip is not None and config.denoiser.attention_backend == "auto":
         config = config.copy_and_resolve_references()
         with config.unlocked():
             config.denoiser.attention_backend = tpu_attention(config.denoiser.heads, on.shape)

@@ -33,7 +33,7 @@ from absl import flags
 from rich.console import Console
 
 from mirage_jax.cli.helpers import common
-from mirage_jax.world.conditioners import LAYOUTS
+from mirage_jax.world.conditioners import KINDS
 
 _SOURCE = flags.DEFINE_list("source", [], "What to read; several are merged.")
 _TO = flags.DEFINE_string("to", "", "Folder of the export, or what to write an export to.")
@@ -45,8 +45,8 @@ _BRANCH_LAYERS = flags.DEFINE_list(
 _CONTEXT = flags.DEFINE_enum(
     "context",
     "",
-    ["", *LAYOUTS],
-    "What a branch's context holds beside the read-out, if there is no --model.",
+    ["", *KINDS],
+    "Conditioner that a branch was trained with, if there is no --model.",
 )
 _ALPHA = flags.DEFINE_float(
     "lora_alpha", None, "Alpha of a low-rank adapter that stores none; scales by alpha / rank."
@@ -72,7 +72,7 @@ _DTYPES = {"same": None, "float32": np.dtype(np.float32), "bfloat16": np.dtype(m
 
 
 def run(console: Console) -> None:
-    from mirage_jax.convert.incoming import Asked, import_checkpoint, save_export
+    from mirage_jax.convert.incoming import ImportOptions, import_checkpoint, save_export
     from mirage_jax.convert.orbax_folder import save_orbax
     from mirage_jax.convert.outgoing import copy_export, export_checkpoint, is_ours
 
@@ -104,11 +104,11 @@ def run(console: Console) -> None:
                 "--format: found 'safetensors', expected export or orbax for released weights"
             )
         else:
-            asked = Asked(
+            options = ImportOptions(
                 _MODEL.value, _HEADS.value, _branch_layers(), _ALPHA.value, _CONTEXT.value
             )
             kind = import_checkpoint(
-                sources, out, asked=asked, dtype=dtype, notify=status.update, save=save
+                sources, out, options=options, dtype=dtype, notify=status.update, save=save
             )
             console.print(f"{kind} -> {out}")
 

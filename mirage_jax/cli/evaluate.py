@@ -30,7 +30,7 @@ LABELS = {
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> dict[str, Any]:
     """Evaluates, writes the results and the report, and returns the results.
 
-    The time booked, and told in the results, is that of measuring, without writing the report.
+    The time that is recorded is that of measuring, without writing the report.
     """
     import jax
 
@@ -94,10 +94,8 @@ def _measure(config: ConfigDict, workdir: Workdir, console: Console) -> _Found:
     encoder = model.encoder
     costs = efficiency.measure(
         size=model.size,
-        grid=model.grid,
-        channels=encoder.vae.latent_channels,
+        conditioner=model.conditioner,
         chunk_frames=model.chunk_frames,
-        **dict(model.readout),
         encode=jax.jit(lambda video: encoder.encode(video[None])),
     )
     return _Found(worlds, costs, missing, videos, pictures)
@@ -111,7 +109,7 @@ def _models(
     Raises:
       ValueError: if the held-out clips of these worlds are not cached as the encoder sees them.
     """
-    models = {"latent": build.world_model(workdir, "latent", config.sampling)}
+    models = {"latent": build.world_model(workdir, "latent", config)}
     missing = []
     for kind, control in (("none", "no_memory"), ("rgb", "rgb_memory")):
         if not workdir.model(f"denoiser_{kind}").exists():
@@ -119,7 +117,7 @@ def _models(
         elif kind == "rgb" and (outdated := _outdated(models["latent"], workdir, names, rgb=True)):
             reason = f"{outdated}: run `make compare`"
         else:
-            models[kind] = build.world_model(workdir, kind, config.sampling)
+            models[kind] = build.world_model(workdir, kind, config)
             continue
         missing.append({"control": control, "world": "all", "reason": reason})
     rgb = "rgb" in models
@@ -130,19 +128,19 @@ def _models(
 
 def _outdated(model: Any, workdir: Workdir, names: tuple[str, ...], *, rgb: bool) -> str:
     """Which cache of held-out clips is not of this encoder and these clips, and why; "" if none."""
-    from mirage_jax.training import latent_cache, stages
+    from mirage_jax.training import latent_cache, latent_encoding
     from mirage_jax.weights import fingerprint
 
     encoder_id = fingerprint(workdir.model("encoder"))
-    making: dict[str, Any] = {
-        "chunk_frames": model.chunk_frames,
-        "sky_depth": float(model.sky_depth),
-        "rgb": rgb,
-        "preceding": model.preceding,
-    }
+    settings = latent_encoding.CacheSettings(
+        chunk_frames=model.chunk_frames,
+        sky_depth=float(model.memory.sky_depth),
+        rgb=rgb,
+        preceding=model.context_frames.preceding,
+    )
     for name in names:
         path = workdir.latents(name, "eval", rgb=rgb)
-        key = stages.cache_key(encoder_id, workdir.worlds(name), "eval", **making)
+        key = latent_encoding.cache_key(encoder_id, workdir.worlds(name), "eval", settings)
         reason = latent_cache.stale(path, key)
         if reason:
             return f"{path}: {reason}"
@@ -158,7 +156,7 @@ def _skipped_worlds(workdir: Workdir) -> list[dict[str, str]]:
 def _held_out(workdir: Workdir, name: str, *, rgb: bool) -> Any:
     from data_pipelines.loading import ClipSource
     from mirage_jax.evaluation.protocol import HeldOut
-    from mirage_jax.training import stages
+    from mirage_jax.training.latent_encoding import load_clips
 
     source = ClipSource(workdir.worlds(name), "eval", fields=("video", "cam2world", "name"))
     clips = [source[i] for i in range(len(source))]
@@ -166,7 +164,7 @@ def _held_out(workdir: Workdir, name: str, *, rgb: bool) -> Any:
         video=np.stack([clip["video"] for clip in clips]),
         cam2world=np.stack([clip["cam2world"] for clip in clips]),
         names=[clip["name"] for clip in clips],
-        clips=stages.load_clips(workdir.latents(name, "eval", rgb=rgb)),
+        clips=load_clips(workdir.latents(name, "eval", rgb=rgb)),
     )
 
 
@@ -175,9 +173,9 @@ def _geometry(model: Any, held_out: Any) -> dict[str, float]:
     import jax
 
     from mirage_jax.training.geometry_task import GeometryTask
-    from mirage_jax.training.latent_cache import FIELDS
+    from mirage_jax.world.latent_clip import FIELDS
 
-    task = GeometryTask(model.head, (0, 0, 0), model.sky_depth)
+    task = GeometryTask(model.head, (0, 0, 0), model.memory.sky_depth)
     batch = {name: getattr(held_out.clips, name) for name in FIELDS}
     loss = jax.jit(lambda params, batch: task.loss(params, batch, jax.random.key(0), train=False))
     _, metrics = loss(model.head_params, batch)
@@ -189,7 +187,7 @@ def _returns(
 ) -> list[dict[str, Any]]:
     """The same return by every method, after the history it was given."""
     from mirage_jax.evaluation.protocol import REVISITED_FRAMES
-    from mirage_jax.training.stages import spread_over
+    from mirage_jax.training.held_out import spread_over
 
     videos = []
     for index in spread_over(len(held_out), shown):
@@ -236,23 +234,20 @@ def _rollouts(
 
     from mirage_jax.geometry import Camera
     from mirage_jax.io.pictures import memory_from_above
-    from mirage_jax.training.stages import spread_over
-    from mirage_jax.world import Chunk, WorldModel, rollout
-    from mirage_jax.world.latent_encoder import to_model_range
+    from mirage_jax.training.held_out import spread_over
+    from mirage_jax.world import rollout
 
-    start = jax.jit(WorldModel.start, static_argnums=3)
     videos: list[dict[str, Any]] = []
     pictures: dict[str, tuple[np.ndarray, str]] = {}
     for index in spread_over(len(held_out), shown):
         truth, poses = held_out.video[index], held_out.clips.cam2world[index]
         camera = Camera(held_out.clips.intrinsics[index], poses[0], model.size)
-        world, _ = start(model, to_model_range(truth[0]), camera, config.memory.capacity)
+        world = model.start(truth[0], camera)
         frames: list[np.ndarray] = []
-
-        def keep(chunk: Chunk, frames: list[np.ndarray] = frames) -> None:
+        key = jax.random.key(config.seed)
+        for chunk in rollout(model, world, poses.astype(np.float64), key):
             frames.extend(chunk.video)
-
-        world = rollout(model, world, poses.astype(np.float64), jax.random.key(config.seed), keep)
+            world = chunk.world
         videos.append(
             {
                 "title": f"{name}: from one picture, {held_out.names[index]}",

@@ -18,7 +18,7 @@ from mirage_jax.io.workdir import Workdir
 
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> tuple[str, ...]:
     """Records every world of the config that can be rendered here; returns their names."""
-    size, width = config.record.size, config.record.get("width", config.record.size)
+    size, width = common.picture_size(config)
     if size != width:
         raise common.UserError(f"record.width: found {width}, expected {size}: worlds are square")
     recorded, skipped = [], {}
@@ -30,7 +30,7 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> tuple[str, ..
             console.print(f"[yellow]{name} is left out: {reason}[/]")
             continue
         options = {"size": size, "frames": config.record.frames}
-        if name == "freedoom":
+        if "gamma" in sources.source_options(name):
             options["gamma"] = config.record.gamma
         source = sources.make(name, **options)
         if name not in config.record.train_clips:

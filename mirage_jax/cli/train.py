@@ -21,17 +21,21 @@ from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mirage_jax.cli.helpers import build, common, dry_run, starts
+from mirage_jax.cli.helpers import build, common, dry_run, starts, training_sections
+from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel import processes
 from mirage_jax.parallel.processes import first_alone
-from mirage_jax.training.denoiser_task import MEMORY_KINDS
+from mirage_jax.training.stage import StageOptions, train_task
 
 STAGES = ("encoder", "cache", "geometry", "denoiser")
 
 _STAGE = flags.DEFINE_enum("stage", "all", ("all", *STAGES), "Which stage to run.")
 _MEMORY = flags.DEFINE_enum(
-    "memory", "latent", MEMORY_KINDS, "What the denoiser remembers with; 'rgb' and 'none' compare."
+    "memory",
+    "latent",
+    build.MEMORIES,
+    "What the denoiser remembers with; 'rgb' and 'none' compare.",
 )
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print what would run, where parameters lie and what a step needs; no more."
@@ -55,7 +59,12 @@ _CONNECT_SECONDS = flags.DEFINE_integer(
 def run(
     config: ConfigDict, workdir: Workdir, console: Console, stage: str, *, memory: str = "latent"
 ) -> None:
-    """Runs one stage (or "all")."""
+    """Runs one stage (or "all").
+
+    Raises:
+      ValueError: before anything runs, if a field of a training section is out of range.
+    """
+    training_sections.check(config)
     for name in _chosen(stage):
         _RUNNERS[name](config, workdir, console, memory)
 
@@ -72,54 +81,36 @@ def outputs(workdir: Workdir, stage: str, memory: str) -> tuple[Path, ...]:
     return workdir.stage(name), workdir.model(name)
 
 
-def _options(
-    config: ConfigDict, training: ConfigDict, workdir: Workdir, console: Console
-) -> dict[str, Any]:
-    """What every training stage takes from the config."""
+def _options(config: ConfigDict, section: TrainingSection, console: Console) -> StageOptions:
+    """How a stage is trained, from its section and from what all stages share."""
     from mirage_jax.parallel import make_mesh, preset
-    from mirage_jax.training import Guard
 
-    return {
-        "recipe": build.recipe(training) if training.steps else None,
-        "steps": training.steps,
-        "batch_size": training.batch_size,
-        "accumulate": training.accumulate,
-        "ema_decay": training.ema_decay,
-        "guard": Guard(**config.guard),
-        "seed": config.seed,
-        "mesh": make_mesh(**config.mesh.to_dict()),
-        "rules": preset(config.rules),
-        "workers": config.loader_workers,
-        "log_every": config.log_every,
-        "sample_every": config.sample_every,
-        "save_every": config.save_every,
-        "eval_every": config.eval_every,
-        "keep_best": config.keep_best,
-        "profile_steps": config.profile_steps,
-        "wandb": config.wandb,
-        "init_from": training.init_from or None,
-        "config": config.to_dict(),
-        "console": console,
-    }
+    return StageOptions(
+        loop=training_sections.loop(config, section),
+        optimizer=section,
+        batch_size=section.batch_size,
+        workers=config.loader_workers,
+        mesh=make_mesh(**config.mesh.to_dict()),
+        rules=preset(config.rules),
+        init_from=section.init_from or None,
+        config=config.to_dict(),
+        console=console,
+    )
 
 
 def _encoder(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> None:
-    from mirage_jax.training import stages
+    from mirage_jax.training.encoder_training import train_encoder
 
-    training = config.vae_training
-    if starts.encoder_is_given(config):
+    section = training_sections.encoder(config)
+    if section.pretrained:
         build.check_encoder(config, workdir.model("encoder"))
         return
-    encoder = stages.train_vae(
+    encoder = train_encoder(
         build.vae(config),
         [workdir.worlds(world) for world in workdir.recorded(config.worlds)],
         workdir.stage("encoder"),
-        frames=config.chunk_frames,
-        pixels=training.pixels,
-        kl_weight=training.kl_weight,
-        stats_per_channel=training.stats_per_channel,
-        pca_power=training.pca_power,
-        **_options(config, training, workdir, console),
+        training_sections.encoder_settings(config),
+        _options(config, section, console) if section.steps else None,
     )
     first_alone("encoder", lambda: encoder.save(workdir.model("encoder")))
 
@@ -129,25 +120,28 @@ def _cache(config: ConfigDict, workdir: Workdir, console: Console, memory: str) 
 
 
 def _encode_clips(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
-    from mirage_jax.training import stages
+    from mirage_jax.training.latent_encoding import CacheSettings, refresh_cache
     from mirage_jax.weights import fingerprint
     from mirage_jax.world.latent_encoder import LatentEncoder
 
     path = workdir.model("encoder")
     encoder, encoder_id = LatentEncoder.load(path), fingerprint(path)
     rgb = memory == "rgb"
+    settings = CacheSettings(
+        chunk_frames=config.chunk_frames,
+        sky_depth=config.sky_depth,
+        rgb=rgb,
+        preceding=training_sections.denoiser(config).preceding,
+    )
     for world in workdir.recorded(config.worlds):
         for split in ("train", "eval"):
-            stages.refresh_cache(
+            refresh_cache(
                 encoder,
                 encoder_id,
                 workdir.worlds(world),
                 split,
                 workdir.latents(world, split, rgb=rgb),
-                chunk_frames=config.chunk_frames,
-                sky_depth=config.sky_depth,
-                rgb=rgb,
-                preceding=config.denoiser_training.preceding,
+                settings,
                 say=functools.partial(console.print, markup=False, soft_wrap=True),
                 console=console,
             )
@@ -158,8 +152,7 @@ def _sources(
 ) -> tuple[Any, Any]:
     """Cached clips to train on and to evaluate on, with the text of their world if there is one."""
     from mirage_jax.training.latent_cache import LatentSource
-    from mirage_jax.training.stages import Joined
-    from mirage_jax.training.with_text import WithText
+    from mirage_jax.training.sources import Joined, WithText
 
     worlds = workdir.recorded(config.worlds)
 
@@ -173,67 +166,67 @@ def _sources(
 
 
 def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> None:
-    from mirage_jax.training import stages
+    from mirage_jax.training import held_out
     from mirage_jax.training.geometry_task import GeometryTask
-    from mirage_jax.weights import export
-    from mirage_jax.world.latent_encoder import LatentEncoder, module_fields
+    from mirage_jax.weights import export, module_fields
+    from mirage_jax.world.latent_encoder import LatentEncoder
 
     vae = LatentEncoder.load(workdir.model("encoder")).vae
     height, width = (side // vae.spatial_stride for side in build.picture_size(config))
     head = build.geometry_head(config)
-    train, held_out = _sources(config, workdir, "latent")
-    params = stages.train_task(
+    train, evaluated = _sources(config, workdir, "latent")
+    params = train_task(
         GeometryTask(head, (height, width, vae.latent_channels), config.sky_depth),
         train,
         workdir.stage("geometry"),
-        eval_batches=functools.partial(stages.eval_batches, held_out),
+        _options(config, training_sections.geometry(config), console),
         name="geometry",
-        **_options(config, config.geometry_training, workdir, console),
+        eval_batches=functools.partial(held_out.clip_batches, evaluated),
     )
     made = {"kind": "geometry_head", "head": module_fields(head)}
     first_alone("geometry", lambda: export(workdir.model("geometry"), params, made))
 
 
 def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
-    from mirage_jax.training import stages
+    from mirage_jax.training import held_out
     from mirage_jax.training.branch_task import BranchTask, starting_params
     from mirage_jax.training.denoiser_task import Preview
-    from mirage_jax.training.latent_cache import FIELDS, LatentClip
     from mirage_jax.training.prior_fit import fit_memory_prior
     from mirage_jax.weights import export
+    from mirage_jax.world.latent_clip import FIELDS, LatentClip
     from mirage_jax.world.latent_encoder import LatentEncoder
 
-    train, held_out = _sources(config, workdir, memory, build.texts(config))
+    section = training_sections.denoiser(config)
+    train, evaluated = _sources(config, workdir, memory, build.texts(config))
     encoder = LatentEncoder.load(workdir.model("encoder"))
     task = build.denoiser_task(config, memory, encoder.spread)
+    latents = task.chunk_latents + task.context_frames.preceding_latents
+    constants = jax.jit(task.conditioner.constants, static_argnums=(1, 2))
+    task = dataclasses.replace(task, constants=constants(encoder, latents, task.size))
     if task.denoiser.memory_prior:
         console.print("fitting the memory prior")
         task = dataclasses.replace(task, prior=fit_memory_prior(task, train))
-    options = _options(config, config.denoiser_training, workdir, console)
+    options = _options(config, section, console)
     values = {}
-    if build.trained(config) != "all":
-        if options["init_from"]:
-            raise common.UserError(
-                "--config.denoiser_training.init_from: found "
-                f"{options['init_from']!r}, expected none beside trained="
-                f"{build.trained(config)!r}, which starts from `pretrained`"
-            )
+    if section.trained != "all":
         values = build.pretrained(config, task)
         task = build.branch_task(config, task, values)
-        options["init_from"] = starting_params(values, task.denoiser.branch_layers)
+        start = starting_params(values, task.denoiser.branch_layers)
+        options = dataclasses.replace(options, init_from=start)
     if config.sample_every:
-        records = [held_out[i] for i in stages.spread_over(len(held_out), 4)]
+        records = [evaluated[i] for i in held_out.spread_over(len(evaluated), 4)]
         shown = {name: np.stack([record[name] for record in records]) for name in FIELDS}
-        how = {name: config.sampling[name] for name in ("steps", "shift", "method")}
-        preview = Preview(encoder, LatentClip(**shown), **how, fps=config.evaluation.fps)
+        preview = Preview(
+            encoder, LatentClip(**shown), build.sampler(config), fps=config.evaluation.fps
+        )
         task = dataclasses.replace(task, preview=preview)
-    params = stages.train_task(
+    params = train_task(
         task,
         train,
         workdir.stage(f"denoiser_{memory}"),
-        eval_batches=functools.partial(stages.eval_batches, held_out),
+        options,
         name=f"denoiser ({memory} memory)",
-        **options,
+        eval_batches=functools.partial(held_out.clip_batches, evaluated),
     )
     if isinstance(task, BranchTask):
         as_stored = functools.partial(np.asarray, dtype=np.float32)

@@ -1,6 +1,6 @@
 """Released checkpoints to exports of ours, tensor by tensor.
 
-What a checkpoint is, is told by the names of its tensors: a diffusion transformer with or without a
+The names of its tensors say what a checkpoint is: a diffusion transformer with or without a
 control branch, a branch alone, a low-rank adapter, or a video VAE. Names and shapes are compared
 with those of the module before a value is read, so that a refusal costs no time and leaves no file.
 """
@@ -39,8 +39,7 @@ from mirage_jax.convert.wan_vae import is_video_vae, released_stats, video_vae_p
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.lora import STACK, LoRA
 from mirage_jax.nn.video_vae import VideoVAE
-from mirage_jax.weights import export_with
-from mirage_jax.world.latent_encoder import module_fields
+from mirage_jax.weights import export_with, module_fields
 
 Notify = Callable[[str], None]
 Update = Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]]
@@ -49,15 +48,15 @@ Save = Callable[[Path, Specs, Pieces, Mapping[str, Any]], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """What the tensors of a diffusion transformer or branch cannot tell.
+class ImportOptions:
+    """Sizes that do not follow from the tensors of a diffusion transformer or branch.
 
     Attributes:
-      model: key of `presets.DENOISERS`, which tells the next two and refuses others; "" for none.
+      model: key of `presets.DENOISERS`, which fixes the next two; "" for none.
       heads: attention heads; 0 if unknown.
       branch_layers: blocks that the hints of a branch belong to.
       alpha: of a low-rank adapter; None if unknown.
-      context: layout of a branch's context, one of `conditioning.LAYOUTS`; "" if unknown.
+      context: kind of conditioner (`world.conditioners.KINDS`) of a branch; "" if unknown.
     """
 
     model: str = ""
@@ -89,18 +88,18 @@ def import_checkpoint(
     sources: Sequence[str | Path],
     out: str | Path,
     *,
-    asked: Asked | None = None,
+    options: ImportOptions | None = None,
     dtype: np.dtype | None = None,
     notify: Notify = lambda name: None,
     save: Save | None = None,
 ) -> str:
-    """Writes an export (see `training.export`) of a released checkpoint.
+    """Writes an export (see `weights`) of a released checkpoint.
 
     Args:
       sources: safetensors files or folders of them, in original or diffusers naming; a base, a
-        branch and a low-rank adapter, which is merged, may come as three.
+        branch and a low-rank adapter, which is merged, may be given as three.
       out: folder of the export, replaced in one step.
-      asked: what the tensors do not tell.
+      options: what does not follow from the tensors.
       dtype: of the export; None keeps what each tensor has. Video VAEs become float32.
       notify: called with the path of each parameter before it is read.
       save: how to write, `save_export` by default; `orbax_folder.save_orbax` is another.
@@ -114,7 +113,7 @@ def import_checkpoint(
         not finite, with what was expected.
     """
     opened = [open_tensors(source) for source in sources]
-    part = _part(opened, asked or Asked())
+    part = _part(opened, options or ImportOptions())
     if part.architecture["kind"] == "latent_encoder":
         dtype = np.dtype(np.float32)
     check(part.plan, part.tensors, ", ".join(str(files.path) for files in opened))
@@ -145,20 +144,20 @@ def save_export(out: Path, specs: Specs, pieces: Pieces, architecture: Mapping[s
     export_with(out, write, architecture)
 
 
-def _part(opened: Sequence[TensorFiles], asked: Asked) -> _Part:
+def _part(opened: Sequence[TensorFiles], options: ImportOptions) -> _Part:
     adapters = [files for files in opened if is_lora(files.tensors)]
     tensors = _merge([files for files in opened if not is_lora(files.tensors)])
     if len(adapters) > 1:
         raise ValueError(f"{adapters[1].path}: found a second low-rank adapter, expected one")
     if not tensors and adapters:
-        return _lora(adapters[0], asked)
+        return _lora(adapters[0], options)
     if is_video_vae(tensors):
         part = _video_vae(tensors, opened)
     elif tensors and all(name.startswith("vace_") for name in tensors):
-        part = _branch(tensors, asked)
+        part = _branch(tensors, options)
     else:
-        part = _denoiser(tensors, _with_config(asked, opened))
-    return _merged(part, adapters[0], asked) if adapters else part
+        part = _denoiser(tensors, _with_config(options, opened))
+    return _merged(part, adapters[0], options) if adapters else part
 
 
 def _merge(opened: Sequence[TensorFiles]) -> dict[str, Any]:
@@ -178,72 +177,74 @@ def _common_dtype(placement: Placement, tensors: Tensors) -> np.dtype:
     return dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
 
 
-def _with_config(asked: Asked, opened: Sequence[TensorFiles]) -> Asked:
-    """The number of heads as a config.json beside the tensors says, unless it was asked for."""
+def _with_config(options: ImportOptions, opened: Sequence[TensorFiles]) -> ImportOptions:
+    """The number of heads from a config.json beside the tensors, unless `options` has it."""
     for files in opened:
         for field in ("num_attention_heads", "num_heads"):
-            if not asked.heads and field in files.config:
-                asked = dataclasses.replace(asked, heads=int(files.config[field]))
-    return asked
+            if not options.heads and field in files.config:
+                options = dataclasses.replace(options, heads=int(files.config[field]))
+    return options
 
 
-def _resolve(asked: Asked) -> Asked:
-    if asked.model:
-        if asked.model not in DENOISERS:
+def _resolve(options: ImportOptions) -> ImportOptions:
+    if options.model:
+        if options.model not in DENOISERS:
             raise ValueError(
-                f"model: found {asked.model!r}, expected one of {', '.join(DENOISERS)}"
+                f"model: found {options.model!r}, expected one of {', '.join(DENOISERS)}"
             )
-        preset = DENOISERS[asked.model]
+        preset = DENOISERS[options.model]
         for name in ("heads", "branch_layers"):
-            given = getattr(asked, name)
+            given = getattr(options, name)
             if given and given != preset[name]:
                 raise ValueError(
-                    f"{name}: found {given}, expected {preset[name]}, which {asked.model} has"
+                    f"{name}: found {given}, expected {preset[name]}, which {options.model} has"
                 )
         layers = preset["branch_layers"]
-        context = asked.context or (SCORE if layers else "")
+        context = options.context or (SCORE if layers else "")
         return dataclasses.replace(
-            asked, heads=preset["heads"], branch_layers=layers, context=context
+            options, heads=preset["heads"], branch_layers=layers, context=context
         )
-    if not asked.heads:
-        raise ValueError("heads: the tensors do not tell how many; give the number or a model")
-    return asked
+    if not options.heads:
+        raise ValueError("heads: found no number in the tensors; give it or a model")
+    return options
 
 
-def _denoiser(tensors: Tensors, asked: Asked) -> _Part:
-    asked = _resolve(asked)
-    fields = wan_dit_fields(tensors, heads=asked.heads, branch_layers=asked.branch_layers)
-    if asked.model:
-        fields = DENOISERS[asked.model]
+def _denoiser(tensors: Tensors, options: ImportOptions) -> _Part:
+    options = _resolve(options)
+    fields = wan_dit_fields(tensors, heads=options.heads, branch_layers=options.branch_layers)
+    if options.model:
+        fields = DENOISERS[options.model]
     module = Denoiser(**fields)
     module.check()
     architecture: dict[str, Any] = {"kind": "denoiser", "denoiser": module_fields(module)}
-    if asked.context and fields["memory_channels"]:
-        architecture["context"] = asked.context
+    if options.context and fields["memory_channels"]:
+        architecture["context"] = options.context
     return _Part(wan_dit_plan(fields), architecture, tensors)
 
 
-def _branch(tensors: Tensors, asked: Asked) -> _Part:
-    asked = _resolve(asked)
-    check_branch(tensors, asked.branch_layers)
-    fields = wan_branch_fields(tensors, heads=asked.heads)
+def _branch(tensors: Tensors, options: ImportOptions) -> _Part:
+    options = _resolve(options)
+    check_branch(tensors, options.branch_layers)
+    fields = wan_branch_fields(tensors, heads=options.heads)
     patch = tuple(tensors["vace_patch_embedding.weight"].shape[2:])
-    if asked.model:
-        preset = DENOISERS[asked.model]
+    if options.model:
+        preset = DENOISERS[options.model]
         fields, patch = branch_fields(preset), preset["patch"]
     architecture = {
         "kind": "memory_branch",
         "branch": fields,
         "patch": patch,
-        "branch_layers": asked.branch_layers,
+        "branch_layers": options.branch_layers,
     }
-    if asked.context:
-        architecture["context"] = asked.context
+    if options.context:
+        architecture["context"] = options.context
     return _Part(wan_branch_plan(fields, patch), architecture, tensors)
 
 
-def _adapter(files: TensorFiles, asked: Asked) -> tuple[LoRA, dict[str, int], dict[str, Any]]:
-    alpha = asked.alpha
+def _adapter(
+    files: TensorFiles, options: ImportOptions
+) -> tuple[LoRA, dict[str, int], dict[str, Any]]:
+    alpha = options.alpha
     if alpha is None and "alpha" in files.metadata:
         alpha = float(files.metadata["alpha"])
     tensors = lora_names(files.tensors)
@@ -253,20 +254,20 @@ def _adapter(files: TensorFiles, asked: Asked) -> tuple[LoRA, dict[str, int], di
         raise ValueError(f"{files.path}: {error}") from error
 
 
-def _lora(files: TensorFiles, asked: Asked) -> _Part:
-    lora, sizes, tensors = _adapter(files, asked)
+def _lora(files: TensorFiles, options: ImportOptions) -> _Part:
+    lora, sizes, tensors = _adapter(files, options)
     architecture = {"kind": "lora", "lora": dataclasses.asdict(lora), **sizes}
     return _Part(lora_plan(lora, sizes), architecture, tensors)
 
 
-def _merged(part: _Part, files: TensorFiles, asked: Asked) -> _Part:
+def _merged(part: _Part, files: TensorFiles, options: ImportOptions) -> _Part:
     """A denoiser with an adapter's updates in its kernels."""
     if part.architecture["kind"] != "denoiser":
         raise ValueError(
             f"{files.path}: a low-rank adapter beside a {part.architecture['kind']}, expected a "
             "denoiser to merge it into, or the adapter alone"
         )
-    lora, _, tensors = _adapter(files, asked)
+    lora, _, tensors = _adapter(files, options)
     plan = lora_plan(lora, part.architecture["denoiser"])
     check(plan, tensors, str(files.path))
     updates: dict[str, Update] = {

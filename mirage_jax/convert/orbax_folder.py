@@ -26,14 +26,15 @@ import numpy as np
 import tensorstore
 from orbax.checkpoint import v1 as ocp
 
-from mirage_jax.convert.tensor_files import Pieces, Spec, Specs, TensorFiles, replacing
-from mirage_jax.training.checkpoints import DamagedCheckpoint, quiet, reason_of
+from mirage_jax.convert.tensor_files import Pieces, Spec, Specs, TensorFiles
+from mirage_jax.io.atomic import replacing
+from mirage_jax.io.orbax import DamagedCheckpoint, quiet, reason_of
 from mirage_jax.weights import architecture_text, flatten, unflatten
 
 FORMAT = "mirage-orbax-1"
 CHECKSUMS = "checksums.json"
 
-_STATE = "state"  # what `ocp.load` looks for
+_STATE = "state"  # the name that `ocp.load` expects
 _MARKERS = ("orbax.checkpoint", "_CHECKPOINT_METADATA")
 _LARGE = 64 * 2**20  # bytes from which a parameter is stored and read by layer
 
@@ -140,7 +141,7 @@ def save_orbax(out: Path, specs: Specs, pieces: Pieces, architecture: Mapping[st
       architecture: JSON-serialisable fields that determine the modules.
 
     Raises:
-      FileExistsError: if `out` is there already.
+      FileExistsError: if `out` exists.
       ValueError: if pieces are not as many values as their spec says, or Orbax has no place for
         a parameter.
       OSError: if writing fails, e.g. on a full disk.
@@ -150,6 +151,7 @@ def save_orbax(out: Path, specs: Specs, pieces: Pieces, architecture: Mapping[st
     for name, (_, shape) in specs.items():
         if not math.prod(shape):
             raise ValueError(f"tensor {name!r}: found shape {shape}, Orbax stores no empty arrays")
+    out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:
         with _translated(out):
             _save_zeros(partial, specs, architecture)

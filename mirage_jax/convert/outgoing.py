@@ -20,24 +20,23 @@ from mirage_jax.convert.tensor_files import (
     Spec,
     TensorFiles,
     open_tensors,
-    replacing,
     write_shards,
     write_tensors,
 )
 from mirage_jax.convert.wan_dit import diffusers_name, wan_branch_plan, wan_dit_plan
 from mirage_jax.convert.wan_vae import released_stats, wan_vae_plan
+from mirage_jax.io.atomic import replacing
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.lora import LoRA
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
-from mirage_jax.weights import FORMAT, WEIGHTS
-from mirage_jax.world.latent_encoder import as_fields, module_fields
+from mirage_jax.weights import FORMAT, WEIGHTS, as_fields, module_fields
 
 NAMINGS = ("original", "diffusers")
 PARTS = ("all", "base", "branch")
 
 
 def is_export(path: str | Path) -> bool:
-    """Whether a path is a folder that `training.export` wrote, or the weights in it."""
+    """Whether a path is an export of ours (see `weights`), or the weights file in it."""
     file = _weights(path)
     if file.suffix != ".safetensors" or not file.is_file():
         return False
@@ -137,7 +136,7 @@ def export_checkpoint(
       How many tensors were written.
 
     Raises:
-      FileExistsError: if `out` is a folder that is there already.
+      FileExistsError: if `out` is a folder that exists.
       ValueError: naming parameters that have no counterpart in Wan, or that are not those of the
         export's architecture.
     """
@@ -173,11 +172,13 @@ def export_checkpoint(
         yield placement.to_tensor(stored[layer] if placement.stacked else stored)
 
     if out.suffix == ".safetensors":
+        out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as partial:
             write_tensors(partial, specs, pieces, {"format": "pt", **model.metadata})
         return len(specs)
     if out.exists():
         raise FileExistsError(f"{out}: is there already; expected a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:
         write_shards(partial, specs, pieces, shard_bytes)
         if model.config:

@@ -17,7 +17,7 @@ from flax.traverse_util import unflatten_dict
 Tensors = Mapping[str, Any]
 """Arrays, or anything with a shape that becomes one by `numpy.asarray`, by name."""
 
-_SHOWN = 4
+_LISTED = 4
 _PREFIXES = ("base_model.", "module.", "model.", "pipe.", "dit.", "vace.", "vae.")
 
 
@@ -116,8 +116,8 @@ def _refuse_names(what: str, expected: Iterable[str], found: Iterable[str], kind
     unknown = [name for name in found if name not in expected]
     for problem, names in (("missing", missing), ("unknown", unknown)):
         if names:
-            more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
-            raise ValueError(f"{what}: {kind} {problem}: {', '.join(names[:_SHOWN])}{more}")
+            more = f", ... ({len(names)} in all)" if len(names) > _LISTED else ""
+            raise ValueError(f"{what}: {kind} {problem}: {', '.join(names[:_LISTED])}{more}")
 
 
 def _refuse_shape(kind: str, name: str, found: Any, expected: tuple[int, ...]) -> None:

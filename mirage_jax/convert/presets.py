@@ -33,7 +33,7 @@ SPATIA_5B: dict[str, Any] = {**MIRAGE_5B, "branch_layers": tuple(range(0, 30, 4)
 DENOISERS = {"wan22_ti2v_5b": WAN22_TI2V_5B, "mirage_5b": MIRAGE_5B, "spatia_5b": SPATIA_5B}
 
 SCORE = "score"
-"""Workdir of the context (see `conditioning.LAYOUTS`) of Mirage's branches and of Spatia's."""
+"""Layout of the context (see `conditioners.LAYOUTS`) of Mirage's branches and of Spatia's."""
 
 WAN22_VAE: dict[str, Any] = {
     "base_width": 160,

@@ -7,13 +7,11 @@ of a JSON header (8 bytes, little endian), the header, the values.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -220,20 +218,6 @@ def write_tensors(file: Path, specs: Specs, pieces: Pieces, metadata: Mapping[st
                 raise ValueError(f"tensor {name!r}: found {values} values for shape {shape}")
         stream.flush()
         os.fsync(stream.fileno())
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write a file or folder to; takes its place only if all goes well."""
-    partial = path.with_name(f".{path.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        partial.unlink(missing_ok=True)
 
 
 def write_shards(folder: Path, specs: Specs, pieces: Pieces, shard_bytes: int) -> None:

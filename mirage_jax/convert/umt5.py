@@ -76,7 +76,7 @@ def umt5_fields(tensors: Tensors) -> dict[str, Any]:
     """Fields of the TextEncoder that tensors (either naming) belong to.
 
     Raises:
-      ValueError: if a tensor that tells a size is missing or has another number of dimensions.
+      ValueError: if a tensor that fixes a size is missing or has another number of dimensions.
     """
     return _fields(wan_names(tensors))
 

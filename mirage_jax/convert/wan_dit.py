@@ -215,9 +215,9 @@ def wan_dit_fields(
 ) -> dict[str, Any]:
     """Fields of the Denoiser that tensors belong to.
 
-    Shapes tell everything but the number of heads (24 for Wan 2.2 TI2V-5B) and the blocks that the
+    Shapes fix everything but the number of heads (24 for Wan 2.2 TI2V-5B) and the blocks that the
     branch's hints belong to (0, 2, ..., 28 in Mirage's release, 0, 4, ..., 28 in its paper and in
-    Spatia). These are asked for, never guessed.
+    Spatia). These must be given, they are never guessed.
 
     Raises:
       ValueError: if a tensor is missing, or the number of branch layers is not the tensors'.

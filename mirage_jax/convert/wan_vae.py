@@ -78,10 +78,10 @@ def _is_named(tensors: Tensors, diffusers: bool) -> bool:
 
 
 def wan_vae_fields(tensors: Tensors) -> dict[str, Any]:
-    """Fields of the VideoVAE that ``tensors`` (either naming) belong to.
+    """Fields of the VideoVAE that `tensors` (either naming) belong to.
 
     Raises:
-      ValueError: a tensor that tells a size is missing.
+      ValueError: if a tensor that fixes a size is missing.
     """
     tensors = without_prefix(tensors)
     diffusers = _is_named(tensors, diffusers=True)
@@ -157,13 +157,13 @@ def wan_vae_plan(fields: Mapping[str, Any], *, diffusers: bool = False) -> list[
 
 
 def video_vae_plan(tensors: Tensors) -> tuple[dict[str, Any], list[Placement]]:
-    """Fields of a VideoVAE and its plan in the naming of ``tensors``."""
+    """Fields of a VideoVAE and its plan in the naming of `tensors`."""
     fields = wan_vae_fields(tensors)
     return fields, wan_vae_plan(fields, diffusers=_is_named(tensors, diffusers=True))
 
 
 def from_wan_vae(tensors: Tensors) -> dict[str, Any]:
-    """Parameters (unboxed, float32 numpy) of ``VideoVAE(**wan_vae_fields(tensors))``.
+    """Parameters (unboxed, float32 numpy) of `VideoVAE(**wan_vae_fields(tensors))`.
 
     Args:
       tensors: arrays by name, in either naming, optionally all under the prefix "model.".
@@ -178,7 +178,7 @@ def from_wan_vae(tensors: Tensors) -> dict[str, Any]:
 
 
 def to_wan_vae(params: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Original names and layouts for unboxed ``params`` of ``VideoVAE(**fields)``.
+    """Original names and layouts for unboxed `params` of `VideoVAE(**fields)`.
 
     Raises ValueError for parameters Wan has no name for, or that are not those of the fields.
     """

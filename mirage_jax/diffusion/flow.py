@@ -1,8 +1,8 @@
 """Flow matching: noise levels, the interpolant and the loss.
 
 A latent at noise level sigma is x = (1 - sigma) x0 + sigma noise, the model predicts the velocity
-v = noise - x0, and its timestep input is 1000 sigma (Lipman et al., arXiv 2210.02747; Wan,
-arXiv 2503.20314).
+v = noise - x0, and its timestep input is `TIMESTEPS` sigma (Lipman et al., arXiv 2210.02747;
+Wan, arXiv 2503.20314).
 """
 
 from __future__ import annotations
@@ -14,8 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
-TIMESTEPS = 1000.0
-"""Timestep of pure noise."""
+from mirage_jax.nn.timesteps import TIMESTEPS
+
+__all__ = [
+    "DISTRIBUTIONS",
+    "TIMESTEPS",
+    "add_noise",
+    "flow_loss",
+    "sample_sigma",
+    "shift_sigma",
+    "velocity",
+]
 
 DISTRIBUTIONS = ("uniform", "logit_normal")
 
@@ -47,7 +56,7 @@ def sample_sigma(
       frames: latent frames of a sample.
       shift: see `shift_sigma`, applied after drawing.
       per_frame: draw every frame's level independently (diffusion forcing); by default the frames
-        of a sample share one, which is what the samplers do unless told to stagger.
+        of a sample share one, as in all sampling but `samplers.staggered_schedule`.
       distribution: of the level before the shift: "uniform" on [0, 1], or "logit_normal", the
         sigmoid of a standard normal.
 

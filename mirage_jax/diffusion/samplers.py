@@ -20,7 +20,7 @@ METHODS = ("euler", "heun", "unipc")
 KINDS = ("uniform", "flow_euler", "flow_unipc", "wan_unipc")
 
 VelocityFn = Callable[[Float[Array, "b t h w c"], Float[Array, "b t"]], Float[Array, "b t h w c"]]
-"""(latents, timestep of every frame, 0..1000) -> velocity."""
+"""(latents, timestep of every frame, 0..TIMESTEPS) -> velocity."""
 
 _ALMOST_ONE = 1.0 - 1e-6
 
@@ -30,7 +30,7 @@ class Schedule(NamedTuple):
 
     Attributes:
       sigmas: [steps + 1] or [steps + 1, frames], falling to 0.
-      timesteps: what the model is told at each step, 1000 sigma, [steps] or [steps, frames].
+      timesteps: input of the model at each step, TIMESTEPS sigma, [steps] or [steps, frames].
     """
 
     sigmas: np.ndarray
@@ -56,7 +56,7 @@ def make_schedule(steps: int, shift: float = 1.0, kind: str = "uniform") -> Sche
         raise ValueError(f"sampling steps: found {steps}, expected at least 1")
     if not shift > 0:
         raise ValueError(f"schedule shift: found {shift}, expected a positive number")
-    low = 1e-3  # the lowest of the 1000 training levels
+    low = 1e-3  # 1 / TIMESTEPS, the lowest level of training
     if kind == "uniform":
         levels = shift_sigma(np.linspace(1.0, 0.0, steps + 1)[:-1], shift)
     elif kind == "flow_euler":
@@ -104,8 +104,8 @@ def staggered_schedule(
     return Schedule(sigmas, (sigmas[:-1] * TIMESTEPS).astype(np.float32))
 
 
-def guided(conditional: VelocityFn, unconditional: VelocityFn, scale: float) -> VelocityFn:
-    """Classifier-free guidance: v_u + scale (v_c - v_u) (Ho and Salimans, arXiv 2207.12598).
+def guided(conditional: VelocityFn, unconditional: VelocityFn, cfg_scale: float) -> VelocityFn:
+    """Classifier-free guidance: v_u + cfg_scale (v_c - v_u) (Ho and Salimans, arXiv 2207.12598).
 
     The condition is the text, see `sampling.sample_chunk`; networks without text, trained to follow
     their memory, are sampled without.
@@ -113,7 +113,7 @@ def guided(conditional: VelocityFn, unconditional: VelocityFn, scale: float) -> 
 
     def velocity(latents: Array, timestep: Array) -> Array:
         without = unconditional(latents, timestep)
-        return without + scale * (conditional(latents, timestep) - without)
+        return without + cfg_scale * (conditional(latents, timestep) - without)
 
     return velocity
 

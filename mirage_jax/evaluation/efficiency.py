@@ -18,10 +18,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mirage_jax import geometry, memory, trajectories
+from mirage_jax.chunks import TEMPORAL_STRIDE, latents_of_frames
 from mirage_jax.evaluation.stopwatch import median_times
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import readout, rgb_cloud
-from mirage_jax.world.conditioners import TEMPORAL_STRIDE, latents_of_frames, memory_context
+from mirage_jax.world.conditioners import Conditioner, Folded
 
 
 def sort_and_scatter(
@@ -53,7 +54,7 @@ def read_against_sort(
     """Times `memory.read` against `sort_and_scatter` on the same elements and view, both jitted.
 
     The ratio depends on the share of the memory that is in view, since a sort of equal keys is
-    cheaper, so there are two scenes and the share is reported.
+    faster, so there are two scenes and the share is reported.
 
     Args:
       scene: "all_in_view": every element was written from the pose that is read, at random depth;
@@ -98,13 +99,8 @@ def read_against_sort(
 def measure(
     *,
     size: tuple[int, int] = (64, 64),
-    grid: tuple[int, int] = (8, 8),
-    channels: int = 16,
+    conditioner: Conditioner = Folded(),
     chunk_frames: int = 17,
-    reads: int = 4,
-    fine: int = 2,
-    prefer: Literal["nearest", "best_view"] = "nearest",
-    footprint: int = 1,
     chunks: Sequence[int] = (1, 5, 20),
     encode: Callable[[Array], Any] | None = None,
     repeats: int = 9,
@@ -115,15 +111,13 @@ def measure(
 
     Both do what they do in a rollout. After a chunk the keyframe of each of its new latents is
     written, one element per cell or per pixel. Before a chunk the latent memory is read as the
-    denoiser needs it (`conditioning.memory_context`); the RGB cloud is drawn at every frame of the
+    denoiser needs it (`Conditioner.read`); the RGB cloud is drawn at every frame of the
     same chunk, and the pictures are encoded. Each stage is the median of `repeats` warm runs.
 
     Args:
       size: picture `(H, W)`.
-      grid: latent grid `(h, w)`.
-      channels: of a latent token.
+      conditioner: how the latent memory is read.
       chunk_frames: frames of a chunk, 1 + 4 n.
-      reads, fine, prefer, footprint: how memory is read, see `conditioning.memory_context`.
       chunks: after how many chunks to measure.
       encode: encodes a rendered video `[chunk_frames, H, W, 3]` in [-1, 1], which the RGB memory
         needs before the denoiser can use it; None leaves its time out (reported as None, not 0).
@@ -138,11 +132,11 @@ def measure(
       encode, or None without `encode`).
     """
     written = (chunk_frames - 1) // TEMPORAL_STRIDE
-    read = partial(
-        memory_context, grid=grid, reads=reads, fine=fine, prefer=prefer, footprint=footprint
-    )
+    grid, channels = conditioner.grid(size), conditioner.token_channels
     after = {
-        str(n): _after(n, size, grid, channels, written, chunk_frames, read, encode, repeats, seed)
+        str(n): _after(
+            n, size, grid, channels, written, chunk_frames, conditioner.read, encode, repeats, seed
+        )
         for n in chunks
     }
     return {
@@ -150,8 +144,8 @@ def measure(
         "size": list(size),
         "grid": list(grid),
         "channels": channels,
-        "read_grid": [fine * cells for cells in grid],
-        "poses_per_chunk": reads * latents_of_frames(chunk_frames),
+        "read_grid": [conditioner.fine * cells for cells in grid],
+        "poses_per_chunk": conditioner.reads * latents_of_frames(chunk_frames),
         "pictures_per_chunk": chunk_frames,
         "frames_written_per_chunk": written,
         "read_against_sort": {

@@ -125,14 +125,14 @@ def measure(
       dtype: of parameters and products.
       passes: which of `PASSES[subject]`; () for all.
       repeats: runs per median; 0 compiles only, which needs no memory and gives that of each pass.
-      notify: told the name of each size before it is measured.
+      notify: called with the name of each size before it is measured.
 
     Returns:
       A dict ready for JSON: `subject`, `device`, `cores`, `jax`, `dtype`, `repeats`, and by size
       under `sizes` the number of `parameters`, the shapes of the `inputs`, `matmul_gflops`, and
       under `passes` for each: `gflop` (operations of products and convolutions, attention
       included whatever computes it), `argument_bytes`, `temporary_bytes` (None where the backend
-      does not tell), `recorded_ms` (of PyTorch, in another run; None if there is none or `dtype` is
+      reports none), `recorded_ms` (of PyTorch, in another run; None if there is none or `dtype` is
       not float32), and if it was run, else None: `ms`, `cpu_ms` (CPU time of all threads),
       `of_matmul` (its operations per second as a share of the matrix product's; of CPU time if
       that is where it runs) and `ratio` (recorded_ms / ms).
@@ -140,13 +140,13 @@ def measure(
     Raises:
       ValueError: if a subject, size or pass is not known.
     """
-    cases = _known("subject", subject, CASES)
+    cases = _lookup("subject", subject, CASES)
     chosen = passes or PASSES[subject]
     for name in chosen:
-        _known("pass", name, dict.fromkeys(PASSES[subject]))
+        _lookup("pass", name, dict.fromkeys(PASSES[subject]))
     found = {}
     for size in sizes:
-        case = _known("size", size, cases)
+        case = _lookup("size", size, cases)
         recorded = RECORDED_MS[subject].get(size, {}) if dtype == jnp.float32 else {}
         notify(size)
         found[size] = _measure_one(case, dtype, chosen, repeats, recorded)
@@ -161,7 +161,7 @@ def measure(
     }
 
 
-def _known(kind: str, name: str, among: Mapping[str, Any]) -> Any:
+def _lookup(kind: str, name: str, among: Mapping[str, Any]) -> Any:
     if name not in among:
         raise ValueError(f"{kind}: found {name!r}, expected one of {', '.join(among)}")
     return among[name]

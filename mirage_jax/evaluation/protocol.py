@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from mirage_jax.evaluation import image_metrics, results, revisit
-from mirage_jax.training.clean_frames import CleanFrames, keep_references
-from mirage_jax.training.denoiser_task import Readout, returning_inputs
-from mirage_jax.training.latent_cache import LatentClip
 from mirage_jax.world import WorldModel
+from mirage_jax.world.context_frames import keep_references
+from mirage_jax.world.history import returning_samples
+from mirage_jax.world.latent_clip import LatentClip
 from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
 
 REVISITED_FRAMES = 4
@@ -50,27 +50,31 @@ class HeldOut:
 
 
 def returning_chunk(
-    model: WorldModel, kind: str, batch: LatentClip, key: Array, empty: Array
+    model: WorldModel, batch: LatentClip, key: Array, empty: Array
 ) -> Float[Array, "b t height width 3"]:
     """Generates the last chunk of each clip from the whole true history before it.
 
     Args:
-      model: encoder, denoiser and sampler.
-      kind: "latent", "rgb" or "none": what the denoiser was trained with.
+      model: encoder, conditioner, denoiser and sampler.
       batch: cached clips.
       key: of the noise.
       empty: 1 empties the memory (same weights), references included; 0 leaves it.
     """
-    readout = Readout(**dict(model.readout))
-    frames = CleanFrames(model.references, model.preceding)
-    target, rays, context, clean = returning_inputs(
-        batch, kind=kind, size=model.size, readout=readout, frames=frames
+    options = model.context_frames
+    latents = batch.chunks.shape[2] + options.preceding_latents
+    target, rays, context, frames = returning_samples(
+        batch,
+        conditioner=model.conditioner,
+        size=model.size,
+        options=options,
+        constants=model.constants(latents),
     )
     if context is not None:
-        context = context * (1.0 - empty)
-    if clean:
-        clean["shown"] = keep_references(clean["shown"], empty == 0, model.references)
-    latents = model.denoise(target[:, 0], context, rays, key, **clean)
+        context = model.conditioner.drop(context, empty == 0)
+    if frames:
+        kept = keep_references(frames["frame_mask"], empty == 0, options.references)
+        frames["frame_mask"] = kept
+    latents = model.denoise(target[:, 0], context, rays, key, **frames)
     return model.encoder.decode(latents)
 
 
@@ -119,19 +123,16 @@ def generate(
       batch_size: clips sampled at once.
     """
     names = {"latent": "memory", "rgb": "rgb_memory", "none": "no_memory"}
+    run = jax.jit(returning_chunk)
     videos = {}
-    for kind, model in models.items():
-        run = jax.jit(returning_chunk, static_argnums=1)
+    for memory, model in models.items():
 
-        def method(batch: LatentClip, key: Array, empty: float, run=run, kind=kind, model=model):
-            return run(model, kind, batch, key, jnp.asarray(empty))
+        def sample(empty: float, model: WorldModel = model) -> Videos:
+            method = lambda batch, key: run(model, batch, key, jnp.asarray(empty))  # noqa: E731
+            return _in_batches(method, held_out.clips, batch_size, seed)
 
-        def sample(empty: float, method=method) -> Videos:
-            call = lambda batch, key: method(batch, key, empty)  # noqa: E731
-            return _in_batches(call, held_out.clips, batch_size, seed)
-
-        videos[names[kind]] = sample(0.0)
-        if kind == "latent":
+        videos[names[memory]] = sample(0.0)
+        if memory == "latent":
             videos["memory_zeroed"] = sample(1.0)
     encoder = models["latent"].encoder
     videos["vae_reconstruction"] = reconstruct(encoder, held_out, batch_size)

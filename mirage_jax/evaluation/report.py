@@ -37,6 +37,7 @@ from mirage_jax.evaluation.report_format import (
 from mirage_jax.evaluation.report_quality import retention, revisit_quality, targets
 from mirage_jax.evaluation.report_style import SCRIPT, STYLE
 from mirage_jax.evaluation.results import METHODS, lookup
+from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.pictures import factor_for
 
 # Panels are shown at most about 280 px wide; larger ones only make the page heavy.
@@ -91,11 +92,11 @@ def write_report(
         "config": f"<details><summary>Show the whole config</summary>"
         f"<pre>{escape(config_text)}</pre></details>",
     }
-    shown = [(key, title) for key, title in _SECTIONS if sections[key]]
-    links = "".join(f'<a href="#{key}">{title}</a>' for key, title in shown)
+    filled = [(key, title) for key, title in _SECTIONS if sections[key]]
+    links = "".join(f'<a href="#{key}">{title}</a>' for key, title in filled)
     body = "".join(
         f'<section id="{key}"><h2>{title}</h2>{_lead(key)}{sections[key]}</section>'
-        for key, title in shown
+        for key, title in filled
     )
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -105,9 +106,7 @@ def write_report(
         f"</main><script>{SCRIPT}</script></body></html>\n"
     )
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, page)
     return path
 
 
@@ -133,17 +132,17 @@ def _lead(key: str) -> str:
 
 
 def _header(results: Mapping[str, Any]) -> str:
-    facts = []
+    entries = []
     worlds = results.get("worlds") or {}
     for name, of_world in worlds.items():
-        facts.append(f"{world_label(name)}, {of_world.get('clips', '?')} held-out clips")
-    facts.append(f"seed {results.get('seed', '?')}")
-    facts.append(f"{results.get('sampling_steps', '?')} sampling steps")
+        entries.append(f"{world_label(name)}, {of_world.get('clips', '?')} held-out clips")
+    entries.append(f"seed {results.get('seed', '?')}")
+    entries.append(f"{results.get('sampling_steps', '?')} sampling steps")
     total = total_seconds(results.get("seconds") or {})
     if total:
-        facts.append(f"{duration(total)} in all")
-    facts += [str(results[key]) for key in ("device", "revision") if results.get(key)]
-    text = " · ".join(escape(fact) for fact in facts)
+        entries.append(f"{duration(total)} in all")
+    entries += [str(results[key]) for key in ("device", "revision") if results.get(key)]
+    text = " · ".join(escape(entry) for entry in entries)
     return f'<header><h1>A world that remembers</h1><p class="meta">{text}</p></header>'
 
 

@@ -31,6 +31,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from mirage_jax.io.atomic import write_atomically
+
 PerClip = Mapping[str, Float[np.ndarray, "clips frames"]]
 
 
@@ -342,7 +344,7 @@ def build(
       missing: controls that were not run, each with `control`, `world`, `reason`.
       others: further entries, such as `device` or `revision`.
     Raises:
-      ValueError: if the default world has no results, or `missing` does not say why.
+      ValueError: if the default world has no results, or a `missing` entry has no reason.
     """
     if world not in worlds:
         raise ValueError(f"world: found {world!r}, expected one of {', '.join(worlds) or 'none'}")
@@ -367,9 +369,7 @@ def build(
 def save(path: str | os.PathLike, results: Mapping[str, Any]) -> Path:
     """Writes results as JSON through a temporary file: an old one is never half replaced."""
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(_plain(results), indent=1, allow_nan=False) + "\n")
-    partial.replace(path)
+    write_atomically(path, json.dumps(_plain(results), indent=1, allow_nan=False) + "\n")
     return path
 
 

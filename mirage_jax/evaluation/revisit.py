@@ -1,4 +1,4 @@
-"""Does the world look the same when the camera comes back? Everything here follows from the poses.
+"""Consistency of revisited views, chosen from the poses alone.
 
 Which frames revisit, whether a return shows the place from a new point (parallax) or can be had by
 copying an old frame, which old frame that would be, and normalised memory retention (NMR).

@@ -21,11 +21,11 @@ def median_times(calls: Sequence[Callable[[], Any]], repeats: int) -> list[Times
     """Medians of warm runs of each call; the calls take turns in every round."""
     for call in calls:
         jax.block_until_ready(call())
-    taken: list[list[Times]] = [[] for _ in calls]
+    samples: list[list[Times]] = [[] for _ in calls]
     for _ in range(repeats):
-        for times, call in zip(taken, calls, strict=True):
+        for times, call in zip(samples, calls, strict=True):
             wall, cpu = time.perf_counter(), time.process_time()
             jax.block_until_ready(call())
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
             times.append(Times(1e3 * wall, 1e3 * cpu))
-    return [Times(*map(statistics.median, zip(*times, strict=True))) for times in taken]
+    return [Times(*map(statistics.median, zip(*times, strict=True))) for times in samples]

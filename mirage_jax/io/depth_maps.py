@@ -94,16 +94,6 @@ def resample(
     return values[np.ix_(rows, columns)]
 
 
-def middle_square(
-    depth: Float[np.ndarray, "height width"], size: tuple[int, int]
-) -> Float[np.ndarray, "h w"]:
-    """The middle square of a map, at `size`, see `resample`."""
-    height, width = depth.shape
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return resample(depth[top : top + side, left : left + side], size)
-
-
 def depth_from_disparity(
     disparity: Float[np.ndarray, "*shape"], near: float, far: float
 ) -> Float[np.ndarray, "*shape"]:

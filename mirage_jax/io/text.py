@@ -21,6 +21,8 @@ from jaxtyping import Bool, Float, Int32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from mirage_jax.io.atomic import write_atomically
+
 TEXT_LENGTH = 512
 """Tokens of a text in Wan's denoisers, padding included."""
 
@@ -203,17 +205,13 @@ def save_embeddings(path: str | Path, embeddings: TextEmbeddings) -> None:
     flat = np.ascontiguousarray(tokens[keep])
     _check_finite(path, flat)
     header = {"format": FORMAT, "length": padded, "prompts": embeddings.prompts}
-    partial = path.with_suffix(path.suffix + ".partial")
     # One metadata field: safetensors writes several in no fixed order.
     metadata = {"text": json.dumps(header)}
     try:
         # Not `save_file`: it lets nobody but the owner read what it writes.
-        partial.write_bytes(save({"tokens": flat, "lengths": lengths}, metadata=metadata))
-        partial.replace(path)
+        write_atomically(path, save({"tokens": flat, "lengths": lengths}, metadata=metadata))
     except OSError as error:
         raise OSError(f"{path}: could not be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_embeddings(path: str | Path, width: int | None = None) -> TextEmbeddings:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
+
+from mirage_jax.io.atomic import replacing
 
 _SMALL = 256
 _CODECS = ("libx264", "libopenh264", "mpeg4")
@@ -64,11 +68,12 @@ class VideoWriter:
     ):
         """Arguments as for `write_video`; `size` is (H, W) of the frames."""
         self.path = Path(path)
-        self._partial = self.path.with_name(f".{self.path.name}.partial.mp4")
         self._options = (fps, size, scale, crf)
 
     def __enter__(self) -> VideoWriter:
-        self._encoder = _Encoder(str(self._partial), *self._options)
+        self._stack = contextlib.ExitStack()
+        partial = self._stack.enter_context(replacing(self.path))
+        self._encoder = _Encoder(str(partial), *self._options)
         return self
 
     def write(self, frames: UInt8[np.ndarray, "T H W 3"]) -> None:
@@ -79,13 +84,13 @@ class VideoWriter:
         """
         self._encoder.add(frames)
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         try:
-            self._encoder.close(finish=kind is None)
-            if kind is None:
-                self._partial.replace(self.path)
-        finally:
-            self._partial.unlink(missing_ok=True)
+            self._encoder.close(finish=error[0] is None)
+        except BaseException:
+            self._stack.__exit__(*sys.exc_info())
+            raise
+        self._stack.__exit__(*error)
 
 
 class _Encoder:

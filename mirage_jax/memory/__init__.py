@@ -3,7 +3,7 @@
 from mirage_jax.memory import frustum_voxels, released, retrieval, rgb_cloud, sharded
 from mirage_jax.memory.bank import LatentMemory, WriteReport, create, nbytes, write
 from mirage_jax.memory.pooling import pool_depth, pool_static
-from mirage_jax.memory.readout import ReadOut, read, spread
+from mirage_jax.memory.readout import ReadOut, read, splat
 from mirage_jax.memory.retrieval import Keyframes, retrieve, shared_view
 
 __all__ = [
@@ -23,6 +23,6 @@ __all__ = [
     "rgb_cloud",
     "sharded",
     "shared_view",
-    "spread",
+    "splat",
     "write",
 ]

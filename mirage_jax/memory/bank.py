@@ -64,7 +64,7 @@ class LatentMemory:
 
 @flax.struct.dataclass
 class WriteReport:
-    """What became of the cells handed to `write`; the four int32 counts sum to all of them.
+    """Counts of the cells given to `write`, int32; the four sum to all of them.
 
     Attributes:
       written: cells that now are elements.
@@ -124,7 +124,7 @@ def write(
     *,
     static: Num[Array | np.ndarray, "t hs ws"] | Bool[Array | np.ndarray, "t hs ws"] | None = None,
     confidence: Float[Array | np.ndarray, "t h w"] | None = None,
-    times: Num[Array | np.ndarray, t] | None = None,
+    times: Num[Array | np.ndarray, " t"] | None = None,
 ) -> tuple[LatentMemory, WriteReport]:
     """Appends the cells of T frames that are static and of known depth (paper section 3.1, eq. 2).
 
@@ -137,7 +137,7 @@ def write(
       depth: z-depth in metres at any multiple of the token resolution; 0, NaN and inf are unknown.
       camera: leading dimension T; the pose at which each token (and depth) was seen.
       static: 1 = keep, 0 = moving, at the resolution of `depth` or of `tokens`. Moving pixels have
-        no say in the depth of their cell, and a cell is kept if more than half of it is static.
+        no weight in the depth of their cell, and a cell is kept if more than half of it is static.
       confidence: in [0, 1]; by default the share of the cell's pixels that lie on its surface.
       times: by default the running number of the frame.
     Returns:

@@ -1,8 +1,8 @@
 """Reference frames by overlap of frusta, as Mirage's released code and Spatia choose them.
 
-A frame saw the elements of the memory that fall into its picture, hidden ones included. What a
-frame and the coming frames share is the intersection over union of the voxels that those elements
-lie in. `retrieval` is the choice that knows of occlusion and of what frames share with each other.
+A frame covers the elements of the memory that project into its picture, hidden ones included. Its
+overlap with the frames to be generated is the intersection over union of the voxels of covered
+elements. `retrieval` is the choice that accounts for occlusion and for overlap among its frames.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def overlaps(
     *,
     side: float = VOXEL,
 ) -> Float[Array, " k"]:
-    """Intersection over union of what each frame saw with what all the targets see together.
+    """Intersection over union of the voxels of each frame with those of all targets together.
 
     Args:
       bank: the memory.
       targets: cameras of the frames to be generated, any leading dimensions.
       frames: cameras of earlier frames, one leading dimension.
-      elements: how many elements the memory held when each was stored; it saw no later ones.
+      elements: elements in the memory when each frame was stored; it covers no later ones.
       side: of a voxel, metres.
     """
     number = number_voxels(bank.xyz, side)
@@ -70,9 +70,9 @@ def overlaps(
     def overlap(frame: tuple[Array, Array, Array]) -> Array:
         intrinsics, cam2world, count = frame
         camera = geometry.Camera(intrinsics[None], cam2world[None], frames.size)
-        saw = occupied(in_frustum(bank.xyz, bank.valid & (slots < count), camera)[0])
-        union = jnp.sum(saw | target)
-        return jnp.sum(saw & target) / jnp.maximum(union, 1)
+        covered = occupied(in_frustum(bank.xyz, bank.valid & (slots < count), camera)[0])
+        union = jnp.sum(covered | target)
+        return jnp.sum(covered & target) / jnp.maximum(union, 1)
 
     # One frame at a time: K x N booleans would outgrow the memory they ask about.
     return jax.lax.map(overlap, (frames.intrinsics, frames.cam2world, elements))

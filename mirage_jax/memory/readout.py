@@ -25,7 +25,7 @@ from mirage_jax.memory.bank import LatentMemory
 # Elements nearer than this (metres) are behind or inside the lens.
 NEAR = 1e-3
 # Above every slot number, so that it loses every minimum.
-NOBODY = np.int32(2**31 - 1)
+NO_SLOT = np.int32(2**31 - 1)
 
 CELLS = ("centre", "corner")
 """Which point of a cell its token stands for, see `read`."""
@@ -88,11 +88,11 @@ def read(
     Raises:
       ValueError: for an unknown `prefer` or `cells`, or an even `footprint`.
     """
-    return read_part(
+    return read_shard(
         mem,
         camera,
         grid,
-        Whole(),
+        Collectives(),
         time=time,
         prefer=prefer,
         tolerance=tolerance,
@@ -101,39 +101,39 @@ def read(
     )
 
 
-class Whole:
-    """How the parts of a memory are brought together where there is one part: not at all.
+class Collectives:
+    """Reductions over the shards of a memory; the identity, as here there is one shard.
 
-    The counterpart for a memory that is split over devices is `sharded.Part`.
+    The counterpart for a memory that is split over devices is `sharded.ShardCollectives`.
 
     Attributes:
-      first_slot: slot number of the first element of this part.
+      first_slot: slot number of the first element of this shard.
     """
 
     first_slot: Any = 0
 
-    def least(self, values: Array) -> Array:
-        """Elementwise minimum over the parts."""
+    def minimum(self, values: Array) -> Array:
+        """Elementwise minimum over the shards."""
         return values
 
-    def most(self, values: Array) -> Array:
-        """Elementwise maximum over the parts."""
+    def maximum(self, values: Array) -> Array:
+        """Elementwise maximum over the shards."""
         return values
 
-    def own(self, slot: Int[Array, "*b"]) -> tuple[Int[Array, "*b"], Bool[Array, "*b"]]:
-        """Index of these elements in this part, and whether they are in it."""
+    def local_index(self, slot: Int[Array, "*b"]) -> tuple[Int[Array, "*b"], Bool[Array, "*b"]]:
+        """Index of these elements in this shard, and whether they are in it."""
         return slot, jnp.ones(slot.shape, bool)
 
-    def agree(self, values: Array, mine: Array) -> Array:
-        """Each value from the part whose `mine` is true."""
+    def from_owner(self, values: Array, owned: Array) -> Array:
+        """Each value from the shard whose `owned` is true."""
         return values
 
 
-def read_part(
+def read_shard(
     mem: LatentMemory,
     camera: geometry.Camera,
     grid: tuple[int, int],
-    parts: Whole,
+    shards: Collectives,
     *,
     time: Any,
     prefer: str,
@@ -141,7 +141,7 @@ def read_part(
     footprint: int,
     cells: str = "centre",
 ) -> ReadOut:
-    """`read`, where `mem` may be one part of a memory; every part gets the result of the whole."""
+    """`read`, where `mem` may be one shard of a memory; every shard gets the whole result."""
     if prefer not in ("nearest", "best_view"):
         raise ValueError(f"memory.read: found prefer={prefer!r}, expected 'nearest' or 'best_view'")
     if cells not in CELLS:
@@ -149,7 +149,7 @@ def read_part(
     lead = camera.shape
     views = flatten(camera)
     hits = project_to_cells(mem.xyz, mem.valid, views, grid, cells)
-    depth = parts.least(nearest_depth(hits))
+    depth = shards.minimum(nearest_depth(hits))
     nearest = depth[hits.segment]
     if prefer == "nearest":
         candidate = hits.z == nearest
@@ -158,31 +158,31 @@ def read_part(
         mismatch = jnp.where(same_surface, view_mismatch(mem, views).reshape(-1), jnp.inf)
         # As for depth: the very values that are reduced must be the ones compared afterwards.
         mismatch = jax.lax.optimization_barrier(mismatch)
-        best = parts.least(_least(hits, mismatch))
+        best = shards.minimum(_least(hits, mismatch))
         candidate = same_surface & (mismatch == best[hits.segment])
-    first, sign = parts.first_slot, -1 if cells == "corner" else 1
-    winner = parts.least(lowest_slot(hits, candidate, first, sign))
+    first, sign = shards.first_slot, -1 if cells == "corner" else 1
+    winner = shards.minimum(lowest_slot(hits, candidate, first, sign))
     shape = (len(views), *grid)
-    source = jnp.where(winner < NOBODY, sign * winner, -1).reshape(shape)
+    source = jnp.where(winner < NO_SLOT, sign * winner, -1).reshape(shape)
     depth = depth[:-1].reshape(shape)
     if footprint != 1:
-        depth, source = spread(depth, source, footprint)
-    seen = source >= 0
-    index, mine = parts.own(jnp.maximum(source, 0))
+        depth, source = splat(depth, source, footprint)
+    visible = source >= 0
+    index, owned = shards.local_index(jnp.maximum(source, 0))
     if prefer == "best_view":
         # The winner may lie behind the nearest element, which is where the surface is not.
         per_view = hits.z.reshape(len(views), -1)
         own_depth = jnp.take_along_axis(per_view, index.reshape(len(views), -1), 1).reshape(shape)
-        depth = parts.agree(own_depth, mine)
+        depth = shards.from_owner(own_depth, owned)
     if time is None:
-        time = parts.most(newest_time(mem))
+        time = shards.maximum(newest_time(mem))
     now = reading_time(time, lead)
-    tokens = parts.agree(mem.tokens[index], mine[..., None])
+    tokens = shards.from_owner(mem.tokens[index], owned[..., None])
     out = ReadOut(
-        tokens=jnp.where(seen[..., None], tokens, jnp.zeros((), mem.tokens.dtype)),
-        visible=seen.astype(jnp.float32),
-        depth=jnp.where(seen, depth, 0.0),
-        age=jnp.where(seen, now - parts.agree(mem.time[index], mine), 0.0),
+        tokens=jnp.where(visible[..., None], tokens, jnp.zeros((), mem.tokens.dtype)),
+        visible=visible.astype(jnp.float32),
+        depth=jnp.where(visible, depth, 0.0),
+        age=jnp.where(visible, now - shards.from_owner(mem.time[index], owned), 0.0),
         source=source,
     )
     return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), out)
@@ -220,7 +220,7 @@ class Hits:
 
 def project_to_cells(
     xyz: Float[Array, "n 3"],
-    valid: Bool[Array, n],
+    valid: Bool[Array, " n"],
     views: geometry.Camera,
     grid: tuple[int, int],
     cells: str = "centre",
@@ -246,33 +246,33 @@ def project_to_cells(
     return Hits(z=z, segment=segment, inside=inside, cells=total)
 
 
-def nearest_depth(hits: Hits) -> Float[Array, cells_and_outside]:
+def nearest_depth(hits: Hits) -> Float[Array, " cells_and_outside"]:
     """Least depth per cell, +inf where empty; the last entry belongs to no cell."""
     return _least(hits, hits.z)
 
 
 def lowest_slot(
-    hits: Hits, candidate: Bool[Array, vn], first: int | Int[Array, ""], sign: int = 1
-) -> Int[Array, cells]:
-    """Lowest slot per cell among the candidates, `NOBODY` where there is none.
+    hits: Hits, candidate: Bool[Array, " vn"], first: int | Int[Array, ""], sign: int = 1
+) -> Int[Array, " cells"]:
+    """Lowest slot per cell among the candidates, `NO_SLOT` where there is none.
 
     With a `sign` of -1: the highest, negated.
 
     Args:
       hits: of elements in consecutive slots.
-      candidate: which of them are in the running.
+      candidate: which of them count.
       first: slot of the first.
       sign: 1 or -1.
     """
     views, elements = hits.inside.shape
     slots = sign * (first + jnp.arange(elements, dtype=jnp.int32))
     slots = jnp.broadcast_to(slots, (views, elements)).reshape(-1)
-    nobody = jnp.full((hits.cells + 1,), NOBODY, jnp.int32)
-    slots = jnp.where(candidate, slots, NOBODY)
-    return nobody.at[hits.segment].min(slots, mode="promise_in_bounds")[:-1]
+    empty = jnp.full((hits.cells + 1,), NO_SLOT, jnp.int32)
+    slots = jnp.where(candidate, slots, NO_SLOT)
+    return empty.at[hits.segment].min(slots, mode="promise_in_bounds")[:-1]
 
 
-def spread(
+def splat(
     depth: Float[Array, "*v h w"], source: Int[Array, "*v h w"], footprint: int
 ) -> tuple[Float[Array, "*v h w"], Int[Array, "*v h w"]]:
     """Widens every element to `footprint x footprint` cells: nearest wins, then lowest index.
@@ -335,8 +335,8 @@ def flatten(camera: geometry.Camera) -> geometry.Camera:
 def _shift(values: Array, by: int, axis: int, fill: Any) -> Array:
     """`out[i] = values[i - by]`, with `fill` from outside."""
     size = values.shape[axis]
-    kept = jax.lax.slice_in_dim(values, max(-by, 0), size - max(by, 0), axis=values.ndim + axis)
+    inside = jax.lax.slice_in_dim(values, max(-by, 0), size - max(by, 0), axis=values.ndim + axis)
     shape = list(values.shape)
     shape[axis] = abs(by)
     outside = jnp.full(shape, fill, values.dtype)
-    return jnp.concatenate([outside, kept] if by > 0 else [kept, outside], axis=axis)
+    return jnp.concatenate([outside, inside] if by > 0 else [inside, outside], axis=axis)

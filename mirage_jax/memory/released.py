@@ -2,9 +2,9 @@
 
 There the token of cell (row i, column j) stands for image coordinate (j, i), the cell's upper left
 corner, and a point is read into the cell of the nearest corner: half a cell off from where the
-picture was taken (see :mod:`mirage_jax.geometry`), but the same in both directions. Depth is
-blended between neighbouring pixels and a mask is looked up at one pixel per cell. The read-out that
-belongs to it is `readout.read(..., cells="corner")`.
+picture was taken (see `geometry`), but the same in both directions. Depth is blended between
+neighbouring pixels and a mask is sampled at one pixel per cell. The read-out that belongs to it is
+`readout.read(..., cells="corner")`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def bilinear_depth(
 ) -> Float[Array, "*b h w"]:
     """Depth at the centres of cells, blended between the four pixels around each (not antialiased).
 
-    Unknown pixels (0) are blended like others, and one that is not finite spoils the cells it is
-    blended into. A map of any size will do.
+    Unknown pixels (0) are blended like others, and one that is not finite makes the cells it is
+    blended into not finite. A map of any size will do.
     """
     depth = jnp.asarray(depth, jnp.float32)
     for axis, cells in ((-2, grid[0]), (-1, grid[1])):

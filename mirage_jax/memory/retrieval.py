@@ -63,7 +63,7 @@ def add(
     keyframes: Keyframes,
     depth: Float[Array | np.ndarray, "t H W"],
     camera: geometry.Camera,
-    frames: Int[Array | np.ndarray, t],
+    frames: Int[Array | np.ndarray, " t"],
 ) -> Keyframes:
     """Appends keyframes; those beyond the capacity are counted in `dropped`.
 
@@ -98,7 +98,7 @@ def shared_view(
     *,
     samples: int = 4,
     tolerance: float = 0.1,
-) -> tuple[Float[Array, k], Bool[Array, "k p"]]:
+) -> tuple[Float[Array, " k"], Bool[Array, "k p"]]:
     """How much of what the target cameras will see each keyframe saw.
 
     Args:
@@ -121,7 +121,7 @@ def shared_view(
     hits = readout.project_to_cells(surface, known.reshape(-1), views, grid)
     depth = readout.nearest_depth(hits)[:-1].reshape(len(views), *grid)
     # A keyframe's surface opens holes when seen from nearer; one ring of cells closes most of them.
-    depth, _ = readout.spread(depth, jnp.zeros(depth.shape, jnp.int32), 3)
+    depth, _ = readout.splat(depth, jnp.zeros(depth.shape, jnp.int32), 3)
     farthest = jnp.max(jnp.where(known, keyframes.depth, 0.0))
     depth = jnp.where(jnp.isfinite(depth), depth, farthest)
 
@@ -145,7 +145,7 @@ def retrieve(
     *,
     samples: int = 4,
     tolerance: float = 0.1,
-) -> tuple[Int[Array, n], Float[Array, n]]:
+) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
     """Chooses keyframes that together saw most of the target views, greedily.
 
     Each step takes the keyframe that adds the largest share of points nobody chosen before saw

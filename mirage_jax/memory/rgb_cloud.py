@@ -32,7 +32,7 @@ def write(
     *,
     static: Num[Array | np.ndarray, "t hs ws"] | Bool[Array | np.ndarray, "t hs ws"] | None = None,
     confidence: Float[Array | np.ndarray, "t H W"] | None = None,
-    times: Num[Array | np.ndarray, t] | None = None,
+    times: Num[Array | np.ndarray, " t"] | None = None,
 ) -> tuple[bank.LatentMemory, bank.WriteReport]:
     """Appends every static pixel of known depth.
 
@@ -77,22 +77,22 @@ def read(
     out = readout.read(mem, camera, grid, time=time, prefer=prefer, tolerance=tolerance)
     own = jnp.where(out.visible > 0, out.depth, jnp.inf).reshape(-1, *grid)
     own_source = out.source.reshape(own.shape)
-    depth, source = readout.spread(own, own_source, footprint)
+    depth, source = readout.splat(own, own_source, footprint)
     # A pixel keeps its own point unless a neighbour's is another, nearer surface: on a wall every
     # neighbour is as near or nearer, and taking theirs would move the picture by a pixel.
     keeps = own <= depth * (1.0 + pooling.SAME_SURFACE)
     source = jnp.where(keeps, own_source, source)
-    seen, slot = source >= 0, jnp.maximum(source, 0)
+    visible, slot = source >= 0, jnp.maximum(source, 0)
     colours = mem.tokens[slot].astype(jnp.float32)
     if mem.tokens.dtype == jnp.uint8:
         colours = colours / 127.5 - 1.0
     when = readout.newest_time(mem) if time is None else time
     age = readout.reading_time(when, camera.shape) - mem.time[slot]
     rendered = readout.ReadOut(
-        tokens=colours * seen[..., None],
-        visible=seen.astype(jnp.float32),
-        depth=jnp.where(seen, jnp.where(keeps, own, depth), 0.0),
-        age=jnp.where(seen, age, 0.0),
+        tokens=colours * visible[..., None],
+        visible=visible.astype(jnp.float32),
+        depth=jnp.where(visible, jnp.where(keeps, own, depth), 0.0),
+        age=jnp.where(visible, age, 0.0),
         source=source,
     )
     return jax.tree.map(lambda x: x.reshape(*camera.shape, *x.shape[1:]), rendered)

@@ -90,11 +90,11 @@ def read(
         )
 
     def local(mem: LatentMemory, camera: geometry.Camera, time: Any) -> ReadOut:
-        return readout.read_part(
+        return readout.read_shard(
             mem,
             camera,
             grid,
-            Part(axes, mem.capacity),
+            ShardCollectives(axes, mem.capacity),
             time=time,
             prefer=prefer,
             tolerance=tolerance,
@@ -107,7 +107,7 @@ def read(
     )
 
 
-class Part(readout.Whole):
+class ShardCollectives(readout.Collectives):
     """The elements of one device among those along `axes`; use inside `jax.shard_map`."""
 
     def __init__(self, axes: tuple[str, ...], elements: int) -> None:
@@ -115,15 +115,15 @@ class Part(readout.Whole):
         self._elements = elements
         self.first_slot = jax.lax.axis_index(axes) * elements
 
-    def least(self, values: Array) -> Array:
+    def minimum(self, values: Array) -> Array:
         return jax.lax.pmin(values, self._axes)
 
-    def most(self, values: Array) -> Array:
+    def maximum(self, values: Array) -> Array:
         return jax.lax.pmax(values, self._axes)
 
-    def own(self, slot: Int[Array, "*b"]) -> tuple[Int[Array, "*b"], Bool[Array, "*b"]]:
+    def local_index(self, slot: Int[Array, "*b"]) -> tuple[Int[Array, "*b"], Bool[Array, "*b"]]:
         index = slot - self.first_slot
         return jnp.clip(index, 0, self._elements - 1), (index >= 0) & (index < self._elements)
 
-    def agree(self, values: Array, mine: Array) -> Array:
-        return jax.lax.psum(jnp.where(mine, values, 0), self._axes)
+    def from_owner(self, values: Array, owned: Array) -> Array:
+        return jax.lax.psum(jnp.where(owned, values, 0), self._axes)

@@ -15,7 +15,7 @@ from mirage_jax.nn.attention import ATTENTION_OUTPUT, Attention, Linear, named_p
 EPS = 1e-6
 
 BLOCK_INPUT = "block_input"
-"""Name that rematerialisation policies know the input of a block by."""
+"""Checkpoint name of a block's input, see `REMAT`."""
 
 
 def layer_norm(x: Float[Array, "*b d"], eps: float = EPS) -> Float[Array, "*b d"]:
@@ -60,7 +60,7 @@ class DiTBlock(nn.Module):
         modulation: Float[Array, "b f #s 6 d"],
         rotations: Float[Array, "n half 2"],
         text: Float[Array, "b l d"] | None = None,
-        seen: Bool[Array, "b f"] | None = None,
+        frame_mask: Bool[Array, "b f"] | None = None,
     ) -> Float[Array, "b f s d"]:
         """Applies the block.
 
@@ -70,9 +70,9 @@ class DiTBlock(nn.Module):
             frame (s = 1) or per token.
           rotations: rotary table of the n tokens.
           text: embedded text tokens; needed if and only if the module has `text`.
-          seen: frames that others may attend to; None for all.
+          frame_mask: which frames are present, as keys of self-attention; None for all.
         """
-        # Said in every block: else kernels split along `embed` may split the tokens' channels, too.
+        # In every block: else kernels split along `embed` may split the tokens' channels, too.
         x = nn.with_logical_constraint(x, ("batch", None, "tokens", None))
         x = checkpoint_name(x, BLOCK_INPUT)
         batch, frames, cells, width = x.shape
@@ -90,7 +90,7 @@ class DiTBlock(nn.Module):
         # Frames and cells stay two axes throughout: devices may split the cells.
         rotations = rotations.reshape(frames, cells, *rotations.shape[1:])
         y = modulate(x, shift, scale).astype(self.dtype)
-        x = x + gate * attend("self_attn", y, rotations=rotations, seen=seen)
+        x = x + gate * attend("self_attn", y, rotations=rotations, frame_mask=frame_mask)
 
         if self.text:
             ones, zeros = nn.initializers.ones, nn.initializers.zeros
@@ -119,8 +119,9 @@ REMAT = {
         offload_dst="pinned_host",
     ),
 }
-"""What the backward pass keeps of a block: everything; all matrix products; those with weights;
-what attention found, the dearest to compute again; its input alone; that, in the host's memory."""
+"""What is saved of a block for its backward pass: everything; all matrix products; those with
+weights; attention's output, the most expensive to recompute; the input alone; the input, in host
+memory."""
 
 
 def over_layers(step: type[nn.Module], layers: int, *, remat: str, scan: bool) -> Any:

@@ -24,6 +24,7 @@ from mirage_jax.nn.block import DiTBlock, modulate, modulation_init, over_layers
 from mirage_jax.nn.memory_branch import MemoryBranch
 from mirage_jax.nn.memory_prior import MemoryPrior
 from mirage_jax.nn.rope import axis_dims, video_rotations
+from mirage_jax.nn.timesteps import TIMESTEPS, timestep_embedding
 
 Patch = tuple[int, int, int]
 
@@ -46,26 +47,10 @@ def unpatchify(x: Float[Array, "b f gh gw p"], patch: Patch) -> Float[Array, "b 
     return rearrange(x, "b f gh gw (pt ph pw c) -> b (f pt) (gh ph) (gw pw) c", pt=pt, ph=ph, pw=pw)
 
 
-def timestep_embedding(timestep: Float[Array, "*b"], width: int) -> Float[Array, "*b width"]:
-    """Cosines, then sines, of the timestep (0..1000) at width / 2 frequencies from 1 to 1e-4."""
-    frequencies = np.power(10000.0, -np.arange(width // 2) / (width // 2))
-    # Angles reach 1000 rad, where a float32 product is off by 3e-5. Timestep and frequency are
-    # split, so that the large part of the angle is exact (10 bits by 10 bits) and the rest small.
-    coarse = np.round(frequencies * 2**10) / 2**10
-    rest = (frequencies - coarse).astype(np.float32)
-    coarse = coarse.astype(np.float32)
-    t = timestep.astype(jnp.float32)[..., None]
-    whole = jnp.floor(t)
-    a, b = whole * coarse, (t - whole) * coarse + t * rest
-    cosine = jnp.cos(a) * jnp.cos(b) - jnp.sin(a) * jnp.sin(b)
-    sine = jnp.sin(a) * jnp.cos(b) + jnp.cos(a) * jnp.sin(b)
-    return jnp.concatenate([cosine, sine], axis=-1)
-
-
 def velocity_preconditioning(
     sigma: Float[Array, "*#b"], data_std: Float[Array, "*#b c"]
 ) -> tuple[Float[Array, "*#b c"], Float[Array, "*#b c"]]:
-    """How much of the velocity is known before looking: v = skip x + out F, F of unit variance.
+    """Coefficients of v = skip x + out F, for which a network F has targets of unit variance.
 
     For latents of variance s^2 and x = (1 - sigma) x0 + sigma noise, `skip` is the regression of
     noise - x0 on x, (sigma - (1 - sigma) s^2) / (sigma^2 + (1 - sigma)^2 s^2), and `out`, what is
@@ -113,8 +98,8 @@ class Denoiser(nn.Module):
       zero_head: whether the output projection starts at zero.
       data_std: standard deviation of every latent channel; the network then predicts what
         `velocity_preconditioning` leaves open. () for networks that predict the velocity itself.
-      memory_prior: whether what is known beforehand includes what `MemoryPrior` reads off the
-        memory context; the network then works on what is left.
+      memory_prior: whether the mean and deviation of `MemoryPrior`, given the memory context, stand
+        in for those of the latents at large; the network then predicts the residual.
       remat: "none", "elementwise", "dots", "attention", "full" or "offload", see `block.REMAT`.
       scan: whether layers run in a loop (compiles once) or unrolled; parameters are the same.
       attention_backend: see `attention.attention`.
@@ -168,7 +153,7 @@ class Denoiser(nn.Module):
         *,
         reference: Float[Array, "b r h w c"] | None = None,
         preceding: Float[Array, "b p h w c"] | None = None,
-        shown: Bool[Array, "b _"] | None = None,
+        frame_mask: Bool[Array, "b _"] | None = None,
         text: Float[Array, "b l e"] | None = None,
         memory: Float[Array, "b _ h w m"] | None = None,
         rays: Float[Array, "b _ h w k"] | None = None,
@@ -179,11 +164,11 @@ class Denoiser(nn.Module):
 
         Args:
           latents: noisy target latents. A frame known to be clean is given clean, with timestep 0.
-          timestep: noise level times 1000 of each target frame, or of each patch of each frame.
+          timestep: `TIMESTEPS` times the noise level of each target frame, or of each patch.
           reference: clean latents of retrieved frames; they get no memory and no rays.
           preceding: clean latents that come after the target in the token order.
-          shown: which of the reference and preceding latents there are, in this order; None for
-            all. The others are as good as left out. A sample with n references has them last.
+          frame_mask: which of the reference and preceding latents, in this order, are present; None
+            for all. No token attends to the others. A sample with n references has them last.
           text: text tokens, not masked; None stands for no text (a single zero token).
           memory: context of the target frames, or of target and preceding frames. None leaves out
             everything the memory would add, learned biases included.
@@ -202,9 +187,9 @@ class Denoiser(nn.Module):
         references = 0 if reference is None else reference.shape[1]
         precedings = 0 if preceding is None else preceding.shape[1]
 
-        seen = self._seen(shown, references, precedings, target)
-        mean, spread = self._known(memory, latents, precedings)
-        sigma = timestep[..., None, None] / 1000.0
+        frame_mask = self._all_frames_mask(frame_mask, references, precedings, target)
+        mean, std = self._prior(memory, latents, precedings)
+        sigma = timestep[..., None, None] / TIMESTEPS
         if self.data_std:
             if all_frames or timestep.ndim != 2:
                 raise ValueError(
@@ -235,13 +220,13 @@ class Denoiser(nn.Module):
         time, modulation = self._time(timestep, references, precedings, grid)
         text_tokens = self._text(text, batch)
 
-        def drawn(name: str, field: Array | None, channels: int) -> Array | None:
+        def patches_of(name: str, field: Array | None, channels: int) -> Array | None:
             """Patches of a field of the target and preceding frames; None if there is none."""
             field = self._field(name, field, channels, latents, precedings)
             return None if field is None else cells(patchify(field, self.patch))
 
-        context = drawn("memory", memory, self.memory_channels)
-        ray_patches = drawn("rays", rays, self.ray_channels)
+        context = patches_of("memory", memory, self.memory_channels)
+        ray_patches = patches_of("rays", rays, self.ray_channels)
         hinted = context if self.memory_hint else None
         for name, field in (("memory_hint", hinted), ("ray_adapter", ray_patches)):
             if field is not None:
@@ -271,7 +256,7 @@ class Denoiser(nn.Module):
                 modulation[:, references:],
                 rotations[first:],
                 text_tokens,
-                None if seen is None else seen[:, references:],
+                None if frame_mask is None else frame_mask[:, references:],
             )
             hints = jnp.pad(hints * branch_scale, ((0, 0), (0, 0), (references, 0), (0, 0), (0, 0)))
 
@@ -286,7 +271,7 @@ class Denoiser(nn.Module):
             "dtype": self.dtype,
         }
         stack = over_layers(_Layer, self.depth, remat=self.remat, scan=self.scan)
-        shared = (modulation, rotations, text_tokens, seen, hints)
+        shared = (modulation, rotations, text_tokens, frame_mask, hints)
         x, _ = stack(block, name="blocks")(x, jnp.asarray(hint_of_layer), shared)
 
         if not all_frames:
@@ -296,25 +281,26 @@ class Denoiser(nn.Module):
         out = unpatchify(out.reshape(batch, -1, *grid, out.shape[-1]), self.patch)
         if not self.data_std:
             return out
-        skip, scale = velocity_preconditioning(sigma, spread)
+        skip, scale = velocity_preconditioning(sigma, std)
         return skip * latents + scale * out - mean
 
-    def _seen(
-        self, shown: Array | None, references: int, precedings: int, target: int
+    def _all_frames_mask(
+        self, frame_mask: Array | None, references: int, precedings: int, target: int
     ) -> Array | None:
-        """Frames [b, f] that others may attend to; None for all."""
-        if shown is None:
+        """Mask [b, f] of all frames, in token order, from one of the clean frames; None for all."""
+        if frame_mask is None:
             return None
-        if shown.shape[1] != references + precedings:
+        if frame_mask.shape[1] != references + precedings:
             raise ValueError(
-                f"shown: found {shown.shape[1]} frames, expected {references} reference and "
-                f"{precedings} preceding ones"
+                f"frame_mask: found {frame_mask.shape[1]} frames, expected {references} reference "
+                f"and {precedings} preceding ones"
             )
-        there = jnp.ones((len(shown), target), bool)
-        return jnp.concatenate([shown[:, :references], there, shown[:, references:]], axis=1)
+        targets = jnp.ones((len(frame_mask), target), bool)
+        masks = frame_mask[:, :references], targets, frame_mask[:, references:]
+        return jnp.concatenate(masks, axis=1)
 
-    def _known(self, memory: Array | None, latents: Array, precedings: int) -> tuple[Array, Array]:
-        """Mean and standard deviation of the target latents before the network has looked."""
+    def _prior(self, memory: Array | None, latents: Array, precedings: int) -> tuple[Array, Array]:
+        """Prior mean and standard deviation of the target latents."""
         if not self.memory_prior:
             return jnp.zeros(()), jnp.asarray(self.data_std)
         prior = MemoryPrior(self.memory_channels, self.data_std, name="memory_prior")

@@ -2,8 +2,8 @@
 
 DINOv2 features of four depths are brought to four resolutions and merged from the coarsest to the
 finest, as in DPT (arXiv 2103.13413). The *relative* networks predict disparity, 1 / depth up to an
-unknown scale and shift, larger is nearer (see `depth.depth_from_disparity`); the *metric* ones
-z-depth in metres.
+unknown scale and shift, larger is nearer (see `io.depth_maps.depth_from_disparity`); the *metric*
+ones z-depth in metres.
 
     model = DepthAnything(**PRESETS["small"])
     params = from_depth_anything(load_file("depth_anything_v2_vits.safetensors"), model)
@@ -68,7 +68,7 @@ _STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def network_size(size: tuple[int, int], side: int = NATIVE_SIDE) -> tuple[int, int]:
-    """Size `(H, W)` at which a picture of `size` is looked at: multiples of 14, the aspect kept.
+    """Size `(H, W)` at which the network sees a picture of `size`: multiples of 14, same aspect.
 
     The shorter side becomes `side`; each is then rounded to the nearest multiple of 14, but never
     below `side`.
@@ -127,7 +127,7 @@ class ResidualUnit(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Adds a finer map to what was merged so far, refines the sum and enlarges it."""
+    """Adds a finer map to the merged coarser ones, refines the sum and upsamples it."""
 
     dtype: Any = jnp.float32
 
@@ -252,13 +252,13 @@ def estimate(
     picture: UInt8[np.ndarray, "height width 3"],
     side: int = NATIVE_SIDE,
 ) -> Float[np.ndarray, "height width"]:
-    """What `model` says of a picture, at the picture's own size.
+    """Disparity (relative) or z-depth in metres of a picture, at the picture's own size.
 
     Args:
       model: the network.
       params: its parameters.
       picture: colours.
-      side: pixels of the shorter side that the network looks at; more shows finer detail.
+      side: pixels of the shorter side in the network; more resolves finer detail.
     """
     found: Any = _run(model, params, prepare(picture, side)[None])
     return resize_bilinear(np.asarray(found[0])[..., None], picture.shape[:2])[..., 0]

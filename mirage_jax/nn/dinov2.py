@@ -50,7 +50,7 @@ class LayerNorm(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention and MLP, each with its gains on the way back, in the form `over_layers` wants."""
+    """Attention and MLP, each with a LayerScale, in the form `over_layers` wants."""
 
     width: int
     heads: int

@@ -1,9 +1,9 @@
-"""Geometry straight from latents: what the memory needs to know, without decoding a picture.
+"""Geometry straight from latents: depth, movers and sky for the memory, without decoding.
 
-From the latents of a clip a few convolutions tell, for the last frame that each latent covers, how
-far every cell is, how sure that is, what moves, what is sky, and which latent that frame would
-have if it were encoded alone (its *image-mode* latent: latents of clips carry the motion of their
-frames, which is wrong to store at a place). Wan-style pipelines decode, run a depth network and a
+From the latents of a clip a few convolutions predict, for the last frame that each latent covers,
+the depth of every cell with its error, movers, sky, and the latent that this frame would have if it
+were encoded alone (its *image-mode* latent: latents of clips carry the motion of their frames,
+which is wrong to store at a place). Wan-style pipelines decode, run a depth network and a
 segmenter, and encode each frame again instead (arXiv 2606.09828, section 3).
 """
 
@@ -19,17 +19,17 @@ from jaxtyping import Array, Bool, Float
 
 from mirage_jax.nn.layers import Conv2d, RMSNorm
 
-# 7 mm to 3 km; keeps depth finite whatever the network says.
+# 7 mm to 3 km; keeps depth finite whatever the network predicts.
 _LOG_DEPTH_RANGE = (-5.0, 8.0)
 
 
 @flax.struct.dataclass
 class Geometry:
-    """Predictions per latent, on ``cells_up`` times the grid of latent cells.
+    """Predictions per latent, on `cells_up` times the grid of latent cells.
 
     Attributes:
       log_depth: logarithm of z-depth in metres.
-      log_scale: logarithm of the expected absolute error of ``log_depth``.
+      log_scale: logarithm of the expected absolute error of `log_depth`.
       mover_logit: positive where the cell shows something that moves by itself.
       sky_logit: positive where nothing is near enough to have a depth.
       image_tokens: image-mode latent of the last frame covered, on the grid of latent cells.
@@ -43,7 +43,7 @@ class Geometry:
 
     @property
     def depth(self) -> Float[Array, "b t gh gw"]:
-        """Z-depth in metres, positive and finite, also where ``sky_logit`` says sky."""
+        """Z-depth in metres, positive and finite, also where `sky_logit` is positive."""
         return jnp.exp(jnp.clip(self.log_depth, *_LOG_DEPTH_RANGE))
 
     @property
@@ -53,7 +53,7 @@ class Geometry:
 
 
 class GeometryHead(nn.Module):
-    """2-D convolutions over each latent, with one look at the latent before.
+    """2-D convolutions over each latent and the one before it.
 
     Attributes:
       width: channels.
@@ -73,10 +73,12 @@ class GeometryHead(nn.Module):
     def __call__(
         self, latents: Float[Array, "b t h w c"], is_image: Bool[Array, "b t"]
     ) -> Geometry:
-        """Predict from (normalised) latents.
+        """Predicts geometry.
 
-        ``is_image`` marks latents that cover one frame alone: the first of a clip, or any that was
-        encoded singly. They do not look back, and their image token is the latent itself.
+        Args:
+          latents: normalised.
+          is_image: marks latents that cover one frame alone: the first of a clip, or any that was
+            encoded singly. They do not see the latent before; their image token is the latent.
         """
         b, t, h, w, c = latents.shape
         latents = latents.astype(jnp.float32)
@@ -106,7 +108,7 @@ class GeometryHead(nn.Module):
 
 
 def masked_mean(values: Float[Array, "*shape"], mask: Any = None) -> Float[Array, ""]:
-    """Mean of ``values`` weighted by ``mask`` (broadcast; None: all), 0 where the mask is empty."""
+    """Mean of `values` weighted by `mask` (broadcast; None: all), 0 where the mask is empty."""
     if mask is None:
         return jnp.mean(values)
     weight = jnp.broadcast_to(jnp.asarray(mask, jnp.float32), values.shape)
@@ -128,7 +130,7 @@ def depth_loss(
 ) -> Float[Array, ""]:
     """Negative log-likelihood of true depth, Laplace in log-depth with the predicted scale.
 
-    Cells of unknown depth, and those where ``mask`` is 0, do not count.
+    Cells of unknown depth, and those where `mask` is 0, do not count.
     Source: Kendall & Gal 2017 (arXiv 1703.04977), section 3.
     """
     known = known_depth(depth)
@@ -136,12 +138,11 @@ def depth_loss(
     # A floor of 1 % error: without it one exact prediction could outweigh a whole batch.
     log_scale = jnp.maximum(log_scale, jnp.log(0.01))
     loss = jnp.abs(target - log_depth) * jnp.exp(-log_scale) + log_scale + jnp.log(2.0)
-    weight = known if mask is None else known * jnp.asarray(mask, jnp.float32)
-    return masked_mean(loss, weight)
+    return masked_mean(loss, _weight(known, mask))
 
 
 def logit_loss(logit: Float[Array, "*shape"], target: Any, mask: Any = None) -> Float[Array, ""]:
-    """Binary cross-entropy of a mover or sky logit, in nats; ``target`` in [0, 1]."""
+    """Binary cross-entropy of a mover or sky logit, in nats; `target` in [0, 1]."""
     target = jnp.asarray(target, jnp.float32)
     loss = jax.nn.softplus(logit) - logit * target
     return masked_mean(loss, mask)
@@ -150,7 +151,7 @@ def logit_loss(logit: Float[Array, "*shape"], target: Any, mask: Any = None) -> 
 def token_loss(
     tokens: Float[Array, "b t h w c"], target: Float[Array, "b t h w c"], mask: Any = None
 ) -> Float[Array, ""]:
-    """Mean squared error of predicted image-mode latents; ``mask`` over [b, t, h, w]."""
+    """Mean squared error of predicted image-mode latents; `mask` over [b, t, h, w]."""
     return masked_mean(jnp.mean(jnp.square(tokens - target), axis=-1), mask)
 
 
@@ -160,5 +161,8 @@ def abs_rel(
     """Mean of |depth - target| / target over cells of known depth."""
     known = known_depth(target)
     safe = jnp.where(known, target, 1.0)
-    weight = known if mask is None else known * jnp.asarray(mask, jnp.float32)
-    return masked_mean(jnp.abs(depth - safe) / safe, weight)
+    return masked_mean(jnp.abs(depth - safe) / safe, _weight(known, mask))
+
+
+def _weight(known: Array, mask: Any) -> Array:
+    return known if mask is None else known * jnp.asarray(mask, jnp.float32)

@@ -34,12 +34,12 @@ def fan_in_uniform() -> Any:
 
 
 def logical(init: Any, names: tuple[str | None, ...]) -> Any:
-    """``init`` with logical axis names on what it makes (see :mod:`mirage_jax.parallel.rules`)."""
+    """`init` with logical axis names on what it makes (see `parallel.rules`)."""
     return nn.with_logical_partitioning(init, names)
 
 
 def rms_norm(x: Float[Array, "*lead c"], gamma: Float[Array, " c"]) -> Float[Array, "*lead c"]:
-    """Scale every channel vector to length sqrt(c), then by ``gamma`` (the VAE's "gamma-norm").
+    """Scales every channel vector to length sqrt(c), then by `gamma` (the VAE's "gamma-norm").
 
     Computed in float32 whatever the input. A zero vector stays zero, with a zero gradient.
     Source: Wan (arXiv 2503.20314), section 4.1.
@@ -57,7 +57,7 @@ def conv2d(
     stride: int = 1,
     padding: str | Sequence[tuple[int, int]] = "SAME",
 ) -> Float[Array, "*lead h2 w2 o"]:
-    """2-D convolution of every picture in ``x``; all leading axes are batch."""
+    """2-D convolution of every picture in `x`; all leading axes are batch."""
     lead = x.shape[:-3]
     if kernel.shape[:2] == (1, 1) and stride == 1:
         y = x @ kernel[0, 0]
@@ -100,7 +100,11 @@ def upsample_conv2d(
 
 
 def use_frames(impl: str) -> bool:
-    """Whether to compute a 3-D convolution as a 2-D one: on a CPU if ``impl`` is "auto"."""
+    """Whether to compute a 3-D convolution as a 2-D one: on a CPU if `impl` is "auto".
+
+    Raises:
+      ValueError: if `impl` is not one of `CONV_IMPLS`.
+    """
     if impl not in CONV_IMPLS:
         raise ValueError(f"conv_impl is {impl!r}; expected one of {', '.join(CONV_IMPLS)}")
     if impl == "auto":
@@ -113,35 +117,42 @@ def causal_conv3d(
     kernel: Float[Array, "kt kh kw i o"],
     bias: Float[Array, " o"] | None = None,
     *,
-    past: Float[Array, "b p h w i"] | None = None,
+    preceding: Float[Array, "b p h w i"] | None = None,
     impl: str = "auto",
 ) -> Float[Array, "b t h w o"]:
-    """Convolve space (zero padded, same size) and time (causal).
+    """Convolves space (zero padded, same size) and time (causal).
 
     Args:
       x: frames of one chunk.
       kernel: the last temporal tap meets the current frame.
-      past: the ``kt - 1`` frames before ``x``; zeros where None.
+      bias: added to every output.
+      preceding: the `kt - 1` frames before `x`; zeros where None.
       impl: "direct" (one 3-D convolution), "frames" (a 2-D convolution with time folded into
-        batch and the ``kt`` frames under the kernel side by side in the channels: on a CPU six
+        batch and the `kt` frames under the kernel side by side in the channels: on a CPU six
         times quicker at 16 channels, backwards too, and still slightly so at 512) or "auto".
 
-    A single frame without a past meets zeros under all taps but the last, so only that one runs.
+    A single frame without preceding ones meets zeros under all taps but the last, so only that one
+    runs.
+
+    Raises:
+      ValueError: if there are other than `kt - 1` preceding frames, or `impl` is unknown.
     """
     kt, kh, kw = kernel.shape[:3]
     t = x.shape[1]
     spatial = tuple(((k - 1) // 2, k // 2) for k in (kh, kw))
-    if past is not None and past.shape[1] != kt - 1:
-        raise ValueError(f"past holds {past.shape[1]} frames; a kernel of {kt} needs {kt - 1}")
-    if kt == 1 or (past is None and t == 1):
+    if preceding is not None and preceding.shape[1] != kt - 1:
+        raise ValueError(
+            f"preceding: found {preceding.shape[1]} frames, expected {kt - 1} for a kernel of {kt}"
+        )
+    if kt == 1 or (preceding is None and t == 1):
         return conv2d(x, kernel[-1], bias, padding=spatial)
     if (kh, kw) == (1, 1) or use_frames(impl):
-        x = _with_past(x, past, kt - 1)
+        x = _with_preceding(x, preceding, kt - 1)
         taps = jnp.concatenate([x[:, k : k + t] for k in range(kt)], axis=-1)
         flat = jnp.moveaxis(kernel, 0, 2).reshape(kh, kw, -1, kernel.shape[-1])
         return conv2d(taps, flat, bias, padding=spatial)
-    before = 0 if past is not None else kt - 1
-    x = x if past is None else jnp.concatenate([past.astype(x.dtype), x], axis=1)
+    before = 0 if preceding is not None else kt - 1
+    x = x if preceding is None else jnp.concatenate([preceding.astype(x.dtype), x], axis=1)
     y = lax.conv_general_dilated(
         x,
         kernel,
@@ -152,47 +163,47 @@ def causal_conv3d(
     return y if bias is None else y + bias
 
 
-def _with_past(x: Array, past: Array | None, frames: int) -> Array:
-    if past is None:
+def _with_preceding(x: Array, preceding: Array | None, frames: int) -> Array:
+    if preceding is None:
         return jnp.pad(x, ((0, 0), (frames, 0)) + ((0, 0),) * (x.ndim - 2))
-    return jnp.concatenate([past.astype(x.dtype), x], axis=1)
+    return jnp.concatenate([preceding.astype(x.dtype), x], axis=1)
 
 
 class Stream:
-    """Frames that causal layers keep between the chunks of one video, in the order of the calls.
+    """Cache of the frames that causal layers need between the chunks of one video.
 
-    ``Stream(None)`` starts a video; ``Stream(cache)`` continues it. After the pass ``cache`` holds
+    `Stream(None)` starts a video; `Stream(cache)` continues it. After the pass `cache` holds
     what the next chunk needs: a tuple of arrays whose shapes do not change from chunk to chunk.
     """
 
     def __init__(self, cache: Sequence[Array] | None = None):
         self.first = cache is None
-        self._past = iter(cache or ())
-        self._kept: list[Array] = []
+        self._preceding = iter(cache or ())
+        self._stored: list[Array] = []
 
-    def past(self) -> Array | None:
-        """What the calling layer kept of the chunk before; None in the first chunk."""
-        return None if self.first else next(self._past)
+    def preceding(self) -> Array | None:
+        """Frames the calling layer stored of the chunk before; None in the first chunk."""
+        return None if self.first else next(self._preceding)
 
-    def keep(self, frames: Array) -> None:
-        """Keep ``frames`` for the calling layer in the next chunk."""
-        self._kept.append(frames)
+    def store(self, frames: Array) -> None:
+        """Stores `frames` for the calling layer in the next chunk."""
+        self._stored.append(frames)
 
     @property
     def cache(self) -> tuple[Array, ...]:
-        """The frames kept in this pass."""
-        return tuple(self._kept)
+        """The frames stored in this pass, in the order of the calls."""
+        return tuple(self._stored)
 
 
-def keep_last(stream: Stream, x: Array, past: Array | None, frames: int) -> None:
-    """Keep the last ``frames`` frames of the video so far, zeros where it is shorter."""
+def store_last(stream: Stream, x: Array, preceding: Array | None, frames: int) -> None:
+    """Stores the last `frames` frames of the video so far, zeros where it is shorter."""
     if x.shape[1] < frames:
-        x = _with_past(x, past, frames)
-    stream.keep(x[:, x.shape[1] - frames :])
+        x = _with_preceding(x, preceding, frames)
+    stream.store(x[:, x.shape[1] - frames :])
 
 
 class RMSNorm(nn.Module):
-    """:func:`rms_norm` with its learned ``gamma``."""
+    """`rms_norm` with its learned `gamma`."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "*lead c"]) -> Float[Array, "*lead c"]:
@@ -201,9 +212,9 @@ class RMSNorm(nn.Module):
 
 
 class Conv2d(nn.Module):
-    """2-D convolution; ``upsample`` puts nearest upsampling by 2 before a 3x3 one.
+    """2-D convolution; `upsample` puts nearest upsampling by 2 before a 3x3 one.
 
-    Computes in ``dtype`` and returns float32, so that the residual stream is not re-rounded.
+    Computes in `dtype` and returns float32, so that the residual stream is not re-rounded.
     """
 
     features: int
@@ -234,7 +245,7 @@ class Conv2d(nn.Module):
 
 
 class CausalConv3d(nn.Module):
-    """3-D convolution, causal in time, "same" in space; computes in ``dtype``, returns float32."""
+    """3-D convolution, causal in time, "same" in space; computes in `dtype`, returns float32."""
 
     features: int
     kernel_size: tuple[int, int, int] = (3, 3, 3)
@@ -253,9 +264,9 @@ class CausalConv3d(nn.Module):
         kernel = self.param("kernel", kernel_init, shape, jnp.float32).astype(self.dtype)
         bias = self.param("bias", bias_init, (self.features,), jnp.float32)
         x = x.astype(self.dtype)
-        past = None
+        preceding = None
         if stream is not None and self.kernel_size[0] > 1:
-            past = stream.past()
-            keep_last(stream, x, past, self.kernel_size[0] - 1)
-        y = causal_conv3d(x, kernel, past=past, impl=self.conv_impl)
+            preceding = stream.preceding()
+            store_last(stream, x, preceding, self.kernel_size[0] - 1)
+        y = causal_conv3d(x, kernel, preceding=preceding, impl=self.conv_impl)
         return y.astype(jnp.float32) + bias

@@ -84,13 +84,13 @@ class LoRA:
         dropout: float = 0.0,
         key: PRNGKeyArray | None = None,
     ) -> dict[str, Any]:
-        """The parameters with A and B, scaled, beside the kernels, where `Linear` looks for them.
+        """The parameters with A and B, scaled, beside the kernels, where `Linear` reads them.
 
         Args:
           params, adapter: of the denoiser, and as `init` makes it.
-          dropout: share of the values of x that A does not see; what it finds in the others is
-            scaled up, so that the mean stays.
-          key: which those are, anew for every target and layer; None drops nothing.
+          dropout: share of the values of x that are dropped before A; the update is scaled by
+            1 / (1 - dropout), so that its mean stays.
+          key: of the dropped values, split over targets and layers; None drops nothing.
 
         Raises:
           ValueError: as `merge`.
@@ -100,10 +100,10 @@ class LoRA:
             scale = self.alpha / self.rank
             if dropout and key is not None:
                 own = jax.random.fold_in(key, zlib.crc32(target.encode()))
-                layers, kept = down.shape[0], 1.0 - dropout
+                layers, keep_prob = down.shape[0], 1.0 - dropout
                 flat[f"{STACK}/{target}/lora_key"] = jax.random.split(own, layers)
-                flat[f"{STACK}/{target}/lora_kept"] = jnp.full(layers, kept)
-                scale /= kept
+                flat[f"{STACK}/{target}/lora_keep_prob"] = jnp.full(layers, keep_prob)
+                scale /= keep_prob
             flat[f"{STACK}/{target}/lora_a"] = down
             flat[f"{STACK}/{target}/lora_b"] = scale * up
         return unflatten_dict(flat, sep="/")
@@ -125,7 +125,7 @@ class LoRA:
     def _pairs(
         self, flat: Mapping[str, Any], adapter: Mapping[str, Any]
     ) -> dict[str, tuple[Any, Any]]:
-        """A and B of every target, all of them there."""
+        """A and B of every target; ValueError if one is missing."""
         found, pairs = flatten_dict(dict(adapter), sep="/"), {}
         for target in self.targets:
             _kernel(flat, target)

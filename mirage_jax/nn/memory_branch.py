@@ -57,7 +57,7 @@ class MemoryBranch(nn.Module):
         modulation: Float[Array, "b f #s 6 d"],
         rotations: Float[Array, "n half 2"],
         text: Float[Array, "b l d"] | None = None,
-        seen: Bool[Array, "b f"] | None = None,
+        frame_mask: Bool[Array, "b f"] | None = None,
     ) -> Float[Array, "layers b f s d"]:
         """Computes the hints.
 
@@ -67,7 +67,7 @@ class MemoryBranch(nn.Module):
           modulation: as for the denoiser's blocks, for the same frames.
           rotations: rotary table of the same n = f s tokens.
           text: embedded text tokens, if the blocks have cross-attention.
-          seen: frames that others may attend to; None for all.
+          frame_mask: which frames are present, as keys of self-attention; None for all.
         """
         embed = Linear(
             self.context_channels,
@@ -89,5 +89,5 @@ class MemoryBranch(nn.Module):
             "dtype": self.dtype,
         }
         stack = over_layers(_BranchLayer, self.layers, remat=self.remat, scan=self.scan)
-        _, hints = stack(block, name="blocks")(c, None, (modulation, rotations, text, seen))
+        _, hints = stack(block, name="blocks")(c, None, (modulation, rotations, text, frame_mask))
         return hints

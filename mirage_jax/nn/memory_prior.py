@@ -1,9 +1,9 @@
-"""What the memory says about a latent before any network has looked: a Gaussian, by regression.
+"""A Gaussian prior of each latent given the memory's read-out, by linear regression.
 
-The read-out of a cell holds, in a form a linear map can undo, most of what the latent of that cell
-will be. So the best linear guess and its expected error are computed once, in closed form
-(`training.prior_fit`), and the diffusion transformer generates only what they leave open. It starts
-from where a regression on the whole training set ends, and its weights go into what is not linear.
+The read-out of a cell determines, through a linear map, most of the latent of that cell. So the
+best linear estimate and its expected error are fitted once, in closed form (`training.prior_fit`),
+and the diffusion transformer generates the residual: it starts where a regression on the whole
+training set ends, and its weights serve what is not linear.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from mirage_jax.nn.attention import named_param
 
 FLOOR = 0.02
-"""Least variance, as a share of the latents' own: a fit may promise more than it can hold."""
+"""Least variance, as a share of the latents' own, since a fit underestimates its error."""
 
 
 class MemoryPrior(nn.Module):
@@ -26,7 +26,7 @@ class MemoryPrior(nn.Module):
 
     Attributes:
       inputs: channels of the memory context.
-      data_std: standard deviation of every latent channel; a new prior has mean 0 and this spread.
+      data_std: standard deviation of every latent channel, that of a new prior; its mean is 0.
     """
 
     inputs: int
@@ -40,19 +40,20 @@ class MemoryPrior(nn.Module):
 
         Parameters are fitted, not trained: no gradient reaches them.
         """
-        spread = jnp.asarray(self.data_std)
+        std = jnp.asarray(self.data_std)
         zeros: Any = nn.initializers.zeros
 
         def affine(name: str, bias_init: Any) -> tuple[Array, Array]:
-            shape = (self.inputs, spread.size)
+            shape = (self.inputs, std.size)
             kernel = named_param(self, f"{name}_kernel", zeros, shape, (None, None))
             bias = named_param(self, f"{name}_bias", bias_init, shape[1:], (None,))
             return jax.lax.stop_gradient(kernel), jax.lax.stop_gradient(bias)
 
         mean_kernel, mean_bias = affine("mean", zeros)
-        own = jnp.square(spread)
-        variance_kernel, variance_bias = affine("variance", lambda *_: own)
+        data_variance = jnp.square(std)
+        variance_kernel, variance_bias = affine("variance", lambda *_: data_variance)
         if context is None:
-            return jnp.zeros_like(spread), spread
+            return jnp.zeros_like(std), std
         variance = context @ variance_kernel + variance_bias
-        return context @ mean_kernel + mean_bias, jnp.sqrt(jnp.clip(variance, FLOOR * own, own))
+        variance = jnp.clip(variance, FLOOR * data_variance, data_variance)
+        return context @ mean_kernel + mean_bias, jnp.sqrt(variance)

@@ -34,16 +34,16 @@ def pca_linear_path(
     """Weights of the linear path from a sample of clips.
 
     Args:
-      video: uint8, or float in [-1, 1]; T at least ``temporal_stride``. Groups are taken at every
+      video: uint8, or float in [-1, 1]; T at least `temporal_stride`. Groups are taken at every
         offset in time, on the grid of latent cells in space.
-      latent_channels: components kept; at most the 3 * ``spatial_stride``**2 values of a patch.
+      latent_channels: components kept; at most the 3 * `spatial_stride`**2 values of a patch.
       power: components are divided by std**power: 1 whitens (each channel gets variance 1), 0
         keeps principal values, .5 lies between.
       align: rotate the code of groups towards the code of their last frame.
-      max_patches: patches drawn (with ``seed``) for each of the two bases.
+      max_patches: patches drawn (with `seed`) for each of the two bases.
 
     Returns:
-      ``{"linear_encoder": ..., "linear_decoder": ...}`` as float32, for :func:`with_linear_path`.
+      `{"linear_encoder": ..., "linear_decoder": ...}` as float32, for `with_linear_path`.
 
     Raises:
       ValueError: the sample is too small, or sizes do not fit.
@@ -114,9 +114,12 @@ def _principal(
 
 
 def with_linear_path(params: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
-    """``params`` of a VideoVAE with the tensors of its linear path replaced by ``weights``.
+    """`params` of a VideoVAE with the tensors of its linear path replaced by `weights`.
 
-    Boxed (logically partitioned) parameters stay boxed. ValueError where a shape does not fit.
+    Boxed (logically partitioned) parameters stay boxed.
+
+    Raises:
+      ValueError: if the parameters have no linear path, or a shape does not fit.
     """
     result = dict(params)
     for module, tensors in weights.items():

@@ -64,9 +64,8 @@ def biased_attention(
 ) -> Float[Array, "b n heads d"]:
     """softmax(q k^T + bias) v over the keys in `mask`; scores in float32.
 
-    T5 has no factor 1 / sqrt(d), so that scores are large and what is rounded off queries and keys
-    in bfloat16 shows: they come in float32. A text without
-    any unmasked key attends to all of them equally.
+    T5 has no factor 1 / sqrt(d), so that scores are large and rounding queries and keys to bfloat16
+    shows: they are float32. A text without any unmasked key attends to all of them equally.
     """
     scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, precision=jax.lax.Precision.HIGHEST) + bias
     scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
@@ -169,7 +168,7 @@ class TextEncoder(nn.Module):
         normal, ones = nn.initializers.normal(1.0), nn.initializers.ones
         shape = (self.vocab_size, self.width)
         table = named_param(self, "token_embedding", normal, shape, ("vocab", "embed"))
-        keep = mask.astype(bool)
+        present = mask.astype(bool)
         x = jnp.take(table, ids, axis=0, mode="fill", fill_value=jnp.nan).astype(jnp.float32)
         rows = relative_buckets(
             ids.shape[1], ids.shape[1], buckets=self.buckets, max_distance=self.max_distance
@@ -183,6 +182,6 @@ class TextEncoder(nn.Module):
             dtype=self.dtype,
             name="blocks",
         )
-        x, _ = layers(x, None, (jnp.asarray(rows), keep))
+        x, _ = layers(x, None, (jnp.asarray(rows), present))
         x = rms_norm(x, named_param(self, "norm", ones, (self.width,), ("embed",)))
-        return jnp.where(keep[..., None], x, 0.0)
+        return jnp.where(present[..., None], x, 0.0)

@@ -1,4 +1,4 @@
-"""Coding long clips latent by latent: the memory of one latent's frames, and the same result."""
+"""Coding long clips latent by latent: memory of one latent's frames, with the same result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def code_streamed(
     x: Float[Array, "b t h w c"],
     frames: int,
 ) -> Any:
-    """A loop over a clip that hands the VAE's cache from one latent to the next.
+    """Codes a clip in a loop that hands the VAE's cache from one latent to the next.
 
     Args:
       code_chunk: `VideoVAE.encode_chunk` or `VideoVAE.decode_chunk`, with its parameters.
@@ -24,7 +24,7 @@ def code_streamed(
       frames: of the clip in every latent after the first; 1 if `x` are latents.
 
     Returns:
-      What the function finds for the whole of `x`, as if it had been called once.
+      The result for the whole of `x`, as of a single call.
     """
     first, cache = code_chunk(x[:, :1], None)
     if x.shape[1] == 1:

@@ -1,10 +1,10 @@
 """Coding large pictures tile by tile: less memory, at the price of a blend where tiles overlap.
 
-A tile sees zeros beyond its border instead of its neighbour, and attention within a frame only
-looks inside the tile, so results near a border differ from those of the whole picture. Tiles
-therefore overlap and are averaged, with weights that ramp linearly towards every border inside the
-picture. Tiles, ramps and weights are those of the released Wan pipelines, whose steps are at least
-half a tile.
+A tile sees zeros beyond its border instead of its neighbour, and attention within a frame stays
+inside the tile, so results near a border differ from those of the whole picture. Tiles therefore
+overlap and are averaged, with weights that ramp linearly towards every border inside the picture.
+Tiles, ramps and weights are those of the released Wan pipelines, whose steps are at least half a
+tile.
 """
 
 from __future__ import annotations

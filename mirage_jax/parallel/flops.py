@@ -15,7 +15,7 @@ def matmul_flops(jaxpr: Any) -> int:
     """Operations (multiplications and additions) of the products in a jaxpr, for all devices.
 
     A `while` loop without a known number of rounds counts as one round, of the branches of a
-    condition the dearest counts.
+    condition the most expensive counts.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     return sum(_equation(equation) for equation in jaxpr.eqns)

@@ -1,4 +1,4 @@
-"""Compiles a traced program for devices and says what it needs: memory, traffic, time at best."""
+"""Compiles a traced program for devices and measures it: memory, collectives, roofline time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mirage_jax.parallel.topology import GIB, Slice
 ASSUMES = (
     "at best: matrix products at the bfloat16 peak; arguments read once, results written once, "
     "temporaries written and read once; all links of a chip sending at once. From everything "
-    "hidden behind the largest to nothing hidden; no device was asked."
+    "hidden behind the largest to nothing hidden; nothing was run."
 )
 
 _SIZE = r"([\d.]+)([KMG])"
@@ -38,10 +38,10 @@ class Memory:
       reused: the part of them that takes over the memory of an argument.
       temporaries: everything between, at its largest.
       code: the program.
-      peak: what the compiler says is in use at most; only TPU compilers do. None where unknown.
-      needed: all of it, or what the compiler said it would take, at least, where it refused.
-      capacity: of the device; the compiler's word where it refused, which is less than the
-        table's by what it keeps for itself. None where unknown.
+      peak: largest use according to the compiler; only TPU compilers report it. None elsewhere.
+      needed: all of it, or a lower bound from the compiler's message where it refused.
+      capacity: of the device; from the compiler's message where it refused, which is less than
+        the table's by what the compiler reserves. None where unknown.
     """
 
     arguments: int
@@ -70,7 +70,7 @@ class Roofline:
     Attributes:
       compute: matrix products alone, at the bfloat16 peak, spread evenly over the devices.
       hbm: arguments read once, results written once, temporaries written and read once. A lower
-        bound: what is read again from memory within a layer is not seen.
+        bound: what is read again from memory within a layer does not count.
       ici: bytes on the wire with all links of a chip busy in one direction.
     """
 
@@ -101,7 +101,7 @@ class Footprint:
       devices: devices compiled for.
       memory: see `Memory`.
       flops: of matrix products on one device, everything that is repeated included.
-      xla_flops: what XLA's cost analysis says; it counts the body of a loop once and no kernel.
+      xla_flops: of XLA's cost analysis, which counts the body of a loop once and no kernel.
       program: collectives and kernels; None where the program does not fit.
       roofline: None where the chip is unknown or the program does not fit.
       seconds: of tracing and lowering, and of compiling.
@@ -128,7 +128,7 @@ class Footprint:
 def measure(traced: jax.stages.Traced, target: Slice) -> Footprint:
     """Compiles a program that was traced with shardings on the devices of `target`.
 
-    A program that does not fit is an answer, not an error: its memory says by how much.
+    A program that does not fit is no error: `Memory` holds by how much it exceeds the device.
     """
     devices = len(target.devices)
     started = time.monotonic()

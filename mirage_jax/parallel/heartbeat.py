@@ -1,6 +1,6 @@
-"""Who has come while processes wait for each other: files in a folder that all of them see.
+"""Heartbeat of processes that wait for each other: files in a folder that all of them share.
 
-JAX ends a process whose wait is over, with a trace of C++, and 0.10 does not say who was missing.
+After the time-out JAX ends a process with a trace of C++ that does not name the missing ones.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 from mirage_jax.parallel.names import missing_hosts
 
 _FRESH = 30.0
-"""Seconds for which a file tells of a process that waits; more than the clocks of hosts differ."""
+"""Seconds after which the file of a process that waits counts as stale."""
 
 
-class RollCall:
-    """Says every `every` seconds who is there and who is not, for as long as the context lasts.
+class Heartbeat:
+    """Reports every `every` seconds which processes wait and which are missing, within a context.
 
     Args:
       folder: on a file system that all processes share.
       process: number of this one; -1: not known yet.
-      processes: how many there are; 0: not known yet, and only hosts are told apart.
-      say: called with a line of text.
+      processes: number of all; 0: not known yet, and only hosts are told apart.
+      report: called with a line of text.
       every: seconds.
-      hosts: that are to come, where that is known; see `host_names.expected_hosts`.
+      hosts: of the run, where they are known; see `names.expected_hosts`.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class RollCall:
         folder: Path,
         process: int,
         processes: int,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         *,
         every: float = 20.0,
         hosts: tuple[str, ...] = (),
     ) -> None:
         self._hosts = hosts
-        self._folder, self._say, self._every = folder, say, every
+        self._folder, self._report, self._every = folder, report, every
         self._processes = processes
         host = socket.gethostname()
         self._own = folder / (f"process {process} on {host}" if processes else host)
@@ -49,7 +49,7 @@ class RollCall:
         self._thread = threading.Thread(target=self._wait, daemon=True)
         self._since = time.monotonic()
 
-    def __enter__(self) -> RollCall:
+    def __enter__(self) -> Heartbeat:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._own.touch()
         self._thread.start()
@@ -63,18 +63,18 @@ class RollCall:
     def _wait(self) -> None:
         while not self._done.wait(self._every):
             self._own.touch()
-            here = self.here()
+            present = self.present()
             waited = time.monotonic() - self._since
-            text = f"waiting for the other processes for {waited:.0f} s; here: {', '.join(here)}"
+            text = f"waiting for the other processes for {waited:.0f} s; here: {', '.join(present)}"
             if self._processes:
-                came = {int(name.split()[1]) for name in here if name.startswith("process ")}
-                missing = sorted(set(range(self._processes)) - came)
+                numbers = {int(name.split()[1]) for name in present if name.startswith("process ")}
+                missing = sorted(set(range(self._processes)) - numbers)
                 text += f"; no sign of process {', '.join(map(str, missing))}" if missing else ""
-            elif absent := missing_hosts(self._hosts, here):
+            elif absent := missing_hosts(self._hosts, present):
                 text += f"; no sign of {', '.join(absent)} ({len(absent)} of {len(self._hosts)})"
-            self._say(text)
+            self._report(text)
 
-    def here(self) -> list[str]:
+    def present(self) -> list[str]:
         """Names of the processes that wait, this one included."""
         now = self._own.stat().st_mtime  # by the clock of the file system, as the others'
         times = {}
@@ -82,5 +82,5 @@ class RollCall:
             try:
                 times[path.name] = path.stat().st_mtime
             except FileNotFoundError:
-                continue  # has just gone on
-        return sorted(name for name, seen in times.items() if now - seen < _FRESH)
+                continue  # no longer waits
+        return sorted(name for name, touched in times.items() if now - touched < _FRESH)

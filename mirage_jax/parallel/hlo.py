@@ -53,7 +53,7 @@ class Traffic:
     payload: float | int = 0.0
     wire: float | int = 0.0
 
-    def plus(self, times: int, payload: float, wire: float) -> Traffic:
+    def add(self, times: int, payload: float, wire: float) -> Traffic:
         return Traffic(
             self.static + 1,
             self.executed + times,
@@ -64,12 +64,12 @@ class Traffic:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What the text of a compiled program says.
+    """Collectives and kernels in the text of a compiled program.
 
     Attributes:
       collectives: traffic of every kind that occurs.
       kernels: custom calls by target, and by kernel where it has a name: times executed.
-      unknown_loops: loops whose number of rounds the text does not tell; counted as one round.
+      unknown_loops: loops without a known trip count; counted as one iteration.
     """
 
     collectives: dict[str, Traffic]
@@ -115,7 +115,7 @@ def read(text: str, devices: int) -> Program:
             if kind == "all-reduce" and "all-reduce-scatter" in name:
                 kind = "reduce-scatter"  # what the TPU backend makes of one
             wire = payload * _share(kind, _group(instruction.text, devices))
-            collectives[kind] = collectives[kind].plus(times[name], payload, wire)
+            collectives[kind] = collectives[kind].add(times[name], payload, wire)
     return Program(dict(collectives), dict(kernels), unknown)
 
 
@@ -187,7 +187,7 @@ def _calls(
 def _limit(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> int | None:
     """The constant that the counter of a loop has to stay below; loops of JAX count from 0 by 1.
 
-    TPU compilers say no number of rounds.
+    TPU compilers write no trip count.
     """
     name = _CONDITION.search(loop.text)
     condition = computations.get(name[1], []) if name else []

@@ -1,4 +1,4 @@
-"""Names of the hosts of a run, where its launcher tells them in environment variables."""
+"""Names of the hosts of a run, from the environment variables of its launcher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TPU = "TPU_WORKER_HOSTNAMES"
 def expected_hosts(environment: Mapping[str, str]) -> tuple[str, ...]:
     """All hosts of the run, in order; () where the environment does not name them.
 
-    A list that cannot be read counts as none: it is only there to tell people.
+    A list that cannot be read counts as none: it serves messages only.
     """
     for name in _SLURM:
         if environment.get(name):
@@ -24,19 +24,19 @@ def expected_hosts(environment: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(filter(None, (name.strip() for name in listed.split(","))))
 
 
-def missing_hosts(expected: tuple[str, ...], here: list[str]) -> list[str]:
-    """Those of `expected` that are not here; none if none of them is.
+def missing_hosts(expected: tuple[str, ...], present: list[str]) -> list[str]:
+    """Those of `expected` that are not present; none if none of them is.
 
-    They go by other names then, such as addresses, and nothing can be said.
+    The present ones go by other names then, such as addresses, and nothing can be concluded.
 
     Args:
       expected: names, with or without their domain.
-      here: names of hosts, as `socket.gethostname` gives them there.
+      present: names of hosts, each as its own `socket.gethostname` gives it.
     """
-    came = {short(name) for name in here}
-    if came.isdisjoint(map(short, expected)):
+    known = {short(name) for name in present}
+    if known.isdisjoint(map(short, expected)):
         return []
-    return [name for name in expected if short(name) not in came]
+    return [name for name in expected if short(name) not in known]
 
 
 def short(host: str) -> str:

@@ -1,7 +1,7 @@
 """Several processes as one program: how they find each other, share out a batch and take turns.
 
 Nothing here schedules anything: `jax.distributed` connects the processes, and whatever starts them
-(SLURM, Kubernetes, a shell) says how many there are.
+(SLURM, Kubernetes, a shell) gives their number.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from orbax.checkpoint import multihost
 
-from mirage_jax.parallel.heartbeat import RollCall
+from mirage_jax.parallel.heartbeat import Heartbeat
 from mirage_jax.parallel.mesh import batch_shards
 from mirage_jax.parallel.names import expected_hosts
 from mirage_jax.parallel.rules import batch_sharding
@@ -28,7 +28,7 @@ from mirage_jax.parallel.rules import batch_sharding
 AUTO = "auto"
 
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-"""Variables in which a launcher says how many processes it has started."""
+"""Variables with the number of processes that a launcher has started."""
 
 _A_DAY = 24 * 3600
 
@@ -40,7 +40,7 @@ def initialize(
     process: int = -1,
     timeout: int = 300,
     folder: Path | None = None,
-    say_every: float = 20.0,
+    heartbeat_every: float = 20.0,
     environment: Mapping[str, str] = os.environ,
 ) -> bool:
     """Connects this process with the others of its run. Call it before anything asks for devices.
@@ -50,11 +50,11 @@ def initialize(
         to what JAX finds in the environment (Cloud TPU, GKE, SLURM, Open MPI, Kubernetes); "" does
         so where a launcher has started several processes or JAX_COORDINATOR_ADDRESS is set, and
         otherwise runs alone.
-      processes: how many there are.
+      processes: number of all.
       process: which of them this is, from 0.
       timeout: seconds to wait for the others. Then JAX ends the process, with a trace of its own.
-      folder: which all of them share; says who has come while this one waits, see `RollCall`.
-      say_every: seconds between such lines, on standard error.
+      folder: that all of them share, for the `Heartbeat` while this one waits.
+      heartbeat_every: seconds between its lines on standard error.
       environment: for tests.
 
     Returns:
@@ -89,7 +89,9 @@ def initialize(
     waiting: Any = contextlib.nullcontext()
     if folder is not None:
         hosts = expected_hosts(environment)
-        waiting = RollCall(folder, process, processes, _to_stderr, every=say_every, hosts=hosts)
+        waiting = Heartbeat(
+            folder, process, processes, _to_stderr, every=heartbeat_every, hosts=hosts
+        )
     try:
         with waiting:
             jax.distributed.initialize(
@@ -116,8 +118,8 @@ def batch_share(mesh: Mesh) -> tuple[int, int]:
       ValueError: if its devices do not hold one such run; give the mesh its devices in order.
     """
     shards = batch_shards(mesh)
-    held = batch_sharding(mesh).addressable_devices_indices_map((shards,))
-    starts = sorted({index[0].start or 0 for index in held.values() if index is not None})
+    indices = batch_sharding(mesh).addressable_devices_indices_map((shards,))
+    starts = sorted({index[0].start or 0 for index in indices.values() if index is not None})
     first, count = starts[0], len(starts)
     if starts != list(range(first, first + count)) or first % count or shards % count:
         raise ValueError(

@@ -151,9 +151,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def _divisible(spec: PartitionSpec | None, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    kept: list[Any] = []
+    entries: list[Any] = []
     for size, axes in zip(shape, tuple(spec or ()), strict=False):
         group = (axes,) if isinstance(axes, str) else tuple(axes or ())
         parts = int(np.prod([mesh.shape[axis] for axis in group]))
-        kept.append(axes if group and size % parts == 0 else None)
-    return PartitionSpec(*kept)
+        entries.append(axes if group and size % parts == 0 else None)
+    return PartitionSpec(*entries)

@@ -15,7 +15,7 @@ LIMIT = 0.02
 """Largest share of parameter bytes that every device may repeat where rules split parameters."""
 
 SMALL = 2**24
-"""So many repeated bytes are nothing, whatever their share: models of tests are all biases."""
+"""Repeated bytes that are tolerated whatever their share: models of tests are all biases."""
 
 
 def table(params: Any, shardings: Any) -> list[str]:
@@ -47,7 +47,7 @@ def check_sharded(params: Any, shardings: Any, mesh: Mesh, rules: Rules) -> floa
       params: tree of arrays or `ShapeDtypeStruct`.
       shardings: tree of `NamedSharding` alike.
       mesh: what they are split over.
-      rules: what was asked for.
+      rules: the logical axis rules.
 
     Raises:
       ValueError: if the rules split parameters over this mesh and still more than `LIMIT` of them,
@@ -78,10 +78,10 @@ def described(
     Args:
       parts: trees and their shardings as `check_sharded` takes them, by name, such as "trained".
       mesh: what they are split over.
-      rules: what was asked for.
+      rules: the logical axis rules.
 
     Raises:
-      ValueError: as `check_sharded`, which is asked about each part.
+      ValueError: as `check_sharded` for a part.
     """
     found = {}
     for name, (params, shardings) in parts.items():

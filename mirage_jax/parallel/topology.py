@@ -1,4 +1,4 @@
-"""TPU slices that are not there: their devices to compile for, and what one chip can do.
+"""Described TPU slices: devices to compile for without owning them, and the peaks of a chip.
 
 libtpu holds the compiler, and describes any slice by name, so a program can be compiled for
 hundreds of chips on a machine that has none. No array may be made on such devices.
@@ -26,7 +26,7 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What one chip is sold as doing.
+    """Data sheet of one chip.
 
     Attributes:
       hbm_bytes: memory.
@@ -103,7 +103,7 @@ class Slice:
     """Devices to compile for.
 
     Attributes:
-      name: as it was asked for, such as "v5p:4x4x8".
+      name: as it was requested, such as "v5p:4x4x8".
       devices: as JAX describes them; those of "cpu:N" exist, those of a TPU do not.
       chip: what a chip can do, None for "cpu:N".
       devices_per_chip: 2 where each core of a chip is a device of its own (tpu7x).
@@ -123,7 +123,7 @@ class Slice:
 def open_slice(name: str) -> Slice:
     """The slice called `name`: "KIND:AxB" or "KIND:AxBxC" in chips, or "cpu:N" for a rehearsal.
 
-    Fake CPU devices must have been asked for before JAX started (`jax_num_cpu_devices`).
+    Fake CPU devices must have been requested before JAX started (`jax_num_cpu_devices`).
 
     Raises:
       ValueError: if the name is of another form, the kind has no entry in `CHIPS`, libtpu is not

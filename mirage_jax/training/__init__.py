@@ -3,7 +3,8 @@
 from mirage_jax.training.checkpoints import CheckpointError, load_params
 from mirage_jax.training.guard import Guard
 from mirage_jax.training.loop import Diverged, fit
-from mirage_jax.training.optimizers import adamw, warmup_cosine
+from mirage_jax.training.loop_settings import LoopSettings
+from mirage_jax.training.optimizers import OptimizerSettings, adamw, make_optimizer, warmup_cosine
 from mirage_jax.training.preemption import Terminated
 from mirage_jax.training.state import TrainState
 from mirage_jax.training.task import Task
@@ -13,6 +14,8 @@ __all__ = [
     "CheckpointError",
     "Diverged",
     "Guard",
+    "LoopSettings",
+    "OptimizerSettings",
     "Task",
     "Terminated",
     "TrainState",
@@ -21,5 +24,6 @@ __all__ = [
     "fit",
     "load_export",
     "load_params",
+    "make_optimizer",
     "warmup_cosine",
 ]

@@ -10,8 +10,8 @@ from jaxtyping import Array, PRNGKeyArray
 
 from mirage_jax.nn import geometry_head as heads
 from mirage_jax.nn.geometry_head import GeometryHead
-from mirage_jax.training.latent_cache import LatentClip
 from mirage_jax.training.task import Params, Task
+from mirage_jax.world.latent_clip import LatentClip
 
 
 def is_image(latents: Array) -> Array:

@@ -1,8 +1,8 @@
-"""Steps that must not count: a loss or gradient that is no number, or a gradient far too large.
+"""Steps that are skipped: their loss or gradient is not finite, or the gradient far too large.
 
 `optax.apply_if_finite` looks at gradients alone, lets the average of the parameters move on, and
-after some failures applies what it was to keep out. Here the whole state stays as it is, and the
-loop goes back to a checkpoint when steps keep failing: parameters that are spoilt stay so.
+after some failures applies the bad update. Here the whole state stays as it is, and the
+loop rolls back to a checkpoint when steps keep failing: damaged parameters stay damaged.
 """
 
 from __future__ import annotations
@@ -17,34 +17,28 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from mirage_jax.settings import Settings, setting
+
 
 @dataclasses.dataclass(frozen=True)
-class Guard:
-    """When a step is skipped, and when the run goes back.
+class Guard(Settings):
+    """When a step is skipped, and when the run rolls back to a checkpoint.
 
-    A step whose loss or gradient norm is not finite is always skipped.
-
-    Attributes:
-      spike: a gradient norm of more than this many times its running average is skipped too; 0: no
-        such limit.
-      window: accepted steps that the average is taken over; before so many there is no limit.
-      patience: skipped steps in a row after which the run goes back to its newest checkpoint.
-      rollbacks: how often it does so from one and the same checkpoint before it gives up.
+    A step whose loss or gradient norm is not finite is always skipped. Before `window` steps have
+    been accepted `spike` is no limit.
     """
 
-    spike: float = 0.0
-    window: int = 100
-    patience: int = 10
-    rollbacks: int = 3
+    spike: float = setting(
+        0.0, "Skip gradients of more than this many times the average norm; 0: none.", least=0
+    )
+    window: int = setting(100, "Accepted steps that the average is taken over.", least=1)
+    patience: int = setting(10, "Skipped steps in a row before the run rolls back.", least=1)
+    rollbacks: int = setting(3, "Roll-backs to the same checkpoint before it gives up.", least=0)
 
     def __post_init__(self) -> None:
-        if self.spike and self.spike <= 1:
-            raise ValueError(f"guard.spike: found {self.spike}, expected 0 or more than 1")
-        for name, least in (("window", 1), ("patience", 1), ("rollbacks", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"guard.{name}: found {getattr(self, name)}, expected at least {least}"
-                )
+        super().__post_init__()
+        if 0 < self.spike <= 1:
+            raise ValueError(f"spike: found {self.spike}, expected 0 or more than 1")
 
 
 @struct.dataclass
@@ -100,13 +94,13 @@ def choose(ok: Bool[Array, ""], new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
 
 
-class Watch:
-    """Follows the verdicts on the host.
+class SkipTracker:
+    """Counts skipped steps on the host.
 
     Attributes:
       streak: skipped steps in a row.
-      exhausted: whether there were too many; stays so until the run has gone back, for a good step
-        may be on its way already.
+      exhausted: whether there were too many; stays so until the run has rolled back, for a good
+        step may be on its way already.
       last: the newest skipped step, for a message.
     """
 
@@ -118,11 +112,11 @@ class Watch:
         self.last = ""
 
     @property
-    def may_go_back(self) -> bool:
+    def may_roll_back(self) -> bool:
         return self._rollbacks < self._guard.rollbacks
 
-    def step(self, number: int, values: Mapping[str, float]) -> bool:
-        """Takes note of the metrics of a step; True if it is the first skipped one of a streak."""
+    def update(self, number: int, values: Mapping[str, float]) -> bool:
+        """Takes in the metrics of a step; True if it is the first skipped one of a streak."""
         if not values["skipped"]:
             self.streak = 0
             return False
@@ -134,10 +128,10 @@ class Watch:
             self.last += f", more than {self._guard.spike:g} times its average"
         return self.streak == 1
 
-    def went_back(self) -> None:
+    def rolled_back(self) -> None:
         self._rollbacks += 1
         self.streak, self.exhausted = 0, False
 
     def saved(self) -> None:
-        """A new checkpoint: what came before it is done with."""
+        """There is a new checkpoint; roll-backs to it count from zero."""
         self._rollbacks = 0

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from mirage_jax.parallel import processes
 from mirage_jax.training import checkpoints
-from mirage_jax.training.state import Builder, TrainState
+from mirage_jax.training.state import StateBuilder, TrainState
 from mirage_jax.training.task import Params
 from mirage_jax.weights import compare_tensors, flatten, load_export
 
@@ -54,24 +52,8 @@ def initial_params(
     return {n: found[n] for n in loaded}, sorted(fresh), sorted(unused)
 
 
-def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """A line for each field of a config that differs from the one in a checkpoint.
-
-    Args:
-      before: as JSON gave it back.
-      after: JSON-serialisable.
-    """
-    old = flatten_dict(before, sep=".")
-    new = flatten_dict(json.loads(json.dumps(after)), sep=".")
-    return [
-        f"{name}: {old.get(name, 'absent')!r} in the checkpoint, now {new.get(name, 'absent')!r}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
-
-
-def begin(
-    build: Builder,
+def restore_or_initialise(
+    build: StateBuilder,
     store: checkpoints.Checkpoints,
     init_from: str | Path | Mapping[str, Any] | None,
     say: Callable[[str], None],
@@ -92,7 +74,7 @@ def begin(
         state, meta = restored
         say(f"resuming from step {meta['step']} in {store.directory}")
         return state, meta
-    state = build.real()
+    state = build.initialise()
     fresh = {"step": 0, "batches": 0, "means": {}, "seconds": 0.0}
     if init_from is None:
         say("starting from scratch")

@@ -1,15 +1,16 @@
 """The one training loop: any `Task`, any mesh, one compiled step, exact resume.
 
-Order of operations in a step: dispatch it; while the devices work, fetch the metrics of the step
-before and draw the next batch; then, where due, evaluate, draw samples, save.  A save follows the
-step it is named after, and the data position in it is the number of batches consumed by then.  But
-for the end of a run no save is made among skipped steps, so that going back to the newest one goes
-back before them.
+`fit` prepares a run, `_Run.take_steps` is the loop, `_Run.roll_back` undoes steps that failed. The
+order in a step: dispatch it; while the devices work, fetch the metrics of the step before and draw
+the next batch; then, where due, evaluate, draw samples, save. A save follows the step it is named
+after, and the data position in it is the number of batches consumed by then. But for the end of a
+run no save is made among skipped steps, so that rolling back to the newest one undoes them.
 """
 
-import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from rich.console import Console
 
 from mirage_jax.parallel import make_mesh, specs
 from mirage_jax.parallel import rules as sharding_rules
-from mirage_jax.training import checkpoints, metrics
-from mirage_jax.training import initialisation as starting
+from mirage_jax.training import metrics, provenance
 from mirage_jax.training import state as states
-from mirage_jax.training.guard import Guard, Watch
-from mirage_jax.training.metric_logger import Journal
-from mirage_jax.training.preemption import StopRequest, out_of_time
+from mirage_jax.training.checkpoints import Checkpoints
+from mirage_jax.training.guard import SkipTracker
+from mirage_jax.training.initialisation import restore_or_initialise
+from mirage_jax.training.loop_settings import LoopSettings
+from mirage_jax.training.metric_logger import MetricLogger
+from mirage_jax.training.preemption import Preemption, out_of_time
 from mirage_jax.training.profiling import Profile
 from mirage_jax.training.runner import Runner
 from mirage_jax.training.state import TrainState
@@ -35,40 +38,27 @@ from mirage_jax.training.wandb_board import WandbBoard
 
 
 class Diverged(ValueError):
-    """Steps kept being skipped, and going back to a checkpoint could not help."""
+    """Steps kept being skipped, and rolling back to a checkpoint could not help."""
 
 
 def fit(
     task: Task,
     batches_factory: Callable[[int], Iterable[Any]],
+    settings: LoopSettings,
     *,
     workdir: str | Path,
-    steps: int,
     optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule | None = None,
     mesh: Mesh | None = None,
     rules: sharding_rules.Rules | None = None,
-    seed: int = 0,
-    ema_decay: float = 0.0,
-    schedule: optax.Schedule | None = None,
-    accumulate: int = 1,
-    guard: Guard | None = None,
-    log_every: int = 50,
-    sample_every: int = 0,
-    save_every: int = 500,
-    eval_batches: Callable[[], Iterable[Any]] | None = None,
-    eval_every: int = 0,
-    keep: int = 2,
-    keep_best: str = "",
     init_from: str | Path | Mapping[str, Any] | None = None,
-    config: Mapping[str, Any] | None = None,
+    eval_batches: Callable[[], Iterable[Any]] | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
-    max_seconds: float | None = None,
-    profile_steps: tuple[int, int] = (0, 0),
-    wandb: str = "",
+    config: Mapping[str, Any] | None = None,
     name: str = "training",
     console: Console | None = None,
 ) -> TrainState:
-    """Trains `task` up to step `steps` and returns the state.
+    """Trains `task` up to step `settings.steps` and returns the state.
 
     Starts from the newest intact checkpoint in `workdir`; without one from the parameters of
     `init_from`; without that from scratch; and prints which.  Calling it again after any kind of
@@ -78,32 +68,18 @@ def fit(
       task: what to train.
       batches_factory: `batches_factory(n)` yields endless batches, the first being the one after
         the n-th of the run: trees of numpy arrays [batch, ...], of this process's share.
+      settings: numbers of the run.
       workdir: folder for checkpoints, metrics.jsonl, tensorboard/, samples/, config.json and
         parameters.txt, a table of where each parameter lies.
-      steps: last step of the run; a later call may name a larger one to go on.
       optimizer: any optax transformation, see `optimizers.adamw`.
+      schedule: learning rate by step, only to be logged.
       mesh: default: all devices on the data axis.
       rules: logical axis rules, default `parallel.preset("full")`.
-      seed: of the parameters and of every step's randomness.
-      ema_decay: of the parameter average; 0: none is kept.
-      schedule: learning rate by step, only to be logged.
-      accumulate: parts of a batch that are worked on one after the other, see `accumulation`.
-      guard: which steps are skipped and when the run goes back, default `Guard()`.
-      log_every: steps between lines of metrics.
-      sample_every: steps between sample sheets and videos, drawn with the averages; 0: none.
-      save_every: steps between checkpoints; 0: only at the end.
-      eval_batches: held-out batches, finite, drawn anew for every evaluation; each process gives
-        all of them.
-      eval_every: steps between evaluations of the averaged parameters; 0: only at the end.
-      keep: checkpoints kept, the newest ones.
-      keep_best: metric of `task.evaluate`; the checkpoint with the lowest is kept too, of those
-        that are made at a step with an evaluation.
       init_from: where parameters come from, see `initial_params`.
-      config: JSON-serialisable, stored in the checkpoints; a resumed run says what has changed.
+      eval_batches: held-out batches, finite, drawn anew for every evaluation of the averaged
+        parameters; each process gives all of them.
       on_step: called with (step, metrics) one step late.
-      max_seconds: stop, saying so, once this call has taken so long; the last step is saved.
-      profile_steps: (first, last) step of a trace in `workdir`/profile; (0, 0): none.
-      wandb: project of Weights & Biases that gets the metrics too; "": none.
+      config: JSON-serialisable, stored in the checkpoints; a resumed run says what has changed.
       name: shown on the progress line.
       console: where to print.
 
@@ -114,203 +90,307 @@ def fit(
       CheckpointError: if a checkpoint cannot be written, or none of those present is intact.
       Terminated: after SIGTERM, once the state is saved. (After SIGINT: KeyboardInterrupt.)
     """
-    _check_counts(steps=steps, log_every=log_every, keep=keep, accumulate=accumulate)
-    workdir = Path(workdir).resolve()
-    first_process = jax.process_index() == 0
-    phases = metrics.Phases()
-    mesh = make_mesh() if mesh is None else mesh
-    rules = sharding_rules.preset("full") if rules is None else rules
-    guard = Guard() if guard is None else guard
-    console = console or Console(quiet=not first_process)
-
-    def say(text: str) -> None:
-        console.print(f"{name}: {text}", markup=False, highlight=False, soft_wrap=True)
-
+    run = _Run(
+        task=task,
+        batches_factory=batches_factory,
+        settings=settings,
+        workdir=Path(workdir).resolve(),
+        optimizer=optimizer,
+        schedule=schedule,
+        mesh=make_mesh() if mesh is None else mesh,
+        rules=sharding_rules.preset("full") if rules is None else rules,
+        init_from=init_from,
+        eval_batches=eval_batches,
+        on_step=on_step,
+        config=config,
+        name=name,
+        console=console or Console(quiet=jax.process_index() > 0),
+    )
     with (
-        jax.set_mesh(mesh),
-        nn.logical_axis_rules(rules),
-        checkpoints.Checkpoints(workdir, keep=keep, keep_best=int(bool(keep_best))) as store,
-        Profile(workdir / "profile", profile_steps, say) as profile,
+        jax.set_mesh(run.mesh),
+        nn.logical_axis_rules(run.rules),
+        Checkpoints(
+            run.workdir, keep=settings.keep, keep_best=int(bool(settings.keep_best))
+        ) as store,
+        Profile(run.workdir / "profile", settings.profile_steps, run.say) as profile,
     ):
-        since = time.monotonic()
-        build = states.Builder(task, optimizer, mesh, rules, seed=seed, with_ema=ema_decay > 0)
-        parts = {"trained": (build.abstract.params, build.shardings.params)}
-        if task.frozen is not None:
-            parts["frozen"] = sharding_rules.laid_out(task.frozen, mesh, rules)
-        described = specs.described(parts, mesh, rules)
-        state, meta = starting.begin(build, store, init_from, say)
-        start = done = int(meta["step"])
-        drawn = int(meta["batches"])
-        if start and config and meta["config"]:
-            for line in starting.changed_fields(meta["config"], config):
-                say(f"  config: {line}")
-        say(
-            "mesh "
-            + " ".join(
-                f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1 or axis == "data"
-            )
-        )
-        for line in described:
-            say(line)
-        phases.add("start", since)
-        if start >= steps:
-            say(f"already at step {start} of {steps}")
-            return state
-        if first_process:
-            workdir.mkdir(parents=True, exist_ok=True)
-            text = "\n\n".join("\n".join([line, *rows]) for line, rows in described.items())
-            (workdir / "parameters.txt").write_text(text + "\n")
-            if config:
-                text = json.dumps(config, indent=2) + "\n"
-                (workdir / "config.json").write_text(text, encoding="utf-8")
+        run.restore(store)
+        if run.step >= settings.steps:
+            run.say(f"already at step {run.step} of {settings.steps}")
+            return run.state
+        run.open(profile)
+        run.train()
+        run.finish()
+        return run.state
 
-        runner = Runner(task, mesh, rules, accumulate=accumulate)
-        stop, watch = StopRequest(), Watch(guard)
-        step_fn = states.make_step(
-            task,
-            optimizer,
-            ema_decay=ema_decay,
-            schedule=schedule,
-            accumulate=accumulate,
-            guard=guard,
+
+@dataclasses.dataclass(kw_only=True)
+class _Run:
+    """One call of `fit`: its arguments, what `restore` and `open` make of them, and where it is.
+
+    Attributes:
+      state: of the newest step that was dispatched.
+      step: its number.
+      batches_drawn: data position; more than `step` after a roll-back.
+      seconds_before: what earlier calls have spent on the run.
+    """
+
+    task: Task
+    batches_factory: Callable[[int], Iterable[Any]]
+    settings: LoopSettings
+    workdir: Path
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule | None
+    mesh: Mesh
+    rules: sharding_rules.Rules
+    init_from: str | Path | Mapping[str, Any] | None
+    eval_batches: Callable[[], Iterable[Any]] | None
+    on_step: Callable[[int, dict[str, float]], None] | None
+    config: Mapping[str, Any] | None
+    name: str
+    console: Console
+    phases: metrics.Phases = dataclasses.field(default_factory=metrics.Phases)
+    preemption: Preemption = dataclasses.field(default_factory=Preemption)
+    state: TrainState = dataclasses.field(init=False)
+    step: int = 0
+    batches_drawn: int = 0
+    seconds_before: float = 0.0
+
+    def say(self, text: str) -> None:
+        self.console.print(f"{self.name}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def restore(self, store: Checkpoints) -> None:
+        """The state the run goes on from or starts with, and a description of both."""
+        self.store = store
+        self.builder = states.StateBuilder(
+            self.task,
+            self.optimizer,
+            self.mesh,
+            self.rules,
+            seed=self.settings.seed,
+            with_ema=self.settings.ema_decay > 0,
         )
-        board = WandbBoard(workdir, wandb, name, config) if wandb and first_process else None
-        elapsed_before = float(meta["seconds"])
-        journal = Journal(
-            name,
-            steps,
-            log_every=log_every,
+        parts = {"trained": (self.builder.abstract.params, self.builder.shardings.params)}
+        if self.task.frozen is not None:
+            parts["frozen"] = sharding_rules.laid_out(self.task.frozen, self.mesh, self.rules)
+        self.placement = specs.described(parts, self.mesh, self.rules)
+        self.state, meta = restore_or_initialise(self.builder, store, self.init_from, self.say)
+        self.step, self.batches_drawn = int(meta["step"]), int(meta["batches"])
+        self.seconds_before, self.unfinished_means = float(meta["seconds"]), meta["means"]
+        if self.step and self.config and meta["config"]:
+            for line in provenance.changed_fields(meta["config"], self.config):
+                self.say(f"  config: {line}")
+        axes = (f"{axis}={n}" for axis, n in self.mesh.shape.items() if n > 1 or axis == "data")
+        self.say("mesh " + " ".join(axes))
+        for line in self.placement:
+            self.say(line)
+
+    def open(self, profile: Profile) -> None:
+        """Logs, batches and the step, not yet compiled."""
+        self.profile = profile
+        first = jax.process_index() == 0
+        if first:
+            provenance.write_description(self.workdir, self.placement, self.config)
+        settings = self.settings
+        self.provenance = {
+            "config": self.config,
+            "git": provenance.git_revision(Path(__file__).parent),
+            "jax": jax.__version__,
+            "mesh": dict(self.mesh.shape),
+        }
+        self.runner = Runner(self.task, self.mesh, self.rules, accumulate=settings.accumulate)
+        self.step_fn = states.make_step(
+            self.task,
+            self.optimizer,
+            ema_decay=settings.ema_decay,
+            schedule=self.schedule,
+            accumulate=settings.accumulate,
+            guard=settings.guard,
+        )
+        board = None
+        if settings.wandb and first:
+            board = WandbBoard(self.workdir, settings.wandb, self.name, self.config)
+        self.skips = SkipTracker(settings.guard)
+        self.logger = MetricLogger(
+            self.name,
+            settings,
             writer=metrics.MetricsWriter(
-                workdir, start_step=start, active=first_process, extra=board
+                self.workdir, start_step=self.step, active=first, extra=board
             ),
             line=metrics.ProgressLine(
-                name, steps, start=start, console=console, active=first_process
+                self.name, settings.steps, start=self.step, console=self.console, active=first
             ),
-            watch=watch,
-            elapsed=lambda: elapsed_before + phases.elapsed,
-            on_step=on_step,
+            skips=self.skips,
+            elapsed=self.elapsed,
+            on_step=self.on_step,
         )
-        journal.means.restore(meta["means"])
-        batches = iter(batches_factory(drawn))
-        fixed_meta = {
-            "config": config,
-            "git": checkpoints.git_revision(Path(__file__).parent),
-            "jax": jax.__version__,
-            "mesh": dict(mesh.shape),
-        }
+        self.logger.means.restore(self.unfinished_means)
+        self.batches = iter(self.batches_factory(self.batches_drawn))
+        self.phases.end("start")
 
-        def save(results: Mapping[str, float]) -> None:
-            meta = {
-                "batches": drawn,
-                "means": journal.means.state(),
-                "seconds": elapsed_before + phases.elapsed,
-            }
-            store.save(state, {**fixed_meta, **meta}, value=results.get(keep_best))
-            watch.saved()
-
-        def go_back() -> tuple[TrainState, int]:
-            """The newest checkpoint and its step; the batches since are not seen again."""
-            store.wait()
-            jax.tree.map(lambda leaf: leaf.delete(), state)  # there may be no room for two
-            trouble = f"{guard.patience} steps in a row were skipped, the last {watch.last}"
-            if not watch.may_go_back:
-                raise Diverged(
-                    f"{name}: {trouble}; going back to a checkpoint {guard.rollbacks} times did "
-                    f"not help; checkpoints of the steps {store.steps()} are from before"
-                )
-            restored = store.restore(build.abstract, say)
-            if restored is None:
-                raise Diverged(f"{name}: {trouble}; there is no checkpoint to go back to")
-            earlier, meta = restored
-            journal.say(
-                f"{trouble}; going back to step {meta['step']}, past the batches up to number "
-                f"{drawn}"
-            )
-            watch.went_back()
-            journal.rewind(meta["step"], meta["means"])
-            return earlier, int(meta["step"])
-
+    def train(self) -> None:
+        """Takes the steps of this call, listening for signals; closes logs and batches."""
         try:
-            with stop:
-                while done < steps:
-                    since = time.monotonic()
-                    batch = runner.place(_next(batches, done))
-                    journal.waited(time.monotonic() - since)
-                    since = phases.add("data", since)
-                    if runner.compiled is None:
-                        journal.compiled(*runner.compile(step_fn, build, batch))
-                        since = phases.add("compile", since)
-                    profile.before(done + 1)
-                    state, on_device = runner.step(state, batch)
-                    done, drawn = done + 1, drawn + 1
-                    journal.fetch()
-                    journal.dispatched(done, on_device)
-                    ended = done < steps and (
-                        stop.requested(done) or out_of_time(phases.elapsed, max_seconds, done)
-                    )
-                    due = _due(done, log_every) or _due(done, save_every)
-                    if due or ended or done == steps or profile.ends_with(done):
-                        # An extra wait for one step in many; a line is then never a step behind a
-                        # checkpoint that holds the sums it empties.
-                        journal.fetch()
-                        profile.after(done)
-                    since = phases.add("step", since)
-                    if watch.exhausted:
-                        state, done = go_back()
-                        since = phases.add("go back", since)
-                        continue
-                    results: dict[str, float] = {}
-                    if eval_batches is not None and (done == steps or _due(done, eval_every)):
-                        results = runner.evaluate(state, eval_batches())
-                        if keep_best and keep_best not in results:
-                            raise ValueError(
-                                f"keep_best: found {keep_best!r}, expected one of "
-                                f"{', '.join(results)}"
-                            )
-                        journal.evaluated(done, results)
-                        since = phases.add("evaluate", since)
-                    if sample_every and (done == steps or _due(done, sample_every)):
-                        samples = task.samples(state.best_params, done)
-                        if samples is not None:
-                            journal.drew(done, samples)
-                        since = phases.add("samples", since)
-                    # Last, so that a run killed before this line does all of the above again.
-                    if done == steps or ((ended or _due(done, save_every)) and not watch.streak):
-                        save(results)
-                        phases.add("save", since)
-                    if ended:
-                        break
-                    journal.tick()
+            with self.preemption:
+                self.take_steps()
         finally:
-            journal.close()
-            close = getattr(batches, "close", None)
+            self.logger.close()
+            close = getattr(self.batches, "close", None)
             if close is not None:
                 close()
-        since = time.monotonic()
-        store.wait()
-        phases.add("save", since)
-        stop.agree()  # one may have been asked to since they last talked
-        saved = "saved" if not watch.streak else f"among skipped steps; saved are {store.steps()}"
-        if stop.signal is not None:
-            stop.leave(f"{name}: stopped by {stop.name} at step {done} of {steps}, {saved}")
-        if done < steps:
-            say(f"stopped after {max_seconds:g} s at step {done} of {steps}, {saved}")
-        say(f"step {done}, {metrics.format_seconds(phases.elapsed)} ({phases.summary()})")
-        return state
 
+    def take_steps(self) -> None:
+        """Takes steps until the last one, or until the run is to end early."""
+        while self.step < self.settings.steps:
+            self.take_step()
+            ending = self.ends_early()
+            self.fetch_if_due(ending)
+            if self.skips.exhausted:
+                self.roll_back()
+                continue
+            results = self.evaluate()
+            self.draw_samples()
+            # Last, so that a run killed before this line does all of the above again.
+            self.save(results, ending)
+            if ending:
+                break
+            self.logger.restart_clock()
 
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+    def take_step(self) -> None:
+        """Dispatches a step and, while the devices work, fetches the metrics of the one before."""
+        try:
+            drawn = next(self.batches)
+        except StopIteration:
+            raise ValueError(
+                f"the batches ended after step {self.step}; expected endless ones"
+            ) from None
+        batch = self.runner.place(drawn)
+        self.logger.waited(self.phases.end("data"))
+        if self.runner.compiled is None:
+            self.logger.compiled(*self.runner.compile(self.step_fn, self.builder, batch))
+            self.phases.end("compile")
+        self.profile.before(self.step + 1)
+        self.state, on_device = self.runner.step(self.state, batch)
+        self.step, self.batches_drawn = self.step + 1, self.batches_drawn + 1
+        self.logger.fetch()
+        self.logger.dispatched(self.step, on_device)
 
+    def ends_early(self) -> bool:
+        """Whether this step, not the last one, is to be the last of this call."""
+        if self.step == self.settings.steps:
+            return False
+        return self.preemption.requested(self.step) or out_of_time(
+            self.phases.elapsed, self.settings.max_seconds, self.step
+        )
 
-def _next(batches: Iterator[Any], done: int) -> Any:
-    try:
-        return next(batches)
-    except StopIteration:
-        raise ValueError(f"the batches ended after step {done}; expected endless ones") from None
+    def fetch_if_due(self, ending: bool) -> None:
+        """Waits for the step where a line, a checkpoint, the trace or the run ends with it.
 
+        One wait for many steps; a line is then never a step behind a checkpoint that holds the sums
+        it empties.
+        """
+        due = self.due(self.settings.log_every) or self.due(self.settings.save_every)
+        last = self.step == self.settings.steps
+        if due or ending or last or self.profile.ends_with(self.step):
+            self.logger.fetch()
+            self.profile.after(self.step)
+        self.phases.end("step")
 
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name}: found {count}, expected at least 1")
+    def evaluate(self) -> dict[str, float]:
+        """Metrics on held-out batches where they are due, else none."""
+        if self.eval_batches is None or not self.due_or_last(self.settings.eval_every):
+            return {}
+        results = self.runner.evaluate(self.state, self.eval_batches())
+        best = self.settings.keep_best
+        if best and best not in results:
+            raise ValueError(f"keep_best: found {best!r}, expected one of {', '.join(results)}")
+        self.logger.evaluation(self.step, results)
+        self.phases.end("evaluate")
+        return results
+
+    def draw_samples(self) -> None:
+        """A sheet and a video of what the averaged parameters can do, where they are due."""
+        if not self.settings.sample_every or not self.due_or_last(self.settings.sample_every):
+            return
+        drawn = self.task.samples(self.state.best_params, self.step)
+        if drawn is not None:
+            self.logger.samples(self.step, drawn)
+        self.phases.end("samples")
+
+    def save(self, results: Mapping[str, float], ending: bool) -> None:
+        """Starts saving a checkpoint where one is due; never one among skipped steps but the last.
+
+        Args:
+          results: of the evaluation at this step.
+          ending: whether the run ends here.
+        """
+        due = (ending or self.due(self.settings.save_every)) and not self.skips.streak
+        if self.step < self.settings.steps and not due:
+            return
+        meta = {
+            **self.provenance,
+            "batches": self.batches_drawn,
+            "means": self.logger.means.state(),
+            "seconds": self.elapsed(),
+        }
+        self.store.save(self.state, meta, value=results.get(self.settings.keep_best))
+        self.skips.saved()
+        self.phases.end("save")
+
+    def roll_back(self) -> None:
+        """Returns to the newest checkpoint; the batches since then are not seen again.
+
+        Raises:
+          Diverged: if there is none, or it has been returned to too often.
+        """
+        guard = self.settings.guard
+        self.store.wait()
+        jax.tree.map(lambda leaf: leaf.delete(), self.state)  # there may be no room for two
+        trouble = f"{guard.patience} steps in a row were skipped, the last {self.skips.last}"
+        if not self.skips.may_roll_back:
+            raise Diverged(
+                f"{self.name}: {trouble}; rolling back to a checkpoint {guard.rollbacks} times did "
+                f"not help; checkpoints of the steps {self.store.steps()} are from before"
+            )
+        restored = self.store.restore(self.builder.abstract, self.logger.say)
+        if restored is None:
+            raise Diverged(f"{self.name}: {trouble}; there is no checkpoint to roll back to")
+        self.state, meta = restored
+        self.step = int(meta["step"])
+        self.logger.say(
+            f"{trouble}; rolling back to step {self.step}, past the batches up to number "
+            f"{self.batches_drawn}"
+        )
+        self.skips.rolled_back()
+        self.logger.rewind(self.step, meta["means"])
+        self.phases.end("roll back")
+
+    def finish(self) -> None:
+        """Waits for the last save, and ends the way the run was asked to.
+
+        Raises:
+          Terminated, KeyboardInterrupt: if a signal asked for the end.
+        """
+        self.store.wait()
+        self.phases.end("save")
+        self.preemption.synchronise()  # a signal may have come since the last exchange
+        at = f"at step {self.step} of {self.settings.steps}"
+        saved = "saved"
+        if self.skips.streak:
+            saved = f"among skipped steps; saved are {self.store.steps()}"
+        if self.preemption.signal is not None:
+            self.preemption.exit(f"{self.name}: stopped by {self.preemption.name} {at}, {saved}")
+        if self.step < self.settings.steps:
+            self.say(f"stopped after {self.settings.max_seconds:g} s {at}, {saved}")
+        elapsed = metrics.format_seconds(self.phases.elapsed)
+        self.say(f"step {self.step}, {elapsed} ({self.phases.summary()})")
+
+    def elapsed(self) -> float:
+        """Seconds of the run, those of earlier calls included."""
+        return self.seconds_before + self.phases.elapsed
+
+    def due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def due_or_last(self, every: int) -> bool:
+        return self.step == self.settings.steps or self.due(every)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mirage_jax.world.conditioners import TEMPORAL_STRIDE
+from mirage_jax.chunks import TEMPORAL_STRIDE, latent_of_frame
 from mirage_jax.world.latent_encoder import LatentEncoder
 
 UNSEEN = -0.7
@@ -29,7 +29,7 @@ def token_view(
 
     Args:
       encoder: of the tokens.
-      context: `conditioning.plain_context` with visibility: what is read at the last frame of each
+      context: of the conditioner `Visibility`: what is read at the last frame of each
         latent.
     """
     tokens, seen = context[..., :-1], context[..., -1]
@@ -48,19 +48,13 @@ def cloud_view(
 
     Args:
       encoder: of the rendering.
-      context: see `denoiser_task.rgb_context`.
+      context: of the conditioner `Rgb`.
     """
     video = decode_each(encoder, context[..., :-TEMPORAL_STRIDE])
     shares = jnp.moveaxis(context[..., -TEMPORAL_STRIDE:], -1, 2)
     clips, latents, reads, height, width = shares.shape
     per_frame = shares.reshape(clips, latents * reads, height, width)[:, reads - 1 :]
     return _masked(video, per_frame >= 0.5)
-
-
-def latent_of_frame(latents: int) -> np.ndarray:
-    """For every frame of a chunk, the latent that covers it."""
-    frames = 1 + (latents - 1) * TEMPORAL_STRIDE
-    return -(-np.arange(frames) // TEMPORAL_STRIDE)
 
 
 def _masked(

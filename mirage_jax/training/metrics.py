@@ -1,4 +1,4 @@
-"""What a run writes about itself: metrics.jsonl, TensorBoard beside it, a line on the screen.
+"""Where metrics go: metrics.jsonl, TensorBoard beside it, a line on the screen.
 
 Numbers are means over the interval since the last line. The sums of an unfinished interval are part
 of a checkpoint, so that a resumed run writes the same lines as an unbroken one; wall-clock numbers,
@@ -6,7 +6,6 @@ which can not be the same, are kept apart under `time/`.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +15,8 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from mirage_jax.io.atomic import replacing, write_atomically
 
 TIME = "time/"
 """Prefix of the fields that depend on the machine and not on the run."""
@@ -83,7 +84,7 @@ class MetricsWriter:
         self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=start_step + 1)
 
     def rewind(self, step: int) -> None:
-        """Takes back what was written after a step that the run went back to."""
+        """Removes what was written after a step that the run rolled back to."""
         if self._active:
             self._file.close()
             self._board.close()
@@ -113,9 +114,8 @@ class MetricsWriter:
         if not self._active:
             return None
         path = self._sample_path(step, "png")
-        partial = path.with_suffix(".tmp")
-        Image.fromarray(picture).save(partial, format="png")
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            Image.fromarray(picture).save(partial, format="png")
         self._board.add_image("samples", picture, step, dataformats="HWC")
         self._board.flush()
         if self._extra is not None:
@@ -145,7 +145,7 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line cut short by a killed process is left out.
+    """The lines of a metrics.jsonl; a last line that a killed process left truncated is left out.
 
     Raises:
       ValueError: if any other line is not JSON with a `step`.
@@ -169,9 +169,7 @@ def _keep_until(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [record for record in read_metrics(path) if record["step"] <= step]
-    partial = path.with_suffix(".tmp")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    os.replace(partial, path)
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 class ProgressLine:
@@ -250,20 +248,22 @@ class ProgressLine:
 
 
 class Phases:
-    """Wall seconds by phase (compile, data, step, save, ...), each counted once."""
+    """Wall seconds by phase (compile, data, step, save, ...), each second counted once."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._started = time.monotonic()
+        self._started = self._last = time.monotonic()
 
-    def add(self, name: str, since: float) -> float:
-        """Books the time from `since` (`time.monotonic()`) to now; returns now."""
+    def end(self, name: str) -> float:
+        """Books the time since the phase before ended for this one; returns it in seconds."""
         now = time.monotonic()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - since
-        return now
+        seconds, self._last = now - self._last, now
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        return seconds
 
     @property
     def elapsed(self) -> float:
+        """Seconds since this was made."""
         return time.monotonic() - self._started
 
     def summary(self) -> str:

@@ -1,9 +1,14 @@
 """Optimizers and learning rates by name, clipping, and which parameters are decayed."""
 
+from __future__ import annotations
+
+import dataclasses
 from typing import Any
 
 import jax
 import optax
+
+from mirage_jax.settings import Settings, setting
 
 NOT_DECAYED = ("bias", "scale", "gamma", "norm", "modulation", "positions")
 """A parameter whose own name contains one of these takes no weight decay, nor does any vector."""
@@ -11,9 +16,8 @@ NOT_DECAYED = ("bias", "scale", "gamma", "norm", "modulation", "positions")
 FITTED = ("linear_encoder", "linear_decoder", "memory_prior")
 """Modules whose parameters come from a closed form; they are not decayed either."""
 
-BETAS = (0.9, 0.99)
-"""Of AdamW, unless a config has its own."""
-
+FINAL_SHARE = 0.02
+"""Of the peak learning rate, at the end of schedules that go down."""
 
 OPTIMIZERS = ("adamw", "lion", "sgd")
 """Values of `optimizer`."""
@@ -79,50 +83,46 @@ def _after_warmup(name: str, peak: float, steps: int, final: float) -> optax.Sch
     raise ValueError(f"schedule: found {name!r}, expected one of {', '.join(SCHEDULES)}")
 
 
-Recipe = tuple[optax.GradientTransformation, optax.Schedule]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerSettings(Settings):
+    """An optimizer and its learning rates by name; `make_optimizer` makes them."""
 
-
-def recipe(
-    learning_rate: float,
-    *,
-    steps: int,
-    warmup: int,
-    weight_decay: float,
-    betas: tuple[float, float] = BETAS,
-    optimizer: str = "adamw",
-    schedule: str = "cosine",
-    clip_norm: float = 1.0,
-) -> Recipe:
-    """The optimizer and schedule of a stage, by name; short runs warm up for all but a step.
-
-    Args:
-      learning_rate, steps, warmup, schedule: of `learning_rates`.
-      weight_decay: decoupled from the gradient; of the parameters that `decayed` names.
-      betas: of Adam and Lion; the first is the momentum of SGD.
-      optimizer: one of `OPTIMIZERS`.
-      clip_norm: global norm that gradients are clipped to; 0: they are not.
-
-    Raises:
-      ValueError: if a name is unknown; see also `learning_rates`.
-    """
-    rates = learning_rates(
-        schedule, learning_rate, steps=steps, warmup=min(warmup, steps - 1), final=0.02
+    learning_rate: float = setting(dataclasses.MISSING, "At the peak.", above=0)
+    warmup: int = setting(0, "Steps up to the peak; all but one of a shorter run.", least=0)
+    weight_decay: float = setting(0.01, "Decoupled from the gradient, see `decayed`.", least=0)
+    betas: tuple[float, float] = setting(
+        (0.9, 0.99), "Of Adam and Lion; the first is the momentum of SGD.", least=0, below=1
     )
-    b1, b2 = betas
-    if optimizer == "adamw":
-        return adamw(rates, weight_decay=weight_decay, clip_norm=clip_norm, b1=b1, b2=b2), rates
-    if optimizer == "lion":
-        inner = optax.lion(rates, b1=b1, b2=b2, weight_decay=weight_decay, mask=decayed)
-    elif optimizer == "sgd":
+    clip_norm: float = setting(1.0, "Global norm gradients are clipped to; 0: none.", least=0)
+    optimizer: str = setting("adamw", "By name.", choices=OPTIMIZERS)
+    schedule: str = setting("cosine", "Of the learning rate, by name.", choices=SCHEDULES)
+
+
+def make_optimizer(
+    settings: OptimizerSettings, steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimizer of a run of `steps` steps, and its learning rates by step."""
+    rates = learning_rates(
+        settings.schedule,
+        settings.learning_rate,
+        steps=steps,
+        warmup=min(settings.warmup, steps - 1),
+        final=FINAL_SHARE,
+    )
+    b1, b2 = settings.betas
+    decay = settings.weight_decay
+    if settings.optimizer == "adamw":
+        clip_norm = settings.clip_norm
+        return adamw(rates, weight_decay=decay, clip_norm=clip_norm, b1=b1, b2=b2), rates
+    if settings.optimizer == "lion":
+        inner = optax.lion(rates, b1=b1, b2=b2, weight_decay=decay, mask=decayed)
+    else:
         inner = optax.chain(
             optax.trace(decay=b1, nesterov=True),
-            optax.add_decayed_weights(weight_decay, mask=decayed),
+            optax.add_decayed_weights(decay, mask=decayed),
             optax.scale_by_learning_rate(rates),
         )
-    else:
-        known = ", ".join(OPTIMIZERS)
-        raise ValueError(f"optimizer: found {optimizer!r}, expected one of {known}")
-    return _clipped(inner, clip_norm), rates
+    return _clipped(inner, settings.clip_norm), rates
 
 
 def adamw(

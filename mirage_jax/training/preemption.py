@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-TALK_EVERY = 10
-"""Steps between two moments at which processes ask each other whether to stop."""
+SYNC_EVERY = 10
+"""Steps between two moments at which processes exchange whether they are to stop."""
 
 
 class Terminated(SystemExit):
@@ -26,7 +26,7 @@ class Terminated(SystemExit):
         return self.message
 
 
-class StopRequest:
+class Preemption:
     """SIGTERM and SIGINT ask for a save and an orderly end; a second SIGINT ends at once."""
 
     def __init__(self) -> None:
@@ -57,20 +57,20 @@ class StopRequest:
     def requested(self, step: int) -> bool:
         """Whether any process was asked to stop; all then end the way that one was asked to.
 
-        Several processes look every `TALK_EVERY` steps only.
+        Several processes exchange this every `SYNC_EVERY` steps only.
         """
-        if not _may_talk(step):
+        if not _syncs_at(step):
             return False
-        self.agree()
+        self.synchronise()
         return self.signal is not None
 
-    def agree(self) -> None:
-        """Takes on what any process was asked for; to be called by all at the same point."""
-        asked = _over_processes(self.signal or 0)
-        if asked:  # else one may have come in the meantime, and must not be forgotten
-            self.signal = asked
+    def synchronise(self) -> None:
+        """Takes over the signal of any process; to be called by all at the same point."""
+        found = _largest(self.signal or 0)
+        if found:  # else one may have come in the meantime, and must not be forgotten
+            self.signal = found
 
-    def leave(self, message: str) -> None:
+    def exit(self, message: str) -> None:
         """Ends the way the signal asked for."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt(message)
@@ -79,15 +79,15 @@ class StopRequest:
 
 def out_of_time(elapsed: float, limit: float | None, step: int) -> bool:
     """Whether the time is up, on any process."""
-    return limit is not None and _may_talk(step) and _over_processes(int(elapsed >= limit)) > 0
+    return limit is not None and _syncs_at(step) and _largest(int(elapsed >= limit)) > 0
 
 
-def _may_talk(step: int) -> bool:
-    return jax.process_count() == 1 or step % TALK_EVERY == 0
+def _syncs_at(step: int) -> bool:
+    return jax.process_count() == 1 or step % SYNC_EVERY == 0
 
 
-def _over_processes(wish: int) -> int:
-    """The largest wish of any process."""
+def _largest(value: int) -> int:
+    """The largest value of all processes."""
     if jax.process_count() == 1:
-        return wish
-    return int(np.max(multihost_utils.process_allgather(np.asarray(wish))))
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.asarray(value))))

@@ -1,6 +1,6 @@
 """Fits the denoiser's memory prior (`nn.memory_prior`) in closed form: two ridge regressions.
 
-The samples are those the denoiser will train on, spoilt histories, dropped memories and all, so
+The samples are those the denoiser will train on, noisy histories, dropped memories and all, so
 that the prior promises no more than it will keep.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mirage_jax.training.denoiser_task import DenoiserTask
-from mirage_jax.training.latent_cache import FIELDS, LatentClip
+from mirage_jax.world.latent_clip import FIELDS, LatentClip
 
 Pairs = Iterable[tuple[Array, Array]]
 
@@ -40,17 +40,15 @@ def fit_memory_prior(
     """
     batches = min(batches, -(-4 * len(source) // batch_size))
     order = np.resize(np.random.default_rng(seed).permutation(len(source)), batches * batch_size)
-    inputs, key = jax.jit(task.inputs), jax.random.key(seed)
+    samples, key = jax.jit(task.sample), jax.random.key(seed)
 
     def draw() -> Iterator[tuple[Array, Array]]:
         for number, chosen in enumerate(order.reshape(batches, batch_size)):
             records = [source[int(index)] for index in chosen]
             fields: dict[str, Any] = {n: np.stack([r[n] for r in records]) for n in FIELDS}
-            target, _, context, _ = inputs(LatentClip(**fields), jax.random.fold_in(key, number))
-            yield (
-                context[:, 1 : target.shape[1]],
-                target[:, 1:],
-            )  # the first latent of a chunk is given
+            made = samples(LatentClip(**fields), jax.random.fold_in(key, number))
+            # The first latent of a chunk is given.
+            yield made.context[:, 1 : made.target.shape[1]], made.target[:, 1:]
 
     return fit_gaussian(draw)
 

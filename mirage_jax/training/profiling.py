@@ -8,8 +8,15 @@ from pathlib import Path
 import jax
 
 
+def check_profile_steps(steps: tuple[int, int]) -> None:
+    """Raises ValueError unless `steps` is (0, 0) or 1 <= first <= last."""
+    first, last = steps
+    if steps != (0, 0) and not 1 <= first <= last:
+        raise ValueError(f"profile_steps: found {steps}, expected 1 <= first <= last")
+
+
 class Profile:
-    """Records steps `first` to `last`; leaving it as a context manager ends a trace cut short.
+    """Records steps `first` to `last`; leaving it as a context manager ends an unfinished trace.
 
     Args:
       folder: for the traces.
@@ -24,8 +31,7 @@ class Profile:
         self._folder, self._say = folder, say
         self._first, self._last = steps
         self._running = False
-        if steps != (0, 0) and not 1 <= self._first <= self._last:
-            raise ValueError(f"profile_steps: found {steps}, expected 1 <= first <= last")
+        check_profile_steps(steps)
 
     def __enter__(self) -> Profile:
         return self

@@ -22,7 +22,7 @@ from mirage_jax.parallel.flops import matmul_flops
 from mirage_jax.training import state as states
 from mirage_jax.training.metrics import Mean
 from mirage_jax.training.task import Task
-from mirage_jax.training.throughput import Gauges, format_count
+from mirage_jax.training.throughput import Throughput, format_count
 
 
 class Runner:
@@ -65,23 +65,25 @@ class Runner:
 
         return jax.tree.map(one, batch)
 
-    def compile(self, step: Any, build: states.Builder, batch: Any) -> tuple[Gauges, str]:
+    def compile(self, step: Any, build: states.StateBuilder, batch: Any) -> tuple[Throughput, str]:
         """Ahead of time, so that a second compilation is not merely unlikely but impossible.
 
         Returns:
-          What a step does, and that and its memory as a line of text.
+          The work of a step, and that and its memory as a line of text.
         """
         self._batch_shape = _shapes(batch)
         traced = states.trace_step(step, build, batch, self._frozen, self._mesh)
         flops = matmul_flops(traced.jaxpr)
         self.compiled = traced.lower().compile()
         devices = self._mesh.devices
-        gauges = Gauges(devices.flat[0].device_kind, devices.size, flops, self._task.tokens(batch))
+        work = Throughput(
+            devices.flat[0].device_kind, devices.size, flops, self._task.tokens(batch)
+        )
         text = f"a step takes {format_count(flops)}FLOP in matrix products"
-        if gauges.tokens:
-            text += f" for {gauges.tokens:,} tokens"
+        if work.tokens:
+            text += f" for {work.tokens:,} tokens"
         stats = self.compiled.memory_analysis()
-        return gauges, text if stats is None else f"{text}; {footprint.memory_of(stats, None)}"
+        return work, text if stats is None else f"{text}; {footprint.memory_of(stats, None)}"
 
     def step(self, state: states.TrainState, batch: Any) -> tuple[states.TrainState, Any]:
         """The next state and the metrics, both still on their way.

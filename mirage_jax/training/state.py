@@ -1,4 +1,4 @@
-"""The state of a training run, how it is born sharded, and the step that advances it."""
+"""The state of a training run, how it is made sharded, and the step that advances it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -146,8 +146,8 @@ def make_step(
     return step
 
 
-class Builder:
-    """Makes the state of a run: its shardings, the abstract state that carries them, the real one.
+class StateBuilder:
+    """Makes the state of a run, and knows its shapes and shardings before.
 
     Used where the mesh is set, `with jax.set_mesh(mesh), nn.logical_axis_rules(rules)`.
 
@@ -168,15 +168,18 @@ class Builder:
     ) -> None:
         options: dict[str, Any] = {"seed": seed, "with_ema": with_ema}
         boxed = jax.eval_shape(lambda: create(task, optimizer, **options))
-        self._real = lambda: unboxed(task, optimizer, **options)
+        self._create = lambda: unboxed(task, optimizer, **options)
         self.shardings: TrainState = sharding_rules.shardings(boxed, mesh, rules)
         self.abstract: TrainState = sharding_rules.placed(boxed, self.shardings)
 
-    def real(self) -> TrainState:
-        return jax.jit(self._real, out_shardings=self.shardings)()
+    def initialise(self) -> TrainState:
+        """The state at step 0, each leaf on its devices."""
+        return jax.jit(self._create, out_shardings=self.shardings)()
 
 
-def trace_step(step: Any, build: Builder, batch: Any, frozen: Any, mesh: Mesh) -> jax.stages.Traced:
+def trace_step(
+    step: Any, build: StateBuilder, batch: Any, frozen: Any, mesh: Mesh
+) -> jax.stages.Traced:
     """The step of `make_step` as it will run, the old state's memory being reused for the new.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a training stage has to say for itself; everything else is `loop.fit`."""
+"""The interface of a training stage; everything else is `loop.fit`."""
 
 import dataclasses
 from typing import Any, Protocol, runtime_checkable
@@ -40,7 +40,7 @@ class Task(Protocol):
     frozen: Any = None
 
     def init(self, key: PRNGKeyArray) -> Params:
-        """Fresh parameters. Traced, so that they are born sharded; boxed leaves welcome."""
+        """Fresh parameters. Traced, so that they are made sharded; boxed leaves welcome."""
         ...
 
     def loss(
@@ -52,7 +52,7 @@ class Task(Protocol):
           params: unboxed parameters.
           batch: tree of arrays [batch, ...] as the batches deliver it.
           key: randomness of this step.
-          train: False during evaluation: no dropout, no perturbation of the input.
+          train: False during evaluation: no dropout, no noise augmentation.
           frozen: the arrays of `self.frozen`, unboxed; passed only where the task has any.
         """
         ...

@@ -11,18 +11,18 @@ from mirage_jax.parallel.topology import GIB, peak_flops
 
 
 @dataclasses.dataclass(frozen=True)
-class Gauges:
-    """What a step does, to be divided by the time it takes.
+class Throughput:
+    """The work of a step, to be divided by the time it takes.
 
     Attributes:
-      kind: of the devices, `jax.Device.device_kind`.
+      device_kind: of the devices, `jax.Device.device_kind`.
       devices: how many take part.
       flops: of the matrix products of a step, over all devices; what rematerialisation repeats
         counts, so with it the utilisation is that of the hardware.
       tokens: that the network works on in a step, over all devices; 0 where the task has none.
     """
 
-    kind: str
+    device_kind: str
     devices: int
     flops: int
     tokens: int = 0
@@ -40,7 +40,7 @@ class Gauges:
         found["data_share"] = waited / seconds
         if self.tokens:
             found["tokens_per_second"] = self.tokens / seconds
-        peak = peak_flops(self.kind)
+        peak = peak_flops(self.device_kind)
         if peak:
             found["mfu"] = self.flops / seconds / (peak * self.devices)
         return found

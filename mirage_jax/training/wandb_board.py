@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mirage_jax.io.atomic import write_atomically
+
 ID_FILE = "wandb_id.txt"
 
 
@@ -44,7 +46,7 @@ class WandbBoard:
             dir=str(workdir),
             config=None if config is None else dict(config),
         )
-        path.write_text(f"{self._run.id}\n", encoding="utf-8")
+        write_atomically(path, f"{self._run.id}\n")
         # An axis of our own: steps are repeated after a rollback, which wandb's must not be.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")

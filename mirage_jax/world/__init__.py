@@ -1,20 +1,19 @@
 """Worlds: the model that extends them, the rollout along a camera path, and their files."""
 
-from mirage_jax.world.model import World, WorldModel, check_world, first_picture
-from mirage_jax.world.rollout import Chunk, Look, chunk_bounds, chunks_of_path, rollout
+from mirage_jax.world.loading import load
+from mirage_jax.world.model import WorldModel
+from mirage_jax.world.rollout import Chunk, DepthEstimator, rollout
 from mirage_jax.world.sampling import sample_chunk
-from mirage_jax.world.world_file import WORLD_FORMAT, load_world, save_world
+from mirage_jax.world.state import World, check_world
+from mirage_jax.world.world_file import load_world, save_world
 
 __all__ = [
-    "WORLD_FORMAT",
     "Chunk",
-    "Look",
+    "DepthEstimator",
     "World",
     "WorldModel",
     "check_world",
-    "chunk_bounds",
-    "chunks_of_path",
-    "first_picture",
+    "load",
     "load_world",
     "rollout",
     "sample_chunk",

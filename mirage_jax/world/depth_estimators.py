@@ -1,4 +1,4 @@
-"""Depth of generated frames from elsewhere than the geometry head: `Look`s for a rollout."""
+"""Depth of generated frames from elsewhere than the geometry head: for a rollout."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from mirage_jax.io.depth_maps import resample
 from mirage_jax.io.geometry_npz import GeometryFile
 from mirage_jax.memory import pool_depth
 from mirage_jax.nn.depth_anything import PRESETS, DepthAnything, estimate
-from mirage_jax.world.rollout import Look
+from mirage_jax.world.rollout import DepthEstimator
 
 _CLASS_TOKENS = ("backbone.embeddings.cls_token", "pretrained.cls_token")
 
 
-def from_file(geometry: GeometryFile, start: int = 0, size: tuple[int, int] | None = None) -> Look:
+def from_file(
+    geometry: GeometryFile, start: int = 0, size: tuple[int, int] | None = None
+) -> DepthEstimator:
     """The depths (and masks) of a file at the poses that are followed.
 
     True of a generated frame as far as it shows what was there; a depth of 0 is not remembered.
@@ -31,11 +33,11 @@ def from_file(geometry: GeometryFile, start: int = 0, size: tuple[int, int] | No
       size: of the maps; None for that of the file.
     """
 
-    def look(
+    def estimate_depth(
         pictures: UInt8[np.ndarray, "k height width 3"],
         numbers: list[int],
         camera: Camera,
-        held: Float[np.ndarray, "k h w"],
+        remembered: Float[np.ndarray, "k h w"],
     ) -> tuple[Float[np.ndarray, "k dh dw"], Float[np.ndarray, "k dh dw"] | None]:
         frames = [start + number for number in numbers]
         depth, masks = geometry.depths[frames], geometry.masks
@@ -45,42 +47,46 @@ def from_file(geometry: GeometryFile, start: int = 0, size: tuple[int, int] | No
         depth = np.stack([resample(one, size) for one in depth])
         return depth, None if static is None else np.stack([resample(one, size) for one in static])
 
-    return look
+    return estimate_depth
 
 
-def from_network(depth_of: Callable[[UInt8[np.ndarray, "height width 3"]], np.ndarray]) -> Look:
-    """A network that tells metres, each chunk brought to the scale of what is remembered.
+def from_network(
+    depth_of: Callable[[UInt8[np.ndarray, "height width 3"]], np.ndarray],
+) -> DepthEstimator:
+    """A metric depth network, each chunk brought to the scale of what is remembered.
 
     Args:
       depth_of: z-depth of the pixels of a picture.
     """
 
-    def look(
+    def estimate_depth(
         pictures: UInt8[np.ndarray, "k height width 3"],
         numbers: list[int],
         camera: Camera,
-        held: Float[np.ndarray, "k h w"],
+        remembered: Float[np.ndarray, "k h w"],
     ) -> tuple[Float[np.ndarray, "k dh dw"], None]:
         depth = np.stack([depth_of(picture) for picture in pictures]).astype(np.float32)
-        return depth * scale_between(depth, held), None
+        return depth * scale_between(depth, remembered), None
 
-    return look
+    return estimate_depth
 
 
 def scale_between(
-    depth: Float[np.ndarray, "k dh dw"], held: Float[np.ndarray, "k h w"]
+    depth: Float[np.ndarray, "k dh dw"], remembered: Float[np.ndarray, "k h w"]
 ) -> np.float32:
-    """What `depth` is to be multiplied by to fit the depth that is `held` of the same views.
+    """What `depth` is to be multiplied by to fit the depth that is `remembered` of the same views.
 
-    The median ratio of cells where something is held (above 0); 1 where nothing is. The size of
-    `depth` is a multiple of that of `held`.
+    The median ratio of cells where something is known (above 0); 1 where nothing is. The size of
+    `depth` is a multiple of that of `remembered`.
     """
-    cells = np.asarray(pool_depth(depth, held.shape[1:])[0])
-    known = (held > 0) & (cells > 0)
-    return np.float32(np.median(held[known] / cells[known])) if known.any() else np.float32(1.0)
+    cells = np.asarray(pool_depth(depth, remembered.shape[1:])[0])
+    known = (remembered > 0) & (cells > 0)
+    return (
+        np.float32(np.median(remembered[known] / cells[known])) if known.any() else np.float32(1.0)
+    )
 
 
-def depth_anything(path: Path, max_depth: float) -> Look:
+def depth_anything(path: Path, max_depth: float) -> DepthEstimator:
     """Depth Anything V2, a metric network of any released size, from safetensors.
 
     Args:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from mirage_jax.diffusion import samplers
 from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.world.options import SamplerOptions
 
 
 def sample_chunk(
@@ -19,42 +20,37 @@ def sample_chunk(
     context: Float[Array, "b _ h w m"] | None,
     rays: Float[Array, "b l h w k"],
     key: PRNGKeyArray,
+    options: SamplerOptions,
     *,
-    steps: int,
-    shift: float,
-    method: str,
-    schedule: str = "uniform",
+    noise: Float[Array, "b l h w c"] | None = None,
     reference: Float[Array, "b r h w c"] | None = None,
     preceding: Float[Array, "b p h w c"] | None = None,
-    shown: Bool[Array, "b _"] | None = None,
+    frame_mask: Bool[Array, "b _"] | None = None,
     text: Float[Array, "b n e"] | None = None,
-    other_text: Float[Array, "b n2 e"] | None = None,
-    guidance: float = 1.0,
+    negative_text: Float[Array, "b n2 e"] | None = None,
 ) -> Float[Array, "b l h w c"]:
     """Samples the latents of a chunk whose first latent is given; as many as there are rays for.
 
-    `method` is one of `samplers.METHODS`, or "staggered": Euler's, each latent a step behind the
-    one before it, for denoisers trained with a noise level per latent.
+    The method "staggered" is Euler's, each latent a step behind the one before it, for denoisers
+    trained with a noise level per latent.
 
     Args:
       denoiser: the network.
       params: its parameters.
       first: the given latent.
-      context: what the memory shows at target latents, or at target and preceding ones.
-      rays: of the target latents; not asked for by denoisers without `ray_channels`.
+      context: of the conditioner, for target latents, or for target and preceding ones.
+      rays: of the target latents; ignored by denoisers without `ray_channels`.
       key: of the noise.
-      steps: of the solver.
-      shift: of its noise levels.
-      method: see above.
-      schedule: one of `samplers.KINDS`.
+      options: of the solver.
+      noise: to start from in place of what the key gives, for exact comparisons.
       reference: clean latents of earlier frames.
       preceding: clean latents of the end of the chunk before.
-      shown: which of the two there are, see `Denoiser`.
+      frame_mask: which of the two are present, see `Denoiser`.
       text: embedded prompt.
-      other_text: what to be led away from, if `guidance` is not 1.
-      guidance: how far, see `samplers.guided`.
+      negative_text: embedded prompt that guidance leads away from, where `cfg_scale` is not 1.
     """
-    noise = jax.random.normal(key, (*rays.shape[:2], *first.shape[1:]))
+    if noise is None:
+        noise = jax.random.normal(key, (*rays.shape[:2], *first.shape[1:]))
     clean = jnp.zeros_like(noise).at[:, 0].set(first)
     mask = jnp.zeros(noise.shape[:2]).at[:, 0].set(1.0)
 
@@ -68,16 +64,17 @@ def sample_chunk(
                 rays=rays if denoiser.ray_channels else None,
                 reference=reference,
                 preceding=preceding,
-                shown=shown,
+                frame_mask=frame_mask,
                 text=text,
             )
 
         return velocity
 
     velocity = velocity_under(text)
-    if guidance != 1.0:
-        velocity = samplers.guided(velocity, velocity_under(other_text), guidance)
-    levels = samplers.make_schedule(steps, shift, schedule)
+    if options.cfg_scale != 1.0:
+        velocity = samplers.guided(velocity, velocity_under(negative_text), options.cfg_scale)
+    steps, shift, method = options.steps, options.shift, options.method
+    levels = samplers.make_schedule(steps, shift, options.schedule)
     if method == "staggered":
         levels = samplers.staggered_schedule(steps, rays.shape[1], shift=shift, given=1)
         method = "euler"

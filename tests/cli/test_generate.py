@@ -1,6 +1,7 @@
 """What `mirage generate` leaves and says, over a rollout that is made up: nothing is compiled."""
 
 import importlib
+import json
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,28 +9,27 @@ import pytest
 from PIL import Image
 from safetensors import SafetensorError
 
-from helpers import command_line, paths, tiny_world
+from helpers import tiny_world
+from helpers.command_line import assert_refused
 from helpers.tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE
-from mirage_jax import memory
-from mirage_jax import world as world_module
-from mirage_jax.cli import generate
-from mirage_jax.cli.helpers import build, common
+from mirage_jax import memory, trajectories
+from mirage_jax.cli.helpers import rollout_files
 from mirage_jax.io import video as video_io
-from mirage_jax.world import Chunk, World, WorldModel, load_world, save_world
+from mirage_jax.world import Chunk, World, WorldModel, load_world, loading, save_world
+from mirage_jax.world.options import ContextFrameOptions
 
-CONFIG = paths.EXPERIMENTS / "quickstart.py"
 LOST_AT_START, LOST_PER_CHUNK = 2, 3
 NOTHING_WRITTEN = memory.WriteReport(*[jnp.int32(0)] * 4)
 
 
-def started(model, picture, camera, capacity, depth=None):
-    bank = memory.create(capacity, CHANNELS).replace(dropped=jnp.int32(LOST_AT_START))
+def started(model, picture, camera, *, depth=None):
+    bank = memory.create(model.memory.capacity, CHANNELS)
+    bank = bank.replace(dropped=jnp.int32(LOST_AT_START))
     latent = jnp.zeros((*GRID, CHANNELS))
-    world = World(bank, latent, camera.cam2world, camera.intrinsics, jnp.int32(1))
-    return world, NOTHING_WRITTEN
+    return World(bank, latent, camera.cam2world, camera.intrinsics, jnp.int32(1))
 
 
-def walked(model, world, path, key, on_chunk):
+def walked(model, world, path, key, **options):
     frames = len(path) - 1
     dropped = world.bank.dropped + LOST_PER_CHUNK
     world = world.replace(
@@ -37,27 +37,34 @@ def walked(model, world, path, key, on_chunk):
         cam2world=np.asarray(path[-1], np.float32),
         frames=world.frames + frames,
     )
-    on_chunk(Chunk(0, np.full((frames, *SIZE, 3), 128, np.uint8), world, NOTHING_WRITTEN))
-    return world
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_world.world_model()
+    video = np.full((frames, *SIZE, 3), 128, np.uint8)
+    yield Chunk(0, video, world, NOTHING_WRITTEN)
 
 
 @pytest.fixture
-def call(model, tmp_path, capsys, monkeypatch):
-    """Runs the command on made-up chunks; returns (exit code, stdout on one line, stderr)."""
-    monkeypatch.setattr(common, "prepare_jax", lambda *_, **__: None)
-    monkeypatch.setattr(build, "world_model", lambda *_: model)
+def model(monkeypatch):
+    """The model that every work directory has, with its last options."""
+    made = tiny_world.world_model(trained_beside=ContextFrameOptions())
+    used = []
+    monkeypatch.setattr(loading, "load", lambda *_, **__: made)
+
+    def rolled(model, *arguments, **options):
+        used.append(model)
+        return walked(model, *arguments, **options)
+
     monkeypatch.setattr(WorldModel, "start", started)
-    monkeypatch.setattr(world_module, "rollout", walked)
+    monkeypatch.setattr(rollout_files, "rollout", rolled)
+    return used
+
+
+@pytest.fixture
+def generate(call, model):
+    """Runs the command; returns (exit code, stdout on one line, stderr)."""
 
     def run(*arguments):
-        where = [f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}"]
         ways = ["--trajectory=push_in", f"--frames={CHUNK}"]
-        return command_line.run(generate, [*where, *ways, *arguments], monkeypatch, capsys)
+        code, out, err = call("generate", *ways, *arguments)
+        return code, " ".join(out.split()), err
 
     return run
 
@@ -75,6 +82,7 @@ def pair(tmp_path):
     folder = tmp_path / "pair"
     folder.mkdir()
     (folder / "walk.mp4").write_bytes(b"an older video")
+    (folder / "walk.json").write_bytes(b"what it was")
     bank = memory.create(7, CHANNELS).replace(dropped=jnp.int32(4))
     world = World(bank, np.zeros((*GRID, CHANNELS), np.float32), np.eye(4, dtype=np.float32),
                   INTRINSICS, np.int32(9))  # fmt: skip
@@ -86,29 +94,29 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_video_and_its_world_are_left_in_a_folder_that_is_made(call, picture, tmp_path):
+def test_a_video_and_its_world_are_left_in_a_folder_that_is_made(generate, picture, tmp_path):
     out = tmp_path / "new" / "folder" / "walk.mp4"
-    assert call(picture, f"--out={out}")[0] == 0
-    assert {path.name for path in out.parent.iterdir()} == {"walk.mp4", "walk.world"}
+    assert generate(picture, f"--out={out}")[0] == 0
+    assert {path.name for path in out.parent.iterdir()} == {"walk.mp4", "walk.world", "walk.json"}
     assert len(video_io.read_video(out)[0]) == CHUNK - 1
     world = load_world(out.with_suffix(".world"))
     assert int(world.frames) == CHUNK
     np.testing.assert_allclose(world.cam2world[:3, 3], [0, 0, 1], atol=1e-6)  # one metre ahead
 
 
-def test_what_the_first_picture_loses_counts_too(call, picture, tmp_path):
-    code, out, _ = call(picture, f"--out={tmp_path / 'a.mp4'}", "--config.memory.capacity=7")
+def test_what_the_first_picture_loses_counts_too(generate, picture, tmp_path):
+    code, out, _ = generate(picture, f"--out={tmp_path / 'a.mp4'}", "--config.memory.capacity=7")
     assert code == 0 and f"{LOST_AT_START + LOST_PER_CHUNK} elements were not remembered" in out
     assert "raise --config.memory.capacity" in out
 
 
-def test_a_continued_world_says_what_would_give_it_more_memory(call, pair, tmp_path):
-    code, out, _ = call(f"--world={pair / 'walk.world'}", f"--out={tmp_path / 'b.mp4'}")
+def test_a_continued_world_says_what_would_give_it_more_memory(generate, pair, tmp_path):
+    code, out, _ = generate(f"--world={pair / 'walk.world'}", f"--out={tmp_path / 'b.mp4'}")
     assert code == 0 and f" {LOST_PER_CHUNK} elements were not remembered" in out
     assert "keeps its capacity, here 7" in out and "begin again from the picture" in out
 
 
-def test_a_full_disk_leaves_the_pair_as_it_was(call, picture, pair, monkeypatch):
+def test_a_full_disk_leaves_the_pair_as_it_was(generate, picture, pair, monkeypatch):
     def full(*_, **__):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
@@ -116,28 +124,199 @@ def test_a_full_disk_leaves_the_pair_as_it_was(call, picture, pair, monkeypatch)
     # The package's attribute of that name is the function.
     module = importlib.import_module("mirage_jax.weights")
     monkeypatch.setattr(module, "save_file", full)
-    code, _, err = call(picture, f"--out={pair / 'walk.mp4'}")
+    code, _, err = generate(picture, f"--out={pair / 'walk.mp4'}")
     assert code == 2 and "No space left on device" in err and "Traceback" not in err
     assert contents(pair) == before
 
 
 def test_a_video_that_cannot_be_finished_leaves_the_pair_as_it_was(
-    call, picture, pair, monkeypatch
+    generate, picture, pair, monkeypatch
 ):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "walk.mp4")
 
     before = contents(pair)
     monkeypatch.setattr(video_io._Encoder, "close", full)
-    code, _, err = call(picture, f"--out={pair / 'walk.mp4'}")
+    code, _, err = generate(picture, f"--out={pair / 'walk.mp4'}")
     assert code == 2 and "No space left on device" in err
     assert contents(pair) == before
 
 
-def test_a_world_of_another_model_is_named(call, pair, tmp_path):
+def test_a_world_of_another_model_is_named(generate, pair, tmp_path):
     world = load_world(pair / "walk.world")
     other = tmp_path / "other.world"
     save_world(other, world.replace(latent=jnp.zeros((1, 3, CHANNELS))))
-    code, _, err = call(f"--world={other}", f"--out={tmp_path / 'c.mp4'}")
+    code, _, err = generate(f"--world={other}", f"--out={tmp_path / 'c.mp4'}")
     assert code == 2 and f"{other}: found a last latent" in err and "Traceback" not in err
     assert not (tmp_path / "c.mp4").exists()
+
+
+# -- the record ----------------------------------------------------------------------------------
+
+
+def test_the_record_says_what_was_done(generate, picture, pair, tmp_path):
+    out = tmp_path / "a.mp4"
+    assert generate(picture, f"--out={out}", "--seed=3", "--with=steps=7", "--fps=5")[0] == 0
+    told = json.loads(out.with_suffix(".json").read_text())
+    assert told["started_from"] == {"image": picture.removeprefix("--image=")}
+    assert (told["seed"], told["preset"], told["trajectory"], told["fps"]) == (3, "", "push_in", 5)
+    assert (told["height"], told["width"]) == SIZE
+    assert told["config"]["sampler"]["steps"] == 7
+    assert told["config"]["conditioner"] == "folded"
+    (chunk,) = told["iterations"]
+    assert (chunk["output_start"], chunk["output_end"]) == (0, CHUNK)
+    assert generate(f"--world={pair / 'walk.world'}", f"--out={out}")[0] == 0
+    told = json.loads(out.with_suffix(".json").read_text())
+    assert told["started_from"] == {"world": str(pair / "walk.world")}
+
+
+# -- flags ---------------------------------------------------------------------------------------
+
+
+def test_one_thing_to_start_from_is_wanted(generate):
+    ways = "give one of --image=PICTURE, --world=SAVED_WORLD and --geometry=NPZ"
+    assert_refused(generate(), ways)
+    assert_refused(generate("--image=a.png", "--world=a.world"), ways)
+    assert_refused(generate("--image=a.png", "--geometry=a.npz"), ways)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--world=a", "--depth=b.png"], "--depth does not go with --world, only with --image"),
+        (["--world=a", "--fov=60"], "--fov does not go with --world, only with --image"),
+        (["--image=a", "--start_frame=1"], "--start_frame does not go with --image, only with --g"),
+        (["--geometry=a", "--angle=3"], "does not go with --geometry, only with --image or --wor"),
+        (["--image=a", "--fov=0"], "--fov: found 0.0, expected > 0 and < 180"),
+        (["--image=a", "--fov=180"], "--fov: found 180.0"),
+        (["--image=a", "--fov=-20"], "--fov: found -20.0"),
+        (["--image=a", "--fov=nan"], "--fov: found nan"),
+        (["--image=a", "--fov=inf"], "--fov: found inf"),
+        (["--image=a", "--fps=0"], "--fps: found 0.0, expected > 0.01 and < 1000"),
+        (["--image=a", "--fps=nan"], "--fps: found nan"),
+        (["--image=a", "--max_depth=0"], "--max_depth: found 0.0, expected > 0 and < inf"),
+        (["--image=a", "--frames=-1"], "--frames=-1: -1 is not a non-negative integer"),
+        (
+            ["--image=a", "--seed=-1"],
+            "--seed=-1: -1 is not an integer in the range [0, 4294",
+        ),
+        (
+            ["--image=a", "--seed=99999999999999999999"],
+            "is not an integer in the range [0, 42",
+        ),
+        (["--image=a", "--seed=few"], "--seed=few"),
+        (["--image=a", "--preset=old"], "--preset=old: value should be one of"),
+        (["--image=a", "--cfg_scale=-1"], "--cfg_scale=-1: -1.0 is not a non-negative number"),
+        (["--image=a", "--vae_tile=3"], "--vae_tile: found '3', expected ROWS,COLUMNS"),
+        (["--image=a", "--vae_tile=0,3"], "--vae_tile: found (0, 3), expected ROWS,COLUMNS"),
+        (["--image=a", "--video_size=3"], "--video_size: found '3', expected HEIGHT,WIDTH"),
+    ],
+)
+def test_flags_are_checked_before_anything_is_read(generate, arguments, message):
+    assert_refused(generate(*arguments), message)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "--video_size=32,32",
+            "--video_size: found (32, 32), expected (16, 24), which the weight",
+        ),
+        ("--chunk_frames=33", "--chunk_frames: found 33, expected 5, which the weights were train"),
+        ("--with=steps=0", "preset: steps: found 0, expected >= 1"),
+        ("--with=stps=1", "preset: found 'stps=1', expected NAME=VALUE of cells, choice, "),
+        ("--with=cfg_scale=3", "preset: found 'cfg_scale=3', expected NAME=VALUE of"),
+        ("--with=capacity=3", "preset: found 'capacity=3', expected NAME=VALUE of"),
+        ("--with=vae_tile=3", "preset: vae_tile: found (3,), expected rows and columns"),
+        ("--with=vae_tile=x", "preset: vae_tile: found 'x', expected whole numbers"),
+        ("--with=conditioner=score", "conditioner: found weights trained with 'folded'"),
+        ("--with=preceding=1", "preceding: found weights trained with 0, expected the preset to"),
+        ("--prompt=a room", "--prompt: found one, but this denoiser was trained without text"),
+        ("--negative_prompt=x", "--negative_prompt: found one, but this denoiser was trained"),
+        ("--cfg_scale=2", "--cfg_scale: found one, but this denoiser was trained without text"),
+        ("--text=a.safetensors", "--text: found one, but this denoiser was trained without text"),
+        ("--save_text=a", "--save_text: found one, but this denoiser was trained without text"),
+        ("--depth_model=none.safetensors", "none.safetensors: no such file"),
+        ("--depth=none.npy", "none.npy"),
+        ("--frames=8", "--frames of push_in: found 8 poses, expected 1 + 4 n"),
+        ("--trajectory=lookaway", "did you mean 'look_away'"),
+        ("--angle=nan", "found angle=nan"),
+        ("--config.memory.capacity=0", "config.memory.capacity: found 0, expected >= 1"),
+        ("--config.sampling.steps=0", "config.sampling.steps: found 0, expected >= 1"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(generate, picture, tmp_path, argument, message):
+    out = tmp_path / "new" / "a.mp4"
+    found = generate(picture, f"--out={out}", argument)
+    assert_refused(found, message)
+    assert found[2].count("\n") == 1
+    assert not out.parent.exists()
+
+
+def test_options_come_from_the_config_and_then_from_the_flags(generate, picture, model, tmp_path):
+    out = f"--out={tmp_path / 'a.mp4'}"
+    config = ["--config.sampling.steps=3", "--config.memory.capacity=77"]
+    assert generate(picture, out, *config)[0] == 0
+    assert generate(picture, out, *config, "--with=steps=5,reencode=true", "--vae_tile=1,2")[0] == 0
+    first, second = model
+    assert (first.sampler.steps, first.memory.capacity, first.memory.reencode) == (3, 77, False)
+    assert (second.sampler.steps, second.memory.capacity, second.memory.reencode) == (5, 77, True)
+    assert first.encoder.tile == () and second.encoder.tile == (1, 2)
+
+
+# -- names of what is written --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.world", "a.json", "a", "a.avi"])
+def test_the_video_is_an_mp4(generate, name):
+    assert_refused(generate("--image=a.png", f"--out={name}"), f"--out {name}: found ", ".mp4")
+
+
+def test_a_folder_of_that_name_or_no_folder_above_it_is_said(generate, tmp_path):
+    (tmp_path / "there.mp4").mkdir()
+    (tmp_path / "file").touch()
+    found = generate("--image=a.png", f"--out={tmp_path / 'there.mp4'}")
+    assert_refused(found, "that is a folder, expected a video's name")
+    found = generate("--image=a.png", f"--out={tmp_path / 'file' / 'more' / 'a.mp4'}")
+    assert_refused(found, f"{tmp_path / 'file'} is no folder")
+
+
+def test_nothing_that_is_read_is_written_over(generate, picture, tmp_path):
+    trajectories.save(tmp_path / "walk.json", trajectories.make("hold", CHUNK))
+    before = (tmp_path / "walk.json").read_bytes()
+    for folder in (tmp_path, tmp_path / "run" / ".."):
+        found = generate(
+            picture, f"--trajectory={tmp_path / 'walk.json'}", f"--out={folder / 'walk.mp4'}"
+        )
+        assert_refused(found, "walk.json, which --trajectory reads", "expected another name")
+    assert (tmp_path / "walk.json").read_bytes() == before
+
+
+def test_other_files_of_the_folder_are_left_alone(generate, picture, pair):
+    before = contents(pair)
+    assert generate(picture, f"--out={pair / 'other.mp4'}")[0] == 0
+    after = contents(pair)
+    assert {name: after[name] for name in before} == before
+    assert after.keys() - before.keys() == {"other.mp4", "other.world", "other.json"}
+
+
+def test_a_record_that_cannot_be_written_leaves_the_pair_as_it_was(
+    generate, picture, pair, monkeypatch
+):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    before = contents(pair)
+    monkeypatch.setattr(type(pair), "write_text", full)
+    code, _, err = generate(picture, f"--out={pair / 'walk.mp4'}")
+    assert code == 2 and "No space left on device" in err and "walk.json" in err
+    assert contents(pair) == before
+
+
+def test_a_work_directory_without_weights_says_how_to_make_them(call, tmp_path):
+    out = f"--out={tmp_path / 'a.mp4'}"
+    assert_refused(
+        call("generate", "--image=a.png", out),
+        f"{tmp_path / 'run'}: found no trained model; expected a work directory (run `make quick",
+    )

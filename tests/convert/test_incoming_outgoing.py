@@ -18,20 +18,20 @@ from safetensors.numpy import load_file, save_file
 
 from helpers import paths
 from mirage_jax.cli import convert
-from mirage_jax.convert.incoming import Asked, import_checkpoint
+from mirage_jax.convert.incoming import ImportOptions, import_checkpoint
 from mirage_jax.convert.outgoing import export_checkpoint
 from mirage_jax.convert.tensor_files import write_tensors
 from mirage_jax.convert.wan_dit import from_wan_dit, wan_dit_fields, wan_dit_plan
 from mirage_jax.convert.wan_vae import released_stats
 from mirage_jax.nn.denoiser import Denoiser
-from mirage_jax.weights import export, load_export
-from mirage_jax.world.latent_encoder import LatentEncoder, as_fields
+from mirage_jax.weights import as_fields, export, load_export
+from mirage_jax.world.latent_encoder import LatentEncoder
 
 GOLDEN = paths.GOLDEN
 MIRAGE = GOLDEN / "official_mirage_dit_vace" / "weights.safetensors"
 DIFFUSERS = GOLDEN / "diffusers_wan_ti2v"
 VAE = GOLDEN / "official_vae22" / "weights.safetensors"
-ASKED = Asked(heads=2, branch_layers=(0, 2))
+OPTIONS = ImportOptions(heads=2, branch_layers=(0, 2))
 
 
 def assert_same_tensors(found, expected):
@@ -50,7 +50,7 @@ def mirage():
 def exported(tmp_path_factory):
     """Export of the golden denoiser with its branch."""
     out = tmp_path_factory.mktemp("exported") / "mirage"
-    assert import_checkpoint([MIRAGE], out, asked=ASKED) == "denoiser"
+    assert import_checkpoint([MIRAGE], out, options=OPTIONS) == "denoiser"
     return out
 
 
@@ -66,12 +66,12 @@ def test_an_export_is_what_reading_the_whole_checkpoint_gives(exported, mirage):
 
 def test_what_a_branch_is_told_is_stored(tmp_path, mirage, exported):
     assert "context" not in load_export(exported)[1]
-    asked = dataclasses.replace(ASKED, context="score")
-    import_checkpoint([MIRAGE], tmp_path / "ours", asked=asked)
+    options = dataclasses.replace(OPTIONS, context="score")
+    import_checkpoint([MIRAGE], tmp_path / "ours", options=options)
     assert load_export(tmp_path / "ours")[1]["context"] == "score"
     branch = {name: t for name, t in mirage.items() if name.startswith("vace_")}
     save_file(branch, tmp_path / "vace.safetensors")
-    import_checkpoint([tmp_path / "vace.safetensors"], tmp_path / "branch", asked=asked)
+    import_checkpoint([tmp_path / "vace.safetensors"], tmp_path / "branch", options=options)
     assert load_export(tmp_path / "branch")[1]["context"] == "score"
 
 
@@ -79,7 +79,7 @@ def test_what_a_branch_is_told_is_stored(tmp_path, mirage, exported):
 def test_original_names_come_back_bit_by_bit(tmp_path, mirage, dtype):
     tensors = {name: tensor.astype(dtype) for name, tensor in mirage.items()}
     save_file(tensors, tmp_path / "in.safetensors")
-    import_checkpoint([tmp_path / "in.safetensors"], tmp_path / "ours", asked=ASKED)
+    import_checkpoint([tmp_path / "in.safetensors"], tmp_path / "ours", options=OPTIONS)
     export_checkpoint(tmp_path / "ours", tmp_path / "out.safetensors")
     # Read by the safetensors library, not by what wrote it.
     assert_same_tensors(load_file(tmp_path / "out.safetensors"), tensors)
@@ -92,7 +92,7 @@ def test_a_branch_joins_its_base_and_leaves_it(tmp_path, mirage, exported):
     prefixed = {f"pipe.vace.{name}": tensor for name, tensor in branch.items()}
     save_file(prefixed, tmp_path / "vace.safetensors")
     sources = [tmp_path / "base.safetensors", tmp_path / "vace.safetensors"]
-    import_checkpoint(sources, tmp_path / "both", asked=ASKED)
+    import_checkpoint(sources, tmp_path / "both", options=OPTIONS)
     joined, _ = load_export(tmp_path / "both")
     expected, _ = load_export(exported)
     jax.tree.map(np.testing.assert_array_equal, joined, expected)
@@ -105,7 +105,9 @@ def test_a_branch_alone(tmp_path, mirage, exported):
     branch = {name: t for name, t in mirage.items() if name.startswith("vace_")}
     save_file(branch, tmp_path / "vace.safetensors")
     ours = tmp_path / "ours"
-    assert import_checkpoint([tmp_path / "vace.safetensors"], ours, asked=ASKED) == "memory_branch"
+    assert (
+        import_checkpoint([tmp_path / "vace.safetensors"], ours, options=OPTIONS) == "memory_branch"
+    )
     params, architecture = load_export(ours)
     expected, _ = load_export(exported)
     jax.tree.map(np.testing.assert_array_equal, params["branch"], expected["branch"])
@@ -156,7 +158,9 @@ def test_a_diffusers_folder_in_and_out(tmp_path, sharded):
 
 
 def test_a_smaller_dtype_is_rounded_to_nearest(tmp_path, mirage):
-    import_checkpoint([MIRAGE], tmp_path / "ours", asked=ASKED, dtype=np.dtype(ml_dtypes.bfloat16))
+    import_checkpoint(
+        [MIRAGE], tmp_path / "ours", options=OPTIONS, dtype=np.dtype(ml_dtypes.bfloat16)
+    )
     params, _ = load_export(tmp_path / "ours")
     expected = jax.tree.map(lambda a: jnp.asarray(a).astype(jnp.bfloat16), from_wan_dit(mirage))
     jax.tree.map(np.testing.assert_array_equal, params, expected)
@@ -248,7 +252,7 @@ def test_what_does_not_fit_is_refused_and_leaves_the_old_export(tmp_path, mirage
     (out / "model.safetensors").write_text("as it was")
     save_file(change(mirage), source)
     with pytest.raises(ValueError, match=words):
-        import_checkpoint([source], out, asked=ASKED)
+        import_checkpoint([source], out, options=OPTIONS)
     assert [path.name for path in out.iterdir()] == ["model.safetensors"]
     assert (out / "model.safetensors").read_text() == "as it was"
 
@@ -259,7 +263,7 @@ def test_a_truncated_file_says_how_long_it_should_be(tmp_path, size):
     source.write_bytes(data[:size])
     words = rf"in\.safetensors: truncated.* found {len(data[:size])} bytes, expected"
     with pytest.raises(ValueError, match=words):
-        import_checkpoint([source], tmp_path / "ours", asked=ASKED)
+        import_checkpoint([source], tmp_path / "ours", options=OPTIONS)
     assert not (tmp_path / "ours").exists()
 
 
@@ -296,7 +300,7 @@ def test_a_branch_of_another_length_is_refused(tmp_path, mirage, layers, alone):
         r"\(0, 2, 4"
     )
     with pytest.raises(ValueError, match=words):
-        import_checkpoint([source], tmp_path / "ours", asked=Asked("mirage_5b"))
+        import_checkpoint([source], tmp_path / "ours", options=ImportOptions("mirage_5b"))
     assert not (tmp_path / "ours").exists()
 
 
@@ -304,23 +308,28 @@ def test_a_model_of_another_size_is_refused_by_tensor(tmp_path, mirage):
     source = tmp_path / "in.safetensors"
     save_file({k: v for k, v in mirage.items() if not k.startswith("vace_")}, source)
     with pytest.raises(ValueError, match=r"missing: blocks\.4\.modulation, .*\(702 in all\)"):
-        import_checkpoint([source], tmp_path / "ours", asked=Asked("wan22_ti2v_5b"))
+        import_checkpoint([source], tmp_path / "ours", options=ImportOptions("wan22_ti2v_5b"))
 
 
 def test_what_tensors_cannot_tell_is_asked_for(tmp_path, mirage):
-    with pytest.raises(ValueError, match="heads: the tensors do not tell"):
+    with pytest.raises(ValueError, match="heads: found no number in the tensors"):
         import_checkpoint([MIRAGE], tmp_path / "ours")
     with pytest.raises(ValueError, match=r"found 2 vace_blocks.*expected 0"):
-        import_checkpoint([MIRAGE], tmp_path / "ours", asked=Asked(heads=2))
+        import_checkpoint([MIRAGE], tmp_path / "ours", options=ImportOptions(heads=2))
     with pytest.raises(ValueError, match=r"branch_layers: found \(0, 9\)"):
-        import_checkpoint([MIRAGE], tmp_path / "ours", asked=Asked(heads=2, branch_layers=(0, 9)))
+        import_checkpoint(
+            [MIRAGE], tmp_path / "ours", options=ImportOptions(heads=2, branch_layers=(0, 9))
+        )
     with pytest.raises(ValueError, match=r"model: found 'wan'.*mirage_5b"):
-        import_checkpoint([MIRAGE], tmp_path / "ours", asked=Asked("wan"))
-    for asked in (Asked("mirage_5b", heads=12), Asked("mirage_5b", branch_layers=(0, 2))):
+        import_checkpoint([MIRAGE], tmp_path / "ours", options=ImportOptions("wan"))
+    for options in (
+        ImportOptions("mirage_5b", heads=12),
+        ImportOptions("mirage_5b", branch_layers=(0, 2)),
+    ):
         with pytest.raises(ValueError, match=r"found .*, expected .*, which mirage_5b has"):
-            import_checkpoint([MIRAGE], tmp_path / "ours", asked=asked)
+            import_checkpoint([MIRAGE], tmp_path / "ours", options=options)
     with pytest.raises(ValueError, match=r"tensor '[\w.]+' came with a source before"):
-        import_checkpoint([MIRAGE, MIRAGE], tmp_path / "ours", asked=ASKED)
+        import_checkpoint([MIRAGE, MIRAGE], tmp_path / "ours", options=OPTIONS)
 
 
 def test_shards_that_do_not_fit_their_index(tmp_path, sharded):
@@ -423,7 +432,7 @@ def test_values_are_never_all_in_memory(tmp_path, exported, monkeypatch):
 
     monkeypatch.setattr(np, "fromfile", watched)
     monkeypatch.setattr(np, "stack", None)
-    import_checkpoint([MIRAGE], tmp_path / "ours", asked=ASKED)
+    import_checkpoint([MIRAGE], tmp_path / "ours", options=OPTIONS)
     export_checkpoint(exported, tmp_path / "out.safetensors")
     assert max(sizes) == largest
 
@@ -455,7 +464,7 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path, monkeypatch):
         source, ours, back = tmp_path / "in.safetensors", tmp_path / "ours", tmp_path / "back"
         write_tensors(source, specs, lambda name, counts=counts: [zeros[: counts[name]]], {})
         sizes.append(source.stat().st_size)
-        inwards = peak(import_checkpoint, [source], ours, asked=Asked(heads=4))
+        inwards = peak(import_checkpoint, [source], ours, options=ImportOptions(heads=4))
         peaks.append((inwards, peak(export_checkpoint, ours, back.with_suffix(".safetensors"))))
     assert sizes[1] > 4 * sizes[0] > 20 * zeros.nbytes
     for small, big in zip(*peaks, strict=True):

@@ -16,17 +16,17 @@ from safetensors.numpy import load_file
 
 from helpers import paths
 from mirage_jax.convert import orbax_folder
-from mirage_jax.convert.incoming import Asked, import_checkpoint, save_export
+from mirage_jax.convert.incoming import ImportOptions, import_checkpoint, save_export
 from mirage_jax.convert.orbax_folder import open_orbax, save_orbax
 from mirage_jax.convert.outgoing import copy_export, export_checkpoint
 from mirage_jax.convert.wan_dit import from_wan_dit
-from mirage_jax.training.checkpoints import DamagedCheckpoint
+from mirage_jax.io.orbax import DamagedCheckpoint
 from mirage_jax.weights import export, load_export
 
 GOLDEN = paths.GOLDEN
 MIRAGE = GOLDEN / "official_mirage_dit_vace" / "weights.safetensors"
 VAE = GOLDEN / "official_vae22" / "weights.safetensors"
-ASKED = Asked(heads=2, branch_layers=(0, 2))
+OPTIONS = ImportOptions(heads=2, branch_layers=(0, 2))
 ARCHITECTURE = {"kind": "test", "width": 3, "scale": 0.1, "layers": [0, 2], "nothing": None}
 
 
@@ -142,7 +142,7 @@ def test_no_more_than_a_layer_is_in_memory(tmp_path, ours, monkeypatch):
 
 def test_released_weights_become_a_checkpoint_and_come_back(tmp_path):
     tensors, folder = load_file(MIRAGE), tmp_path / "orbax"
-    assert import_checkpoint([MIRAGE], folder, asked=ASKED, save=save_orbax) == "denoiser"
+    assert import_checkpoint([MIRAGE], folder, options=OPTIONS, save=save_orbax) == "denoiser"
     assert_same_bits(ocp.load(folder), from_wan_dit(tensors))
     assert ocp.metadata(folder).custom_metadata["architecture"]["denoiser"]["heads"] == 2
     export_checkpoint(folder, tmp_path / "out.safetensors")

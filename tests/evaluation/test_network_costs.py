@@ -9,6 +9,7 @@ import pytest
 
 from mirage_jax.evaluation import network_cases, network_costs
 from mirage_jax.evaluation.network_cases import DENOISERS, VAES, DenoiserCase, VAECase
+from mirage_jax.nn.video_vae import VideoVAE
 from mirage_jax.parallel.flops import matmul_flops
 
 DIT = DenoiserCase(
@@ -53,21 +54,65 @@ def test_the_named_sizes_are_what_they_say():
     assert round(size(denoiser("47m")) / 1e6) == 47
 
 
-@pytest.mark.parametrize("name", DENOISERS)
-def test_every_denoiser_predicts_its_target_frames(name):
-    case = DENOISERS[name]
-    network = denoiser(name)
-    out = jax.eval_shape(network.passes["forward"], network.params, network.inputs)
-    assert out.shape == (1, *case.latents, case.fields["out_channels"])
+def drawn(network):
+    """Parameters without a zero among them, and inputs; large enough that every part counts."""
+    trees = network_costs.draw(network.params, 1), network_costs.draw(network.inputs, 2)
+    return jax.tree.map(lambda leaf: 20 * leaf, trees)
 
 
-@pytest.mark.parametrize("name", ["tiny", "wan21", "wan22"])
-def test_every_vae_decodes_what_it_encodes(name):
-    network = vae(name)
-    encoded = jax.eval_shape(network.passes["encode"], network.params, network.inputs)
-    assert encoded[0].shape == network.inputs["latents"].shape
-    decoded = jax.eval_shape(network.passes["decode"], network.params, network.inputs)
-    assert decoded.shape == (1, *VAES[name].video, 3)
+def test_every_input_of_a_denoiser_reaches_its_output():
+    """A pass that left out, say, the reference frames would be measured as too fast."""
+    network = network_costs.denoiser(DIT)
+    params, inputs = drawn(network)
+    assert set(inputs) == {"latents", "timestep", "reference", "preceding", "text"}
+    moved = jax.jit(jax.grad(lambda inputs: network.passes["forward"](params, inputs).sum()))
+    for name, gradient in moved(inputs).items():
+        assert float(jnp.abs(gradient).max()) > 0, name
+
+
+def test_every_parameter_has_a_gradient_in_the_backward_pass():
+    network = network_costs.denoiser(DIT)
+    params, inputs = drawn(network)
+    gradients = jax.jit(network.passes["forward_backward"])(params, inputs)
+
+    def loss(params):
+        return jnp.mean(jnp.square(network.passes["forward"](params, inputs)))
+
+    # Along the gradient the loss rises by the square of its norm.
+    square = sum(float(jnp.vdot(g, g)) for g in jax.tree.leaves(gradients))
+    step = 1e-3 * float(loss(params)) / square
+    ahead, behind = (
+        loss(jax.tree.map(lambda p, g, s=sign: p + s * step * g, params, gradients))
+        for sign in (1, -1)
+    )
+    np.testing.assert_allclose((ahead - behind) / (2 * step), square, rtol=1e-2)
+
+
+def test_a_vae_is_measured_on_the_latents_and_clips_of_its_strides():
+    """wan22: 1 + 8 latents of 16 x 16 pixels from 33 frames, by the structure of the release."""
+    for name, latents in (("wan22", (1, 9, 44, 80, 48)), ("wan21", (1, 9, 60, 104, 16))):
+        assert vae(name).inputs["latents"].shape == latents
+        for what, frames in (("encode", "latents"), ("decode", "video")):
+            network = vae(name)
+            out = jax.eval_shape(network.passes[what], network.params, network.inputs)
+            assert jax.tree.leaves(out)[0].shape == network.inputs[frames].shape
+
+
+def test_passes_of_a_vae_are_its_encoder_its_decoder_and_the_gradient_of_both():
+    network = network_costs.vae(VAE)
+    params, inputs = drawn(network)
+    model = VideoVAE(**VAE.fields)
+    apply = functools.partial(model.apply, {"params": params})
+    mean = jax.jit(functools.partial(apply, method="encode"))(inputs["video"])[0]
+    found = jax.jit(network.passes["encode"])(params, inputs)[0]
+    np.testing.assert_allclose(found, mean, atol=1e-6)
+    frames = jax.jit(functools.partial(apply, method="decode"))(mean)
+    found = jax.jit(network.passes["decode"])(params, {**inputs, "latents": mean})
+    np.testing.assert_allclose(found, frames, atol=1e-6)
+    assert np.std(mean) > 1e-2 and np.std(frames) > 1e-2
+    gradients = jax.jit(network.passes["forward_backward"])(params, inputs)
+    for part in ("encoder", "decoder"):
+        assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradients[part]))
 
 
 def test_operations_of_a_denoiser_in_closed_form():

@@ -14,10 +14,11 @@ from helpers import tiny_world
 from mirage_jax import trajectories
 from mirage_jax.evaluation import protocol
 from mirage_jax.evaluation.protocol import HeldOut
-from mirage_jax.training.latent_cache import LatentClip
-from mirage_jax.world import WorldModel
-from mirage_jax.world import scenarios as histories
+from mirage_jax.world import WorldModel, scenarios
+from mirage_jax.world.conditioners import Folded, Nothing, Rgb, Score
+from mirage_jax.world.latent_clip import LatentClip
 from mirage_jax.world.latent_encoder import LatentEncoder
+from mirage_jax.world.options import ContextFrameOptions
 
 CLIPS, FRAMES, CHUNK = 3, 9, 5
 GRID, SIZE = (2, 3), (16, 24)
@@ -27,6 +28,9 @@ POSES = trajectories.make("look_away", FRAMES, angle=90)
 @flax.struct.dataclass
 class Colours(LatentEncoder):
     """A latent is the colours of its last frame; decoded, it is shown in all frames it covers."""
+
+    def encode_white(self, latents, size):
+        return jnp.ones((latents, *GRID, 3))
 
     def decode(self, latents):
         frames = jnp.concatenate([latents[:, :1], jnp.repeat(latents[:, 1:], 4, axis=1)], axis=1)
@@ -55,22 +59,33 @@ class Dreamer(WorldModel):
 class Copier(WorldModel):
     """Generates its one reference, grey without it."""
 
-    def denoise(self, first, context, rays, key, *, reference, preceding, shown):
-        assert preceding.shape[1] == 0 and shown.shape == (len(first), 1)
-        copied = jnp.where(shown[..., None, None, None], reference, 0.0)
+    def denoise(self, first, context, rays, key, *, reference, preceding, frame_mask):
+        assert preceding.shape[1] == 0 and frame_mask.shape == (len(first), 1)
+        copied = jnp.where(frame_mask[..., None, None, None], reference, 0.0)
         return jnp.concatenate([first[:, None], copied], axis=1)
 
 
-def model(kind=Reader, **fields):
+@flax.struct.dataclass
+class White(WorldModel):
+    """Generates the constants of its context."""
+
+    def denoise(self, first, context, rays, key):
+        return context[..., 3:]
+
+
+TOKENS = Folded(3, 8, reads=1, fine=1)
+
+
+def model(kind=Reader, conditioner=TOKENS, **fields):
     return kind(
         encoder=Colours(None, None, None),
         head_params=None,
         denoiser_params=None,
         head=None,
         denoiser=None,
+        conditioner=conditioner,
         size=SIZE,
         chunk_frames=CHUNK,
-        readout=(("reads", 1), ("fine", 1), ("prefer", "nearest")),
         **fields,
     )
 
@@ -137,8 +152,14 @@ def test_emptied_is_the_same_as_never_written(truth, videos):
     np.testing.assert_array_equal(nothing_known["memory"], videos["memory_zeroed"])
 
 
+def test_what_is_no_memory_stays_when_it_is_emptied(truth):
+    found = protocol.generate({"latent": model(White, Score(3, 8))}, truth, seed=0)
+    assert (found["memory"] == 255).all() and (found["memory_zeroed"] == 255).all()
+
+
 def test_references_are_remembered_frames_and_go_with_the_memory(truth):
-    found = protocol.generate({"latent": model(Copier, references=1)}, truth, seed=0)
+    copier = model(Copier, context_frames=ContextFrameOptions(references=1))
+    found = protocol.generate({"latent": copier}, truth, seed=0)
     np.testing.assert_array_equal(found["memory"][:, -1], truth.video[:, 0])
     assert (found["memory_zeroed"][:, 1:] == 128).all()
 
@@ -152,18 +173,20 @@ def test_copies_come_from_the_history(truth, videos):
 
 
 def test_comparison_models_get_their_own_context(truth):
-    models = {"latent": model(), "none": model(), "rgb": model()}
+    kinds = {"latent": TOKENS, "none": Nothing(3, 8), "rgb": Rgb(3, 8)}
+    models = {name: model(conditioner=conditioner) for name, conditioner in kinds.items()}
     found = protocol.generate(models, truth, seed=0)
     assert set(found) >= {"memory", "no_memory", "rgb_memory"}
     assert (found["no_memory"][:, 1:] == 128).all()
-    rendered = truth.clips.rgb_chunks[:, histories.RETURN, 1]
+    rendered = truth.clips.rgb_chunks[:, scenarios.RETURN, 1]
     expected = pictures(np.round((rendered + 1) * 127.5).astype(np.uint8))
     np.testing.assert_array_equal(found["rgb_memory"][:, -1], expected)
 
 
 @pytest.fixture(scope="module")
 def dreams(truth):
-    return protocol.generate({"latent": model(Dreamer), "rgb": model(Dreamer)}, truth, seed=3)
+    models = {"latent": model(Dreamer), "rgb": model(Dreamer, Rgb(3, 8))}
+    return protocol.generate(models, truth, seed=3)
 
 
 def test_all_methods_see_the_same_noise(truth, dreams):

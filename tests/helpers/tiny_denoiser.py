@@ -12,9 +12,9 @@ from data_pipelines import loading
 from helpers import tiny_world
 from helpers.tiny_task import settings
 from mirage_jax import training
-from mirage_jax.training.denoiser_task import DenoiserTask, Perturbation, Readout
+from mirage_jax.training.denoiser_task import DenoiserTask
 from mirage_jax.training.latent_cache import LatentSource
-from mirage_jax.world.conditioners import context_channels
+from mirage_jax.world.history import NoiseAugmentation
 
 STEPS = 12
 
@@ -22,13 +22,12 @@ STEPS = 12
 def fit(workdir: Path, cache: Path, **changes):
     """Trains to step 12, with a checkpoint every third."""
     task = DenoiserTask(
-        tiny_world.denoiser(context_channels(tiny_world.CHANNELS, reads=2, fine=1)),
-        "latent",
+        tiny_world.denoiser(tiny_world.READOUT.channels),
+        tiny_world.READOUT,
         tiny_world.SIZE,
         chunks=2,
         chunk_latents=2,
-        readout=Readout(reads=2, fine=1),
-        perturbation=Perturbation(depth=0.03, pose=0.01, tokens=0.05),
+        noise=NoiseAugmentation(depth=0.03, pose=0.01, tokens=0.05),
     )
     source = LatentSource([cache])
     return training.fit(

@@ -5,6 +5,7 @@ python tests/training/tiny_task.py WORKDIR STEPS SECONDS_PER_STEP [LOADER_WORKER
 With the last two it reads as stages do, and kills itself so many seconds after step 9.
 """
 
+import dataclasses
 import os
 import signal
 import sys
@@ -93,16 +94,17 @@ def loaded(start: int, workers: int = 0):
 
 
 def settings(steps: int, **changes):
+    """Arguments of `training.fit`; changes are of them or of the fields of its settings."""
     schedule = training.warmup_cosine(1e-2, steps=20, warmup=2)
+    numbers = {"steps": steps, "ema_decay": 0.9, "log_every": 3, "save_every": 4}
+    fields = {field.name for field in dataclasses.fields(training.LoopSettings)}
+    numbers |= {name: value for name, value in changes.items() if name in fields}
     return {
-        "steps": steps,
+        "settings": training.LoopSettings(**numbers),
         "optimizer": training.adamw(schedule),
         "schedule": schedule,
-        "ema_decay": 0.9,
-        "log_every": 3,
-        "save_every": 4,
         "console": Console(quiet=True),
-        **changes,
+        **{name: value for name, value in changes.items() if name not in fields},
     }
 
 

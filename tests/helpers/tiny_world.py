@@ -9,20 +9,23 @@ import numpy as np
 from einops import reduce
 from flax import linen as nn
 
+from mirage_jax.chunks import latents_of_frames
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
-from mirage_jax.training.latent_cache import LatentClip
 from mirage_jax.world import WorldModel
-from mirage_jax.world.conditioners import RAY_CHANNELS, context_channels, latents_of_frames
+from mirage_jax.world.conditioners import RAY_CHANNELS, Folded, make
+from mirage_jax.world.latent_clip import LatentClip
 from mirage_jax.world.latent_encoder import LatentEncoder
+from mirage_jax.world.options import SamplerOptions
 
 SIZE = (16, 24)
 GRID = (2, 3)
 CHANNELS = 4
 CHUNK = 5
 """Frames of a chunk: two latents."""
-READOUT = {"reads": 2, "fine": 1, "prefer": "nearest"}
+STRIDE = 8
+READOUT = Folded(CHANNELS, STRIDE, reads=2, fine=1)
 INTRINSICS = np.array([14.0, 13.0, 12.5, 7.5], np.float32)
 
 
@@ -70,7 +73,7 @@ def stand_in(module_class):
 class MeanColours(stand_in(VideoVAE)):
     """Latents are the mean colours of cells over the frames they cover; decoding repeats them."""
 
-    spatial_stride, temporal_stride = 8, 4
+    spatial_stride, temporal_stride, latent_channels = 8, 4, 3
 
     def apply(self, variables, x, method):
         if method == "decode":
@@ -121,23 +124,28 @@ def denoiser(memory_channels, **changes):
     return Denoiser(**fields | changes)
 
 
-def world_model(seed=0):
+def conditioner(kind):
+    """One of each kind for these sizes."""
+    return READOUT if kind == "folded" else make(kind, token_channels=CHANNELS, stride=STRIDE)
+
+
+def world_model(seed=0, told=READOUT, **options):
     """A model that writes every cell to memory: nothing moves, nothing is sky."""
     head = GeometryHead(width=8, layers=1)
     latents = jnp.zeros((1, latents_of_frames(CHUNK), *GRID, CHANNELS))
     head_params = random_params(head, seed, latents, jnp.zeros(latents.shape[:2], bool))
     head_params["maps"]["bias"] = jnp.array([0.0, -1.0, -20.0, -20.0])
-    network = denoiser(context_channels(CHANNELS, reads=READOUT["reads"], fine=READOUT["fine"]))
+    network = denoiser(told.channels)
     return WorldModel(
         encoder=encoder(seed),
         head_params=head_params,
         denoiser_params=random_params(network, seed, latents, jnp.zeros(latents.shape[:2])),
         head=head,
         denoiser=network,
+        conditioner=told,
         size=SIZE,
         chunk_frames=CHUNK,
-        readout=tuple(READOUT.items()),
-        steps=2,
+        **{"sampler": SamplerOptions(steps=2), **options},
     )
 
 
@@ -174,3 +182,15 @@ class Plain(stand_in(LatentEncoder)):
         colours = latents[..., :3].repeat(2, axis=2).repeat(2, axis=3)
         later = colours[:, 1:].repeat(4, axis=1)
         return jnp.concatenate([colours[:, :1], later], axis=1)
+
+
+class Darkens(stand_in(VideoVAE)):
+    """Latents are the colours of cells at every fourth frame; decoded, they are half as bright."""
+
+    spatial_stride = 8
+
+    def apply(self, variables, x, method):
+        if method == "encode":
+            return reduce(x[:, ::4], "b t (h p) (w q) c -> b t h w c", "mean", p=8, q=8), None
+        frames = jnp.concatenate([x[:, :1], jnp.repeat(x[:, 1:], 4, axis=1)], axis=1)
+        return 0.5 * frames.repeat(8, axis=2).repeat(8, axis=3)

@@ -48,9 +48,8 @@ def main(workdir: str, devices: str, coordinator: str, count: str, number: str, 
         workdir=workdir,
         mesh=mesh,
         eval_batches=held_out,
-        eval_every=3,
         on_step=lambda step, _: print("step", step, flush=True),
-        **settings(int(steps), console=Console(quiet=True)),
+        **settings(int(steps), console=Console(quiet=True), eval_every=3),
     )
     kernel = processes.fetch(state.params)["Dense_0"]["kernel"]
     spread = state.params["Dense_0"]["kernel"].sharding.shard_shape((4, 8))

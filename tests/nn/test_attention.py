@@ -1,4 +1,4 @@
-"""Attention and rotary embedding against closed forms."""
+"""Attention on one device against closed forms."""
 
 import functools
 import sys
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from helpers.attention_by_hand import by_hand
-from mirage_jax.nn import rope
 from mirage_jax.nn.attention import KERNELS, attention, cudnn, dispatch, splash
 
 RNG = np.random.default_rng(0)
@@ -27,13 +26,13 @@ def test_backends_equal_the_definition(backend, chunk):
     np.testing.assert_allclose(found, by_hand(q, k, v), atol=2e-6)
 
 
-SEEN = np.array([[True, False, True], [False, False, True]])
-"""Which of three frames two samples have."""
+PRESENT = np.array([[True, False, True], [False, False, True]])
+"""Which of three frames are present in two samples."""
 
 
 def each_sample(q, k, v):
     """Every sample with the frames it has, and no others."""
-    return [(q[i : i + 1], k[i : i + 1, SEEN[i]], v[i : i + 1, SEEN[i]]) for i in range(2)]
+    return [(q[i : i + 1], k[i : i + 1, PRESENT[i]], v[i : i + 1, PRESENT[i]]) for i in range(2)]
 
 
 def frames_by_hand(q, k, v):
@@ -42,11 +41,11 @@ def frames_by_hand(q, k, v):
 
 
 @pytest.mark.parametrize(("backend", "chunk"), [("xla", 512), ("chunked", 2), ("chunked", 64)])
-def test_frames_that_are_not_there_are_as_good_as_left_out(backend, chunk):
+def test_absent_frames_are_as_good_as_left_out(backend, chunk):
     q, k, v = (normal(2, 3, 4, 2, 8) * 2 for _ in range(3))
 
     def loss(q, k, v):
-        out = attention(q, k, v, seen=jnp.asarray(SEEN), backend=backend, chunk=chunk)
+        out = attention(q, k, v, frame_mask=jnp.asarray(PRESENT), backend=backend, chunk=chunk)
         return jnp.sin(out).sum(), out
 
     def without(*qkv):
@@ -64,10 +63,10 @@ def test_frames_that_are_not_there_are_as_good_as_left_out(backend, chunk):
 def test_keys_of_cudnn_are_sorted_not_masked():
     """By the same function of JAX in its plain form: the kernel itself needs a GPU."""
     q, k, v = (normal(2, 12, 2, 8) * 2 for _ in range(3))
-    keep = np.repeat(SEEN, 4, axis=1)
-    keys, values, lengths = cudnn.kept_first(k, v, jnp.asarray(keep))
+    key_mask = np.repeat(PRESENT, 4, axis=1)
+    keys, values, lengths = cudnn.present_first(k, v, jnp.asarray(key_mask))
     found = jax.nn.dot_product_attention(q, keys, values, key_value_seq_lengths=lengths)
-    np.testing.assert_allclose(found, KERNELS["xla"](q, k, v, jnp.asarray(keep)), atol=2e-6)
+    np.testing.assert_allclose(found, KERNELS["xla"](q, k, v, jnp.asarray(key_mask)), atol=2e-6)
     np.testing.assert_array_equal(lengths, [8, 4])
 
 
@@ -98,11 +97,11 @@ def test_chunked_memory_is_linear_in_the_tokens():
 def test_splash_emulated_equals_xla(queries, keys, masked):
     """Sequences that fill no whole block, and keys that are not there, with gradients."""
     q, k, v = normal(1, queries, 2, 16) * 2, normal(1, keys, 2, 16) * 2, normal(1, keys, 2, 16)
-    keep = jnp.arange(keys)[None] >= masked if masked else None
+    key_mask = jnp.arange(keys)[None] >= masked if masked else None
 
     def run(kernel):
         def loss(*qkv):
-            out = kernel(*qkv, keep)
+            out = kernel(*qkv, key_mask)
             return jnp.sin(out).sum(), out
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
@@ -129,31 +128,35 @@ def test_a_backend_that_is_not_installed_says_so():
         attention(q, q, q, backend="tokamax")
 
 
-def output_and_gradient(backend, *qkv, seen=None):
+def output_and_gradient(backend, *qkv, frame_mask=None):
     def loss(*qkv):
-        out = attention(*qkv, backend=backend, seen=seen)
+        out = attention(*qkv, backend=backend, frame_mask=frame_mask)
         return jnp.sin(out.astype(jnp.float32)).sum(), out
 
     return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*qkv)
 
 
 @pytest.mark.skipif(find_spec("tokamax") is None, reason="tokamax is not installed")
-@pytest.mark.parametrize("seen", [None, jnp.asarray(SEEN)])
-def test_tokamax_equals_xla(monkeypatch, seen):
+@pytest.mark.parametrize("frame_mask", [None, jnp.asarray(PRESENT)])
+def test_tokamax_equals_xla(monkeypatch, frame_mask):
     monkeypatch.setattr(sys, "argv", ["pytest"])  # it looks for flags of its own
     qkv = normal(2, 3, 50, 2, 64) * 2, normal(2, 3, 70, 2, 64) * 2, normal(2, 3, 70, 2, 64)
     with jax.default_matmul_precision("highest"):
-        found, expected = (output_and_gradient(n, *qkv, seen=seen) for n in ("tokamax", "xla"))
+        found, expected = (
+            output_and_gradient(n, *qkv, frame_mask=frame_mask) for n in ("tokamax", "xla")
+        )
     for ours, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, wanted, atol=1e-5)
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU, on which alone cudnn runs")
-@pytest.mark.parametrize("seen", [None, jnp.asarray(SEEN)])
-def test_cudnn_equals_xla(seen):
+@pytest.mark.parametrize("frame_mask", [None, jnp.asarray(PRESENT)])
+def test_cudnn_equals_xla(frame_mask):
     shapes = (2, 2, 128, 2, 64), (2, 3, 128, 2, 64), (2, 3, 128, 2, 64)
     qkv = [normal(*shape).astype(jnp.bfloat16) for shape in shapes]
-    found, expected = (output_and_gradient(n, *qkv, seen=seen) for n in ("cudnn", "xla"))
+    found, expected = (
+        output_and_gradient(n, *qkv, frame_mask=frame_mask) for n in ("cudnn", "xla")
+    )
     for ours, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         ours, wanted = (np.asarray(x, np.float32) for x in (ours, wanted))
         np.testing.assert_allclose(ours, wanted, rtol=0, atol=0.02 * np.abs(wanted).max())
@@ -167,60 +170,10 @@ def test_auto_walks_over_the_keys_of_long_sequences(monkeypatch, tokens, heads, 
     taken = []
 
     def spy(name):
-        return lambda q, k, v, keep, **options: taken.append(name) or q
+        return lambda q, k, v, key_mask, **options: taken.append(name) or q
 
     monkeypatch.setattr(dispatch, "KERNELS", {name: spy(name) for name in dispatch.KERNELS})
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     x = jax.ShapeDtypeStruct((1, tokens, heads, 64), jnp.bfloat16)
     jax.eval_shape(lambda x: attention(x, x, x), x)
     assert taken == [expected]
-
-
-def test_axis_dims():
-    assert rope.axis_dims(128) == (44, 42, 42)
-    assert rope.axis_dims(24) == (8, 8, 8)
-    for bad in (16, 64, 4):
-        with pytest.raises(ValueError, match=f"found {bad}"):
-            rope.axis_dims(bad)
-    # What the message recommends must itself work.
-    with pytest.raises(ValueError, match=r"\[.*\]") as caught:
-        rope.axis_dims(64)
-    sizes = str(caught.value).split("[")[1].split("]")[0].split(",")
-    assert len(sizes) >= 4
-    for size in sizes:
-        assert sum(rope.axis_dims(int(size))) == int(size)
-
-
-def test_rotation_is_complex_multiplication():
-    table = rope.rotations((0, 3), (5,), (-2, 1), 24)
-    x = normal(4, 2, 24)
-    z = np.asarray(x).astype(np.float64).reshape(4, 2, 12, 2)
-    frequency = 10000.0 ** (-np.arange(4) / 4)
-    for token, (t, r, c) in enumerate([(0, 5, -2), (0, 5, 1), (3, 5, -2), (3, 5, 1)]):
-        angles = np.concatenate([t * frequency, r * frequency, c * frequency])
-        turned = (z[token, ..., 0] + 1j * z[token, ..., 1]) * np.exp(1j * angles)
-        expected = np.stack([turned.real, turned.imag], axis=-1).reshape(2, 24)
-        np.testing.assert_allclose(rope.rotate(x, table)[token], expected, atol=2e-6)
-
-
-def test_scores_depend_on_relative_position_only():
-    q, k = normal(1, 1, 24), normal(1, 1, 24)
-
-    def score(a, b):
-        turn = lambda x, p: rope.rotate(x, rope.rotations(*[(i,) for i in p], 24))  # noqa: E731
-        return float((turn(q, a) * turn(k, b)).sum())
-
-    np.testing.assert_allclose(
-        score((1, 2, 3), (4, 0, 5)), score((11, 7, 1), (14, 5, 3)), atol=1e-5
-    )
-    assert abs(score((1, 2, 3), (4, 0, 5)) - score((1, 2, 3), (5, 0, 5))) > 1e-3
-
-
-def test_token_order_of_a_video():
-    table = np.asarray(rope.video_rotations(2, 1, 2, (2, 3), 24))
-    assert table.shape == (5 * 6, 12, 2)
-    times = np.arctan2(table[:, 0, 1], table[:, 0, 0]).reshape(5, 6)
-    np.testing.assert_allclose(times, np.repeat([[-2], [-1], [0], [1], [2]], 6, axis=1), atol=1e-6)
-    rows = np.arctan2(table[:, 4, 1], table[:, 4, 0]).reshape(5, 2, 3)
-    np.testing.assert_allclose(rows[0, :, 0], [2, 3], atol=1e-6)
-    np.testing.assert_allclose(rows[2, :, 0], [0, 1], atol=1e-6)

@@ -33,9 +33,9 @@ def gradients_by_hand(q, k, v):
     return [np.swapaxes(x, 1, 2) for x in gradients]
 
 
-def value_and_gradients(backend, seen=None):
+def value_and_gradients(backend, frame_mask=None):
     def loss(q, k, v):
-        out = attention(q, k, v, seen=seen, backend=backend, chunk=4)
+        out = attention(q, k, v, frame_mask=frame_mask, backend=backend, chunk=4)
         return jnp.sin(out).sum(), out
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
@@ -74,12 +74,12 @@ def test_split_tokens_attend_as_if_whole(sizes, backend, heads):
 @pytest.mark.parametrize(
     ("backend", "kernel"), [("ulysses", "xla"), ("ring", "chunked"), ("chunked", "chunked")]
 )
-def test_frames_that_are_not_there_are_left_out_on_every_device(backend, kernel):
+def test_absent_frames_are_left_out_on_every_device(backend, kernel):
     q, k, v = (normal(2, 3, 7, 4, 6) * 2 for _ in range(3))
-    seen = jnp.array([[True, False, True], [False, True, True]])
-    (_, out), gradients = value_and_gradients(kernel, seen)(q, k, v)
+    frame_mask = jnp.array([[True, False, True], [False, True, True]])
+    (_, out), gradients = value_and_gradients(kernel, frame_mask)(q, k, v)
     with jax.set_mesh(parallel.make_mesh(data=1, fsdp=2, context=4)):
-        (_, found), found_gradients = value_and_gradients(backend, seen)(q, k, v)
+        (_, found), found_gradients = value_and_gradients(backend, frame_mask)(q, k, v)
     np.testing.assert_allclose(found, out, atol=2e-6)
     for ours, wanted in zip(found_gradients, gradients, strict=True):
         np.testing.assert_allclose(ours, wanted, atol=3e-6 * np.abs(wanted).max())
@@ -110,11 +110,11 @@ def test_auto_takes_ulysses_where_heads_divide_and_ring_elsewhere():
 @pytest.mark.devices(8)
 def test_an_opaque_kernel_runs_device_by_device(monkeypatch):
     """Splash, cuDNN and tokamax are closed to the compiler, which would gather everything."""
-    seen = []
+    shapes = []
 
-    def kernel(q, k, v, keep):
-        assert keep is None
-        seen.append((q.shape, k.shape))
+    def kernel(q, k, v, key_mask):
+        assert key_mask is None
+        shapes.append((q.shape, k.shape))
         return KERNELS["xla"](q, k, v)
 
     monkeypatch.setitem(KERNELS, "splash", kernel)
@@ -128,7 +128,7 @@ def test_an_opaque_kernel_runs_device_by_device(monkeypatch):
             np.testing.assert_allclose(run(q, k), expected, atol=2e-6)
         out = jax.jit(lambda q: attention(q, q, q, backend="ulysses:splash"))(q)
     np.testing.assert_allclose(out, attention(q, q, q, backend="xla"), atol=2e-6)
-    assert seen == [((2, 4, 2, 8), (2, 5, 2, 8))] * 2 + [((2, 7, 1, 8), (2, 7, 1, 8))]
+    assert shapes == [((2, 4, 2, 8), (2, 5, 2, 8))] * 2 + [((2, 7, 1, 8), (2, 7, 1, 8))]
 
 
 @pytest.mark.devices(8)

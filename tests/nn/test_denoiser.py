@@ -17,10 +17,10 @@ from mirage_jax.nn.block import REMAT, DiTBlock, over_layers
 from mirage_jax.nn.denoiser import (
     Denoiser,
     _Layer,
-    timestep_embedding,
     velocity_preconditioning,
 )
 from mirage_jax.nn.rope import video_rotations
+from mirage_jax.nn.timesteps import timestep_embedding
 from mirage_jax.parallel.flops import matmul_flops
 
 GOLDEN = paths.GOLDEN
@@ -164,14 +164,6 @@ def test_intermediates_equal_the_released_model(mirage):
         np.testing.assert_allclose(
             ours.reshape(theirs.shape), theirs, rtol=0, atol=GATE, err_msg=name
         )
-
-
-def test_timestep_embedding_is_accurate_at_any_timestep():
-    steps = np.random.default_rng(0).uniform(0, 1000, 200).astype(np.float32)
-    angles = steps.astype(np.float64)[:, None] * 10000.0 ** (-np.arange(128) / 128)
-    expected = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
-    found = timestep_embedding(jnp.asarray(steps), 256)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-7)
 
 
 @pytest.mark.parametrize("kind", ["tokens", "scalar"])
@@ -423,7 +415,7 @@ def found_beside(full):
 
 
 @pytest.mark.parametrize("there", [(0, 0), (1, 0), (2, 2), (0, 2)], ids=str)
-def test_frames_not_shown_are_as_good_as_left_out(found_beside, there):
+def test_absent_frames_are_as_good_as_left_out(found_beside, there):
     """Of room for two references and two preceding frames; what is in empty room does not count."""
     room = {"reference": 100 * normal(2, 2, 4, 4, 6), "preceding": 100 * normal(2, 2, 4, 4, 6)}
     references, precedings = there
@@ -433,17 +425,19 @@ def test_frames_not_shown_are_as_good_as_left_out(found_beside, there):
         room["reference"] = room["reference"].at[:, 2 - references :].set(clean["reference"])
     if precedings:
         clean["preceding"] = room["preceding"] = PRECEDING
-    shown = jnp.array([False] * (2 - references) + [True] * references + [precedings > 0] * 2)
-    room["shown"] = jnp.stack([shown, shown])
+    present = jnp.array([False] * (2 - references) + [True] * references + [precedings > 0] * 2)
+    room["frame_mask"] = jnp.stack([present, present])
 
     for found, expected in zip(found_beside(room), found_beside(clean), strict=True):
         np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-def test_shown_is_of_the_frames_there_are(full):
+def test_frame_mask_must_cover_the_clean_frames(full):
     model, _, params = full
-    inputs = {"reference": REFERENCE, "preceding": PRECEDING, "shown": jnp.ones((2, 2), bool)}
-    with pytest.raises(ValueError, match=r"shown: found 2 frames, expected 1 reference and 2 prec"):
+    inputs = {"reference": REFERENCE, "preceding": PRECEDING, "frame_mask": jnp.ones((2, 2), bool)}
+    with pytest.raises(
+        ValueError, match=r"frame_mask: found 2 frames, expected 1 reference and 2 prec"
+    ):
         jax.eval_shape(lambda: model.apply(params, LATENTS, TIMESTEP, **inputs))
 
 

@@ -13,7 +13,16 @@ import pytest
 from flax import nnx
 
 import mirage_jax.nn
-from mirage_jax.nn import depth_anything, dinov2, layers, memory_branch, memory_prior, video_vae
+from mirage_jax.nn import (
+    depth_anything,
+    dinov2,
+    layers,
+    memory_branch,
+    memory_prior,
+    vae_blocks,
+    vae_linear_path,
+    video_vae,
+)
 from mirage_jax.nn.attention import Attention, Linear
 from mirage_jax.nn.block import DiTBlock
 from mirage_jax.nn.denoiser import Denoiser
@@ -72,15 +81,15 @@ CASES = {
     layers.RMSNorm: (layers.RMSNorm(), (normal(2, 3),)),
     layers.Conv2d: (layers.Conv2d(4), (CELLS,)),
     layers.CausalConv3d: (layers.CausalConv3d(3), (CELLS,)),
-    video_vae.ResidualBlock: (video_vae.ResidualBlock(6), (CELLS,)),
-    video_vae.FrameAttention: (video_vae.FrameAttention(), (CELLS,)),
-    video_vae.Downsample: (video_vae.Downsample(True), (CELLS,)),
-    video_vae.Upsample: (video_vae.Upsample(6, True), (CELLS,)),
-    video_vae.TemporalMix: (video_vae.TemporalMix(5), ([CELLS, CELLS + 1, CELLS + 2],)),
+    vae_blocks.ResidualBlock: (vae_blocks.ResidualBlock(6), (CELLS,)),
+    vae_blocks.FrameAttention: (vae_blocks.FrameAttention(), (CELLS,)),
+    vae_blocks.Downsample: (vae_blocks.Downsample(True), (CELLS,)),
+    vae_blocks.Upsample: (vae_blocks.Upsample(6, True), (CELLS,)),
+    vae_blocks.TemporalMix: (vae_blocks.TemporalMix(5), ([CELLS, CELLS + 1, CELLS + 2],)),
     video_vae.Encoder: (video_vae.Encoder(2, 3, attention=True, **LEVELS), (CELLS,)),
     video_vae.Decoder: (video_vae.Decoder(2, 3, attention=True, **LEVELS), (CELLS,)),
-    video_vae.LinearEncoder: (video_vae.LinearEncoder(4, 4, 2), (CLIP, True)),
-    video_vae.LinearDecoder: (video_vae.LinearDecoder(4, 2), (LATENTS, True)),
+    vae_linear_path.LinearEncoder: (vae_linear_path.LinearEncoder(4, 4, 2), (CLIP, True)),
+    vae_linear_path.LinearDecoder: (vae_linear_path.LinearDecoder(4, 2), (LATENTS, True)),
     VideoVAE: (VideoVAE(2, 2, 4, **LEVELS), (CLIP,)),
     dinov2.LayerNorm: (dinov2.LayerNorm(), (normal(2, 3),)),
     dinov2.DINOv2: (dinov2.DINOv2(**BACKBONE, taps=(0, 1)), (PICTURE,)),

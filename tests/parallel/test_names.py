@@ -1,12 +1,7 @@
-"""Which hosts a run waits for, from what its launcher says."""
+"""Names of hosts, from the environment variables of launchers."""
 
-import socket
-import time
-
-import jax
 import pytest
 
-from mirage_jax.parallel import processes
 from mirage_jax.parallel.names import expand, expected_hosts, missing_hosts
 
 
@@ -47,23 +42,3 @@ def test_names_are_compared_without_their_domain():
     assert missing_hosts(("10.0.0.1", "10.0.0.2"), ["10.0.0.1"]) == ["10.0.0.2"]
     # Known by other names: better nothing than that all of them are missing.
     assert missing_hosts(("10.0.0.1", "10.0.0.2"), ["t-0"]) == []
-
-
-def test_the_hosts_that_do_not_come_are_named(monkeypatch, tmp_path, capsys):
-    own = socket.gethostname()
-    said = ""
-
-    def waits(**_):
-        nonlocal said
-        while "\n" not in said:
-            time.sleep(0.01)
-            said += capsys.readouterr().err
-
-    monkeypatch.setattr(jax.distributed, "initialize", waits)
-    (tmp_path / "node2").touch()
-    environment = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_JOB_NODELIST": f"{own},node[2-4]"}
-    processes.initialize(folder=tmp_path, say_every=0.01, environment=environment)
-    last = said.splitlines()[-1]
-    assert last.startswith("waiting for the other processes")
-    assert f"here: {', '.join(sorted((own, 'node2')))};" in last
-    assert last.endswith("; no sign of node3, node4 (2 of 4)")

@@ -53,7 +53,7 @@ def train(workdir, mesh, rules):
         VelocityTask(),
         batches,
         workdir=workdir,
-        steps=STEPS,
+        settings=training.LoopSettings(steps=STEPS),
         optimizer=training.adamw(lambda _: 1e-2),
         mesh=mesh,
         rules=rules,

@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -13,9 +12,7 @@ import pytest
 from helpers import paths
 from mirage_jax import parallel
 from mirage_jax.parallel import processes
-from mirage_jax.parallel.heartbeat import RollCall
-from mirage_jax.training import checkpoints
-from mirage_jax.training import preemption as stopping
+from mirage_jax.training import checkpoints, preemption
 from mirage_jax.training.metrics import read_metrics
 
 PROGRAM = paths.HELPERS / "two_processes.py"
@@ -84,15 +81,14 @@ def test_sigterm_to_one_process_saves_and_ends_all(tmp_path):
     outputs = [process.communicate(timeout=200) for process in running]
     assert [process.returncode for process in running] == [143, 143], outputs
     (last,) = checkpoints.saved_steps(tmp_path / "checkpoints")[-1:]
-    assert last < 10_000 and last % stopping.TALK_EVERY == 0
+    assert last < 10_000 and last % preemption.SYNC_EVERY == 0
 
 
 def test_a_process_that_does_not_come_is_named(tmp_path):
     code = f"""
 from pathlib import Path
 from mirage_jax.parallel import processes
-from mirage_jax.parallel.heartbeat import RollCall
-options = dict(timeout=3, folder=Path({str(tmp_path)!r}), say_every=1)
+options = dict(timeout=3, folder=Path({str(tmp_path)!r}), heartbeat_every=1)
 processes.initialize("127.0.0.1:{free_port()}", processes=3, process=0, **options)
 """
     (tmp_path / "process 2 on elsewhere").touch()
@@ -105,16 +101,6 @@ processes.initialize("127.0.0.1:{free_port()}", processes=3, process=0, **option
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("waiting for the other")]
     assert said and said[0].endswith("process 2 on elsewhere; no sign of process 1"), done.stderr
-
-
-def test_nobody_is_waited_for_once_all_are_there(tmp_path):
-    said = []
-    with RollCall(tmp_path, -1, 0, said.append, every=0.01) as call:
-        assert call.here() == [socket.gethostname()]
-        while not said:
-            time.sleep(0.01)
-    assert said[0].endswith(f"here: {socket.gethostname()}")
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,14 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from helpers import tiny_world
-from helpers.tiny_world import CHANNELS, GRID, SIZE
+from helpers.tiny_world import CHANNELS, GRID, READOUT, SIZE
 from mirage_jax import parallel, trajectories
 from mirage_jax.nn.lora import LoRA
 from mirage_jax.training import guard
 from mirage_jax.training import state as states
 from mirage_jax.training.branch_task import ADAPTER, ADDED, freeze_backbone, starting_params
-from mirage_jax.training.denoiser_task import DenoiserTask, Readout
-from mirage_jax.training.latent_cache import FIELDS
-from mirage_jax.world.conditioners import context_channels
+from mirage_jax.training.denoiser_task import DenoiserTask
+from mirage_jax.world.latent_clip import FIELDS
 
 KEY = jax.random.key(3, impl="rbg")
 POSES = trajectories.make("look_away", 17)
@@ -29,14 +28,13 @@ POSES = trajectories.make("look_away", 17)
 @pytest.fixture(scope="module")
 def whole():
     """The task that trains everything, its parameters and a batch."""
-    network = tiny_world.denoiser(context_channels(CHANNELS, reads=2, fine=1))
+    network = tiny_world.denoiser(READOUT.channels)
     task = DenoiserTask(
         denoiser=network,
-        kind="latent",
+        conditioner=READOUT,
         size=SIZE,
         chunks=2,
         chunk_latents=3,
-        readout=Readout(reads=2, fine=1),
     )
     latents = jnp.zeros((1, 3, *GRID, CHANNELS))
     params = tiny_world.random_params(network, 0, latents, jnp.zeros((1, 3)))
@@ -204,7 +202,7 @@ def test_the_state_of_a_run_holds_nothing_of_the_backbone(whole, lora):
     task, params, _ = whole
     task = freeze_backbone(task, params, lora)
     mesh = parallel.make_mesh()
-    build = states.Builder(
+    build = states.StateBuilder(
         task, optax.adam(1e-3), mesh, parallel.preset("fsdp"), seed=0, with_ema=True
     )
     sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(params[name])) for name in ADDED}

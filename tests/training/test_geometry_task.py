@@ -9,7 +9,7 @@ from mirage_jax import trajectories
 from mirage_jax.nn.geometry_head import Geometry, GeometryHead
 from mirage_jax.training import geometry_task
 from mirage_jax.training.geometry_task import GeometryTask
-from mirage_jax.training.latent_cache import FIELDS
+from mirage_jax.world.latent_clip import FIELDS
 
 SKY = 200.0
 POSES = trajectories.make("look_away", 17)

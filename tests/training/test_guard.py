@@ -1,4 +1,4 @@
-"""Steps that must not count: skipped without a trace, counted, and gone back from."""
+"""Steps that must not count: skipped without a trace, counted, and rolled back from."""
 
 import io
 
@@ -18,7 +18,7 @@ from mirage_jax.training.task import Task
 
 
 def poisoned(*bad, factor=np.nan):
-    """Batches of which the numbers `bad`, from 1, are spoilt."""
+    """Batches of which the numbers `bad`, from 1, are not finite or far too large."""
 
     class Poisoned(Batches):
         def __next__(self):
@@ -75,10 +75,10 @@ def test_without_a_limit_only_what_is_no_number_is_skipped():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"spike": 0.5}, "guard.spike: found 0.5, expected 0 or more than 1"),
-        ({"window": 0}, "guard.window: found 0"),
-        ({"patience": 0}, "guard.patience: found 0"),
-        ({"rollbacks": -1}, "guard.rollbacks: found -1"),
+        ({"spike": 0.5}, "spike: found 0.5, expected 0 or more than 1"),
+        ({"window": 0}, "window: found 0"),
+        ({"patience": 0}, "patience: found 0"),
+        ({"rollbacks": -1}, "rollbacks: found -1"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(fields, message):
@@ -137,11 +137,11 @@ def unbroken(tmp_path_factory):
     """A run of ten steps that meets three bad batches."""
     folder = tmp_path_factory.mktemp("unbroken")
     final, _, text = fit(folder, 10, poisoned(5, 6, 7), **BACK)
-    assert "going back to step 4, past the batches up to number 8" in text
+    assert "rolling back to step 4, past the batches up to number 8" in text
     return folder, final
 
 
-def test_many_in_a_row_go_back_to_the_checkpoint_and_past_the_bad_batches(unbroken, tmp_path):
+def test_many_in_a_row_roll_back_to_the_checkpoint_and_past_the_bad_batches(unbroken, tmp_path):
     folder, final = unbroken
     assert int(final.step) == 10 and int(final.guard.skipped) == 0
     assert checkpoints.read_meta(folder / "checkpoints" / "10")["batches"] == 14
@@ -162,7 +162,7 @@ def lines_without_time(folder):
 
 @pytest.mark.parametrize(("last", "times"), [(8, 1), (6, 2)], ids=["before", "after"])
 def test_a_run_that_dies_around_a_rollback_is_resumed_exactly(last, times, unbroken, tmp_path):
-    """Step 8 is on its way when the run goes back to 4, so step 6 is seen twice."""
+    """Step 8 is on its way when the run rolls back to 4, so step 6 is seen twice."""
     folder, expected = unbroken
     reached = []
 
@@ -180,11 +180,11 @@ def test_a_run_that_dies_around_a_rollback_is_resumed_exactly(last, times, unbro
     assert lines_without_time(tmp_path) == lines_without_time(folder)
 
 
-def test_it_gives_up_where_going_back_does_not_help(tmp_path):
+def test_it_gives_up_where_rolling_back_does_not_help(tmp_path):
     limits = Guard(patience=2, rollbacks=2)
     with pytest.raises(training.Diverged, match=r"2 times did not help; .* steps \[2, 4\] are"):
         fit(tmp_path, 20, poisoned(*range(5, 100)), guard=limits)
-    with pytest.raises(training.Diverged, match=r"step 2: loss nan.*no checkpoint to go back to"):
+    with pytest.raises(training.Diverged, match=r"step 2: loss nan.*no checkpoint to roll back to"):
         fit(tmp_path / "first", 20, poisoned(1, 2), guard=limits)
 
 

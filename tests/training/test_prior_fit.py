@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from helpers import tiny_world
-from helpers.tiny_world import CHANNELS, GRID, SIZE
+from helpers.tiny_world import CHANNELS, GRID, SIZE, STRIDE
 from mirage_jax import trajectories
-from mirage_jax.training.denoiser_task import DenoiserTask, Readout
-from mirage_jax.training.latent_cache import FIELDS
+from mirage_jax.training.denoiser_task import DenoiserTask
 from mirage_jax.training.prior_fit import fit_gaussian, fit_memory_prior
-from mirage_jax.world.conditioners import context_channels
+from mirage_jax.world.conditioners import Folded
+from mirage_jax.world.latent_clip import FIELDS
 
 
 def test_mean_and_variance_of_a_known_law_are_found():
@@ -38,16 +38,14 @@ def test_fewer_samples_than_channels_are_refused():
 
 def test_a_task_starts_with_the_prior_of_its_own_samples():
     """Where the target is what memory holds, the prior explains most of it, and init carries it."""
-    readout = Readout(reads=1, fine=1)
-    channels = context_channels(CHANNELS, reads=1, fine=1)
-    network = tiny_world.denoiser(channels, data_std=(1.0,) * CHANNELS, memory_prior=True)
+    readout = Folded(CHANNELS, STRIDE, reads=1, fine=1)
+    network = tiny_world.denoiser(readout.channels, data_std=(1.0,) * CHANNELS, memory_prior=True)
     task = DenoiserTask(
         denoiser=network,
-        kind="latent",
+        conditioner=readout,
         size=SIZE,
         chunks=2,
         chunk_latents=2,
-        readout=readout,
         drop_memory=0.0,
     )
     still = np.tile(np.eye(4), (len(trajectories.make("look_away", 9)), 1, 1))
@@ -64,4 +62,4 @@ def test_a_task_starts_with_the_prior_of_its_own_samples():
     params = jax.jit(lambda key: task.init(key))(jax.random.key(0, impl="rbg"))
     for name, leaf in params["memory_prior"].items():
         np.testing.assert_array_equal(leaf.unbox(), prior[name])
-    assert GRID[0] * GRID[1] * 24 * 4 > channels
+    assert GRID[0] * GRID[1] * 24 * 4 > readout.channels

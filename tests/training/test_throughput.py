@@ -6,15 +6,15 @@ import jax
 import pytest
 
 from mirage_jax.parallel.topology import peak_flops
-from mirage_jax.training import throughput as gauges
-from mirage_jax.training.throughput import Gauges
+from mirage_jax.training import throughput
+from mirage_jax.training.throughput import Throughput
 
 
 def test_rates_of_a_step(monkeypatch):
     fullest = types.SimpleNamespace(memory_stats=lambda: {"peak_bytes_in_use": 3 * 2**30})
     other = types.SimpleNamespace(memory_stats=lambda: {"peak_bytes_in_use": 2**30})
     monkeypatch.setattr(jax, "local_devices", lambda: [other, fullest])
-    found = Gauges("NVIDIA H100 80GB HBM3", 8, flops=989 * 10**12 * 4, tokens=12_000)
+    found = Throughput("NVIDIA H100 80GB HBM3", 8, flops=989 * 10**12 * 4, tokens=12_000)
     rates = found.rates(seconds=2.0, waited=0.5)
     assert rates == pytest.approx(
         {"memory_gib": 3.0, "data_share": 0.25, "tokens_per_second": 6000, "mfu": 0.25}
@@ -23,11 +23,11 @@ def test_rates_of_a_step(monkeypatch):
 
 
 def test_what_is_not_known_is_left_out():
-    rates = Gauges("cpu", 2, flops=10**9).rates(1.0, 0.0)
+    rates = Throughput("cpu", 2, flops=10**9).rates(1.0, 0.0)
     assert set(rates) == {"memory_gib", "data_share"}
     # No device says so on a CPU: what the process has.
     assert 0.01 < rates["memory_gib"] < 100
-    assert set(Gauges("cpu", 2, 10**9).rates(0.0, 0.0)) == {"memory_gib"}
+    assert set(Throughput("cpu", 2, 10**9).rates(0.0, 0.0)) == {"memory_gib"}
 
 
 @pytest.mark.parametrize(
@@ -51,5 +51,5 @@ def test_peaks_by_the_name_of_the_device(kind, peak):
 
 
 def test_counts_have_three_digits():
-    shown = [gauges.format_count(n) for n in (0, 12.3, 999, 999.7, 12_345, 3.2e9, 5e15)]
+    shown = [throughput.format_count(n) for n in (0, 12.3, 999, 999.7, 12_345, 3.2e9, 5e15)]
     assert shown == ["0", "12.3", "999", "1k", "12.3k", "3.2G", "5P"]

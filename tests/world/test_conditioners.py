@@ -5,17 +5,25 @@ import pytest
 
 from mirage_jax import memory, trajectories
 from mirage_jax.geometry import Camera
-from mirage_jax.world import conditioners as conditioning
+from mirage_jax.world.conditioners import RAY_CHANNELS, Folded, camera_rays
 
 SIZE = (16, 24)
 GRID = (2, 3)
 INTRINSICS = np.array([14.0, 13.0, 12.5, 7.5])
 C = 2
 
-camera_rays = jax.jit(conditioning.camera_rays, static_argnames="grid")
-memory_context = jax.jit(
-    conditioning.memory_context, static_argnames=("grid", "reads", "fine", "prefer", "footprint")
-)
+EXTRAS = 3  # visibility, confidence, inverse depth
+
+camera_rays = jax.jit(camera_rays, static_argnames="grid")
+call = jax.jit(Folded.__call__, static_argnums=0)
+
+
+def memory_context(bank, camera, **options):
+    return call(folded(**options), bank, camera)
+
+
+def folded(**options):
+    return Folded(C, SIZE[0] // GRID[0], **options)
 
 
 def cameras(poses):
@@ -41,33 +49,6 @@ def bank_of(points, tokens, confidence, capacity=6):
     )
 
 
-@pytest.mark.parametrize(
-    ("reads", "expected"),
-    [
-        (1, [[0], [4], [8]]),
-        (2, [[0, 0], [2, 4], [6, 8]]),
-        (4, [[0, 0, 0, 0], [1, 2, 3, 4], [5, 6, 7, 8]]),
-    ],
-)
-def test_frames_are_grouped_by_the_latent_that_covers_them(reads, expected):
-    frames = jnp.arange(9.0)[:, None] * jnp.array([1.0, 10.0])
-    grouped = np.asarray(conditioning.frames_per_latent(frames, reads))
-    np.testing.assert_array_equal(grouped[..., 0], expected)
-    np.testing.assert_array_equal(grouped[..., 1], 10 * np.array(expected))
-
-
-@pytest.mark.parametrize("frames", [0, 2, 8])
-def test_frames_that_fill_no_latent_are_refused(frames):
-    with pytest.raises(ValueError, match=f"found {frames}, expected 1 \\+ 4 n"):
-        conditioning.latents_of_frames(frames)
-
-
-def test_reads_that_do_not_divide_a_latent_are_refused():
-    assert conditioning.latents_of_frames(17) == 5
-    with pytest.raises(ValueError, match="found 3, expected a divisor of 4"):
-        conditioning.frames_per_latent(jnp.zeros((5, 1)), 3)
-
-
 def seen_at(point, pose, grid):
     """Row and column of the cell of `grid` that a point projects into, and its depth; or None."""
     x, y, z = np.linalg.inv(pose) @ [*point, 1.0] @ np.eye(4, 3)
@@ -87,9 +68,9 @@ def test_one_element_is_where_projection_by_hand_puts_it(reads, fine):
     point = (poses[0] @ [0.35, -0.2, 2.2, 1])[:3]
     token, confidence = np.array([3.0, -5.0]), 0.7
     bank = bank_of([point], [token], [confidence])
-    context = memory_context(bank, cameras(poses), GRID, reads=reads, fine=fine)
+    context = memory_context(bank, cameras(poses), reads=reads, fine=fine)
 
-    channels = C + conditioning.READOUT_EXTRAS
+    channels = C + EXTRAS
     expected = np.zeros((3, *GRID, reads, fine, fine, channels))
     frames = {1: [[0], [4], [8]], 2: [[0, 0], [2, 4], [6, 8]]}
     frames[4] = [[0] * 4, [1, 2, 3, 4], [5, 6, 7, 8]]
@@ -104,7 +85,7 @@ def test_one_element_is_where_projection_by_hand_puts_it(reads, fine):
             place = (latent, row // fine, column // fine, read, row % fine, column % fine)
             expected[place] = [*token, 1.0, confidence, 1 / depth]
     assert 0 < found < 3 * reads  # the path looks away and comes back
-    assert context.shape[-1] == conditioning.context_channels(C, reads=reads, fine=fine)
+    assert context.shape[-1] == folded(reads=reads, fine=fine).channels
     np.testing.assert_allclose(context, expected.reshape(context.shape), atol=1e-5)
 
 
@@ -112,7 +93,7 @@ def test_the_nearer_element_hides_the_other_with_its_confidence():
     points = np.array([[0.2, 0.1, 4.0], [0.1, 0.05, 2.0]])
     bank = bank_of(points, [[1, 1], [2, 2]], [0.9, 0.4])
     hold = np.tile(np.eye(4), (1, 1, 1))
-    context = np.asarray(memory_context(bank, cameras(hold), GRID, reads=1, fine=1))
+    context = np.asarray(memory_context(bank, cameras(hold), reads=1, fine=1))
     shown = context[0][context[0, ..., C] > 0]
     np.testing.assert_allclose(shown, [[2, 2, 1, 0.4, 0.5]], rtol=1e-6)
 
@@ -125,12 +106,12 @@ def test_holes_show_what_falls_beside_them_in_channels_of_their_own():
     tokens, confidences = rng.normal(size=(5, C)), rng.uniform(0.2, 1.0, 5)
     bank = bank_of(points, tokens, confidences)
     fine, pose = 2, np.eye(4)
-    context = memory_context(bank, cameras(pose[None]), GRID, reads=1, fine=fine, footprint=3)
-    assert context.shape[-1] == conditioning.context_channels(C, reads=1, fine=fine, footprint=3)
+    context = memory_context(bank, cameras(pose[None]), reads=1, fine=fine, footprint=3)
+    assert context.shape[-1] == folded(reads=1, fine=fine, footprint=3).channels
 
     grid = GRID[0] * fine, GRID[1] * fine
     cells = {n: seen_at(point, pose, grid) for n, point in enumerate(points)}
-    expected = np.zeros((*grid, 2 * C + conditioning.READOUT_EXTRAS + 1))
+    expected = np.zeros((*grid, 2 * C + EXTRAS + 1))
     kinds = {"own": 0, "beside": 0, "empty": 0}
     for row in range(grid[0]):
         for column in range(grid[1]):
@@ -148,13 +129,13 @@ def test_holes_show_what_falls_beside_them_in_channels_of_their_own():
             flags = [float(bool(own)), confidences[n], 1 / z, float(not own)]
             expected[row, column] = [*parts[0], *parts[1], *flags]
     assert all(kinds.values())
-    folded = expected.reshape(GRID[0], fine, GRID[1], fine, -1).transpose(0, 2, 1, 3, 4)
-    np.testing.assert_allclose(context[0], folded.reshape(*GRID, -1), atol=1e-5)
+    in_cells = expected.reshape(GRID[0], fine, GRID[1], fine, -1).transpose(0, 2, 1, 3, 4)
+    np.testing.assert_allclose(context[0], in_cells.reshape(*GRID, -1), atol=1e-5)
 
 
 def test_an_element_at_the_lens_does_not_blow_up_inverse_depth():
     bank = bank_of([[0.0, 0.0, 0.004]], [[1, 1]], [1.0])
-    context = memory_context(bank, cameras(np.eye(4)[None]), GRID, reads=1, fine=1)
+    context = memory_context(bank, cameras(np.eye(4)[None]), reads=1, fine=1)
     assert np.asarray(context).max() == pytest.approx(10.0)
 
 
@@ -163,13 +144,13 @@ def test_an_empty_memory_shows_nothing_whatever_lies_in_its_free_slots():
     bank = bank_of(np.tile([1.0, -2, 5], (6, 1)), np.full((6, C), 7.0), np.ones(6))
     emptied = bank.replace(valid=jnp.zeros(6, bool))
     for empty in (emptied, memory.create(6, C)):
-        assert not np.asarray(memory_context(empty, cameras(poses), GRID)).any()
+        assert not np.asarray(memory_context(empty, cameras(poses))).any()
 
 
 def test_rays_are_pluecker_coordinates_of_the_relative_poses():
     poses = path()
     rays = camera_rays(cameras(poses), GRID)
-    assert rays.shape == (2, *GRID, conditioning.RAY_CHANNELS)
+    assert rays.shape == (2, *GRID, RAY_CHANNELS)
     fx, fy, cx, cy = INTRINSICS
     for latent, covered in enumerate([[0] * 4, [1, 2, 3, 4]]):
         for read, frame in enumerate(covered):
@@ -198,8 +179,6 @@ def test_rays_and_context_do_not_depend_on_where_the_world_begins():
         camera_rays(cameras(moved @ poses), GRID),
         atol=5e-6,
     )
-    context = memory_context(here, cameras(poses), GRID)
+    context = memory_context(here, cameras(poses))
     assert np.asarray(context).any()
-    np.testing.assert_allclose(
-        context, memory_context(there, cameras(moved @ poses), GRID), atol=1e-5
-    )
+    np.testing.assert_allclose(context, memory_context(there, cameras(moved @ poses)), atol=1e-5)

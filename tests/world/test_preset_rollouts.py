@@ -18,14 +18,14 @@ from mirage_jax import memory
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import frustum_voxels, released
 from mirage_jax.nn.video_vae import LatentStats
-from mirage_jax.world import WorldModel, first_picture, load_world, rollout, save_world
-from mirage_jax.world.conditioners import layout_channels
+from mirage_jax.world import WorldModel, load_world, rollout, save_world
+from mirage_jax.world.conditioners import make
 from mirage_jax.world.latent_encoder import LatentEncoder
-from mirage_jax.world.presets import PRESETS, with_fields
+from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
+from mirage_jax.world.presets import PRESETS, apply, preset_of, with_fields
 
 SIZE, GRID, CELLS = (16, 32), (2, 4), 8
 KEY = jax.random.key(3)
-READOUT = {"reads": 2, "fine": 1}
 DEPTH = 4.0
 
 
@@ -43,19 +43,24 @@ class Recorder(WorldModel):
         return noise.at[:, 0].set(first)
 
 
-def model(name, chunk_frames=5, **changes):
-    preset = dataclasses.asdict(PRESETS[name]) | changes
-    channels = layout_channels(preset["layout"], 3, **READOUT)
+def model(name, chunk_frames=5):
+    preset = PRESETS[name]
+    more = {"reads": 2, "fine": 1} if preset.conditioner == "folded" else {}
+    conditioner = make(preset.conditioner, token_channels=3, stride=8, cells=preset.cells, **more)
     return Recorder(
         encoder=LatentEncoder(None, LatentStats(jnp.zeros(3), jnp.ones(3)), VAE),
         head_params=None,
         denoiser_params=None,
         head=None,
-        denoiser=tiny_world.denoiser(channels, in_channels=3, out_channels=3, ray_channels=0),
+        denoiser=tiny_world.denoiser(
+            conditioner.channels, in_channels=3, out_channels=3, ray_channels=0
+        ),
+        conditioner=conditioner,
         size=SIZE,
         chunk_frames=chunk_frames,
-        readout=tuple(READOUT.items()),
-        **preset,
+        memory=preset.memory,
+        context_frames=preset.context_frames,
+        sampler=preset.sampler,
     )
 
 
@@ -74,26 +79,24 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
 
 
 def start(model, frames, static=None):
-    begin = jax.jit(WorldModel.start, static_argnums=(3, 6))
     slots = 1 + (frames - 1) // 4 + 1
     depth = np.full(SIZE, DEPTH, np.float32)
-    picture = first_picture(PICTURE)
-    return begin(model, picture, cameras(1)[0], CELLS * slots, depth, static, slots)[0]
+    options = {"depth": depth, "static": static, "capacity": CELLS * slots, "keyframes": slots}
+    return model.start(PICTURE, cameras(1)[0], **options)
 
 
-def flat_wall(pictures, numbers, camera, held):
+def flat_wall(pictures, numbers, camera, remembered):
     return np.full((len(pictures), *SIZE), DEPTH, np.float32), None
 
 
-def walk(model, frames, look=flat_wall, **options):
-    """Chunks of a rollout and what the network was shown in each."""
+def walk(model, frames, estimator=flat_wall, **options):
+    """Chunks of a rollout and what the network was told in each."""
     CALLS.clear()
-    chunks = []
-    world = rollout(
-        model, start(model, frames), path(frames), KEY, chunks.append, look=look, **options
-    )
+    started = start(model, frames)
+    rolled = rollout(model, started, path(frames), KEY, depth_estimator=estimator, **options)
+    chunks = list(rolled)
     jax.effects_barrier()
-    return world, chunks, list(CALLS)
+    return chunks[-1].world, chunks, list(CALLS)
 
 
 @jax.jit
@@ -109,8 +112,8 @@ choose = jax.jit(frustum_voxels.choose, static_argnames="count")
 def references_of(call):
     """The reference latents that the network was shown."""
     count = call["reference"].shape[1]
-    assert call["shown"][0, count:].all()
-    return call["reference"][0][call["shown"][0, :count]]
+    assert call["frame_mask"][0, count:].all()
+    return call["reference"][0][call["frame_mask"][0, :count]]
 
 
 def encode_alone(video):
@@ -176,14 +179,14 @@ def test_the_latent_of_white_is_computed_once_per_length(monkeypatch):
     run, computed = jax.jit, []
 
     def counted(function, **options):
-        """`jax.jit`, whose every call is noted where it is that of `encode_white`."""
+        """`jax.jit`, whose every call is noted where it is that of the constants."""
         compiled = run(function, **options)
-        if function is not LatentEncoder.encode_white:
+        if function is not WorldModel.constants:
             return compiled
 
-        def call(encoder, latents, size):
+        def call(model, latents):
             computed.append(latents)
-            return compiled(encoder, latents, size)
+            return compiled(model, latents)
 
         return call
 
@@ -223,11 +226,11 @@ def test_moving_things_are_left_out_unless_the_preset_keeps_them(name, kept):
     static = np.ones(SIZE, np.float32)
     static[:, 16:] = 0
 
-    def look(pictures, numbers, camera, held):
-        depth, _ = flat_wall(pictures, numbers, camera, held)
+    def estimator(pictures, numbers, camera, remembered):
+        depth, _ = flat_wall(pictures, numbers, camera, remembered)
         return depth, np.broadcast_to(static, depth.shape)
 
-    world, _, _ = walk(model(name), 5, look)
+    world, _, _ = walk(model(name), 5, estimator)
     frames = 2 if name == "released" else 1
     share = 1.0 if kept else 0.5
     assert int(world.bank.count) == CELLS * (1 + share * frames)
@@ -243,14 +246,14 @@ def test_the_default_preset_covers_and_folds():
     assert chunks[1].references and len(set(chunks[1].references)) == len(chunks[1].references)
 
 
-def test_a_look_is_told_what_is_held_of_its_pictures():
+def test_a_depth_estimator_is_given_the_depth_that_memory_holds_of_its_pictures():
     seen = []
 
-    def look(pictures, numbers, camera, held):
-        seen.append((pictures, numbers, held))
-        return flat_wall(pictures, numbers, camera, held)
+    def estimator(pictures, numbers, camera, remembered):
+        seen.append((pictures, numbers, remembered))
+        return flat_wall(pictures, numbers, camera, remembered)
 
-    _, chunks, _ = walk(model("paper"), 9, look)
+    _, chunks, _ = walk(model("paper"), 9, estimator)
     assert [numbers for _, numbers, _ in seen] == [[4], [8]]
     for (pictures, _, held), chunk in zip(seen, chunks, strict=True):
         np.testing.assert_array_equal(pictures, chunk.video[-1:])
@@ -262,19 +265,19 @@ def test_a_look_is_told_what_is_held_of_its_pictures():
 def test_a_saved_world_goes_on_with_the_frames_it_was_shown(name, tmp_path):
     preset, frames = model(name), 13
     whole, chunks, calls = walk(preset, frames)
-    first = rollout(preset, start(preset, frames), path(5), KEY, look=flat_wall)
-    save_world(tmp_path / "a.world", first)
+    *_, first = rollout(preset, start(preset, frames), path(5), KEY, depth_estimator=flat_wall)
+    save_world(tmp_path / "a.world", first.world)
     CALLS.clear()
     again = load_world(tmp_path / "a.world", preset)
-    parts = []
-    resumed = rollout(preset, again, path(frames)[4:], KEY, parts.append, look=flat_wall)
+    parts = list(rollout(preset, again, path(frames)[4:], KEY, depth_estimator=flat_wall))
+    resumed = parts[-1].world
     jax.effects_barrier()
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
     for part, chunk, call, before in zip(parts, chunks[1:], CALLS, calls[1:], strict=True):
         np.testing.assert_array_equal(part.video, chunk.video)
         jax.tree.map(np.testing.assert_array_equal, call, before)
-    with pytest.raises(ValueError, match="found no earlier frames, but the model is shown"):
-        rollout(preset, again.replace(past=None), path(frames)[4:], KEY)
+    with pytest.raises(ValueError, match="found no earlier frames, but the model denoises beside"):
+        rollout(preset, again.replace(context_frames=None), path(frames)[4:], KEY)
 
 
 def test_lenses_may_change_and_the_last_chunk_may_be_short():
@@ -291,27 +294,51 @@ def test_lenses_may_change_and_the_last_chunk_may_be_short():
 
 def test_a_model_without_a_head_asks_for_depth():
     with pytest.raises(ValueError, match="depth: found none, expected some"):
-        walk(model("paper"), 5, look=None)
+        walk(model("paper"), 5, estimator=None)
 
 
-def test_fields_of_a_preset_are_fields_of_the_model():
-    names = {field.name for field in dataclasses.fields(WorldModel)}
-    assert {field.name for field in dataclasses.fields(PRESETS["paper"])} <= names
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_model_is_run_as_a_preset_says(name):
+    """Whatever it was run as before; what no preset speaks of stays."""
+    before = model(name)
+    memory_options = dataclasses.replace(before.memory, capacity=77, sky_depth=9.0)
+    plain = before.replace(
+        memory=dataclasses.replace(MemoryOptions(), capacity=77, sky_depth=9.0),
+        context_frames=ContextFrameOptions(),
+        sampler=SamplerOptions(cfg_scale=3.0),
+    )
+    run = apply(plain, PRESETS[name])
+    assert run.memory == memory_options and run.context_frames == before.context_frames
+    assert run.sampler == dataclasses.replace(before.sampler, cfg_scale=3.0)
+    found = dataclasses.asdict(preset_of(run)) | {"memory": None, "sampler": None}
+    assert found == dataclasses.asdict(PRESETS[name]) | {"memory": None, "sampler": None}
+
+
+def test_a_preset_that_the_weights_were_not_trained_for_is_refused():
+    with pytest.raises(ValueError, match=r"with 'score' \(6 channels\), expected 'visibility'"):
+        apply(model("released"), PRESETS["paper"])
+    few = model("paper").replace(trained_beside=ContextFrameOptions(references=2, preceding=9))
+    with pytest.raises(ValueError, match=r"references: found weights trained with 2, .* not 4"):
+        apply(few, PRESETS["paper"])
+    assert (
+        apply(few, with_fields(PRESETS["paper"], ["references=2"])).context_frames.references == 2
+    )
 
 
 def test_fields_are_changed_by_text():
     changed = with_fields(
         PRESETS["paper"], ["steps=4", "shift=3", "reencode=false", "choice=voxels"]
     )
-    assert (changed.steps, changed.shift, changed.reencode) == (4, 3.0, False)
-    assert changed.preceding == PRESETS["paper"].preceding
+    assert (changed.sampler.steps, changed.sampler.shift) == (4, 3.0)
+    assert not changed.memory.reencode
+    assert changed.context_frames == PRESETS["paper"].context_frames
     for text, message in (
-        ("step=4", "found 'step=4', expected NAME=VALUE of layout, "),
+        ("step=4", "found 'step=4', expected NAME=VALUE of capacity, "),
         ("steps", "found 'steps'"),
         ("steps=few", "steps: found 'few', expected int"),
         ("reencode=1", "reencode: found '1', expected true or false"),
-        ("cells=middle", "cells: found 'middle', expected centre or corner"),
-        ("preceding=-1", "preceding: found '-1', expected 0 or more"),
+        ("cells=middle", "cells: found 'middle', expected 'centre' or 'corner'"),
+        ("preceding=-1", "preceding: found -1, expected >= 0"),
     ):
         with pytest.raises(ValueError, match=message):
             with_fields(PRESETS["paper"], [text])

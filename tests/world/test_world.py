@@ -1,6 +1,4 @@
 import dataclasses
-import re
-import resource
 import types
 
 import flax.struct
@@ -8,30 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from einops import reduce
-from safetensors.numpy import load_file, save_file
 
 from helpers import tiny_world
 from helpers.tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE
 from mirage_jax import memory, trajectories
-from mirage_jax import world as world_module
-from mirage_jax.diffusion import samplers
 from mirage_jax.geometry import Camera
-from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import Geometry, GeometryHead
-from mirage_jax.nn.video_vae import LatentStats, VideoVAE
+from mirage_jax.nn.video_vae import LatentStats
 from mirage_jax.world import (
-    World,
     WorldModel,
-    chunks_of_path,
-    first_picture,
     load_world,
     rollout,
     save_world,
 )
-from mirage_jax.world import model as world_model
-from mirage_jax.world.conditioners import RAY_CHANNELS
-from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range, to_uint8
+from mirage_jax.world.conditioners import Folded, Nothing
+from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
+from mirage_jax.world.options import MemoryOptions
 
 CELLS = GRID[0] * GRID[1]
 CAPACITY = 3 * CELLS + 2
@@ -41,8 +31,19 @@ PATH = trajectories.make("look_and_walk", 3 * (CHUNK - 1) + 1, angle=50, distanc
 PICTURE = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
 KEY = jax.random.key(7)
 
-begin = jax.jit(WorldModel.start, static_argnums=3)
+begin_jit = jax.jit(WorldModel.begin, static_argnums=(5, 6))
 advance = jax.jit(WorldModel.advance)
+
+
+def begin(model, picture, camera, capacity, depth=None):
+    depth = None if depth is None else depth[None]
+    return begin_jit(model, to_model_range(picture)[None], camera[None], depth, None, capacity)
+
+
+def walked(*arguments, **options):
+    """All chunks of a rollout, and the world after it."""
+    chunks = list(rollout(*arguments, **options))
+    return chunks, chunks[-1].world
 
 
 def camera_at(pose):
@@ -62,7 +63,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def started(model):
-    return begin(model, first_picture(PICTURE), camera_at(START), CAPACITY)
+    return begin(model, PICTURE, camera_at(START), CAPACITY)
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +75,15 @@ def walk(model, started, tmp_path_factory):
         traces.append(1)
         return read(*arguments, **options)
 
-    read = world_model.memory_context
+    read = Folded.read
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world_model, "memory_context", traced)
-        chunks, parts = [], []
-        final = rollout(model, started[0], PATH, KEY, chunks.append)
+        patch.setattr(Folded, "read", traced)
+        chunks, final = walked(model, started[0], PATH, KEY)
         path = tmp_path_factory.mktemp("world") / "walk.world"
-        save_world(path, rollout(model, started[0], PATH[:CHUNK], KEY, parts.append))
-        resumed = rollout(model, load_world(path), PATH[CHUNK - 1 :], KEY, parts.append)
+        parts, first = walked(model, started[0], PATH[:CHUNK], KEY)
+        save_world(path, first)
+        more, resumed = walked(model, load_world(path), PATH[CHUNK - 1 :], KEY)
+        parts += more
     return types.SimpleNamespace(
         chunks=chunks, final=final, parts=parts, resumed=resumed, path=path, traces=len(traces)
     )
@@ -147,9 +149,8 @@ def test_a_chunk_begins_with_the_latent_it_was_given(model, started, walk):
     _, latents, _ = advance(model, world, jnp.asarray(PATH[4:9], jnp.float32), KEY)
     np.testing.assert_array_equal(latents[0], world.latent)
     # So the first frame is that of the picture, wherever the camera goes next.
-    other = []
     elsewhere = trajectories.make("pan_left", CHUNK, start=START)
-    rollout(model, started[0], elsewhere, jax.random.key(8), other.append)
+    other, _ = walked(model, started[0], elsewhere, jax.random.key(8))
     np.testing.assert_array_equal(other[0].video[0], walk.chunks[0].video[0])
     assert (other[0].video[1:] != walk.chunks[0].video[1:]).any()
 
@@ -166,9 +167,8 @@ def test_what_is_generated_depends_on_what_is_remembered(model, started):
 
 def test_moving_the_whole_world_changes_nothing_that_is_seen(model, walk):
     move = trajectories.make("orbit_left", 2, angle=110, distance=3)[-1]
-    chunks = []
-    there, _ = begin(model, first_picture(PICTURE), camera_at(move @ START), CAPACITY)
-    rollout(model, there, move @ PATH, KEY, chunks.append)
+    there, _ = begin(model, PICTURE, camera_at(move @ START), CAPACITY)
+    chunks, _ = walked(model, there, move @ PATH, KEY)
     for chunk, other in zip(walk.chunks, chunks, strict=True):
         difference = chunk.video.astype(int) - other.video
         assert np.abs(difference).max() <= 1
@@ -188,18 +188,6 @@ class Told(tiny_world.stand_in(GeometryHead)):
         )
 
 
-class Darkens(tiny_world.stand_in(VideoVAE)):
-    """Latents are the colours of cells at every fourth frame; decoded, they are half as bright."""
-
-    spatial_stride = 8
-
-    def apply(self, variables, x, method):
-        if method == "encode":
-            return reduce(x[:, ::4], "b t (h p) (w q) c -> b t h w c", "mean", p=8, q=8), None
-        frames = jnp.concatenate([x[:, :1], jnp.repeat(x[:, 1:], 4, axis=1)], axis=1)
-        return 0.5 * frames.repeat(8, axis=2).repeat(8, axis=3)
-
-
 @flax.struct.dataclass
 class Dreamer(WorldModel):
     """Generates noise, whatever its context."""
@@ -213,12 +201,14 @@ class Dreamer(WorldModel):
 def dreamer(model):
     unit = LatentStats(mean=jnp.zeros(3), std=jnp.ones(3))
     fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
-    encoder = LatentEncoder(None, unit, Darkens())
-    return Dreamer(**fields | {"encoder": encoder, "head": Told(), "sky_depth": 50.0})
+    encoder = LatentEncoder(None, unit, tiny_world.Darkens())
+    memory_options = MemoryOptions(sky_depth=50.0)
+    fields["conditioner"] = Folded(3, 8)
+    return Dreamer(**fields | {"encoder": encoder, "head": Told(), "memory": memory_options})
 
 
 def test_sky_is_remembered_far_away_and_movers_are_not(dreamer):
-    world, report = begin(dreamer, first_picture(PICTURE), camera_at(np.eye(4)), CELLS)
+    world, report = begin(dreamer, PICTURE, camera_at(np.eye(4)), CELLS)
     assert (int(report.written), int(report.moving)) == (CELLS - 1, 1)
     bank = world.bank
     np.testing.assert_allclose(bank.xyz[: CELLS - 1, 2], [2, 2, 2, 2, 50], rtol=1e-5)
@@ -233,7 +223,7 @@ def test_a_given_depth_stands_in_for_that_of_the_head(dreamer):
     depth[0, 1], depth[0, 2] = 0.0, np.inf
     pixels = depth.repeat(8, axis=0).repeat(8, axis=1)
     pixels[8:12, :8] = 1.0  # just the half of a cell: still a depth that occurs there
-    world, report = begin(dreamer, first_picture(PICTURE), camera_at(START), CELLS, pixels)
+    world, report = begin(dreamer, PICTURE, camera_at(START), CELLS, pixels)
     assert (int(report.written), int(report.moving), int(report.unknown_depth)) == (CELLS - 2, 1, 1)
     seen = (np.asarray(world.bank.xyz[: CELLS - 2]) - START[:3, 3]) @ START[:3, :3]
     np.testing.assert_allclose(seen[:, 2], [50.0, 1.0, depth[1, 1], depth[1, 2]], rtol=1e-5)
@@ -242,8 +232,8 @@ def test_a_given_depth_stands_in_for_that_of_the_head(dreamer):
 
 @pytest.mark.parametrize("reencode", [False, True])
 def test_what_is_remembered_comes_from_latents_or_from_decoded_frames(dreamer, reencode):
-    world, _ = begin(dreamer, first_picture(PICTURE), camera_at(np.eye(4)), CELLS)
-    dreamer = dreamer.replace(reencode=reencode)
+    world, _ = begin(dreamer, PICTURE, camera_at(np.eye(4)), CELLS)
+    dreamer = dreamer.replace(memory=dataclasses.replace(dreamer.memory, reencode=reencode))
     hold = jnp.tile(jnp.eye(4), (CHUNK, 1, 1))
     after, latents, _ = advance(dreamer, world.replace(bank=memory.create(CELLS, 3)), hold, KEY)
     # The paper's way: decode, clip, encode the frame alone.
@@ -259,7 +249,9 @@ def test_a_denoiser_without_memory_rolls_out_too(model, started):
     params = tiny_world.random_params(
         network, 0, jnp.zeros((1, 2, *GRID, CHANNELS)), jnp.zeros((1, 2))
     )
-    plain = model.replace(denoiser=network, denoiser_params=params)
+    plain = model.replace(
+        denoiser=network, denoiser_params=params, conditioner=Nothing(CHANNELS, tiny_world.STRIDE)
+    )
     empty = world.replace(bank=memory.create(CAPACITY, CHANNELS))
     poses = jnp.asarray(PATH[:CHUNK], jnp.float32)
     after, latents, _ = advance(plain, world, poses, KEY)
@@ -267,27 +259,12 @@ def test_a_denoiser_without_memory_rolls_out_too(model, started):
     np.testing.assert_array_equal(latents, advance(plain, empty, poses, KEY)[1])
     still = jnp.tile(poses[:1], (CHUNK, 1, 1))
     assert np.abs(latents[1] - advance(plain, world, still, KEY)[1][1]).max() > 1e-3
-    # It writes what it sees, as every model does.
-    assert int(after.bank.count) == int(world.bank.count) + CELLS
+    # What nobody reads is not stored.
+    assert_same(after.bank, world.bank)
+    np.testing.assert_array_equal(after.frames, world.frames + CHUNK - 1)
 
 
 # -- paths that cannot be walked -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("chunk_frames", [5, 17])
-def test_chunks_of_every_length_of_path(chunk_frames):
-    step = chunk_frames - 1
-    whole = {1 + n * step: n for n in range(1, 4)}
-    for poses in range(1, 3 * step + 2):
-        if poses in whole:
-            assert chunks_of_path(poses, chunk_frames) == whole[poses]
-            continue
-        with pytest.raises(ValueError, match=f"found {poses} poses, expected 1") as error:
-            chunks_of_path(poses, chunk_frames)
-        offered = [int(n) for n in re.findall(r"example (\d+) or (\d+)", str(error.value))[0]]
-        assert [(n - 1) % step for n in offered] == [0, 0] and offered[0] > 1
-        assert offered[1] - offered[0] == step
-        assert poses < chunk_frames or offered[0] < poses < offered[1]
 
 
 @pytest.mark.parametrize(
@@ -305,224 +282,4 @@ def test_chunks_of_every_length_of_path(chunk_frames):
 )
 def test_bad_paths_are_refused_before_anything_is_generated(model, started, spoil, message):
     with pytest.raises(ValueError, match=message):
-        rollout(model, started[0], spoil(PATH[:CHUNK]), KEY, pytest.fail)
-
-
-# -- files ---------------------------------------------------------------------------------------
-
-
-def test_a_saved_world_is_one_complete_file(walk):
-    assert [file.name for file in walk.path.parent.iterdir()] == ["walk.world"]
-    assert_same(load_world(walk.path), walk.parts[0].world)
-    loaded = load_world(walk.path)
-    for leaf, saved in zip(
-        jax.tree.leaves(loaded), jax.tree.leaves(walk.parts[0].world), strict=True
-    ):
-        assert leaf.shape == saved.shape and leaf.dtype == saved.dtype
-
-
-def test_files_that_are_no_world_are_named(walk, tmp_path):
-    tensors = load_file(walk.path)
-    noise, other, partial = (tmp_path / name for name in ("a.world", "b.world", "c.world"))
-    noise.write_bytes(b"not tensors")
-    save_file(tensors, other, metadata={"format": "mirage-export-1"})
-    with pytest.raises(ValueError, match=r"a\.world: not a saved world"):
-        load_world(noise)
-    with pytest.raises(ValueError, match=r"d\.world: not a saved world"):
-        load_world(tmp_path / "d.world")
-    with pytest.raises(ValueError, match=r"b\.world: format 'mirage-export-1', expected 'mirage-w"):
-        load_world(other)
-    for name in tensors:
-        rest = {key: value for key, value in tensors.items() if key != name}
-        save_file(rest, partial, metadata={"format": world_module.WORLD_FORMAT})
-        with pytest.raises(ValueError, match=rf"c\.world: tensor '{name}' is missing"):
-            load_world(partial)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A saved world that the tiny model could have left, made without running it."""
-    path = tmp_path_factory.mktemp("saved") / "whole.world"
-    latent = np.random.default_rng(1).normal(size=(*GRID, CHANNELS)).astype(np.float32)
-    bank = memory.create(CAPACITY, CHANNELS)
-    save_world(path, World(bank, latent, np.float32(START), INTRINSICS, np.int32(5)))
-    return path
-
-
-def respoilt(source, path, **changes):
-    """Writes a saved world again with some tensors exchanged."""
-    save_file(load_file(source) | changes, path, metadata={"format": world_module.WORLD_FORMAT})
-    return path
-
-
-def nan_at_first(array):
-    return np.where(np.arange(array.size).reshape(array.shape) == 0, np.nan, array)
-
-
-@pytest.mark.parametrize(
-    ("name", "spoil", "message"),
-    [
-        ("latent", lambda a: a[:1], r"found a last latent \[h, w, C\] of \(1, 3, 4\)"),
-        ("latent", lambda a: a[..., :3], r"tensor 'bank/tokens': found .*4\), expected .*3\)"),
-        ("latent", lambda a: a[0], r"found a last latent of shape \(3, 4\)"),
-        ("latent", nan_at_first, r"tensor 'latent': found NaN"),
-        ("bank/xyz", nan_at_first, r"tensor 'bank/xyz': found NaN"),
-        ("bank/time", lambda a: a[1:], r"tensor 'bank/time': found .*expected"),
-        ("intrinsics", nan_at_first, r"tensor 'intrinsics': found NaN"),
-        ("intrinsics", lambda a: -a, r": intrinsics: found .*focal lengths fx, fy above 0"),
-        ("cam2world", lambda a: 2 * a, r": cam2world: found .*expected"),
-        ("frames", lambda a: a.astype(np.float32), r"tensor 'frames': found float32"),
-    ],
-)
-def test_a_world_that_the_model_cannot_continue_is_refused(
-    name, spoil, message, model, saved, tmp_path
-):
-    tensor = np.ascontiguousarray(spoil(load_file(saved)[name]), np.float32)
-    path = respoilt(saved, tmp_path / "spoilt.world", **{name: tensor})
-    assert_same(load_world(saved, model), load_world(saved))
-    with pytest.raises(ValueError, match=rf"spoilt\.world.*{message}"):
-        load_world(path, model)
-
-
-def test_a_world_of_other_latents_is_refused(model, saved, tmp_path):
-    tensors = load_file(saved)
-    more = {n: np.concatenate([tensors[n]] * 2, axis=-1) for n in ("latent", "bank/tokens")}
-    path = respoilt(saved, tmp_path / "other.world", **more)
-    world = load_world(path)  # a world, if not this model's
-    message = r"\(2, 3, 8\) and a memory of 8 channels, but the model's latents are \(2, 3, 4\)"
-    with pytest.raises(ValueError, match=rf"other\.world: found .*{message}"):
-        load_world(path, model)
-    with pytest.raises(ValueError, match=rf"^world: found .*{message}"):
-        rollout(model, world, PATH[:CHUNK], KEY, pytest.fail)
-
-
-def test_a_full_disk_leaves_the_world_that_was_there(saved):
-    world, before = load_world(saved), saved.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    try:
-        with pytest.raises(OSError, match=r"whole\.world: could not be written"):
-            save_world(saved, world.replace(frames=jnp.int32(9)))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert saved.read_bytes() == before
-    assert [path.name for path in saved.parent.iterdir()] == ["whole.world"]
-
-
-def test_a_world_may_be_read_by_whom_any_new_file_may(saved, tmp_path):
-    (tmp_path / "any").touch()
-    assert saved.stat().st_mode == (tmp_path / "any").stat().st_mode
-
-
-# -- the latent encoder --------------------------------------------------------------------------
-
-
-def test_pictures_survive_the_change_of_range():
-    every = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(to_uint8(to_model_range(every)), every)
-    assert float(to_model_range(every)[0]) == -1 and float(to_model_range(every)[-1]) == 1
-    np.testing.assert_array_equal(to_uint8(np.array([-3.0, 1.7])), [0, 255])
-
-
-def test_latents_are_normalised_and_back():
-    stats = LatentStats(mean=jnp.array([0.1, 0.2, -0.3]), std=jnp.array([1.0, 2.0, 0.5]))
-    encoder = LatentEncoder(None, stats, Darkens())
-    video = to_model_range(PICTURE)[None, None]
-    latents = encoder.encode(video)
-    cells = np.asarray(video).reshape(2, 8, 3, 8, 3).mean((1, 3))
-    np.testing.assert_allclose(latents[0, 0], (cells - stats.mean) / stats.std, atol=1e-5)
-    np.testing.assert_allclose(encoder.encode_images(video[0]), latents[0], atol=1e-6)
-    expected = 0.5 * cells.repeat(8, axis=0).repeat(8, axis=1)
-    np.testing.assert_allclose(encoder.decode(latents)[0, 0], expected, atol=1e-5)
-
-
-def test_tiles_of_a_code_that_sees_one_cell_alone_change_nothing():
-    few = {"width_mults": (1, 1), "temporal_downsample": (True,), "attention": False, "blocks": 1}
-    vae = VideoVAE(base_width=2, decoder_width=2, latent_channels=4, **few)
-    video = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 3, 20, 28, 3)), jnp.float32)
-    key = jax.random.key(0, impl="rbg")
-    params = jax.jit(vae.init)(key, video)["params"]  # new: its linear path alone
-    whole = LatentEncoder(params, LatentStats(jnp.full(4, 0.1), jnp.full(4, 2.0)), vae)
-    tiled = whole.replace(tile=(2, 3))
-    encode, decode = jax.jit(LatentEncoder.encode), jax.jit(LatentEncoder.decode)
-    latents = encode(whole, video)
-    np.testing.assert_allclose(encode(tiled, video), latents, atol=1e-5)
-    np.testing.assert_allclose(decode(tiled, latents), decode(whole, latents), atol=1e-5)
-
-
-def test_tiles_need_less_memory():
-    vae = VideoVAE(base_width=4, decoder_width=8, latent_channels=4, blocks=1, attention=False)
-    params = jax.eval_shape(vae.init, jax.random.key(0), jnp.zeros((1, 5, 8, 8, 3)))["params"]
-    whole = LatentEncoder(None, LatentStats(jnp.zeros(4), jnp.ones(4)), vae)
-    latents = jax.ShapeDtypeStruct((1, 2, 12, 16, 4), jnp.float32)
-
-    def temporaries(encoder):
-        decode = jax.jit(lambda params, latents: encoder.replace(params=params).decode(latents))
-        memory = decode.lower(params, latents).compile().memory_analysis()
-        return memory.temp_size_in_bytes
-
-    assert temporaries(whole.replace(tile=(4, 4))) < temporaries(whole) / 3
-
-
-def test_an_encoder_comes_back_from_its_folder(model, tmp_path):
-    folder = tmp_path / "encoder"
-    model.encoder.save(folder)
-    loaded = LatentEncoder.load(folder)
-    assert loaded.vae == model.encoder.vae
-    assert_same(loaded.params, model.encoder.params)
-    assert_same(loaded.stats, model.encoder.stats)
-
-
-def test_an_encoder_of_another_architecture_is_refused(model, tmp_path):
-    five = LatentStats(mean=np.zeros(5, np.float32), std=np.ones(5, np.float32))
-    model.encoder.replace(stats=five).save(tmp_path / "a")
-    with pytest.raises(ValueError, match=r"'stats/mean': found float32 \(5,\), expected .*\(4,\)"):
-        LatentEncoder.load(tmp_path / "a")
-    wider = model.encoder.replace(vae=model.encoder.vae.clone(base_width=8))
-    wider.save(tmp_path / "b")
-    with pytest.raises(ValueError, match=r"tensor 'vae/encoder/.*another|another.*'vae/encoder/"):
-        LatentEncoder.load(tmp_path / "b")
-    with pytest.raises(FileNotFoundError, match="c"):
-        LatentEncoder.load(tmp_path / "c")
-
-
-def test_staggered_latents_are_sampled_one_after_the_other(monkeypatch):
-    seen = {}
-
-    def sample(velocity, noise, **options):
-        seen.update(options)
-        return noise
-
-    monkeypatch.setattr(samplers, "sample", sample)
-    first, rays = jnp.zeros((1, *GRID, CHANNELS)), jnp.zeros((1, 4, *GRID, RAY_CHANNELS))
-    options = {"steps": 3, "shift": 2.0, "method": "staggered"}
-    world_module.sample_chunk(tiny_world.denoiser(0), {}, first, None, rays, KEY, **options)
-    assert seen["method"] == "euler"
-    timesteps = seen["schedule"].timesteps
-    assert timesteps.shape == (5, 4)
-    assert not timesteps[:, 0].any()  # the given latent is clean throughout
-    for latent in (1, 2):
-        np.testing.assert_array_equal(timesteps[1:, latent + 1], timesteps[:-1, latent])
-    assert (timesteps[:, 1] > 0).sum() == 3 and timesteps[0, 3] == 1000
-
-
-class Reads(tiny_world.stand_in(Denoiser)):
-    """A velocity that is the mean of the text."""
-
-    ray_channels = 0
-
-    def apply(self, variables, latents, timestep, *, text, rays, **shown):
-        assert rays is None and not any(value is not None for value in shown.values())
-        return jnp.zeros(latents.shape) + text.mean()
-
-
-@pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_guidance_leads_away_from_the_other_text(guidance):
-    first, rays = jnp.ones((1, *GRID, CHANNELS)), jnp.zeros((1, 3, *GRID, RAY_CHANNELS))
-    texts = {"text": jnp.full((1, 2, 4), 0.5), "other_text": jnp.full((1, 1, 4), -0.25)}
-    options = {"steps": 3, "shift": 1.0, "method": "euler", "guidance": guidance}
-    sampled = world_module.sample_chunk(Reads(), {}, first, None, rays, KEY, **texts, **options)
-    noise = jax.random.normal(KEY, (1, 3, *GRID, CHANNELS))
-    velocity = -0.25 + guidance * 0.75
-    np.testing.assert_allclose(sampled[:, 1:], noise[:, 1:] - velocity, atol=1e-5)
-    np.testing.assert_array_equal(sampled[:, 0], first)
+        rollout(model, started[0], spoil(PATH[:CHUNK]), KEY)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_clip, latents_of_frames
 from mirage_jax.cli.helpers.common import UserError
+from mirage_jax.cli.helpers.common import picture_size as picture_size
 from mirage_jax.convert.tensor_files import open_tensors
 from mirage_jax.io.text import load_embeddings
 from mirage_jax.io.workdir import Workdir
@@ -20,26 +24,19 @@ from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.nn.lora import LoRA
 from mirage_jax.nn.video_vae import VideoVAE
-from mirage_jax.training import optimizers
+from mirage_jax.settings import from_mapping
 from mirage_jax.training.branch_task import ADDED, BranchTask, freeze_backbone
-from mirage_jax.training.clean_frames import NO_FRAMES, CleanFrames
-from mirage_jax.training.denoiser_task import DenoiserTask, Perturbation, Readout
-from mirage_jax.training.geometry_task import GeometryTask
+from mirage_jax.training.denoiser_task import DenoiserTask
 from mirage_jax.weights import FORMAT, WEIGHTS, unflatten
-from mirage_jax.world import WorldModel
-from mirage_jax.world.conditioners import (
-    RAY_CHANNELS,
-    TEMPORAL_STRIDE,
-    context_channels,
-    latents_of_frames,
-)
-from mirage_jax.world.latent_encoder import (
-    LatentEncoder,
-    from_fields,
-    load_module,
-    module_fields,
-    stored_field,
-)
+from mirage_jax.world import conditioners, loading, presets
+from mirage_jax.world.conditioners import RAY_CHANNELS, Conditioner
+from mirage_jax.world.history import NO_FRAMES, NoiseAugmentation
+from mirage_jax.world.latent_encoder import LatentEncoder
+from mirage_jax.world.model import WorldModel
+from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
+
+MEMORIES = ("latent", "rgb", "none")
+"""What denoisers are trained with: the conditioner of the config, and the baselines."""
 
 TRAINED = ("all", "branch", "branch_lora")
 """Values of `denoiser_training.trained`."""
@@ -70,80 +67,94 @@ def geometry_head(config: ConfigDict) -> GeometryHead:
     return GeometryHead(**config.geometry.to_dict())
 
 
-def picture_size(config: ConfigDict) -> tuple[int, int]:
-    """(height, width) of the pictures; `record.width` is there where they are not square."""
-    return config.record.size, config.record.get("width", config.record.size)
-
-
-def readout(config: ConfigDict) -> Readout:
-    memory = config.memory
-    return Readout(memory.reads, memory.fine, memory.prefer, memory.footprint)
-
-
-def clean_frames(config: ConfigDict, kind: str = "latent") -> CleanFrames:
-    """How much of its past a chunk is shown; nothing to the baselines."""
-    if kind != "latent":
-        return NO_FRAMES
-    return CleanFrames(config.denoiser_training.references, config.denoiser_training.preceding)
-
-
-def memory_channels(config: ConfigDict, kind: str) -> int:
-    """Channels of the memory context of one cell for a kind of memory."""
-    channels = config.vae.latent_channels
-    if kind == "latent":
-        read = readout(config)
-        return context_channels(
-            channels, reads=read.reads, fine=read.fine, footprint=read.footprint
-        )
-    return channels + TEMPORAL_STRIDE if kind == "rgb" else 0
-
-
-def denoiser(config: ConfigDict, kind: str, data_std: tuple[float, ...]) -> Denoiser:
-    """The denoiser for a kind of memory; without memory it has no branch, else all are alike.
+def conditioner(config: ConfigDict, memory: str = "latent") -> Conditioner:
+    """What the denoiser is conditioned on.
 
     Args:
       config: the experiment.
-      kind: "latent", "rgb" or "none".
+      memory: "latent" for the conditioner that the config names, or a baseline: "rgb" or "none".
+    """
+    kind = config.memory.conditioner if memory == "latent" else memory
+    fields = {
+        "token_channels": config.vae.latent_channels,
+        "stride": vae(config).spatial_stride,
+    }
+    if kind == "folded":
+        fields |= {name: config.memory[name] for name in ("reads", "fine", "prefer", "footprint")}
+    return conditioners.make(kind, "config.memory.conditioner", **fields)
+
+
+def sampler(config: ConfigDict) -> SamplerOptions:
+    """How chunks are sampled; `sampling.reencode` is of the memory."""
+    fields = {name: value for name, value in config.sampling.items() if name != "reencode"}
+    return from_mapping(SamplerOptions, fields, "config.sampling")
+
+
+def memory_options(config: ConfigDict) -> MemoryOptions:
+    """How a world's memory is made and written."""
+    fields = {
+        "capacity": config.memory.capacity,
+        "reencode": config.sampling.reencode,
+        "sky_depth": config.sky_depth,
+    }
+    return from_mapping(MemoryOptions, fields, "config.memory")
+
+
+def context_frames(config: ConfigDict, memory: str = "latent") -> ContextFrameOptions:
+    """Earlier frames that a chunk is denoised beside; none with the baselines."""
+    if memory != "latent":
+        return NO_FRAMES
+    training = config.denoiser_training
+    fields = {"references": training.references, "preceding": training.preceding}
+    return from_mapping(ContextFrameOptions, fields, "config.denoiser_training")
+
+
+def noise_augmentation(config: ConfigDict) -> NoiseAugmentation:
+    """Noise on training histories."""
+    training = config.denoiser_training
+    fields = {name: training[f"{name}_noise"] for name in ("depth", "pose")}
+    fields["tokens"] = training.token_noise
+    return from_mapping(NoiseAugmentation, fields, "config.denoiser_training noise")
+
+
+def denoiser(config: ConfigDict, memory: str, data_std: tuple[float, ...]) -> Denoiser:
+    """The denoiser for a memory; without one it has no branch, else all are alike.
+
+    Args:
+      config: the experiment.
+      memory: "latent", "rgb" or "none".
       data_std: spread of the encoder's latents, or () for plain velocity prediction.
     """
     fields = config.denoiser.to_dict()
-    if kind == "none":
+    if memory == "none":
         fields |= {"branch_layers": (), "memory_prior": False}
     channels = config.vae.latent_channels
     return Denoiser(
         in_channels=channels,
         out_channels=channels,
-        memory_channels=memory_channels(config, kind),
+        memory_channels=conditioner(config, memory).channels,
         ray_channels=RAY_CHANNELS,
         data_std=data_std if config.denoiser_training.precondition else (),
         **fields,
     )
 
 
-def denoiser_task(config: ConfigDict, kind: str, data_std: tuple[float, ...]) -> DenoiserTask:
+def denoiser_task(config: ConfigDict, memory: str, data_std: tuple[float, ...]) -> DenoiserTask:
     """The training task of `denoiser`."""
     training = config.denoiser_training
     return DenoiserTask(
-        denoiser=denoiser(config, kind, data_std),
-        kind=kind,
+        denoiser=denoiser(config, memory, data_std),
+        conditioner=conditioner(config, memory),
         size=picture_size(config),
-        chunks=(config.record.frames - 1) // (config.chunk_frames - 1),
+        chunks=chunks_of_clip(config.record.frames, config.chunk_frames),
         chunk_latents=latents_of_frames(config.chunk_frames),
-        readout=readout(config),
-        frames=clean_frames(config, kind),
-        perturbation=Perturbation(training.depth_noise, training.pose_noise, training.token_noise),
+        context_frames=context_frames(config, memory),
+        noise=noise_augmentation(config),
         shift=training.shift,
         drop_memory=training.drop_memory,
-        drop_text=training.get("drop_text", 0.0),
+        drop_text=training.drop_text,
         per_frame=training.per_frame,
     )
-
-
-def recipe(training: ConfigDict) -> optimizers.Recipe:
-    """Optimizer and learning rates of a training section."""
-    names = ("learning_rate", "steps", "warmup", "weight_decay")
-    given = [name for name in ("optimizer", "schedule", "betas", "clip_norm") if name in training]
-    return optimizers.recipe(**{name: training[name] for name in (*names, *given)})
 
 
 def trained(config: ConfigDict) -> str:
@@ -152,7 +163,7 @@ def trained(config: ConfigDict) -> str:
     Raises:
       UserError: if the config has something else.
     """
-    found = config.denoiser_training.get("trained", "all")
+    found = config.denoiser_training.trained
     if found not in TRAINED:
         raise UserError(
             f"denoiser_training.trained: found {found!r}, expected one of {', '.join(TRAINED)}"
@@ -161,17 +172,16 @@ def trained(config: ConfigDict) -> str:
 
 
 def denoiser_architecture(config: ConfigDict, task: DenoiserTask) -> dict[str, Any]:
-    """Everything that decides what a denoiser's weights mean."""
-    return {
-        "kind": "denoiser",
-        "memory": task.kind,
-        "denoiser": module_fields(task.denoiser),
-        "readout": dataclasses.asdict(task.readout),
-        "clean_frames": dataclasses.asdict(task.frames),
-        "size": list(picture_size(config)),
-        "chunk_frames": config.chunk_frames,
-        "sky_depth": config.sky_depth,
-    }
+    """Everything that decides what a denoiser's weights mean and how they are run."""
+    return loading.denoiser_architecture(
+        task.denoiser,
+        task.conditioner,
+        size=task.size,
+        chunk_frames=config.chunk_frames,
+        sampler=sampler(config),
+        memory=memory_options(config),
+        context_frames=task.context_frames,
+    )
 
 
 def pretrained(config: ConfigDict, task: DenoiserTask) -> dict[str, Any]:
@@ -209,7 +219,7 @@ def branch_task(
     lora, dropout = None, 0.0
     if config.denoiser_training.trained == "branch_lora":
         lora = LoRA(config.lora.rank, config.lora.alpha, tuple(config.lora.targets))
-        dropout = config.lora.get("dropout", 0.0)
+        dropout = config.lora.dropout
     return freeze_backbone(task, values, lora, dropout)
 
 
@@ -220,7 +230,7 @@ def texts(config: ConfigDict) -> dict[str, Float[np.ndarray, "l e"]]:
       UserError: if a world has no prompt.
       FileNotFoundError, ValueError: if the embeddings cannot be read or lack a prompt.
     """
-    path = config.text.embeddings if "text" in config else ""
+    path = config.text.embeddings
     if not path:
         return {}
     for world in config.worlds:
@@ -231,79 +241,72 @@ def texts(config: ConfigDict) -> dict[str, Float[np.ndarray, "l e"]]:
     return dict(zip(config.worlds, tokens, strict=True))
 
 
-def stored_size(path: Path, made: dict[str, Any]) -> tuple[int, int]:
-    """The size (H, W) of pictures that an export says it is for."""
-    size = stored_field(path, made, "size", (int, list))
-    # Exports of square pictures once held one number.
-    pair = tuple(size) if isinstance(size, list) else (size, size)
-    if len(pair) != 2:
-        raise ValueError(f"{path}: field size: found {size!r}, expected [height, width]")
-    return pair
-
-
-def world_model(workdir: Workdir, kind: str, sampling: ConfigDict) -> WorldModel:
-    """Loads the trained parts of a work directory; their own files say what they are.
+def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel:
+    """The trained parts of a work directory, sampled and remembering as the config says.
 
     Raises:
       FileNotFoundError, ValueError: if a part is missing or does not fit the others.
     """
-    for part in ("encoder", "geometry", f"denoiser_{kind}"):
+    for part in ("encoder", "geometry", f"denoiser_{memory}"):
         if not workdir.model(part).exists():
             raise FileNotFoundError(
                 f"{workdir.model(part)}: not trained yet; run `make quickstart` or `mirage train`, "
                 "or name another folder by --workdir"
             )
-    encoder = LatentEncoder.load(workdir.model("encoder"))
-    channels = encoder.vae.latent_channels
-    path = workdir.model(f"denoiser_{kind}")
-    params, module, made = load_module(
-        path,
-        {"kind": "denoiser", "memory": kind},
-        "denoiser",
-        Denoiser,
-        lambda module: DenoiserTask(
-            module, kind, size=(1, 1), chunks=1, chunk_latents=module.patch[0]
-        ).init(jax.random.key(0)),
+    model = loading.load(workdir.root, memory=memory)
+    options = dataclasses.replace(memory_options(config), sky_depth=model.memory.sky_depth)
+    return model.replace(sampler=sampler(config), memory=options)  # type: ignore[attr-defined]
+
+
+def generation_model(
+    config: ConfigDict,
+    workdir: Workdir,
+    *,
+    memory: str,
+    preset: str,
+    fields: Sequence[str],
+    vae_tile: tuple[int, ...] | None,
+    size: tuple[int, int] | None,
+    chunk_frames: int,
+    dtype: str,
+) -> WorldModel:
+    """The model of a work directory for `mirage generate`, whose flags the arguments are.
+
+    Weights that were trained here are sampled as the config says where there is no preset; those
+    that were converted take size and chunk length from the flags.
+
+    Raises:
+      FileNotFoundError, ValueError: as `loading.load` and `presets.apply`.
+    """
+    chosen = None
+    if preset:
+        chosen = _changed(presets.PRESETS[preset], fields, vae_tile)
+    model = loading.load(
+        workdir.root,
+        memory=memory,
+        preset=chosen,
+        size=size,
+        chunk_frames=chunk_frames,
+        dtype=None if dtype == "same" else jnp.dtype(dtype).type,
     )
-    if module.in_channels != channels:
-        raise ValueError(
-            f"{path}: trained on {module.in_channels} latent channels, "
-            f"but the encoder has {channels}"
+    trained_here = model.trained_beside is not None
+    options = memory_options(config)
+    if trained_here and chosen is None:
+        model = model.replace(sampler=sampler(config))  # type: ignore[attr-defined]
+    else:
+        options = dataclasses.replace(
+            model.memory, capacity=options.capacity, sky_depth=options.sky_depth
         )
-    head_params, head = load_geometry_head(workdir.model("geometry"), channels)
-    return WorldModel(
-        encoder=encoder,
-        head_params=head_params,
-        denoiser_params=params,
-        head=head,
-        denoiser=module,
-        size=stored_size(path, made),
-        chunk_frames=stored_field(path, made, "chunk_frames", int),
-        readout=tuple(dataclasses.asdict(from_fields(path, made, "readout", Readout)).items()),
-        **dataclasses.asdict(stored_clean_frames(path, made)),
-        steps=sampling.steps,
-        shift=sampling.shift,
-        method=sampling.method,
-        reencode=sampling.reencode,
-        sky_depth=stored_field(path, made, "sky_depth", (int, float)),
-    )
+    if trained_here:
+        options = dataclasses.replace(options, sky_depth=model.memory.sky_depth)
+    model = model.replace(memory=options)  # type: ignore[attr-defined]
+    if chosen is None and (fields or vae_tile is not None):
+        model = presets.apply(model, _changed(presets.preset_of(model), fields, vae_tile))
+    return model
 
 
-def stored_clean_frames(path: Path, made: dict[str, Any]) -> CleanFrames:
-    """What a denoiser was shown in training; older exports, which do not say, nothing."""
-    if "clean_frames" not in made:
-        return NO_FRAMES
-    return from_fields(path, made, "clean_frames", CleanFrames)
-
-
-def load_geometry_head(path: Path, channels: int) -> tuple[dict[str, Any], GeometryHead]:
-    """Parameters and module of a geometry head for an encoder of so many channels."""
-
-    def init(head: GeometryHead) -> Any:
-        return GeometryTask(head, (1, 1, channels)).init(jax.random.key(0))
-
-    try:
-        params, head, _ = load_module(path, {"kind": "geometry_head"}, "head", GeometryHead, init)
-    except ValueError as error:
-        raise ValueError(f"{error}; the encoder has {channels} latent channels") from error
-    return params, head
+def _changed(
+    preset: presets.Preset, fields: Sequence[str], vae_tile: tuple[int, ...] | None
+) -> presets.Preset:
+    changed = presets.with_fields(preset, fields)
+    return changed if vae_tile is None else dataclasses.replace(changed, vae_tile=vae_tile)

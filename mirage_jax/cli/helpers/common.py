@@ -82,6 +82,11 @@ def workdir() -> Path:
     return path.resolve()
 
 
+def picture_size(config: ConfigDict) -> tuple[int, int]:
+    """(height, width) of the pictures; `record.width` 0 is for square ones."""
+    return config.record.size, config.record.width or config.record.size
+
+
 def prepare_jax(config: ConfigDict, workdir: Workdir, *, timed: bool = False) -> None:
     """Settings that must precede the first JAX array: host devices, how and where to compile.
 

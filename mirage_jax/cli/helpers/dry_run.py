@@ -15,7 +15,8 @@ from rich.console import Console
 
 from data_pipelines import loading
 from mirage_jax import parallel
-from mirage_jax.cli.helpers import build, programs, starts
+from mirage_jax.cli.helpers import build, programs, starts, training_sections
+from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel import footprint, specs
 from mirage_jax.parallel.flops import matmul_flops
@@ -49,6 +50,7 @@ def run(
       ValueError: if a field of the config is none that stages can run with, the mesh does not fit
         the devices or the batch, or too many bytes of parameters are repeated on every device.
     """
+    training_sections.check(config)
     mesh = parallel.make_mesh(**config.mesh.to_dict())
     rules = parallel.preset(config.rules)
 
@@ -72,29 +74,33 @@ def run(
         if stage == "encoder" and starts.encoder_is_given(config):
             say(f"encoder: not trained, read from {starts.is_there(workdir.model('encoder'))}")
             continue
-        if stage == "encoder" and not config.vae_training.steps:
+        if stage == "encoder" and not training_sections.encoder(config).steps:
             say("encoder: not trained, taken with its linear path alone (0 steps)")
             continue
-        training, task, batch = _STAGES[stage](config, memory)
-        shards = parallel.batch_shards(mesh) * training.accumulate
-        if training.batch_size % shards:
+        section, task, batch = _STAGES[stage](config, memory)
+        shards = parallel.batch_shards(mesh) * section.accumulate
+        if section.batch_size % shards:
             raise ValueError(
-                f"{stage}: found batch_size {training.batch_size}, expected a multiple of {shards} "
-                f"(mesh axes {' x '.join(parallel.BATCH_AXES)}, accumulate {training.accumulate})"
+                f"{stage}: found batch_size {section.batch_size}, expected a multiple of {shards} "
+                f"(mesh axes {' x '.join(parallel.BATCH_AXES)}, accumulate {section.accumulate})"
             )
         say(
-            f"{stage}: {training.steps:,} steps of {training.batch_size} clips in "
-            f"{training.accumulate} parts, {training.optimizer}, {training.schedule} from "
-            f"{training.learning_rate:g}"
+            f"{stage}: {section.steps:,} steps of {section.batch_size} clips in "
+            f"{section.accumulate} parts, {section.optimizer}, {section.schedule} from "
+            f"{section.learning_rate:g}"
         )
-        say(starts.start(config, workdir, stage, memory, training.steps))
-        if stage == "denoiser" and config.denoiser.get("text_width", 0):
+        say(starts.start(config, workdir, stage, memory, section.steps))
+        if stage == "denoiser" and config.denoiser.text_width:
             say(starts.text(config)[1])
         with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
-            _stage(programs.step(config, training, task, batch, mesh, rules), mesh, rules, say)
+            _describe_step(
+                programs.step(config, section, task, batch, mesh, rules), mesh, rules, say
+            )
 
 
-def _stage(program: programs.Step, mesh: Mesh, rules: parallel.rules.Rules, say: Any) -> None:
+def _describe_step(
+    program: programs.Step, mesh: Mesh, rules: parallel.rules.Rules, say: Any
+) -> None:
     parts = {"trained": (program.state.abstract.params, program.state.shardings.params)}
     if program.frozen is not None:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, program.frozen)
@@ -130,30 +136,30 @@ def _recorded(workdir: Workdir, world: str) -> bool:
     return (workdir.worlds(world) / "dataset.json").exists()
 
 
-Stage = tuple[ConfigDict, Task, Any]
-"""Training section of the config, task, and a batch of shapes."""
+Stage = tuple[TrainingSection, Task, Any]
+"""Training section, task, and a batch of shapes."""
 
 
 def _encoder(config: ConfigDict, _: str) -> Stage:
-    training = config.vae_training
-    frames, pixels = config.chunk_frames, training.pixels
-    task = VAETask(build.vae(config), frames, pixels, kl_weight=training.kl_weight)
-    shape = (training.batch_size, frames, pixels, pixels, 3)
-    return training, task, {"video": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+    section = training_sections.encoder(config)
+    frames, pixels = config.chunk_frames, section.pixels
+    task = VAETask(build.vae(config), frames, pixels, kl_weight=section.kl_weight)
+    shape = (section.batch_size, frames, pixels, pixels, 3)
+    return section, task, {"video": jax.ShapeDtypeStruct(shape, jnp.uint8)}
 
 
 def _geometry(config: ConfigDict, _: str) -> Stage:
-    training = config.geometry_training
+    section = training_sections.geometry(config)
     grid = (*programs.latent_grid(config), config.vae.latent_channels)
     task = GeometryTask(build.geometry_head(config), grid, config.sky_depth)
-    batch = programs.clip_batch(config, training.batch_size)
+    batch = programs.clip_batch(config, section.batch_size)
     batch.pop("text", None)
-    return training, task, batch
+    return section, task, batch
 
 
 def _denoiser(config: ConfigDict, memory: str) -> Stage:
-    training = config.denoiser_training
-    batch = programs.clip_batch(config, training.batch_size, memory)
+    section = training_sections.denoiser(config)
+    batch = programs.clip_batch(config, section.batch_size, memory)
     if "text" in batch:
         tokens, _ = starts.text(config)
         if tokens == 0:
@@ -161,7 +167,7 @@ def _denoiser(config: ConfigDict, memory: str) -> Stage:
         elif tokens is not None:
             clips, _, width = batch["text"].shape
             batch["text"] = jax.ShapeDtypeStruct((clips, tokens, width), batch["text"].dtype)
-    return training, programs.denoiser_task(config, memory), batch
+    return section, programs.denoiser_task(config, memory), batch
 
 
 _STAGES = {"encoder": _encoder, "geometry": _geometry, "denoiser": _denoiser}

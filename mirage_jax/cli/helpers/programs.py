@@ -12,14 +12,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mirage_jax import memory, parallel
-from mirage_jax.cli.helpers import build
+from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_clip, latents_of_frames
+from mirage_jax.cli.helpers import build, training_sections
+from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.geometry import Camera
 from mirage_jax.training import state as states
 from mirage_jax.training.denoiser_task import DenoiserTask
-from mirage_jax.training.guard import Guard
+from mirage_jax.training.optimizers import make_optimizer
 from mirage_jax.training.task import Task, parameter_count
 from mirage_jax.world import sample_chunk
-from mirage_jax.world.conditioners import TEMPORAL_STRIDE, camera_rays, memory_context
+from mirage_jax.world.conditioners import camera_rays
 from mirage_jax.world.scenarios import scenarios
 
 Traced = tuple[jax.stages.Traced, dict[str, Any]]
@@ -28,9 +30,9 @@ Traced = tuple[jax.stages.Traced, dict[str, Any]]
 
 def train(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Traced:
     """The step that `loop.fit` runs for the denoiser, on cached latents and encoded text."""
-    task = denoiser_task(config, "latent")
-    clips = _batch(config, mesh) * config.denoiser_training.accumulate
-    program = step(config, config.denoiser_training, task, clip_batch(config, clips), mesh, rules)
+    task, section = denoiser_task(config, "latent"), training_sections.denoiser(config)
+    clips = _batch(config, mesh) * section.accumulate
+    program = step(config, section, task, clip_batch(config, clips), mesh, rules)
     facts = _facts(config, task, clips, program.state.abstract.params, program.frozen)
     return program.traced, facts
 
@@ -46,13 +48,13 @@ class Step:
     """
 
     traced: jax.stages.Traced
-    state: states.Builder
+    state: states.StateBuilder
     frozen: Any
 
 
 def step(
     config: ConfigDict,
-    training: ConfigDict,
+    section: TrainingSection,
     task: Task,
     batch: Any,
     mesh: Mesh,
@@ -62,25 +64,26 @@ def step(
 
     Args:
       config: the experiment.
-      training: its section for this task.
+      section: its training section for this task.
       task: its frozen parameters may be shapes.
       batch: a whole batch of shapes.
       mesh: which is set, `jax.set_mesh(mesh)`, as are the rules.
       rules: logical axis rules.
     """
-    optimizer, schedule = build.recipe(training)
-    decay = training.ema_decay
-    state = states.Builder(task, optimizer, mesh, rules, seed=config.seed, with_ema=decay > 0)
+    settings = training_sections.loop(config, section)
+    optimizer, schedule = make_optimizer(section, section.steps)
+    with_ema = settings.ema_decay > 0
+    state = states.StateBuilder(task, optimizer, mesh, rules, seed=settings.seed, with_ema=with_ema)
     frozen = None
     if task.frozen is not None:
         frozen = parallel.placed(task.frozen, parallel.shardings(task.frozen, mesh, rules))
     advance = states.make_step(
         task,
         optimizer,
-        ema_decay=decay,
+        ema_decay=settings.ema_decay,
         schedule=schedule,
-        accumulate=training.accumulate,
-        guard=Guard(**config.guard),
+        accumulate=settings.accumulate,
+        guard=settings.guard,
     )
     return Step(states.trace_step(advance, state, _split(batch, mesh), frozen, mesh), state, frozen)
 
@@ -88,7 +91,8 @@ def step(
 def denoiser_task(config: ConfigDict, kind: str) -> DenoiserTask:
     """The denoiser's task, with its backbone frozen where the config says so."""
     task = _task(config, kind)
-    return task if build.trained(config) == "all" else build.branch_task(config, task)
+    whole = training_sections.denoiser(config).trained == "all"
+    return task if whole else build.branch_task(config, task)
 
 
 def clip_batch(config: ConfigDict, count: int, kind: str = "latent") -> dict[str, Any]:
@@ -102,21 +106,19 @@ def sample(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Trace
     Beside as many earlier frames as chunks are shown at most; what the memory showed of the
     preceding ones, which a rollout keeps, is left out.
     """
-    task, sampling = _task(config, "latent"), config.sampling
+    task, sampler = _task(config, "latent"), build.sampler(config)
     channels, grid = config.vae.latent_channels, latent_grid(config)
-    options = {"steps": sampling.steps, "shift": sampling.shift, "method": sampling.method}
 
     def one(bank: memory.LatentMemory, intrinsics: Any, poses: Any) -> tuple[Any, Any]:
         camera = Camera(jnp.broadcast_to(intrinsics, (len(poses), 4)), poses, task.size)
-        context = memory_context(bank, camera, grid, **dataclasses.asdict(task.readout))
-        return context, camera_rays(camera, grid)
+        return task.conditioner(bank, camera), camera_rays(camera, grid)
 
     def chunk(
         params: Any, views: tuple[Any, ...], first: Any, clean: Any, text: Any, key: Any
     ) -> Any:
         context, rays = jax.vmap(one)(*views)
         inputs = first, context, rays, key
-        return sample_chunk(task.denoiser, params, *inputs, **options, **clean, **text)
+        return sample_chunk(task.denoiser, params, *inputs, sampler, **clean, **text)
 
     clips = _batch(config, mesh)
     boxed = jax.eval_shape(lambda: task.init(jax.random.key(0)))
@@ -124,7 +126,10 @@ def sample(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Trace
     empty = jax.eval_shape(lambda: memory.create(config.memory.capacity, channels))
     banks = jax.tree.map(lambda leaf: _array(clips, *leaf.shape, dtype=leaf.dtype), empty)
     views = (banks, _array(clips, 4), _array(clips, config.chunk_frames, 4, 4))
-    counts = {"reference": task.frames.references, "preceding": task.frames.preceding_latents}
+    counts = {
+        "reference": task.context_frames.references,
+        "preceding": task.context_frames.preceding_latents,
+    }
     clean = {name: _array(clips, n, *grid, channels) for name, n in counts.items() if n}
     first = _array(clips, *grid, channels)
     split = _split((views, first, clean, _text(config, clips)), mesh)
@@ -142,8 +147,7 @@ def _task(config: ConfigDict, kind: str) -> DenoiserTask:
 
 
 def _batch(config: ConfigDict, mesh: Mesh) -> int:
-    per_shard = config.compile.batch_per_shard if "compile" in config else 1
-    return per_shard * parallel.batch_shards(mesh)
+    return config.compile.batch_per_shard * parallel.batch_shards(mesh)
 
 
 def latent_grid(config: ConfigDict) -> tuple[int, int]:
@@ -157,13 +161,13 @@ def _array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
 
 
 def _clips(config: ConfigDict, count: int, kind: str) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch of `latent_cache.LatentClip`, as the loader hands it over."""
+    """A batch of `LatentClip`, as the loader hands it over."""
     frames, channels, grid = config.record.frames, config.vae.latent_channels, latent_grid(config)
-    chunks = (frames - 1) // (config.chunk_frames - 1)
-    latents = build.latents_of_frames(config.chunk_frames)
-    keyframes = (frames - 1) // TEMPORAL_STRIDE + 1
+    chunks = chunks_of_clip(frames, config.chunk_frames)
+    latents = latents_of_frames(config.chunk_frames)
+    keyframes = latents_of_frames(frames)
     rendered = len(scenarios(chunks, latents).chunk) if kind == "rgb" else 0
-    preceding = build.clean_frames(config, kind).preceding_latents
+    preceding = build.context_frames(config, kind).preceding_latents
     return {
         "chunks": _array(count, chunks, latents, *grid, channels),
         "tokens": _array(count, keyframes, *grid, channels),
@@ -178,7 +182,7 @@ def _clips(config: ConfigDict, count: int, kind: str) -> dict[str, jax.ShapeDtyp
 
 
 def _text(config: ConfigDict, count: int) -> dict[str, jax.ShapeDtypeStruct]:
-    width = config.denoiser.get("text_width", 0)
+    width = config.denoiser.text_width
     return {"text": _array(count, config.compile.text_tokens, width)} if width else {}
 
 
@@ -195,7 +199,8 @@ def _facts(
     return {
         "batch": clips,
         "tokens": task.chunk_latents // task.denoiser.patch[0] * cells,
-        "clean_tokens": (task.frames.references + task.frames.preceding_latents) * cells,
+        "clean_tokens": (task.context_frames.references + task.context_frames.preceding_latents)
+        * cells,
         "attention": task.denoiser.attention_backend,
         "trained": parameter_count(trained),
         "frozen": parameter_count(frozen),

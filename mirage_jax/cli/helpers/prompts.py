@@ -1,7 +1,8 @@
-"""Embedded prompts for a command: from a file, or from a tokenizer and the text encoder."""
+"""Prompts of a command: from a file of embeddings, or from a tokenizer and the text encoder."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,71 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.convert.tensor_files import open_tensors
 from mirage_jax.convert.umt5 import from_umt5, umt5_fields
-from mirage_jax.io.text import TextEmbeddings, Tokenizer, load_embeddings
+from mirage_jax.io.text import TextEmbeddings, Tokenizer, load_embeddings, save_embeddings
 from mirage_jax.nn.text_encoder import TextEncoder
+from mirage_jax.world import WorldModel
+
+
+def with_prompt(
+    model: WorldModel,
+    *,
+    prompt: str | None,
+    negative_prompt: str,
+    cfg_scale: float,
+    text: str,
+    tokenizer: str,
+    text_encoder: str,
+    save_text: str,
+) -> WorldModel:
+    """The model with its prompt; arguments are the flags of `mirage generate`.
+
+    Raises:
+      UserError: naming the flag that is missing, or that a model without text cannot use.
+    """
+    width, guided = model.denoiser.text_width, cfg_scale != 1.0
+    if not width:
+        named = {
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "cfg_scale": guided,
+            "text": text,
+            "tokenizer": tokenizer,
+            "text_encoder": text_encoder,
+            "save_text": save_text,
+        }
+        for name in filter(named.get, named):
+            raise UserError(f"--{name}: found one, but this denoiser was trained without text")
+        return model
+    if negative_prompt and not guided:
+        raise UserError("--negative_prompt: found --cfg_scale=1 with it, expected another scale")
+    if text and (tokenizer or text_encoder or save_text):
+        raise UserError("--text: expected it alone, or --tokenizer and --text_encoder instead")
+    if prompt is None:
+        raise UserError("--prompt: found none, expected a text that says what is shown")
+    wanted = list(dict.fromkeys([prompt, *([negative_prompt] if guided else [])]))
+    if text:
+        tokens = read_prompts(wanted, Path(text), width)
+    elif tokenizer and text_encoder:
+        made = embed_prompts(wanted, Path(tokenizer), Path(text_encoder))
+        tokens = made.tokens
+        if save_text:
+            save_embeddings(save_text, made)
+    else:
+        raise UserError(
+            "--prompt: give --text=EMBEDDINGS, or --tokenizer=FILE and --text_encoder=WEIGHTS"
+        )
+    if tokens.shape[-1] != width:
+        raise UserError(
+            f"--text_encoder: found {tokens.shape[-1]} channels, the denoiser expects {width}"
+        )
+    return model.replace(  # type: ignore[attr-defined]
+        text=jnp.asarray(tokens[0]),
+        negative_text=jnp.asarray(tokens[-1]) if guided else None,
+        sampler=dataclasses.replace(model.sampler, cfg_scale=cfg_scale),
+    )
 
 
 def read_prompts(prompts: Sequence[str], path: Path, width: int) -> Float[np.ndarray, "p n width"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mirage_jax.cli.helpers import build
+from mirage_jax.cli.helpers import build, training_sections
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.training import checkpoints
 
@@ -34,24 +34,25 @@ def is_there(path: Path | str) -> str:
 
 def encoder_is_given(config: ConfigDict) -> bool:
     """Whether the encoder is read from the work directory and not trained."""
-    return config.vae_training.get("pretrained", False)
+    return training_sections.encoder(config).pretrained
 
 
 def start(config: ConfigDict, workdir: Workdir, stage: str, memory: str, steps: int) -> str:
     """Where a stage that trains goes on from: its newest checkpoint, an export, or nothing."""
     folder = workdir.stage(f"denoiser_{memory}" if stage == "denoiser" else stage)
     saved = checkpoints.saved_steps(folder / checkpoints.FOLDER)
-    frozen = stage == "denoiser" and build.trained(config) != "all"
-    pretrained = config.denoiser_training.pretrained if frozen else ""
-    training = config["vae_training" if stage == "encoder" else f"{stage}_training"]
+    denoiser = training_sections.denoiser(config)
+    frozen = stage == "denoiser" and denoiser.trained != "all"
+    pretrained = denoiser.pretrained if frozen else ""
+    init_from = training_sections.OF_STAGE[stage](config).init_from
     known = pretrained if pretrained == "random" else is_there(pretrained)
     if saved:
         found = f"step {saved[-1]:,} in {folder / checkpoints.FOLDER}"
         line = f"goes on from {found}" if saved[-1] < steps else f"nothing to train, has {found}"
     elif frozen:
         line = f"starts from the pretrained denoiser {known}"
-    elif training.init_from:
-        line = f"starts from the tensors of the same name in {is_there(training.init_from)}"
+    elif init_from:
+        line = f"starts from the tensors of the same name in {is_there(init_from)}"
     else:
         line = "starts from scratch"
     return f"{line}; frozen weights of {known}" if saved and frozen else line
@@ -63,10 +64,9 @@ def text(config: ConfigDict) -> tuple[int | None, str]:
     Raises:
       UserError, ValueError: if the embeddings are there and are not those of the prompts.
     """
-    path = config.text.embeddings if "text" in config else ""
+    path = config.text.embeddings
     if not path:
-        named = 'without text (text.embeddings = "")' if "text" in config else "without text"
-        return 0, f"trains {named}"
+        return 0, 'trains without text (text.embeddings = "")'
     if not Path(path).exists():
         return None, f"text embeddings from {is_there(path)}"
     found = build.texts(config)

@@ -8,6 +8,7 @@ gradients in closed form, also serve `ring`, where the chunks come from other de
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,42 +24,36 @@ def attend(
     q: Float[Array, "b n heads d"],
     k: Float[Array, "b m heads d"],
     v: Float[Array, "b m heads d"],
-    keep: Bool[Array, "b m"] | None = None,
+    key_mask: Bool[Array, "b m"] | None = None,
     *,
     chunk: int = 512,
 ) -> Float[Array, "b n heads d"]:
     """Walks over `chunk` keys at a time, also backwards; has no forward-mode derivative."""
-    keep = jnp.ones((1, k.shape[1]), bool) if keep is None else keep
-    average = _average(*heads_first(q, k, v), keep, chunk)
+    key_mask = jnp.ones((1, k.shape[1]), bool) if key_mask is None else key_mask
+    average = _average(*heads_first(q, k, v), key_mask, chunk)
     return jnp.swapaxes(average, 1, 2).astype(q.dtype)
 
 
 # With a backward pass of its own the forward one need not keep the running average of every chunk.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _average(queries: Array, keys: Array, values: Array, keep: Array, chunk: int) -> Array:
-    return _forward(queries, keys, values, keep, chunk)[0]
+def _average(queries: Array, keys: Array, values: Array, key_mask: Array, chunk: int) -> Array:
+    return _forward(queries, keys, values, key_mask, chunk)[0]
 
 
 def _forward(
-    queries: Array, keys: Array, values: Array, keep: Array, chunk: int
+    queries: Array, keys: Array, values: Array, key_mask: Array, chunk: int
 ) -> tuple[Array, Any]:
-    average, log_sum = finish(add_keys(start(queries), queries, keys, values, keep, chunk))
-    return average, (queries, keys, values, keep, average, log_sum)
+    average, log_sum = finish(add_keys(start(queries), queries, keys, values, key_mask, chunk))
+    return average, (queries, keys, values, key_mask, average, log_sum)
 
 
 def _backward(chunk: int, saved: Any, d_average: Array) -> tuple[Array | None, ...]:
-    queries, keys, values, keep, average, log_sum = saved
+    queries, keys, values, key_mask, average, log_sum = saved
     overlap = jnp.sum(d_average * average, axis=-1)
     gradients = key_gradients(
-        queries, keys, values, keep, d_average.astype(queries.dtype), log_sum, overlap, chunk
+        queries, keys, values, key_mask, d_average.astype(queries.dtype), log_sum, overlap, chunk
     )
-    d_queries, d_keys, d_values = gradients
-    return (
-        d_queries.astype(queries.dtype),
-        d_keys.astype(keys.dtype),
-        d_values.astype(values.dtype),
-        None,
-    )
+    return *in_dtypes_of(gradients, (queries, keys, values)), None
 
 
 _average.defvjp(_forward, _backward)
@@ -101,14 +96,14 @@ def add_keys(
     queries: Float[Array, "b heads n d"],
     keys: Float[Array, "b heads m d"],
     values: Float[Array, "b heads m d"],
-    keep: Bool[Array, "#b m"],
+    key_mask: Bool[Array, "#b m"],
     chunk: int,
 ) -> Running:
-    """Takes more keys into the average, those that `keep` names."""
+    """Takes more keys, those of `key_mask`, into the average."""
 
     def step(running: Running, block: tuple[Array, Array, Array]) -> tuple[Running, None]:
-        keys, values, keep = block
-        scores = _scores(queries, keys, keep)
+        keys, values, key_mask = block
+        scores = _scores(queries, keys, key_mask)
         peak = jnp.maximum(running.peak, scores.max(axis=-1))
         weights = jnp.exp(scores - peak[..., None])
         shrink = jnp.exp(running.peak - peak)
@@ -116,7 +111,7 @@ def add_keys(
         norm = running.norm * shrink + weights.sum(axis=-1)
         return Running(running.total * shrink[..., None] + new, norm, peak), None
 
-    return jax.lax.scan(step, running, _split(keys, values, keep, chunk))[0]
+    return jax.lax.scan(step, running, _split(keys, values, key_mask, chunk))[0]
 
 
 def finish(running: Running) -> tuple[Float[Array, "b heads n d"], Float[Array, "b heads n"]]:
@@ -129,7 +124,7 @@ def key_gradients(
     queries: Float[Array, "b heads n d"],
     keys: Float[Array, "b heads m d"],
     values: Float[Array, "b heads m d"],
-    keep: Bool[Array, "#b m"],
+    key_mask: Bool[Array, "#b m"],
     d_average: Float[Array, "b heads n d"],
     log_sum: Float[Array, "b heads n"],
     overlap: Float[Array, "b heads n"],
@@ -144,7 +139,7 @@ def key_gradients(
       queries: scaled.
       keys: any part of the keys.
       values: of these keys.
-      keep: those that count.
+      key_mask: which of them are present.
       d_average: gradient in the average over all keys.
       log_sum: from `finish`, over all keys.
       overlap: do . o.
@@ -152,8 +147,8 @@ def key_gradients(
     """
 
     def step(d_queries: Array, block: tuple[Array, Array, Array]) -> Any:
-        keys, values, keep = block
-        scores = _scores(queries, keys, keep)
+        keys, values, key_mask = block
+        scores = _scores(queries, keys, key_mask)
         weights = jnp.exp(scores - log_sum[..., None])
         d_values = _product("bhnm,bhnd->bhmd", weights.astype(values.dtype), d_average)
         d_weights = _product("bhnd,bhmd->bhnm", d_average, values)
@@ -161,7 +156,7 @@ def key_gradients(
         d_keys = _product("bhnm,bhnd->bhmd", d_scores, queries)
         return d_queries + _product("bhnm,bhmd->bhnd", d_scores, keys), (d_keys, d_values)
 
-    blocks = _split(keys, values, keep, chunk)
+    blocks = _split(keys, values, key_mask, chunk)
     d_queries, parts = jax.lax.scan(step, jnp.zeros(queries.shape, jnp.float32), blocks)
     d_keys, d_values = (
         jnp.moveaxis(x, 0, 2).reshape(*x.shape[1:3], -1, x.shape[-1])[:, :, : keys.shape[2]]
@@ -170,15 +165,20 @@ def key_gradients(
     return d_queries, d_keys, d_values
 
 
-def _scores(queries: Array, keys: Array, keep: Array) -> Array:
-    return jnp.where(keep[:, None, None], _product("bhnd,bhmd->bhnm", queries, keys), MASKED)
+def in_dtypes_of(gradients: Iterable[Array], inputs: Iterable[Array]) -> tuple[Array, ...]:
+    """Float32 gradients in the dtypes of what they are of, as JAX wants them."""
+    return tuple(d.astype(x.dtype) for d, x in zip(gradients, inputs, strict=True))
+
+
+def _scores(queries: Array, keys: Array, key_mask: Array) -> Array:
+    return jnp.where(key_mask[:, None, None], _product("bhnd,bhmd->bhnm", queries, keys), MASKED)
 
 
 def _product(pattern: str, a: Array, b: Array) -> Array:
     return jnp.einsum(pattern, a, b, preferred_element_type=jnp.float32)
 
 
-def _split(keys: Array, values: Array, keep: Array, chunk: int) -> tuple[Array, Array, Array]:
+def _split(keys: Array, values: Array, key_mask: Array, chunk: int) -> tuple[Array, Array, Array]:
     """Chunks of equal size, on a new leading axis; the last is padded."""
     tokens = keys.shape[2]
     count = -(-tokens // chunk)
@@ -189,5 +189,5 @@ def _split(keys: Array, values: Array, keep: Array, chunk: int) -> tuple[Array, 
         x = jnp.pad(x, ((0, 0), (0, 0), pad, (0, 0)))
         return jnp.moveaxis(x.reshape(*x.shape[:2], count, size, x.shape[-1]), 2, 0)
 
-    kept = jnp.pad(keep, ((0, 0), pad)).reshape(-1, count, size)
-    return split(keys), split(values), jnp.moveaxis(kept, 1, 0)
+    mask = jnp.pad(key_mask, ((0, 0), pad)).reshape(-1, count, size)
+    return split(keys), split(values), jnp.moveaxis(mask, 1, 0)

@@ -20,7 +20,7 @@ def attend(
     q: Float[Array, "b n heads d"],
     k: Float[Array, "b m heads d"],
     v: Float[Array, "b m heads d"],
-    keep: Bool[Array, "b m"] | None = None,
+    key_mask: Bool[Array, "b m"] | None = None,
 ) -> Float[Array, "b n heads d"]:
     """Attention without materialised scores.
 
@@ -32,22 +32,22 @@ def attend(
             f"attention backend cudnn: found {q.dtype} with heads of {q.shape[-1]}, expected "
             f"bfloat16/float16 with a multiple of 8 up to {MAX_HEAD}"
         )
-    if keep is None:
+    if key_mask is None:
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    k, v, lengths = kept_first(k, v, keep)
+    k, v, lengths = present_first(k, v, key_mask)
     return jax.nn.dot_product_attention(
         q, k, v, key_value_seq_lengths=lengths, implementation="cudnn"
     )
 
 
-def kept_first(
-    k: Float[Array, "b m heads d"], v: Float[Array, "b m heads d"], keep: Bool[Array, "b m"]
+def present_first(
+    k: Float[Array, "b m heads d"], v: Float[Array, "b m heads d"], key_mask: Bool[Array, "b m"]
 ) -> tuple[Float[Array, "b m heads d"], Float[Array, "b m heads d"], Int[Array, " b"]]:
-    """Keys and values with those to keep in front, and how many they are.
+    """Keys and values with those of the mask in front, and how many they are.
 
     Attention does not depend on the order of its keys, and the kernel knows how many of them count
     without a mask as large as the scores.
     """
-    order = jnp.argsort(~keep, axis=1, stable=True)[..., None, None]
+    order = jnp.argsort(~key_mask, axis=1, stable=True)[..., None, None]
     k, v = (jnp.take_along_axis(x, order, axis=1) for x in (k, v))
-    return k, v, keep.sum(axis=1, dtype=jnp.int32)
+    return k, v, key_mask.sum(axis=1, dtype=jnp.int32)

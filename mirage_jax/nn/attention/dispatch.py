@@ -33,7 +33,7 @@ def attention(
     k: Float[Array, "b *m heads d"],
     v: Float[Array, "b *m heads d"],
     *,
-    seen: Bool[Array, "b f"] | None = None,
+    frame_mask: Bool[Array, "b f"] | None = None,
     backend: str = "auto",
     chunk: int = 512,
     keys_split: bool = True,
@@ -47,8 +47,8 @@ def attention(
       q: queries; tokens may have several axes.
       k: keys.
       v: values.
-      seen: which frames of the keys there are, at least one of a sample; tokens are [frames, cells]
-        then. None for all.
+      frame_mask: which frames of the keys are present, at least one of a sample; the token axes
+        are [frames, cells] then. None for all.
       backend: a kernel: "xla" materialises the scores; "chunked" walks over the keys with a running
         softmax, so that memory is linear in the tokens, also backwards; "cudnn" is the fused NVIDIA
         kernel (bfloat16 or float16 only), "splash" the TPU one, "tokamax" that of the package.
@@ -72,7 +72,7 @@ def attention(
         scheme = "" if place is None or not split else _scheme(place)
     if scheme == "ring":
         if place is not None and split:
-            return ring.attend(q, k, v, place, seen, chunk=chunk)
+            return ring.attend(q, k, v, place, frame_mask, chunk=chunk)
         name = "chunked"
     if name == "auto":
         heads = q.shape[-2] if place is None else place.heads_here
@@ -83,17 +83,17 @@ def attention(
     if name == "chunked":
         kernel = functools.partial(kernel, chunk=chunk)
     if scheme == "ulysses" and place is not None and split:
-        return ulysses.attend(q, k, v, place, kernel, seen)
+        return ulysses.attend(q, k, v, place, kernel, frame_mask)
 
-    def local(q: Array, k: Array, v: Array, seen: Array | None) -> Array:
+    def local(q: Array, k: Array, v: Array, frame_mask: Array | None) -> Array:
         flat = (placement.flat(x) for x in (q, k, v))
-        out = kernel(*flat, placement.of_tokens(seen, k))
+        out = kernel(*flat, placement.key_mask(frame_mask, k))
         return out.reshape(q.shape)
 
     # To the compiler, making one axis of frames and split cells would mean gathering them.
     if place is not None and (name in _OPAQUE or place.parts > 1):
-        return place.run(local, q, k, v, seen, keys_split=False)
-    return local(q, k, v, seen)
+        return place.run(local, q, k, v, frame_mask, keys_split=False)
+    return local(q, k, v, frame_mask)
 
 
 def _parse(backend: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from mirage_jax.nn.rope import rotate
 from mirage_jax.nn.rows import rows
 
 ATTENTION_OUTPUT = "attention_output"
-"""Name that rematerialisation policies know what attention found by, before the last projection."""
+"""Checkpoint name of attention's output before the last projection, see `block.REMAT`."""
 
 
 def rms_norm(
@@ -63,8 +63,8 @@ class Linear(nn.Module):
             up: Any = self.get_variable("params", "lora_b")
             if self.has_variable("params", "lora_key"):  # in training, with dropout
                 key: Any = self.get_variable("params", "lora_key")
-                kept: Any = self.get_variable("params", "lora_kept")
-                x = jnp.where(jax.random.bernoulli(key, kept, x.shape), x, 0)
+                keep_prob: Any = self.get_variable("params", "lora_keep_prob")
+                x = jnp.where(jax.random.bernoulli(key, keep_prob, x.shape), x, 0)
             out = out + (x @ down.astype(self.dtype)) @ up.astype(self.dtype)
         return (out + self.bias.astype(self.dtype)).reshape(*lead, self.features)
 
@@ -93,11 +93,11 @@ class Attention(nn.Module):
         *,
         rotations: Float[Array, "*n half 2"] | None = None,
         context: Float[Array, "b m d"] | None = None,
-        seen: Bool[Array, "b f"] | None = None,
+        frame_mask: Bool[Array, "b f"] | None = None,
     ) -> Float[Array, "b *n d"]:
         """Attends from x to itself, with rotations, or to `context`, without.
 
-        With `seen`, tokens are [frames, cells] and nothing attends to frames that are not.
+        With `frame_mask` the token axes are [frames, cells], and nothing attends to absent frames.
 
         Tokens may have several dimensions, of which the last is the one that devices may split:
         merging it into one with the others would move every token.
@@ -108,5 +108,7 @@ class Attention(nn.Module):
         q, k, v = (a.reshape(*a.shape[:-1], self.heads, -1) for a in (q, k, v))
         if rotations is not None:
             q, k = rotate(q, rotations), rotate(k, rotations)
-        out = attention(q, k, v, seen=seen, backend=self.backend, keys_split=context is None)
+        out = attention(
+            q, k, v, frame_mask=frame_mask, backend=self.backend, keys_split=context is None
+        )
         return self.o(checkpoint_name(out.reshape(x.shape), ATTENTION_OUTPUT))

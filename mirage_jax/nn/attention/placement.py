@@ -54,13 +54,13 @@ class Placement:
         q: Array,
         k: Array,
         v: Array,
-        seen: Array | None,
+        frame_mask: Array | None,
         *,
         keys_split: bool,
     ) -> Array:
         """Runs `local` on every device's own q, k and v, padded to equal parts; crops the result.
 
-        Beside them it gets `seen`, [b, frames], of its own samples; None if that is None.
+        Beside them it gets `frame_mask`, [b, frames], of its own samples; None stays None.
 
         With `keys_split=False` every device gets all keys.
         """
@@ -80,7 +80,7 @@ class Placement:
             out_specs=self.spec(q.ndim, split=True),
             # The running sums of `ring` start as constants, which the check would want marked.
             check_vma=False,
-        )(q, k, v, seen)
+        )(q, k, v, frame_mask)
         return out[..., :cells, :, :]
 
 
@@ -94,11 +94,11 @@ def flat(x: Float[Array, "b *n heads d"]) -> Float[Array, "b m heads d"]:
     return x.reshape(x.shape[0], -1, *x.shape[-2:])
 
 
-def of_tokens(
-    seen: Bool[Array, "b f"] | None, k: Float[Array, "b *n heads d"]
+def key_mask(
+    frame_mask: Bool[Array, "b f"] | None, k: Float[Array, "b *n heads d"]
 ) -> Bool[Array, "b m"] | None:
-    """Which of the keys, all token axes as one, are of frames that are seen."""
-    return None if seen is None else jnp.repeat(seen, k.shape[-3], axis=1)
+    """Which keys, all token axes as one, are of frames that are present; None for all."""
+    return None if frame_mask is None else jnp.repeat(frame_mask, k.shape[-3], axis=1)
 
 
 def current(q: Float[Array, "b *n heads d"]) -> Placement | None:

@@ -9,14 +9,14 @@ tow, so that no device ever holds the keys of another but those in passing (Ring
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mirage_jax.nn.attention import chunked
-from mirage_jax.nn.attention.placement import CONTEXT, Placement, flat, of_tokens
+from mirage_jax.nn.attention.placement import CONTEXT, Placement, flat, key_mask
 
 
 def attend(
@@ -24,37 +24,45 @@ def attend(
     k: Float[Array, "b *n heads d"],
     v: Float[Array, "b *n heads d"],
     place: Placement,
-    seen: Bool[Array, "b f"] | None = None,
+    frame_mask: Bool[Array, "b f"] | None = None,
     *,
     chunk: int = 512,
 ) -> Float[Array, "b *n heads d"]:
-    """Self-attention, `chunk` keys at a time, to the frames that are `seen`."""
+    """Self-attention, `chunk` keys at a time, to the frames of `frame_mask`."""
     cells, parts = q.shape[-3], place.parts
 
-    def local(q: Array, k: Array, v: Array, seen: Array | None) -> Array:
+    def local(q: Array, k: Array, v: Array, frame_mask: Array | None) -> Array:
         queries, keys, values = chunked.heads_first(flat(q), flat(k), flat(v))
-        out = _ring(queries, keys, values, of_tokens(seen, k), (parts, cells, k.shape[-3], chunk))
+        sizes = _Sizes(parts, cells, k.shape[-3], chunk)
+        out = _ring(queries, keys, values, key_mask(frame_mask, k), sizes)
         return jnp.swapaxes(out, 1, 2).reshape(q.shape).astype(q.dtype)
 
-    return place.run(local, q, k, v, seen, keys_split=True)
+    return place.run(local, q, k, v, frame_mask, keys_split=True)
 
 
-# Static facts: devices in the ring, cells of the sequence, cells of a device, keys per chunk.
-_Facts = tuple[int, int, int, int]
+class _Sizes(NamedTuple):
+    """Devices in the ring, cells of a frame, those of one device, and keys per chunk; static."""
+
+    parts: int
+    cells: int
+    local_cells: int
+    chunk: int
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _ring(queries: Array, keys: Array, values: Array, seen: Array | None, facts: _Facts) -> Array:
-    return _forward(queries, keys, values, seen, facts)[0]
+def _ring(queries: Array, keys: Array, values: Array, mask: Array | None, sizes: _Sizes) -> Array:
+    return _forward(queries, keys, values, mask, sizes)[0]
 
 
 def _forward(
-    queries: Array, keys: Array, values: Array, seen: Array | None, facts: _Facts
+    queries: Array, keys: Array, values: Array, mask: Array | None, sizes: _Sizes
 ) -> tuple[Array, Any]:
-    parts, _, _, chunk = facts
+    parts, chunk = sizes.parts, sizes.chunk
 
     def add(running: chunked.Running, block: tuple[Array, Array], stop: Any) -> chunked.Running:
-        return chunked.add_keys(running, queries, *block, _keep(block[0], seen, stop, facts), chunk)
+        return chunked.add_keys(
+            running, queries, *block, _valid_keys(block[0], mask, stop, sizes), chunk
+        )
 
     def step(carry: tuple[Any, Any], stop: Array) -> tuple[tuple[Any, Any], None]:
         running, block = carry
@@ -65,18 +73,18 @@ def _forward(
     running = add(chunked.start(queries), block, 0)
     (running, _), _ = jax.lax.scan(step, (running, block), jnp.arange(1, parts))
     out, log_sum = chunked.finish(running)
-    return out, (queries, keys, values, seen, out, log_sum)
+    return out, (queries, keys, values, mask, out, log_sum)
 
 
-def _backward(facts: _Facts, saved: Any, d_out: Array) -> tuple[Array | None, ...]:
-    parts, _, _, chunk = facts
-    queries, keys, values, seen, out, log_sum = saved
+def _backward(sizes: _Sizes, saved: Any, d_out: Array) -> tuple[Array | None, ...]:
+    parts, chunk = sizes.parts, sizes.chunk
+    queries, keys, values, mask, out, log_sum = saved
     overlap = jnp.sum(d_out * out, axis=-1)
     d_average = d_out.astype(queries.dtype)
 
     def add(d_queries: Array, block: Any, d_block: Any, stop: Any) -> tuple[Array, Any]:
-        (k, v), keep = block, _keep(block[0], seen, stop, facts)
-        dq, *d_new = chunked.key_gradients(queries, k, v, keep, d_average, log_sum, overlap, chunk)
+        (k, v), valid = block, _valid_keys(block[0], mask, stop, sizes)
+        dq, *d_new = chunked.key_gradients(queries, k, v, valid, d_average, log_sum, overlap, chunk)
         return d_queries + dq, tuple(a + b for a, b in zip(d_block, d_new, strict=True))
 
     def step(carry: tuple[Any, Any, Any], stop: Array) -> tuple[tuple[Any, Any, Any], None]:
@@ -91,12 +99,8 @@ def _backward(facts: _Facts, saved: Any, d_out: Array) -> tuple[Array | None, ..
     carry, _ = jax.lax.scan(step, (d_queries, block, d_block), jnp.arange(1, parts))
     d_queries, _, d_block = carry
     d_keys, d_values = _pass_on(d_block, parts)  # the last step home
-    return (
-        d_queries.astype(queries.dtype),
-        d_keys.astype(keys.dtype),
-        d_values.astype(values.dtype),
-        None,
-    )
+    gradients = d_queries, d_keys, d_values
+    return *chunked.in_dtypes_of(gradients, (queries, keys, values)), None
 
 
 _ring.defvjp(_forward, _backward)
@@ -107,10 +111,9 @@ def _pass_on(blocks: Any, parts: int) -> Any:
     return jax.tree.map(lambda x: jax.lax.ppermute(x, CONTEXT, following), blocks)
 
 
-def _keep(keys: Array, seen: Array | None, stop: Any, facts: _Facts) -> Array:
-    """Which of the keys that came here at this stop are seen and not padding."""
-    parts, cells, here, _ = facts
-    owner = (jax.lax.axis_index(CONTEXT) - stop) % parts
-    valid = owner * here + jnp.arange(here) < cells
-    valid = jnp.tile(valid, keys.shape[2] // here)[None]
-    return valid if seen is None else valid & seen
+def _valid_keys(keys: Array, mask: Array | None, stop: Any, sizes: _Sizes) -> Array:
+    """Which of the keys received at this stop are in `mask` and not padding."""
+    owner = (jax.lax.axis_index(CONTEXT) - stop) % sizes.parts
+    valid = owner * sizes.local_cells + jnp.arange(sizes.local_cells) < sizes.cells
+    valid = jnp.tile(valid, keys.shape[2] // sizes.local_cells)[None]
+    return valid if mask is None else valid & mask

@@ -16,7 +16,7 @@ def attend(
     q: Float[Array, "b n heads d"],
     k: Float[Array, "b m heads d"],
     v: Float[Array, "b m heads d"],
-    keep: Bool[Array, "b m"] | None = None,
+    key_mask: Bool[Array, "b m"] | None = None,
     *,
     interpret: bool = False,
 ) -> Float[Array, "b n heads d"]:
@@ -26,7 +26,7 @@ def attend(
       q: queries.
       k: keys.
       v: values.
-      keep: which keys there are; None for all.
+      key_mask: which keys are present; None for all.
       interpret: emulate the kernel, on any backend, slowly.
     """
     # Here, since importing Pallas takes longer than most commands.
@@ -61,9 +61,9 @@ def attend(
     )
     # Queries see keys of their own segment only: padding keys and absent ones are in another.
     segments = None
-    if keep is not None or padded_m != m:
-        kept = jnp.ones((len(q), m), bool) if keep is None else keep
-        absent = 1 - jnp.pad(kept, ((0, 0), (0, padded_m - m))).astype(jnp.int32)
+    if key_mask is not None or padded_m != m:
+        present = jnp.ones((len(q), m), bool) if key_mask is None else key_mask
+        absent = 1 - jnp.pad(present, ((0, 0), (0, padded_m - m))).astype(jnp.int32)
         segments = kernels.SegmentIds(q=jnp.zeros((len(q), padded_n), jnp.int32), kv=absent)
     scaled = heads_first(q * q.shape[-1] ** -0.5, padded_n)
     keys, values = heads_first(k, padded_m), heads_first(v, padded_m)

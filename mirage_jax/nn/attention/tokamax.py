@@ -9,7 +9,7 @@ def attend(
     q: Float[Array, "b n heads d"],
     k: Float[Array, "b m heads d"],
     v: Float[Array, "b m heads d"],
-    keep: Bool[Array, "b m"] | None = None,
+    key_mask: Bool[Array, "b m"] | None = None,
 ) -> Float[Array, "b n heads d"]:
     """Attention by the kernel that tokamax takes for the fastest here.
 
@@ -23,5 +23,5 @@ def attend(
             "attention backend tokamax: the package is not installed; `pip install tokamax`, or "
             "choose another backend"
         ) from error
-    mask = None if keep is None else keep[:, None, None]
+    mask = None if key_mask is None else key_mask[:, None, None]
     return tokamax.dot_product_attention(q, k, v, mask=mask)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, Bool, Float
 
-from mirage_jax.nn.attention.placement import CONTEXT, Placement, flat, of_tokens, pad_cells
+from mirage_jax.nn.attention.placement import CONTEXT, Placement, flat, key_mask, pad_cells
 
 
 def fits(place: Placement) -> bool:
@@ -26,11 +26,11 @@ def attend(
     v: Float[Array, "b *n heads d"],
     place: Placement,
     kernel: Callable[..., Array],
-    seen: Bool[Array, "b f"] | None = None,
+    frame_mask: Bool[Array, "b f"] | None = None,
 ) -> Float[Array, "b *n heads d"]:
     """Self-attention by `kernel`, which gets all tokens and a share of the heads.
 
-    Keys are of the frames that are `seen`.
+    Frames outside `frame_mask` are no keys.
 
     Raises:
       ValueError: if the heads do not divide.
@@ -42,14 +42,14 @@ def attend(
         )
     cells = q.shape[-3]
 
-    def local(q: Array, k: Array, v: Array, seen: Array | None) -> Array:
+    def local(q: Array, k: Array, v: Array, frame_mask: Array | None) -> Array:
         def whole_sequence(x: Array) -> Array:
             x = jax.lax.all_to_all(x, CONTEXT, x.ndim - 2, x.ndim - 3, tiled=True)
             return x[..., :cells, :, :]
 
         q, k, v = whole_sequence(q), whole_sequence(k), whole_sequence(v)
-        out = kernel(flat(q), flat(k), flat(v), of_tokens(seen, k)).reshape(q.shape)
+        out = kernel(flat(q), flat(k), flat(v), key_mask(frame_mask, k)).reshape(q.shape)
         out = pad_cells(out, -cells % place.parts)
         return jax.lax.all_to_all(out, CONTEXT, out.ndim - 3, out.ndim - 2, tiled=True)
 
-    return place.run(local, q, k, v, seen, keys_split=True)
+    return place.run(local, q, k, v, frame_mask, keys_split=True)

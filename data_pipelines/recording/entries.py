@@ -1,0 +1,134 @@
+"""A split's entry in the dataset card: what was asked for, what each shard holds, and the sum."""
+
+import collections
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_pipelines import clip_format
+from data_pipelines.clip_codecs import Codec
+from data_pipelines.recording.planning import Shard
+from data_pipelines.recording.shards import EXAMPLES, describe, read_records
+from data_pipelines.sources import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a split's recording was asked for; two with different requests are never mixed."""
+
+    source: Source
+    split: str
+    count: int
+    seed: int
+    shard_clips: int
+    codecs: Mapping[str, Codec]
+
+    def described(self) -> dict[str, Any]:
+        """As the card has it: plain JSON."""
+        return {
+            "source": self.source.name,
+            "options": _options(self.source),
+            "count": self.count,
+            "seed": self.seed,
+            "shard_clips": self.shard_clips,
+            "codecs": {
+                part: {"name": codec.name, **_options(codec)} for part, codec in self.codecs.items()
+            },
+        }
+
+
+def claim(card: dict[str, Any], request: Request, directory: Path) -> dict[str, Any]:
+    """Returns the card's entry of the requested split, made if it is not there yet.
+
+    Raises:
+      ValueError: the split was recorded with another request.
+    """
+    wanted, split = request.described(), request.split
+    entry = card["splits"].setdefault(split, {**wanted, "clip_format": clip_format.FORMAT})
+    # Older cards have no codecs, and the counter of dropped clips among the options.
+    options = {name: value for name, value in entry["options"].items() if name != "rejected"}
+    known = {"codecs": {}, **entry, "options": options}
+    for key, value in wanted.items():
+        if known.get(key) != value:
+            raise ValueError(
+                f"{directory}: split {split!r} was recorded with {key}={known.get(key)!r}, found "
+                f"{key}={value!r}; expected the same arguments, or another folder"
+            )
+    entry.setdefault("shards", {})
+    return entry
+
+
+def use_current_format(entry: dict[str, Any], split: str, done: set[int], directory: Path) -> None:
+    """Prepares the entry for more clips; ValueError if they would mix formats with those `done`."""
+    if not done:
+        entry["clip_format"] = clip_format.FORMAT
+    found = entry.get("clip_format")
+    if found != clip_format.FORMAT:
+        raise ValueError(
+            f"{directory}: found an unfinished split {split!r} of {found} clips, expected "
+            f"{clip_format.FORMAT}: record it into another folder, or remove it here first"
+        )
+
+
+def _options(thing: Any) -> dict[str, Any]:
+    """The fields that a dataclass was made with, or all attributes of another object."""
+    options = vars(thing)
+    if dataclasses.is_dataclass(thing):
+        names = [field.name for field in dataclasses.fields(thing) if field.init]
+        options = {name: getattr(thing, name) for name in names}
+    return {key: _plain(value) for key, value in options.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def recount(entry: dict[str, Any], shards: list[Shard], done: set[int], directory: Path) -> None:
+    """Makes the card's shard entries those of the files that are there.
+
+    Raises:
+      ValueError: a file that the card does not know holds clips of another format.
+    """
+    known = entry["shards"]
+    entry["shards"] = {}
+    for shard in shards:
+        if shard.index not in done:
+            continue
+        # A run may have been killed between the rename of a shard and the card.
+        entry["shards"][shard.file] = known.get(shard.file) or _read_shard(
+            directory / shard.file, entry["clip_format"]
+        )
+
+
+def _read_shard(path: Path, expected: str) -> dict[str, Any]:
+    headers = [clip_format.read_header(data) for data in read_records(path)]
+    for header in headers:
+        if header["format"] != expected:
+            raise ValueError(f"{path}: found {header['format']} clips, expected {expected}")
+    return describe(headers, {}, [])
+
+
+def summarise(entry: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """Adds up the shards' entries into the split's, and returns the sums."""
+    parts = [entry["shards"][file] for file in sorted(entry["shards"])]
+    summary: dict[str, Any] = {
+        "clips": sum(part["clips"] for part in parts),
+        "examples": [text for part in parts for text in part["examples"]][:EXAMPLES],
+        "bytes": sum((directory / file).stat().st_size for file in entry["shards"]),
+    }
+    for key in ("worlds", "trajectories", "reasons"):
+        total: collections.Counter = collections.Counter()
+        for part in parts:
+            total.update(part[key])
+        summary[key] = dict(total)
+    summary["rejected"] = sum(summary["reasons"].values())
+    full = [file for file in sorted(entry["shards"]) if entry["shards"][file]["clips"]]
+    if full:
+        header = clip_format.read_header(next(read_records(directory / full[0])))
+        summary |= dict(zip(("frames", "height", "width"), header["shape"], strict=True))
+        summary |= {"fps": header["fps"], "gamma": header["gamma"]}
+    entry.update(summary)
+    return summary

@@ -1,0 +1,174 @@
+"""A whole recording, from its plan to the report."""
+
+import contextlib
+import dataclasses
+import errno
+import io
+import itertools
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from data_pipelines import clip_format
+from data_pipelines.card import contact_sheet, read_card, write_card
+from data_pipelines.clip_codecs import Codec
+from data_pipelines.recording import entries
+from data_pipelines.recording import shards as shard_files
+from data_pipelines.recording.display import Display
+from data_pipelines.recording.planning import plan
+from data_pipelines.recording.shards import Recording, read_records
+from data_pipelines.recording.workers import RecordingError, record_events
+from data_pipelines.sources import Source
+from mirage_jax.io.atomic import write_atomically
+
+_SHEET_CLIPS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a recording has come to.
+
+    Attributes:
+      clips: clips in all shards of the split.
+      requested: clips asked for; larger than `clips` if some worlds would not give enough.
+      rejected: clips drawn and not kept, for any reason.
+      reasons: how many for which reason: those of the source, and "invalid" for clips which
+        `clip.validate` refused.
+      examples: the messages of the first invalid clips.
+      shards: paths of all shards of the split, in order.
+      resumed: how many of them an earlier run had finished.
+      seconds: wall time of this run.
+    """
+
+    clips: int
+    requested: int
+    rejected: int
+    reasons: dict[str, int]
+    examples: tuple[str, ...]
+    shards: tuple[Path, ...]
+    resumed: int
+    seconds: float
+
+
+def record(
+    source: Source,
+    out_dir: str | os.PathLike[str],
+    split: str,
+    count: int,
+    *,
+    seed: int = 0,
+    shard_clips: int = 64,
+    workers: int | None = None,
+    progress: bool = True,
+    console: Console | None = None,
+    codecs: Mapping[str, Codec] | None = None,
+) -> Report:
+    """Records `count` clips of `split` into `out_dir`, or finishes doing so.
+
+    Writes `{split}-iiiii-of-nnnnn.array_record`, `dataset.json` and `{split}.png`.  Several splits
+    of one source may share a folder.
+
+    Args:
+      source: what to record; picklable, see `sources.Source`.
+      out_dir: folder of the dataset, created if need be.
+      split: "train" or "eval", passed to `source.worlds`.
+      count: clips to record, spread evenly over the worlds.
+      seed: of the whole recording.
+      shard_clips: largest number of clips per shard.
+      workers: processes; default one per usable core, 0 = record in this process.
+      progress: show a progress bar with the time left (plain lines where there is no terminal).
+      console: where to show it, default standard error.
+      codecs: how parts are stored, by name; default all raw, see `clip_format.to_bytes`.
+
+    Returns:
+      A `Report`; refused clips are counted in it, replaced where the source can, and shown.
+
+    Raises:
+      ValueError: bad arguments, or `out_dir` holds this split recorded with other arguments,
+        or unfinished in another format of clips.
+      OSError: with `errno.ENOSPC` when the disk is full; finished shards are kept and valid.
+      RecordingError: the source failed or gave no valid clip at all, with its reason.
+    """
+    start = time.monotonic()
+    directory = Path(out_dir).absolute()
+    shards = plan(source, split, count, seed=seed, shard_clips=shard_clips)
+    if workers is None:
+        # Linux knows which cores this process may use.
+        usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+        workers = len(usable(0))
+    if workers < 0:
+        raise ValueError(f"found workers={workers}, expected 0 or more processes")
+
+    card = read_card(directory)
+    request = entries.Request(source, split, count, seed, shard_clips, dict(codecs or {}))
+    entry = entries.claim(card, request, directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    shard_files.remove_leftovers(directory, split)
+    done = {shard.index for shard in shards if (directory / shard.file).exists()}
+    entries.recount(entry, shards, done, directory)
+    todo = [shard for shard in shards if shard.index not in done]
+    if todo:
+        entries.use_current_format(entry, split, done, directory)
+
+    try:
+        write_card(directory, card)
+        recording = Recording(source, directory, request.codecs)
+        with (
+            contextlib.closing(record_events(recording, todo, workers)) as events,
+            Display(f"recording {source.name} {split}", count, progress, console) as display,
+        ):
+            display.begin(sum(shards[index].count for index in done))
+            for event in events:
+                display.show(event)
+                if event.kind == "done":
+                    entry["shards"][shards[event.shard].file] = event.value
+                    write_card(directory, card)
+        summary = entries.summarise(entry, directory)
+        if todo:
+            entry["seconds"] = round(entry.get("seconds", 0) + time.monotonic() - start, 1)
+        write_card(directory, card)
+        if summary["clips"] == 0:
+            why = f"rejected {summary['reasons']}, {summary['examples'][:2]}"
+            raise RecordingError(f"source {source.name!r} gave no clip for {split!r}: {why}")
+        paths = tuple(directory / shard.file for shard in shards)
+        if todo or not (directory / f"{split}.png").exists():
+            counts = [entry["shards"][shard.file]["clips"] for shard in shards]
+            _write_sheet(directory / f"{split}.png", paths, counts)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        kept = sum((directory / shard.file).exists() for shard in shards)
+        raise OSError(
+            errno.ENOSPC,
+            f"no space left in {directory} ({error.strerror or error}); the {kept} finished of "
+            f"{len(shards)} shards are kept, the same command goes on from there",
+        ) from error
+    finally:
+        shard_files.remove_leftovers(directory, split)
+    return Report(
+        clips=summary["clips"],
+        requested=count,
+        rejected=summary["rejected"],
+        reasons=summary["reasons"],
+        examples=tuple(summary["examples"]),
+        shards=paths,
+        resumed=len(done),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _write_sheet(path: Path, shards: tuple[Path, ...], counts: list[int]) -> None:
+    ends = np.cumsum(counts)
+    clips = []
+    for number in np.unique(np.linspace(0, ends[-1] - 1, _SHEET_CLIPS).astype(int)):
+        shard = int(np.searchsorted(ends, number, side="right"))
+        first = int(ends[shard]) - counts[shard]
+        record = next(itertools.islice(read_records(shards[shard], int(number) - first), 1))
+        clips.append(clip_format.from_bytes(record))
+    buffer = io.BytesIO()
+    contact_sheet(clips).save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())

@@ -1,0 +1,71 @@
+"""What sources have in common whose worlds an engine renders, clip by clip."""
+
+import collections
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+from data_pipelines.clip import Clip
+from data_pipelines.sources import screening
+from data_pipelines.sources.options import check_options, option
+from data_pipelines.sources.paths import LEAST_FRAMES
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderedSource:
+    """A base class for a `Source`, which names its worlds and opens them.
+
+    Attributes:
+      rejected: how many clips were dropped, by reason (`screening`), since this object was made.
+    """
+
+    size: int = option(64, "pixels along either side of the square picture", 8)
+    frames: int = option(33, "per clip; half of them leave, half come back", LEAST_FRAMES)
+    living: float = option(0.2, "share of clips in which something moves", 0.0, 1.0)
+    fps: float = option(16.0, "playing speed noted in the clips", 1e-3)
+    rejected: collections.Counter = dataclasses.field(
+        default_factory=collections.Counter, init=False, compare=False, repr=False
+    )
+    name: ClassVar[str]
+    train_worlds: ClassVar[tuple[str, ...]]
+    eval_worlds: ClassVar[tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def worlds(self, split: str) -> tuple[str, ...]:
+        """Worlds of split "train" or "eval"; ValueError for another."""
+        return worlds_of_split({"train": self.train_worlds, "eval": self.eval_worlds}, split)
+
+    def clips(self, world: str, count: int, seed: int) -> Iterator[Clip]:
+        """`count` clips of one world, easy and parallax returns in turn.
+
+        Fewer, with a warning, where too many had to be rejected. ValueError for a world that is not
+        one of this source, RuntimeError where the engine cannot run here.
+        """
+        self.check_world(world)
+        return self._clips(world, count, seed)
+
+    def check_world(self, world: str) -> None:
+        """Raises ValueError for a world that is not one of this source."""
+        known = self.train_worlds + self.eval_worlds
+        if world not in known:
+            raise ValueError(f"world {world!r}, expected one of {known}")
+
+    def _clips(self, world: str, count: int, seed: int) -> Iterator[Clip]:
+        with self._open(world) as record:
+            yield from screening.collect(record, world, count, seed, self.rejected)
+
+    def _open(
+        self, world: str
+    ) -> contextlib.AbstractContextManager[Callable[[int, str], Clip | str]]:
+        """Starts the engine; inside, `record(seed, kind)` gives a clip or why there is none."""
+        raise NotImplementedError
+
+
+def worlds_of_split(worlds: dict[str, tuple[str, ...]], split: str) -> tuple[str, ...]:
+    """Returns `worlds[split]`; ValueError for an unknown split."""
+    if split not in worlds:
+        raise ValueError(f"found split {split!r}, expected {' or '.join(worlds)}")
+    return worlds[split]

@@ -1,0 +1,166 @@
+"""A rollout as files: the video, chunk by chunk as it is made, the world after it, and a record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import Progress
+
+from mirage_jax.chunks import TEMPORAL_STRIDE, chunk_bounds
+from mirage_jax.cli.helpers.common import UserError
+from mirage_jax.io import video as video_io
+from mirage_jax.io.atomic import replacing
+from mirage_jax.world import Chunk, World, WorldModel, rollout
+from mirage_jax.world.presets import preset_of
+from mirage_jax.world.walk import Walk, extended_path
+from mirage_jax.world.world_file import WorldFile, write_world_file
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputFiles:
+    """Names of what is written.
+
+    Attributes:
+      video: an mp4.
+      world: state after the last frame, from which a later call continues.
+      record: JSON that says what was done.
+    """
+
+    video: Path
+
+    @property
+    def world(self) -> Path:
+        return self.video.with_suffix(".world")
+
+    @property
+    def record(self) -> Path:
+        return self.video.with_suffix(".json")
+
+    def check(self, read: Mapping[str, Path]) -> None:
+        """Raises UserError, before anything runs, if they cannot be written.
+
+        Args:
+          read: files that must not be written over, by the flags that name them.
+        """
+        if self.video.suffix.lower() != ".mp4":
+            raise UserError(f"--out {self.video}: found {self.video.suffix!r}, expected .mp4")
+        if self.video.is_dir():
+            raise UserError(f"--out {self.video}: that is a folder, expected a video's name")
+        for folder in self.video.absolute().parents:
+            if folder.exists():
+                if not folder.is_dir():
+                    raise UserError(f"--out {self.video}: {folder} is no folder")
+                break
+        for flag, path in read.items():
+            for written in (self.video, self.world, self.record):
+                if path.resolve() == written.resolve():
+                    raise UserError(
+                        f"--out {self.video}: found {written}, which {flag} reads, among what is "
+                        "written, expected another name"
+                    )
+
+
+def write_rollout(
+    model: WorldModel,
+    walk: Walk,
+    files: OutputFiles,
+    *,
+    fps: float,
+    seed: int,
+    start_frame: int,
+    record: Mapping[str, Any],
+    console: Console,
+) -> None:
+    """Generates, and writes all files; none of them appears before all are complete.
+
+    Args:
+      model: what generates.
+      walk: from where to where.
+      files: to write.
+      fps: of the video.
+      seed: of the noise.
+      start_frame: number of the walk's first frame, for the record.
+      record: what is to stand in the record beside what each chunk was.
+      console: for progress and a last line.
+    """
+    bounds = chunk_bounds(len(walk.path), model.chunk_frames)
+    rolled = rollout(
+        model,
+        walk.world,
+        walk.path,
+        jax.random.key(seed),
+        intrinsics=walk.intrinsics,
+        depth_estimator=walk.depth_estimator,
+        short_last=walk.short_last,
+    )
+    files.video.parent.mkdir(parents=True, exist_ok=True)
+    world, frames, chunks = walk.world, 0, []
+    lost_before = 0 if walk.file is None else int(world.bank.dropped)
+    with (
+        replacing(files.record) as record_file,
+        replacing(files.world) as world_file,
+        Progress(console=console) as progress,
+        video_io.VideoWriter(files.video, fps=fps, size=model.size) as video,
+    ):
+        bar = progress.add_task("generating", total=len(bounds))
+        for number, chunk in enumerate(rolled):
+            video.write(chunk.video)
+            world, frames = chunk.world, frames + len(chunk.video)
+            chunks.append(_chunk_record(chunk, start_frame, *bounds[number]))
+            progress.advance(bar)
+        write_world_file(world_file, _world_file(walk, world, model, fps, record))
+        done = {**record, **_model_record(model), "fps": fps, "iterations": chunks}
+        record_file.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
+    console.print(
+        f"{frames} new frames -> {files.video}; the world -> {files.world}", soft_wrap=True
+    )
+    lost = int(world.bank.dropped) - lost_before
+    if lost:
+        advice = "raise --config.memory.capacity"
+        if walk.file is not None:
+            advice = (
+                f"a saved world keeps its capacity, here {world.bank.capacity}: begin again from "
+                "the picture with a larger --config.memory.capacity"
+            )
+        console.print(
+            f"[yellow]the memory was full: {lost} elements were not remembered; {advice}[/]"
+        )
+
+
+def _world_file(
+    walk: Walk, world: World, model: WorldModel, fps: float, record: Mapping[str, Any]
+) -> WorldFile:
+    """The state after the walk, with all that the file it was read from had beside."""
+    known = walk.file or WorldFile(world)
+    path = extended_path(known.camera_path, walk, model.size, fps, walk.file is None)
+    provenance = {**known.provenance, "generated": dict(record)}
+    return dataclasses.replace(known, world=world, camera_path=path, provenance=provenance)
+
+
+def _model_record(model: WorldModel) -> dict[str, Any]:
+    return {
+        "config": dataclasses.asdict(preset_of(model)),
+        "height": model.size[0],
+        "width": model.size[1],
+    }
+
+
+def _chunk_record(chunk: Chunk, start: int, first: int, last: int) -> dict[str, Any]:
+    return {
+        "iteration": chunk.index + 1,
+        "output_start": first + 1 if first else 0,
+        "output_end": last + 1,
+        "model_frames": last - first + 1,
+        "target_pose_indices": list(range(start + first, start + last + 1, TEMPORAL_STRIDE)),
+        "reference_indices": list(chunk.references),
+        "num_preceding_latents": chunk.preceding,
+        "num_reference_latents": len(chunk.references),
+        "elements_written": int(chunk.report.written),
+        "elements_left_out": int(chunk.report.unknown_depth) + int(chunk.report.moving),
+    }

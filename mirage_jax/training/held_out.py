@@ -1,0 +1,44 @@
+"""Batches of held-out clips, the same at every evaluation and shared evenly by the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def spread_over(count: int, wanted: int) -> list[int]:
+    """At most `wanted` indices spread evenly over `count`."""
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()
+
+
+def clip_batches(source: Any, least: int = 16) -> Iterator[dict[str, np.ndarray]]:
+    """Whole batches of a held-out source of cached clips, spread over its worlds.
+
+    A batch has `least` clips, or as many more as the devices can share evenly; where there are
+    fewer, as many of them as can be shared. None at all where there are fewer than devices.
+    """
+    batch = _shared_evenly(least, len(source))
+    order = np.random.default_rng(0).permutation(len(source))
+    for start in range(0, len(source) - batch + 1, batch):
+        records = [source[int(i)] for i in order[start : start + batch]]
+        yield {name: np.stack([r[name] for r in records]) for name in records[0]}
+
+
+def window_batches(source: Any, frames: int, least: int = 8) -> Iterator[dict[str, np.ndarray]]:
+    """The last window of held-out clips of every world, where the camera comes back.
+
+    Batches are as those of `clip_batches`.
+    """
+    batch = _shared_evenly(least, len(source))
+    chosen = spread_over(len(source), min(len(source), 64) // batch * batch)
+    for start in range(0, len(chosen), batch):
+        clips = [source[i]["video"][-frames:] for i in chosen[start : start + batch]]
+        yield {"video": np.stack(clips)}
+
+
+def _shared_evenly(least: int, available: int) -> int:
+    devices = jax.device_count()
+    return max(min(-(-least // devices), available // devices), 1) * devices

@@ -1,0 +1,94 @@
+"""Training one task on one source of clips: what all stages have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+from rich.console import Console
+
+from data_pipelines import loading
+from mirage_jax.parallel import processes
+from mirage_jax.parallel.rules import Rules
+from mirage_jax.training.loop import fit
+from mirage_jax.training.loop_settings import LoopSettings
+from mirage_jax.training.optimizers import OptimizerSettings, make_optimizer
+from mirage_jax.training.task import Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageOptions:
+    """How and where a stage is trained.
+
+    Attributes:
+      loop: settings of the loop.
+      optimizer: and its learning rates.
+      batch_size: over all processes.
+      workers: loader processes; 0: threads of this process.
+      mesh: devices.
+      rules: logical axis rules.
+      init_from: where parameters come from, see `initialisation.initial_params`; None: scratch.
+      config: JSON-serialisable, stored in the checkpoints.
+      console: where to print.
+    """
+
+    loop: LoopSettings
+    optimizer: OptimizerSettings
+    batch_size: int
+    workers: int
+    mesh: Mesh
+    rules: Rules
+    init_from: str | Mapping[str, Any] | None
+    config: Mapping[str, Any]
+    console: Console
+
+
+def train_task(
+    task: Task,
+    source: Any,
+    folder: Path,
+    options: StageOptions,
+    *,
+    name: str,
+    transform: Any = None,
+    eval_batches: Callable[[], Iterable[Any]] | None = None,
+) -> Any:
+    """Trains one task on one source and returns the averaged parameters, on the host.
+
+    Args:
+      task: what to train.
+      source: random access to elements, see `loading.batches`.
+      folder: for checkpoints and logs.
+      options: how and where.
+      name: shown on the progress line.
+      transform: of an element, see `loading.batches`.
+      eval_batches: of held-out clips, see `loop.fit`.
+    """
+    optimizer, schedule = make_optimizer(options.optimizer, options.loop.steps)
+    state = fit(
+        task,
+        lambda start: loading.batches(
+            source,
+            transform,
+            batch_size=options.batch_size,
+            seed=options.loop.seed,
+            workers=options.workers,
+            start_batch=start,
+            shard=processes.batch_share(options.mesh),
+        ),
+        options.loop,
+        workdir=folder,
+        optimizer=optimizer,
+        schedule=schedule,
+        mesh=options.mesh,
+        rules=options.rules,
+        init_from=options.init_from,
+        eval_batches=eval_batches,
+        config=options.config,
+        name=name,
+        console=options.console,
+    )
+    return processes.fetch(state.best_params)

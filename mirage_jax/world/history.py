@@ -1,0 +1,248 @@
+"""What a training sample is: a past written into memory with noise, and a chunk to predict."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mirage_jax import memory
+from mirage_jax.chunks import TEMPORAL_STRIDE
+from mirage_jax.geometry import Camera
+from mirage_jax.settings import Settings, setting
+from mirage_jax.world import context_frames, scenarios
+from mirage_jax.world.conditioners import Conditioner, Frames, Visibility, camera_rays
+from mirage_jax.world.latent_clip import LatentClip
+from mirage_jax.world.options import ContextFrameOptions
+
+NO_FRAMES = ContextFrameOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseAugmentation(Settings):
+    """Noise on the history, so that sampling from estimates is nothing new to the denoiser."""
+
+    depth: float = setting(
+        0.0,
+        "Largest standard deviation of the relative depth error of a frame; each frame draws its "
+        "own, half of them 0, and its confidence says so.",
+        least=0,
+    )
+    pose: float = setting(
+        0.0, "Standard deviation of a frame's pose error, metres and radians.", least=0
+    )
+    tokens: float = setting(
+        0.0, "Standard deviation of noise on tokens (latents have about 1).", least=0
+    )
+
+
+def confidence_of_depth_error(relative_error: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """The confidence stored for an element whose depth is off by about this share."""
+    return jnp.exp(-5.0 * relative_error)
+
+
+class History(NamedTuple):
+    """Keyframes of a clip as a rollout would have found them.
+
+    Attributes:
+      tokens: image-mode latents.
+      depth: of the cells in metres; 0 everywhere in keyframes that are not remembered.
+      confidence: in the depth of each keyframe.
+      camera: of the keyframes.
+    """
+
+    tokens: Float[Array, "k h w c"]
+    depth: Float[Array, "k h w"]
+    confidence: Float[Array, " k"]
+    camera: Camera
+
+
+def draw_history(
+    clip: LatentClip,
+    keyframes: Array,
+    size: tuple[int, int],
+    *,
+    key: PRNGKeyArray | None = None,
+    noise: NoiseAugmentation | None = None,
+) -> History:
+    """The chosen keyframes of one clip, with noise or as they are.
+
+    Args:
+      clip: one clip, no batch dimension.
+      keyframes: which keyframes are remembered, bool [K].
+      size: picture size that the intrinsics refer to.
+      key: randomness of the noise; None leaves what is true.
+      noise: on tokens, depth and poses.
+    """
+    count = len(clip.tokens)
+    tokens, depth, poses = clip.tokens, clip.depth, clip.cam2world[::TEMPORAL_STRIDE]
+    confidence = jnp.ones(count)
+    if key is not None and noise is not None:
+        keys = jax.random.split(key, 4)
+        tokens = tokens + noise.tokens * jax.random.normal(keys[0], tokens.shape)
+        error = noise.depth * jnp.maximum(
+            jax.random.uniform(keys[1], (count,), minval=-1.0, maxval=1.0), 0.0
+        )
+        depth = depth * jnp.exp(error[:, None, None] * jax.random.normal(keys[2], depth.shape))
+        confidence = confidence_of_depth_error(error)
+        poses = jitter_poses(keys[3], jnp.asarray(poses), noise.pose)
+    depth = jnp.where(keyframes[:, None, None], depth, 0.0)
+    camera = Camera(jnp.broadcast_to(clip.intrinsics, (count, 4)), poses, size)
+    return History(jnp.asarray(tokens), jnp.asarray(depth), confidence, camera)
+
+
+def write_history(
+    conditioner: Conditioner, history: History, static: Float[Array, "k h w"]
+) -> memory.LatentMemory:
+    """A fresh memory of these keyframes, of the cells that stand still."""
+    tokens, depth, confidence, camera = history
+    frames = Frames(
+        tokens,
+        depth,
+        camera,
+        times=jnp.arange(len(depth), dtype=jnp.float32),
+        static=static,
+        confidence=jnp.broadcast_to(confidence[:, None, None], depth.shape),
+    )
+    return conditioner.write(conditioner.create(depth.size), frames)[0]
+
+
+def jitter_poses(
+    key: PRNGKeyArray, cam2world: Float[Array, "k 4 4"], scale: float
+) -> Float[Array, "k 4 4"]:
+    """Moves and turns each camera by a normal error of `scale` metres and radians."""
+    turn_key, move_key = jax.random.split(key)
+    x, y, z = scale * jax.random.normal(turn_key, (3, cam2world.shape[0]))
+    zero = jnp.zeros_like(x)
+    skew = jnp.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(-1, 3, 3)
+    # Second order is exact to scale^3, far below the noise itself.
+    rotation = jnp.eye(3) + skew + 0.5 * skew @ skew
+    moved = cam2world.at[:, :3, :3].set(rotation @ cam2world[:, :3, :3])
+    return moved.at[:, :3, 3].add(scale * jax.random.normal(move_key, (cam2world.shape[0], 3)))
+
+
+def chunk_camera(clip: LatentClip, chunk: Array, size: tuple[int, int]) -> Camera:
+    """Cameras of the frames of chunk number `chunk` (traced) of one clip."""
+    frames = (clip.cam2world.shape[0] - 1) // clip.chunks.shape[0] + 1
+    return _cameras(clip, chunk * (frames - 1), frames, size)
+
+
+def _cameras(clip: LatentClip, start: Array, frames: int, size: tuple[int, int]) -> Camera:
+    poses = jax.lax.dynamic_slice_in_dim(clip.cam2world, start, frames)
+    return Camera(jnp.broadcast_to(clip.intrinsics, (frames, 4)), poses, size)
+
+
+class Sample(NamedTuple):
+    """What the denoiser gets, but for noise and text.
+
+    Attributes:
+      target: latents of the chunk.
+      rays: of the chunk's cameras.
+      context: of the chunk and of the preceding latents; None without memory.
+      frames: `reference` and `preceding` latents and their `frame_mask`, as `Denoiser` has them;
+        empty where there are never any.
+    """
+
+    target: Array
+    rays: Array
+    context: Array | None
+    frames: dict[str, Any]
+
+
+def make_sample(
+    clip: LatentClip,
+    scenario: Array,
+    keyframes: Array,
+    *,
+    conditioner: Conditioner,
+    size: tuple[int, int],
+    table: scenarios.Scenarios,
+    options: ContextFrameOptions = NO_FRAMES,
+    constants: Array | None = None,
+    key: PRNGKeyArray | None = None,
+    noise: NoiseAugmentation | None = None,
+) -> Sample:
+    """One clip in one situation.
+
+    Args:
+      clip: one clip, no batch dimension.
+      scenario: row of the table, a traced number.
+      keyframes: which of its keyframes are remembered, bool [K].
+      conditioner: from the memory to the context.
+      size: of the pictures (H, W).
+      table: the situations.
+      options: of the context frames.
+      constants: of the conditioner, for the chunk's and the preceding latents.
+      key: randomness of the noise; None for a true history.
+      noise: on the history.
+    """
+    chunk = jnp.asarray(table.chunk)[scenario]
+    camera = chunk_camera(clip, chunk, size)
+    target = clip.chunks[chunk]
+    rays = camera_rays(camera, conditioner.grid(size))
+    if conditioner.stores == "nothing":
+        return Sample(target, rays, None, {})
+    if conditioner.stores == "colours":
+        # Rendered and encoded beforehand by the same conditioner: `latent_clip.rgb_contexts`.
+        context = jnp.concatenate([clip.rgb_chunks[scenario], clip.rgb_hits[scenario]], axis=-1)
+        return Sample(target, rays, context, {})
+    history = draw_history(clip, keyframes, size, key=key, noise=noise)
+    bank = write_history(conditioner, history, jnp.asarray(clip.static))
+    read, frames = conditioner.read(bank, camera), {}
+    if options:
+        reference, present = context_frames.references(
+            history.tokens, history.depth, history.camera, camera, options.references
+        )
+        follows = jnp.asarray(table.goes_on)[scenario]
+        if options.preceding:
+            start = chunk * (len(camera) - 1)
+            before = _cameras(clip, start - options.preceding, options.preceding, size)
+            read = jnp.concatenate([read, conditioner.read(bank, before)])
+        mask = jnp.concatenate([present, jnp.broadcast_to(follows, options.preceding_latents)])
+        frames = {"reference": reference, "preceding": clip.preceding, "frame_mask": mask}
+    return Sample(target, rays, conditioner.complete(read, constants), frames)
+
+
+def returning_samples(
+    clips: LatentClip,
+    *,
+    conditioner: Conditioner,
+    size: tuple[int, int],
+    options: ContextFrameOptions = NO_FRAMES,
+    constants: Array | None = None,
+) -> Sample:
+    """A batch coming back, the whole true history in memory."""
+    table = scenarios.scenarios(clips.chunks.shape[1], clips.chunks.shape[2])
+
+    def one(clip: LatentClip) -> Sample:
+        return make_sample(
+            clip,
+            jnp.asarray(scenarios.RETURN),
+            jnp.asarray(table.keyframes[scenarios.RETURN]),
+            conditioner=conditioner,
+            size=size,
+            table=table,
+            options=options,
+            constants=constants,
+        )
+
+    return jax.vmap(one)(clips)
+
+
+def returning_tokens(
+    clips: LatentClip, conditioner: Conditioner, size: tuple[int, int]
+) -> Float[Array, "b t h w m"]:
+    """What the memory of `returning_samples` shows at each latent: a token a cell, and whether."""
+    table = scenarios.scenarios(clips.chunks.shape[1], clips.chunks.shape[2])
+    plain = Visibility(conditioner.token_channels, conditioner.stride, conditioner.cells)
+
+    def one(clip: LatentClip) -> Array:
+        history = draw_history(clip, jnp.asarray(table.keyframes[scenarios.RETURN]), size)
+        bank = write_history(plain, history, jnp.asarray(clip.static))
+        camera = chunk_camera(clip, jnp.asarray(table.chunk[scenarios.RETURN]), size)
+        return plain.read(bank, camera)
+
+    return jax.vmap(one)(clips)

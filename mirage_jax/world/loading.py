@@ -1,0 +1,298 @@
+"""Trained models from folders: a work directory, exported parts, or a released checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mirage_jax.chunks import TEMPORAL_STRIDE
+from mirage_jax.io.workdir import Workdir
+from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.nn.geometry_head import GeometryHead
+from mirage_jax.settings import from_mapping
+from mirage_jax.weights import load_module, module_fields, stored_field
+from mirage_jax.world import conditioners
+from mirage_jax.world.conditioners import Conditioner
+from mirage_jax.world.latent_encoder import LatentEncoder
+from mirage_jax.world.model import WorldModel
+from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
+from mirage_jax.world.parts import Parts
+from mirage_jax.world.presets import PRESETS, Preset, apply
+from mirage_jax.world.released import read_released
+
+PRESET_OF_CONDITIONER = {"score": "released", "visibility": "paper"}
+"""How weights are run that do not say it; others by the preset "default"."""
+
+_OF_TRAINING = {"size", "chunk_frames", "conditioner", "readout"}
+"""Fields of weights that were trained here; converted ones have none of them."""
+
+_BASELINES = {"rgb", "none"}
+"""Denoisers of a work directory that are named after their conditioner."""
+
+RELEASED_SIZE = (704, 1280)
+RELEASED_CHUNK_FRAMES = 33
+
+
+def load(
+    path: str | Path,
+    *,
+    memory: str = "latent",
+    preset: str | Preset | None = None,
+    size: tuple[int, int] | None = None,
+    chunk_frames: int | None = None,
+    dtype: Any = None,
+    model: str = "",
+) -> WorldModel:
+    """A trained model.
+
+    Args:
+      path: a work directory (`runs/quickstart`), the folder of its exported parts (`model` in it:
+        "encoder", "denoiser_latent" and, if there is one, "geometry"), or a released checkpoint,
+        see `released.read_released`.
+      memory: which denoiser of a work directory: "latent", "rgb" or "none".
+      preset: how to run it, a key of `presets.PRESETS` or one of one's own; by default as it was
+        trained or, for converted weights, as the preset of their conditioner.
+      size: of the pictures (H, W), for weights that do not say.
+      chunk_frames: frames of a chunk, for weights that do not say.
+      dtype: of the denoiser's matrix products; by default as trained or as the weights are stored.
+      model: key of `convert.presets.DENOISERS`, for a released checkpoint whose tensors do not tell
+        all sizes.
+
+    Raises:
+      FileNotFoundError, ValueError: if a part is missing, does not fit the others, or was trained
+        for something else than what is asked for.
+    """
+    path = Path(path)
+    folder = _parts_folder(path)
+    if folder is None:
+        parts = read_released(path, model)
+    else:
+        parts = _read_parts(folder, memory)
+    made, module, encoder = parts.architecture, parts.denoiser, parts.encoder
+    where, trained_here = parts.path, not _OF_TRAINING.isdisjoint(parts.architecture)
+    conditioner = stored_conditioner(where, made, module, encoder)
+    if folder is not None:
+        _check_memory(where, conditioner, memory)
+    stored = stored_size(where, made) if trained_here else size or RELEASED_SIZE
+    _check_size(stored, encoder, module)
+    frames = stored_field(where, made, "chunk_frames", int) if trained_here else chunk_frames
+    if dtype is None and not trained_here:
+        dtype = jnp.dtype(parts.denoiser_params["patch_embedding"]["kernel"].dtype).type
+    trained_beside = stored_context_frames(where, made) if trained_here else None
+    made_model = WorldModel(
+        encoder=encoder,
+        head_params=parts.head_params,
+        denoiser_params=parts.denoiser_params,
+        head=parts.head,
+        denoiser=module if dtype is None else module.clone(dtype=dtype),
+        conditioner=conditioner,
+        size=stored,
+        chunk_frames=frames or RELEASED_CHUNK_FRAMES,
+        sampler=_options(where, made, "sampler", SamplerOptions),
+        memory=_memory_options(where, made),
+        context_frames=trained_beside or ContextFrameOptions(),
+        trained_beside=trained_beside,
+    )
+    if isinstance(preset, str):
+        preset = PRESETS[preset]
+    if preset is None and not trained_here:
+        preset = _preset_of(conditioner)
+    if preset is None:
+        return made_model
+    try:
+        return apply(made_model, preset)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _preset_of(conditioner: Conditioner) -> Preset:
+    """How weights are run that do not say it."""
+    if conditioner.stores == "tokens":
+        return PRESETS[PRESET_OF_CONDITIONER.get(conditioner.kind, "default")]
+    nothing = ContextFrameOptions()
+    return dataclasses.replace(
+        PRESETS["default"], conditioner=conditioner.kind, context_frames=nothing
+    )
+
+
+def denoiser_architecture(
+    denoiser: Denoiser,
+    conditioner: Conditioner,
+    *,
+    size: tuple[int, int],
+    chunk_frames: int,
+    sampler: SamplerOptions,
+    memory: MemoryOptions,
+    context_frames: ContextFrameOptions,
+) -> dict[str, Any]:
+    """Everything that decides what a denoiser's weights mean and how they are run by default."""
+    return {
+        "kind": "denoiser",
+        "denoiser": module_fields(denoiser),
+        "conditioner": conditioners.to_fields(conditioner),
+        "size": list(size),
+        "chunk_frames": chunk_frames,
+        "sampler": dataclasses.asdict(sampler),
+        "memory": dataclasses.asdict(memory),
+        "context_frames": dataclasses.asdict(context_frames),
+    }
+
+
+def _parts_folder(path: Path) -> Path | None:
+    """The folder with the exported parts; None for a released checkpoint.
+
+    Raises:
+      FileNotFoundError: if there is neither.
+    """
+    for folder in (Workdir(path).model("encoder").parent, path):
+        if (folder / "encoder").exists() or any(folder.glob("denoiser_*")):
+            return folder
+    if any(path.rglob("*.safetensors")):
+        return None
+    raise FileNotFoundError(
+        f"{path}: found no trained model; expected a work directory (run `make quickstart` or "
+        "`mirage train`), its model folder, or a released checkpoint"
+    )
+
+
+def _read_parts(folder: Path, memory: str) -> Parts:
+    path = folder / f"denoiser_{memory}"
+    for part in (folder / "encoder", path):
+        if not part.exists():
+            raise FileNotFoundError(
+                f"{part}: no weights there; make them with `mirage train` or `mirage convert`, or "
+                "name another folder by --workdir"
+            )
+    encoder = LatentEncoder.load(folder / "encoder")
+    params, module, made = load_module(
+        path, {"kind": "denoiser"}, "denoiser", Denoiser, _denoiser_params, any_float=True
+    )
+    channels = encoder.vae.latent_channels
+    if encoder.vae.temporal_stride != TEMPORAL_STRIDE:
+        raise ValueError(
+            f"{folder / 'encoder'}: found {encoder.vae.temporal_stride} frames in a latent, "
+            f"expected {TEMPORAL_STRIDE}"
+        )
+    if module.in_channels != channels:
+        raise ValueError(
+            f"{path}: found a denoiser of {module.in_channels} latent channels, expected "
+            f"{channels} as the encoder has"
+        )
+    head = head_params = None
+    if (folder / "geometry").exists():
+        head_params, head = load_geometry_head(folder / "geometry", channels)
+    return Parts(path, encoder, module, params, made, head, head_params)
+
+
+def load_geometry_head(path: Path, channels: int) -> tuple[dict[str, Any], GeometryHead]:
+    """Parameters and module of a geometry head for an encoder of so many channels."""
+
+    def init(head: GeometryHead) -> Any:
+        latents = jnp.zeros((1, 2, 1, 1, channels))
+        return head.init(jax.random.key(0), latents, jnp.zeros((1, 2), bool))["params"]
+
+    try:
+        params, head, _ = load_module(path, {"kind": "geometry_head"}, "head", GeometryHead, init)
+    except ValueError as error:
+        raise ValueError(f"{error}; the encoder has {channels} latent channels") from error
+    return params, head
+
+
+def stored_conditioner(
+    path: Path, made: Mapping[str, Any], denoiser: Denoiser, encoder: LatentEncoder
+) -> Conditioner:
+    """The conditioner that a denoiser was trained with.
+
+    Older weights name a kind of memory and its read-out, converted ones the context of their
+    branch; where neither is said the channels tell.
+
+    Raises:
+      ValueError: naming the path, if it does not fit the denoiser or the encoder.
+    """
+    channels, stride = encoder.vae.latent_channels, encoder.vae.spatial_stride
+    sizes = {"token_channels": channels, "stride": stride}
+    name = f"{path}: field conditioner"
+    if "conditioner" in made:
+        found = conditioners.from_stored(made["conditioner"], name)
+    elif "readout" in made:
+        memory = stored_field(path, made, "memory", str)
+        kind, readout, name = memory, {}, f"{path}: field memory"
+        if memory == "latent":
+            readout, name = stored_field(path, made, "readout", dict), f"{path}: field readout"
+            kind = "folded"
+        found = conditioners.make(kind, name, **{**readout, **sizes})
+    else:
+        by_channels = {0: "none", channels + 1: "visibility", 2 * channels: "score"}
+        kind = by_channels.get(denoiser.memory_channels, "folded")
+        if "context" in made:
+            kind, name = stored_field(path, made, "context", str), f"{path}: field context"
+        found = conditioners.make(kind, name, **sizes)
+    if (found.token_channels, found.stride) != (channels, stride):
+        raise ValueError(
+            f"{name}: found {found.token_channels} channels and cells of {found.stride} pixels, "
+            f"expected {channels} and {stride} as the encoder has"
+        )
+    if found.channels != denoiser.memory_channels:
+        raise ValueError(
+            f"{path}: found a context of {denoiser.memory_channels} channels, expected "
+            f"{found.channels} ({found.kind})"
+        )
+    return found
+
+
+def _check_memory(path: Path, conditioner: Conditioner, memory: str) -> None:
+    """Raises ValueError if the weights are of another of a work directory's denoisers."""
+    expected = repr(memory) if memory in _BASELINES else "one that reads latent tokens"
+    if conditioner.kind != memory and not _BASELINES.isdisjoint((memory, conditioner.kind)):
+        raise ValueError(
+            f"{path}: field conditioner: found {conditioner.kind!r}, expected {expected}"
+        )
+
+
+def stored_size(path: Path, made: Mapping[str, Any]) -> tuple[int, int]:
+    """The size (H, W) of pictures that an export says it is for."""
+    size = stored_field(path, made, "size", (int, list))
+    # Exports of square pictures once held one number.
+    pair = tuple(size) if isinstance(size, list) else (size, size)
+    if len(pair) != 2:
+        raise ValueError(f"{path}: field size: found {size!r}, expected [height, width]")
+    return pair
+
+
+def stored_context_frames(path: Path, made: Mapping[str, Any]) -> ContextFrameOptions:
+    """What a denoiser was trained beside; older exports, which do not say, nothing."""
+    name = "clean_frames" if "clean_frames" in made else "context_frames"
+    return _options(path, made, name, ContextFrameOptions)
+
+
+def _memory_options(path: Path, made: Mapping[str, Any]) -> MemoryOptions:
+    if isinstance(made.get("memory"), Mapping):
+        return _options(path, made, "memory", MemoryOptions)
+    if "sky_depth" in made:
+        return MemoryOptions(sky_depth=stored_field(path, made, "sky_depth", (int, float)))
+    return MemoryOptions()
+
+
+def _options(path: Path, made: Mapping[str, Any], name: str, kind: type) -> Any:
+    if name not in made:
+        return kind()
+    return from_mapping(kind, stored_field(path, made, name, dict), f"{path}: field {name}")
+
+
+def _check_size(size: tuple[int, int], encoder: LatentEncoder, denoiser: Denoiser) -> None:
+    stride = [encoder.vae.spatial_stride * n for n in denoiser.patch[1:]]
+    if size[0] % stride[0] or size[1] % stride[1]:
+        raise ValueError(
+            f"size: found {size[0]} x {size[1]} pixels, expected multiples of {stride[0]} x "
+            f"{stride[1]}"
+        )
+
+
+def _denoiser_params(module: Denoiser) -> Any:
+    latents = jnp.zeros((1, *module.patch, module.in_channels))
+    return module.init(jax.random.key(0), latents, jnp.zeros(latents.shape[:2]))["params"]

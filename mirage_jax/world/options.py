@@ -1,0 +1,71 @@
+"""How a world model is run: options that configs, presets, weights and commands share."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mirage_jax.chunks import latents_of_frames
+from mirage_jax.diffusion.samplers import KINDS, METHODS
+from mirage_jax.settings import Settings, setting
+
+CHOICES = ("coverage", "voxels")
+"""How reference frames are chosen: `retrieval.retrieve` or `frustum_voxels.choose`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerOptions(Settings):
+    """How the latents of a chunk are sampled, see `sampling.sample_chunk`."""
+
+    steps: int = setting(4, "Steps of the solver.", least=1)
+    shift: float = setting(1.0, "Of the noise levels: s' = shift s / (1 + (shift - 1) s).", above=0)
+    method: str = setting(
+        "euler",
+        "Solver; staggered denoises latents one after the other.",
+        choices=(*METHODS, "staggered"),
+    )
+    schedule: str = setting("uniform", "Noise levels.", choices=KINDS)
+    cfg_scale: float = setting(1.0, "Classifier-free guidance by the text; 1 = none.", least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryOptions(Settings):
+    """How the memory of a world is made and written."""
+
+    capacity: int = setting(4096, "Elements that a new world's memory can hold.", least=1)
+    reencode: bool = setting(
+        False,
+        "Write each keyframe decoded and encoded alone, as the paper does, instead of the "
+        "image-mode tokens that the geometry head predicts from the clip's latents.",
+    )
+    clip_tokens: bool = setting(
+        False, "Write the latents of the clip as they are, as the released code does."
+    )
+    static_only: bool = setting(True, "Leave out what the head or a depth estimator finds moving.")
+    depth_resize: str = setting("median", "From pixels to cells.", choices=("median", "bilinear"))
+    sky_depth: float = setting(200.0, "Metres at which sky is remembered.", above=0)
+    rewrite_first: bool = setting(
+        False,
+        "Write the first picture once more with the first chunk; it may be a reference frame "
+        "only from then on.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ContextFrameOptions(Settings):
+    """How many earlier frames a chunk is denoised beside: the denoiser's context frames."""
+
+    references: int = setting(0, "Frames of any age that saw what the chunk will show.", least=0)
+    preceding: int = setting(0, "Frames at the end of the chunk before.", least=0)
+    choice: str = setting("coverage", "How references are chosen.", choices=CHOICES)
+
+    def __bool__(self) -> bool:
+        return self.references > 0 or self.preceding > 0
+
+    @property
+    def preceding_latents(self) -> int:
+        """Latents of the preceding frames where they are encoded as a clip of their own.
+
+        Raises:
+          ValueError: unless `preceding` is 0 or 1 + 4 n.
+        """
+        return latents_of_frames(self.preceding) if self.preceding else 0

@@ -1,0 +1,170 @@
+"""Where a rollout starts and which way it goes: from a picture, a saved world or a geometry.npz."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from mirage_jax import trajectories
+from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_path, latents_of_frames, whole_latents
+from mirage_jax.io.depth_maps import resample
+from mirage_jax.io.geometry_npz import GeometryFile, resize
+from mirage_jax.world import depth_estimators
+from mirage_jax.world.model import WorldModel
+from mirage_jax.world.rollout import DepthEstimator
+from mirage_jax.world.state import World
+from mirage_jax.world.world_file import CameraPath, WorldFile
+
+
+@dataclasses.dataclass(frozen=True)
+class Walk:
+    """What `rollout` needs beside the model.
+
+    Attributes:
+      world: where it starts.
+      path: cam2world of every frame, the first being the frame the world is at.
+      intrinsics: of every frame; None for the world's.
+      depth_estimator: of what is generated; None for the model's head.
+      short_last: whether the last chunk may be shorter than the others.
+      depth_source: where the depth of generated frames comes from, for people.
+      file: what the world was read from, to be carried along; None for a new world.
+    """
+
+    world: World
+    path: Float[np.ndarray, "f 4 4"]
+    intrinsics: Float[np.ndarray, "f 4"] | None = None
+    depth_estimator: DepthEstimator | None = None
+    short_last: bool = False
+    depth_source: str = "geometry head"
+    file: WorldFile | None = None
+
+
+def camera_path(
+    trajectory: str,
+    *,
+    frames: int,
+    chunk_frames: int,
+    start: Float[np.ndarray, "4 4"],
+    angle: float | int,
+    distance: float | int,
+) -> Float[np.ndarray, "f 4 4"]:
+    """Poses of a named path, or of a file, moved so that it begins at `start`.
+
+    Args:
+      trajectory: one of `trajectories.NAMES`, or a file of poses.
+      frames: of the path; 0: two chunks, or all of a file.
+      chunk_frames: of the model.
+      start: cam2world of the first frame.
+      angle: degrees that a named path turns.
+      distance: metres that a named path moves.
+
+    Raises:
+      ValueError: naming the file or --frames, if there is no such path or it makes no whole chunks.
+    """
+    if trajectory in trajectories.NAMES or not Path(trajectory).suffix:
+        count = frames or 2 * (chunk_frames - 1) + 1
+        chunks_of_path(count, chunk_frames, f"--frames of {trajectory}")
+        return trajectories.make(trajectory, count, angle=angle, distance=distance, start=start)
+    poses = trajectories.load(trajectory, frames or None)
+    chunks_of_path(len(poses), chunk_frames, trajectory)
+    return start @ np.linalg.inv(poses[0]) @ poses
+
+
+def along_geometry(
+    model: WorldModel,
+    geometry: GeometryFile,
+    *,
+    start: int = 0,
+    frames: int = 0,
+    depth_estimator: DepthEstimator | None = None,
+    depth_source: str = "",
+) -> Walk:
+    """From a picture of a geometry.npz along its poses.
+
+    Args:
+      model: the model; the picture is resized to its size.
+      geometry: what the file holds.
+      start: number of the frame to begin with.
+      frames: to generate, 0 for as many as there are poses for.
+      depth_estimator: of generated frames; by default the model's head or, without one, the file.
+      depth_source: name of that, for people.
+
+    Raises:
+      ValueError: naming --frames and the file, if there are fewer poses or they make no whole
+        latents.
+    """
+    available = len(geometry) - start
+    frames = frames or whole_latents(available)
+    if frames > available:
+        raise ValueError(
+            f"--frames: found {frames}, but {geometry.path} has {available} poses from frame "
+            f"{start} on"
+        )
+    if frames <= TEMPORAL_STRIDE or frames != whole_latents(frames):
+        raise ValueError(
+            f"--frames: found {frames} of the {available} poses of {geometry.path} from frame "
+            f"{start} on, expected 1 + {TEMPORAL_STRIDE} n and at least {TEMPORAL_STRIDE + 1}"
+        )
+    camera = geometry.camera(model.size)[start : start + frames]
+    depth, static = geometry.depths[start], None
+    if geometry.masks is not None:
+        static = geometry.masks[start].astype(np.float32)
+    # A median is taken of whole cells; bilinear sampling takes a map of any size.
+    size = None if model.memory.depth_resize == "bilinear" else model.size
+    if size is not None:
+        depth = resample(depth, size)
+        static = None if static is None else resample(static, size)
+    if depth_estimator is None and model.head is None:
+        depth_estimator = depth_estimators.from_file(geometry, start, size)
+        depth_source = str(geometry.path)
+    written = latents_of_frames(frames) + 1
+    world = model.start(
+        resize(geometry.frames[start], model.size),
+        camera[0],
+        depth=depth,
+        static=static,
+        capacity=model.grid[0] * model.grid[1] * written,
+        keyframes=written,
+    )
+    return Walk(
+        world,
+        np.asarray(camera.cam2world, np.float64),
+        np.asarray(camera.intrinsics),
+        depth_estimator,
+        short_last=True,
+        depth_source=depth_source or "geometry head",
+    )
+
+
+def extended_path(
+    known: CameraPath | None, walk: Walk, size: tuple[int, int], fps: float, new: bool
+) -> CameraPath | None:
+    """The cameras of all frames so far, those of the walk included.
+
+    Args:
+      known: those before the walk.
+      walk: whose first frame is the last of them.
+      size: (H, W) of the pictures.
+      fps: frames per second of the walk.
+      new: whether the world begins with the walk.
+
+    Returns:
+      None where the cameras before the walk are not known.
+    """
+    frames = len(walk.path)
+    lens = walk.world.intrinsics if walk.intrinsics is None else walk.intrinsics
+    lens = np.broadcast_to(np.asarray(lens, np.float32), (frames, 4))
+    times = np.arange(frames, dtype=np.float64) / fps
+    if new:
+        return CameraPath(np.asarray(walk.path, np.float64), lens, times, size)
+    if known is None or known.size != size:
+        return None
+    return CameraPath(
+        np.concatenate([known.cam2world, walk.path[1:]]),
+        np.concatenate([known.intrinsics, lens[1:]]),
+        np.concatenate([known.times, known.times[-1] + times[1:]]),
+        size,
+    )

@@ -1,0 +1,50 @@
+"""`mirage evaluate`: which models are scored."""
+
+import shutil
+import types
+
+import pytest
+
+from mirage_jax.cli import evaluate
+from mirage_jax.cli.helpers import build
+from mirage_jax.training import latent_cache, latent_encoding
+from mirage_jax.weights import fingerprint
+from mirage_jax.world.options import ContextFrameOptions, MemoryOptions
+
+
+def test_clips_cached_by_another_encoder_are_not_scored(tiny_config, trained, monkeypatch):
+    loaded = types.SimpleNamespace(
+        chunk_frames=17,
+        memory=MemoryOptions(sky_depth=200.0),
+        context_frames=ContextFrameOptions(),
+    )
+    monkeypatch.setattr(build, "world_model", lambda workdir, kind, sampling: loaded)
+    trained.model("denoiser_rgb").mkdir()
+
+    def cached(*, rgb, encoder=None):
+        path = trained.latents("procedural", "eval", rgb=rgb)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        own = fingerprint(trained.model("encoder"))
+        made = latent_encoding.CacheSettings(chunk_frames=17, sky_depth=200.0, rgb=rgb)
+        clips = trained.worlds("procedural")
+        key = latent_encoding.cache_key(encoder or own, clips, "eval", made)
+        latent_cache.write_key(path, key)
+
+    def models():
+        found, missing = evaluate._models(tiny_config, trained, ("procedural",))
+        return set(found), {entry["control"]: entry["reason"] for entry in missing}
+
+    with pytest.raises(ValueError, match="there is none yet; run `mirage train --stage=cache`"):
+        models()
+    cached(rgb=False)
+    cached(rgb=True, encoder="another")
+    found, missing = models()
+    assert found == {"latent", "none"} and set(missing) == {"rgb_memory"}
+    assert "made with another encoder: run `make compare`" in missing["rgb_memory"]
+    cached(rgb=True)
+    assert models() == ({"latent", "none", "rgb"}, {})
+    cached(rgb=False, encoder="another")
+    shutil.rmtree(trained.model("denoiser_rgb"))
+    with pytest.raises(ValueError, match="made with another encoder; run `mirage train"):
+        models()

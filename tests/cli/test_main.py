@@ -1,0 +1,79 @@
+"""The program and its commands as a person meets them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import paths
+from mirage_jax.cli import evaluate, main
+
+ROOT = paths.ROOT
+CONFIG = f"--config={paths.EXPERIMENTS / 'quickstart.py'}"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"]])
+def test_the_program_introduces_itself(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mirage", *arguments])
+    main.main()
+    out = capsys.readouterr().out
+    for command in main.COMMANDS:
+        assert f"mirage {command} " in out
+    assert set(main.COMMANDS) == {
+        path.stem
+        for path in Path(main.__file__).parent.glob("*.py")
+        if path.stem not in ("__init__", "main")
+    }
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"), [("trian", "did you mean 'train'?"), ("xyz", "Known: quickstart, record")]
+)
+def test_an_unknown_command_is_told_the_nearest(typed, hint, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mirage", typed])
+    with pytest.raises(SystemExit) as leave:
+        main.main()
+    err = capsys.readouterr().err
+    assert leave.value.code == 2 and f"no command '{typed}'" in err and hint in err
+
+
+def test_a_command_gets_the_rest_of_the_line(monkeypatch):
+    seen = []
+    monkeypatch.setattr(evaluate, "cli", lambda: seen.append(list(sys.argv)))
+    monkeypatch.setattr(sys, "argv", ["mirage", "evaluate", "--workdir=x"])
+    main.main()
+    assert seen == [["mirage evaluate", "--workdir=x"]]
+
+
+@pytest.mark.parametrize("command", [name for name in main.COMMANDS if name != "convert"])
+def test_help_lists_flags_and_every_field(command, call):
+    code, out, _ = call(command, "--help")
+    assert code == 0
+    assert out.startswith(f"mirage {command}")
+    own = {"generate": "--image", "train": "--stage", "quickstart": "--compare"}
+    for text in ("--config", "--workdir", "--debug", own.get(command, "")):
+        assert text in out
+    assert "record.frames = 33" in out and "denoiser.width = 192" in out
+    assert "tiny_overrides" not in out
+
+
+def test_a_mistake_is_one_line_in_a_process_of_its_own(tmp_path):
+    """The same as below through the real program: no traceback without --debug."""
+    command = [sys.executable, "-m", "mirage_jax.cli.main", "train", "--stage=cache"]
+    where = [f"--workdir={tmp_path}", CONFIG]
+    done = subprocess.run([*command, *where], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert lines[-1].startswith("mirage: error: ") and "encoder" in lines[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_field_of_the_default_config_is_no_traceback(tmp_path):
+    # The default experiment is found from the folder of the checkout, as a newcomer would be in.
+    command = [sys.executable, "-m", "mirage_jax.cli.main", "train", "--config.denoiser.widht=3"]
+    root = paths.ROOT
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "widht" in done.stderr and "width" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,69 @@
+"""`mirage record`: what cannot be rendered is left out and said."""
+
+import io
+import json
+import sys
+
+import pytest
+from rich.console import Console
+
+from data_pipelines import recording, sources
+from data_pipelines.sources.procedural import ProceduralSource
+from helpers.command_line import assert_refused
+from mirage_jax.cli import record
+from mirage_jax.cli.helpers import common
+from mirage_jax.io.workdir import Workdir
+
+QUIET = Console(quiet=True)
+
+
+def recording_config(tiny_config, **worlds):
+    config = tiny_config.copy_and_resolve_references()
+    config.update({"worlds": tuple(worlds)})
+    config.record.update({"size": 8, "frames": 10, "eval_clips": 1})
+    return config
+
+
+class Absent(ProceduralSource):
+    @staticmethod
+    def available():
+        return False, "no GPU driver"
+
+
+def test_a_world_that_cannot_be_rendered_is_left_out_and_said(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sources.SOURCES, "absent", f"{__name__}:Absent")
+    config = recording_config(tiny_config, absent=1, procedural=1)
+    workdir = Workdir(tmp_path)
+    console = Console(record=True, quiet=False, width=200, file=io.StringIO())
+    assert record.run(config, workdir, console) == ("procedural",)
+    assert "absent is left out: no GPU driver" in console.export_text()
+    skipped = json.loads((tmp_path / "worlds" / "skipped.json").read_text())
+    assert skipped == {"absent": "no GPU driver"}
+    assert workdir.recorded(("absent", "procedural")) == ("procedural",)
+    meta = json.loads((workdir.worlds("procedural") / "dataset.json").read_text())
+    assert "train" in json.dumps(meta) and "eval" in json.dumps(meta)
+    with pytest.raises(ValueError, match="no recorded clips of absent; run `mirage record` first"):
+        workdir.recorded(("absent",))
+    monkeypatch.setattr(recording, "record", pytest.fail)
+    with pytest.raises(common.UserError, match=r"no world can be rendered .*absent: no GPU driver"):
+        record.run(recording_config(tiny_config, absent=1), workdir, QUIET)
+
+
+def test_freedoom_without_its_engine_is_left_out_and_said(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vizdoom", None)  # what `import` makes of a missing package
+    console = Console(record=True, width=200, file=io.StringIO())
+    config = recording_config(tiny_config, freedoom=1, procedural=1)
+    assert record.run(config, Workdir(tmp_path), console) == ("procedural",)
+    assert "freedoom is left out: vizdoom cannot be imported" in console.export_text()
+
+
+def test_a_recording_that_fails_is_one_line(call, monkeypatch):
+    def fails(*_, **__):
+        raise recording.RecordingError("the engine is gone")
+
+    monkeypatch.setattr(recording, "record", fails)
+    assert_refused(call("record", "--config.tiny=true"), "the engine is gone")
+
+
+def test_an_unknown_world_is_told_the_nearest(call):
+    assert_refused(call("record", "--config.worlds=('procedual',)"), "'procedual'", "'procedural'")

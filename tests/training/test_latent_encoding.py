@@ -1,0 +1,62 @@
+"""When the cache of a recorded world is made anew."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_pipelines.recording import record
+from data_pipelines.sources.procedural import ProceduralSource
+from helpers import tiny_world
+from mirage_jax.nn.video_vae import LatentStats
+from mirage_jax.training.latent_encoding import CacheSettings, load_clips, refresh_cache
+from mirage_jax.world.latent_encoder import LatentEncoder
+
+
+@pytest.fixture
+def refresh(tmp_path):
+    """Makes the cache of two clips if need be; returns what was said."""
+    source = ProceduralSource(size=16, frames=13, train_worlds=1, eval_worlds=1)
+    options = {"shard_clips": 2, "workers": 0, "progress": False}
+    stats = LatentStats(jnp.zeros(3), jnp.ones(3))
+    colours = LatentEncoder(None, stats, tiny_world.MeanColours())
+    record(source, tmp_path / "clips", "train", 2, **options)
+
+    def run(encoder="a", **changes):
+        said = []
+        settings = CacheSettings(**{"chunk_frames": 5, "sky_depth": 200.0} | changes)
+        place = (tmp_path / "clips", "train", tmp_path / "train.array_record")
+        refresh_cache(colours, encoder, *place, settings, say=said.append)
+        return said[0]
+
+    return run
+
+
+def test_a_cache_is_remade_when_what_it_was_made_from_changes(refresh, tmp_path):
+    path = tmp_path / "train.array_record"
+    assert "there is none yet" in refresh()
+    made = path.stat()
+
+    def untouched():
+        return path.stat().st_mtime_ns == made.st_mtime_ns and path.stat().st_ino == made.st_ino
+
+    # A newer encoder file with the same weights changes nothing.
+    assert "up to date" in refresh() and untouched()
+    before = load_clips(path)
+    assert "made with another sky_depth" in refresh(sky_depth=50.0) and not untouched()
+    sky = before.depth == 200
+    after = load_clips(path)
+    np.testing.assert_array_equal(after.depth, np.where(sky, 50, before.depth))
+    assert "another chunk_frames, sky_depth" in refresh(chunk_frames=9)
+    assert load_clips(path).chunks.shape[1:3] == (1, 3)
+    assert "another chunk_frames, encoder" in refresh(encoder="b")
+    assert "another rgb" in refresh(encoder="b", rgb=True)
+    assert load_clips(path).rgb_chunks.shape[1] == 3
+    assert "another preceding" in refresh(encoder="b", rgb=True, preceding=5)
+    assert load_clips(path).preceding.shape[1] == 2
+
+
+def test_a_cache_is_remade_when_the_clips_are_others(refresh, tmp_path):
+    refresh()
+    card = tmp_path / "clips" / "dataset.json"
+    card.write_text(card.read_text().replace('"seed": 0', '"seed": 1'))
+    assert "made with another clips" in refresh()
