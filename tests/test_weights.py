@@ -10,9 +10,8 @@ import pytest
 from flax import linen as nn
 from safetensors.numpy import load_file, save_file
 
-from mirage_jax import weights as export
 from mirage_jax.training import load_export
-from mirage_jax.weights import fingerprint, flatten, unflatten
+from mirage_jax.weights import export, fingerprint, flatten, unflatten
 
 ARCHITECTURE = {"width": 8, "mults": (1, 2), "memory": {"reads": 4}}
 
