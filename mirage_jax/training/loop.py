@@ -87,7 +87,7 @@ def fit(
       ValueError: on batches that end, change shape or do not divide by the mesh; on a checkpoint of
         another architecture; on parameters that the rules split and the mesh cannot.
       Diverged: if steps keep being skipped, see `Guard`; the checkpoints are from before.
-      CheckpointError: if a checkpoint cannot be written, or none of those present is intact.
+      CheckpointError: if a checkpoint cannot be written or read, or all are damaged.
       Terminated: after SIGTERM, once the state is saved. (After SIGINT: KeyboardInterrupt.)
     """
     run = _Run(
@@ -174,7 +174,9 @@ class _Run:
         if self.task.frozen is not None:
             parts["frozen"] = sharding_rules.laid_out(self.task.frozen, self.mesh, self.rules)
         self.placement = specs.described(parts, self.mesh, self.rules)
-        self.state, meta = restore_or_initialise(self.builder, store, self.init_from, self.say)
+        self.state, meta = restore_or_initialise(
+            self.builder, store, self.init_from, self.say, start_over=self.settings.start_over
+        )
         self.step, self.batches_drawn = int(meta["step"]), int(meta["batches"])
         self.seconds_before, self.unfinished_means = float(meta["seconds"]), meta["means"]
         if self.step and self.config and meta["config"]:
