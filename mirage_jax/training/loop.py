@@ -9,6 +9,7 @@ run no save is made among skipped steps, so that rolling back to the newest one 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from rich.console import Console
 
+from mirage_jax.io.lock import locked
 from mirage_jax.parallel import make_mesh, specs
 from mirage_jax.parallel import rules as sharding_rules
 from mirage_jax.training import metrics, provenance
@@ -70,7 +72,7 @@ def fit(
         the n-th of the run: trees of numpy arrays [batch, ...], of this process's share.
       settings: numbers of the run.
       workdir: folder for checkpoints, metrics.jsonl, tensorboard/, samples/, config.json and
-        parameters.txt, a table of where each parameter lies.
+        parameters.txt, a table of where each parameter lies; of one run at a time.
       optimizer: any optax transformation, see `optimizers.adamw`.
       schedule: learning rate by step, only to be logged.
       mesh: default: all devices on the data axis.
@@ -88,6 +90,7 @@ def fit(
         another architecture; on parameters that the rules split and the mesh cannot.
       Diverged: if steps keep being skipped, see `Guard`; the checkpoints are from before.
       CheckpointError: if a checkpoint cannot be written or read, or all are damaged.
+      LockedError: if another run is at work in `workdir`; nothing is touched.
       Terminated: after SIGTERM, once the state is saved. (After SIGINT: KeyboardInterrupt.)
     """
     run = _Run(
@@ -109,6 +112,7 @@ def fit(
     with (
         jax.set_mesh(run.mesh),
         nn.logical_axis_rules(run.rules),
+        _alone(run.workdir, name),
         Checkpoints(
             run.workdir, keep=settings.keep, keep_best=int(bool(settings.keep_best))
         ) as store,
@@ -122,6 +126,13 @@ def fit(
         run.train()
         run.finish()
         return run.state
+
+
+def _alone(workdir: Path, name: str) -> contextlib.AbstractContextManager[None]:
+    """Keeps other runs out of a folder, as long as process 0 of this one lives."""
+    if jax.process_index():
+        return contextlib.nullcontext()
+    return locked(workdir / "lock", name)
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -25,6 +25,7 @@ from data_pipelines.recording import plan, read_records, shards
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers.recordings import SMALL, quiet, records
 from mirage_jax.io import atomic
+from mirage_jax.io.lock import LockedError, locked
 
 
 class SpySource(ProceduralSource):
@@ -307,3 +308,14 @@ def test_bad_arguments_are_refused(tmp_path):
     (tmp_path / "dataset.json").write_text("{}")
     with pytest.raises(ValueError, match=r"dataset\.json.*format"):
         quiet(source, tmp_path)
+
+
+def test_two_processes_do_not_record_into_one_folder(tmp_path):
+    source = ProceduralSource(**SMALL)
+    with locked(tmp_path / "lock", "recording procedural eval"):
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(LockedError, match=r"\(recording procedural eval\) is at work here"):
+            quiet(source, tmp_path)
+        assert sorted(tmp_path.iterdir()) == before
+    assert quiet(source, tmp_path).clips == 7
+    assert not (tmp_path / "lock").exists()

@@ -52,8 +52,8 @@ def part(tmp_path):
 
 def of_tensorstore(part, status, end=100):
     return ValueError(
-        f'{status}: Error opening "zarr3" driver: Error reading Byte range [0, {end}) of local file '
-        f'"{part}/d/1": something'
+        f'{status}: Error opening "zarr3" driver: Error reading Byte range [0, {end}) of local '
+        f'file "{part}/d/1": something'
     )
 
 

@@ -7,8 +7,8 @@ leaves the previous one.  It holds
 
 Orbax does not notice a flipped byte in array data (0.12.8 loads it, different).  So the JSON lists
 every tensor with its shape, dtype and a checksum of its bits, computed on the devices that hold it;
-the sum is the same on every mesh.  A checkpoint whose sums do not match, or that has lost a part, is
-moved aside and the one before it is used.  What cannot be read for any other reason stays.
+the sum is the same on every mesh.  A checkpoint whose sums do not match, or that has lost a part,
+is moved aside and the one before it is used.  What cannot be read for any other reason stays.
 """
 
 from mirage_jax.io.orbax import DamagedCheckpoint

@@ -213,7 +213,7 @@ def test_a_disk_that_does_not_answer_is_no_damage(tmp_path):
     for file in damaged_files(tmp_path / "checkpoints" / "8" / "params"):
         file.unlink()
         file.symlink_to(file.name)  # "Too many levels of symbolic links", whoever opens it
-    with pytest.raises(CheckpointError, match="8: could not be read: .*Too many levels"):
+    with pytest.raises(CheckpointError, match=r"8: could not be read: .*Too many levels"):
         restore(tmp_path)
     assert checkpoints.saved_steps(tmp_path / "checkpoints") == [4, 8]
 
@@ -271,7 +271,9 @@ def test_a_run_without_intact_checkpoints_begins_anew_only_when_told_to(tmp_path
         assert store.restore(abstract(make_state(0)), said.append, start_over=True) is None
     assert len(said) == 2 and checkpoints.saved_steps(tmp_path / "checkpoints") == []
     # And what was set aside, then or by an earlier call, is not forgotten.
-    with pytest.raises(CheckpointError, match="set aside there.*start_over.*parameters are intact"):
+    with pytest.raises(
+        CheckpointError, match=r"set aside there.*start_over.*parameters are intact"
+    ):
         restore(tmp_path)
     assert_same(checkpoints.load_params(tmp_path), make_state(8).ema)
 
