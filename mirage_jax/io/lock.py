@@ -38,7 +38,7 @@ class LockedError(OSError):
 
 
 @contextlib.contextmanager
-def locked(path: str | os.PathLike[str], task: str) -> Iterator[None]:
+def locked(path: str | os.PathLike[str], task: str, *, active: bool = True) -> Iterator[None]:
     """Holds the lock file `path`, made if needed, for the time of the block.
 
     Those who only read what is beside it need no lock.
@@ -46,12 +46,17 @@ def locked(path: str | os.PathLike[str], task: str) -> Iterator[None]:
     Args:
       path: of the lock file; it is removed at the end.
       task: what is done under it, for the message to others.
+      active: False on all processes of a run but the first: nothing is done.
 
     Raises:
-      LockedError: at once if another process holds it, or after `_WATCHED` seconds, while which it
-        is found out whether one on another host lives; says who holds it, and since when.
+      LockedError: if another process holds it, naming that and since when: at once, or for one on
+        another host that `flock` does not tell of, at its next sign of life. (A dead one there is
+        waited for 35 s.)
       OSError: if the file cannot be written.
     """
+    if not active:
+        yield
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = _Lock(path, task)

@@ -9,7 +9,6 @@ run no save is made among skipped steps, so that rolling back to the newest one 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -112,7 +111,7 @@ def fit(
     with (
         jax.set_mesh(run.mesh),
         nn.logical_axis_rules(run.rules),
-        _alone(run.workdir, name),
+        locked(run.workdir / "lock", name, active=jax.process_index() == 0),
         Checkpoints(
             run.workdir, keep=settings.keep, keep_best=int(bool(settings.keep_best))
         ) as store,
@@ -126,13 +125,6 @@ def fit(
         run.train()
         run.finish()
         return run.state
-
-
-def _alone(workdir: Path, name: str) -> contextlib.AbstractContextManager[None]:
-    """Keeps other runs out of a folder, as long as process 0 of this one lives."""
-    if jax.process_index():
-        return contextlib.nullcontext()
-    return locked(workdir / "lock", name)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -194,8 +186,7 @@ class _Run:
             for line in provenance.changed_fields(meta["config"], self.config):
                 self.say(f"  config: {line}")
         axes = (f"{axis}={n}" for axis, n in self.mesh.shape.items() if n > 1 or axis == "data")
-        self.say("mesh " + " ".join(axes))
-        for line in self.placement:
+        for line in ("mesh " + " ".join(axes), *self.placement):
             self.say(line)
 
     def open(self, profile: Profile) -> None:

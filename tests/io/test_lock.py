@@ -82,6 +82,9 @@ def test_threads_of_one_process_exclude_each_other(tmp_path):
             pass
         with locked(tmp_path / "other" / "lock", "elsewhere"):
             pass
+        with locked(tmp_path / "lock", "one", active=False):  # another process of the same run
+            pass
+        assert (tmp_path / "lock").exists()
     with pytest.raises(KeyError), locked(tmp_path / "lock", "one"):
         raise KeyError
     assert [p.name for p in tmp_path.iterdir()] == ["other"]
