@@ -81,29 +81,29 @@ class _Lock:
             "task": task,
         }
         self._enforced = True
-        self.descriptor = self._open()
-        try:
-            self._take_over()
-        except BaseException:
+        self.descriptor = -1
+        while not _same_file(self.descriptor, path):  # its owner may end, and remove it, meanwhile
             self.close()
-            raise
+            self.descriptor = self._open()
+            try:
+                self._take_over()
+            except BaseException:
+                self.close()
+                raise
         _held.add(self)
 
     def _open(self) -> int:
-        while True:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in _UNSUPPORTED:
-                    os.close(descriptor)
-                    if error.errno in (errno.EAGAIN, errno.EACCES):
-                        raise self._refusal(_read(self.path)) from error
-                    raise
-                self._enforced = False
-            if _same_file(descriptor, self.path):
-                return descriptor
-            os.close(descriptor)  # its owner has removed it in the meantime
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                os.close(descriptor)
+                if error.errno in (errno.EAGAIN, errno.EACCES):
+                    raise self._refusal(_read(self.path)) from error
+                raise
+            self._enforced = False
+        return descriptor
 
     def _take_over(self) -> None:
         """Makes the file this process's, unless its owner lives where `flock` does not tell."""
@@ -170,24 +170,29 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _lives(path: Path) -> bool:
     """Watches a lock file for signs of life of its owner on another host."""
-    first = _modified(path)
+    first = now = _modified(path)
     if time.time() - first / 1e9 > _LONG_DEAD:
         return False
     end = time.monotonic() + _WATCHED
-    while time.monotonic() < end:
-        if _modified(path) != first:
-            return True
+    while now == first and time.monotonic() < end:
         time.sleep(min(1.0, RENEWED_EVERY / 4))
-    return False
+        now = _modified(path)
+    return now not in (first, 0)
 
 
 def _modified(path: Path) -> int:
+    """When a file was last written to, in nanoseconds; 0 if there is none."""
     # Opened anew, for NFS then asks its server and not its cache.
-    with path.open("rb") as file:
-        return os.fstat(file.fileno()).st_mtime_ns
+    try:
+        with path.open("rb") as file:
+            return os.fstat(file.fileno()).st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _same_file(descriptor: int, path: Path) -> bool:
+    if descriptor < 0:
+        return False
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

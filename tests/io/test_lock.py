@@ -134,6 +134,14 @@ def test_an_owner_on_another_host_that_gives_signs_of_life_is_respected(
         assert of_another_host.stat().st_mtime_ns > first
 
 
+def test_an_owner_that_ends_while_it_is_watched_leaves_the_lock(of_another_host):
+    threading.Timer(0.2, of_another_host.unlink).start()
+    with locked(of_another_host, "training"):
+        assert json.loads(of_another_host.read_text())["process"] == os.getpid()
+        with pytest.raises(LockedError), locked(of_another_host, "training"):
+            pass
+
+
 def test_an_owner_long_dead_is_not_waited_for(of_another_host, monkeypatch):
     monkeypatch.setattr(lock, "_WATCHED", 60.0)
     long_ago = time.time() - 3600
