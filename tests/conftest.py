@@ -19,6 +19,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GLIBC_TUNABLES", "")  # or `mirage` would start pytest once more
 
+# Workers and programs that tests start share what is compiled: equal programs are compiled once. A
+# folder that is set already is used, and kept for the next run.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="compiled_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+import jax
 import pytest
 from jaxtyping import install_import_hook
 
@@ -29,6 +38,12 @@ install_import_hook(CHECKED, "beartype.beartype")
 from mirage_jax.cli.helpers.compilation import compile_fast  # noqa: E402, after the hook
 
 compile_fast()  # compiling is most of what tests do
+if jax.__version__.startswith("0.10."):  # XLA ends a process for a flag that it does not know
+    # In one part, as there is a worker for each core; XLA's checks of itself after each pass cost a
+    # tenth of compiling.
+    os.environ["XLA_FLAGS"] += (
+        " --xla_cpu_parallel_codegen_split_count=1 --xla_disable_hlo_passes=hlo-verifier"
+    )
 
 # Programs that tests start find `helpers` and this checkout.
 FOLDERS = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
@@ -52,6 +67,13 @@ def pytest_collection_finish():
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "devices(n): run on n fake CPU devices")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_compilations():
+    """Commands that run in this process keep compiled programs elsewhere: back to the folder."""
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -289,8 +289,8 @@ def test_generate_says_what_is_wrong(run, picture, walk, capsys, tmp_path):
     assert "found 8 poses, expected 1 + 8 n" in refused(photo, "--frames=8")
     np.save(tmp_path / "depth.npy", np.ones((40, 30), np.float32))
     err = refused(photo, f"--depth={tmp_path / 'depth.npy'}")
-    assert "depth.npy: found 40 x 30 pixels, expected 30 x 40 as --image" in err
-    assert "--depth: a saved world has its depth" in refused("--world=x", "--depth=y.png")
+    assert "depth.npy: found 40 x 30 pixels, expected 30 x 40 as the picture" in err
+    assert "--depth does not go with --world" in refused("--world=x", "--depth=y.png")
     poses = trajectories.make("hold", CHUNK + 1)
     trajectories.save(tmp_path / "path.npz", poses)
     err = refused(photo, f"--trajectory={tmp_path / 'path.npz'}")

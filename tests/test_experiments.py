@@ -31,9 +31,7 @@ PAPER = {
     "denoiser_training.pose_noise": 0.0,
     "denoiser_training.token_noise": 0.0,
     "denoiser.memory_hint": False,
-    "memory.reads": 1,
-    "memory.fine": 1,
-    "memory.footprint": 1,
+    "memory.conditioner": "visibility",
     "sampling.steps": 40,
 }
 
@@ -90,7 +88,12 @@ def test_the_tiny_variants_make_a_task(stage, variant):
     task = build.denoiser_task(config, "latent", ())
     assert task.denoiser.branch_layers == (0,)
     assert task.denoiser.memory_hint == (variant == "ours")
-    assert task.conditioner.reads == config.memory.reads == (1 if variant == "paper" else 4)
+    told = task.conditioner
+    # The paper reads the token and whether there is one, once a latent.
+    expected = ("visibility", 1, 1) if variant == "paper" else ("folded", 4, 2)
+    assert (told.kind, told.reads, told.fine) == expected
+    if variant == "paper":
+        assert told.channels == config.vae.latent_channels + 1
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -65,6 +65,9 @@ _OUT = flags.DEFINE_string("out", "generated.mp4", "Video to write.")
 _FPS = flags.DEFINE_float("fps", 10.0, "Frames per second of the video; of a geometry, its own.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
 
+_MEMORY = flags.DEFINE_enum(
+    "memory", "latent", build.MEMORIES, "Which denoiser of the work directory; see mirage train."
+)
 _PRESET = flags.DEFINE_enum(
     "preset", None, [*PRESETS], "How the weights are run; by default as they were trained."
 )
@@ -174,6 +177,7 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
     model = build.generation_model(
         config,
         workdir,
+        memory=_MEMORY.value,
         preset=_PRESET.value or "",
         fields=_WITH.value,
         vae_tile=_vae_tile(),
@@ -242,8 +246,8 @@ def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> Walk:
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
     """Writes the video, the world and the record; returns the video's path."""
     entry, files = _entry(), OutputFiles(Path(_OUT.value))
-    read = [name for name in _READ if flags.FLAGS[name].value]
-    files.check({f"--{name}": Path(str(flags.FLAGS[name].value)) for name in read})
+    read = {name: str(flags.FLAGS[name].value or "") for name in _READ}
+    files.check({f"--{name}": Path(path) for name, path in read.items() if path})
     geometry = None
     if entry == "geometry":
         geometry = read_geometry(Path(_GEOMETRY.value), _START_FRAME.value)

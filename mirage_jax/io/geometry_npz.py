@@ -134,12 +134,12 @@ class _Arrays:
 
     def __init__(self, path: Path):
         self.path = path
-        if path.is_file() and not zipfile.is_zipfile(path):
-            raise ValueError(f"{path}: not a readable .npz file (no zip archive)")
         try:
             opened = np.load(path, allow_pickle=False)
         except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: not a readable .npz file ({error})") from error
+            # Of other files numpy says that they may hold pickled objects.
+            reason = error if zipfile.is_zipfile(path) else "no zip archive"
+            raise ValueError(f"{path}: not a readable .npz file ({reason})") from error
         if not isinstance(opened, np.lib.npyio.NpzFile):
             raise ValueError(f"{path}: found one array, expected an .npz file with several")
         self._file = opened

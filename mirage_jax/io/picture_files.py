@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mirage_jax.geometry import Camera, field_of_view, resize_picture
+from mirage_jax.geometry import Camera, crop_picture, field_of_view, resize_picture
 from mirage_jax.io.depth_maps import read_depth, resample
 
 
@@ -62,9 +62,13 @@ def read_picture(
     """
     picture = np.asarray(open_picture(path))
     top, left, window = centred_window(picture.shape[:2], size)
-    whole = Camera(field_of_view(fov, window), np.eye(4, dtype=np.float32), window)
-    cut = picture[top : top + window[0], left : left + window[1]]
-    return resize_picture(cut, whole, size, Image.Resampling.BOX)
+    whole = (picture.shape[0], picture.shape[1])
+    lens = field_of_view(fov, window)
+    # The lens is in the middle of the picture, which may be half a pixel beside the window's.
+    lens[2:] = whole[1] / 2, whole[0] / 2
+    camera = Camera(lens, np.eye(4, dtype=np.float32), whole)
+    cut, camera = crop_picture(picture, camera, top, left, window)
+    return resize_picture(cut, camera, size, Image.Resampling.BOX)
 
 
 def read_picture_depth(

@@ -190,22 +190,22 @@ class WorldModel:
         """
         read = self.conditioner.read(world.bank, camera, None, self.encoder)
         rays = camera_rays(camera, self.grid)
-        context, clean = read, {}
+        context, frames = read, {}
         kept = world.context_frames
         before = 0 if kept is None else self.preceding_latents(kept)
         if kept is not None and before:
-            clean["preceding"] = kept.recent[None, :before]
+            frames["preceding"] = kept.recent[None, :before]
             context = jnp.concatenate([context, kept.context[:before]])
         if kept is not None and slots is not None:
             reference, present = context_frames.take(kept.latents, slots)
-            clean["reference"] = reference[None]
+            frames["reference"] = reference[None]
             mask = jnp.concatenate([present, jnp.ones(before, bool)])
-            clean["frame_mask"] = mask[None]
+            frames["frame_mask"] = mask[None]
         if constants is None:
             constants = self.constants(len(context))
         context = self.conditioner.complete(context, constants)
         batch = context[None] if self.denoiser.memory_channels else None
-        return self.denoise(world.latent[None], batch, rays[None], key, **clean)[0], read
+        return self.denoise(world.latent[None], batch, rays[None], key, **frames)[0], read
 
     def constants(self, latents: int) -> Float[Array, "latents h w k"] | None:
         """The conditioner's channels that are the same for every chunk of so many latents."""
@@ -217,11 +217,11 @@ class WorldModel:
         context: Float[Array, "b l h w m"] | None,
         rays: Float[Array, "b l2 h w k"],
         key: PRNGKeyArray,
-        **clean: Array,
+        **frames: Array,
     ) -> Float[Array, "b l2 h w c"]:
         """Samples the latents of chunks whose first latents are given.
 
-        `clean` are latents of context frames, `reference` and `preceding`, and their `frame_mask`,
+        `frames` are latents of context frames, `reference` and `preceding`, and their `frame_mask`,
         see `Denoiser`.
         """
 
@@ -238,7 +238,7 @@ class WorldModel:
             self.sampler,
             text=prompt(self.text),
             negative_text=prompt(self.negative_text),
-            **clean,
+            **frames,
         )
 
     def remember(

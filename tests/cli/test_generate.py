@@ -198,7 +198,7 @@ def test_one_thing_to_start_from_is_wanted(generate):
         (["--image=a", "--frames=-1"], "--frames=-1: -1 is not a non-negative integer"),
         (
             ["--image=a", "--seed=-1"],
-            "--seed=-1: -1 is not an integer in the range [0, 4294967295]",
+            "--seed=-1: -1 is not an integer in the range [0, 4294",
         ),
         (
             ["--image=a", "--seed=99999999999999999999"],

@@ -243,6 +243,9 @@ def test_a_geometry_that_does_not_fit_is_one_line(generate, tmp_path, change, me
 def test_what_is_not_there_is_one_line(generate, tmp_path):
     code, _, err = generate("paper", f"--geometry={tmp_path / 'none.npz'}")
     assert code == 2 and re.fullmatch(r"mirage: error: \S*none\.npz: no such file; .*\n", err), err
+    (tmp_path / "notes.npz").write_text("nothing")
+    code, _, err = generate("paper", f"--geometry={tmp_path / 'notes.npz'}")
+    assert code == 2 and "notes.npz: not a readable .npz file (no zip archive)" in err
     code, _, err = generate("paper", f"--workdir={tmp_path}")
     assert code == 2 and "found no trained model; expected a work directory" in err
     code, _, err = generate("paper", "--preset=old")

@@ -1,4 +1,4 @@
-"""Depth maps from files, cut to a square, and made of disparity."""
+"""Depth maps from files, resampled, and made of disparity."""
 
 import re
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mirage_jax.cli.generate import read_picture_depth
-from mirage_jax.io.depth_maps import depth_from_disparity, middle_square, read_depth
+from mirage_jax.io.depth_maps import depth_from_disparity, read_depth, resample
 
 METRES = np.linspace(0.25, 60, 12, dtype=np.float32).reshape(3, 4)
 
@@ -99,23 +98,13 @@ def test_a_damaged_compressed_archive_is_named(tmp_path):
         read_depth(path)
 
 
-def test_the_middle_square_takes_pixels_and_mixes_none():
+def test_resampling_takes_pixels_and_mixes_none():
     depth = np.arange(4 * 8, dtype=np.float32).reshape(4, 8)
-    np.testing.assert_array_equal(middle_square(depth, (4, 4)), depth[:, 2:6])
-    np.testing.assert_array_equal(middle_square(depth.T, (4, 4)), depth.T[2:6])
-    np.testing.assert_array_equal(middle_square(depth, (2, 2)), depth[1::2, 3:6:2])
-    twice = middle_square(depth, (8, 8))
-    np.testing.assert_array_equal(twice, depth[:, 2:6].repeat(2, axis=0).repeat(2, axis=1))
-
-
-def test_a_depth_map_must_be_of_the_pictures_size(tmp_path):
-    Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(tmp_path / "photo.png")
-    np.save(tmp_path / "depth.npy", METRES)
-    found = read_picture_depth(tmp_path / "depth.npy", tmp_path / "photo.png", (3, 3))
-    np.testing.assert_array_equal(found, METRES[:, :3])
-    np.save(tmp_path / "depth.npy", METRES.T)
-    with pytest.raises(ValueError, match=r"depth\.npy: found 4 x 3 pixels, expected 3 x 4 as --im"):
-        read_picture_depth(tmp_path / "depth.npy", tmp_path / "photo.png", (3, 3))
+    np.testing.assert_array_equal(resample(depth, (2, 4)), depth[1::2, 1::2])
+    twice = resample(depth, (8, 16))
+    np.testing.assert_array_equal(twice, depth.repeat(2, axis=0).repeat(2, axis=1))
+    found = resample(depth, (3, 7))
+    assert found.shape == (3, 7) and set(found.ravel()) <= set(depth.ravel())
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (300.0, 7.0), (0.01, -5.0)])

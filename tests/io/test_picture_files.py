@@ -4,9 +4,11 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from mirage_jax.io.picture_files import read_picture
+from mirage_jax.io.picture_files import centred_window, read_picture, read_picture_depth
 
 
 def test_the_middle_square_of_a_picture_is_used(tmp_path):
@@ -59,3 +61,73 @@ def test_files_that_are_no_picture_are_named(tmp_path, monkeypatch):
         read_picture(whole, (4, 4))
     with pytest.raises(OSError, match=r"absent\.png"):
         read_picture(tmp_path / "absent.png", (4, 4))
+
+
+SIDES = st.integers(1, 400)
+
+
+@given(SIDES, SIDES, st.integers(1, 300))
+def test_windows_of_square_models_are_the_middle_square(height, width, side):
+    most = min(height, width)
+    expected = (height - most) // 2, (width - most) // 2, (most, most)
+    assert centred_window((height, width), (side, side)) == expected
+
+
+@given(SIDES, SIDES, st.integers(1, 300), st.integers(1, 300))
+def test_windows_are_the_largest_of_their_shape_and_in_the_middle(height, width, h, w):
+    top, left, (rows, columns) = centred_window((height, width), (h, w))
+    assert top >= 0 and left >= 0 and top + rows <= height and left + columns <= width
+    assert rows >= 1 and columns >= 1 and (rows == height or columns == width)
+    # As much is cut off on one side as on the other, and the shape is kept to half a pixel.
+    assert abs(height - rows - 2 * top) <= 1 and abs(width - columns - 2 * left) <= 1
+    exact = min(height / h, width / w)
+    for found, side in ((rows, h), (columns, w)):
+        assert abs(found - max(exact * side, 1)) <= 0.5 + 1e-9
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_a_pixel_is_seen_along_the_same_ray(tmp_path_factory, data):
+    """Whatever is cut off, a lens in the middle of the picture sees a pixel where it was."""
+    height, width = data.draw(st.tuples(st.integers(4, 60), st.integers(4, 60)))
+    size = data.draw(st.tuples(st.integers(2, 40), st.integers(2, 40)))
+    degrees = data.draw(st.floats(20, 120))
+    path = tmp_path_factory.mktemp("ray") / "a.png"
+    Image.new("RGB", (width, height)).save(path)
+    picture, camera = read_picture(path, size, degrees)
+    assert picture.shape == (*size, 3) and camera.size == size
+    top, left, window = centred_window((height, width), size)
+    row = data.draw(st.floats(top, top + window[0]))
+    column = data.draw(st.floats(left, left + window[1]))
+    focal = min(window) / 2 / np.tan(np.deg2rad(degrees) / 2)
+    expected = (column - width / 2) / focal, (row - height / 2) / focal
+    fx, fy, cx, cy = camera.intrinsics
+    u, v = (column - left) * size[1] / window[1], (row - top) * size[0] / window[0]
+    np.testing.assert_allclose(((u - cx) / fx, (v - cy) / fy), expected, atol=1e-4)
+
+
+def test_depth_is_cut_as_the_picture_and_mixes_nothing(tmp_path):
+    def cut(depth, size):
+        Image.fromarray(np.zeros((*depth.shape, 3), np.uint8)).save(tmp_path / "photo.png")
+        np.save(tmp_path / "depth.npy", depth)
+        return read_picture_depth(tmp_path / "depth.npy", tmp_path / "photo.png", size)
+
+    depth = np.arange(1, 1 + 4 * 8, dtype=np.float32).reshape(4, 8)
+    np.testing.assert_array_equal(cut(depth, (4, 4)), depth[:, 2:6])
+    np.testing.assert_array_equal(cut(depth.T, (4, 4)), depth.T[2:6])
+    np.testing.assert_array_equal(cut(depth, (2, 2)), depth[1::2, 3:6:2])
+    np.testing.assert_array_equal(cut(depth, (2, 8)), depth[1:3])
+    twice = cut(depth, (8, 8))
+    np.testing.assert_array_equal(twice, depth[:, 2:6].repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_a_depth_map_must_be_of_the_pictures_size(tmp_path):
+    metres = np.linspace(0.25, 60, 12, dtype=np.float32).reshape(3, 4)
+    Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(tmp_path / "photo.png")
+    np.save(tmp_path / "depth.npy", metres)
+    found = read_picture_depth(tmp_path / "depth.npy", tmp_path / "photo.png", (3, 3))
+    np.testing.assert_array_equal(found, metres[:, :3])
+    np.save(tmp_path / "depth.npy", metres.T)
+    expected = r"depth\.npy: found 4 x 3 pixels, expected 3 x 4 as the picture .*photo\.png"
+    with pytest.raises(ValueError, match=expected):
+        read_picture_depth(tmp_path / "depth.npy", tmp_path / "photo.png", (3, 3))

@@ -15,7 +15,7 @@ from mirage_jax.convert.depth_anything import to_depth_anything
 from mirage_jax.geometry import Camera
 from mirage_jax.io.geometry_npz import read_geometry
 from mirage_jax.nn import depth_anything
-from mirage_jax.world import depth_estimators as depth_sources
+from mirage_jax.world import depth_estimators
 
 CAMERA = Camera(
     np.tile(np.float32([25.6, 25.6, 16, 8]), (2, 1)), np.tile(np.eye(4), (2, 1, 1)), SIZE
@@ -30,10 +30,10 @@ def test_a_file_tells_the_depth_of_its_own_frames(tmp_path):
     masks = arrays["masks"].copy()
     masks[9, :, :16] = False
     geometry = read_geometry(geometry_npz.save(tmp_path / "g.npz", depths=depths, masks=masks))
-    depth, static = depth_sources.from_file(geometry, 1)(PICTURES, [4, 8], CAMERA, NOTHING)
+    depth, static = depth_estimators.from_file(geometry, 1)(PICTURES, [4, 8], CAMERA, NOTHING)
     np.testing.assert_array_equal(depth, depths[[5, 9]])
     np.testing.assert_array_equal(static, masks[[5, 9]])
-    smaller = depth_sources.from_file(geometry, 1, (8, 16))
+    smaller = depth_estimators.from_file(geometry, 1, (8, 16))
     depth, static = smaller(PICTURES, [4, 8], CAMERA, NOTHING)
     assert depth.shape == static.shape == (2, 8, 16)
     assert (static[1, :, :8] == 0).all() and (static[1, :, 8:] == 1).all()
@@ -41,7 +41,7 @@ def test_a_file_tells_the_depth_of_its_own_frames(tmp_path):
 
 def test_a_network_is_brought_to_the_scale_of_what_is_held():
     shape = np.linspace(1, 2, SIZE[1], dtype=np.float32) * np.ones((SIZE[0], 1), np.float32)
-    look = depth_sources.from_network(lambda picture: shape)
+    look = depth_estimators.from_network(lambda picture: shape)
     depth, static = look(PICTURES, [4, 8], CAMERA, NOTHING)
     np.testing.assert_array_equal(depth, np.stack([shape, shape]))  # metric, with nothing to fit to
     assert static is None
@@ -62,7 +62,7 @@ def test_weights_of_depth_anything_tell_which_network_they_are(tmp_path, monkeyp
         "neck_widths": (4, 4, 4, 4),
         "fusion_width": 4,
     }
-    monkeypatch.setattr(depth_sources, "PRESETS", {"tiny": fields})
+    monkeypatch.setattr(depth_estimators, "PRESETS", {"tiny": fields})
     network = depth_anything.DepthAnything(**fields, max_depth=10.0)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 14, 14, 3)))["params"]
     rng = np.random.default_rng(0)
@@ -74,14 +74,14 @@ def test_weights_of_depth_anything_tell_which_network_they_are(tmp_path, monkeyp
     at_14 = functools.partial(depth_anything.estimate, side=14)
     # Weights that are loaded say of a picture what those that were saved do.
     with monkeypatch.context() as small:
-        small.setattr(depth_sources, "estimate", at_14)
-        look = depth_sources.depth_anything(tmp_path / "depth.safetensors", 10.0)
+        small.setattr(depth_estimators, "estimate", at_14)
+        look = depth_estimators.depth_anything(tmp_path / "depth.safetensors", 10.0)
         depth, static = look(pictures, [4, 8], CAMERA, NOTHING)
         expected = np.stack([at_14(network, params, one) for one in pictures])
     assert static is None and depth.shape == (2, *SIZE)
     np.testing.assert_allclose(depth, expected, rtol=1e-6)
     assert depth.min() > 0 and depth.max() < 10 and np.ptp(depth) > 1e-3
     assert np.abs(depth[0] - depth[1]).max() > 1e-4
-    monkeypatch.setattr(depth_sources, "PRESETS", {"tiny": fields | {"width": 8}})
+    monkeypatch.setattr(depth_estimators, "PRESETS", {"tiny": fields | {"width": 8}})
     with pytest.raises(ValueError, match=r"depth\.safetensors: found a class token of 16 channels"):
-        depth_sources.depth_anything(tmp_path / "depth.safetensors", 10.0)
+        depth_estimators.depth_anything(tmp_path / "depth.safetensors", 10.0)

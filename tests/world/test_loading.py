@@ -1,142 +1,122 @@
-"""What exports of before mean: the conditioner and the options of the model made of them."""
+"""Models from folders: run as they were trained, or by a preset that asks for no more."""
 
-import jax.numpy as jnp
+import dataclasses
+
 import pytest
 
-import mirage_jax
 from helpers import tiny_world
-from helpers.tiny_world import CHANNELS, CHUNK, SIZE, STRIDE
-from mirage_jax import weights
-from mirage_jax.world.conditioners import Folded, Nothing, Rgb, Score, Visibility
+from mirage_jax.io.workdir import Workdir
+from mirage_jax.weights import export, load_export, module_fields
+from mirage_jax.world.loading import denoiser_architecture, load
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
-from mirage_jax.world.presets import PRESETS
+from mirage_jax.world.presets import PRESETS, with_fields
 
-SIZES = {"token_channels": CHANNELS, "stride": STRIDE}
-OLD = {
-    "memory": "latent",
-    "readout": {"reads": 2, "fine": 1, "prefer": "best_view", "footprint": 3},
-    "clean_frames": {"references": 2, "preceding": 5},
-    "size": list(SIZE),
-    "chunk_frames": CHUNK,
-    "sky_depth": 50.0,
-}
-"""The architecture of before, beside the denoiser's own fields."""
+FRAMES = {"references": 2, "preceding": 5}
 
 
 @pytest.fixture(scope="module")
-def encoder_folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("encoder") / "encoder"
-    tiny_world.encoder().save(path)
-    return path
-
-
-@pytest.fixture
-def load(encoder_folder, tmp_path):
-    """Loads the export of a denoiser of so many channels whose architecture is `made`."""
-
-    def run(channels, made, memory="latent", **options):
-        if not (tmp_path / "encoder").exists():
-            (tmp_path / "encoder").symlink_to(encoder_folder)
-        network = tiny_world.denoiser(channels)
-        latents = jnp.zeros((1, 1, 2, 2, CHANNELS))
-        params = tiny_world.random_params(network, 0, latents, jnp.zeros((1, 1)))
-        architecture = {"kind": "denoiser", "denoiser": weights.module_fields(network), **made}
-        weights.export(tmp_path / f"denoiser_{memory}", params, architecture)
-        return mirage_jax.load(tmp_path, memory=memory, **options)
-
-    return run
-
-
-def test_a_latent_memory_of_before_is_read_as_it_was(load):
-    # Twice, for holes too: tokens, and visibility, confidence, depth and what was filled.
-    model = load(2 * (2 * CHANNELS + 4), OLD)
-    expected = Folded(**SIZES, reads=2, fine=1, prefer="best_view", footprint=3)
-    assert model.conditioner == expected
-    assert (model.size, model.chunk_frames) == (SIZE, CHUNK)
-    assert model.context_frames == model.trained_beside == ContextFrameOptions(2, 5)
-    assert model.memory == MemoryOptions(sky_depth=50.0) and model.sampler == SamplerOptions()
-
-
-@pytest.mark.parametrize(
-    ("memory", "channels", "expected"),
-    [("rgb", CHANNELS + 4, Rgb(**SIZES)), ("none", 0, Nothing(**SIZES))],
-)
-def test_baselines_of_before_are_what_they_were(load, memory, channels, expected):
-    none = {"references": 0, "preceding": 0}
-    model = load(channels, OLD | {"memory": memory, "clean_frames": none}, memory)
-    assert model.conditioner == expected
-    assert not model.trained_beside and model.memory.sky_depth == 50.0
-
-
-def test_squares_were_once_one_number_and_nothing_was_said_of_context_frames(load):
-    made = {name: OLD[name] for name in ("memory", "readout", "chunk_frames", "sky_depth")}
-    model = load(2 * (2 * CHANNELS + 4), made | {"size": 16})
-    assert model.size == (16, 16)
-    assert model.trained_beside == ContextFrameOptions()
+def trained(tmp_path_factory):
+    """Work directories of one model: as exported now, and as older versions exported it."""
+    model = tiny_world.world_model()
+    told = {name: getattr(tiny_world.READOUT, name) for name in ("reads", "fine", "prefer")}
+    older = {
+        "kind": "denoiser",
+        "memory": "latent",
+        "denoiser": module_fields(model.denoiser),
+        "readout": {**told, "footprint": 1},
+        "size": list(tiny_world.SIZE),
+        "chunk_frames": 9,
+        "sky_depth": 120.0,
+    }
+    now = denoiser_architecture(
+        model.denoiser,
+        model.conditioner,
+        size=tiny_world.SIZE,
+        chunk_frames=9,
+        sampler=SamplerOptions(steps=7),
+        memory=MemoryOptions(sky_depth=120.0),
+        context_frames=ContextFrameOptions(**FRAMES),
+    )
+    folders = {}
+    architectures = {"now": now, "shown": older | {"clean_frames": FRAMES}, "older": older}
+    for name, architecture in architectures.items():
+        workdir = folders[name] = Workdir(tmp_path_factory.mktemp(name))
+        model.encoder.save(workdir.model("encoder"))
+        made = {"kind": "geometry_head", "head": module_fields(model.head)}
+        export(workdir.model("geometry"), model.head_params, made)
+        export(workdir.model("denoiser_latent"), model.denoiser_params, architecture)
+    return folders
 
 
 @pytest.mark.parametrize(
-    ("made", "channels", "expected", "preset"),
-    [
-        ({"context": "score"}, 2 * CHANNELS, Score(**SIZES), "released"),
-        ({"context": "visibility"}, CHANNELS + 1, Visibility(**SIZES), "paper"),
-        ({}, 2 * CHANNELS, Score(**SIZES), "released"),
-        ({}, CHANNELS + 1, Visibility(**SIZES), "paper"),
-        ({}, 0, Nothing(**SIZES), "default"),
-    ],
+    ("name", "frames"), [("now", (2, 5)), ("shown", (2, 5)), ("older", (0, 0))]
 )
-def test_converted_weights_have_the_context_they_name_or_their_channels_mean(
-    load, made, channels, expected, preset
-):
-    model = load(channels, made, size=(32, 64), chunk_frames=9)
-    assert model.conditioner == expected and model.trained_beside is None
-    assert (model.size, model.chunk_frames) == ((32, 64), 9)
-    assert model.sampler == PRESETS[preset].sampler
-    frames = PRESETS[preset].context_frames if channels else ContextFrameOptions()
-    assert model.context_frames == frames
+def test_a_model_has_the_context_frames_of_its_training(trained, name, frames):
+    for path in (trained[name].root, trained[name].root / "model"):
+        model = load(path)
+        assert (model.context_frames.references, model.context_frames.preceding) == frames
+        assert bool(model.context_frames) == (frames != (0, 0))
+        assert model.context_frames == model.trained_beside
+        assert model.conditioner == tiny_world.READOUT
+        assert (model.size, model.chunk_frames) == (tiny_world.SIZE, 9)
+        assert model.memory.sky_depth == 120
+    assert load(trained["now"].root).sampler.steps == 7
 
 
-FOLDED = 2 * (2 * CHANNELS + 4)
+def test_a_preset_asks_for_no_more_than_training_had(trained):
+    def loaded(name, *fields):
+        preset = with_fields(PRESETS["default"], fields)
+        return load(trained[name].root, preset=preset, size=(64, 64), chunk_frames=33)
+
+    model = loaded("shown", "references=2", "preceding=5")
+    assert (model.context_frames.references, model.context_frames.preceding) == (2, 5)
+    assert (model.size, model.chunk_frames) == (tiny_world.SIZE, 9)
+    assert (model.sampler.steps, model.memory.reencode) == (20, True)
+    assert model.memory.sky_depth == 120  # of training, whatever the preset
+    assert loaded("shown", "references=0", "preceding=1").context_frames.preceding == 1
+    message = r"denoiser_latent: references: found weights trained with 2, expected .* more, not 4"
+    with pytest.raises(ValueError, match=message):
+        loaded("shown", "preceding=5")
+    message = r"denoiser_latent: preceding: found weights trained with 0, expected .* more, not 9"
+    with pytest.raises(ValueError, match=message):
+        loaded("older", "references=0")
 
 
-@pytest.mark.parametrize(
-    ("channels", "made", "message"),
-    [
-        (FOLDED, OLD | {"readout": OLD["readout"] | {"zoom": 2}}, r"field readout\.zoom: found 2"),
-        (
-            FOLDED,
-            OLD | {"readout": OLD["readout"] | {"reads": 3}},
-            r"field readout\.reads: found 3",
-        ),
-        (FOLDED, OLD | {"readout": 4}, "field readout: found 4, expected dict"),
-        (
-            FOLDED,
-            OLD | {"memory": "colour"},
-            "field memory: found 'colour', expected one of folded",
-        ),
-        (FOLDED, {k: v for k, v in OLD.items() if k != "memory"}, "field memory: found None"),
-        (FOLDED + 1, OLD, f"found a context of {FOLDED + 1} channels, expected {FOLDED} .*folded"),
-        (CHANNELS, OLD | {"memory": "rgb"}, f"context of {CHANNELS} channels, expected 8 .*rgb"),
-        (
-            FOLDED,
-            OLD | {"clean_frames": {"preceding": -1}},
-            r"field clean_frames\.preceding: found",
-        ),
-        (FOLDED, OLD | {"size": [16, 24, 3]}, r"field size: found \[16, 24, 3\]"),
-        (FOLDED, OLD | {"chunk_frames": "5"}, "field chunk_frames: found '5', expected int"),
-        (FOLDED, OLD | {"sky_depth": "far"}, "field sky_depth: found 'far', expected int or float"),
-        (2 * CHANNELS, {"context": "colour"}, "field context: found 'colour', expected one of"),
-        (2 * CHANNELS, {"context": "visibility"}, "context of 8 channels, expected 5 .*visibility"),
-        (7, {}, r"context of 7 channels, expected 112 \(folded\)"),
-        (
-            5,
-            {"conditioner": {"kind": "visibility", "token_channels": 3, "stride": 8}},
-            "field conditioner: found 3 channels .* expected 4 and 8 as the encoder has",
-        ),
-        (5, {"conditioner": {"kind": "colour"}}, "field conditioner: found 'colour', expected one"),
-        (5, {"conditioner": "visibility"}, "field conditioner: .* expected a kind and its fields"),
-    ],
-)
-def test_what_does_not_fit_is_refused_by_name(load, channels, made, message):
-    with pytest.raises(ValueError, match=f"denoiser_latent.*{message}"):
-        load(channels, made)
+@pytest.mark.parametrize(("preset", "kind"), [("released", "score"), ("paper", "visibility")])
+def test_weights_of_another_conditioner_are_refused(trained, preset, kind):
+    message = rf"denoiser_latent: conditioner: found weights trained with 'folded' .* '{kind}'"
+    with pytest.raises(ValueError, match=message):
+        load(trained["now"].root, preset=preset)
+
+
+@pytest.mark.parametrize("field", ["size", "chunk_frames"])
+def test_weights_that_were_trained_here_must_say_for_what(trained, field, tmp_path):
+    """They are not taken for converted ones, which run at any size."""
+    workdir = Workdir(tmp_path)
+    for part in ("encoder", "denoiser_latent"):
+        params, made = load_export(trained["now"].model(part))
+        made = {name: value for name, value in made.items() if name != field}
+        export(workdir.model(part), params, made)
+    with pytest.raises(ValueError, match=rf"denoiser_latent: field {field}: found None, expected"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("memory", ["rgb", "none"])
+def test_weights_in_the_folder_of_another_memory_are_refused(trained, memory, tmp_path):
+    workdir = Workdir(tmp_path)
+    for part, name in (("encoder", "encoder"), ("denoiser_latent", f"denoiser_{memory}")):
+        export(workdir.model(name), *load_export(trained["now"].model(part)))
+    message = rf"denoiser_{memory}: field conditioner: found 'folded', expected '{memory}'"
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, memory=memory)
+
+
+def test_fields_that_no_preset_decides_cannot_be_named():
+    paper = PRESETS["paper"]
+    changed = with_fields(paper, ["steps=4", "reencode=false", "references=1", "cells=corner"])
+    assert dataclasses.replace(changed.sampler, steps=40) == paper.sampler
+    assert (changed.sampler.steps, changed.memory.reencode) == (4, False)
+    assert (changed.context_frames.references, changed.cells) == (1, "corner")
+    for name in ("capacity", "sky_depth", "cfg_scale"):
+        with pytest.raises(ValueError, match=f"preset: found '{name}=9', expected NAME=VALUE of"):
+            with_fields(paper, [f"{name}=9"])

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mirage_jax.world import scenarios as histories
+from mirage_jax.world import scenarios
 
 DRAWS = 6000
 
@@ -12,7 +12,7 @@ DRAWS = 6000
 def draws(table, keep_all, seed=0):
     # Compiles in half the time of the default generator.
     keys = jax.random.split(jax.random.key(seed, impl="rbg"), DRAWS)
-    one = functools.partial(histories.draw, table=table, keep_all=keep_all)
+    one = functools.partial(scenarios.draw, table=table, keep_all=keep_all)
     scenario, keyframes = jax.jit(jax.vmap(one))(keys)
     return np.asarray(scenario), np.asarray(keyframes)
 
@@ -23,8 +23,8 @@ def tolerance(probability):
 
 
 def test_situations_of_two_chunks_of_five_latents():
-    table = histories.scenarios(2, 5)
-    first, back, reverse = histories.FIRST, histories.RETURN, histories.REVERSED
+    table = scenarios.scenarios(2, 5)
+    first, back, reverse = scenarios.FIRST, scenarios.RETURN, scenarios.REVERSED
     np.testing.assert_array_equal(table.chunk[[first, back, reverse]], [0, 1, 0])
     # Keyframe k is frame 4 k; chunk 1 begins with frame 16, the last frame of chunk 0.
     kept = [np.flatnonzero(row).tolist() for row in table.keyframes]
@@ -36,7 +36,7 @@ def test_situations_of_two_chunks_of_five_latents():
 
 
 def test_the_last_of_three_chunks_returns():
-    table = histories.scenarios(3, 3)
+    table = scenarios.scenarios(3, 3)
     kept = [np.flatnonzero(row).tolist() for row in table.keyframes]
     assert table.chunk.tolist() == [0, 2, 0]
     assert kept == [[0], [0, 1, 2, 3, 4], [2, 3, 4, 5, 6]]
@@ -44,11 +44,11 @@ def test_the_last_of_three_chunks_returns():
 
 def test_one_chunk_cannot_leave_and_return():
     with pytest.raises(ValueError, match="found 1, expected at least 2"):
-        histories.scenarios(1, 5)
+        scenarios.scenarios(1, 5)
 
 
 def test_draws_are_never_empty_and_hold_allowed_keyframes_only():
-    table = histories.scenarios(2, 5)
+    table = scenarios.scenarios(2, 5)
     scenario, keyframes = draws(table, keep_all=0.5)
     assert keyframes.any(axis=1).all()
     assert not (keyframes & ~table.keyframes[scenario]).any()
@@ -58,7 +58,7 @@ def test_draws_are_never_empty_and_hold_allowed_keyframes_only():
 
 
 def test_the_whole_history_is_as_common_as_asked():
-    table = histories.scenarios(2, 5, probability=(0.0, 1.0, 0.0))
+    table = scenarios.scenarios(2, 5, probability=(0.0, 1.0, 0.0))
     _, keyframes = draws(table, keep_all=1.0)
     np.testing.assert_array_equal(keyframes, np.tile(table.keyframes[1], (DRAWS, 1)))
     _, keyframes = draws(table, keep_all=0.5, seed=1)
@@ -70,7 +70,7 @@ def test_the_whole_history_is_as_common_as_asked():
 
 def test_sparse_and_dense_histories_are_equally_common():
     """With a uniform share the number kept of n is uniform on 0..n; none becomes one at random."""
-    table = histories.scenarios(2, 5, probability=(0.0, 1.0, 0.0))
+    table = scenarios.scenarios(2, 5, probability=(0.0, 1.0, 0.0))
     _, keyframes = draws(table, keep_all=0.0)
     counts = np.bincount(keyframes.sum(axis=1), minlength=6) / DRAWS
     for count, probability in enumerate([0, 2 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6]):

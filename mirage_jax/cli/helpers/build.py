@@ -262,6 +262,7 @@ def generation_model(
     config: ConfigDict,
     workdir: Workdir,
     *,
+    memory: str,
     preset: str,
     fields: Sequence[str],
     vae_tile: tuple[int, ...] | None,
@@ -282,22 +283,23 @@ def generation_model(
         chosen = _changed(presets.PRESETS[preset], fields, vae_tile)
     model = loading.load(
         workdir.root,
+        memory=memory,
         preset=chosen,
         size=size,
         chunk_frames=chunk_frames,
         dtype=None if dtype == "same" else jnp.dtype(dtype).type,
     )
     trained_here = model.trained_beside is not None
-    memory = memory_options(config)
+    options = memory_options(config)
     if trained_here and chosen is None:
         model = model.replace(sampler=sampler(config))  # type: ignore[attr-defined]
     else:
-        memory = dataclasses.replace(
-            model.memory, capacity=memory.capacity, sky_depth=memory.sky_depth
+        options = dataclasses.replace(
+            model.memory, capacity=options.capacity, sky_depth=options.sky_depth
         )
     if trained_here:
-        memory = dataclasses.replace(memory, sky_depth=model.memory.sky_depth)
-    model = model.replace(memory=memory)  # type: ignore[attr-defined]
+        options = dataclasses.replace(options, sky_depth=model.memory.sky_depth)
+    model = model.replace(memory=options)  # type: ignore[attr-defined]
     if chosen is None and (fields or vae_tile is not None):
         model = presets.apply(model, _changed(presets.preset_of(model), fields, vae_tile))
     return model
