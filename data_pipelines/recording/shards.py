@@ -157,8 +157,8 @@ def _reader(path: str | os.PathLike[str]) -> Iterator[Any]:
             yield reader
     except RuntimeError as error:
         raise ValueError(
-            f"{path}: not an ArrayRecord file, or not all of one ({error}); remove it, and "
-            "`mirage record` makes it anew"
+            f"{path}: not an ArrayRecord file, or not all of one ({error}); if it stays so, remove "
+            "it, and `mirage record` makes it anew"
         ) from error
 
 

@@ -76,12 +76,13 @@ def stale(path: Path, key: Mapping[str, Any]) -> str:
 
 
 def _read_key(path: Path) -> dict[str, Any]:
-    """The content of the key file, {} where there is none or it is no JSON object."""
+    """The content of the key file, {} where there is none or it is of another form."""
     try:
         content = json.loads(_key_file(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    known = isinstance(content, dict) and isinstance(content.get("file"), dict)
+    return content if known and {"bytes", "crc32"} <= content["file"].keys() else {}
 
 
 def _other_file(path: Path, content: Mapping[str, Any]) -> str:
@@ -137,7 +138,7 @@ class LatentSource:
             if not path.exists():
                 raise ValueError(f"{path}: no such latent cache; run `mirage train` from the start")
             content = _read_key(path)
-            if reason := "file" in content and _other_file(path, content):
+            if reason := content and _other_file(path, content):
                 raise ValueError(f"{path}: {reason}; {_MADE_ANEW}")
         try:
             self._records = ArrayRecordDataSource(self.paths)

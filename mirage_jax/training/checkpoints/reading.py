@@ -188,8 +188,8 @@ def _load(path: Path, abstract: dict[str, Any]) -> dict[str, Any]:
         raise DamagedCheckpoint(next(filter(None, proofs)))
     raise CheckpointError(
         f"{path}: could not be read: {reason}; that does not prove it damaged, so nothing was "
-        f"changed. The same command goes on from it once it can be read; if it never can, move it to "
-        f"{DAMAGED}/ of the run, and the one before it is used"
+        "changed. The same command goes on from it once it can be read; if it never can, move it "
+        f"to {DAMAGED}/ of the run, and the one before it is used"
     )
 
 
