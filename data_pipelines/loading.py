@@ -50,7 +50,9 @@ class ClipSource:
         try:
             self._records = ArrayRecordDataSource([os.fspath(path) for path in self.paths])
         except RuntimeError as error:
-            raise ValueError(f"{directory}: damaged {split} shard ({error})") from error
+            raise ValueError(
+                f"{directory}: damaged {split} shard ({error}); `mirage record` names it"
+            ) from error
         if len(self._records) == 0:
             raise ValueError(f"{directory}: the {split} shards hold no clips")
 

@@ -151,6 +151,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.save_every = 500
     c.eval_every = 0  # evaluations on held-out clips; 0 = at the end alone
     c.keep_best = ""  # metric of them: the checkpoint with the lowest is kept beside the newest
+    c.start_over = False  # True: begin anew where a stage's checkpoints are all damaged
     c.profile_steps = (0, 0)  # first and last step of a trace
     c.wandb = ""  # project of Weights & Biases that gets the metrics too
 

@@ -9,7 +9,7 @@ from typing import Any
 from data_pipelines import clip_format
 from data_pipelines.clip_codecs import Codec
 from data_pipelines.recording.planning import Shard
-from data_pipelines.recording.shards import EXAMPLES, describe, read_records
+from data_pipelines.recording.shards import EXAMPLES, count_records, describe, read_records
 from data_pipelines.sources import Source
 
 
@@ -90,17 +90,24 @@ def recount(entry: dict[str, Any], shards: list[Shard], done: set[int], director
     """Makes the card's shard entries those of the files that are there.
 
     Raises:
-      ValueError: a file that the card does not know holds clips of another format.
+      ValueError: a file that the card does not know holds clips of another format; one that it
+        knows is damaged or has another number of clips.
     """
     known = entry["shards"]
     entry["shards"] = {}
     for shard in shards:
         if shard.index not in done:
             continue
+        path = directory / shard.file
         # A run may have been killed between the rename of a shard and the card.
-        entry["shards"][shard.file] = known.get(shard.file) or _read_shard(
-            directory / shard.file, entry["clip_format"]
-        )
+        part = known.get(shard.file) or _read_shard(path, entry["clip_format"])
+        found = count_records(path)
+        if found != part["clips"]:
+            raise ValueError(
+                f"{path}: found {found} clips, expected {part['clips']}; remove the file, and the "
+                "same command records it anew"
+            )
+        entry["shards"][shard.file] = part
 
 
 def _read_shard(path: Path, expected: str) -> dict[str, Any]:

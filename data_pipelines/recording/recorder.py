@@ -19,11 +19,12 @@ from data_pipelines.clip_codecs import Codec
 from data_pipelines.recording import entries
 from data_pipelines.recording import shards as shard_files
 from data_pipelines.recording.display import Display
-from data_pipelines.recording.planning import plan
+from data_pipelines.recording.planning import Shard, plan
 from data_pipelines.recording.shards import Recording, read_records
 from data_pipelines.recording.workers import RecordingError, record_events
 from data_pipelines.sources import Source
 from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.lock import locked
 
 _SHEET_CLIPS = 6
 
@@ -91,10 +92,9 @@ def record(
       ValueError: bad arguments, or `out_dir` holds this split recorded with other arguments,
         or unfinished in another format of clips.
       OSError: with `errno.ENOSPC` when the disk is full; finished shards are kept and valid.
+      LockedError: another process records into `out_dir`.
       RecordingError: the source failed or gave no valid clip at all, with its reason.
     """
-    start = time.monotonic()
-    directory = Path(out_dir).absolute()
     shards = plan(source, split, count, seed=seed, shard_clips=shard_clips)
     if workers is None:
         # Linux knows which cores this process may use.
@@ -103,10 +103,25 @@ def record(
     if workers < 0:
         raise ValueError(f"found workers={workers}, expected 0 or more processes")
 
-    card = read_card(directory)
     request = entries.Request(source, split, count, seed, shard_clips, dict(codecs or {}))
+    directory = Path(out_dir).absolute()
+    entries.claim(read_card(directory), request, directory)  # refused before anything is made
+    with locked(directory / "lock", f"recording {source.name} {split}"):
+        return _record(request, shards, directory, workers, progress, console)
+
+
+def _record(
+    request: entries.Request,
+    shards: list[Shard],
+    directory: Path,
+    workers: int,
+    progress: bool,
+    console: Console | None,
+) -> Report:
+    start = time.monotonic()
+    source, split, count = request.source, request.split, request.count
+    card = read_card(directory)
     entry = entries.claim(card, request, directory)
-    directory.mkdir(parents=True, exist_ok=True)
     shard_files.remove_leftovers(directory, split)
     done = {shard.index for shard in shards if (directory / shard.file).exists()}
     entries.recount(entry, shards, done, directory)

@@ -135,15 +135,31 @@ def read_records(path: str | os.PathLike[str], start: int = 0) -> Iterator[bytes
     """Yields the raw records of one shard in order, from record `start` on.
 
     Raises:
-      ValueError: the file is not an ArrayRecord file.
+      ValueError: the file is no ArrayRecord file, or damaged.
     """
-    try:
-        reader = array_record_module.ArrayRecordReader(os.fspath(path), READER_OPTIONS)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: not an ArrayRecord file ({error})") from error
-    with contextlib.closing(reader):
+    with _reader(path) as reader:
         for index in range(start, reader.num_records()):
             yield reader.read([index])[0]
+
+
+def count_records(path: str | os.PathLike[str]) -> int:
+    """How many records one shard has; ValueError if it is truncated or no ArrayRecord file."""
+    with _reader(path) as reader:
+        return reader.num_records()
+
+
+@contextlib.contextmanager
+def _reader(path: str | os.PathLike[str]) -> Iterator[Any]:
+    try:
+        reader = array_record_module.ArrayRecordReader(os.fspath(path), READER_OPTIONS)
+        # Of a truncated file some builds of it complain only on closing.
+        with contextlib.closing(reader):
+            yield reader
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path}: not an ArrayRecord file, or not all of one ({error}); if it stays so, remove "
+            "it, and `mirage record` makes it anew"
+        ) from error
 
 
 def remove_leftovers(directory: Path, split: str) -> None:

@@ -28,7 +28,7 @@ from orbax.checkpoint import v1 as ocp
 
 from mirage_jax.convert.tensor_files import Pieces, Spec, Specs, TensorFiles
 from mirage_jax.io.atomic import replacing
-from mirage_jax.io.orbax import DamagedCheckpoint, quiet, reason_of
+from mirage_jax.io.orbax import DamagedCheckpoint, proof_of_damage, quiet, reason_of
 from mirage_jax.weights import architecture_text, flatten, unflatten
 
 FORMAT = "mirage-orbax-1"
@@ -81,6 +81,7 @@ def open_orbax(path: str | Path) -> TensorFiles:
 
     Raises:
       DamagedCheckpoint: if files are missing or damaged. So does reading a tensor, naming it.
+      OSError: if they cannot be read, which proves no damage.
       ValueError: if it is another Orbax checkpoint, without an architecture.
     """
     path = Path(path)
@@ -89,8 +90,8 @@ def open_orbax(path: str | Path) -> TensorFiles:
             found = ocp.checkpointables_metadata(path.absolute())
             own = dict(found.custom_metadata or {})
             parameters = (found.metadata or {}).get(_STATE)
-        except Exception as error:  # damage shows as anything
-            raise DamagedCheckpoint(f"{path}: unreadable, {reason_of(error)}") from error
+        except Exception as error:
+            raise _unreadable(f"{path}", path / _STATE, error) from error
     if own.get("format") != FORMAT:
         raise ValueError(
             f"{path}: an Orbax checkpoint of format {own.get('format')!r}, expected {FORMAT!r}, "
@@ -127,8 +128,15 @@ def _checksums(path: Path) -> dict[str, Any]:
     try:
         sums = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
         return {"architecture": int(sums["architecture"]), "tensors": dict(sums["tensors"])}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
         raise DamagedCheckpoint(f"{path / CHECKSUMS}: unreadable, {reason_of(error)}") from error
+
+
+def _unreadable(what: str, part: Path, error: Exception) -> DamagedCheckpoint | OSError:
+    """The error to raise for one of Orbax or tensorstore: of damage, if that can be proven."""
+    if proof := proof_of_damage(error, part):
+        return DamagedCheckpoint(f"{what}: unreadable, {proof}")
+    return OSError(f"{what}: could not be read: {reason_of(error)}; that does not prove it damaged")
 
 
 def save_orbax(out: Path, specs: Specs, pieces: Pieces, architecture: Mapping[str, Any]) -> None:
@@ -242,8 +250,8 @@ def _read(tensor: OrbaxTensor, layer: int | None = None) -> np.ndarray:
     try:
         store = _open(tensor.folder, tensor.name)
         values = (store if layer is None else store[layer]).read().result()
-    except (ValueError, OSError) as error:
-        raise DamagedCheckpoint(f"{what}: unreadable, {reason_of(error)}") from error
+    except (ValueError, OSError, MemoryError) as error:
+        raise _unreadable(what, tensor.folder / _STATE, error) from error
     if _crc(values) != tensor.checksums[layer or 0]:
         raise DamagedCheckpoint(f"{what}: the checksum does not match")
     values.setflags(write=False)  # they are kept

@@ -57,6 +57,8 @@ def restore_or_initialise(
     store: checkpoints.Checkpoints,
     init_from: str | Path | Mapping[str, Any] | None,
     say: Callable[[str], None],
+    *,
+    start_over: bool = False,
 ) -> tuple[TrainState, dict[str, Any]]:
     """State and meta of the start of a run, resume > init_from > scratch; says which.
 
@@ -65,11 +67,12 @@ def restore_or_initialise(
       store: checkpoints of the run.
       init_from: see `initial_params`; None: scratch.
       say: called with lines of text.
+      start_over: of `Checkpoints.restore`.
 
     Raises:
       ValueError, CheckpointError: see `initial_params` and `Checkpoints.restore`.
     """
-    restored = store.restore(build.abstract, say)
+    restored = store.restore(build.abstract, say, start_over=start_over)
     if restored is not None:
         state, meta = restored
         say(f"resuming from step {meta['step']} in {store.directory}")

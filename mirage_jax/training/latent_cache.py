@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from array_record.python.array_record_module import ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from safetensors.numpy import load, save
 
 from mirage_jax.io.atomic import replacing, write_atomically
@@ -42,12 +43,21 @@ def write_cache(path: Path, clips: Iterable[LatentClip]) -> int:
 
 
 def write_key(path: Path, key: Mapping[str, Any]) -> None:
-    """Says beside a finished cache, in `<name>.json`, what it was made from."""
-    write_atomically(_key_file(path), json.dumps(key, indent=1, sort_keys=True) + "\n")
+    """Says beside a finished cache, in `<name>.json`, what it was made from and what file it is."""
+    reader = ArrayRecordReader(os.fspath(path))
+    try:
+        records = reader.num_records()
+    finally:
+        reader.close()
+    content = {"made_from": dict(key), "file": {"records": records, **_identity(path)}}
+    write_atomically(_key_file(path), json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def stale(path: Path, key: Mapping[str, Any]) -> str:
     """Why a cache must be made anew to be one of `key`; "" if it is one.
+
+    A truncated, empty or exchanged file is not one; neither is one whose key file, of before 0.2,
+    does not say how to tell.
 
     Args:
       path: the cache.
@@ -55,14 +65,51 @@ def stale(path: Path, key: Mapping[str, Any]) -> str:
     """
     if not path.exists():
         return "there is none yet"
-    try:
-        found = json.loads(_key_file(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    content = _read_key(path)
+    found = content.get("made_from")
+    if not isinstance(found, dict):
         return "it does not say what it was made from"
     expected = json.loads(json.dumps(key))
     names = sorted(found.keys() | expected.keys())
     changed = ", ".join(name for name in names if found.get(name) != expected.get(name))
-    return changed and f"made with another {changed}"
+    return f"made with another {changed}" if changed else _other_file(path, content)
+
+
+def _read_key(path: Path) -> dict[str, Any]:
+    """The content of the key file, {} where there is none or it is of another form."""
+    try:
+        content = json.loads(_key_file(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    known = isinstance(content, dict) and isinstance(content.get("file"), dict)
+    return content if known and {"bytes", "crc32"} <= content["file"].keys() else {}
+
+
+def _other_file(path: Path, content: Mapping[str, Any]) -> str:
+    """Why a file is not the one its key was written for; "" if it is."""
+    written = content["file"]
+    if path.stat().st_size != written["bytes"]:
+        return f"found {path.stat().st_size:,} bytes, expected {written['bytes']:,}"
+    # Last, since it reads.
+    if _identity(path) != {name: written[name] for name in ("bytes", "crc32")}:
+        return "it is another file than was written"
+    return ""
+
+
+_PLACES, _PLACE_BYTES = 64, 4096
+
+
+def _identity(path: Path) -> dict[str, int]:
+    """Size of a file, and a CRC of it at places all over it: files may be too large to read.
+
+    ArrayRecord has checksums of its own, which are compared when a record is read.
+    """
+    size, crc = path.stat().st_size, 0
+    with path.open("rb") as file:
+        for place in range(_PLACES):
+            file.seek(max(0, size - _PLACE_BYTES) * place // (_PLACES - 1))
+            crc = zlib.crc32(file.read(_PLACE_BYTES), crc)
+    return {"bytes": size, "crc32": crc}
 
 
 def _key_file(path: Path) -> Path:
@@ -78,29 +125,52 @@ def _to_bytes(batch: LatentClip, index: int) -> bytes:
 
 
 class LatentSource:
-    """Random access to cached clips, over several files (one per world)."""
+    """Random access to cached clips, over several files (one per world).
+
+    Raises:
+      ValueError: naming the file that is missing, empty, damaged or not the one that was written.
+        So does reading a clip.
+    """
 
     def __init__(self, paths: Iterable[Path]):
         self.paths = [os.fspath(path) for path in paths]
-        missing = [path for path in self.paths if not os.path.exists(path)]
-        if missing:
+        for path in map(Path, self.paths):
+            if not path.exists():
+                raise ValueError(f"{path}: no such latent cache; run `mirage train` from the start")
+            content = _read_key(path)
+            if reason := content and _other_file(path, content):
+                raise ValueError(f"{path}: {reason}; {_MADE_ANEW}")
+        try:
+            self._records = ArrayRecordDataSource(self.paths)
+            empty = not len(self._records)
+        except RuntimeError as error:
             raise ValueError(
-                f"{missing[0]}: no such latent cache; run `mirage train` from the start"
-            )
-        self._records = ArrayRecordDataSource(self.paths)
+                f"{', '.join(self.paths)}: damaged latent cache ({error}); {_MADE_ANEW}"
+            ) from error
+        if empty:
+            raise ValueError(f"{', '.join(self.paths)}: found no clips; {_MADE_ANEW}")
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = load(self._records[index])
+        try:
+            record = load(self._records[index])
+        except RuntimeError as error:
+            raise ValueError(
+                f"{', '.join(self.paths)}: clip {index} cannot be read ({error}); if it stays so, "
+                "remove the file and run `mirage train --stage=cache`"
+            ) from error
         missing = [name for name in FIELDS if name not in record]
         if missing:
             raise ValueError(
                 f"{', '.join(self.paths)}: field {missing[0]!r}: found none in clip {index}, "
-                "expected one; run `mirage train --stage=cache`"
+                f"expected one; {_MADE_ANEW}"
             )
         return {name: np.asarray(record[name], np.float32) for name in FIELDS}
 
     def __repr__(self) -> str:
         return f"LatentSource({self.paths}, {len(self)} clips)"
+
+
+_MADE_ANEW = "run `mirage train --stage=cache`, with the --memory of this run"

@@ -18,6 +18,7 @@ from rich.progress import track
 from data_pipelines import loading
 from data_pipelines.card import read_card
 from mirage_jax.chunks import TEMPORAL_STRIDE
+from mirage_jax.io.lock import locked
 from mirage_jax.settings import Settings, setting
 from mirage_jax.training import latent_cache
 from mirage_jax.training.latent_cache import LatentSource
@@ -73,15 +74,20 @@ def refresh_cache(
       encoder_id: of `cache_key`.
       clips, split, out, settings, console: of `encode_clips`.
       say: called with a line of text.
+
+    Raises:
+      LockedError: if another process is making it.
     """
     key = cache_key(encoder_id, clips, split, settings)
-    reason = latent_cache.stale(out, key)
-    if not reason:
+    if not latent_cache.stale(out, key):
         say(f"{out}: up to date")
         return
-    say(f"{out}: {reason}")
-    encode_clips(encoder, clips, split, out, settings=settings, console=console)
-    latent_cache.write_key(out, key)
+    with locked(out.with_suffix(".lock"), f"encoding {clips.name} {split}"):
+        # Again: another process may just have made it.
+        if reason := latent_cache.stale(out, key):
+            say(f"{out}: {reason}")
+            encode_clips(encoder, clips, split, out, settings=settings, console=console)
+            latent_cache.write_key(out, key)
 
 
 def encode_clips(

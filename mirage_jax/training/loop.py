@@ -20,6 +20,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from rich.console import Console
 
+from mirage_jax.io.lock import locked
 from mirage_jax.parallel import make_mesh, specs
 from mirage_jax.parallel import rules as sharding_rules
 from mirage_jax.training import metrics, provenance
@@ -70,7 +71,7 @@ def fit(
         the n-th of the run: trees of numpy arrays [batch, ...], of this process's share.
       settings: numbers of the run.
       workdir: folder for checkpoints, metrics.jsonl, tensorboard/, samples/, config.json and
-        parameters.txt, a table of where each parameter lies.
+        parameters.txt, a table of where each parameter lies; of one run at a time.
       optimizer: any optax transformation, see `optimizers.adamw`.
       schedule: learning rate by step, only to be logged.
       mesh: default: all devices on the data axis.
@@ -87,7 +88,8 @@ def fit(
       ValueError: on batches that end, change shape or do not divide by the mesh; on a checkpoint of
         another architecture; on parameters that the rules split and the mesh cannot.
       Diverged: if steps keep being skipped, see `Guard`; the checkpoints are from before.
-      CheckpointError: if a checkpoint cannot be written, or none of those present is intact.
+      CheckpointError: if a checkpoint cannot be written or read, or all are damaged.
+      LockedError: if another run is at work in `workdir`; nothing is touched.
       Terminated: after SIGTERM, once the state is saved. (After SIGINT: KeyboardInterrupt.)
     """
     run = _Run(
@@ -109,6 +111,7 @@ def fit(
     with (
         jax.set_mesh(run.mesh),
         nn.logical_axis_rules(run.rules),
+        locked(run.workdir / "lock", name, active=jax.process_index() == 0),
         Checkpoints(
             run.workdir, keep=settings.keep, keep_best=int(bool(settings.keep_best))
         ) as store,
@@ -174,15 +177,16 @@ class _Run:
         if self.task.frozen is not None:
             parts["frozen"] = sharding_rules.laid_out(self.task.frozen, self.mesh, self.rules)
         self.placement = specs.described(parts, self.mesh, self.rules)
-        self.state, meta = restore_or_initialise(self.builder, store, self.init_from, self.say)
+        self.state, meta = restore_or_initialise(
+            self.builder, store, self.init_from, self.say, start_over=self.settings.start_over
+        )
         self.step, self.batches_drawn = int(meta["step"]), int(meta["batches"])
         self.seconds_before, self.unfinished_means = float(meta["seconds"]), meta["means"]
         if self.step and self.config and meta["config"]:
             for line in provenance.changed_fields(meta["config"], self.config):
                 self.say(f"  config: {line}")
         axes = (f"{axis}={n}" for axis, n in self.mesh.shape.items() if n > 1 or axis == "data")
-        self.say("mesh " + " ".join(axes))
-        for line in self.placement:
+        for line in ("mesh " + " ".join(axes), *self.placement):
             self.say(line)
 
     def open(self, profile: Profile) -> None:

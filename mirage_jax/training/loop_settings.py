@@ -26,6 +26,7 @@ class LoopSettings(Settings):
     eval_every: int = setting(0, "Steps between evaluations; 0: only at the end.", least=0)
     keep: int = setting(2, "How many of the newest checkpoints are kept.", least=1)
     keep_best: str = setting("", "Metric by whose lowest value a checkpoint is kept; '': none.")
+    start_over: bool = setting(False, "Begin anew where all checkpoints are damaged.")
     max_seconds: float | None = setting(None, "Stop and save after so long; None: never.", least=0)
     profile_steps: tuple[int, int] = setting((0, 0), "First and last step of a trace.", least=0)
     wandb: str = setting("", "Project of Weights & Biases that gets the metrics too; '': none.")

@@ -20,6 +20,7 @@ from mirage_jax.convert.incoming import ImportOptions, import_checkpoint, save_e
 from mirage_jax.convert.orbax_folder import open_orbax, save_orbax
 from mirage_jax.convert.outgoing import copy_export, export_checkpoint
 from mirage_jax.convert.wan_dit import from_wan_dit
+from mirage_jax.io.atomic import partial_path
 from mirage_jax.io.orbax import DamagedCheckpoint
 from mirage_jax.weights import export, load_export
 
@@ -210,6 +211,23 @@ def test_missing_values_are_noticed(checkpoint):
         np.asarray(open_orbax(checkpoint).tensors["blocks/kernel"])
 
 
+@pytest.mark.parametrize("fault", [OSError(5, "Input/output error"), MemoryError("9 GiB")])
+@pytest.mark.parametrize("of", ["metadata", "sums", "tensor"])
+def test_a_passing_fault_is_not_taken_for_damage(checkpoint, monkeypatch, of, fault):
+    def fails(*_, **__):
+        raise fault
+
+    if of == "metadata":
+        monkeypatch.setattr(orbax_folder.ocp, "checkpointables_metadata", fails)
+    elif of == "sums":
+        monkeypatch.setattr(orbax_folder.Path, "read_text", fails)
+    opened = open_orbax(checkpoint) if of == "tensor" else None
+    orbax_folder._read.cache_clear()
+    monkeypatch.setattr(orbax_folder, "_open", fails)
+    with pytest.raises((OSError, MemoryError), match=r"could not be read|Input/output error|9 GiB"):
+        np.asarray((opened or open_orbax(checkpoint)).tensors["half"])
+
+
 def test_checksums_that_are_not_of_these_tensors(checkpoint):
     file = checkpoint / "checksums.json"
     sums = json.loads(file.read_text())
@@ -268,7 +286,7 @@ def test_what_cannot_be_written_leaves_no_trace(tmp_path, monkeypatch):
             with pytest.raises(OSError, match="out: could not be written: no space left on the"):
                 save()
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / ".out.tmp").mkdir()  # a process that was killed has left this
+    partial_path(out).mkdir()  # a process that was killed has left this
     save()
     with pytest.raises(FileExistsError, match="out: is there already; expected a new folder"):
         save()

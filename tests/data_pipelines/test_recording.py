@@ -25,6 +25,7 @@ from data_pipelines.recording import plan, read_records, shards
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers.recordings import SMALL, quiet, records
 from mirage_jax.io import atomic
+from mirage_jax.io.lock import LockedError, locked
 
 
 class SpySource(ProceduralSource):
@@ -306,4 +307,41 @@ def test_bad_arguments_are_refused(tmp_path):
     assert not (tmp_path / "new").exists()
     (tmp_path / "dataset.json").write_text("{}")
     with pytest.raises(ValueError, match=r"dataset\.json.*format"):
+        quiet(source, tmp_path)
+
+
+def test_two_processes_do_not_record_into_one_folder(tmp_path):
+    source = ProceduralSource(**SMALL)
+    with locked(tmp_path / "lock", "recording procedural eval"):
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(LockedError, match=r"\(recording procedural eval\) is at work here"):
+            quiet(source, tmp_path)
+        assert sorted(tmp_path.iterdir()) == before
+    assert quiet(source, tmp_path).clips == 7
+    assert not (tmp_path / "lock").exists()
+
+
+@pytest.mark.parametrize("kept", [0.5, 0])
+def test_a_truncated_shard_is_not_taken_for_a_finished_one(tmp_path, kept):
+    source = ProceduralSource(**SMALL)
+    before = records(tmp_path) if quiet(source, tmp_path) else None
+    shard = sorted(tmp_path.glob("*.array_record"))[0]
+    data = shard.read_bytes()
+    shard.write_bytes(data[: int(len(data) * kept)])
+    with pytest.raises(ValueError, match=rf"{shard.name}: .*remove it, and `mirage record` makes"):
+        quiet(source, tmp_path)
+    shard.unlink()
+    assert quiet(source, tmp_path).clips == 7
+    assert records(tmp_path) == before
+
+
+def test_a_shard_of_another_recording_is_not_taken_for_a_finished_one(tmp_path):
+    source = ProceduralSource(**SMALL)
+    report = quiet(source, tmp_path)
+    entry = json.loads((tmp_path / "dataset.json").read_text())["splits"]["train"]["shards"]
+    counts = {path: entry[path.name]["clips"] for path in report.shards}
+    fewest, most = sorted(counts, key=counts.get)[:: len(counts) - 1]
+    assert counts[fewest] < counts[most]
+    fewest.write_bytes(most.read_bytes())
+    with pytest.raises(ValueError, match=rf"{fewest.name}: found {counts[most]} clips, expected"):
         quiet(source, tmp_path)

@@ -91,3 +91,67 @@ def test_a_cache_that_does_not_say_what_it_is_of_is_not_trusted(tmp_path):
     latent_cache.write_key(path, key)
     (tmp_path / "train.json").write_text("{")
     assert "does not say" in stale()
+
+
+def cut(data):
+    return data[: len(data) // 2]
+
+
+def longer(data):
+    return data + bytes(1000)
+
+
+def middle_changed(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes(len(data) // 8) + data[middle + len(data) // 8 :]
+
+
+def of_other_clips(data):
+    """A cache of as many clips of the same shapes: nothing but the values differs."""
+    return None
+
+
+@pytest.mark.parametrize("change", [cut, lambda _: b"", longer, middle_changed, of_other_clips])
+def test_a_file_that_is_not_what_was_written_is_stale_and_refused(tmp_path, change):
+    path, key = tmp_path / "train.array_record", {"encoder": "a"}
+    latent_cache.write_cache(path, [tiny_world.latent_clips(2, POSES)])
+    latent_cache.write_key(path, key)
+    assert latent_cache.stale(path, key) == "" and len(LatentSource([path])) == 2
+    other = tmp_path / "other.array_record"
+    latent_cache.write_cache(other, [tiny_world.latent_clips(2, POSES, seed=9)])
+    assert other.stat().st_size == path.stat().st_size
+    path.write_bytes(change(path.read_bytes()) if change != of_other_clips else other.read_bytes())
+    assert re.search(
+        "expected [0-9,]+|another file than was written", latent_cache.stale(path, key)
+    )
+    with pytest.raises(ValueError, match=re.escape(str(path)) + ".*mirage train --stage=cache"):
+        LatentSource([path])
+
+
+@pytest.mark.parametrize("change", [cut, lambda _: b"", middle_changed])
+def test_a_damaged_file_without_a_key_is_named(tmp_path, change):
+    path = tmp_path / "train.array_record"
+    latent_cache.write_cache(path, [tiny_world.latent_clips(2, POSES)])
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(ValueError, match=re.escape(str(path)) + ".*mirage train --stage=cache"):
+        source = LatentSource([path])
+        for index in range(len(source)):
+            source[index]
+
+
+def test_a_cache_without_clips_is_named(tmp_path):
+    path = tmp_path / "train.array_record"
+    assert latent_cache.write_cache(path, []) == 0
+    with pytest.raises(ValueError, match=r"train\.array_record: found no clips; run `mirage train"):
+        LatentSource([path])
+
+
+def test_a_key_of_before_the_file_was_described_is_stale(tmp_path):
+    path, key = tmp_path / "train.array_record", {"encoder": "a"}
+    latent_cache.write_cache(path, [tiny_world.latent_clips(1, POSES)])
+    (tmp_path / "train.json").write_text('{"encoder": "a"}')
+    assert "does not say" in latent_cache.stale(path, key)
+    for text in ("[]", '{"made_from": {"encoder": "a"}}', '{"made_from": {}, "file": {}}'):
+        (tmp_path / "train.json").write_text(text)
+        assert "does not say" in latent_cache.stale(path, key)
+    assert len(LatentSource([path])) == 1

@@ -7,6 +7,7 @@ import pytest
 from data_pipelines.recording import record
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers import tiny_world
+from mirage_jax.io.lock import LockedError, locked
 from mirage_jax.nn.video_vae import LatentStats
 from mirage_jax.training.latent_encoding import CacheSettings, load_clips, refresh_cache
 from mirage_jax.world.latent_encoder import LatentEncoder
@@ -60,3 +61,23 @@ def test_a_cache_is_remade_when_the_clips_are_others(refresh, tmp_path):
     card = tmp_path / "clips" / "dataset.json"
     card.write_text(card.read_text().replace('"seed": 0', '"seed": 1'))
     assert "made with another clips" in refresh()
+
+
+def test_a_truncated_cache_is_made_anew_and_said(refresh, tmp_path):
+    path = tmp_path / "train.array_record"
+    refresh()
+    before = load_clips(path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert "expected" in refresh()
+    np.testing.assert_array_equal(load_clips(path).depth, before.depth)
+    assert "up to date" in refresh()
+
+
+def test_two_processes_do_not_make_one_cache(refresh, tmp_path):
+    with locked(tmp_path / "train.lock", "encoding clips train"):
+        with pytest.raises(LockedError, match=r"\(encoding clips train\) is at work here"):
+            refresh()
+        assert not (tmp_path / "train.array_record").exists()
+    refresh()
+    with locked(tmp_path / "train.lock", "encoding clips train"):
+        assert "up to date" in refresh()  # which is only read

@@ -1,6 +1,7 @@
 """The loop: one compilation, exact resume, what it writes, and how it ends."""
 
 import contextlib
+import errno
 import functools
 import io
 import json
@@ -23,6 +24,7 @@ from rich.console import Console
 from helpers import paths, tiny_denoiser, tiny_world
 from helpers.tiny_task import Batches, Regression, loaded, settings
 from mirage_jax import parallel, training, trajectories
+from mirage_jax.io.lock import LockedError, locked
 from mirage_jax.io.video import read_video
 from mirage_jax.training import checkpoints, initialisation, latent_cache
 from mirage_jax.training.metrics import read_metrics
@@ -221,6 +223,59 @@ def test_a_run_goes_on_from_before_a_damaged_checkpoint(part, how, eight_steps, 
     assert lines_without_time(tmp_path) == lines_without_time(reference)
     (aside,) = (tmp_path / "damaged_checkpoints").iterdir()
     assert aside.name.startswith("8-")
+
+
+def test_a_read_error_or_want_of_memory_never_costs_the_run(
+    eight_steps, tmp_path, unbroken, monkeypatch
+):
+    shutil.copytree(eight_steps, tmp_path, dirs_exist_ok=True)
+    load = checkpoints.reading.ocp.load_checkpointables
+    out_of_memory = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9123456789 bytes."
+    for fault, words in (
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (jax.errors.JaxRuntimeError(out_of_memory), "8: could not be read: out of memory: RES"),
+    ):
+
+        def fails(path, abstract, fault=fault):
+            if "params" in abstract:
+                raise fault
+            return load(path, abstract)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints.reading.ocp, "load_checkpointables", fails)
+            for _ in range(2):  # as a scheduler repeats it
+                with pytest.raises(checkpoints.CheckpointError, match=re.escape(words)):
+                    fit(tmp_path, 20)
+    assert checkpoints.saved_steps(tmp_path / "checkpoints") == [4, 8]
+    assert bits(fit(tmp_path, 20)) == bits(unbroken[1])
+
+
+def test_a_run_that_has_lost_its_optimizer_goes_on_from_its_parameters(eight_steps, tmp_path):
+    shutil.copytree(eight_steps, tmp_path, dirs_exist_ok=True)
+    for step in (4, 8):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step) / "optimizer")
+    for changes in ({}, {}, {"init_from": tmp_path}):
+        with pytest.raises(checkpoints.CheckpointError, match=f"init_from={tmp_path}"):
+            fit(tmp_path, 20, **changes)
+    ours = checkpoints.load_params(tmp_path)
+    console = Console(record=True, file=io.StringIO(), width=200)
+    first = {"start_over": True, "init_from": tmp_path, "console": console}
+    state = fit(tmp_path, 1, optimizer=training.adamw(lambda _: 0.0), **first)
+    assert f"training: starting from {tmp_path}: 6 tensors loaded" in console.export_text()
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), ours)
+
+
+def test_a_second_run_in_a_folder_is_told_of_the_first(tmp_path, unbroken):
+    def intrude(step, _):
+        if step == 5:
+            with pytest.raises(LockedError, match=rf"process {os.getpid()} on .* \(training\) is"):
+                fit(tmp_path, 20)
+
+    # Which takes no notice.
+    assert bits(fit(tmp_path, 20, on_step=intrude)) == bits(unbroken[1])
+    assert lines_without_time(tmp_path) == lines_without_time(unbroken[0])
+    with locked(tmp_path / "lock", "training"):  # those who read are not kept out
+        assert checkpoints.load_params(tmp_path)
 
 
 def test_a_mesh_of_two_devices_computes_the_same(tmp_path, unbroken):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -126,10 +127,18 @@ def _data(config: ConfigDict, workdir: Workdir, memory: str) -> list[str]:
             cache = workdir.latents(world, split, rgb=memory == "rgb")
             clips = workdir.worlds(world)
             recorded = len(loading.ClipSource(clips, split)) if _recorded(workdir, world) else 0
-            cached = len(LatentSource([cache])) if cache.exists() else 0
-            found[split] = f"{split} {recorded:,} clips recorded, {cached:,} encoded"
+            found[split] = f"{split} {recorded:,} clips recorded, {_encoded(cache)}"
         lines.append(f"data {world}: {'; '.join(found.values())}")
     return lines
+
+
+def _encoded(cache: Path) -> str:
+    if not cache.exists():
+        return "0 encoded"
+    try:
+        return f"{len(LatentSource([cache])):,} encoded"
+    except ValueError as error:
+        return f"none encoded ({error})"
 
 
 def _recorded(workdir: Workdir, world: str) -> bool:

@@ -46,7 +46,9 @@ def start(config: ConfigDict, workdir: Workdir, stage: str, memory: str, steps: 
     pretrained = denoiser.pretrained if frozen else ""
     init_from = training_sections.OF_STAGE[stage](config).init_from
     known = pretrained if pretrained == "random" else is_there(pretrained)
-    if saved:
+    if not saved and not config.start_over and checkpoints.set_aside(folder / checkpoints.FOLDER):
+        line = f"does not start: only {folder / checkpoints.DAMAGED} is left (config.start_over)"
+    elif saved:
         found = f"step {saved[-1]:,} in {folder / checkpoints.FOLDER}"
         line = f"goes on from {found}" if saved[-1] < steps else f"nothing to train, has {found}"
     elif frozen:

@@ -98,7 +98,7 @@ def guard(config: ConfigDict) -> Guard:
 
 _LOOP_FIELDS = (
     "seed", "log_every", "sample_every", "save_every", "eval_every", "keep_best", "profile_steps",
-    "wandb",
+    "wandb", "start_over",
 )  # fmt: skip
 
 

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from mirage_jax.io.orbax import DamagedCheckpoint, quiet, reason_of
+from mirage_jax.io.orbax import DamagedCheckpoint, proof_of_damage, quiet, reason_of
 from mirage_jax.training.checkpoints.checksums import tensor_name, tensor_table
 
 FORMAT = "mirage-checkpoint-2"
 FOLDER = "checkpoints"
+DAMAGED = "damaged_checkpoints"
+
+T = TypeVar("T")
 
 
 class CheckpointError(OSError):
-    """A checkpoint could not be written, or none of those present is intact."""
+    """A checkpoint could not be written or read, or none of those present is intact."""
 
 
 def saved_steps(directory: Path) -> list[int]:
@@ -33,13 +37,34 @@ def saved_steps(directory: Path) -> list[int]:
     return sorted(int(p.name) for p in directory.iterdir() if p.is_dir() and p.name.isdigit())
 
 
+def set_aside(directory: Path) -> list[Path]:
+    """Damaged checkpoints that were moved out of a `checkpoints` folder, of ascending steps."""
+    aside = directory.parent / DAMAGED
+    if not aside.is_dir():
+        return []
+    found = [p for p in aside.iterdir() if p.is_dir() and p.name.partition("-")[0].isdigit()]
+    return sorted(found, key=lambda p: (int(p.name.partition("-")[0]), p.name))
+
+
 def read_meta(path: Path) -> dict[str, Any]:
     """The JSON part of one checkpoint folder: config, git revision, data position, tensors.
 
     Raises:
-      DamagedCheckpoint: if it cannot be read or its CRC is wrong.
+      DamagedCheckpoint: if it is missing or its CRC is wrong.
+      CheckpointError: if it cannot be read, which proves nothing.
       ValueError: if it is of another format.
     """
+    return _twice(lambda: _read_meta(path))
+
+
+def _twice(read: Callable[[], T]) -> T:
+    """What is damaged must be so twice: bytes may also go wrong on their way from the disk."""
+    with contextlib.suppress(DamagedCheckpoint):
+        return read()
+    return read()
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
     meta = _load(path, {"meta": None})["meta"]
     try:
         text, crc = str(meta["json"]), int(meta["crc32"])
@@ -57,42 +82,50 @@ def load_items(path: Path, abstract: Mapping[str, Any], table: Mapping[str, Any]
     """Loads some of {params, ema, optimizer} and compares every tensor with its checksum.
 
     Raises:
-      DamagedCheckpoint: naming the tensor.
+      DamagedCheckpoint: naming the tensor or the file.
+      CheckpointError: if they cannot be read, which proves nothing.
     """
-    items = _load(path, dict(abstract))
-    for name, (_, _, found) in tensor_table(items).items():
-        if found != table[name][2]:
-            raise DamagedCheckpoint(f"tensor {name!r}: the checksum does not match")
-    return items
+
+    def read() -> dict[str, Any]:
+        items = _load(path, dict(abstract))
+        for name, (_, _, found) in tensor_table(items).items():
+            if found != table[name][2]:
+                raise DamagedCheckpoint(f"tensor {name!r}: the checksum does not match")
+        return items
+
+    return _twice(read)
 
 
 def load_params(workdir: str | Path, *, step: int | None = None, ema: bool = True) -> dict:
     """Parameters of a run as numpy arrays, whatever mesh it was trained on.
 
+    They alone need to be intact: a checkpoint that has lost its optimizer state has them still, and
+    where there is no other, so has one that was set aside.
+
     Args:
       workdir: folder of the run.
-      step: which checkpoint; default the newest intact one.
+      step: which checkpoint; default the newest with intact parameters.
       ema: the averaged parameters where the run has any.
 
     Raises:
       ValueError: if there is no such checkpoint.
-      CheckpointError: if none is intact.
+      CheckpointError: if none is intact, or one cannot be read.
     """
     directory = Path(workdir).resolve() / FOLDER
     steps = saved_steps(directory)
-    if not steps or (step is not None and step not in steps):
+    aside = set_aside(directory) if step is None else []
+    if not (steps or aside) or (step is not None and step not in steps):
         wanted = "a checkpoint" if step is None else f"step {step}"
         raise ValueError(f"{directory}: found the steps {steps}, expected {wanted}")
     problems = []
-    for candidate in reversed(steps) if step is None else [step]:
-        path = directory / str(candidate)
+    chosen = [directory / str(s) for s in (steps if step is None else [step])]
+    for path in [*reversed(chosen), *reversed(aside)]:
         try:
-            meta = read_meta(path)
-            table = meta["tensors"]
+            table = read_meta(path)["tensors"]
             part = "ema" if ema and any(n.startswith("ema/") for n in table) else "params"
             return load_items(path, {part: _abstract_from(table, part)}, table)[part]
         except DamagedCheckpoint as error:
-            problems.append(f"{candidate}: {error}")
+            problems.append(f"{path.name}: {error}")
     raise CheckpointError(f"{directory}: no intact checkpoint ({'; '.join(problems)})")
 
 
@@ -142,10 +175,24 @@ def _load(path: Path, abstract: dict[str, Any]) -> dict[str, Any]:
     with quiet():
         try:
             return ocp.load_checkpointables(path, abstract)
-        # Damage shows as anything from KeyError to a tensorstore ValueError; shapes and names have
-        # been compared before, so whatever fails here is the file's fault.
+        # Orbax raises anything. Shapes and names have been compared before, so what fails here is
+        # the file's fault, or the disk's, or memory's.
         except Exception as error:
             reason = reason_of(error)
+            proofs = [
+                proof_of_damage(error, path / part, _names(tree)) for part, tree in abstract.items()
+            ]
         # Outside of the handler, where nothing holds the failed tasks: they log when collected.
         gc.collect()
-    raise DamagedCheckpoint(f"unreadable, {reason}")
+    if any(proofs):
+        raise DamagedCheckpoint(next(filter(None, proofs)))
+    raise CheckpointError(
+        f"{path}: could not be read: {reason}; that does not prove it damaged, so nothing was "
+        "changed. The same command goes on from it once it can be read; if it never can, move it "
+        f"to {DAMAGED}/ of the run, and the one before it is used"
+    )
+
+
+def _names(tree: Any) -> list[str]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [tensor_name(path) for path, leaf in leaves if leaf is not None]

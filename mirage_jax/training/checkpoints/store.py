@@ -18,10 +18,8 @@ from orbax.checkpoint import v1 as ocp
 from mirage_jax.io.orbax import DamagedCheckpoint, reason_of
 from mirage_jax.training.checkpoints import reading
 from mirage_jax.training.checkpoints.checksums import tensor_table
-from mirage_jax.training.checkpoints.reading import CheckpointError
+from mirage_jax.training.checkpoints.reading import DAMAGED, CheckpointError
 from mirage_jax.training.state import TrainState
-
-DAMAGED = "damaged_checkpoints"
 
 # Writing a copied tensor together compiles a slice for its shape: worth it for large ones only.
 _ARRAYS = ocp.options.ArrayOptions(
@@ -129,22 +127,28 @@ class Checkpoints:
         if checkpointer is not None:
             checkpointer.close()
 
-    def restore(self, abstract: TrainState, say: Any = print) -> tuple[TrainState, dict] | None:
+    def restore(
+        self, abstract: TrainState, say: Any = print, *, start_over: bool = False
+    ) -> tuple[TrainState, dict] | None:
         """The newest intact checkpoint, or None where there is none at all.
+
+        Damaged ones that are newer are moved aside, once an intact one is found.
 
         Args:
           abstract: `ShapeDtypeStruct` leaves with the sharding wanted; any mesh will do.
           say: called with a line of text for each checkpoint that had to be passed over.
+          start_over: None, too, where all checkpoints are damaged; they are moved aside.
 
         Returns:
           The state and what `save` was given as `meta`.
 
         Raises:
           ValueError: if the newest one is of another format or architecture; names what differs.
-          CheckpointError: if checkpoints exist and none is intact.
+          CheckpointError: if one cannot be read, or all that there are or ever were are damaged;
+            all of them stay where they are.
         """
-        steps = self.steps()
-        for step in reversed(steps):
+        damaged: dict[int, DamagedCheckpoint] = {}
+        for step in reversed(self.steps()):
             path = self.directory / str(step)
             try:
                 meta = reading.read_meta(path)
@@ -152,15 +156,36 @@ class Checkpoints:
                 reading.check_table(path, meta["tensors"], expected)
                 items = reading.load_items(path, expected, meta["tensors"])
             except DamagedCheckpoint as error:
-                say(f"checkpoint {step} is damaged ({error}); moved to {self._set_aside(path)}")
+                damaged[step] = error
                 continue
+            self._set_aside(damaged, say)
             return _state(items), meta
-        if steps:
-            raise CheckpointError(
-                f"{self.directory}: none of the checkpoints {steps} is intact, they are now in "
-                f"{self.directory.parent / DAMAGED}; start again to train from scratch"
-            )
+        if start_over:
+            self._set_aside(damaged, say)
+        elif damaged or reading.set_aside(self.directory):
+            raise CheckpointError(self._nothing_intact(damaged))
         return None
+
+    def _nothing_intact(self, damaged: Mapping[int, DamagedCheckpoint]) -> str:
+        run = self.directory.parent
+        if damaged:
+            why = "; ".join(f"{step}: {error}" for step, error in damaged.items())
+            text = f"{self.directory}: none of the checkpoints {self.steps()} is intact ({why})"
+        else:
+            text = (
+                f"{run / DAMAGED}: the checkpoints of this run were set aside there, and there is "
+                "no other"
+            )
+        text += "; they stay where they are. start_over=true (--config.start_over=true) begins anew"
+        try:
+            reading.load_params(run)
+        except CheckpointError:
+            return text
+        return (
+            f"{text}; their parameters are intact, and init_from={run} "
+            f"(--config.geometry_training.init_from=..., or of the section that this is) together "
+            "with it begins from those"
+        )
 
     def _open(self) -> Any:
         if self._checkpointer is None:
@@ -186,12 +211,14 @@ class Checkpoints:
             if checkpointer is not None:
                 checkpointer.close()
 
-    def _set_aside(self, path: Path) -> Path:
-        aside = self.directory.parent / DAMAGED / f"{path.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        if jax.process_index() == 0:
-            aside.parent.mkdir(exist_ok=True)
-            shutil.move(path, aside)
-        return aside
+    def _set_aside(self, damaged: Mapping[int, DamagedCheckpoint], say: Any) -> None:
+        now = time.strftime("%Y%m%d-%H%M%S")
+        for step, error in damaged.items():
+            aside = self.directory.parent / DAMAGED / f"{step}-{now}"
+            if jax.process_index() == 0:
+                aside.parent.mkdir(exist_ok=True)
+                shutil.move(self.directory / str(step), aside)
+            say(f"checkpoint {step} is damaged ({error}); moved to {aside}")
 
     @contextlib.contextmanager
     def _translated(self, step: int) -> Iterator[None]:

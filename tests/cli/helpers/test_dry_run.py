@@ -144,6 +144,12 @@ def test_where_a_stage_goes_on_from(tmp_path):
     expected = f"goes on from step 10 in {folder}; frozen weights of random"
     assert start("denoiser") == expected
     assert start("denoiser", "none") == "starts from the pretrained denoiser random"
+    aside = workdir.stage("denoiser_none") / "damaged_checkpoints"
+    (aside / "10-20260101-000000").mkdir(parents=True)
+    expected = f"does not start: only {aside} is left (config.start_over)"
+    assert start("denoiser", "none") == expected
+    config.start_over = True
+    assert start("denoiser", "none") == "starts from the pretrained denoiser random"
 
 
 def test_what_is_printed_is_what_is_compiled(tmp_path):

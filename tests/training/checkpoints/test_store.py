@@ -1,5 +1,6 @@
 """Checkpoints: what was saved comes back bit for bit, and damage is noticed and stepped over."""
 
+import errno
 import resource
 import shutil
 from pathlib import Path
@@ -162,6 +163,128 @@ def test_none_intact_is_an_error_and_not_a_fresh_start(tmp_path):
         file.unlink()
     with pytest.raises(CheckpointError, match=r"none of the checkpoints \[4\] is intact"):
         restore(tmp_path)
+
+
+PASSING = [
+    OSError(errno.EIO, "Input/output error"),
+    OSError(errno.ESTALE, "Stale file handle"),
+    PermissionError(errno.EACCES, "Permission denied"),
+    MemoryError("Unable to allocate 9 GiB"),
+    jax.errors.JaxRuntimeError(
+        "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes."
+    ),
+    ValueError('UNKNOWN: Error opening "zarr3" driver: Input/output error'),
+    RuntimeError("something that nobody has seen yet"),
+    KeyboardInterrupt(),
+]
+
+
+@pytest.mark.parametrize("fault", PASSING, ids=repr)
+@pytest.mark.parametrize("of", ["meta", "params"])
+def test_a_passing_fault_stops_and_touches_nothing(tmp_path, monkeypatch, fault, of):
+    save(tmp_path, 4, 8)
+    load = reading.ocp.load_checkpointables
+
+    def fails(path, wanted):
+        if of in wanted:
+            raise KeyError("Failed to load checkpointable") from fault
+        return load(path, wanted)
+
+    def everything():
+        return sorted((str(p), p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
+
+    before = everything()
+    with monkeypatch.context() as patch:
+        patch.setattr(reading.ocp, "load_checkpointables", fails)
+        for _ in range(2):  # as a scheduler repeats it
+            with pytest.raises(CheckpointError) as error:
+                restore(tmp_path)
+            assert f"{tmp_path}/checkpoints/8: could not be read: " in str(error.value)
+            assert str(fault) in str(error.value) and "no space left" not in str(error.value)
+        with pytest.raises(CheckpointError, match="could not be read"):
+            checkpoints.load_params(tmp_path, ema=False)
+    assert everything() == before
+    assert restore(tmp_path)[0][1]["step"] == 8
+
+
+def test_a_disk_that_does_not_answer_is_no_damage(tmp_path):
+    # With nothing replaced: the system's own error, out of the storage library.
+    save(tmp_path, 4, 8)
+    for file in damaged_files(tmp_path / "checkpoints" / "8" / "params"):
+        file.unlink()
+        file.symlink_to(file.name)  # "Too many levels of symbolic links", whoever opens it
+    with pytest.raises(CheckpointError, match=r"8: could not be read: .*Too many levels"):
+        restore(tmp_path)
+    assert checkpoints.saved_steps(tmp_path / "checkpoints") == [4, 8]
+
+
+def test_what_is_wrong_once_only_is_no_damage(tmp_path, monkeypatch):
+    save(tmp_path, 4, 8)
+    load, calls = reading._load, []
+
+    def once_wrong(path, wanted):
+        items = load(path, wanted)
+        if "params" in wanted and not calls:
+            calls.append(path)
+            items["params"]["dense"]["kernel"] += 1
+        return items
+
+    monkeypatch.setattr(reading, "_load", once_wrong)
+    (state, _), said = restore(tmp_path)
+    assert_same(state, make_state(8))
+    assert calls and not said
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "gone", "part gone"])
+@pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "_strings.json", "d"])
+def test_lost_and_truncated_files_are_damage(tmp_path, name, how):
+    save(tmp_path, 4, 8)
+    part = tmp_path / "checkpoints" / "8" / ("meta" if name == "_strings.json" else "params")
+    for file in part.glob("d/*") if name == "d" else [part / name]:
+        data = file.read_bytes()
+        file.unlink()
+        if how in ("cut", "empty"):
+            file.write_bytes(data[: len(data) // 2 if how == "cut" else 0])
+    if how == "part gone":
+        shutil.rmtree(part)
+    (state, _), (said,) = restore(tmp_path)
+    assert_same(state, make_state(4))
+    assert "checkpoint 8 is damaged" in said
+    assert checkpoints.saved_steps(tmp_path / "checkpoints") == [4]
+
+
+def test_a_run_without_intact_checkpoints_begins_anew_only_when_told_to(tmp_path):
+    save(tmp_path, 4, 8)
+    for step in (4, 8):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step) / "optimizer")
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"none of the checkpoints \[4, 8\]") as error:
+            restore(tmp_path)
+        assert "8: optimizer: no such part" in str(error.value)
+        assert "--config.start_over=true" in str(error.value)
+        assert f"parameters are intact, and init_from={tmp_path}" in str(error.value)
+    assert checkpoints.saved_steps(tmp_path / "checkpoints") == [4, 8]
+    assert_same(checkpoints.load_params(tmp_path), make_state(8).ema)
+    assert_same(checkpoints.load_params(tmp_path, ema=False), make_state(8).params)
+    said = []
+    with Checkpoints(tmp_path) as store:
+        assert store.restore(abstract(make_state(0)), said.append, start_over=True) is None
+    assert len(said) == 2 and checkpoints.saved_steps(tmp_path / "checkpoints") == []
+    # And what was set aside, then or by an earlier call, is not forgotten.
+    with pytest.raises(
+        CheckpointError, match=r"set aside there.*start_over.*parameters are intact"
+    ):
+        restore(tmp_path)
+    assert_same(checkpoints.load_params(tmp_path), make_state(8).ema)
+
+
+def test_starting_over_never_discards_an_intact_checkpoint(tmp_path):
+    save(tmp_path, 4, 8)
+    shutil.rmtree(tmp_path / "checkpoints" / "8" / "params")
+    for _ in range(2):
+        with Checkpoints(tmp_path) as store:
+            restored = store.restore(abstract(make_state(0)), print, start_over=True)
+        assert restored[1]["step"] == 4
 
 
 def test_another_architecture_is_named_and_not_taken_for_damage(tmp_path):
