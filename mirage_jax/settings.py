@@ -61,9 +61,9 @@ class Settings:
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            problem = _problem(getattr(self, field.name), hints[field.name], field.metadata)
-            if problem:
-                raise ValueError(f"{field.name}: {problem}")
+            found = problem(getattr(self, field.name), hints[field.name], field.metadata)
+            if found:
+                raise ValueError(f"{field.name}: {found}")
 
 
 def from_mapping(kind: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -115,8 +115,8 @@ def expected(metadata: Mapping[str, Any]) -> str:
     )
 
 
-def _problem(value: Any, hint: Any, metadata: Mapping[str, Any]) -> str:
-    """What is wrong with a value, "" if nothing is."""
+def problem(value: Any, hint: Any, metadata: Mapping[str, Any]) -> str:
+    """What is wrong with a value of a field with this type and this metadata, "" if nothing is."""
     if not _is_of(value, hint):
         return f"found {value!r}, expected {_name(hint)}"
     choices = metadata.get("choices")

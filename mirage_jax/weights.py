@@ -18,6 +18,7 @@ from flax import linen as nn
 from safetensors import SafetensorError, safe_open
 from safetensors.flax import save_file
 
+from mirage_jax.io import outputs
 from mirage_jax.io.atomic import replacing
 
 T = TypeVar("T")
@@ -42,7 +43,8 @@ def export(path: str | Path, params: Mapping[str, Any], architecture: Mapping[st
       The folder.
 
     Raises:
-      ValueError: if a name contains '/', or the architecture cannot be written as JSON.
+      ValueError: if a name contains '/', the architecture cannot be written as JSON, or another
+        program's file is there.
       OSError: if writing fails, e.g. on a full disk.
     """
     path = Path(path)
@@ -69,15 +71,40 @@ def export_with(
       architecture: JSON-serialisable fields that determine the modules.
 
     Raises:
-      ValueError: if the architecture cannot be written as JSON.
+      ValueError: if the architecture cannot be written as JSON, or another program's file is there.
       OSError: if writing fails, e.g. on a full disk.
     """
     path, text = Path(path), architecture_text(architecture)
+    check_target(str(path), path)
     path.mkdir(parents=True, exist_ok=True)
     with replacing(path / WEIGHTS) as weights, replacing(path / ARCHITECTURE) as fields:
         write(weights, {"format": FORMAT, "architecture": text})
         fields.write_text(text + "\n", encoding="utf-8")
     return path
+
+
+def check_target(where: str, path: Path, reads: Mapping[str, Path] | None = None) -> None:
+    """Checks that an export can be written to a folder, and nothing is lost by it.
+
+    Args:
+      where: the flag or field that names the folder, for messages.
+      path: the folder.
+      reads: files that are read, by the flags that name them.
+
+    Raises:
+      ValueError: naming `where` and the file that is in the way.
+    """
+    outputs.check_folder(where, path)
+    for name, kind in _WRITTEN.items():
+        outputs.check_file(where, path / name, kind, reads=reads)
+
+
+_WRITTEN = {
+    WEIGHTS: outputs.FileKind(
+        "export", lambda path: outputs.safetensors_metadata(path).get("format") == FORMAT
+    ),
+    ARCHITECTURE: outputs.json_kind("architecture of an export", ["kind"]),
+}
 
 
 def architecture_text(architecture: Mapping[str, Any]) -> str:

@@ -17,7 +17,9 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from mirage_jax.cli.helpers import flag_types
 from mirage_jax.cli.helpers.compilation import compile_fast, use_own_kernels
+from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
 
 # Installed beside this package, so that commands work from any folder.
@@ -31,9 +33,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     None,
     f"Experiment file (default: {DEFAULT_CONFIG}); override fields with --config.name=value.",
 )
-_WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/quickstart", "Folder for everything this run writes."
-)
+_WORKDIR = flag_types.path("workdir", "runs/quickstart", "Folder for everything this run writes.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
@@ -76,8 +76,9 @@ def _set_dotted(config: ConfigDict, name: str, value) -> None:
 
 
 def workdir() -> Path:
-    """The folder of this run, made if needed."""
+    """The folder of this run, made if needed; ValueError if that cannot be."""
     path = Path(_WORKDIR.value)
+    outputs.check_folder(f"--workdir {path}", path)
     path.mkdir(parents=True, exist_ok=True)
     return path.resolve()
 
@@ -142,7 +143,7 @@ def _config_first(argv: Sequence[str]) -> tuple[list[str], str]:
     for word in words:
         name, equals, value = word.partition("=")
         if name in ("--config", "-config"):
-            path = value if equals else next(words, "")
+            path = os.path.expanduser(value if equals else next(words, ""))
         else:
             rest.append(word)
     return [argv[0], f"--config={path}", *rest], path
@@ -173,7 +174,8 @@ def _parse(config: ConfigDict | None, argv: list[str]) -> list[str]:
     except flags.IllegalFlagValueError as error:
         found = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error), re.DOTALL)
         if found is None or config is None:
-            raise UserError(f"{error}\nTry --help.") from error
+            words = re.sub(r"^flag (--\w+)=.*?: found ", r"\1: found ", str(error))
+            raise UserError(f"{words}\nTry --help.") from error
         raise _wrong_type(found[1], found[2], _fields(config)[found[1]]) from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"{error}\nTry --help.") from error
