@@ -134,6 +134,27 @@ def save_tensors(
         raise OSError(f"{path}: could not be written: {reason}") from error
 
 
+def stored_architecture(path: str | Path) -> dict[str, Any]:
+    """The architecture in the header of an export, read without its tensors; {} if there is none.
+
+    Raises:
+      ValueError: naming the file, if the header of an export is damaged.
+    """
+    file = Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
+    header = outputs.safetensors_metadata(file)
+    return _architecture(file, header) if header.get("format") == FORMAT else {}
+
+
+def _architecture(file: Path, header: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        architecture = json.loads(header["architecture"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file}: its header holds no architecture ({error!r})") from error
+    if not isinstance(architecture, dict):
+        raise ValueError(f"{file}: architecture: found {architecture!r}, expected named fields")
+    return architecture
+
+
 def fingerprint(path: str | Path) -> str:
     """A digest of all that an export holds: equal for equal tensors and architecture.
 
@@ -197,12 +218,7 @@ def load_export(
             f"{file}: found format {header.get('format')!r}, expected {FORMAT!r}; other weights "
             "go through mirage_jax.convert"
         )
-    try:
-        architecture = json.loads(header["architecture"])
-    except (KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file}: its header holds no architecture ({error!r})") from error
-    if not isinstance(architecture, dict):
-        raise ValueError(f"{file}: architecture: found {architecture!r}, expected named fields")
+    architecture = _architecture(file, header)
     if expected_architecture is not None:
         _compare_fields(file, architecture, json.loads(json.dumps(expected_architecture)))
     if expected_params_abstract is not None:

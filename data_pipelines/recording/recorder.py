@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -19,11 +20,12 @@ from data_pipelines.clip_codecs import Codec
 from data_pipelines.recording import entries
 from data_pipelines.recording import shards as shard_files
 from data_pipelines.recording.display import Display
-from data_pipelines.recording.planning import plan
+from data_pipelines.recording.planning import Shard, plan
 from data_pipelines.recording.shards import Recording, read_records
 from data_pipelines.recording.workers import RecordingError, record_events
 from data_pipelines.sources import Source
 from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.outputs import check_folder
 
 _SHEET_CLIPS = 6
 
@@ -52,6 +54,25 @@ class Report:
     shards: tuple[Path, ...]
     resumed: int
     seconds: float
+
+
+def check(
+    source: Source,
+    out_dir: str | os.PathLike[str],
+    split: str,
+    count: int,
+    *,
+    seed: int = 0,
+    shard_clips: int = 64,
+    codecs: Mapping[str, Codec] | None = None,
+) -> None:
+    """Raises the ValueError of `record` for its arguments and its folder, recording nothing."""
+    directory = Path(out_dir).absolute()
+    shards = plan(source, split, count, seed=seed, shard_clips=shard_clips)
+    check_folder(str(directory), directory)
+    card = read_card(directory)
+    request = entries.Request(source, split, count, seed, shard_clips, dict(codecs or {}))
+    _claim(card, request, directory, shards)
 
 
 def record(
@@ -89,7 +110,7 @@ def record(
 
     Raises:
       ValueError: bad arguments, or `out_dir` holds this split recorded with other arguments,
-        or unfinished in another format of clips.
+        or unfinished in another format of clips, or shards that were not recorded there.
       OSError: with `errno.ENOSPC` when the disk is full; finished shards are kept and valid.
       RecordingError: the source failed or gave no valid clip at all, with its reason.
     """
@@ -103,9 +124,10 @@ def record(
     if workers < 0:
         raise ValueError(f"found workers={workers}, expected 0 or more processes")
 
+    check_folder(str(directory), directory)
     card = read_card(directory)
     request = entries.Request(source, split, count, seed, shard_clips, dict(codecs or {}))
-    entry = entries.claim(card, request, directory)
+    entry = _claim(card, request, directory, shards)
     directory.mkdir(parents=True, exist_ok=True)
     shard_files.remove_leftovers(directory, split)
     done = {shard.index for shard in shards if (directory / shard.file).exists()}
@@ -159,6 +181,16 @@ def record(
         resumed=len(done),
         seconds=time.monotonic() - start,
     )
+
+
+def _claim(
+    card: dict[str, Any], request: entries.Request, directory: Path, shards: list[Shard]
+) -> dict[str, Any]:
+    """`entries.claim`, if nothing else is in the way."""
+    known = request.split in card["splits"]
+    entry = entries.claim(card, request, directory)
+    shard_files.refuse_foreign(directory, request.split, shards, known=known)
+    return entry
 
 
 def _write_sheet(path: Path, shards: tuple[Path, ...], counts: list[int]) -> None:

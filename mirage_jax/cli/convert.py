@@ -34,15 +34,16 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from mirage_jax.cli.helpers import common, flag_types
+from mirage_jax.cli.helpers import common
+from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
 from mirage_jax.io import outputs
 from mirage_jax.world.conditioners import KINDS
 
 _SOURCE = flags.DEFINE_list("source", [], "What to read; several are merged.")
-_TO = flag_types.path("to", "", "Folder of the export, or what to write an export to.")
+_TO = flags.DEFINE(PathName(), "to", "", "Folder of the export, or what to write an export to.")
 _MODEL = flags.DEFINE_string("model", "", "wan22_ti2v_5b, mirage_5b or spatia_5b: what to expect.")
-_HEADS = flag_types.integer(
-    "heads", 0, "Attention heads, if neither model nor source says; 0 = they do.", least=0
+_HEADS = flags.DEFINE(
+    Integer(least=0), "heads", 0, "Attention heads, if neither model nor source says; 0 = they do."
 )
 _BRANCH_LAYERS = flags.DEFINE_list(
     "branch_layers", [], "Blocks that a branch's hints belong to, if there is no --model."
@@ -53,11 +54,11 @@ _CONTEXT = flags.DEFINE_enum(
     ["", *KINDS],
     "Conditioner that a branch was trained with, if there is no --model.",
 )
-_ALPHA = flag_types.real(
+_ALPHA = flags.DEFINE(
+    Real(above=0),
     "lora_alpha",
     None,
     "Alpha of a low-rank adapter that stores none; scales by alpha / rank.",
-    above=0,
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype", "same", ["same", "float32", "bfloat16"], "Of what is written; same as the source."
@@ -74,7 +75,7 @@ _FORMAT = flags.DEFINE_enum(
     ["", "export", "safetensors", "orbax"],
     "What to write: by default an export of released weights, and safetensors of an export.",
 )
-_SHARD_GB = flag_types.real("shard_gb", 5.0, "Size of a shard, in GB.", least=0.001)
+_SHARD_GB = flags.DEFINE(Real(least=0.001), "shard_gb", 5.0, "Size of a shard, in GB.")
 
 _FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".gguf", ".json", ".zip")
 """Endings of files; a folder that is called so is a mistake."""

@@ -145,8 +145,8 @@ def export_checkpoint(
 
     Raises:
       FileExistsError: if `out` is a folder that exists.
-      ValueError: if `out` is a file that this function did not write; or naming parameters that have no counterpart in Wan, or that are not those of the
-        export's architecture.
+      ValueError: if `out` is a file that this function did not write; or naming parameters that
+        have no counterpart in Wan, or that are not those of the export's architecture.
     """
     for name, value, known in (("naming", naming, NAMINGS), ("part", part, PARTS)):
         if value not in known:

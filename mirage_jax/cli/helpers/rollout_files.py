@@ -45,7 +45,7 @@ class OutputFiles:
         return self.video.with_suffix(".json")
 
     def check(self, read: Mapping[str, Path]) -> None:
-        """Raises ValueError, before anything runs, if they cannot be written or would replace others.
+        """Raises ValueError if they cannot be written, or would replace files of others.
 
         Args:
           read: files that must not be written over, by the flags that name them.
