@@ -61,9 +61,9 @@ class Settings:
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            problem = _problem(getattr(self, field.name), hints[field.name], field.metadata)
-            if problem:
-                raise ValueError(f"{field.name}: {problem}")
+            found = problem(getattr(self, field.name), hints[field.name], field.metadata)
+            if found:
+                raise ValueError(f"{field.name}: {found}")
 
 
 def from_mapping(kind: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -96,12 +96,17 @@ def from_mapping(kind: type[T], values: Mapping[str, Any], where: str) -> T:
 
 def describe(kind: type) -> dict[str, str]:
     """For every field of settings its help with the values it takes and its default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    return {name: f"{text} [{defaults[name]!r}]" for name, text in meanings(kind).items()}
+
+
+def meanings(kind: type) -> dict[str, str]:
+    """For every field of settings its help with the values it takes."""
     found = {}
     for field in dataclasses.fields(kind):
         if "help" in field.metadata:
             allowed = expected(field.metadata)
-            allowed = f" ({allowed})" if allowed else ""
-            found[field.name] = f"{field.metadata['help']}{allowed} [{field.default!r}]"
+            found[field.name] = field.metadata["help"] + (f" ({allowed})" if allowed else "")
     return found
 
 
@@ -111,12 +116,16 @@ def expected(metadata: Mapping[str, Any]) -> str:
         return " or ".join(repr(choice) for choice in metadata["choices"])
     bounds = metadata.get("bounds", {})
     return " and ".join(
-        f"{sign} {bounds[rule]:g}" for rule, sign in _RULES.items() if rule in bounds
+        f"{sign} {_plain(bounds[rule])}" for rule, sign in _RULES.items() if rule in bounds
     )
 
 
-def _problem(value: Any, hint: Any, metadata: Mapping[str, Any]) -> str:
-    """What is wrong with a value, "" if nothing is."""
+def _plain(bound: float | int) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
+
+
+def problem(value: Any, hint: Any, metadata: Mapping[str, Any]) -> str:
+    """What is wrong with a value of a field with this type and this metadata, "" if nothing is."""
     if not _is_of(value, hint):
         return f"found {value!r}, expected {_name(hint)}"
     choices = metadata.get("choices")

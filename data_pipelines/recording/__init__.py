@@ -7,8 +7,8 @@ name only when complete (temporary file, fsync, rename).
 """
 
 from data_pipelines.recording.planning import Job, Shard, plan
-from data_pipelines.recording.recorder import Report, record
+from data_pipelines.recording.recorder import Report, check, record
 from data_pipelines.recording.shards import read_records
 from data_pipelines.recording.workers import RecordingError
 
-__all__ = ["Job", "RecordingError", "Report", "Shard", "plan", "read_records", "record"]
+__all__ = ["Job", "RecordingError", "Report", "Shard", "check", "plan", "read_records", "record"]

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -25,6 +26,7 @@ from data_pipelines.recording.workers import RecordingError, record_events
 from data_pipelines.sources import Source
 from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.lock import locked
+from mirage_jax.io.outputs import check_folder
 
 _SHEET_CLIPS = 6
 
@@ -53,6 +55,25 @@ class Report:
     shards: tuple[Path, ...]
     resumed: int
     seconds: float
+
+
+def check(
+    source: Source,
+    out_dir: str | os.PathLike[str],
+    split: str,
+    count: int,
+    *,
+    seed: int = 0,
+    shard_clips: int = 64,
+    codecs: Mapping[str, Codec] | None = None,
+) -> None:
+    """Raises the ValueError of `record` for its arguments and its folder, recording nothing."""
+    directory = Path(out_dir).absolute()
+    shards = plan(source, split, count, seed=seed, shard_clips=shard_clips)
+    check_folder(str(directory), directory)
+    card = read_card(directory)
+    request = entries.Request(source, split, count, seed, shard_clips, dict(codecs or {}))
+    _claim(card, request, directory, shards)
 
 
 def record(
@@ -90,7 +111,7 @@ def record(
 
     Raises:
       ValueError: bad arguments, or `out_dir` holds this split recorded with other arguments,
-        or unfinished in another format of clips.
+        or unfinished in another format of clips, or shards that were not recorded there.
       OSError: with `errno.ENOSPC` when the disk is full; finished shards are kept and valid.
       LockedError: another process records into `out_dir`.
       RecordingError: the source failed or gave no valid clip at all, with its reason.
@@ -103,9 +124,10 @@ def record(
     if workers < 0:
         raise ValueError(f"found workers={workers}, expected 0 or more processes")
 
-    request = entries.Request(source, split, count, seed, shard_clips, dict(codecs or {}))
     directory = Path(out_dir).absolute()
-    entries.claim(read_card(directory), request, directory)  # refused before anything is made
+    request = entries.Request(source, split, count, seed, shard_clips, dict(codecs or {}))
+    check_folder(str(directory), directory)
+    _claim(read_card(directory), request, directory, shards)  # refused before anything is made
     with locked(directory / "lock", f"recording {source.name} {split}"):
         return _record(request, shards, directory, workers, progress, console)
 
@@ -121,7 +143,7 @@ def _record(
     start = time.monotonic()
     source, split, count = request.source, request.split, request.count
     card = read_card(directory)
-    entry = entries.claim(card, request, directory)
+    entry = _claim(card, request, directory, shards)
     shard_files.remove_leftovers(directory, split)
     done = {shard.index for shard in shards if (directory / shard.file).exists()}
     entries.recount(entry, shards, done, directory)
@@ -174,6 +196,16 @@ def _record(
         resumed=len(done),
         seconds=time.monotonic() - start,
     )
+
+
+def _claim(
+    card: dict[str, Any], request: entries.Request, directory: Path, shards: list[Shard]
+) -> dict[str, Any]:
+    """`entries.claim`, if nothing else is in the way."""
+    known = request.split in card["splits"]
+    entry = entries.claim(card, request, directory)
+    shard_files.refuse_foreign(directory, request.split, shards, known=known)
+    return entry
 
 
 def _write_sheet(path: Path, shards: tuple[Path, ...], counts: list[int]) -> None:

@@ -162,6 +162,26 @@ def _reader(path: str | os.PathLike[str]) -> Iterator[Any]:
         ) from error
 
 
+def refuse_foreign(directory: Path, split: str, shards: list[Shard], *, known: bool) -> None:
+    """Raises ValueError for files of a split that no recording in this folder has made.
+
+    Args:
+      directory: of the dataset.
+      split: whose files are looked at.
+      shards: all that a recording makes.
+      known: whether the card has the split; it is written before the first shard is.
+    """
+    planned = {shard.file for shard in shards} if known else set()
+    found = sorted(path.name for path in directory.glob(f"{split}-*.array_record"))
+    found += [] if known else [name for name in (f"{split}.png",) if (directory / name).exists()]
+    for name in found:
+        if name not in planned:
+            raise ValueError(
+                f"{directory / name}: found a file that was not recorded here, expected none; move "
+                "it away, or record into another folder"
+            )
+
+
 def remove_leftovers(directory: Path, split: str) -> None:
     """Removes what killed processes left of unfinished shards."""
     for path in directory.glob(f".{split}-*.array_record*"):

@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from mirage_jax.cli.helpers import bench_networks, build, common
+from mirage_jax.cli.helpers import bench_networks, build, common, config_check
+from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
 
 
@@ -27,6 +28,9 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> None:
     from mirage_jax.evaluation import efficiency
     from mirage_jax.world.latent_encoder import LatentEncoder
 
+    config_check.check(config)
+    path = workdir.root / "bench_memory.json"
+    outputs.check_file("bench", path, outputs.json_kind("file of timings", ["read_against_sort"]))
     conditioner, encode = build.conditioner(config), None
     if workdir.model("encoder").exists():
         encoder = LatentEncoder.load(workdir.model("encoder"))
@@ -37,7 +41,6 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> None:
         chunk_frames=config.chunk_frames,
         encode=encode,
     )
-    path = workdir.root / "bench_memory.json"
     path.write_text(json.dumps(outcome, indent=1) + "\n")
     console.print(_reads(outcome))
     console.print(_growth(outcome))

@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from mirage_jax.cli.helpers import common
+from mirage_jax.cli.helpers import common, config_check
+from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
 
 PROGRAMS = ("train", "sample")
@@ -55,6 +56,7 @@ def run(
     from mirage_jax.parallel import footprint, preset
     from mirage_jax.parallel import topology as slices
 
+    config_check.check(config)
     target = slices.open_slice(topology)
     on = slices.make_mesh(target, config.mesh.to_dict())
     if target.chip is not None and config.denoiser.attention_backend == "auto":
@@ -62,6 +64,9 @@ def run(
         with config.unlocked():
             config.denoiser.attention_backend = tpu_attention(config.denoiser.heads, on.shape)
     rules = preset(config.rules)
+    axes = "-".join(f"{axis}{size}" for axis, size in on.shape.items() if size > 1)
+    path = workdir.root / "compile" / f"{topology.replace(':', '_')}-{axes}-{program}.json"
+    outputs.check_file("compile", path, outputs.json_kind("report", ["topology", "programs"]))
     results = {}
     for name in PROGRAMS if program == "all" else (program,):
         with jax.set_mesh(on), nn.logical_axis_rules(rules):
@@ -76,8 +81,6 @@ def run(
         "optimization_level": jax.config.values["jax_optimization_level"],
         "programs": results,
     }
-    axes = "-".join(f"{axis}{size}" for axis, size in on.shape.items() if size > 1)
-    path = workdir.root / "compile" / f"{topology.replace(':', '_')}-{axes}-{program}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
     console.print(table(report))

@@ -25,6 +25,8 @@ be new.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import ml_dtypes
@@ -33,12 +35,16 @@ from absl import flags
 from rich.console import Console
 
 from mirage_jax.cli.helpers import common
+from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
+from mirage_jax.io import outputs
 from mirage_jax.world.conditioners import KINDS
 
 _SOURCE = flags.DEFINE_list("source", [], "What to read; several are merged.")
-_TO = flags.DEFINE_string("to", "", "Folder of the export, or what to write an export to.")
+_TO = flags.DEFINE(PathName(), "to", "", "Folder of the export, or what to write an export to.")
 _MODEL = flags.DEFINE_string("model", "", "wan22_ti2v_5b, mirage_5b or spatia_5b: what to expect.")
-_HEADS = flags.DEFINE_integer("heads", 0, "Attention heads, if neither model nor source says.")
+_HEADS = flags.DEFINE(
+    Integer(least=0), "heads", 0, "Attention heads, if neither model nor source says; 0 = they do."
+)
 _BRANCH_LAYERS = flags.DEFINE_list(
     "branch_layers", [], "Blocks that a branch's hints belong to, if there is no --model."
 )
@@ -48,8 +54,11 @@ _CONTEXT = flags.DEFINE_enum(
     ["", *KINDS],
     "Conditioner that a branch was trained with, if there is no --model.",
 )
-_ALPHA = flags.DEFINE_float(
-    "lora_alpha", None, "Alpha of a low-rank adapter that stores none; scales by alpha / rank."
+_ALPHA = flags.DEFINE(
+    Real(above=0),
+    "lora_alpha",
+    None,
+    "Alpha of a low-rank adapter that stores none; scales by alpha / rank.",
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype", "same", ["same", "float32", "bfloat16"], "Of what is written; same as the source."
@@ -66,7 +75,10 @@ _FORMAT = flags.DEFINE_enum(
     ["", "export", "safetensors", "orbax"],
     "What to write: by default an export of released weights, and safetensors of an export.",
 )
-_SHARD_GB = flags.DEFINE_float("shard_gb", 5.0, "Size of a shard, in GB.")
+_SHARD_GB = flags.DEFINE(Real(least=0.001), "shard_gb", 5.0, "Size of a shard, in GB.")
+
+_FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".gguf", ".json", ".zip")
+"""Endings of files; a folder that is called so is a mistake."""
 
 _DTYPES = {"same": None, "float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -78,11 +90,13 @@ def run(console: Console) -> None:
 
     if not _SOURCE.value or not _TO.value:
         raise common.UserError("give --source=FILE_OR_FOLDER and --to=FOLDER_OR_FILE")
-    sources, out, dtype = [Path(s) for s in _SOURCE.value], Path(_TO.value), _DTYPES[_DTYPE.value]
+    sources, out = [Path(s).expanduser() for s in _SOURCE.value], Path(_TO.value)
+    dtype = _DTYPES[_DTYPE.value]
     save = save_orbax if _FORMAT.value == "orbax" else save_export
     ours = is_ours(sources[0])
     if ours and len(sources) > 1:
         raise common.UserError(f"--source: {sources[0]} is an export and goes out alone")
+    _check_target(out, sources, _FORMAT.value or ("safetensors" if ours else "export"))
     with console.status("") as status:
         if ours and _FORMAT.value in ("", "safetensors"):
             count = export_checkpoint(
@@ -111,6 +125,31 @@ def run(console: Console) -> None:
                 sources, out, options=options, dtype=dtype, notify=status.update, save=save
             )
             console.print(f"{kind} -> {out}")
+
+
+def _check_target(out: Path, sources: Sequence[Path], form: str) -> None:
+    """Raises ValueError if writing a format to `out` is not possible, or would lose a file."""
+    from mirage_jax.convert.outgoing import TENSORS
+    from mirage_jax.weights import check_target
+
+    where, reads = f"--to {out}", {}
+    for source in sources:
+        if outputs.same_file(source, out):
+            raise common.UserError(f"{where}: that is what --source reads, expected another name")
+        files = source.iterdir() if source.is_dir() else [source]
+        reads |= {f"--source ({file})": file for file in files if file.is_file()}
+    if form == "safetensors" and out.suffix == ".safetensors":
+        outputs.check_file(where, out, TENSORS, reads=reads)
+        return
+    if out.suffix in _FILES and not out.is_dir():
+        expected = " or a .safetensors file" if form == "safetensors" else ""
+        raise common.UserError(f"{where}: found {out.suffix!r}, expected a folder{expected}")
+    if form == "export":
+        check_target(where, out, reads)
+        return
+    if os.path.lexists(out):
+        raise common.UserError(f"{where}: is there already; expected a new folder")
+    outputs.check_parents(where, out)
 
 
 def _refuse_naming() -> None:

@@ -15,7 +15,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mirage_jax.cli.helpers import build, common, timing
+from mirage_jax.cli.helpers import build, common, config_check, input_check, timing
+from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
 
 LABELS = {
@@ -36,6 +37,9 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> dict[str, Any
 
     from mirage_jax.evaluation import report, results
 
+    config_check.check(config)
+    check_outputs(workdir)
+    input_check.check_recordings(config, workdir)
     with timing.timed(workdir, "evaluate"):
         found = _measure(config, workdir, console)
     outcome = results.build(
@@ -53,6 +57,22 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> dict[str, Any
     report.write_report(workdir.report, outcome, found.videos, found.pictures, described)
     console.print(f"results: {workdir.results}\nreport:  {workdir.report}")
     return outcome
+
+
+def check_outputs(workdir: Workdir) -> None:
+    """Raises ValueError if the results or the report cannot be written, or would replace others."""
+    timing.check(workdir)
+    outputs.check_file("evaluate", workdir.results, RESULTS)
+    outputs.check_file("evaluate", workdir.report, REPORT)
+    for path in workdir.root.glob("returns_*.png"):
+        outputs.check_replaceable("evaluate", path, SHEET)
+
+
+RESULTS = outputs.json_kind("file of results", ["must", "missing", "worlds"])
+REPORT = outputs.FileKind(
+    "report", lambda path: b"<title>A world that remembers</title>" in path.read_bytes()[:1000]
+)
+SHEET = outputs.FileKind("sheet of returns", lambda path: b"mirage_jax" in path.read_bytes()[:200])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,13 +234,17 @@ def _sheets(
 ) -> dict[str, tuple[np.ndarray, str]]:
     """Contact sheets of the returns, for the report and as <workdir>/returns_<world>_<n>.png."""
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     from mirage_jax.io.pictures import contact_sheet
 
     sheets = {}
     for number, video in enumerate(returns, 1):
         sheet = contact_sheet(video["panels"])
-        Image.fromarray(sheet).save(workdir.root / f"returns_{name}_{number}.png")
+        made_by = PngInfo()
+        made_by.add_text("Software", "mirage_jax")
+        path = workdir.root / f"returns_{name}_{number}.png"
+        Image.fromarray(sheet).save(path, pnginfo=made_by)
         caption = f"{video['title']}; frames up to {video['history'] - 1} are given."
         sheets[f"{name}: return {number}"] = (sheet, caption)
     return sheets

@@ -27,43 +27,54 @@ from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mirage_jax.cli.helpers import build, common, prompts
+from mirage_jax.cli.helpers import build, common, config_check, prompts
+from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
 from mirage_jax.cli.helpers.rollout_files import OutputFiles, write_rollout
 from mirage_jax.io.geometry_npz import GeometryFile, read_geometry
-from mirage_jax.io.picture_files import read_picture, read_picture_depth
+from mirage_jax.io.outputs import check_file
+from mirage_jax.io.picture_files import open_picture, read_picture, read_picture_depth
+from mirage_jax.io.text import EMBEDDINGS
 from mirage_jax.io.workdir import Workdir
-from mirage_jax.world import WorldModel, depth_estimators
+from mirage_jax.world import WorldModel, depth_estimators, loading, walk
 from mirage_jax.world.loading import RELEASED_CHUNK_FRAMES
-from mirage_jax.world.presets import PRESETS
-from mirage_jax.world.walk import Walk, along_geometry, camera_path
+from mirage_jax.world.presets import PRESETS, with_fields
 from mirage_jax.world.world_file import read_world_file
 
-_IMAGE = flags.DEFINE_string("image", "", "Picture to start from.")
-_DEPTH = flags.DEFINE_string(
+_IMAGE = flags.DEFINE(PathName(), "image", "", "Picture to start from.")
+_DEPTH = flags.DEFINE(
+    PathName(),
     "depth",
     "",
     "Depth of the picture's pixels, in place of the model's guess: a 16-bit PNG in millimetres, or "
     ".npy or .npz (array 'depth') in metres; 0 = unknown.",
 )
-_WORLD = flags.DEFINE_string("world", "", "Saved world to continue instead of starting anew.")
-_TRAJECTORY = flags.DEFINE_string(
+_WORLD = flags.DEFINE(PathName(), "world", "", "Saved world to continue instead of starting anew.")
+_TRAJECTORY = flags.DEFINE(
+    PathName(),
     "trajectory",
     "look_away",
     "A named path, or a file of cam2world poses (.npz, .npy, .json, .txt).",
 )
-_FRAMES = flags.DEFINE_integer(
-    "frames", 0, "Frames of the path; 0 = two chunks, or all of a file.", lower_bound=0
+_FRAMES = flags.DEFINE(
+    Integer(least=0), "frames", 0, "Frames of the path; 0 = two chunks, or all of a file."
 )
-_ANGLE = flags.DEFINE_float("angle", 90.0, "Degrees turned by a named path.")
-_DISTANCE = flags.DEFINE_float("distance", 1.0, "Metres moved by a named path.")
-_FOV = flags.DEFINE_float("fov", 90.0, "Degrees across the middle of the picture, > 0 and < 180.")
-_GEOMETRY = flags.DEFINE_string("geometry", "", "Mirage's geometry.npz to start from and follow.")
-_START_FRAME = flags.DEFINE_integer(
-    "start_frame", 0, "Frame of the geometry to begin with.", lower_bound=0
+_ANGLE = flags.DEFINE(Real(), "angle", 90.0, "Degrees turned by a named path.")
+_DISTANCE = flags.DEFINE(Real(), "distance", 1.0, "Metres moved by a named path.")
+_FOV = flags.DEFINE(Real(above=0, below=180), "fov", 90.0, "Degrees across the picture's middle.")
+_GEOMETRY = flags.DEFINE(
+    PathName(), "geometry", "", "Mirage's geometry.npz to start from and follow."
 )
-_OUT = flags.DEFINE_string("out", "generated.mp4", "Video to write.")
-_FPS = flags.DEFINE_float("fps", 10.0, "Frames per second of the video; of a geometry, its own.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
+_START_FRAME = flags.DEFINE(
+    Integer(least=0), "start_frame", 0, "Frame of the geometry to begin with."
+)
+_OUT = flags.DEFINE(PathName(), "out", "generated.mp4", "Video to write.")
+_FPS = flags.DEFINE(
+    Real(above=0.01, below=1000),
+    "fps",
+    10.0,
+    "Frames per second of the video; of a geometry, its own.",
+)
+_SEED = flags.DEFINE(Integer(least=0, most=2**32 - 1), "seed", 0, "Seed of the noise.")
 
 _MEMORY = flags.DEFINE_enum(
     "memory", "latent", build.MEMORIES, "Which denoiser of the work directory; see mirage train."
@@ -81,11 +92,11 @@ _VAE_TILE = flags.DEFINE_list(
     "ROWS,COLUMNS of latent cells that the video VAE works on at once, to save memory; 0,0 for "
     "whole pictures; by default as the preset says.",
 )
-_CHUNK_FRAMES = flags.DEFINE_integer(
+_CHUNK_FRAMES = flags.DEFINE(
+    Integer(least=5),
     "chunk_frames",
     RELEASED_CHUNK_FRAMES,
     "Frames of a chunk of converted weights, 1 + 4 n.",
-    lower_bound=5,
 )
 _DTYPE = flags.DEFINE_enum(
     "compute_dtype",
@@ -95,23 +106,26 @@ _DTYPE = flags.DEFINE_enum(
 )
 _PROMPT = flags.DEFINE_string("prompt", None, "What is shown, for denoisers with text.")
 _NEGATIVE = flags.DEFINE_string("negative_prompt", "", "What --cfg_scale leads away from.")
-_CFG_SCALE = flags.DEFINE_float(
-    "cfg_scale", 1.0, "Classifier-free guidance by the prompt; 1 = none.", lower_bound=0
+_CFG_SCALE = flags.DEFINE(
+    Real(least=0), "cfg_scale", 1.0, "Classifier-free guidance by the prompt; 1 = none."
 )
-_TEXT = flags.DEFINE_string("text", "", "File of embedded prompts.")
-_TOKENIZER = flags.DEFINE_string(
-    "tokenizer", "", "UMT5's tokenizer.json or spiece.model, to embed the prompt."
+_TEXT = flags.DEFINE(PathName(), "text", "", "File of embedded prompts.")
+_TOKENIZER = flags.DEFINE(
+    PathName(), "tokenizer", "", "UMT5's tokenizer.json or spiece.model, to embed the prompt."
 )
-_TEXT_ENCODER = flags.DEFINE_string("text_encoder", "", "UMT5's weights, to embed the prompt.")
-_SAVE_TEXT = flags.DEFINE_string("save_text", "", "Where to keep what was embedded, for --text.")
-_DEPTH_MODEL = flags.DEFINE_string(
+_TEXT_ENCODER = flags.DEFINE(PathName(), "text_encoder", "", "UMT5's weights, to embed the prompt.")
+_SAVE_TEXT = flags.DEFINE(
+    PathName(), "save_text", "", "Where to keep what was embedded, for --text."
+)
+_DEPTH_MODEL = flags.DEFINE(
+    PathName(),
     "depth_model",
     "",
     "Weights of a metric Depth Anything V2 for generated frames; by default the geometry head of "
     "the work directory or, without one, the depths of the geometry.",
 )
-_MAX_DEPTH = flags.DEFINE_float(
-    "max_depth", 20.0, "Metres that --depth_model was trained up to, > 0."
+_MAX_DEPTH = flags.DEFINE(
+    Real(above=0), "max_depth", 20.0, "Metres that --depth_model was trained up to."
 )
 
 _ENTRIES = ("image", "world", "geometry")
@@ -125,8 +139,11 @@ _GOES_WITH = {
 }
 """Flags that mean something with some of the ways to start alone."""
 
-_READ = ("image", "depth", "geometry", "trajectory", "text", "depth_model")
-"""Flags of files that must not be written over; a world may be, when it is continued."""
+_READ = (
+    "image", "world", "depth", "geometry", "trajectory", "text", "tokenizer", "text_encoder",
+    "depth_model",
+)  # fmt: skip
+"""Flags of what is read."""
 
 
 def _entry() -> str:
@@ -144,12 +161,56 @@ def _entry() -> str:
         if flags.FLAGS[name].present and given[0] not in entries:
             ways = " or ".join(f"--{entry}" for entry in entries)
             raise common.UserError(f"--{name} does not go with --{given[0]}, only with {ways}")
-    for flag, least, most in ((_FOV, 0, 180), (_FPS, 0.01, 1000), (_MAX_DEPTH, 0, np.inf)):
-        if not least < flag.value < most:
-            raise common.UserError(
-                f"--{flag.name}: found {flag.value}, expected > {least} and < {most}"
-            )
     return given[0]
+
+
+def _check_flags(files: OutputFiles) -> None:
+    """Raises ValueError or OSError for a wrong value, a missing file, or one that must stay."""
+    if _SIZE.value:
+        _two_numbers("video_size", _SIZE.value, "HEIGHT,WIDTH in pixels")
+    _vae_tile()
+    with_fields(PRESETS[_PRESET.value or "default"], _WITH.value)
+    reads = {name: Path(str(flags.FLAGS[name].value)) for name in _READ if flags.FLAGS[name].value}
+    if not reads["trajectory"].suffix:
+        del reads["trajectory"]  # a named path
+    named = {f"--{name}": path for name, path in reads.items()}
+    # A world that is continued may be replaced by what it becomes.
+    files.check({flag: path for flag, path in named.items() if flag != "--world"})
+    if _SAVE_TEXT.value:
+        path = Path(_SAVE_TEXT.value)
+        written = {
+            "--out": files.video,
+            "--out (record)": files.record,
+            "--out (world)": files.world,
+        }
+        check_file(f"--save_text {path}", path, EMBEDDINGS, reads={**named, **written})
+    for flag, path in named.items():
+        if not path.exists():
+            raise FileNotFoundError(f"{flag}: {path}: no such file")
+    if _IMAGE.value:
+        open_picture(Path(_IMAGE.value))
+
+
+def _check_walk(workdir: Workdir, geometry: GeometryFile | None) -> None:
+    """Raises ValueError for a length or path that does not fit, before the weights are read."""
+    if geometry is not None:
+        walk.frames_along(geometry, _START_FRAME.value, _FRAMES.value)
+        return
+    chunk = loading.known_chunk_frames(workdir.root, _CHUNK_FRAMES.value)
+    if chunk is not None:
+        _path(chunk, np.eye(4))
+
+
+def _path(chunk_frames: int, start: np.ndarray) -> np.ndarray:
+    """The camera path that the flags ask for."""
+    return walk.camera_path(
+        _TRAJECTORY.value,
+        frames=_FRAMES.value,
+        chunk_frames=chunk_frames,
+        start=start,
+        angle=_ANGLE.value,
+        distance=_DISTANCE.value,
+    )
 
 
 def _two_numbers(flag: str, words: list[str], expected: str) -> tuple[int, int]:
@@ -207,13 +268,13 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
     )
 
 
-def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> Walk:
+def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> walk.Walk:
     estimator, source = None, ""
     if _DEPTH_MODEL.value:
         path = Path(_DEPTH_MODEL.value)
         estimator, source = depth_estimators.depth_anything(path, _MAX_DEPTH.value), str(path)
     if geometry is not None:
-        return along_geometry(
+        return walk.along_geometry(
             model,
             geometry,
             start=_START_FRAME.value,
@@ -231,28 +292,22 @@ def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> Walk:
         if _DEPTH.value:
             depth = read_picture_depth(Path(_DEPTH.value), Path(_IMAGE.value), model.size)
         world = model.start(picture, camera, depth=depth)
-    poses = camera_path(
-        _TRAJECTORY.value,
-        frames=_FRAMES.value,
-        chunk_frames=model.chunk_frames,
-        start=np.asarray(world.cam2world, np.float64),
-        angle=_ANGLE.value,
-        distance=_DISTANCE.value,
-    )
+    poses = _path(model.chunk_frames, np.asarray(world.cam2world, np.float64))
     source = source or "geometry head"
-    return Walk(world, poses, None, estimator, depth_source=source, file=file)
+    return walk.Walk(world, poses, None, estimator, depth_source=source, file=file)
 
 
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
     """Writes the video, the world and the record; returns the video's path."""
+    config_check.check(config)
     entry, files = _entry(), OutputFiles(Path(_OUT.value))
-    read = {name: str(flags.FLAGS[name].value or "") for name in _READ}
-    files.check({f"--{name}": Path(path) for name, path in read.items() if path})
+    _check_flags(files)
     geometry = None
     if entry == "geometry":
         geometry = read_geometry(Path(_GEOMETRY.value), _START_FRAME.value)
+    _check_walk(workdir, geometry)
     model = _model(config, workdir, geometry)
-    walk = _walk(entry, model, geometry)
+    planned = _walk(entry, model, geometry)
     fps = _FPS.value
     if geometry is not None and not flags.FLAGS["fps"].present:
         fps = geometry.fps or 16.0
@@ -263,12 +318,12 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
         "model_path": str(workdir.root / "model"),
         "prompt": _PROMPT.value,
         "negative_prompt": None if model.negative_text is None else _NEGATIVE.value,
-        "later_depth": walk.depth_source,
+        "later_depth": planned.depth_source,
         "seed": _SEED.value,
     }
     write_rollout(
         model,
-        walk,
+        planned,
         files,
         fps=fps,
         seed=_SEED.value,

@@ -11,7 +11,7 @@ from absl import flags
 from rich.console import Console
 
 from mirage_jax.cli import evaluate, record, train
-from mirage_jax.cli.helpers import common
+from mirage_jax.cli.helpers import common, config_check, input_check
 from mirage_jax.cli.helpers.timing import timed
 from mirage_jax.io.workdir import Workdir
 
@@ -29,6 +29,9 @@ def main() -> None:
     workdir = Workdir(common.workdir())
     console = Console()
     common.prepare_jax(config, workdir)
+    config_check.check(config)
+    evaluate.check_outputs(workdir)
+    input_check.check_training(config, workdir, train.STAGES, "latent")
     console.rule("record")
     with timed(workdir, "record", workdir.root / "worlds"):
         record.run(config, workdir, console)

@@ -12,16 +12,51 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from data_pipelines import recording, sources
-from mirage_jax.cli.helpers import common
+from mirage_jax.cli.helpers import common, config_check
+from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
 
 
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> tuple[str, ...]:
     """Records every world of the config that can be rendered here; returns their names."""
+    config_check.check(config)
+    found, skipped = _sources(config, console)
+    shared = {"seed": config.record.seed, "shard_clips": config.record.shard_clips}
+    outputs.check_file("worlds/skipped.json", workdir.root / "worlds" / "skipped.json", _SKIPPED)
+    for name, source in found.items():
+        for split, count in _counts(config, name).items():
+            recording.check(source, workdir.worlds(name), split, count, **shared)
+    for name, source in found.items():
+        for split, count in _counts(config, name).items():
+            report = recording.record(
+                source,
+                workdir.worlds(name),
+                split,
+                count,
+                **shared,
+                workers=config.record.workers,
+                console=console,
+            )
+            console.print(
+                f"{name} {split}: {report.clips} clips, {report.rejected} rejected "
+                f"{report.reasons or ''} in {report.seconds:.0f} s -> {workdir.worlds(name)}"
+            )
+    (workdir.root / "worlds" / "skipped.json").write_text(json.dumps(skipped, indent=1) + "\n")
+    return tuple(found)
+
+
+def _sources(
+    config: ConfigDict, console: Console
+) -> tuple[dict[str, sources.Source], dict[str, str]]:
+    """The sources of the config's worlds by name, and why others cannot be rendered here.
+
+    Raises:
+      UserError: naming the field that no source can be made with, or if there is no source.
+    """
     size, width = common.picture_size(config)
     if size != width:
         raise common.UserError(f"record.width: found {width}, expected {size}: worlds are square")
-    recorded, skipped = [], {}
+    found, skipped = {}, {}
     for name in config.worlds:
         source_class = sources.source_class(name)
         available, reason = getattr(source_class, "available", lambda: (True, ""))()
@@ -32,32 +67,27 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> tuple[str, ..
         options = {"size": size, "frames": config.record.frames}
         if "gamma" in sources.source_options(name):
             options["gamma"] = config.record.gamma
-        source = sources.make(name, **options)
+        found[name] = sources.make(name, **options)
         if name not in config.record.train_clips:
             known = ", ".join(config.record.train_clips)
             raise common.UserError(f"record.train_clips: no number for {name!r}, only for {known}")
-        counts = {"train": config.record.train_clips[name], "eval": config.record.eval_clips}
-        for split, count in counts.items():
-            report = recording.record(
-                source,
-                workdir.worlds(name),
-                split,
-                count,
-                seed=config.record.seed,
-                shard_clips=config.record.shard_clips,
-                workers=config.record.workers,
-                console=console,
-            )
-            console.print(
-                f"{name} {split}: {report.clips} clips, {report.rejected} rejected "
-                f"{report.reasons or ''} in {report.seconds:.0f} s -> {workdir.worlds(name)}"
-            )
-        recorded.append(name)
-    if not recorded:
+    if not found:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise common.UserError(f"no world can be rendered on this machine ({reasons})")
-    (workdir.root / "worlds" / "skipped.json").write_text(json.dumps(skipped, indent=1) + "\n")
-    return tuple(recorded)
+    return found, skipped
+
+
+def _counts(config: ConfigDict, name: str) -> dict[str, int]:
+    return {"train": config.record.train_clips[name], "eval": config.record.eval_clips}
+
+
+_SKIPPED = outputs.FileKind(
+    "list of the worlds that were left out",
+    lambda path: (
+        path.read_bytes()[:1] == b"{"
+        and all(isinstance(reason, str) for reason in outputs.json_fields(path).values())
+    ),
+)
 
 
 def main() -> None:

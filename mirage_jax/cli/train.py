@@ -21,7 +21,16 @@ from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mirage_jax.cli.helpers import build, common, dry_run, starts, training_sections
+from mirage_jax.cli.helpers import (
+    build,
+    common,
+    config_check,
+    dry_run,
+    input_check,
+    starts,
+    training_sections,
+)
+from mirage_jax.cli.helpers.flag_types import Integer
 from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel import processes
@@ -49,10 +58,14 @@ _COORDINATOR = flags.DEFINE_string(
     "host:port of process 0 of a run on several hosts; 'auto' insists on finding it in the "
     "environment, which is searched anyway where a launcher says that there are several.",
 )
-_PROCESSES = flags.DEFINE_integer("processes", 0, "How many processes; with --coordinator.")
-_PROCESS = flags.DEFINE_integer("process", -1, "Which of them this is, from 0.")
-_CONNECT_SECONDS = flags.DEFINE_integer(
-    "connect_seconds", 300, "How long processes wait for each other at the start."
+_PROCESSES = flags.DEFINE(
+    Integer(least=0), "processes", 0, "How many processes; with --coordinator. 0 = not said."
+)
+_PROCESS = flags.DEFINE(
+    Integer(least=-1), "process", -1, "Which of them this is, from 0; -1 = not said."
+)
+_CONNECT_SECONDS = flags.DEFINE(
+    Integer(least=1), "connect_seconds", 300, "How long processes wait for each other at the start."
 )
 
 
@@ -62,9 +75,13 @@ def run(
     """Runs one stage (or "all").
 
     Raises:
-      ValueError: before anything runs, if a field of a training section is out of range.
+      FileNotFoundError, ValueError: before anything runs, if a field of the config is out of range,
+        a file that a stage reads is missing, or recordings do not fit the config.
     """
-    training_sections.check(config)
+    config_check.check(config)
+    input_check.check_training(config, workdir, _chosen(stage), memory)
+    if not {"encoder", "cache"}.isdisjoint(_chosen(stage)):
+        input_check.check_recordings(config, workdir)
     for name in _chosen(stage):
         _RUNNERS[name](config, workdir, console, memory)
 

@@ -26,10 +26,18 @@ from mirage_jax.convert.tensor_files import (
 from mirage_jax.convert.wan_dit import diffusers_name, wan_branch_plan, wan_dit_plan
 from mirage_jax.convert.wan_vae import released_stats, wan_vae_plan
 from mirage_jax.io.atomic import replacing
+from mirage_jax.io.outputs import FileKind, check_replaceable, safetensors_metadata
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.lora import LoRA
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
 from mirage_jax.weights import FORMAT, WEIGHTS, as_fields, module_fields
+
+WRITER = {"writer": "mirage_jax"}
+"""In the header of what is written, by which it is told from the files of others."""
+
+TENSORS = FileKind(
+    "safetensors file", lambda path: WRITER.items() <= safetensors_metadata(path).items()
+)
 
 NAMINGS = ("original", "diffusers")
 PARTS = ("all", "base", "branch")
@@ -137,8 +145,8 @@ def export_checkpoint(
 
     Raises:
       FileExistsError: if `out` is a folder that exists.
-      ValueError: naming parameters that have no counterpart in Wan, or that are not those of the
-        export's architecture.
+      ValueError: if `out` is a file that this function did not write; or naming parameters that
+        have no counterpart in Wan, or that are not those of the export's architecture.
     """
     for name, value, known in (("naming", naming, NAMINGS), ("part", part, PARTS)):
         if value not in known:
@@ -172,9 +180,10 @@ def export_checkpoint(
         yield placement.to_tensor(stored[layer] if placement.stacked else stored)
 
     if out.suffix == ".safetensors":
+        check_replaceable(str(out), out, TENSORS)
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as partial:
-            write_tensors(partial, specs, pieces, {"format": "pt", **model.metadata})
+            write_tensors(partial, specs, pieces, {"format": "pt", **WRITER, **model.metadata})
         return len(specs)
     if out.exists():
         raise FileExistsError(f"{out}: is there already; expected a new folder")

@@ -144,9 +144,9 @@ def measure(
     chosen = passes or PASSES[subject]
     for name in chosen:
         _lookup("pass", name, dict.fromkeys(PASSES[subject]))
+    named = {size: _lookup("size", size, cases) for size in sizes}
     found = {}
-    for size in sizes:
-        case = _lookup("size", size, cases)
+    for size, case in named.items():
         recorded = RECORDED_MS[subject].get(size, {}) if dtype == jnp.float32 else {}
         notify(size)
         found[size] = _measure_one(case, dtype, chosen, repeats, recorded)

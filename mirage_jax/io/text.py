@@ -22,11 +22,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.outputs import FileKind, safetensors_metadata
 
 TEXT_LENGTH = 512
 """Tokens of a text in Wan's denoisers, padding included."""
 
 FORMAT = "mirage-text-1"
+
+EMBEDDINGS = FileKind(
+    "file of text embeddings",
+    lambda path: f'"{FORMAT}"' in safetensors_metadata(path).get("text", ""),
+)
 _PAD, _END = "<pad>", "</s>"
 _LIGATURES = (
     0x132,

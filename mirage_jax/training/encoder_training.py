@@ -37,7 +37,7 @@ class EncoderSettings(Settings):
         False, "Normalise every latent channel by itself, or all by one number."
     )
     pca_power: float = setting(dataclasses.MISSING, "See `patch_pca.pca_linear_path`.", least=0)
-    seed: int = setting(0, "Of everything random.")
+    seed: int = setting(0, "Of everything random.", least=0, most=2**32 - 1)
 
 
 def train_encoder(

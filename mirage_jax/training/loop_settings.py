@@ -17,7 +17,9 @@ class LoopSettings(Settings):
     """
 
     steps: int = setting(dataclasses.MISSING, "Last step; a larger one later goes on.", least=1)
-    seed: int = setting(0, "Of the parameters and of every step's randomness.")
+    seed: int = setting(
+        0, "Of the parameters and of every step's randomness.", least=0, most=2**32 - 1
+    )
     ema_decay: float = setting(0.0, "Of the parameter average; 0: none is kept.", least=0, below=1)
     accumulate: int = setting(1, "Parts of a batch worked on one after the other.", least=1)
     log_every: int = setting(50, "Steps between lines of metrics.", least=1)

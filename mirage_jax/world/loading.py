@@ -15,7 +15,12 @@ from mirage_jax.io.workdir import Workdir
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.settings import from_mapping
-from mirage_jax.weights import load_module, module_fields, stored_field
+from mirage_jax.weights import (
+    load_module,
+    module_fields,
+    stored_architecture,
+    stored_field,
+)
 from mirage_jax.world import conditioners
 from mirage_jax.world.conditioners import Conditioner
 from mirage_jax.world.latent_encoder import LatentEncoder
@@ -108,6 +113,25 @@ def load(
         return apply(made_model, preset)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def known_chunk_frames(path: str | Path, default: int, memory: str = "latent") -> int | None:
+    """Frames of a chunk that weights were trained for, from their header alone.
+
+    Args:
+      path: as of `load`.
+      default: for weights that do not say.
+      memory: as of `load`.
+
+    Returns:
+      None if there are no weights.
+    """
+    try:
+        folder = _parts_folder(Path(path))
+    except FileNotFoundError:
+        return None
+    stored = {} if folder is None else stored_architecture(folder / f"denoiser_{memory}")
+    return stored.get("chunk_frames", default)
 
 
 def _preset_of(conditioner: Conditioner) -> Preset:

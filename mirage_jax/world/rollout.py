@@ -77,7 +77,8 @@ def rollout(
 
     Raises:
       ValueError: on a path of the wrong length, bad poses, or one that starts elsewhere; or if the
-        world is another model's.
+        world is another model's. While chunks are made: naming the chunk, if its latents are not
+        finite.
     """
     check_world(world, model)
     poses = check_cam2world(path, "camera path")
@@ -106,6 +107,7 @@ def _chunks(
     remember = jax.jit(WorldModel.remember, static_argnames="fresh")
     memory_depth, decode = jax.jit(WorldModel.memory_depth), jax.jit(LatentEncoder.decode)
     encode_constants = jax.jit(WorldModel.constants, static_argnums=1)
+    finite = jax.jit(lambda latents: jnp.isfinite(latents).all())
     constants: dict[int, Array | None] = {}
 
     for first, last in bounds:
@@ -126,6 +128,11 @@ def _chunks(
             constants[count] = encode_constants(model, count)
         chunk_key = jax.random.fold_in(key, number)
         latents, read = generate(model, world, camera, chunk_key, slots, constants[count])
+        if not bool(finite(latents)):
+            raise ValueError(
+                f"chunk {number}: the denoiser's latents are not all finite; expected weights, "
+                "noise levels and a precision with which they are"
+            )
         pictures = decode(model.encoder, latents[None])[0]
 
         fresh, depth, static = done == 1, None, None

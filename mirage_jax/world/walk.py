@@ -73,6 +73,23 @@ def camera_path(
     return start @ np.linalg.inv(poses[0]) @ poses
 
 
+def frames_along(geometry: GeometryFile, start: int, frames: int) -> int:
+    """Frames to generate along a geometry; arguments and errors as of `along_geometry`."""
+    available = len(geometry) - start
+    frames = frames or whole_latents(available)
+    if frames > available:
+        raise ValueError(
+            f"--frames: found {frames}, but {geometry.path} has {available} poses from frame "
+            f"{start} on"
+        )
+    if frames <= TEMPORAL_STRIDE or frames != whole_latents(frames):
+        raise ValueError(
+            f"--frames: found {frames} of the {available} poses of {geometry.path} from frame "
+            f"{start} on, expected 1 + {TEMPORAL_STRIDE} n and at least {TEMPORAL_STRIDE + 1}"
+        )
+    return frames
+
+
 def along_geometry(
     model: WorldModel,
     geometry: GeometryFile,
@@ -96,18 +113,7 @@ def along_geometry(
       ValueError: naming --frames and the file, if there are fewer poses or they make no whole
         latents.
     """
-    available = len(geometry) - start
-    frames = frames or whole_latents(available)
-    if frames > available:
-        raise ValueError(
-            f"--frames: found {frames}, but {geometry.path} has {available} poses from frame "
-            f"{start} on"
-        )
-    if frames <= TEMPORAL_STRIDE or frames != whole_latents(frames):
-        raise ValueError(
-            f"--frames: found {frames} of the {available} poses of {geometry.path} from frame "
-            f"{start} on, expected 1 + {TEMPORAL_STRIDE} n and at least {TEMPORAL_STRIDE + 1}"
-        )
+    frames = frames_along(geometry, start, frames)
     camera = geometry.camera(model.size)[start : start + frames]
     depth, static = geometry.depths[start], None
     if geometry.masks is not None:

@@ -82,7 +82,8 @@ def pair(tmp_path):
     folder = tmp_path / "pair"
     folder.mkdir()
     (folder / "walk.mp4").write_bytes(b"an older video")
-    (folder / "walk.json").write_bytes(b"what it was")
+    record = {"started_from": {}, "seed": 0, "iterations": []}
+    (folder / "walk.json").write_text(json.dumps(record))
     bank = memory.create(7, CHANNELS).replace(dropped=jnp.int32(4))
     world = World(bank, np.zeros((*GRID, CHANNELS), np.float32), np.eye(4, dtype=np.float32),
                   INTRINSICS, np.int32(9))  # fmt: skip
@@ -194,19 +195,13 @@ def test_one_thing_to_start_from_is_wanted(generate):
         (["--image=a", "--fov=inf"], "--fov: found inf"),
         (["--image=a", "--fps=0"], "--fps: found 0.0, expected > 0.01 and < 1000"),
         (["--image=a", "--fps=nan"], "--fps: found nan"),
-        (["--image=a", "--max_depth=0"], "--max_depth: found 0.0, expected > 0 and < inf"),
-        (["--image=a", "--frames=-1"], "--frames=-1: -1 is not a non-negative integer"),
-        (
-            ["--image=a", "--seed=-1"],
-            "--seed=-1: -1 is not an integer in the range [0, 4294",
-        ),
-        (
-            ["--image=a", "--seed=99999999999999999999"],
-            "is not an integer in the range [0, 42",
-        ),
-        (["--image=a", "--seed=few"], "--seed=few"),
+        (["--image=a", "--max_depth=0"], "--max_depth: found 0.0, expected > 0"),
+        (["--image=a", "--frames=-1"], "--frames: found -1, expected >= 0"),
+        (["--image=a", "--seed=-1"], "--seed: found -1, expected >= 0 and <= 4294967295"),
+        (["--image=a", "--seed=99999999999999999999"], "--seed: found 99999999999999999999, expec"),
+        (["--image=a", "--seed=few"], "--seed: found 'few', expected a whole number"),
         (["--image=a", "--preset=old"], "--preset=old: value should be one of"),
-        (["--image=a", "--cfg_scale=-1"], "--cfg_scale=-1: -1.0 is not a non-negative number"),
+        (["--image=a", "--cfg_scale=-1"], "--cfg_scale: found -1.0, expected >= 0"),
         (["--image=a", "--vae_tile=3"], "--vae_tile: found '3', expected ROWS,COLUMNS"),
         (["--image=a", "--vae_tile=0,3"], "--vae_tile: found (0, 3), expected ROWS,COLUMNS"),
         (["--image=a", "--video_size=3"], "--video_size: found '3', expected HEIGHT,WIDTH"),
@@ -241,16 +236,18 @@ def test_flags_are_checked_before_anything_is_read(generate, arguments, message)
         ("--depth=none.npy", "none.npy"),
         ("--frames=8", "--frames of push_in: found 8 poses, expected 1 + 4 n"),
         ("--trajectory=lookaway", "did you mean 'look_away'"),
-        ("--angle=nan", "found angle=nan"),
+        ("--angle=nan", "--angle: found nan, expected a finite number"),
         ("--config.memory.capacity=0", "config.memory.capacity: found 0, expected >= 1"),
         ("--config.sampling.steps=0", "config.sampling.steps: found 0, expected >= 1"),
     ],
 )
-def test_what_does_not_fit_is_one_line(generate, picture, tmp_path, argument, message):
+def test_what_does_not_fit_is_one_line(generate, picture, tmp_path, monkeypatch, argument, message):
     out = tmp_path / "new" / "a.mp4"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.safetensors").touch()
     found = generate(picture, f"--out={out}", argument)
     assert_refused(found, message)
-    assert found[2].count("\n") == 1
+    assert found[2].count("\n") == 1 + found[2].count("Try --help.")
     assert not out.parent.exists()
 
 
@@ -314,9 +311,9 @@ def test_a_record_that_cannot_be_written_leaves_the_pair_as_it_was(
     assert contents(pair) == before
 
 
-def test_a_work_directory_without_weights_says_how_to_make_them(call, tmp_path):
+def test_a_work_directory_without_weights_says_how_to_make_them(call, picture, tmp_path):
     out = f"--out={tmp_path / 'a.mp4'}"
     assert_refused(
-        call("generate", "--image=a.png", out),
+        call("generate", picture, out),
         f"{tmp_path / 'run'}: found no trained model; expected a work directory (run `make quick",
     )

@@ -20,7 +20,10 @@ QUIET = Console(quiet=True)
 def recording_config(tiny_config, **worlds):
     config = tiny_config.copy_and_resolve_references()
     config.update({"worlds": tuple(worlds)})
-    config.record.update({"size": 8, "frames": 10, "eval_clips": 1})
+    config.record.update({"size": 16, "frames": 13, "eval_clips": 1})
+    config.record.train_clips.absent = 1
+    config.update({"chunk_frames": 5})
+    config.vae_training.pixels = 16
     return config
 
 

@@ -26,6 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mirage_jax.cli.helpers.compilation import use_own_kernels
+from mirage_jax.cli.helpers.flag_types import Integer, PathName
+from mirage_jax.io import outputs
 
 SUBJECTS = ("denoiser", "vae")
 
@@ -36,8 +38,11 @@ _PASSES = flags.DEFINE_list(
 _PRECISION = flags.DEFINE_enum(
     "precision", "float32", ["float32", "bfloat16"], "Of parameters and products."
 )
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Runs per median; 0 compiles only.", lower_bound=0)
-_JSON = flags.DEFINE_string("json", "", "File to write (default: bench_SUBJECT.json).")
+_REPEATS = flags.DEFINE(Integer(least=0), "repeats", 5, "Runs per median; 0 compiles only.")
+_JSON = flags.DEFINE(PathName(), "json", "", "File to write (default: bench_SUBJECT.json).")
+
+
+_FIELDS = ("subject", "sizes", "repeats")
 
 
 def run(subject: str, console: Console) -> None:
@@ -45,6 +50,8 @@ def run(subject: str, console: Console) -> None:
 
     from mirage_jax.evaluation import network_costs
 
+    path = Path(_JSON.value or f"bench_{subject}.json")
+    outputs.check_file(f"--json {path}", path, outputs.json_kind("file of timings", _FIELDS))
     with console.status("") as status:
         outcome = network_costs.measure(
             subject,
@@ -54,7 +61,7 @@ def run(subject: str, console: Console) -> None:
             repeats=_REPEATS.value,
             notify=status.update,
         )
-    path = Path(_JSON.value or f"bench_{subject}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(outcome, indent=1) + "\n")
     console.print(table(outcome))
     console.print(f"-> {path}")

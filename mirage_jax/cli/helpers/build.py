@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_clip, latents_of_frames
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.cli.helpers.common import picture_size as picture_size
-from mirage_jax.convert.tensor_files import open_tensors
+from mirage_jax.convert.tensor_files import TensorFiles, open_tensors
 from mirage_jax.io.text import load_embeddings
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.nn.denoiser import Denoiser
@@ -191,10 +191,15 @@ def pretrained(config: ConfigDict, task: DenoiserTask) -> dict[str, Any]:
       UserError: if it names none.
       FileNotFoundError, ValueError: if there is no export.
     """
-    path = config.denoiser_training.pretrained
-    if path == "random":
+    if config.denoiser_training.pretrained == "random":
         made = jax.jit(lambda: nn.unbox(task.init(jax.random.key(config.seed))))()
         return {name: part for name, part in jax.device_get(made).items() if name not in ADDED}
+    return unflatten(open_pretrained(config).tensors)
+
+
+def open_pretrained(config: ConfigDict) -> TensorFiles:
+    """The export that `denoiser_training.pretrained` names; errors as for `pretrained`."""
+    path = config.denoiser_training.pretrained
     if not path:
         raise UserError(
             "denoiser_training.pretrained: found none, expected the export of a pretrained "
@@ -203,7 +208,7 @@ def pretrained(config: ConfigDict, task: DenoiserTask) -> dict[str, Any]:
     files = open_tensors(Path(path) / WEIGHTS)
     if files.metadata.get("format") != FORMAT:
         raise ValueError(f"{files.path}: not an export; `mirage convert` makes one of it")
-    return unflatten(files.tensors)
+    return files
 
 
 def branch_task(

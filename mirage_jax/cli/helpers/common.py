@@ -9,7 +9,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +18,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from mirage_jax.cli.helpers.compilation import compile_fast, use_own_kernels
+from mirage_jax.cli.helpers.flag_types import PathName
+from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
 
 # Installed beside this package, so that commands work from any folder.
@@ -31,8 +33,8 @@ _CONFIG = config_flags.DEFINE_config_file(
     None,
     f"Experiment file (default: {DEFAULT_CONFIG}); override fields with --config.name=value.",
 )
-_WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/quickstart", "Folder for everything this run writes."
+_WORKDIR = flags.DEFINE(
+    PathName(), "workdir", "runs/quickstart", "Folder for everything this run writes."
 )
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
@@ -53,8 +55,20 @@ def resolve_config() -> ConfigDict:
         for name, value in config.tiny_overrides:
             if name not in explicit:
                 _set_dotted(config, name, value)
+    for name in _PATHS:
+        section, field = name.split(".")
+        if section in config and field in config[section]:
+            config[section][field] = os.path.expanduser(config[section][field])
     config.lock()
     return config
+
+
+_PATHS = (
+    "text.embeddings",
+    "denoiser_training.pretrained",
+    *(f"{part}_training.init_from" for part in ("vae", "geometry", "denoiser")),
+)
+"""Fields that name files or folders."""
 
 
 def overrides() -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -76,8 +90,9 @@ def _set_dotted(config: ConfigDict, name: str, value) -> None:
 
 
 def workdir() -> Path:
-    """The folder of this run, made if needed."""
+    """The folder of this run, made if needed; ValueError if that cannot be."""
     path = Path(_WORKDIR.value)
+    outputs.check_folder(f"--workdir {path}", path)
     path.mkdir(parents=True, exist_ok=True)
     return path.resolve()
 
@@ -142,7 +157,7 @@ def _config_first(argv: Sequence[str]) -> tuple[list[str], str]:
     for word in words:
         name, equals, value = word.partition("=")
         if name in ("--config", "-config"):
-            path = value if equals else next(words, "")
+            path = os.path.expanduser(value if equals else next(words, ""))
         else:
             rest.append(word)
     return [argv[0], f"--config={path}", *rest], path
@@ -173,7 +188,8 @@ def _parse(config: ConfigDict | None, argv: list[str]) -> list[str]:
     except flags.IllegalFlagValueError as error:
         found = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error), re.DOTALL)
         if found is None or config is None:
-            raise UserError(f"{error}\nTry --help.") from error
+            words = re.sub(r"^flag (--\w+)=.*?: found ", r"\1: found ", str(error))
+            raise UserError(f"{words}\nTry --help.") from error
         raise _wrong_type(found[1], found[2], _fields(config)[found[1]]) from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"{error}\nTry --help.") from error
@@ -226,11 +242,15 @@ def _help(doc: str, module: str, path: str, config: ConfigDict | None) -> str:
             if name == __name__ and config is None and flag.name != "debug":
                 continue
             default = "" if flag.name == "config" else f" (default: {flag.default!r})"
-            lines.append(f"  --{flag.name}: {flag.help}{default}")
+            allowed = getattr(flag.parser, "range", "")
+            allowed = f" ({allowed})" if allowed else ""
+            lines.append(f"  --{flag.name}: {flag.help}{allowed}{default}")
     if config is None:
         return "\n".join(lines)
     lines += ["", f"Fields of {path}, overridden as --config.NAME=VALUE:"]
-    lines += [f"  {line}" for line in describe_config(config)]
+    from mirage_jax.cli.helpers.config_sections import field_meanings  # needs JAX
+
+    lines += [f"  {line}" for line in describe_config(config, field_meanings())]
     return "\n".join(lines)
 
 
@@ -266,12 +286,11 @@ def load_config(path: str) -> ConfigDict:
     return config
 
 
-def describe_config(config: ConfigDict, prefix: str = "") -> list[str]:
-    """One line `name = value` per leaf."""
+def describe_config(config: ConfigDict, meanings: Mapping[str, str] | None = None) -> list[str]:
+    """One line `name = value` per leaf, with its meaning and range where they are given."""
     lines = []
-    for name, value in config.items():
-        if isinstance(value, ConfigDict) and name != "tiny_overrides":
-            lines += describe_config(value, f"{prefix}{name}.")
-        elif name != "tiny_overrides":
-            lines.append(f"{prefix}{name} = {value!r}")
+    for name, value in _fields(config).items():
+        if not isinstance(value, ConfigDict) and name != "tiny_overrides":
+            meaning = (meanings or {}).get(name, "")
+            lines.append(f"{name} = {value!r}" + (f"  # {meaning}" if meaning else ""))
     return lines

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from data_pipelines import loading
 from mirage_jax import parallel
-from mirage_jax.cli.helpers import build, programs, starts, training_sections
+from mirage_jax.cli.helpers import build, config_check, programs, starts, training_sections
 from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel import footprint, specs
@@ -51,7 +51,7 @@ def run(
       ValueError: if a field of the config is none that stages can run with, the mesh does not fit
         the devices or the batch, or too many bytes of parameters are repeated on every device.
     """
-    training_sections.check(config)
+    config_check.check(config)
     mesh = parallel.make_mesh(**config.mesh.to_dict())
     rules = parallel.preset(config.rules)
 

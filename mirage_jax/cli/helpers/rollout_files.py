@@ -13,13 +13,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mirage_jax.chunks import TEMPORAL_STRIDE, chunk_bounds
-from mirage_jax.cli.helpers.common import UserError
+from mirage_jax.io import outputs
 from mirage_jax.io import video as video_io
 from mirage_jax.io.atomic import replacing
 from mirage_jax.world import Chunk, World, WorldModel, rollout
 from mirage_jax.world.presets import preset_of
 from mirage_jax.world.walk import Walk, extended_path
-from mirage_jax.world.world_file import WorldFile, write_world_file
+from mirage_jax.world.world_file import WORLD, WorldFile, write_world_file
+
+RECORD = outputs.json_kind("record of a rollout", ["started_from", "seed", "iterations"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,27 +45,19 @@ class OutputFiles:
         return self.video.with_suffix(".json")
 
     def check(self, read: Mapping[str, Path]) -> None:
-        """Raises UserError, before anything runs, if they cannot be written.
+        """Raises ValueError if they cannot be written, or would replace files of others.
 
         Args:
           read: files that must not be written over, by the flags that name them.
         """
-        if self.video.suffix.lower() != ".mp4":
-            raise UserError(f"--out {self.video}: found {self.video.suffix!r}, expected .mp4")
-        if self.video.is_dir():
-            raise UserError(f"--out {self.video}: that is a folder, expected a video's name")
-        for folder in self.video.absolute().parents:
-            if folder.exists():
-                if not folder.is_dir():
-                    raise UserError(f"--out {self.video}: {folder} is no folder")
-                break
-        for flag, path in read.items():
-            for written in (self.video, self.world, self.record):
-                if path.resolve() == written.resolve():
-                    raise UserError(
-                        f"--out {self.video}: found {written}, which {flag} reads, among what is "
-                        "written, expected another name"
-                    )
+        where = f"--out {self.video}"
+        outputs.check_file(where, self.video, self._video_kind(), reads=read, suffixes=(".mp4",))
+        outputs.check_file(where, self.record, RECORD, reads=read)
+        outputs.check_file(where, self.world, WORLD, reads=read)
+
+    def _video_kind(self) -> outputs.FileKind:
+        # A video itself does not say who made it; the record beside it does.
+        return outputs.FileKind("video", lambda _: RECORD.is_ours(self.record))
 
 
 def write_rollout(

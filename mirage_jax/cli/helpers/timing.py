@@ -8,7 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
+
+SECONDS = outputs.FileKind(
+    "file of wall times",
+    lambda path: (
+        path.read_bytes()[:1] == b"{"
+        and all(isinstance(time, int | float) for time in outputs.json_fields(path).values())
+    ),
+)
+
+
+def check(workdir: Workdir) -> None:
+    """Raises ValueError if the wall times cannot be written, or would replace another's file."""
+    outputs.check_file("--workdir", workdir.seconds, SECONDS)
 
 
 def booked(workdir: Workdir) -> dict[str, float]:

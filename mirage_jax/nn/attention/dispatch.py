@@ -96,6 +96,11 @@ def attention(
     return local(q, k, v, frame_mask)
 
 
+def check_backend(backend: str) -> None:
+    """Raises ValueError if there is no attention backend of that name."""
+    _parse(backend)
+
+
 def _parse(backend: str) -> tuple[str, str]:
     """(how split tokens meet: "auto", "ulysses", "ring" or "" for no way of ours; kernel)."""
     scheme, _, kernel = backend.partition(":")
@@ -106,7 +111,7 @@ def _parse(backend: str) -> tuple[str, str]:
     if scheme == "ulysses" and kernel in KERNELS:
         return scheme, kernel
     raise ValueError(
-        f"attention backend: found {backend!r}, expected one of auto, {', '.join(KERNELS)}, ring, "
+        f"attention_backend: found {backend!r}, expected one of auto, {', '.join(KERNELS)}, ring, "
         "ulysses, ulysses:KERNEL"
     )
 

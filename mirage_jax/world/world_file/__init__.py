@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mirage_jax.io.atomic import replacing
+from mirage_jax.io.outputs import FileKind, safetensors_metadata
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.state import World, check_world
 from mirage_jax.world.world_file import container as world_container
@@ -32,6 +33,7 @@ from mirage_jax.world.world_file.records import Branch, CameraPath, Extras, Orig
 
 __all__ = [
     "OLDER_FORMAT",
+    "WORLD",
     "WORLD_FORMAT",
     "Branch",
     "CameraPath",
@@ -45,6 +47,14 @@ __all__ = [
 ]
 
 OLDER_FORMAT = "mirage-world-1"
+
+
+def _is_world(path: Path) -> bool:
+    metadata = safetensors_metadata(path)
+    return world_container.METADATA in metadata or metadata.get("format") == OLDER_FORMAT
+
+
+WORLD = FileKind("saved world", _is_world)
 _OLDER_NAMES = {
     "static": "bank",
     "rollout/latent": "latent",

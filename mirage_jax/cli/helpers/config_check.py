@@ -1,0 +1,145 @@
+"""A config as a whole: every field in its range, and all of them fitting each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mirage_jax.chunks import TEMPORAL_STRIDE, latents_of_frames
+from mirage_jax.cli.helpers import build, training_sections
+from mirage_jax.cli.helpers.config_sections import BY_WORLD, SECTIONS, RunSection
+from mirage_jax.nn.attention.dispatch import check_backend
+from mirage_jax.parallel import BATCH_AXES
+from mirage_jax.settings import from_mapping
+
+LEAST_CHUNKS = 2
+"""A clip has one that leaves and one that returns."""
+
+
+def check(config: ConfigDict) -> None:
+    """Checks all that the commands of an experiment go by, at the start of each.
+
+    Raises:
+      ValueError: naming the field, what was found and what was expected.
+    """
+    fields = {name: config[name] for name in _RUN_FIELDS if name in config}
+    from_mapping(RunSection, fields, "config")
+    if not config.worlds:
+        raise ValueError("config.worlds: found none, expected one at least")
+    for name, kind in SECTIONS.items():
+        if name in config:
+            values = config[name].to_dict()
+            values.pop(BY_WORLD.get(name), None)
+            from_mapping(kind, values, f"config.{name}")
+    for world, count in config.record.train_clips.items():
+        if count < 1:
+            raise ValueError(
+                f"config.record.train_clips.{world}: found {count}, expected a number >= 1"
+            )
+    training_sections.check(config)
+    _check_modules(config)
+    _check_frames(config)
+    _check_sizes(config)
+    build.sampler(config)
+    build.memory_options(config)
+    build.noise_augmentation(config)
+
+
+_RUN_FIELDS = RunSection.__dataclass_fields__
+
+
+def _check_modules(config: ConfigDict) -> None:
+    """The fields of the VAE and of the denoiser among themselves."""
+    vae, levels = build.vae(config), len(config.vae.width_mults)
+    if len(vae.temporal_downsample) != levels - 1:
+        raise ValueError(
+            f"config.vae.temporal_downsample: found {len(vae.temporal_downsample)} entries, "
+            f"expected {levels - 1}, one less than width_mults"
+        )
+    spread = (1.0,) * config.vae.latent_channels
+    try:
+        build.denoiser(config, "latent", spread).check()
+        check_backend(config.denoiser.attention_backend)
+    except ValueError as error:
+        raise ValueError(f"config.denoiser.{error}") from error
+    for section in ("vae", "geometry", "denoiser"):
+        dtype = config[section].get("dtype", "float32")
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"config.{section}.dtype: found {dtype!r}, expected 'float32' or 'bfloat16'"
+            )
+    open_axes = [axis for axis, size in config.mesh.items() if size == -1]
+    if len(open_axes) > 1:
+        raise ValueError(f"config.mesh.{open_axes[1]}: found a second -1, expected one at most")
+
+
+def _check_frames(config: ConfigDict) -> None:
+    """Lengths of clips, chunks and context frames."""
+    chunk, frames = config.chunk_frames, config.record.frames
+    if (chunk - 1) % TEMPORAL_STRIDE:
+        raise ValueError(f"config.chunk_frames: found {chunk}, expected 1 + {TEMPORAL_STRIDE} n")
+    count, rest = divmod(frames - 1, chunk - 1)
+    if rest or count < LEAST_CHUNKS:
+        step = chunk - 1
+        near = 1 + max(count, LEAST_CHUNKS) * step
+        raise ValueError(
+            f"config.record.frames: found {frames}, expected 1 + {step} n and at least "
+            f"{1 + LEAST_CHUNKS * step}, for example {near}: whole chunks of {chunk} frames"
+        )
+    latents, patch = latents_of_frames(chunk), config.denoiser.patch[0]
+    if latents % patch:
+        raise ValueError(
+            f"config.denoiser.patch: found {patch} latents in a token, expected a divisor of the "
+            f"{latents} of a chunk"
+        )
+    preceding, most = config.denoiser_training.preceding, frames - chunk
+    if preceding and ((preceding - 1) % TEMPORAL_STRIDE or preceding > most):
+        raise ValueError(
+            f"config.denoiser_training.preceding: found {preceding}, expected 0 or "
+            f"1 + {TEMPORAL_STRIDE} n up to {most}, the frames before a clip's last chunk"
+        )
+
+
+def _check_sizes(config: ConfigDict) -> None:
+    """Pictures and training windows in whole tokens and cells."""
+    stride = build.vae(config).spatial_stride
+    height, width = build.picture_size(config)
+    sides = {"size": (height, 1), "width": (width, 2)}
+    for name, (side, axis) in sides.items():
+        token = stride * config.denoiser.patch[axis]
+        if side % token and (name == "size" or config.record.width):
+            raise ValueError(
+                f"config.record.{name}: found {side}, expected a multiple of {token}: cells of "
+                f"{stride} pixels, {config.denoiser.patch[axis]} to a token"
+            )
+        if side % token:
+            raise ValueError(
+                f"config.record.size: found {side}, expected a multiple of {token}, as it is the "
+                "width too"
+            )
+    section = training_sections.encoder(config)
+    most = min(height, width)
+    if not section.pretrained and (section.pixels % stride or section.pixels > most):
+        raise ValueError(
+            f"config.vae_training.pixels: found {section.pixels}, expected a multiple of {stride} "
+            f"up to {most}, the size of the pictures"
+        )
+
+
+def check_batches(config: ConfigDict, shards: Mapping[str, int], stages: Sequence[str]) -> None:
+    """Raises ValueError, naming the field, unless the stages' batches split over a mesh's axes."""
+    parts = math.prod(shards[axis] for axis in BATCH_AXES)
+    for stage, read in training_sections.OF_STAGE.items():
+        if stage not in stages:
+            continue
+        section: Any = read(config)
+        name = "vae_training" if stage == "encoder" else f"{stage}_training"
+        whole = parts * section.accumulate
+        if section.steps and section.batch_size % whole:
+            raise ValueError(
+                f"config.{name}.batch_size: found {section.batch_size}, expected a multiple of "
+                f"{whole}: {parts} devices that share a batch, accumulate {section.accumulate}"
+            )

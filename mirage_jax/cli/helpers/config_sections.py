@@ -1,0 +1,217 @@
+"""What the sections of a config may hold: every field with its meaning and range.
+
+Sections of training are in `training_sections`; those of the modules are checked further by the
+modules themselves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from mirage_jax.cli.helpers import training_sections
+from mirage_jax.nn.block import REMAT
+from mirage_jax.nn.layers import CONV_IMPLS
+from mirage_jax.parallel.rules import PRESETS
+from mirage_jax.settings import Settings, meanings, setting
+from mirage_jax.training.guard import Guard
+from mirage_jax.training.loop_settings import LoopSettings
+from mirage_jax.world.conditioners import KINDS
+from mirage_jax.world.options import SamplerOptions
+
+REQUIRED = dataclasses.MISSING
+LARGEST_SEED = 2**32 - 1
+"""JAX drops the higher bits of a seed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSection(Settings):
+    """What is in no section."""
+
+    name: str = setting(REQUIRED, "Of the experiment.")
+    seed: int = setting(0, "Of everything random.", least=0, most=LARGEST_SEED)
+    tiny: bool = setting(False, "The same run, of sizes that take a CPU no minute a stage.")
+    host_devices: int = setting(1, "CPU devices to split a batch over.", least=1, most=1024)
+    worlds: tuple[str, ...] = setting(REQUIRED, "Sources of clips.")
+    rules: str = setting(
+        "full", "What is split over the mesh.", choices=tuple(next(iter(PRESETS.values())))
+    )
+    loader_workers: int = setting(0, "Loader processes; 0 = threads of the program.", least=0)
+    chunk_frames: int = setting(REQUIRED, "Frames of a chunk, 1 + 4 n.", least=5)
+    sky_depth: float = setting(200.0, "Metres at which the sky is remembered.", above=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordSection(Settings):
+    """`config.record` but for the numbers of clips, which are by world."""
+
+    size: int = setting(REQUIRED, "Height of the pictures, in whole tokens.", least=1)
+    width: int = setting(0, "0 = as the height.", least=0)
+    frames: int = setting(REQUIRED, "Of a clip, 1 + n (chunk_frames - 1), n at least 2.", least=1)
+    gamma: float = setting(1.0, "Brightens dark worlds; stored in the clip.", above=0, most=10)
+    eval_clips: int = setting(REQUIRED, "Held-out clips of each world.", least=1)
+    workers: int = setting(0, "Processes that record; 0 = none but the program.", least=0)
+    seed: int = setting(0, "Of the clips.", least=0, most=LARGEST_SEED)
+    shard_clips: int = setting(64, "Clips of a file, at most.", least=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshSection(Settings):
+    """`config.mesh`."""
+
+    data: int = setting(-1, "Devices along it; -1 = what the other axes leave.", least=-1)
+    fsdp: int = setting(1, "As data; splits parameters too.", least=-1)
+    context: int = setting(1, "As data; splits the tokens of a sample.", least=-1)
+    tensor: int = setting(1, "As data; splits the width of layers.", least=-1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, size in vars(self).items():
+            if size == 0:
+                raise ValueError(f"{name}: found 0, expected >= 1 or -1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VAESection(Settings):
+    """`config.vae`, the fields of `VideoVAE`."""
+
+    base_width: int = setting(16, "Channels of the encoder's first level.", least=1)
+    decoder_width: int = setting(24, "The same of the decoder.", least=1)
+    latent_channels: int = setting(16, "Channels of a latent.", least=1)
+    width_mults: tuple[int, ...] = setting((1, 2, 4), "Width of each level.", least=1)
+    blocks: int = setting(2, "Residual blocks of a level.", least=1)
+    temporal_downsample: tuple[bool, ...] = setting(
+        (True, True), "For each halving of the picture, whether frames are halved too; two are."
+    )
+    patch: int = setting(2, "Pixels folded into channels first.", least=1)
+    linear_path: bool = setting(True, "Code patches by one matrix product beside the network.")
+    initial_logvar: float = setting(-6.0, "Log-variance of a new posterior.")
+    attention: bool = setting(True, "Within frames, at the coarsest level.")
+    level_shortcuts: bool = setting(True, "Parameter-free ones around every level, as in Wan 2.2.")
+    conv_impl: str = setting("auto", "How convolutions are computed.", choices=CONV_IMPLS)
+    dtype: Any = setting("float32", "Of matrix products: float32 or bfloat16.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeometrySection(Settings):
+    """`config.geometry`, the fields of `GeometryHead`."""
+
+    width: int = setting(48, "Channels.", least=1)
+    layers: int = setting(2, "Residual convolutions.", least=0)
+    cells_up: int = setting(1, "Finer grid of the maps.", choices=(1, 2))
+    initial_depth: float = setting(3.0, "Metres that a new head predicts.", above=0)
+    dtype: Any = setting("float32", "Of matrix products: float32 or bfloat16.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenoiserModuleSection(Settings):
+    """`config.denoiser`, those fields of `Denoiser` that an experiment chooses."""
+
+    width: int = setting(REQUIRED, "Channels of a token.", least=1)
+    depth: int = setting(REQUIRED, "Transformer blocks.", least=1)
+    heads: int = setting(REQUIRED, "Attention heads, a divisor of the width.", least=1)
+    mlp_width: int = setting(REQUIRED, "Hidden channels of the MLP.", least=1)
+    patch: tuple[int, int, int] = setting((1, 2, 2), "Latents, rows, columns per token.", least=1)
+    text_width: int = setting(0, "Channels of text tokens; 0 = no text.", least=0)
+    freq_width: int = setting(256, "Channels of the timestep's embedding.", least=2)
+    memory_hint: bool = setting(True, "Add the read-out to the tokens as well.")
+    branch_layers: tuple[int, ...] = setting(
+        (), "Blocks of the control branch; () = its input projection alone.", least=0
+    )
+    zero_head: bool = setting(True, "Whether the output projection starts at zero.")
+    memory_prior: bool = setting(False, "Generate what a regression on the read-out leaves open.")
+    remat: str = setting("none", "What is computed again backwards.", choices=tuple(REMAT))
+    scan: bool = setting(True, "Run layers in a loop; compiles once.")
+    attention_backend: str = setting("auto", "See `attention.attention`.")
+    dtype: Any = setting("float32", "Of matrix products: float32 or bfloat16.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemorySection(Settings):
+    """`config.memory`; of which the last four are of the conditioner "folded"."""
+
+    capacity: int = setting(4096, "Elements of a rollout's bank.", least=1)
+    conditioner: str = setting("folded", "Of the denoiser.", choices=tuple(KINDS))
+    reads: int = setting(4, "Poses read for each latent.", choices=(1, 2, 4))
+    fine: int = setting(2, "The read-out grid relative to the latents'.", least=1)
+    prefer: str = setting("nearest", "Which hit a cell keeps.", choices=("nearest", "best_view"))
+    footprint: int = setting(1, "Odd width in cells of what an element covers.", least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.footprint % 2 == 0:
+            raise ValueError(f"footprint: found {self.footprint}, expected an odd number")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextSection(Settings):
+    """`config.text` but for the prompts, which are by world."""
+
+    embeddings: str = setting("", "File of embedded prompts; '' trains without text.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingSection(SamplerOptions):
+    """`config.sampling`."""
+
+    reencode: bool = setting(False, "Write re-encoded frames instead of the head's image tokens.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSection(Settings):
+    """`config.evaluation`."""
+
+    videos: int = setting(3, "Clips shown per world.", least=1)
+    fps: float = setting(8.0, "Of these videos.", above=0.01, below=1000)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompileSection(Settings):
+    """`config.compile`, what `mirage compile` assumes."""
+
+    batch_per_shard: int = setting(1, "Clips per device of the data and fsdp axes.", least=1)
+    text_tokens: int = setting(512, "Tokens of a prompt.", least=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoRASection(Settings):
+    """`config.lora`."""
+
+    rank: int = setting(REQUIRED, "Of every update.", least=1)
+    alpha: float = setting(REQUIRED, "The update is alpha / rank A B.", above=0)
+    targets: tuple[str, ...] = setting(REQUIRED, "Projections within a block.")
+    dropout: float = setting(0.0, "Of the adapter's inputs, in training.", least=0, below=1)
+
+
+SECTIONS: dict[str, type] = {
+    "record": RecordSection,
+    "mesh": MeshSection,
+    "vae": VAESection,
+    "geometry": GeometrySection,
+    "denoiser": DenoiserModuleSection,
+    "memory": MemorySection,
+    "text": TextSection,
+    "sampling": SamplingSection,
+    "evaluation": EvaluationSection,
+    "compile": CompileSection,
+    "lora": LoRASection,
+}
+"""Kind of every section that is not of training."""
+
+BY_WORLD = {"record": "train_clips", "text": "prompts"}
+"""Fields that hold a value for each world."""
+
+_TRAINING = {
+    "vae_training": training_sections.EncoderSection,
+    "geometry_training": training_sections.TrainingSection,
+    "denoiser_training": training_sections.DenoiserSection,
+    "guard": Guard,
+}
+
+
+def field_meanings() -> dict[str, str]:
+    """Meaning and range of the fields of a config, by their dotted names."""
+    found = {**meanings(LoopSettings), **meanings(RunSection)}
+    for name, kind in {**SECTIONS, **_TRAINING}.items():
+        found |= {f"{name}.{field}": text for field, text in meanings(kind).items()}
+    return found

@@ -1,0 +1,64 @@
+"""Parsers of flags, for `absl.flags.DEFINE`: numbers in a range, and paths."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar
+
+from absl import flags
+
+from mirage_jax.settings import expected, problem
+
+
+class Number(flags.ArgumentParser):
+    """A finite number within the bounds that `settings.setting` knows: least, above, most, below.
+
+    Attributes:
+      range: the bounds in words, "" without any.
+    """
+
+    kind: ClassVar[type]
+    words: ClassVar[str]
+
+    def __init__(self, **bounds: float | int):
+        self._metadata = {"bounds": bounds}
+        self.range = expected(self._metadata)
+
+    def parse(self, argument: Any) -> Any:
+        """The number; ValueError says what was found and what was expected."""
+        try:
+            value = self.kind(argument)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"found {argument!r}, expected {self.words}") from error
+        wrong = problem(value, self.kind, self._metadata)
+        if wrong:
+            raise ValueError(wrong)
+        return value
+
+    def flag_type(self) -> str:
+        """Name of the type."""
+        return self.kind.__name__
+
+
+class Integer(Number):
+    """A whole number."""
+
+    kind, words = int, "a whole number"
+
+
+class Real(Number):
+    """A finite number."""
+
+    kind, words = float, "a number"
+
+
+class PathName(flags.ArgumentParser):
+    """The name of a file or folder, `~` being the home directory."""
+
+    def parse(self, argument: str) -> str:
+        """The name without `~`."""
+        return os.path.expanduser(argument)
+
+    def flag_type(self) -> str:
+        """Name of the type."""
+        return "string"

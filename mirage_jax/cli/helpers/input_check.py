@@ -1,0 +1,92 @@
+"""What an experiment reads and replaces, looked at before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from data_pipelines.loading import ClipSource
+from mirage_jax import parallel
+from mirage_jax.cli.helpers import build, config_check, training_sections
+from mirage_jax.io.outputs import check_folder, json_fields
+from mirage_jax.io.workdir import Workdir
+from mirage_jax.weights import WEIGHTS, check_target, stored_architecture
+
+SPLITS = ("train", "eval")
+
+
+def check_training(
+    config: ConfigDict, workdir: Workdir, stages: Sequence[str], memory: str
+) -> None:
+    """Checks all that stages of training read, but for recordings, and what they write.
+
+    Raises:
+      FileNotFoundError, ValueError: naming the file or field.
+    """
+    mesh = parallel.make_mesh(**config.mesh.to_dict())
+    config_check.check_batches(config, dict(mesh.shape), stages)
+    for stage in stages:
+        part = f"denoiser_{memory}" if stage == "denoiser" else stage
+        if stage == "cache":
+            check_folder(str(workdir.latents("", "").parent), workdir.latents("", "").parent)
+            continue
+        check_folder(str(workdir.stage(part)), workdir.stage(part))
+        check_target(str(workdir.model(part)), workdir.model(part))
+        source = training_sections.OF_STAGE[stage](config).init_from
+        if source and not Path(source).exists():
+            name = "vae_training" if stage == "encoder" else f"{stage}_training"
+            raise ValueError(f"config.{name}.init_from: {source}: no such file or folder")
+    encoder = workdir.model("encoder")
+    if "encoder" not in stages and not (encoder / WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"{encoder}: no {WEIGHTS} there; expected what `mirage train --stage=encoder` makes"
+        )
+    if "encoder" in stages:
+        _check_encoder(config, workdir.model("encoder"))
+    if "denoiser" in stages:
+        build.texts(config)
+        if build.trained(config) != "all" and config.denoiser_training.pretrained != "random":
+            build.open_pretrained(config)
+
+
+def _check_encoder(config: ConfigDict, path: Path) -> None:
+    """That an encoder is there if it is not to be trained, and none is replaced that was given."""
+    given = training_sections.encoder(config).pretrained
+    if given and not (path / WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"{path}: no {WEIGHTS} there; expected an encoder (config.vae_training.pretrained), "
+            "as `mirage convert` makes one of released weights"
+        )
+    if not given and stored_architecture(path).get("spread") == []:
+        raise ValueError(
+            f"{path}: found an encoder that was converted, which training would replace; set "
+            "--config.vae_training.pretrained=true to use it, or move it away"
+        )
+
+
+def check_recordings(config: ConfigDict, workdir: Workdir) -> None:
+    """Checks that recorded clips are whole and of the config's length and size.
+
+    Raises:
+      ValueError: naming the recording, if there is none or it does not fit.
+    """
+    wanted = (config.record.frames, *build.picture_size(config))
+    for world in workdir.recorded(config.worlds):
+        folder = workdir.worlds(world)
+        splits = json_fields(folder / "dataset.json").get("splits", {})
+        for split in SPLITS:
+            card = splits.get(split, {})
+            found = tuple(card.get(name) for name in ("frames", "height", "width"))
+            if None not in found and found != wanted:
+                raise ValueError(
+                    f"{folder}: found {split} clips of {_clip(found)}, expected {_clip(wanted)} as "
+                    "config.record says; change that, or record into another --workdir"
+                )
+            ClipSource(folder, split, fields=("video",))
+
+
+def _clip(shape: tuple[int, ...]) -> str:
+    frames, height, width = shape
+    return f"{frames} frames of {height} x {width} pixels"

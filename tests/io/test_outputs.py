@@ -1,0 +1,81 @@
+"""What may be written over, by what files hold and where paths lead."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from mirage_jax.io import outputs
+
+OURS = outputs.json_kind("list", ["made_by_us"])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "ours.json").write_text('{"made_by_us": 1, "more": 2}')
+    (tmp_path / "theirs.json").write_text('{"name": "my-package"}')
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "empty.json").touch()
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "link.json").symlink_to(tmp_path / "ours.json")
+    (tmp_path / "to_theirs.json").symlink_to(tmp_path / "theirs.json")
+    (tmp_path / "dangling.json").symlink_to(tmp_path / "nowhere.json")
+    os.link(tmp_path / "ours.json", tmp_path / "hard.json")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["new.json", "ours.json", "empty.json", "new/more/a.json"])
+def test_new_names_and_our_own_files_may_be_written(folder, name):
+    outputs.check_file("--out", folder / name, OURS, suffixes=(".json",))
+    assert not (folder / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("theirs.json", "theirs.json is there already and is no list that mirage_jax wrote; move"),
+        ("to_theirs.json", "to_theirs.json is there already and is no list"),
+        ("broken.json", "broken.json is there already and is no list"),
+        ("dangling.json", "dangling.json is there already and is no list"),
+        ("folder.json", "that is a folder, expected a list's name"),
+        ("ours.json/more/a.json", "ours.json is no folder, expected another name"),
+        ("a.txt", "found '.txt', expected .json"),
+    ],
+)
+def test_what_is_not_ours_or_no_place_is_refused(folder, name, words):
+    with pytest.raises(ValueError, match=f"^--out: .*{words}"):
+        outputs.check_file("--out", folder / name, OURS, suffixes=(".json",))
+
+
+@pytest.mark.parametrize(
+    "name", ["ours.json", "link.json", "hard.json", "folder.json/../ours.json"]
+)
+def test_a_file_that_is_read_is_found_under_every_name(folder, name):
+    reads = {"--other": folder / "new.json", "--in": folder / name}
+    with pytest.raises(ValueError, match=r"ours.json, which --in reads, among what is written"):
+        outputs.check_file("--out", folder / "ours.json", OURS, reads=reads)
+    with pytest.raises(ValueError, match="which --in reads"):
+        outputs.check_file("--out", folder / name, OURS, reads={"--in": folder / "ours.json"})
+
+
+def test_folders_must_be_folders_that_can_be_written_to(folder, monkeypatch):
+    outputs.check_folder("--to", folder)
+    outputs.check_folder("--to", folder / "new" / "more")
+    for name in ("ours.json", "dangling.json"):
+        with pytest.raises(ValueError, match=f"--to: .*{name} is no folder"):
+            outputs.check_folder("--to", folder / name)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder)
+    with pytest.raises(ValueError, match=f"--to: {folder} may not be written to"):
+        outputs.check_folder("--to", folder / "new")
+
+
+def test_headers_of_other_files_are_empty(folder):
+    save_file({"a": np.zeros(2)}, folder / "a.safetensors", {"format": "pt"})
+    assert outputs.safetensors_metadata(folder / "a.safetensors") == {"format": "pt"}
+    (folder / "list.json").write_text(json.dumps([1]))
+    for name in ("ours.json", "empty.json", "folder.json", "absent"):
+        assert outputs.safetensors_metadata(folder / name) == {}
+    for name in ("list.json", "a.safetensors", "folder.json", "absent"):
+        assert outputs.json_fields(folder / name) == {}
