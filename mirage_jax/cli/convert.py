@@ -132,7 +132,8 @@ def _check_target(out: Path, sources: Sequence[Path], form: str) -> None:
     from mirage_jax.convert.outgoing import TENSORS
     from mirage_jax.weights import check_target
 
-    where, reads = f"--to {out}", {}
+    where = f"--to {out}"
+    reads: dict[str, Path] = {}
     for source in sources:
         if outputs.same_file(source, out):
             raise common.UserError(f"{where}: that is what --source reads, expected another name")
