@@ -130,9 +130,9 @@ def run(console: Console) -> None:
 def _check_target(out: Path, sources: Sequence[Path], form: str) -> None:
     """Raises ValueError if writing a format to `out` is not possible, or would lose a file."""
     from mirage_jax.convert.outgoing import TENSORS
-    from mirage_jax.weights import check_target
+    from mirage_jax.io.exports import check_target
 
-    where, reads = f"--to {out}", {}
+    where, reads = f"--to {out}", dict[str, Path]()
     for source in sources:
         if outputs.same_file(source, out):
             raise common.UserError(f"{where}: that is what --source reads, expected another name")

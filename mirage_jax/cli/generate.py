@@ -167,7 +167,7 @@ def _check_flags(files: OutputFiles) -> None:
         _two_numbers("video_size", _SIZE.value, "HEIGHT,WIDTH in pixels")
     _vae_tile()
     with_fields(PRESETS[_PRESET.value or "default"], _WITH.value)
-    reads = {name: Path(flags.FLAGS[name].value) for name in _READ if flags.FLAGS[name].value}
+    reads = {name: Path(str(flags.FLAGS[name].value)) for name in _READ if flags.FLAGS[name].value}
     if not reads["trajectory"].suffix:
         del reads["trajectory"]  # a named path
     named = {f"--{name}": path for name, path in reads.items()}
@@ -182,7 +182,7 @@ def _check_flags(files: OutputFiles) -> None:
         }
         check_file(f"--save_text {path}", path, EMBEDDINGS, reads={**named, **written})
     for flag, path in named.items():
-        if not path.exists():
+        if flag != "--geometry" and not path.exists():  # which is read next
             raise FileNotFoundError(f"{flag}: {path}: no such file")
     if _IMAGE.value:
         open_picture(Path(_IMAGE.value))
