@@ -18,14 +18,17 @@ from flax import linen as nn
 from safetensors import SafetensorError, safe_open
 from safetensors.flax import save_file
 
-from mirage_jax.io import outputs
 from mirage_jax.io.atomic import replacing
+from mirage_jax.io.exports import (
+    ARCHITECTURE,
+    FORMAT,
+    WEIGHTS,
+    architecture_of,
+    check_target,
+    weights_file,
+)
 
 T = TypeVar("T")
-
-FORMAT = "mirage-export-1"
-WEIGHTS = "model.safetensors"
-ARCHITECTURE = "architecture.json"
 
 
 def export(path: str | Path, params: Mapping[str, Any], architecture: Mapping[str, Any]) -> Path:
@@ -83,30 +86,6 @@ def export_with(
     return path
 
 
-def check_target(where: str, path: Path, reads: Mapping[str, Path] | None = None) -> None:
-    """Checks that an export can be written to a folder, and nothing is lost by it.
-
-    Args:
-      where: the flag or field that names the folder, for messages.
-      path: the folder.
-      reads: files that are read, by the flags that name them.
-
-    Raises:
-      ValueError: naming `where` and the file that is in the way.
-    """
-    outputs.check_folder(where, path)
-    for name, kind in _WRITTEN.items():
-        outputs.check_file(where, path / name, kind, reads=reads)
-
-
-_WRITTEN = {
-    WEIGHTS: outputs.FileKind(
-        "export", lambda path: outputs.safetensors_metadata(path).get("format") == FORMAT
-    ),
-    ARCHITECTURE: outputs.json_kind("architecture of an export", ["kind"]),
-}
-
-
 def architecture_text(architecture: Mapping[str, Any]) -> str:
     """The architecture as JSON, the same for the same fields; ValueError if it has other values."""
     try:
@@ -132,27 +111,6 @@ def save_tensors(
     except (OSError, SafetensorError) as error:  # the second is what safetensors makes of the first
         reason = getattr(error, "strerror", None) or error
         raise OSError(f"{path}: could not be written: {reason}") from error
-
-
-def stored_architecture(path: str | Path) -> dict[str, Any]:
-    """The architecture in the header of an export, read without its tensors; {} if there is none.
-
-    Raises:
-      ValueError: naming the file, if the header of an export is damaged.
-    """
-    file = Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
-    header = outputs.safetensors_metadata(file)
-    return _architecture(file, header) if header.get("format") == FORMAT else {}
-
-
-def _architecture(file: Path, header: Mapping[str, str]) -> dict[str, Any]:
-    try:
-        architecture = json.loads(header["architecture"])
-    except (KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file}: its header holds no architecture ({error!r})") from error
-    if not isinstance(architecture, dict):
-        raise ValueError(f"{file}: architecture: found {architecture!r}, expected named fields")
-    return architecture
 
 
 def fingerprint(path: str | Path) -> str:
@@ -203,9 +161,7 @@ def load_export(
       ValueError: if the file is damaged or not an export, or is of another architecture; names the
         field or tensor, what was found and what was expected.
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / WEIGHTS
+    file = weights_file(path)
     if not file.is_file():
         raise FileNotFoundError(f"{path}: no {WEIGHTS} there; expected a folder written by export")
     try:
@@ -219,7 +175,7 @@ def load_export(
             f"{file}: found format {header.get('format')!r}, expected {FORMAT!r}; other weights "
             "go through mirage_jax.convert"
         )
-    architecture = _architecture(file, header)
+    architecture = architecture_of(file, header)
     if expected_architecture is not None:
         _compare_fields(file, architecture, json.loads(json.dumps(expected_architecture)))
     if expected_params_abstract is not None:

@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 from safetensors.numpy import load_file, save_file
 
+from mirage_jax.io.exports import stored_architecture
 from mirage_jax.training import load_export
 from mirage_jax.weights import export, fingerprint, flatten, unflatten
 
@@ -147,6 +148,25 @@ def test_an_export_that_holds_the_same_is_not_written_again(tmp_path):
     (tmp_path / "architecture.json").unlink()
     export(tmp_path, make_params(), ARCHITECTURE)
     assert (tmp_path / "architecture.json").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "architecture.json"])
+def test_weights_of_another_program_are_not_replaced(tmp_path, name):
+    save_file({"theirs": np.ones(3)}, tmp_path / name, {"format": "pt"})
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(ValueError, match=f"{name} is there already and is no"):
+        export(tmp_path, make_params(), ARCHITECTURE)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == before
+    assert stored_architecture(tmp_path) == {}
+
+
+def test_the_architecture_is_read_from_the_header_alone(tmp_path):
+    export(tmp_path, make_params(), ARCHITECTURE)
+    expected = json.loads(json.dumps(ARCHITECTURE))
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        assert stored_architecture(path) == expected
+    assert stored_architecture(tmp_path / "nowhere") == {}
 
 
 def test_flatten_is_inverted_and_refuses_slashes():

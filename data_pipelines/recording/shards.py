@@ -171,15 +171,26 @@ def refuse_foreign(directory: Path, split: str, shards: list[Shard], *, known: b
       shards: all that a recording makes.
       known: whether the card has the split; it is written before the first shard is.
     """
-    planned = {shard.file for shard in shards} if known else set()
-    found = sorted(path.name for path in directory.glob(f"{split}-*.array_record"))
-    found += [] if known else [name for name in (f"{split}.png",) if (directory / name).exists()]
-    for name in found:
-        if name not in planned:
+    planned = {shard.file for shard in shards}
+    found = sorted(directory.glob(f"{split}-*.array_record"))
+    sheet = directory / f"{split}.png"
+    if not known and not found and sheet.exists():
+        found = [sheet]
+    for path in found:
+        if path.name not in planned or not (known or _holds_clips(path)):
             raise ValueError(
-                f"{directory / name}: found a file that was not recorded here, expected none; move "
-                "it away, or record into another folder"
+                f"{path}: found a file that was not recorded here, expected none; move it away, or "
+                "record into another folder"
             )
+
+
+def _holds_clips(path: Path) -> bool:
+    """Whether a shard was recorded, whatever became of its card."""
+    try:
+        first = next(read_records(path), None)
+        return first is None or bool(clip_format.read_header(first))
+    except ValueError:
+        return False
 
 
 def remove_leftovers(directory: Path, split: str) -> None:

@@ -56,7 +56,6 @@ def run(
     from mirage_jax.parallel import footprint, preset
     from mirage_jax.parallel import topology as slices
 
-    config_check.check(config)
     target = slices.open_slice(topology)
     on = slices.make_mesh(target, config.mesh.to_dict())
     if target.chip is not None and config.denoiser.attention_backend == "auto":
@@ -171,6 +170,7 @@ def main() -> int:
     from mirage_jax.parallel import topology as slices
 
     config = common.resolve_config()
+    config_check.check(config)
     kind, extent = slices.parse(_TOPOLOGY.value)
     jax.config.update("jax_platforms", "cpu")
     if kind == "cpu":

@@ -130,7 +130,7 @@ def run(console: Console) -> None:
 def _check_target(out: Path, sources: Sequence[Path], form: str) -> None:
     """Raises ValueError if writing a format to `out` is not possible, or would lose a file."""
     from mirage_jax.convert.outgoing import TENSORS
-    from mirage_jax.weights import check_target
+    from mirage_jax.io.exports import check_target
 
     where = f"--to {out}"
     reads: dict[str, Path] = {}

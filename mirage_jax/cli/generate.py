@@ -185,7 +185,7 @@ def _check_flags(files: OutputFiles) -> None:
         }
         check_file(f"--save_text {path}", path, EMBEDDINGS, reads={**named, **written})
     for flag, path in named.items():
-        if not path.exists():
+        if flag != "--geometry" and not path.exists():  # which is read next
             raise FileNotFoundError(f"{flag}: {path}: no such file")
     if _IMAGE.value:
         open_picture(Path(_IMAGE.value))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mirage_jax.chunks import TEMPORAL_STRIDE
+from mirage_jax.io.exports import stored_architecture
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
@@ -18,7 +19,6 @@ from mirage_jax.settings import from_mapping
 from mirage_jax.weights import (
     load_module,
     module_fields,
-    stored_architecture,
     stored_field,
 )
 from mirage_jax.world import conditioners

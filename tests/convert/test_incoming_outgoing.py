@@ -97,8 +97,8 @@ def test_a_branch_joins_its_base_and_leaves_it(tmp_path, mirage, exported):
     expected, _ = load_export(exported)
     jax.tree.map(np.testing.assert_array_equal, joined, expected)
     for part, tensors in (("base", base), ("branch", branch)):
-        export_checkpoint(exported, tmp_path / f"{part}.safetensors", part=part)
-        assert_same_tensors(load_file(tmp_path / f"{part}.safetensors"), tensors)
+        export_checkpoint(exported, tmp_path / f"{part}_back.safetensors", part=part)
+        assert_same_tensors(load_file(tmp_path / f"{part}_back.safetensors"), tensors)
 
 
 def test_a_branch_alone(tmp_path, mirage, exported):
@@ -249,12 +249,13 @@ def spoilt(tensors):
 def test_what_does_not_fit_is_refused_and_leaves_the_old_export(tmp_path, mirage, change, words):
     out, source = tmp_path / "ours", tmp_path / "in.safetensors"
     out.mkdir()
-    (out / "model.safetensors").write_text("as it was")
+    save_file({"a": np.ones(3)}, out / "model.safetensors", {"format": "mirage-export-1"})
+    before = (out / "model.safetensors").read_bytes()
     save_file(change(mirage), source)
     with pytest.raises(ValueError, match=words):
         import_checkpoint([source], out, options=OPTIONS)
     assert [path.name for path in out.iterdir()] == ["model.safetensors"]
-    assert (out / "model.safetensors").read_text() == "as it was"
+    assert (out / "model.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize("size", [4, 700, 10_000, -1])
@@ -405,7 +406,8 @@ def test_the_line_that_rewrites_a_pickle_finds_the_weights_inside(tmp_path, monk
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, exported, monkeypatch):
     out = tmp_path / "out.safetensors"
-    out.write_text("as it was")
+    save_file({"a": np.ones(3)}, out, {"writer": "mirage_jax"})
+    before = out.read_bytes()
 
     def fail(*_):
         raise OSError("disk full")
@@ -416,7 +418,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, exported, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         export_checkpoint(exported, tmp_path / "folder")
     assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]
-    assert out.read_text() == "as it was"
+    assert out.read_bytes() == before
 
 
 def test_values_are_never_all_in_memory(tmp_path, exported, monkeypatch):

@@ -103,6 +103,23 @@ def test_chunks_are_handed_over_in_order_as_they_are_made(walk):
     assert_same(walk.chunks[-1].world, walk.final)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_latents_that_are_not_finite_stop_the_rollout_by_name(model, started, monkeypatch, value):
+    """One value of one latent of the second chunk is enough; the first is handed over."""
+    generate = WorldModel.generate
+
+    def breaks(model, world, *arguments):
+        latents, read = generate(model, world, *arguments)
+        bad = jnp.where(world.frames > 1, value, latents[-1, 0, 0, 0])
+        return latents.at[-1, 0, 0, 0].set(bad), read
+
+    monkeypatch.setattr(WorldModel, "generate", breaks)
+    chunks = rollout(model, started[0], PATH, KEY)
+    assert np.isfinite(np.asarray(next(chunks).world.latent)).all()
+    with pytest.raises(ValueError, match=r"^chunk 1: the denoiser's latents are not all finite"):
+        next(chunks)
+
+
 def test_every_chunk_runs_the_same_compiled_step(walk):
     """Three chunks, and three of a world that was loaded from a file: traced once."""
     assert walk.traces == 1

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 from data_pipelines.loading import ClipSource
 from mirage_jax import parallel
 from mirage_jax.cli.helpers import build, config_check, training_sections
+from mirage_jax.io.exports import WEIGHTS, check_target, stored_architecture
 from mirage_jax.io.outputs import check_folder, json_fields
 from mirage_jax.io.workdir import Workdir
-from mirage_jax.weights import WEIGHTS, check_target, stored_architecture
 
 SPLITS = ("train", "eval")
 
