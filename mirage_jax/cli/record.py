@@ -81,13 +81,7 @@ def _counts(config: ConfigDict, name: str) -> dict[str, int]:
     return {"train": config.record.train_clips[name], "eval": config.record.eval_clips}
 
 
-_SKIPPED = outputs.FileKind(
-    "list of the worlds that were left out",
-    lambda path: (
-        path.read_bytes()[:1] == b"{"
-        and all(isinstance(reason, str) for reason in outputs.json_fields(path).values())
-    ),
-)
+_SKIPPED = outputs.json_map_kind("list of the worlds that were left out", str)
 
 
 def main() -> None:

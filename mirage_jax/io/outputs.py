@@ -128,5 +128,16 @@ def json_kind(name: str, fields: Iterable[str]) -> FileKind:
     return FileKind(name, lambda path: wanted <= json_fields(path).keys())
 
 
+def json_map_kind(name: str, kind: Any) -> FileKind:
+    """The kind of JSON files whose fields, of any name, all have values of one kind."""
+
+    def is_ours(path: Path) -> bool:
+        found = json_fields(path)
+        empty = not found and path.read_bytes().split() == [b"{}"]
+        return empty or (bool(found) and all(isinstance(v, kind) for v in found.values()))
+
+    return FileKind(name, is_ours)
+
+
 def _a(name: str) -> str:
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"

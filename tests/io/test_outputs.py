@@ -71,6 +71,22 @@ def test_folders_must_be_folders_that_can_be_written_to(folder, monkeypatch):
         outputs.check_folder("--to", folder / "new")
 
 
+@pytest.mark.parametrize(
+    ("text", "ours"),
+    [
+        ('{"a": 1.5, "b": 2}', True),
+        ("{}\n", True),
+        ('{"a": "x"}', False),
+        ("{", False),
+        ("[]", False),
+    ],
+)
+def test_maps_are_told_by_their_values(tmp_path, text, ours):
+    (tmp_path / "map.json").write_text(text)
+    kind = outputs.json_map_kind("map", int | float)
+    assert kind.is_ours(tmp_path / "map.json") == ours
+
+
 def test_headers_of_other_files_are_empty(folder):
     save_file({"a": np.zeros(2)}, folder / "a.safetensors", {"format": "pt"})
     assert outputs.safetensors_metadata(folder / "a.safetensors") == {"format": "pt"}

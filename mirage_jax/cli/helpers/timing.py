@@ -11,13 +11,7 @@ from pathlib import Path
 from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
 
-SECONDS = outputs.FileKind(
-    "file of wall times",
-    lambda path: (
-        path.read_bytes()[:1] == b"{"
-        and all(isinstance(time, int | float) for time in outputs.json_fields(path).values())
-    ),
-)
+SECONDS = outputs.json_map_kind("file of wall times", int | float)
 
 
 def check(workdir: Workdir) -> None:
