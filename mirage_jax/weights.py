@@ -116,8 +116,7 @@ def save_tensors(
 def fingerprint(path: str | Path) -> str:
     """A digest of all that an export holds: equal for equal tensors and architecture.
 
-    The file itself will not do, since safetensors writes its metadata in any order. Errors are
-    those of `load_export`.
+    Not of the file, whose metadata come in any order. Errors are those of `load_export`.
     """
     params, architecture = load_export(path)
     return _digest(flatten(params), architecture)
@@ -133,7 +132,6 @@ def _digest(tensors: Mapping[str, Any], architecture: Mapping[str, Any]) -> str:
 
 def _holds(path: Path, tensors: Mapping[str, Any], text: str) -> bool:
     try:
-        # Of two renames a kill may have let through one.
         repeated = (path / ARCHITECTURE).read_text(encoding="utf-8") == text + "\n"
         return repeated and fingerprint(path) == _digest(tensors, json.loads(text))
     except (FileNotFoundError, ValueError):

@@ -32,7 +32,7 @@ def params(which: int) -> dict:
 
 
 def architecture(which: int) -> dict:
-    return {"width": 1000 + which}
+    return {"kind": "test", "width": 1000 + which}
 
 
 def write(folder: Path, which: int, batch) -> None:
