@@ -10,9 +10,9 @@ import pytest
 
 from helpers import paths
 from mirage_jax import memory
+from mirage_jax.chunks import chunk_bounds
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import frustum_voxels, released
-from mirage_jax.world import chunk_bounds
 
 GOLDEN = paths.GOLDEN / "latent_point_cloud"
 GRID = (11, 20)

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from helpers import writes_until_killed as writer
+from helpers.exhaustive import LONG
 from mirage_jax.io.atomic import partial_path
 from mirage_jax.training import latent_cache
 from mirage_jax.training.latent_encoding import load_clips
 from mirage_jax.weights import ARCHITECTURE, WEIGHTS, load_export
 
-CASES = 20 if os.environ.get("MIRAGE_TEST_LONG") else 2
+CASES = 20 if LONG else 2
 
 
 @pytest.fixture(scope="module")

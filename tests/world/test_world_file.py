@@ -20,6 +20,7 @@ import pytest
 import safetensors.numpy
 
 from helpers import paths, tiny_world
+from helpers.exhaustive import LONG
 from helpers.tiny_world import CHANNELS, GRID, INTRINSICS, SIZE
 from mirage_jax import memory, trajectories
 from mirage_jax.memory import Keyframes
@@ -39,7 +40,6 @@ from mirage_jax.world.world_file import (
 from mirage_jax.world.world_file.packing import _FIELD_OF
 from mirage_jax.world.world_file.schema import MAY_BE_ZERO, PARTS
 
-LONG = bool(os.environ.get("MIRAGE_TEST_LONG"))
 CAPACITY = 7
 START = trajectories.make("orbit_right", 2, angle=30, distance=2)[-1]
 FRAMES = 5
