@@ -15,6 +15,7 @@ SMALLER = {
     "host_devices": 1,  # the process has its devices already
     "mesh.fsdp": 1,
     "record.size": SIZE,
+    "vae_training.pixels": SIZE,
     "record.width": SIZE,
     "record.frames": 17,
     "chunk_frames": CHUNK,

@@ -76,8 +76,8 @@ _FPS = flags.DEFINE(
 )
 _SEED = flags.DEFINE(Integer(least=0, most=2**32 - 1), "seed", 0, "Seed of the noise.")
 
-_MEMORY = flags.DEFINE_enum(
-    "memory", "latent", build.MEMORIES, "Which denoiser of the work directory; see mirage train."
+_DENOISER = flags.DEFINE_enum(
+    "denoiser", "latent", build.MEMORIES, "Which of the work directory, by its memory."
 )
 _PRESET = flags.DEFINE_enum(
     "preset", None, [*PRESETS], "How the weights are run; by default as they were trained."
@@ -238,7 +238,7 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
     model = build.generation_model(
         config,
         workdir,
-        memory=_MEMORY.value,
+        memory=_DENOISER.value,
         preset=_PRESET.value or "",
         fields=_WITH.value,
         vae_tile=_vae_tile(),

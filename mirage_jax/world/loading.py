@@ -81,7 +81,7 @@ def load(
     made, module, encoder = parts.architecture, parts.denoiser, parts.encoder
     where, trained_here = parts.path, not _OF_TRAINING.isdisjoint(parts.architecture)
     conditioner = stored_conditioner(where, made, module, encoder)
-    if folder is not None:
+    if trained_here:
         _check_memory(where, conditioner, memory)
     stored = stored_size(where, made) if trained_here else size or RELEASED_SIZE
     _check_size(stored, encoder, module)

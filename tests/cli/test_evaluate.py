@@ -23,8 +23,7 @@ def test_clips_cached_by_another_encoder_are_not_scored(tiny_config, trained, mo
 
     def cached(*, rgb, encoder=None):
         path = trained.latents("procedural", "eval", rgb=rgb)
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
+        latent_cache.write_cache(path, [])
         own = fingerprint(trained.model("encoder"))
         made = latent_encoding.CacheSettings(chunk_frames=17, sky_depth=200.0, rgb=rgb)
         clips = trained.worlds("procedural")

@@ -333,7 +333,7 @@ def test_fields_are_changed_by_text():
     assert not changed.memory.reencode
     assert changed.context_frames == PRESETS["paper"].context_frames
     for text, message in (
-        ("step=4", "found 'step=4', expected NAME=VALUE of capacity, "),
+        ("step=4", "found 'step=4', expected NAME=VALUE of cells, "),
         ("steps", "found 'steps'"),
         ("steps=few", "steps: found 'few', expected int"),
         ("reencode=1", "reencode: found '1', expected true or false"),
