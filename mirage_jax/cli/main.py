@@ -9,7 +9,8 @@
     mirage convert      released weights to exports of ours, and back
     mirage compile      what training on a TPU slice needs, found by compiling for it, without TPUs
 
-`mirage COMMAND --help` lists the command's flags and every field of its config.
+`mirage COMMAND --help` lists the command's flags and every field of its config; `mirage --version`
+says what runs here, on which devices.
 """
 
 import difflib
@@ -28,6 +29,11 @@ def main() -> None:
         print((__doc__ or "").strip())
         return
     command = arguments[0]
+    if command in ("--version", "version"):
+        from mirage_jax.cli.helpers import version  # imports JAX
+
+        print(version.describe())
+        return
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -1,9 +1,12 @@
 """The program and its commands as a person meets them."""
 
+import importlib.metadata
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from helpers import paths
@@ -77,3 +80,24 @@ def test_a_wrong_field_of_the_default_config_is_no_traceback(tmp_path):
     assert done.returncode == 2
     assert "widht" in done.stderr and "width" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--version", "version"])
+def test_versions_and_devices_are_said(flag, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mirage", flag])
+    main.main()
+    first, python, packages, devices = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"mirage_jax {importlib.metadata.version('mirage_jax')}")
+    assert python.startswith(f"Python {platform.python_version()} on ")
+    assert f"jax {jax.__version__}, " in packages
+    assert devices == f"devices: {jax.device_count()} x {jax.devices()[0].device_kind}"
+
+
+def test_a_platform_that_is_not_there_is_no_traceback(monkeypatch, capsys):
+    def missing():
+        raise RuntimeError("Unable to initialize backend 'tpu': ...\nmore")
+
+    monkeypatch.setattr(jax, "devices", missing)
+    monkeypatch.setattr(sys, "argv", ["mirage", "--version"])
+    main.main()
+    assert "devices: none (Unable to initialize backend 'tpu': ...)" in capsys.readouterr().out
