@@ -6,7 +6,7 @@ mirage train    --config=experiments/quickstart.py
 mirage evaluate --config=experiments/quickstart.py
 mirage generate --image=photo.png --trajectory=look_away
 
-Measured: 15 minutes on two CPU cores, installation included; revisit PSNR with memory, seed 0,
+Measured: 8 to 15 minutes on two idle CPU cores, by the day; revisit PSNR with memory, seed 0,
 22.7 dB on Freedoom and 20.7 dB on labmaze.
 """
 
