@@ -23,25 +23,12 @@ from data_pipelines.clip import (
     StoredTensor,
 )
 from data_pipelines.clip_codecs import CODECS, Codec, Raw
+from mirage_jax.io.tensor_dtypes import NUMPY_DTYPES
 
 FORMAT = "mirage-clip-2"
 READABLE = ("mirage-clip-1", FORMAT)
 
-_DTYPES = {
-    "BOOL": np.bool_,
-    "U8": np.uint8,
-    "I8": np.int8,
-    "U16": np.uint16,
-    "I16": np.int16,
-    "U32": np.uint32,
-    "I32": np.int32,
-    "U64": np.uint64,
-    "I64": np.int64,
-    "F16": np.float16,
-    "F32": np.float32,
-    "F64": np.float64,
-}
-_DTYPE_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+_DTYPE_NAMES = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
 _BODY_NAMES = ("kinds", "looks")
 _HEADER = (
     *META_FIELDS,
@@ -122,7 +109,7 @@ def _pack(tensors: Mapping[str, StoredTensor], header: str) -> bytes:
 
 
 def _itemsize(dtype: str) -> int:
-    return np.dtype(_DTYPES[dtype]).itemsize if dtype in _DTYPES else 1
+    return NUMPY_DTYPES[dtype].itemsize if dtype in NUMPY_DTYPES else 1
 
 
 def from_bytes(data: bytes, *, verify: bool = True) -> Clip:
@@ -236,8 +223,8 @@ class _Stored:
         codec = self.header.get("codecs", {}).get(name, {"name": Raw.name})
         self._expect(name, "codec", codec.get("name"), CODECS)
         entry, data = self.tensors[name], self._bytes(name)
-        self._expect(name, "dtype", entry["dtype"], _DTYPES)
-        dtype = np.dtype(_DTYPES[entry["dtype"]])
+        self._expect(name, "dtype", entry["dtype"], NUMPY_DTYPES)
+        dtype = NUMPY_DTYPES[entry["dtype"]]
         try:
             raw = np.frombuffer(data, dtype.newbyteorder("<")).reshape(entry["shape"])
             array = CODECS[codec["name"]].decode(raw.astype(dtype, copy=False), codec)

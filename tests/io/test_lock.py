@@ -155,7 +155,7 @@ def test_an_owner_long_dead_is_not_waited_for(of_another_host, monkeypatch):
 def test_a_file_that_says_nothing_holds_nothing(tmp_path, text):
     (tmp_path / "lock").write_text(text)
     with locked(tmp_path / "lock", "training"):
-        pass
+        assert json.loads((tmp_path / "lock").read_text())["task"] == "training"
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

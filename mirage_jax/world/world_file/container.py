@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from mirage_jax.io.tensor_dtypes import NUMPY_DTYPES
 from mirage_jax.weights import save_tensors
 
 METADATA = "world"
@@ -29,22 +30,13 @@ HEADER_CHECKSUM = "checksum/header"
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
 _LONGEST_AXIS = 2**31 - 1
 _LENGTH = struct.Struct("<Q")
-_DTYPES: dict[str, Any] = {
-    "BOOL": np.bool_,
-    "U8": np.uint8,
-    "I8": np.int8,
-    "U16": np.uint16,
-    "I16": np.int16,
-    "U32": np.uint32,
-    "I32": np.int32,
-    "U64": np.uint64,
-    "I64": np.int64,
-    "F16": np.float16,
-    "BF16": jnp.bfloat16,
-    "F32": np.float32,
-    "F64": np.float64,
-    "F8_E4M3": jnp.float8_e4m3fn,
-    "F8_E5M2": jnp.float8_e5m2,
+_DTYPES = NUMPY_DTYPES | {
+    name: np.dtype(kind)
+    for name, kind in {
+        "BF16": jnp.bfloat16,
+        "F8_E4M3": jnp.float8_e4m3fn,
+        "F8_E5M2": jnp.float8_e5m2,
+    }.items()
 }
 
 
@@ -84,7 +76,7 @@ class Container:
                 f"one of {', '.join(_DTYPES)}, and lengths of at most {_LONGEST_AXIS}"
             )
         start, end = entry["data_offsets"]
-        kind = np.dtype(_DTYPES[entry["dtype"]])
+        kind = _DTYPES[entry["dtype"]]
         with self.path.open("rb") as file:
             file.seek(len(self._header) + start)
             return np.fromfile(file, kind, (end - start) // kind.itemsize).reshape(entry["shape"])
