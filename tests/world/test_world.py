@@ -300,3 +300,18 @@ def test_a_denoiser_without_memory_rolls_out_too(model, started):
 def test_bad_paths_are_refused_before_anything_is_generated(model, started, spoil, message):
     with pytest.raises(ValueError, match=message):
         rollout(model, started[0], spoil(PATH[:CHUNK]), KEY)
+
+
+@pytest.mark.parametrize(
+    ("intrinsics", "message"),
+    [
+        (
+            np.tile(INTRINSICS, (CHUNK - 1, 1)),
+            r"intrinsics: found shape \(4, 4\), expected \(5, 4\)",
+        ),
+        (np.tile(-INTRINSICS, (CHUNK, 1)), r"intrinsics\[0\]: .*focal lengths fx, fy above 0"),
+    ],
+)
+def test_intrinsics_that_do_not_fit_the_path_are_refused(model, started, intrinsics, message):
+    with pytest.raises(ValueError, match=message):
+        rollout(model, started[0], PATH[:CHUNK], KEY, intrinsics=intrinsics)
