@@ -65,6 +65,10 @@ class WorldModel:
     text: Any = None
     negative_text: Any = None
 
+    def __repr__(self) -> str:
+        sizes = f"size={self.size}, chunk_frames={self.chunk_frames}"
+        return f"WorldModel({sizes}, conditioner={self.conditioner.kind!r}, {self.sampler})"
+
     @property
     def grid(self) -> tuple[int, int]:
         """Cells (h, w) of a latent."""
@@ -94,8 +98,7 @@ class WorldModel:
             for, were each of them all new.
 
         Raises:
-          ValueError: on pictures that are not uint8 or of another size, or a camera, a depth or a
-            mask that does not fit them.
+          ValueError: on pictures, a camera or maps that do not fit the model or each other.
         """
         depths = maps_of_pictures(depth, pictures, "depth")
         still = maps_of_pictures(static, pictures, "static")

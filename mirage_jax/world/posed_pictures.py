@@ -12,7 +12,7 @@ from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics, field
 
 def posed_pictures(
     pictures: Any,
-    camera: Camera | None,
+    camera: Any,
     size: tuple[int, int],
 ) -> tuple[UInt8[np.ndarray, "k height width 3"], Camera]:
     """Pictures with a leading dimension, and a camera for each.
@@ -28,6 +28,8 @@ def posed_pictures(
       ValueError: on what is no such array, pictures of another size, or a camera that does not fit
         them.
     """
+    if not isinstance(camera, Camera | None):
+        raise ValueError(f"camera: found {type(camera).__name__}, expected a geometry.Camera")
     pictures = np.asarray(pictures)
     if pictures.dtype != np.uint8 or pictures.ndim not in (3, 4) or pictures.shape[-1] != 3:
         raise ValueError(

@@ -49,6 +49,9 @@ class Chunk:
     references: tuple[int, ...] = ()
     preceding: int = 0
 
+    def __repr__(self) -> str:
+        return f"Chunk(index={self.index}, video of {np.shape(self.video)}, {self.world})"
+
 
 def rollout(
     model: WorldModel,
@@ -77,10 +80,13 @@ def rollout(
 
     Raises:
       ValueError: on a path of the wrong length, bad poses or intrinsics, or one that starts
-        elsewhere; or if the world is another model's. While chunks are made: naming the chunk, if
-        its latents are not finite.
+        elsewhere; if the world is another model's; or if guidance is asked for without a text.
+        While chunks are made: naming the chunk, if its latents are not finite.
     """
     check_world(world, model)
+    scale = model.sampler.cfg_scale
+    if scale != 1.0 and model.text is None:
+        raise ValueError(f"sampler: cfg_scale: found {scale} without a text, expected 1")
     poses = check_cam2world(path, "camera path")
     if poses.ndim != 3:
         raise ValueError(f"camera path: found shape {poses.shape}, expected [frames, 4, 4]")
