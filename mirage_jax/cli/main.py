@@ -36,7 +36,7 @@ def main() -> None:
         return
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         print(
             f"mirage: error: no command {command!r}{hint} Known: {', '.join(COMMANDS)}",
             file=sys.stderr,

@@ -73,6 +73,10 @@ def load(
         for something else than what is asked for.
     """
     path = Path(path)
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise ValueError(f"preset: found {preset!r}, expected one of {', '.join(PRESETS)}")
+        preset = PRESETS[preset]
     folder = _parts_folder(path)
     if folder is None:
         parts = read_released(path, model)
@@ -103,8 +107,6 @@ def load(
         context_frames=trained_beside or ContextFrameOptions(),
         trained_beside=trained_beside,
     )
-    if isinstance(preset, str):
-        preset = PRESETS[preset]
     if preset is None and not trained_here:
         preset = _preset_of(conditioner)
     if preset is None:

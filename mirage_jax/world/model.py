@@ -26,7 +26,7 @@ from mirage_jax.world.conditioners import Conditioner, Frames, camera_rays
 from mirage_jax.world.context_frames import ContextFrames
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
-from mirage_jax.world.posed_pictures import posed_pictures
+from mirage_jax.world.posed_pictures import maps_of_pictures, posed_pictures
 from mirage_jax.world.sampling import sample_chunk
 from mirage_jax.world.state import World
 
@@ -65,6 +65,10 @@ class WorldModel:
     text: Any = None
     negative_text: Any = None
 
+    def __repr__(self) -> str:
+        sizes = f"size={self.size}, chunk_frames={self.chunk_frames}"
+        return f"WorldModel({sizes}, conditioner={self.conditioner.kind!r}, {self.sampler})"
+
     @property
     def grid(self) -> tuple[int, int]:
         """Cells (h, w) of a latent."""
@@ -94,14 +98,14 @@ class WorldModel:
             for, were each of them all new.
 
         Raises:
-          ValueError: on pictures of another size, or a camera that does not fit them.
+          ValueError: on pictures, a camera or maps that do not fit the model or each other.
         """
-        if pictures.ndim == 3:
-            depth, static = (None if x is None else x[None] for x in (depth, static))
+        depths = maps_of_pictures(depth, pictures, "depth")
+        still = maps_of_pictures(static, pictures, "static")
         pictures, camera = posed_pictures(pictures, camera, self.size)
         begin = jax.jit(WorldModel.begin, static_argnums=(5, 6))
         model_range = to_model_range(pictures)
-        return begin(self, model_range, camera, depth, static, capacity, keyframes)[0]
+        return begin(self, model_range, camera, depths, still, capacity, keyframes)[0]
 
     def begin(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import UInt8
 
@@ -9,21 +11,33 @@ from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics, field
 
 
 def posed_pictures(
-    pictures: UInt8[np.ndarray, "height width 3"] | UInt8[np.ndarray, "k height width 3"],
-    camera: Camera | None,
+    pictures: Any,
+    camera: Any,
     size: tuple[int, int],
 ) -> tuple[UInt8[np.ndarray, "k height width 3"], Camera]:
     """Pictures with a leading dimension, and a camera for each.
 
     Args:
-      pictures: of `size`.
+      pictures: uint8 colours of `size`, [H, W, 3] or [K, H, W, 3]; anything that NumPy makes such
+        an array of, as an RGB image of Pillow.
       camera: with the leading dimension of the pictures; None, for one picture, is at the origin
         and sees 90 degrees across the shorter side.
       size: (H, W) of a model's pictures.
 
     Raises:
-      ValueError: on pictures of another size, or a camera that does not fit them.
+      ValueError: on what is no such array, pictures of another size, or a camera that does not fit
+        them.
     """
+    if not isinstance(camera, Camera | None):
+        raise ValueError(f"camera: found {type(camera).__name__}, expected a geometry.Camera")
+    pictures = np.asarray(pictures)
+    if pictures.dtype != np.uint8 or pictures.ndim not in (3, 4) or pictures.shape[-1] != 3:
+        raise ValueError(
+            f"pictures: found {pictures.dtype} of shape {pictures.shape}, expected uint8 "
+            "[H, W, 3] or [K, H, W, 3]"
+        )
+    if len(pictures) == 0:
+        raise ValueError("pictures: found none, expected at least one")
     if pictures.ndim == 3:
         pictures = pictures[None]
         camera = None if camera is None else camera[None]
@@ -45,3 +59,25 @@ def posed_pictures(
     check_cam2world(camera.cam2world, "camera: cam2world")
     check_intrinsics(camera.intrinsics, size, "camera: intrinsics")
     return pictures, camera
+
+
+def maps_of_pictures(maps: Any, pictures: Any, name: str) -> np.ndarray | None:
+    """Maps, as of depth, with the leading dimension that `posed_pictures` gives the pictures.
+
+    Args:
+      maps: one for each picture, [h, w] for one picture and [K, h, w] for K; None stays None.
+      pictures: as given to `posed_pictures`.
+      name: of the maps.
+
+    Raises:
+      ValueError: naming the maps, if there is not one for each picture.
+    """
+    if maps is None:
+        return None
+    maps, lead = np.asarray(maps), np.shape(pictures)[:-3]
+    if maps.ndim != len(lead) + 2 or maps.shape[:-2] != lead:
+        expected = ", ".join([*map(str, lead), "h", "w"])
+        raise ValueError(
+            f"{name}: found shape {maps.shape}, expected [{expected}], a map for each picture"
+        )
+    return maps if lead else maps[None]

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from mirage_jax import memory
 from mirage_jax.chunks import chunk_bounds, chunks_of_path, latents_of_frames
-from mirage_jax.geometry import Camera, check_cam2world
+from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics
 from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.state import World, check_world
@@ -49,6 +49,9 @@ class Chunk:
     references: tuple[int, ...] = ()
     preceding: int = 0
 
+    def __repr__(self) -> str:
+        return f"Chunk(index={self.index}, video of {np.shape(self.video)}, {self.world})"
+
 
 def rollout(
     model: WorldModel,
@@ -56,7 +59,7 @@ def rollout(
     path: Float[np.ndarray, "f 4 4"],
     key: PRNGKeyArray | None = None,
     *,
-    intrinsics: Float[np.ndarray, "f 4"] | None = None,
+    intrinsics: Float[np.ndarray, "n 4"] | None = None,
     depth_estimator: DepthEstimator | None = None,
     short_last: bool = False,
 ) -> Iterator[Chunk]:
@@ -76,12 +79,17 @@ def rollout(
       short_last: whether the last chunk may be shorter than the others.
 
     Raises:
-      ValueError: on a path of the wrong length, bad poses, or one that starts elsewhere; or if the
-        world is another model's. While chunks are made: naming the chunk, if its latents are not
-        finite.
+      ValueError: on a path of the wrong length, bad poses or intrinsics, or one that starts
+        elsewhere; if the world is another model's; or if guidance is asked for without a text.
+        While chunks are made: naming the chunk, if its latents are not finite.
     """
     check_world(world, model)
+    scale = model.sampler.cfg_scale
+    if scale != 1.0 and model.text is None:
+        raise ValueError(f"sampler: cfg_scale: found {scale} without a text, expected 1")
     poses = check_cam2world(path, "camera path")
+    if poses.ndim != 3:
+        raise ValueError(f"camera path: found shape {poses.shape}, expected [frames, 4, 4]")
     if not short_last:
         chunks_of_path(len(poses), model.chunk_frames)
     bounds = chunk_bounds(len(poses), model.chunk_frames)
@@ -90,6 +98,13 @@ def rollout(
         raise ValueError(
             f"camera path: its first pose is {gap:.3g} away from the world's, expected the same"
         )
+    if intrinsics is not None:
+        intrinsics = check_intrinsics(intrinsics, model.size)
+        if intrinsics.shape != (len(poses), 4):
+            raise ValueError(
+                f"intrinsics: found shape {intrinsics.shape}, expected {(len(poses), 4)}, one for "
+                "each pose"
+            )
     key = jax.random.key(0) if key is None else key
     return _chunks(model, world, poses, key, bounds, intrinsics, depth_estimator)
 

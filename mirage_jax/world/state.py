@@ -34,6 +34,9 @@ class World:
     frames: Any
     context_frames: ContextFrames | None = None
 
+    def __repr__(self) -> str:
+        return f"World(frames={self.frames}, {self.bank.count} elements remembered)"
+
 
 def check_world(world: World, model: WorldModel, name: str = "world") -> None:
     """Checks that a model can continue a world.

@@ -31,7 +31,8 @@ def test_the_program_introduces_itself(arguments, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("typed", "hint"), [("trian", "did you mean 'train'?"), ("xyz", "Known: quickstart, record")]
+    ("typed", "hint"),
+    [("trian", "did you mean 'train'?"), ("xyz", "no command 'xyz'. Known: quickstart, record")],
 )
 def test_an_unknown_command_is_told_the_nearest(typed, hint, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["mirage", typed])

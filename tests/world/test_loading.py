@@ -89,6 +89,12 @@ def test_weights_of_another_conditioner_are_refused(trained, preset, kind):
         load(trained["now"].root, preset=preset)
 
 
+def test_an_unknown_preset_is_told_the_known_ones(trained):
+    message = "preset: found 'papers', expected one of released, paper, default"
+    with pytest.raises(ValueError, match=message):
+        load(trained["now"].root, preset="papers")
+
+
 @pytest.mark.parametrize("field", ["size", "chunk_frames"])
 def test_weights_that_were_trained_here_must_say_for_what(trained, field, tmp_path):
     """They are not taken for converted ones, which run at any size."""

@@ -21,7 +21,7 @@ from mirage_jax.world import (
 )
 from mirage_jax.world.conditioners import Folded, Nothing
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
-from mirage_jax.world.options import MemoryOptions
+from mirage_jax.world.options import MemoryOptions, SamplerOptions
 
 CELLS = GRID[0] * GRID[1]
 CAPACITY = 3 * CELLS + 2
@@ -300,3 +300,36 @@ def test_a_denoiser_without_memory_rolls_out_too(model, started):
 def test_bad_paths_are_refused_before_anything_is_generated(model, started, spoil, message):
     with pytest.raises(ValueError, match=message):
         rollout(model, started[0], spoil(PATH[:CHUNK]), KEY)
+
+
+@pytest.mark.parametrize(
+    ("intrinsics", "message"),
+    [
+        (
+            np.tile(INTRINSICS, (CHUNK - 1, 1)),
+            r"intrinsics: found shape \(4, 4\), expected \(5, 4\)",
+        ),
+        (np.tile(-INTRINSICS, (CHUNK, 1)), r"intrinsics\[0\]: .*focal lengths fx, fy above 0"),
+    ],
+)
+def test_intrinsics_that_do_not_fit_the_path_are_refused(model, started, intrinsics, message):
+    with pytest.raises(ValueError, match=message):
+        rollout(model, started[0], PATH[:CHUNK], KEY, intrinsics=intrinsics)
+
+
+def test_guidance_without_a_text_is_refused(model, started):
+    guided = model.replace(sampler=SamplerOptions(cfg_scale=3.0))
+    with pytest.raises(ValueError, match=r"cfg_scale: found 3\.0 without a text, expected 1"):
+        rollout(guided, started[0], PATH[:CHUNK], KEY)
+
+
+def test_model_world_and_chunk_print_in_a_line_and_not_as_their_arrays(model, walk, started):
+    chunk = walk.chunks[0]
+    for thing, words in (
+        (model, f"size={SIZE}"),
+        (chunk.world, f"frames={int(chunk.world.frames)}, "),
+        (chunk, f"video of {chunk.video.shape}, World(frames=5, "),
+    ):
+        assert words in repr(thing) and "array" not in repr(thing).lower()
+        assert len(repr(thing)) < 500 and "\n" not in repr(thing)
+    jax.eval_shape(lambda world: (repr(world), world)[1], started[0])  # of traced arrays too

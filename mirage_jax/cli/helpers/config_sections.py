@@ -131,7 +131,11 @@ class MemorySection(Settings):
     """`config.memory`; of which the last four are of the conditioner "folded"."""
 
     capacity: int = setting(4096, "Elements of a rollout's bank.", least=1)
-    conditioner: str = setting("folded", "Of the denoiser.", choices=tuple(KINDS))
+    conditioner: str = setting(
+        "folded",
+        "Of the denoiser; the baselines are named by --memory.",
+        choices=tuple(kind for kind in KINDS if kind not in ("rgb", "none")),
+    )
     reads: int = setting(4, "Poses read for each latent.", choices=(1, 2, 4))
     fine: int = setting(2, "The read-out grid relative to the latents'.", least=1)
     prefer: str = setting("nearest", "Which hit a cell keeps.", choices=("nearest", "best_view"))
