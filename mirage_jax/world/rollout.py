@@ -34,7 +34,7 @@ class Chunk:
     """One step of a rollout.
 
     Attributes:
-      index: number of the chunk, from 0.
+      index: number of the chunk, from 0 for a world that started from one picture.
       video: its new frames (the very first picture included in chunk 0), uint8 [T, H, W, 3].
       world: the state after the chunk.
       report: what was written to memory.
