@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -87,5 +88,6 @@ class VAETask(Task):
         return Samples(contact_sheet(rows))
 
 
+@functools.partial(jax.jit, static_argnames="vae")
 def _reconstruct(vae: VideoVAE, params: Params, video: Array) -> Array:
-    return jax.jit(lambda p, v: vae.apply({"params": p}, v))(params, video)
+    return vae.apply({"params": params}, video)

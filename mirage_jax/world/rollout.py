@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
 from mirage_jax import memory
 from mirage_jax.chunks import chunk_bounds, chunks_of_path, latents_of_frames
@@ -109,6 +109,11 @@ def rollout(
     return _chunks(model, world, poses, key, bounds, intrinsics, depth_estimator)
 
 
+@jax.jit
+def _all_finite(latents: Float[Array, "t h w c"]) -> Bool[Array, ""]:
+    return jnp.isfinite(latents).all()
+
+
 def _chunks(
     model: WorldModel,
     world: World,
@@ -122,7 +127,6 @@ def _chunks(
     remember = jax.jit(WorldModel.remember, static_argnames="fresh")
     memory_depth, decode = jax.jit(WorldModel.memory_depth), jax.jit(LatentEncoder.decode)
     encode_constants = jax.jit(WorldModel.constants, static_argnums=1)
-    finite = jax.jit(lambda latents: jnp.isfinite(latents).all())
     constants: dict[int, Array | None] = {}
 
     for first, last in bounds:
@@ -143,12 +147,12 @@ def _chunks(
             constants[count] = encode_constants(model, count)
         chunk_key = jax.random.fold_in(key, number)
         latents, read = generate(model, world, camera, chunk_key, slots, constants[count])
-        if not bool(finite(latents)):
+        pictures = decode(model.encoder, latents[None])[0]
+        if not bool(_all_finite(latents)):
             raise ValueError(
                 f"chunk {number}: the denoiser's latents are not all finite; expected weights, "
                 "noise levels and a precision with which they are"
             )
-        pictures = decode(model.encoder, latents[None])[0]
 
         fresh, depth, static = done == 1, None, None
         if depth_estimator is not None:

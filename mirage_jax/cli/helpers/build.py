@@ -250,7 +250,8 @@ def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel
     """The trained parts of a work directory, sampled and remembering as the config says.
 
     Raises:
-      FileNotFoundError, ValueError: if a part is missing or does not fit the others.
+      FileNotFoundError, ValueError: if a part is missing, does not fit the others, or was trained
+        with another conditioner than the config's.
     """
     for part in ("encoder", "geometry", f"denoiser_{memory}"):
         if not workdir.model(part).exists():
@@ -259,6 +260,12 @@ def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel
                 "or name another folder by --workdir"
             )
     model = loading.load(workdir.root, memory=memory)
+    trained, expected = model.conditioner, conditioner(config, memory)
+    if trained != expected:
+        raise ValueError(
+            f"{workdir.model(f'denoiser_{memory}')}: found weights trained with {trained}, but "
+            f"config.memory asks for {expected}"
+        )
     options = dataclasses.replace(memory_options(config), sky_depth=model.memory.sky_depth)
     return model.replace(sampler=sampler(config), memory=options)  # type: ignore[attr-defined]
 

@@ -116,6 +116,18 @@ def test_models_are_rebuilt_from_their_own_files(tiny_config, trained):
     assert plain.denoiser.memory_channels == 0 and plain.denoiser.branch_layers == ()
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "found"), [("conditioner", "visibility", "Folded"), ("reads", 1, "reads=4")]
+)
+def test_weights_of_another_conditioner_than_the_config_s_are_refused(
+    tiny_config, trained, field, value, found
+):
+    other = tiny_config.copy_and_resolve_references()
+    other.memory[field] = value
+    with pytest.raises(ValueError, match=rf"denoiser_latent: found .*{found}.*config.memory asks"):
+        build.world_model(trained, "latent", other)
+
+
 def test_models_of_another_kind_or_encoder_are_refused(tiny_config, trained):
     with pytest.raises(FileNotFoundError, match="denoiser_rgb"):
         build.world_model(trained, "rgb", tiny_config)
