@@ -94,8 +94,12 @@ def _in_batches(
 
 def reconstruct(encoder: LatentEncoder, held_out: HeldOut, batch_size: int = 16) -> Videos:
     """The truth of the last chunk, encoded and decoded."""
-    decode = jax.jit(lambda encoder, batch: encoder.decode(batch.chunks[:, -1]))
-    return _in_batches(lambda batch, _: decode(encoder, batch), held_out.clips, batch_size, 0)
+    return _in_batches(lambda batch, _: _decode_last(encoder, batch), held_out.clips, batch_size, 0)
+
+
+@jax.jit
+def _decode_last(encoder: LatentEncoder, clips: LatentClip) -> Array:
+    return encoder.decode(jnp.asarray(clips.chunks)[:, -1])
 
 
 def copies(held_out: HeldOut, chunk_frames: int) -> dict[str, Videos]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -202,8 +203,7 @@ class DenoiserTask(Task):
         if self.preview is None:
             return None
         clips, encoder = self.preview.clips, self.preview.encoder
-        returns = jax.jit(functools.partial(self._returns, sampler=self.preview.sampler))
-        made = processes.fetch(returns(nn.unbox(params), encoder, clips))
+        made = processes.fetch(self._jitted_returns(nn.unbox(params), encoder, clips))
         # In this order: a jitted function gives back dicts in that of the alphabet.
         shown = [name for name in ("decoded", "memory", "generated") if name in made]
         videos = {name: to_uint8(made[name]) for name in shown}
@@ -214,6 +214,12 @@ class DenoiserTask(Task):
         }
         pair = np.concatenate([videos["decoded"], videos["generated"]], axis=3)
         return Samples(contact_sheet(rows), np.concatenate(pair, axis=1), self.preview.fps)
+
+    @functools.cached_property
+    def _jitted_returns(self) -> Callable[..., dict[str, Array]]:
+        """Kept, so that one training compiles the sampler once and not for every sheet."""
+        assert self.preview is not None
+        return jax.jit(functools.partial(self._returns, sampler=self.preview.sampler))
 
     def _returns(
         self, params: Params, encoder: LatentEncoder, clips: LatentClip, sampler: SamplerOptions

@@ -90,4 +90,5 @@ class VAETask(Task):
 
 @functools.partial(jax.jit, static_argnames="vae")
 def _reconstruct(vae: VideoVAE, params: Params, video: Array) -> Array:
-    return vae.apply({"params": params}, video)
+    output: Any = vae.apply({"params": params}, video)
+    return output

@@ -200,6 +200,7 @@ def test_samples_show_the_memory_and_are_made_as_generation_is(kind, monkeypatch
     network = tiny_world.denoiser(conditioner.channels)
     task = DenoiserTask(network, conditioner, SIZE, 2, 2, shift=1.0, preview=preview)
     samples = task.samples({}, 1)
+    task.samples({}, 2)  # samples without being traced again
     assert samples.sheet.shape == (4, 4, 3) and seen == [how]
     rows = sheets[0]
     names = ["decoded", "generated"] if kind == "none" else ["decoded", "memory", "generated"]

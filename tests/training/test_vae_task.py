@@ -64,13 +64,18 @@ def test_latents_are_drawn_in_training_only():
 
 
 def test_the_sheet_shows_frames_above_their_reconstructions():
+    traced = []
+
     class Halves(Identity):
         def apply(self, variables, x, method=None):
+            traced.append(x.shape)
             return 0.5 * x
 
     black = np.zeros((2, FRAMES, 8, 8, 3), np.uint8)
     task = VAETask(vae=Halves(), frames=FRAMES, size=8, sheet_video=black)
     sheet = task.samples({}, 10).sheet
+    task.samples({}, 20)
+    assert len(traced) == 1
     assert sheet.dtype == np.uint8 and sheet.ndim == 3
     # Half of -1 is a quarter of the way up: 0.25 * 255 = 63.75. Enlarged to 96 pixels.
     panels = 2 * FRAMES * 96 * 96
