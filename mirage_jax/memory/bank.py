@@ -8,6 +8,7 @@ is counted and reported, never dropped silently.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -25,7 +26,9 @@ STATIC_SHARE = 0.5
 
 @flax.struct.dataclass
 class LatentMemory:
-    """A set of N element slots, filled from the front; leading dimensions may be added by `vmap`.
+    """A set of N element slots; leading dimensions may be added by `vmap`.
+
+    `write` fills slots from the front; `fusion` and `edit` may free any of them again.
 
     Attributes:
       xyz: `[N, 3]` float32, world position of the element, metres.
@@ -35,9 +38,15 @@ class LatentMemory:
       frame: `[N]` int32, number of the written frame it comes from.
       time: `[N]` float32, time of that frame (its number unless the writer gave times).
       origin: `[N, 3]` float32, optical centre it was seen from: viewing direction and distance.
-      count: int32, next free slot.
+      size: `[N]` float32, metres that the element's cell spans where it lies (depth over focal
+        length in cells); 0 = unknown.
+      seen: `[N]` int32, written frames that showed it, the first included.
+      missed: `[N]` int32, frames since that looked through it.
+      pinned: `[N]` bool, whether it stays whatever is written.
+      count: int32, slots used so far: all elements lie below it.
       frames: int32, frames written so far.
       dropped: int32, elements that did not fit, in total.
+      evicted: int32, elements that had to make room, in total.
     """
 
     xyz: Any
@@ -47,9 +56,14 @@ class LatentMemory:
     frame: Any
     time: Any
     origin: Any
+    size: Any
+    seen: Any
+    missed: Any
+    pinned: Any
     count: Any
     frames: Any
     dropped: Any
+    evicted: Any
 
     @property
     def capacity(self) -> int:
@@ -62,21 +76,37 @@ class LatentMemory:
         return self.tokens.shape[-1]
 
 
+COUNTERS = ("count", "frames", "dropped", "evicted")
+"""Fields of a memory that are one number; all others have a row for every slot."""
+ELEMENT_FIELDS = tuple(f.name for f in dataclasses.fields(LatentMemory) if f.name not in COUNTERS)
+
+
 @flax.struct.dataclass
 class WriteReport:
-    """Counts of the cells given to `write`, int32; the four sum to all of them.
+    """What became of the cells given to `write`, and of elements that went, int32.
+
+    The first five sum to all cells.
 
     Attributes:
-      written: cells that now are elements.
+      written: cells that now are elements of their own.
       unknown_depth: cells left out because their depth is 0, NaN or infinite.
       moving: cells of known depth left out because they are not static.
       dropped: cells that should have been written and did not fit.
+      fused: cells that showed what an element holds already, see `fusion.write`.
+      contradicted: elements removed because frame after frame looked through them.
+      evicted: elements removed to make room.
+      depth_scale: `[T]` float32, what the depth of each frame was multiplied by to agree with the
+        memory; None where it is taken as it is.
     """
 
     written: Any
     unknown_depth: Any
     moving: Any
     dropped: Any
+    fused: Any = 0
+    contradicted: Any = 0
+    evicted: Any = 0
+    depth_scale: Any = None
 
 
 def create(capacity: int, channels: int, dtype: Any = jnp.float32) -> LatentMemory:
@@ -101,19 +131,19 @@ def create(capacity: int, channels: int, dtype: Any = jnp.float32) -> LatentMemo
         frame=jnp.zeros((capacity,), jnp.int32),
         time=jnp.zeros((capacity,), jnp.float32),
         origin=jnp.zeros((capacity, 3), jnp.float32),
-        count=jnp.zeros((), jnp.int32),
-        frames=jnp.zeros((), jnp.int32),
-        dropped=jnp.zeros((), jnp.int32),
+        size=jnp.zeros((capacity,), jnp.float32),
+        seen=jnp.zeros((capacity,), jnp.int32),
+        missed=jnp.zeros((capacity,), jnp.int32),
+        pinned=jnp.zeros((capacity,), bool),
+        **{name: jnp.zeros((), jnp.int32) for name in COUNTERS},
     )
 
 
 def nbytes(mem: LatentMemory) -> int:
-    """Bytes held by the elements written so far (host side; free slots are not counted)."""
-    per_element = sum(
-        np.dtype(a.dtype).itemsize * int(np.prod(a.shape[1:]))
-        for a in (mem.xyz, mem.tokens, mem.valid, mem.confidence, mem.frame, mem.time, mem.origin)
-    )
-    return per_element * int(mem.count)
+    """Bytes held by the elements there are (host side; free slots are not counted)."""
+    rows = [getattr(mem, name) for name in ELEMENT_FIELDS]
+    per_element = sum(np.dtype(a.dtype).itemsize * int(np.prod(a.shape[1:])) for a in rows)
+    return per_element * int(np.sum(np.asarray(mem.valid)))
 
 
 def write(
@@ -145,6 +175,50 @@ def write(
     Raises:
       ValueError: if shapes do not fit each other or the memory.
     """
+    cells = cells_of_frames(
+        mem, tokens, depth, camera, static=static, confidence=confidence, times=times
+    )
+    found = jnp.sum(cells.rows["valid"], dtype=jnp.int32)
+    written = jnp.minimum(found, mem.capacity - mem.count)
+    dropped = found - written
+    old = {name: getattr(mem, name) for name in ELEMENT_FIELDS}
+    mem = mem.replace(  # type: ignore[attr-defined]
+        **_append(old, cells.rows, cells.rows["valid"], mem.count, written),
+        count=mem.count + written,
+        frames=mem.frames + len(tokens),
+        dropped=mem.dropped + dropped,
+    )
+    report = WriteReport(
+        written=written, unknown_depth=cells.unknown_depth, moving=cells.moving, dropped=dropped
+    )
+    return mem, report
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """The cells of T frames as rows of a memory, frame by frame.
+
+    Attributes:
+      rows: by name of `ELEMENT_FIELDS`, `[T * h * w, ...]`; those to be written are `valid`.
+      unknown_depth, moving: counts of the others, see `WriteReport`.
+    """
+
+    rows: dict[str, Array]
+    unknown_depth: Array
+    moving: Array
+
+
+def cells_of_frames(
+    mem: LatentMemory,
+    tokens: Any,
+    depth: Any,
+    camera: geometry.Camera,
+    *,
+    static: Any = None,
+    confidence: Any = None,
+    times: Any = None,
+) -> Cells:
+    """Lifts the cells of frames to rows of a memory; arguments and errors as for `write`."""
     frames, h, w, channels = tokens.shape
     grid = (h, w)
     _check_write(mem, tokens, depth, camera, static, confidence, times)
@@ -165,7 +239,9 @@ def write(
     when = numbers if times is None else jnp.asarray(times)
     if confidence is not None:
         share = jnp.asarray(confidence, jnp.float32)
-    new = {
+    focal = geometry.resize_camera(camera, grid).intrinsics[:, :2]
+    span = cell_depth / jnp.sqrt(focal[:, 0] * focal[:, 1])[:, None, None]
+    rows = {
         "xyz": geometry.lift(cell_depth, camera).reshape(total, 3),
         "tokens": jnp.asarray(tokens).reshape(total, channels).astype(mem.tokens.dtype),
         "valid": keep,
@@ -173,24 +249,16 @@ def write(
         "frame": jnp.repeat(numbers, h * w),
         "time": jnp.repeat(when.astype(jnp.float32), h * w),
         "origin": jnp.repeat(jnp.asarray(camera.centre, jnp.float32), h * w, axis=0),
+        "size": jnp.asarray(span, jnp.float32).reshape(total),
+        "seen": jnp.ones(total, jnp.int32),
+        "missed": jnp.zeros(total, jnp.int32),
+        "pinned": jnp.zeros(total, bool),
     }
-    found = jnp.sum(keep, dtype=jnp.int32)
-    written = jnp.minimum(found, mem.capacity - mem.count)
-    old = {name: getattr(mem, name) for name in new}
-    dropped = found - written
-    mem = mem.replace(  # type: ignore[attr-defined]
-        **_append(old, new, keep, mem.count, written),
-        count=mem.count + written,
-        frames=mem.frames + frames,
-        dropped=mem.dropped + dropped,
-    )
-    report = WriteReport(
-        written=written,
+    return Cells(
+        rows,
         unknown_depth=jnp.sum(~known, dtype=jnp.int32),
         moving=jnp.sum(known & ~is_static, dtype=jnp.int32),
-        dropped=dropped,
     )
-    return mem, report
 
 
 def _append(

@@ -20,17 +20,15 @@ from jaxtyping import Array, Bool, Int
 
 from mirage_jax import geometry
 from mirage_jax.memory import readout
-from mirage_jax.memory.bank import LatentMemory
+from mirage_jax.memory.bank import COUNTERS, LatentMemory
 from mirage_jax.memory.readout import ReadOut
-
-_PER_MEMORY = ("count", "frames", "dropped")
 
 
 def specs(axes: tuple[str, ...]) -> LatentMemory:
     """How a memory is split over mesh axes: elements evenly in order of slots, counters not."""
     return LatentMemory(
         **{
-            field.name: PartitionSpec() if field.name in _PER_MEMORY else PartitionSpec(axes)
+            field.name: PartitionSpec() if field.name in COUNTERS else PartitionSpec(axes)
             for field in dataclasses.fields(LatentMemory)
         }
     )

@@ -250,7 +250,9 @@ def test_the_layout_is_what_the_format_says(whole):
     np.testing.assert_array_equal(tensors["branches/other way/static/xyz"], other.bank.xyz)
     required = {name for name, part in header["parts"].items() if part["required"]}
     assert required == {"origin", "rollout", "static", "context_frames"}
-    assert {part["version"] for part in header["parts"].values()} == {1}
+    assert {n: p["version"] for n, p in header["parts"].items()} == {
+        name: 2 if name == "static" else 1 for name in header["parts"]
+    }
     assert header["parts"]["branches"]["entries"] == [
         {"name": "at the door", "frame": 2, "parent": None, "created_from": "a mark",
          "prefix": None},
@@ -293,6 +295,16 @@ def test_the_example_on_the_page_runs(saved, tmp_path, monkeypatch):
 # -- older and newer files -----------------------------------------------------------------------
 
 
+def assert_lacked_fields_are_blank(names, tensors):
+    """Elements of a memory that lacked the fields are of unknown size and were seen once."""
+    for prefix in {f"{name.rpartition('static/')[0]}static/" for name in names}:
+        fields = ("size", "seen", "missed", "pinned", "evicted")
+        assert {name for name in names if name.startswith(prefix)} == {prefix + f for f in fields}
+        np.testing.assert_array_equal(tensors[f"{prefix}seen"], tensors[f"{prefix}valid"])
+        for field in ("size", "missed", "pinned", "evicted"):
+            assert not tensors[prefix + field].any(), field
+
+
 @pytest.mark.parametrize("name", ["plain", "context_frames"])
 def test_files_of_format_1_are_read_and_written_as_format_2(name, tmp_path):
     """Written by the code of that time; read here by safetensors alone, to compare."""
@@ -310,8 +322,9 @@ def test_files_of_format_1_are_read_and_written_as_format_2(name, tmp_path):
     assert header["format"] == "mirage-world-2"
     origin = {name: tensors.pop(f"origin/{name}") for name in ("space", "time")}
     assert not origin["space"].any() and not origin["time"]
-    assert_same_bits(tensors, renamed)
-    assert len(tensors) == (14 if name == "plain" else 24)
+    assert_same_bits({name: tensors[name] for name in renamed}, renamed)
+    assert_lacked_fields_are_blank(tensors.keys() - renamed.keys(), tensors)
+    assert len(renamed) == (14 if name == "plain" else 24)
     assert_same_bits(load_world(tmp_path / "new.world"), read.world)
 
 
@@ -344,8 +357,20 @@ def test_the_format_is_what_it_was(tmp_path):
     assert_same_bits(file.branches[1].world.latent, expected["branches/other way/rollout/latent"])
     write_world_file(tmp_path / "again.world", file)
     found, header = taken_apart(tmp_path / "again.world")
-    assert_same_bits(found, expected)
+    assert_same_bits({name: found[name] for name in expected}, expected)
+    assert_lacked_fields_are_blank(found.keys() - expected.keys(), found)
+    before["parts"]["static"]["version"] = 2
+    for now in (header, before):
+        del now["checksums"]
     assert {**header, "writer": ""} == {**before, "writer": ""}
+
+
+def test_a_memory_of_version_2_lacks_nothing(whole, tmp_path):
+    tensors, header = taken_apart(whole)
+    for name in ("static/size", "static/evicted", "branches/other way/static/pinned"):
+        rest = {n: leaf for n, leaf in tensors.items() if n != name}
+        with pytest.raises(ValueError, match=f"tensor '{name}': found none"):
+            read_world_file(put_together(tmp_path / "lacking.world", rest, header))
 
 
 def test_what_a_newer_minor_version_added_is_passed_on_byte_for_byte(whole, tmp_path):
@@ -397,8 +422,8 @@ def test_newer_parts_are_passed_on_or_refused_as_they_ask(whole, tmp_path):
         with pytest.raises(ValueError, match=rf"newer\.world: part {name}: .*version {version}.*"
                            rf"expected {newest}.*upgrade mirage_jax"):  # fmt: skip
             read_world_file(with_part(name, version, True))
-    with pytest.raises(ValueError, match=r"part static: .*version 2, which is required"):
-        read_world_file(with_part("static", 2, False))
+    with pytest.raises(ValueError, match=r"part static: .*version 3, which is required"):
+        read_world_file(with_part("static", 3, False))
 
 
 def test_a_newer_format_is_refused_whatever_else_it_holds(whole, tmp_path):

@@ -206,5 +206,6 @@ def _of_older(container: world_container.Container) -> WorldFile:
         part = now if now in _OLDER_NAMES else now.partition("/")[0]
         return stored.get(now, _OLDER_NAMES[part] + now[len(part) :])
 
-    world, *_ = unpack_state(str(container.path), parts_of(tensors), tensors, older)
+    versions = dict.fromkeys(parts_of(tensors), 1)
+    world, *_ = unpack_state(str(container.path), versions, tensors, older)
     return WorldFile(world)

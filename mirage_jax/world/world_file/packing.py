@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -138,12 +138,13 @@ def unpack(source: str, header: Mapping[str, Any], tensors: Mapping[str, np.ndar
     unknown = _check_parts(source, header, tensors)
     known = {name: leaf for name, leaf in tensors.items() if name.partition("/")[0] not in unknown}
     origin = check_part("origin", known, {}, source)
-    world, path, entities, used = unpack_state(source, parts_of(known), known)
+    versions = {name: parts[name]["version"] for name in parts_of(known)}
+    world, path, entities, used = unpack_state(source, versions, known)
     used |= {f"origin/{name}" for name in origin}
     branches: list[Branch] = []
     if "branches" in parts and "branches" not in unknown:
         for entry in parts["branches"]["entries"]:
-            branch, own = _branch(source, entry, known, branches)
+            branch, own = _branch(source, entry, known, branches, parts)
             branches.append(branch)
             used |= own
     with_entities = [branch.entities for branch in branches] + [entities]
@@ -172,7 +173,7 @@ def unpack(source: str, header: Mapping[str, Any], tensors: Mapping[str, np.ndar
 
 def unpack_state(
     source: str,
-    parts: Collection[str],
+    versions: Mapping[str, int],
     tensors: Mapping[str, np.ndarray],
     stored: Callable[[str], str] = str,
 ) -> tuple[World, CameraPath | None, dict[str, np.ndarray] | None, set[str]]:
@@ -180,7 +181,7 @@ def unpack_state(
 
     Args:
       source: what errors begin with.
-      parts: names of those there are.
+      versions: of the parts there are, by name.
       tensors: by full name, without the prefix of a branch.
       stored: the name a tensor has in the file, for errors.
 
@@ -192,11 +193,13 @@ def unpack_state(
     """
     sizes: dict[str, int] = {}
     found = {
-        part: check_part(part, tensors, sizes, source, stored)
+        part: check_part(part, tensors, sizes, source, stored, versions.get(part, 1))
         for part in BRANCHED
-        if part in parts or PARTS[part].everywhere
+        if part in versions or PARTS[part].everywhere
     }
     leaves = {f"{part}/{rest}": leaf for part, own in found.items() for rest, leaf in own.items()}
+    used = set(leaves)
+    leaves |= {f"static/{n}": v for n, v in _newer_fields(found["static"]).items()}
     names, structure = _structure("context_frames" in found)
     world: World = jax.tree.unflatten(structure, [leaves[name] for name in names])
 
@@ -227,7 +230,20 @@ def unpack_state(
                 f"{where('camera_path/times')}: found one that is not after the one before, "
                 "expected increasing times"
             )
-    return world, path, found.get("entities"), set(leaves)
+    return world, path, found.get("entities"), used
+
+
+def _newer_fields(static: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a memory of version 1 of the part lacks: elements of unknown size, seen once."""
+    elements = len(static["valid"])
+    blank = {
+        "size": np.zeros(elements, np.float32),
+        "seen": static["valid"].astype(np.int32),
+        "missed": np.zeros(elements, np.int32),
+        "pinned": np.zeros(elements, bool),
+        "evicted": np.zeros((), np.int32),
+    }
+    return {name: leaf for name, leaf in blank.items() if name not in static}
 
 
 @functools.cache
@@ -250,6 +266,7 @@ def _branch(
     entry: Any,
     tensors: Mapping[str, np.ndarray],
     before: Sequence[Branch],
+    parts: Mapping[str, Any],
 ) -> tuple[Branch, set[str]]:
     """A branch, and the names of its tensors in the file."""
     where = f"{source}: part branches"
@@ -278,8 +295,9 @@ def _branch(
     if entry["prefix"] is None:
         return branch, set()
     own = {full[len(prefix) :]: leaf for full, leaf in tensors.items() if full.startswith(prefix)}
+    versions = {part: parts[part]["version"] for part in parts_of(own) if part in parts}
     world, path, entities, used = unpack_state(
-        f"{where}, branch {name!r}", parts_of(own), own, lambda name: prefix + name
+        f"{where}, branch {name!r}", versions, own, lambda name: prefix + name
     )
     branch = dataclasses.replace(branch, world=world, camera_path=path, entities=entities)
     return branch, {prefix + name for name in used}

@@ -20,12 +20,14 @@ class TensorSpec:
       shape: lengths, or letters for lengths that are the same wherever the letter stands.
       required: whether it is there in every file that has its part.
       alternative: what it may be instead.
+      since: version of the part that it came with; files of older ones lack it.
     """
 
     dtypes: tuple[str, ...]
     shape: tuple[str | int, ...]
     required: bool = True
     alternative: TensorSpec | None = None
+    since: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,10 @@ def _tokens(*shape: str | int) -> TensorSpec:
     return TensorSpec(_FLOATS, shape)
 
 
+def _since(version: int, spec: TensorSpec) -> TensorSpec:
+    return dataclasses.replace(spec, since=version)
+
+
 PARTS: Mapping[str, Part] = {
     "origin": Part(
         {
@@ -99,10 +105,16 @@ PARTS: Mapping[str, Part] = {
             "frame": _i32("N"),
             "time": _f32("N"),
             "origin": _f32("N", 3),
+            "size": _since(2, _f32("N")),
+            "seen": _since(2, _i32("N")),
+            "missed": _since(2, _i32("N")),
+            "pinned": _since(2, _bool("N")),
             "count": _i32(),
             "frames": _i32(),
             "dropped": _i32(),
+            "evicted": _since(2, _i32()),
         },
+        version=2,
         required=True,
         everywhere=True,
     ),
@@ -171,6 +183,7 @@ def check_part(
     sizes: dict[str, int],
     source: str,
     stored: Callable[[str], str] = str,
+    version: int = 1,
 ) -> dict[str, np.ndarray]:
     """Picks the tensors of a known part, and checks each.
 
@@ -180,6 +193,7 @@ def check_part(
       sizes: lengths that letters stand for so far; those of this part are added.
       source: what errors begin with.
       stored: the name a tensor has in the file, for errors.
+      version: of the part in the file.
 
     Returns:
       The tensors by the rest of their names.
@@ -191,7 +205,7 @@ def check_part(
     picked = {}
     for rest, spec in PARTS[name].tensors.items():
         tensor = found.get(f"{name}/{rest}")
-        if tensor is None and not spec.required:
+        if tensor is None and (not spec.required or spec.since > version):
             continue
         where = f"{source}: part {name}, tensor {stored(f'{name}/{rest}')!r}"
         if tensor is None or not _fits(tensor, spec, sizes):
