@@ -26,8 +26,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mirage_jax.convert.lazy_tensors import DTYPES
 from mirage_jax.convert.presets import DENOISERS
-from mirage_jax.convert.tensor_files import DTYPES, Spec, open_tensors, write_tensors
+from mirage_jax.convert.tensor_files import Spec, open_tensors, write_tensors
 from mirage_jax.convert.wan_dit import wan_dit_plan
 
 _POOL = np.random.default_rng(0).standard_normal(1 << 22, np.float32)

@@ -6,14 +6,20 @@
     mirage convert --source=Wan2.2-TI2V-5B/vae --to=exports/vae
     mirage convert --source=Wan2.2-TI2V-5B,step_0010000_lora.safetensors --lora_alpha=64 \
         --model=wan22_ti2v_5b --to=exports/tuned
+    mirage convert --source=Wan2.2-TI2V-5B,style.safetensors,speed.safetensors \
+        --lora_strength=0.7,1 --model=wan22_ti2v_5b --dtype=bfloat16 --to=exports/styled
+    mirage convert --source=all_in_one.safetensors --part=vae --to=exports/vae
+    mirage convert --source=Wan2.2-TI2V-5B-Diffusers/text_encoder --to=exports/text
     mirage convert --source=exports/mirage --part=branch --to=vace.safetensors
     mirage convert --source=exports/vae --naming=diffusers --to=vae
     mirage convert --source=exports/mirage --format=orbax --to=orbax/mirage
     mirage convert --source=orbax/mirage --format=export --to=exports/mirage
 
-A source is a safetensors file or a folder of them: diffusion transformer, control branch (alone or
-with its base), low-rank adapter (alone, or with a base it is merged into) or video VAE, in the
-naming of the original releases or of diffusers. An export of ours as the source is written back as
+A source is a safetensors file, a folder of them or an index of shards: diffusion transformer,
+control branch (alone or with its base), adapters (one alone, or several with a base they are merged
+into), video VAE, UMT5 text encoder or Depth Anything, in the naming of the original releases, of
+diffusers and transformers or of ComfyUI, in 8 to 64 bits. What a file has beside that is listed. An
+export of ours as the source is written back as
 safetensors: to a file, or to a folder with shards. With --format=orbax either becomes an Orbax
 checkpoint: `orbax.checkpoint.v1.load` gives its parameters on any mesh, the custom metadata hold
 the architecture. Such a checkpoint as the source is taken as an export is; --format=export makes it
@@ -25,6 +31,7 @@ be new.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,8 +43,15 @@ from rich.console import Console
 
 from mirage_jax.cli.helpers import common
 from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
+from mirage_jax.convert.all_in_one import PARTS
 from mirage_jax.io import outputs
 from mirage_jax.world.conditioners import KINDS
+
+_DTYPES = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
 
 _SOURCE = flags.DEFINE_list("source", [], "What to read; several are merged.")
 _TO = flags.DEFINE(PathName(), "to", "", "Folder of the export, or what to write an export to.")
@@ -58,16 +72,30 @@ _ALPHA = flags.DEFINE(
     Real(above=0),
     "lora_alpha",
     None,
-    "Alpha of a low-rank adapter that stores none; scales by alpha / rank.",
+    "Alpha of low-rank adapters that store none; scales by alpha / rank.",
+)
+_STRENGTH = flags.DEFINE_list(
+    "lora_strength",
+    [],
+    "What the updates of each adapter are multiplied by before they are merged, in the order of "
+    "--source, or one number for all; 1 by default.",
 )
 _DTYPE = flags.DEFINE_enum(
-    "dtype", "same", ["same", "float32", "bfloat16"], "Of what is written; same as the source."
+    "dtype",
+    "same",
+    ["same", *_DTYPES],
+    "Of what is written; by default that of the source, bfloat16 for 8 bits, float32 for 8 bits "
+    "with scales.",
 )
 _NAMING = flags.DEFINE_enum(
     "naming", "original", ["original", "diffusers"], "Names of tensors written from an export."
 )
 _PART = flags.DEFINE_enum(
-    "part", "all", ["all", "base", "branch"], "What to write of an exported denoiser."
+    "part",
+    "all",
+    ["all", "base", "branch", *PARTS],
+    "What to write of an exported denoiser: all, base or branch; what to take from a file that "
+    f"holds several networks: {', '.join(PARTS)}.",
 )
 _FORMAT = flags.DEFINE_enum(
     "format",
@@ -80,24 +108,27 @@ _SHARD_GB = flags.DEFINE(Real(least=0.001), "shard_gb", 5.0, "Size of a shard, i
 _FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".gguf", ".json", ".zip")
 """Endings of files; a folder that is called so is a mistake."""
 
-_DTYPES = {"same": None, "float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-
 
 def run(console: Console) -> None:
-    from mirage_jax.convert.incoming import ImportOptions, import_checkpoint, save_export
+    from mirage_jax.convert.incoming import import_checkpoint, save_export
+    from mirage_jax.convert.options import ImportOptions
     from mirage_jax.convert.orbax_folder import save_orbax
     from mirage_jax.convert.outgoing import copy_export, export_checkpoint, is_ours
 
     if not _SOURCE.value or not _TO.value:
         raise common.UserError("give --source=FILE_OR_FOLDER and --to=FOLDER_OR_FILE")
     sources, out = [Path(s).expanduser() for s in _SOURCE.value], Path(_TO.value)
-    dtype = _DTYPES[_DTYPE.value]
+    dtype = _DTYPES.get(_DTYPE.value)
     save = save_orbax if _FORMAT.value == "orbax" else save_export
     ours = is_ours(sources[0])
     if ours and len(sources) > 1:
         raise common.UserError(f"--source: {sources[0]} is an export and goes out alone")
     _check_target(out, sources, _FORMAT.value or ("safetensors" if ours else "export"))
     with console.status("") as status:
+        if ours and _PART.value in PARTS:
+            raise common.UserError(
+                f"--part: found {_PART.value!r}, expected all, base or branch of an export"
+            )
         if ours and _FORMAT.value in ("", "safetensors"):
             count = export_checkpoint(
                 sources[0],
@@ -119,10 +150,22 @@ def run(console: Console) -> None:
             )
         else:
             options = ImportOptions(
-                _MODEL.value, _HEADS.value, _branch_layers(), _ALPHA.value, _CONTEXT.value
+                model=_MODEL.value,
+                heads=_HEADS.value,
+                branch_layers=_branch_layers(),
+                alpha=_ALPHA.value,
+                context=_CONTEXT.value,
+                strengths=_strengths(),
+                part=_part_of_file(),
             )
             kind = import_checkpoint(
-                sources, out, options=options, dtype=dtype, notify=status.update, save=save
+                sources,
+                out,
+                options=options,
+                dtype=dtype,
+                notify=status.update,
+                report=lambda line: console.print(line, markup=False),
+                save=save,
             )
             console.print(f"{kind} -> {out}")
 
@@ -168,6 +211,27 @@ def _branch_layers() -> tuple[int, ...]:
     if not all(word.isdecimal() for word in words):
         raise common.UserError(f"--branch_layers: found {words}, expected numbers such as 0,2,4")
     return tuple(map(int, words))
+
+
+def _strengths() -> tuple[float, ...]:
+    try:
+        found = tuple(map(float, _STRENGTH.value))
+    except ValueError:
+        found = (math.nan,)
+    if not all(math.isfinite(strength) and strength for strength in found):
+        raise common.UserError(
+            f"--lora_strength: found {_STRENGTH.value}, expected numbers such as 0.7,1, none 0"
+        )
+    return found
+
+
+def _part_of_file() -> str:
+    if _PART.value in ("base", "branch"):
+        raise common.UserError(
+            f"--part: found {_PART.value!r}, expected {', '.join(PARTS)} of released weights, and "
+            "base or branch of an export"
+        )
+    return "" if _PART.value == "all" else _PART.value
 
 
 def main() -> None:

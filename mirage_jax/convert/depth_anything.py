@@ -19,13 +19,13 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mirage_jax.nn.depth_anything import DepthAnything
+from mirage_jax.convert.placement import Tensors
+from mirage_jax.nn.depth_anything import PRESETS, DepthAnything
 from mirage_jax.nn.dinov2 import PATCH
 
 NAMINGS = ("transformers", "transformers_4", "original")
 """Naming schemes."""
 
-Tensors = Mapping[str, Any]
 _Slot = tuple[str, int | None]
 """Flat path of a parameter, and the layer of a stacked one."""
 
@@ -90,6 +90,28 @@ _TRANSFORMERS_4 = {
 }
 _UPSAMPLED = ("head/resize0/kernel", "head/resize1/kernel")
 _LEADING_ONES = {"backbone/cls_token": 2, "backbone/mask_token": 1, "backbone/positions": 1}
+
+
+def is_depth_anything(tensors: Tensors) -> bool:
+    """Whether tensors are a Depth Anything network's, in any of `NAMINGS`."""
+    return any(name in tensors for name in _NAMES["backbone/cls_token"])
+
+
+def depth_anything_fields(tensors: Tensors) -> dict[str, Any]:
+    """Fields of the released network that tensors belong to, by the width of its class token.
+
+    Raises:
+      ValueError: if there is none of that width.
+    """
+    names = _NAMES["backbone/cls_token"]
+    width = next((tensors[name].shape[-1] for name in names if name in tensors), None)
+    fields = next((fields for fields in PRESETS.values() if fields["width"] == width), None)
+    if fields is None:
+        raise ValueError(
+            f"found a class token of {width} channels, expected one of Depth Anything V2: "
+            f"{', '.join(str(fields['width']) for fields in PRESETS.values())}"
+        )
+    return fields
 
 
 def from_depth_anything(tensors: Tensors, model: DepthAnything) -> dict[str, Any]:

@@ -1,87 +1,43 @@
 """Released checkpoints to exports of ours, tensor by tensor.
 
 The names of its tensors say what a checkpoint is: a diffusion transformer with or without a
-control branch, a branch alone, a low-rank adapter, or a video VAE. Names and shapes are compared
-with those of the module before a value is read, so that a refusal costs no time and leaves no file.
+control branch, a branch alone, an adapter, a video VAE, a text encoder or a depth network. Names
+and shapes are compared with those of the module before a value is read, so that a refusal costs no
+time and leaves no file.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mirage_jax.convert.lora import fused, is_lora, lora_fields, lora_names, lora_plan
+from mirage_jax.convert.adapters import Adapter, is_adapter, read_adapter
+from mirage_jax.convert.all_in_one import select
+from mirage_jax.convert.lora import assumed_names, merged
+from mirage_jax.convert.options import ImportOptions
 from mirage_jax.convert.placement import Placement, Tensors, check
-from mirage_jax.convert.presets import DENOISERS, SCORE
+from mirage_jax.convert.recognition import Part, adapter_alone, recognise
 from mirage_jax.convert.tensor_files import (
     Pieces,
     Spec,
     Specs,
     TensorFiles,
+    narrowed,
     open_tensors,
     write_tensors,
 )
-from mirage_jax.convert.wan_dit import (
-    branch_fields,
-    check_branch,
-    original_names,
-    wan_branch_fields,
-    wan_branch_plan,
-    wan_dit_fields,
-    wan_dit_plan,
-)
-from mirage_jax.convert.wan_vae import is_video_vae, released_stats, video_vae_plan
-from mirage_jax.nn.denoiser import Denoiser
-from mirage_jax.nn.lora import STACK, LoRA
-from mirage_jax.nn.video_vae import VideoVAE
-from mirage_jax.weights import export_with, module_fields
+from mirage_jax.convert.wan_dit import original_names
+from mirage_jax.weights import export_with
 
 Notify = Callable[[str], None]
-Update = Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]]
 Save = Callable[[Path, Specs, Pieces, Mapping[str, Any]], None]
 """Writes parameters to a path: their specs and pieces (see `write_tensors`), the architecture."""
 
-
-@dataclasses.dataclass(frozen=True)
-class ImportOptions:
-    """Sizes that do not follow from the tensors of a diffusion transformer or branch.
-
-    Attributes:
-      model: key of `presets.DENOISERS`, which fixes the next two; "" for none.
-      heads: attention heads; 0 if unknown.
-      branch_layers: blocks that the hints of a branch belong to.
-      alpha: of a low-rank adapter; None if unknown.
-      context: kind of conditioner (`world.conditioners.KINDS`) of a branch; "" if unknown.
-    """
-
-    model: str = ""
-    heads: int = 0
-    branch_layers: tuple[int, ...] = ()
-    alpha: float | None = None
-    context: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """Parameters that an export is made of: where they lie and what they are."""
-
-    plan: Sequence[Placement]
-    architecture: Mapping[str, Any]
-    tensors: Tensors
-    constants: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    prefix: str = ""
-    updates: Mapping[str, Update] = dataclasses.field(default_factory=dict)
-
-    def layers(self, placement: Placement) -> Iterator[np.ndarray]:
-        """A parameter layer by layer, with the update of a low-rank adapter if it has one."""
-        layers = placement.layers(self.tensors)
-        update = self.updates.get(placement.path)
-        return layers if update is None else update(layers)
+_LISTED = 4
 
 
 def import_checkpoint(
@@ -91,32 +47,49 @@ def import_checkpoint(
     options: ImportOptions | None = None,
     dtype: np.dtype | None = None,
     notify: Notify = lambda name: None,
+    report: Notify = lambda line: None,
     save: Save | None = None,
 ) -> str:
     """Writes an export (see `weights`) of a released checkpoint.
 
     Args:
       sources: safetensors files or folders of them, in original or diffusers naming; a base, a
-        branch and a low-rank adapter, which is merged, may be given as three.
+        branch and adapters, which are merged, may be given together.
       out: folder of the export, replaced in one step.
       options: what does not follow from the tensors.
-      dtype: of the export; None keeps what each tensor has. Video VAEs become float32.
+      dtype: of the export; None keeps what each tensor has. Video VAEs and depth networks become
+        float32.
       notify: called with the path of each parameter before it is read.
+      report: called with a line for whatever is not used, and what each adapter does.
       save: how to write, `save_export` by default; `orbax_folder.save_orbax` is another.
 
     Returns:
-      The kind of export: "denoiser", "memory_branch", "lora" or "latent_encoder".
+      The kind of export: "denoiser", "memory_branch", "lora", "latent_encoder", "text_encoder" or
+      "depth_anything".
 
     Raises:
       FileNotFoundError: if a file is missing.
-      ValueError: naming the file and the tensor that is missing, unknown, mis-shaped, truncated or
-        not finite, with what was expected.
+      ValueError: naming the file and the tensor that is missing, unknown, mis-shaped, truncated,
+        not finite or beyond what `dtype` holds, with what was expected.
     """
-    opened = [open_tensors(source) for source in sources]
-    part = _part(opened, options or ImportOptions())
-    if part.architecture["kind"] == "latent_encoder":
+    options = options or ImportOptions()
+    opened = []
+    for source in sources:
+        files, left = select(open_tensors(source), options.part)
+        if left:
+            parts = ", ".join(f"{name} ({count} tensors)" for name, count in left.items())
+            report(f"{files.path}: not read, see --part: {parts}")
+        opened.append(files)
+    what = ", ".join(str(files.path) for files in opened)
+    part, adapters = _part(opened, what, options, dtype)
+    if part.float32:
         dtype = np.dtype(np.float32)
-    check(part.plan, part.tensors, ", ".join(str(files.path) for files in opened))
+    _check_floats(what, part, opened)
+    check(part.plan, part.tensors, what)
+    for files in opened:
+        _report_unused(files, adapters, report)
+    for line in (*(adapter.summary() for adapter in adapters), *part.notes):
+        report(line)
     paths = {part.prefix + placement.path: placement for placement in part.plan}
     specs: dict[str, Spec] = {
         path: (dtype or _common_dtype(placement, part.tensors), placement.full_shape)
@@ -129,7 +102,8 @@ def import_checkpoint(
             yield part.constants[path]
         else:
             notify(path)
-            yield from part.layers(paths[path])
+            for layer in part.layers(paths[path]):
+                yield narrowed(path, layer, specs[path][0])
 
     (save or save_export)(Path(out), specs, pieces, part.architecture)
     return str(part.architecture["kind"])
@@ -144,160 +118,98 @@ def save_export(out: Path, specs: Specs, pieces: Pieces, architecture: Mapping[s
     export_with(out, write, architecture)
 
 
-def _part(opened: Sequence[TensorFiles], options: ImportOptions) -> _Part:
-    adapters = [files for files in opened if is_lora(files.tensors)]
-    tensors = _merge([files for files in opened if not is_lora(files.tensors)])
-    if len(adapters) > 1:
-        raise ValueError(f"{adapters[1].path}: found a second low-rank adapter, expected one")
-    if not tensors and adapters:
-        return _lora(adapters[0], options)
-    if is_video_vae(tensors):
-        part = _video_vae(tensors, opened)
-    elif tensors and all(name.startswith("vace_") for name in tensors):
-        part = _branch(tensors, options)
-    else:
-        part = _denoiser(tensors, _with_config(options, opened))
-    return _merged(part, adapters[0], options) if adapters else part
+def _check_floats(what: str, part: Part, opened: Sequence[TensorFiles]) -> None:
+    """Refuses a parameter whose tensor is there, but of integers."""
+    unused = {name: why for files in opened for name, why in files.unused.items()}
+    missing = [n for p in part.plan for n in p.names if n not in part.tensors] if unused else []
+    for name in missing:
+        found = next((n for n in unused if n == name or n.endswith(f".{name}")), None)
+        if found is not None:
+            raise ValueError(
+                f"{what}: tensor {found!r}: found {unused[found]}, expected floating-point numbers"
+            )
+
+
+def _report_unused(files: TensorFiles, adapters: Sequence[Adapter], report: Notify) -> None:
+    unused = next((a.unused for a in adapters if a.path == files.path), files.unused)
+    if unused:
+        listed = [f"{name} ({why})" for name, why in unused.items()]
+        more = f", ... ({len(listed)} in all)" if len(listed) > _LISTED else ""
+        report(f"{files.path}: not used: {', '.join(listed[:_LISTED])}{more}")
+
+
+def _part(
+    opened: Sequence[TensorFiles], what: str, options: ImportOptions, dtype: np.dtype | None
+) -> tuple[Part, list[Adapter]]:
+    """What the sources make together, and the adapters among them."""
+    files = [found for found in opened if is_adapter(found.tensors)]
+    others = [found for found in opened if not is_adapter(found.tensors)]
+    strengths = options.strengths_of(len(files))
+    if options.strengths and not files:
+        raise ValueError(f"strengths: found {options.strengths}, but no adapter among {what}")
+    if files and not others:
+        return _alone(files, options)
+    tensors = _merge(others)
+    try:
+        part = recognise(tensors, opened, options)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+    kind = part.architecture["kind"]
+    if files and kind not in ("denoiser", "memory_branch"):
+        raise ValueError(
+            f"{files[0].path}: a low-rank adapter beside a {kind}, expected a denoiser to merge "
+            "it into, or the adapter alone"
+        )
+    adapters = [
+        read_adapter(found, part.tensors, options.alpha, strength)
+        for found, strength in zip(files, strengths, strict=True)
+    ]
+    _check_alpha(adapters, options)
+    return dataclasses.replace(part, tensors=merged(part.tensors, adapters, dtype)), adapters
+
+
+def _alone(files: Sequence[TensorFiles], options: ImportOptions) -> tuple[Part, list[Adapter]]:
+    if len(files) > 1:
+        raise ValueError(
+            f"{files[1].path}: found a second low-rank adapter, expected one, or a base among the "
+            "sources to merge them into"
+        )
+    if options.strengths:
+        raise ValueError(
+            f"{files[0].path}: found a strength for an adapter that is kept apart, expected a base "
+            "among the sources to merge it into"
+        )
+    depth = options.depth
+    adapter = read_adapter(files[0], assumed_names(files[0].tensors, depth), options.alpha)
+    _check_alpha([adapter], options)
+    return adapter_alone(adapter, depth), [adapter]
+
+
+def _check_alpha(adapters: Sequence[Adapter], options: ImportOptions) -> None:
+    """Refuses an alpha that would change nothing, as every adapter stores another."""
+    if options.alpha is None or not adapters or any("given" in a.alphas for a in adapters):
+        return
+    stored = sorted({alpha for a in adapters for alphas in a.alphas.values() for alpha in alphas})
+    if stored != [options.alpha]:
+        raise ValueError(
+            f"alpha: found {options.alpha:g}, but {adapters[0].path} stores "
+            f"{' and '.join(f'{alpha:g}' for alpha in stored) or 'no pair that it scales'}; "
+            "expected none (--lora_strength multiplies an update)"
+        )
 
 
 def _merge(opened: Sequence[TensorFiles]) -> dict[str, Any]:
     """All tensors under original names; ValueError if two checkpoints have the same one."""
-    merged: dict[str, Any] = {}
+    merged_tensors: dict[str, Any] = {}
     for files in opened:
         tensors = original_names(files.tensors)
-        twice = merged.keys() & tensors.keys()
+        twice = merged_tensors.keys() & tensors.keys()
         if twice:
             raise ValueError(f"{files.path}: tensor {min(twice)!r} came with a source before it")
-        merged.update(tensors)
-    return merged
+        merged_tensors.update(tensors)
+    return merged_tensors
 
 
 def _common_dtype(placement: Placement, tensors: Tensors) -> np.dtype:
     dtypes = {tensors[name].dtype for name in placement.names}
     return dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
-
-
-def _with_config(options: ImportOptions, opened: Sequence[TensorFiles]) -> ImportOptions:
-    """The number of heads from a config.json beside the tensors, unless `options` has it."""
-    for files in opened:
-        for field in ("num_attention_heads", "num_heads"):
-            if not options.heads and field in files.config:
-                options = dataclasses.replace(options, heads=int(files.config[field]))
-    return options
-
-
-def _resolve(options: ImportOptions) -> ImportOptions:
-    if options.model:
-        if options.model not in DENOISERS:
-            raise ValueError(
-                f"model: found {options.model!r}, expected one of {', '.join(DENOISERS)}"
-            )
-        preset = DENOISERS[options.model]
-        for name in ("heads", "branch_layers"):
-            given = getattr(options, name)
-            if given and given != preset[name]:
-                raise ValueError(
-                    f"{name}: found {given}, expected {preset[name]}, which {options.model} has"
-                )
-        layers = preset["branch_layers"]
-        context = options.context or (SCORE if layers else "")
-        return dataclasses.replace(
-            options, heads=preset["heads"], branch_layers=layers, context=context
-        )
-    if not options.heads:
-        raise ValueError("heads: found no number in the tensors; give it or a model")
-    return options
-
-
-def _denoiser(tensors: Tensors, options: ImportOptions) -> _Part:
-    options = _resolve(options)
-    fields = wan_dit_fields(tensors, heads=options.heads, branch_layers=options.branch_layers)
-    if options.model:
-        fields = DENOISERS[options.model]
-    module = Denoiser(**fields)
-    module.check()
-    architecture: dict[str, Any] = {"kind": "denoiser", "denoiser": module_fields(module)}
-    if options.context and fields["memory_channels"]:
-        architecture["context"] = options.context
-    return _Part(wan_dit_plan(fields), architecture, tensors)
-
-
-def _branch(tensors: Tensors, options: ImportOptions) -> _Part:
-    options = _resolve(options)
-    check_branch(tensors, options.branch_layers)
-    fields = wan_branch_fields(tensors, heads=options.heads)
-    patch = tuple(tensors["vace_patch_embedding.weight"].shape[2:])
-    if options.model:
-        preset = DENOISERS[options.model]
-        fields, patch = branch_fields(preset), preset["patch"]
-    architecture = {
-        "kind": "memory_branch",
-        "branch": fields,
-        "patch": patch,
-        "branch_layers": options.branch_layers,
-    }
-    if options.context:
-        architecture["context"] = options.context
-    return _Part(wan_branch_plan(fields, patch), architecture, tensors)
-
-
-def _adapter(
-    files: TensorFiles, options: ImportOptions
-) -> tuple[LoRA, dict[str, int], dict[str, Any]]:
-    alpha = options.alpha
-    if alpha is None and "alpha" in files.metadata:
-        alpha = float(files.metadata["alpha"])
-    tensors = lora_names(files.tensors)
-    try:
-        return *lora_fields(tensors, alpha), tensors
-    except ValueError as error:
-        raise ValueError(f"{files.path}: {error}") from error
-
-
-def _lora(files: TensorFiles, options: ImportOptions) -> _Part:
-    lora, sizes, tensors = _adapter(files, options)
-    architecture = {"kind": "lora", "lora": dataclasses.asdict(lora), **sizes}
-    return _Part(lora_plan(lora, sizes), architecture, tensors)
-
-
-def _merged(part: _Part, files: TensorFiles, options: ImportOptions) -> _Part:
-    """A denoiser with an adapter's updates in its kernels."""
-    if part.architecture["kind"] != "denoiser":
-        raise ValueError(
-            f"{files.path}: a low-rank adapter beside a {part.architecture['kind']}, expected a "
-            "denoiser to merge it into, or the adapter alone"
-        )
-    lora, _, tensors = _adapter(files, options)
-    plan = lora_plan(lora, part.architecture["denoiser"])
-    check(plan, tensors, str(files.path))
-    updates: dict[str, Update] = {
-        f"{STACK}/{target}/kernel": functools.partial(fused, pair=pair, tensors=tensors, lora=lora)
-        for target, pair in zip(lora.targets, zip(plan[::2], plan[1::2], strict=True), strict=True)
-    }
-    return dataclasses.replace(part, updates=updates)
-
-
-def _video_vae(tensors: Tensors, opened: Sequence[TensorFiles]) -> _Part:
-    fields, plan = video_vae_plan(tensors)
-    architecture = {
-        "kind": "latent_encoder",
-        "vae": module_fields(VideoVAE(**fields)),
-        "spread": [],
-    }
-    # diffusers keeps the statistics in config.json; the originals have them in their code.
-    config = next((files.config for files in opened if "latents_mean" in files.config), None)
-    if config:
-        mean, std = config["latents_mean"], config["latents_std"]
-    else:
-        stats = released_stats(fields["latent_channels"])
-        mean, std = stats.mean, stats.std
-    constants = {
-        f"stats/{name}": np.asarray(values, np.float32)
-        for name, values in (("mean", mean), ("std", std))
-    }
-    for name, values in constants.items():
-        if values.shape != (fields["latent_channels"],):
-            raise ValueError(
-                f"{name}: found {values.shape} values, expected {fields['latent_channels']}"
-            )
-    return _Part(plan, architecture, tensors, constants, "vae/")

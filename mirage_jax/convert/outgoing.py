@@ -12,13 +12,14 @@ import numpy as np
 
 from mirage_jax.convert.diffusers_config import transformer_config, vae_config
 from mirage_jax.convert.incoming import Notify, Save
+from mirage_jax.convert.lazy_tensors import LazyTensor
 from mirage_jax.convert.lora import RELEASED_PREFIX, lora_plan
 from mirage_jax.convert.orbax_folder import by_layer, is_orbax, open_orbax
 from mirage_jax.convert.placement import Placement, check_params
 from mirage_jax.convert.tensor_files import (
-    LazyTensor,
     Spec,
     TensorFiles,
+    narrowed,
     open_tensors,
     write_shards,
     write_tensors,
@@ -110,9 +111,10 @@ def copy_export(
         notify(name)
         tensor = opened.tensors[name]
         if by_layer((tensor.dtype, tensor.shape)):
-            yield from map(tensor.__getitem__, range(tensor.shape[0]))
+            for layer in range(tensor.shape[0]):
+                yield narrowed(name, tensor[layer], specs[name][0])
         else:
-            yield np.asarray(tensor)
+            yield narrowed(name, np.asarray(tensor), specs[name][0])
 
     save(Path(out), specs, pieces, architecture)
     return len(specs)

@@ -18,7 +18,10 @@ Tensors = Mapping[str, Any]
 """Arrays, or anything with a shape that becomes one by `numpy.asarray`, by name."""
 
 _LISTED = 4
-_PREFIXES = ("base_model.", "module.", "model.", "pipe.", "dit.", "vace.", "vae.")
+_PREFIXES = (
+    *("base_model.", "module.", "model.", "diffusion_model.", "transformer."),
+    *("pipe.", "dit.", "vace.", "vae."),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,19 +13,29 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-DTYPES = {
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
+from mirage_jax.convert.contents import other_contents, other_folder
+from mirage_jax.convert.lazy_tensors import DTYPES, LazyTensor, StoredTensor
+from mirage_jax.convert.quantized import readable
+from mirage_jax.io.tensor_dtypes import NUMPY_DTYPES
+
+ADAPTER_CONFIG = "adapter_config.json"
+"""What PEFT writes beside a low-rank adapter."""
+
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_PICKLED = (".pth", ".pt", ".bin", ".ckpt")
-_NESTS = ("model_state", "vace", "generator", "state_dict", "model")  # where weights may lie inside
+_STORED = {
+    **NUMPY_DTYPES,
+    **DTYPES,
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+}
+"""What is read; all but `DTYPES` becomes one of these or is left, see `quantized`."""
+_ADAPTER = "adapter_model.safetensors"  # beside the config of PEFT
+_INDEX = ".safetensors.index.json"
 _HEADER_LIMIT = 100 * 2**20  # what the safetensors library accepts
 
 Spec = tuple[np.dtype, tuple[int, ...]]
@@ -33,104 +43,102 @@ Specs = Mapping[str, Spec]
 Pieces = Callable[[str], Iterable[np.ndarray]]
 
 
-@runtime_checkable
-class LazyTensor(Protocol):
-    """A tensor not yet read: `numpy.asarray` reads it, `[i]` the i-th along its first axis."""
-
-    @property
-    def dtype(self) -> np.dtype: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray: ...
-    def __getitem__(self, index: int) -> np.ndarray: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredTensor:
-    """A `LazyTensor` in a safetensors file."""
-
-    file: Path
-    dtype: np.dtype
-    shape: tuple[int, ...]
-    offset: int
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        values = np.fromfile(self.file, self.dtype, math.prod(self.shape), offset=self.offset)
-        return values.reshape(self.shape).astype(dtype or self.dtype, copy=False)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        inner = self.shape[1:]
-        step = math.prod(inner) * self.dtype.itemsize
-        return np.asarray(StoredTensor(self.file, self.dtype, inner, self.offset + index * step))
-
-
 @dataclasses.dataclass(frozen=True)
 class TensorFiles:
-    """One checkpoint: its tensors by name, the metadata of its file and its config.json, if any."""
+    """One checkpoint.
+
+    Attributes:
+      path: of the file or folder.
+      tensors: by name, of a floating-point type of `DTYPES`.
+      metadata: of the file.
+      config: fields of the config.json or adapter_config.json beside the tensors, if there is one.
+      unused: what cannot be a parameter, such as counters: name -> what it is.
+    """
 
     path: Path
     tensors: Mapping[str, LazyTensor]
     metadata: dict[str, str]
     config: dict[str, Any]
+    unused: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def open_tensors(path: str | Path) -> TensorFiles:
-    """Opens a safetensors file or a folder of them (with an index of shards or without).
+    """Opens a safetensors file, a folder of them (with an index of shards or without) or an index.
+
+    Values in 8 bits are multiplied by their scales when they are read (see `quantized`).
 
     Raises:
       FileNotFoundError: if there is none, or a shard is missing.
-      ValueError: if a file is damaged or truncated, the index does not fit the shards, or the
-        checkpoint is a pickle, which is never opened as it can run any code.
+      ValueError: if a file is damaged, truncated or something else than safetensors, which is
+        named, or the index does not fit the shards. Pickles are never opened as they can run code.
     """
     path = Path(path)
-    if path.suffix in _PICKLED:
-        raise ValueError(_pickle_message(path))
-    if not path.is_dir():
-        tensors, metadata = read_header(path)
-        return TensorFiles(path, tensors, metadata, {})
-    indices = sorted(path.glob("*.safetensors.index.json"))
-    if len(indices) > 1:
-        raise ValueError(f"{path}: found {len(indices)} indices of shards, expected one")
-    index = _read_json(indices[0]).get("weight_map") if indices else None
-    if indices and not index:
-        raise ValueError(f"{indices[0]}: found no weight_map, expected the shard of every tensor")
-    files = sorted({path / shard for shard in index.values()} if index else _safetensors(path))
+    index = path if path.name.endswith(_INDEX) else None
+    if path.is_dir():
+        indices = sorted(path.glob(f"*{_INDEX}"))
+        if len(indices) > 1:
+            raise ValueError(
+                f"{path}: found {len(indices)} indices of shards, expected one; point to "
+                f"{' or '.join(found.name for found in indices)} itself"
+            )
+        index = indices[0] if indices else None
+    elif index is None:
+        if path.suffix != ".safetensors" and (found := other_contents(path)):
+            raise ValueError(f"{path}: {found}")
+        stored, metadata = read_header(path)
+        beside = [path.with_name(ADAPTER_CONFIG)] if path.name == _ADAPTER else []
+        return _opened(path, stored, metadata, *beside)
+    shards = _shards(index) if index else {}
+    folder = index.parent if index else path
+    files = sorted({folder / shard for shard in shards.values()} or _safetensors(folder))
     merged: dict[str, StoredTensor] = {}
     metadata = {}
     for file in files:
         tensors, metadata = read_header(file)
         twice = merged.keys() & tensors.keys()
         if twice:
-            raise ValueError(f"{file}: tensor {min(twice)!r} is also in {merged[min(twice)].file}")
+            raise ValueError(
+                f"{file}: tensor {min(twice)!r} is also in {merged[min(twice)].file}; expected "
+                "the files of one checkpoint, or one of them as the source"
+            )
         merged.update(tensors)
-    for name, shard in (index or {}).items():
+    for name, shard in shards.items():
         if name not in merged:
-            raise ValueError(f"{indices[0]}: tensor {name!r} is missing from {shard}")
-    config = path / "config.json"
-    own = _read_json(config) if config.is_file() else {}
-    return TensorFiles(path, merged, metadata if len(files) == 1 else {}, own)
+            raise ValueError(f"{index}: tensor {name!r} is missing from {shard}")
+    configs = [folder / name for name in ("config.json", ADAPTER_CONFIG)]
+    return _opened(path, merged, metadata if len(files) == 1 else {}, *configs)
+
+
+def _opened(
+    path: Path, stored: Mapping[str, StoredTensor], metadata: dict[str, str], *configs: Path
+) -> TensorFiles:
+    config: dict[str, Any] = {}
+    for file in configs:
+        if file.is_file():
+            config |= _read_json(file)
+    try:
+        tensors, unused = readable(stored)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return TensorFiles(path, tensors, metadata, config, unused)
+
+
+def _shards(index: Path) -> dict[str, str]:
+    if not index.is_file():
+        raise FileNotFoundError(f"{index}: no such file")
+    shards = _read_json(index).get("weight_map")
+    if not shards:
+        raise ValueError(f"{index}: found no weight_map, expected the shard of every tensor")
+    return dict(shards)
 
 
 def _safetensors(folder: Path) -> list[Path]:
     files = list(folder.glob("*.safetensors"))
     if not files:
-        pickled = [file for file in sorted(folder.iterdir()) if file.suffix in _PICKLED]
-        if pickled:
-            raise ValueError(_pickle_message(pickled[0]))
-        raise FileNotFoundError(f"{folder}: found no *.safetensors file there")
+        where, found = other_folder(folder)
+        missing = where == folder
+        raise (FileNotFoundError if missing else ValueError)(f"{where}: {found}")
     return files
-
-
-def _pickle_message(path: Path) -> str:
-    safe = path.with_suffix(".safetensors").name
-    return (
-        f"{path}: a pickled checkpoint, which is never opened as it can run any code; expected "
-        'safetensors. Where PyTorch is installed: python -c "import torch; from safetensors.torch '
-        f"import save_file; t = torch.load('{path.name}', map_location='cpu', weights_only=True); "
-        f"t = next((t[k] for k in {_NESTS} if isinstance(t.get(k), dict)), t); "
-        "save_file({k: v.contiguous().clone() for k, v in t.items() if torch.is_tensor(v)}, "
-        f"'{safe}')\""
-    )
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -142,6 +150,9 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """Tensors and metadata of one file; ValueError if it is damaged, truncated or of odd dtypes."""
+    found = other_contents(file)
+    if found:
+        raise ValueError(f"{file}: {found}")
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file")
     size = file.stat().st_size
@@ -150,7 +161,7 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
         if size < 8 or length > min(size - 8, _HEADER_LIMIT):
             raise ValueError(
                 f"{file}: truncated or not a safetensors file: found {size} bytes, expected a "
-                f"header of {length}"
+                f"header of {length}; was it downloaded to the end?"
             )
         text = stream.read(length)
     try:
@@ -164,22 +175,41 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
         raise ValueError(f"{file}: damaged or not a safetensors file ({error})") from error
     tensors, data = {}, 8 + length
     for name, (dtype, shape, begin, end) in entries.items():
-        if dtype not in DTYPES:
+        if dtype not in _STORED:
             raise ValueError(
-                f"{file}: tensor {name!r}: found {dtype}, expected one of {', '.join(DTYPES)}"
+                f"{file}: tensor {name!r}: found {dtype}, expected one of {', '.join(_STORED)}"
             )
-        wanted = math.prod(shape) * DTYPES[dtype].itemsize
+        wanted = math.prod(shape) * _STORED[dtype].itemsize
         if end - begin != wanted or begin < 0:
             raise ValueError(
                 f"{file}: tensor {name!r}: found {end - begin} bytes, expected {wanted}"
             )
-        tensors[name] = StoredTensor(file, DTYPES[dtype], shape, data + begin)
+        tensors[name] = StoredTensor(file, _STORED[dtype], shape, data + begin)
         if data + end > size:
             raise ValueError(
                 f"{file}: truncated at tensor {name!r}: found {size} bytes, expected at least "
                 f"{data + end}"
             )
     return tensors, metadata
+
+
+def narrowed(name: str, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The values in this type, if it is float16, which does not hold all that others do.
+
+    Raises:
+      ValueError: naming the tensor, if a finite value would become infinite.
+    """
+    if dtype != np.float16 or values.dtype == np.float16:
+        return values
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    lost = int((np.isfinite(values) & ~np.isfinite(half)).sum())
+    if lost:
+        raise ValueError(
+            f"tensor {name!r}: {lost} of {values.size} values are beyond 65504, the largest of "
+            "float16; expected --dtype=bfloat16 or float32"
+        )
+    return half
 
 
 def write_tensors(file: Path, specs: Specs, pieces: Pieces, metadata: Mapping[str, str]) -> None:

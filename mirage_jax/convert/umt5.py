@@ -17,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mirage_jax.convert.placement import finite
+from mirage_jax.convert.placement import Placement, Tensors, finite
 from mirage_jax.nn.text_encoder import TextEncoder
 
-Tensors = Mapping[str, Any]
 NAMINGS = ("wan", "hf")
 """Values of `naming`, in the order of `_NAMES`."""
 
@@ -87,6 +86,32 @@ def umt5_shapes(fields: Mapping[str, Any], naming: str = "wan") -> dict[str, tup
     init = jax.eval_shape(TextEncoder(**fields).init, jax.random.key(0), ids, ids)
     split = jax.eval_shape(lambda params: dict(_split(params, naming)), nn.unbox(init["params"]))
     return {name: tensor.shape for name, tensor in split.items()}
+
+
+def is_umt5(tensors: Tensors) -> bool:
+    """Whether tensors are a UMT5 encoder's, in either naming."""
+    first = _NAMES["blocks/position_bias"]
+    return any(name.format(0) in tensors for name in first)
+
+
+def umt5_plan(fields: Mapping[str, Any]) -> list[Placement]:
+    """Where every parameter of `TextEncoder(**fields)` lies in a checkpoint with Wan's names."""
+    shapes, plan = umt5_shapes(fields), []
+    for path, (wan, _) in _NAMES.items():
+        stacked = "{}" in wan
+        names = tuple(wan.format(layer) for layer in range(fields["depth"] if stacked else 1))
+        shape = shapes[names[0]]
+        axes = (1, 0) if path in _MATRICES else tuple(range(len(shape)))
+        ours = tuple(shape[axis] for axis in axes)
+        plan.append(Placement(path, names, ours, shape, axes, stacked))
+    return plan
+
+
+def hf_name(name: str) -> str:
+    """What Hugging Face's UMT5EncoderModel calls a tensor with one of Wan's names."""
+    layer = re.match(r"blocks\.(\d+)\.", name)
+    number = layer[1] if layer else ""
+    return next(hf.format(number) for wan, hf in _NAMES.values() if wan.format(number) == name)
 
 
 def from_umt5(tensors: Tensors) -> dict[str, Any]:

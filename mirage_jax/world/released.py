@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from mirage_jax.convert.incoming import ImportOptions, import_checkpoint
+from mirage_jax.convert.incoming import import_checkpoint
+from mirage_jax.convert.options import ImportOptions
 from mirage_jax.convert.tensor_files import Pieces, Specs
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.weights import as_fields, unflatten
 from mirage_jax.world.latent_encoder import LatentEncoder
 from mirage_jax.world.parts import Parts
 
+_LOG = logging.getLogger(__name__)
 _TRANSFORMER, _VAE = "transformer", "vae"
 
 
@@ -76,5 +79,6 @@ def _read(sources: Sequence[Path], model: str) -> tuple[dict[str, Any], Mapping[
             params[name] = jnp.asarray(values.reshape(shape))
         found.append((unflatten(params), architecture))
 
-    import_checkpoint(sources, "", options=ImportOptions(model=model), save=collect)
+    options = ImportOptions(model=model)
+    import_checkpoint(sources, "", options=options, report=_LOG.warning, save=collect)
     return found[0]

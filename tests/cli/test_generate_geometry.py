@@ -14,7 +14,8 @@ from helpers.command_line import assert_refused
 from helpers.geometry_npz import SIZE
 from mirage_jax import memory
 from mirage_jax.cli.helpers import rollout_files
-from mirage_jax.convert.incoming import ImportOptions, import_checkpoint
+from mirage_jax.convert.incoming import import_checkpoint
+from mirage_jax.convert.options import ImportOptions
 from mirage_jax.convert.wan_dit import to_wan_dit
 from mirage_jax.io import text
 from mirage_jax.io import video as video_io

@@ -10,7 +10,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from helpers import paths
-from mirage_jax.convert.incoming import ImportOptions, import_checkpoint
+from mirage_jax.convert.incoming import import_checkpoint
+from mirage_jax.convert.options import ImportOptions
 from mirage_jax.convert.outgoing import export_checkpoint
 from mirage_jax.convert.wan_dit import from_wan_dit, original_names
 from mirage_jax.nn.lora import EVERY_PROJECTION, SELF_ATTENTION, LoRA
@@ -111,21 +112,21 @@ def without(tensors):
     ("change", "alpha", "words"),
     [
         (dict, None, r"in\.safetensors: alpha: the file stores none.*expected a number"),
-        (without, 1.0, r"tensors missing: blocks\.1\.self_attn\.k\.lora_B\.weight"),
+        (without, 1.0, r"tensors missing: pipe\.dit\.blocks\.1\.self_attn\.k\.lora_B\.weight"),
         (
             lambda t: {**t, "blocks.2.self_attn.o.lora_A.weight": np.zeros((3, 48), np.float32)},
             1.0,
             r"blocks\.2\.self_attn\.o\.lora_A\.weight: found shape \(3, 48\), expected \(4, 48\)",
         ),
         (
-            lambda t: {**t, "blocks.0.norm3.lora_A.weight": np.zeros((4, 48), np.float32)},
+            lambda t: {**t, "blocks.0.norm4.lora_A.weight": np.zeros((4, 48), np.float32)},
             1.0,
-            r"'blocks\.0\.norm3\.lora_A\.weight': expected.*self_attn\.q",
+            r"'pipe\.dit\.blocks\.0\.norm4\.lora_A\.weight': expected.*self_attn\.q",
         ),
         (
             lambda t: {**t, "blocks.0.self_attn.q.alpha": np.zeros(1, np.float32)},
             1.0,
-            r"'blocks\.0\.self_attn\.q\.alpha': expected",
+            r"'pipe\.dit\.blocks\.0\.self_attn\.q\.alpha': found \[0\.\], expected one number",
         ),
         (
             lambda t: {
@@ -145,13 +146,19 @@ def test_what_does_not_fit_is_refused(tmp_path, change, alpha, words):
 
 
 def test_an_adapter_of_another_model_is_not_merged(tmp_path):
-    tensors = {k: v for k, v in pairs(ATTENTION).items() if not k.startswith("blocks.2.")}
-    lora = saved(tensors, tmp_path / "lora.safetensors")
+    longer = {k.replace("blocks.2.", "blocks.3."): v for k, v in pairs(ATTENTION).items()}
+    lora = saved(longer, tmp_path / "lora.safetensors")
     sources, options = [BASE / "weights.safetensors", lora], ImportOptions(heads=2, alpha=1.0)
-    with pytest.raises(ValueError, match=r"lora\.safetensors: tensors missing: blocks\.2\.self"):
+    with pytest.raises(ValueError, match=r"'pipe\.dit\.blocks\.3\.self_attn\..*expected lora_A"):
         import_checkpoint(sources, tmp_path / "ours", options=options)
+    wider = {k: np.concatenate([v, v], int("A." in k)) for k, v in pairs(ATTENTION).items()}
+    lora = saved(wider, tmp_path / "lora.safetensors")
+    words = r"lora\.safetensors: tensor .*lora_A.*: found shape \(4, 96\), expected \(4, 48\)"
+    with pytest.raises(ValueError, match=words):
+        import_checkpoint(sources, tmp_path / "ours", options=options)
+    lora = saved(pairs(ATTENTION), tmp_path / "lora.safetensors")
     with pytest.raises(ValueError, match=r"found a second low-rank adapter"):
-        import_checkpoint([*sources, lora], tmp_path / "ours", options=options)
+        import_checkpoint([lora, lora], tmp_path / "ours", options=options)
     vae = BASE.parent / "official_vae22" / "weights.safetensors"
     with pytest.raises(ValueError, match=r"adapter beside a latent_encoder, expected a denoiser"):
         import_checkpoint([vae, lora], tmp_path / "ours", options=options)

@@ -16,7 +16,8 @@ from safetensors.numpy import load_file
 
 from helpers import paths
 from mirage_jax.convert import orbax_folder
-from mirage_jax.convert.incoming import ImportOptions, import_checkpoint, save_export
+from mirage_jax.convert.incoming import import_checkpoint, save_export
+from mirage_jax.convert.options import ImportOptions
 from mirage_jax.convert.orbax_folder import open_orbax, save_orbax
 from mirage_jax.convert.outgoing import copy_export, export_checkpoint
 from mirage_jax.convert.wan_dit import from_wan_dit

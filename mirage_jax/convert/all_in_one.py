@@ -1,0 +1,64 @@
+"""Files that hold several networks, each under a prefix, as ComfyUI saves checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from mirage_jax.convert.tensor_files import TensorFiles
+
+_PREFIXES = {
+    "transformer": r"model\.diffusion_model\.",
+    "vae": r"(?:vae|first_stage_model)\.",
+    "text_encoder": r"(?:text_encoders|cond_stage_model)\.(?:[^.]+\.(?:transformer\.)?)?",
+    "clip_vision": r"clip_vision(?:_model)?\.",
+}
+PARTS = ("transformer", "vae", "text_encoder")
+"""What can be taken out."""
+
+
+def select(files: TensorFiles, part: str = "") -> tuple[TensorFiles, dict[str, int]]:
+    """One network of a file that holds several; another file as it is.
+
+    Args:
+      files: the file.
+      part: one of `PARTS`; "" for the transformer.
+
+    Returns:
+      The network's tensors without their prefix, and how many tensors of which others were left.
+
+    Raises:
+      ValueError: if the file has no such part, or a part is asked of a file that holds one network.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name in (*files.tensors, *files.unused):
+        own, inner = _part_of(name)
+        found.setdefault(own, {})[name] = inner
+    networks = [own for own in found if own and any(name in files.tensors for name in found[own])]
+    if len(networks) < 2:
+        if part:
+            raise ValueError(
+                f"{files.path}: found one network, expected several, as --part={part} takes one "
+                "out; leave it away"
+            )
+        return files, {}
+    wanted = part or "transformer"
+    if wanted not in networks:
+        raise ValueError(
+            f"{files.path}: found no {wanted}, expected --part to be one of "
+            f"{', '.join(name for name in PARTS if name in networks)}"
+        )
+    names = found.pop(wanted)
+    chosen = dataclasses.replace(
+        files,
+        tensors={inner: files.tensors[n] for n, inner in names.items() if n in files.tensors},
+        unused={n: files.unused[n] for n in names if n in files.unused},
+    )
+    return chosen, {own or "other": len(names) for own, names in found.items()}
+
+
+def _part_of(name: str) -> tuple[str, str]:
+    for part, pattern in _PREFIXES.items():
+        if match := re.match(pattern, name):
+            return part, name[match.end() :]
+    return "", name
