@@ -17,12 +17,15 @@ PARTS = ("transformer", "vae", "text_encoder")
 """What can be taken out."""
 
 
-def select(files: TensorFiles, part: str = "") -> tuple[TensorFiles, dict[str, int]]:
+def select(
+    files: TensorFiles, part: str = "", *, if_several: str = "transformer"
+) -> tuple[TensorFiles, dict[str, int]]:
     """One network of a file that holds several; another file as it is.
 
     Args:
       files: the file.
-      part: one of `PARTS`; "" for the transformer.
+      part: one of `PARTS`; "" where the file may hold one network alone.
+      if_several: what `part` is where it is "" and there are several.
 
     Returns:
       The network's tensors without their prefix, and how many tensors of which others were left.
@@ -42,7 +45,7 @@ def select(files: TensorFiles, part: str = "") -> tuple[TensorFiles, dict[str, i
                 "out; leave it away"
             )
         return files, {}
-    wanted = part or "transformer"
+    wanted = part or if_several
     if wanted not in networks:
         raise ValueError(
             f"{files.path}: found no {wanted}, expected --part to be one of "

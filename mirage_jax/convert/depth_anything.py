@@ -121,7 +121,7 @@ def from_depth_anything(tensors: Tensors, model: DepthAnything) -> dict[str, Any
       ValueError: naming tensors that are missing, have no place in the model, have another shape
         than the model's, or hold values that are not finite.
     """
-    shapes = _shapes(model)
+    shapes = depth_anything_shapes(model)
     places = _places(shapes, _naming(tensors))
     missing, unknown = sorted(set(places) - set(tensors)), sorted(set(tensors) - set(places))
     for problem, names in (("missing", missing), ("without a place in the model", unknown)):
@@ -161,7 +161,8 @@ def to_depth_anything(
 
 
 @functools.cache
-def _shapes(model: DepthAnything) -> dict[str, tuple[int, ...]]:
+def depth_anything_shapes(model: DepthAnything) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter of a network by path."""
     # On one patch: parameters do not depend on the size of the picture.
     picture = jax.ShapeDtypeStruct((1, PATCH, PATCH, 3), jnp.float32)
     boxed = jax.eval_shape(model.init, jax.random.key(0), picture)["params"]

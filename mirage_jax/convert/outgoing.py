@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+from mirage_jax.convert.depth_anything import depth_anything_shapes, to_depth_anything
 from mirage_jax.convert.diffusers_config import transformer_config, vae_config
 from mirage_jax.convert.incoming import Notify, Save
 from mirage_jax.convert.lazy_tensors import LazyTensor
 from mirage_jax.convert.lora import RELEASED_PREFIX, lora_plan
 from mirage_jax.convert.orbax_folder import by_layer, is_orbax, open_orbax
 from mirage_jax.convert.placement import Placement, check_params
+from mirage_jax.convert.recognition import DEPTH, TEXT
 from mirage_jax.convert.tensor_files import (
     Spec,
     TensorFiles,
@@ -24,14 +27,23 @@ from mirage_jax.convert.tensor_files import (
     write_shards,
     write_tensors,
 )
+from mirage_jax.convert.umt5 import hf_name, umt5_plan
 from mirage_jax.convert.wan_dit import diffusers_name, wan_branch_plan, wan_dit_plan
 from mirage_jax.convert.wan_vae import released_stats, wan_vae_plan
 from mirage_jax.io.atomic import replacing
 from mirage_jax.io.outputs import FileKind, check_replaceable, safetensors_metadata
 from mirage_jax.nn.denoiser import Denoiser
+from mirage_jax.nn.depth_anything import DepthAnything
 from mirage_jax.nn.lora import LoRA
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
-from mirage_jax.weights import FORMAT, WEIGHTS, as_fields, module_fields
+from mirage_jax.weights import (
+    FORMAT,
+    WEIGHTS,
+    as_fields,
+    compare_tensors,
+    module_fields,
+    unflatten,
+)
 
 WRITER = {"writer": "mirage_jax"}
 """In the header of what is written, by which it is told from the files of others."""
@@ -130,13 +142,14 @@ def export_checkpoint(
     shard_bytes: int = 5 * 10**9,
     notify: Notify = lambda name: None,
 ) -> int:
-    """Writes safetensors of an export of a denoiser, branch, low-rank adapter or latent encoder.
+    """Writes safetensors of an export of whatever `import_checkpoint` makes.
 
     Args:
       source: folder of the export, or of an Orbax checkpoint.
       out: a file `*.safetensors`, replaced in one step, or a folder to make, with shards, their
         index and, in diffusers naming, the config.json that diffusers reads.
-      naming: "original" (Wan, VACE) or "diffusers".
+      naming: "original" (of the release) or "diffusers" (that of diffusers or, for text encoders
+        and depth networks, of transformers).
       part: of a denoiser, "base", "branch" or "all".
       dtype: of the tensors; None keeps what each parameter has.
       shard_bytes: about the size of a shard.
@@ -155,12 +168,17 @@ def export_checkpoint(
             raise ValueError(f"{name}: found {value!r}, expected one of {', '.join(known)}")
     out, opened = Path(out), open_ours(source)
     architecture = json.loads(opened.metadata["architecture"])
+    _check_file(architecture, out)
     model = _describe(architecture, opened.tensors, naming == "diffusers", part)
-    flat = {
+    flat: dict[str, Any] = {
         path.removeprefix(model.prefix): tensor
         for path, tensor in opened.tensors.items()
         if path.startswith(model.prefix)
     }
+    if architecture["kind"] == DEPTH:
+        released = _depth_tensors(source, architecture, flat, naming)
+        model = _Model([_as_it_is(name, tensor) for name, tensor in released.items()])
+        flat = dict(released)
     check_params(model.plan, flat, str(source))
     places = {
         model.rename(name): (placement, layer)
@@ -179,7 +197,8 @@ def export_checkpoint(
         notify(name)
         placement, layer = places[name]
         stored = flat[placement.path]
-        yield placement.to_tensor(stored[layer] if placement.stacked else stored)
+        tensor = placement.to_tensor(stored[layer] if placement.stacked else stored)
+        yield narrowed(name, tensor, specs[name][0])
 
     if out.suffix == ".safetensors":
         check_replaceable(str(out), out, TENSORS)
@@ -229,6 +248,10 @@ def _describe(
         metadata = {"alpha": str(lora.alpha), "rank": str(lora.rank)}
         plan = lora_plan(lora, architecture)
         return _Model(plan, lambda name: RELEASED_PREFIX + name, metadata=metadata)
+    if kind == TEXT:
+        return _Model(umt5_plan(architecture[TEXT]), hf_name if diffusers else str)
+    if kind == DEPTH:
+        return _Model([])
     if kind == "latent_encoder":
         fields = module_fields(VideoVAE(**as_fields(architecture["vae"])))
         stats = LatentStats(*(np.asarray(tensors[f"stats/{name}"]) for name in ("mean", "std")))
@@ -243,6 +266,33 @@ def _describe(
             )
         return _Model(plan, prefix="vae/")
     raise ValueError(
-        f"kind: found an export of {kind!r}, expected denoiser, memory_branch, lora "
-        "or latent_encoder"
+        f"kind: found an export of {kind!r}, expected denoiser, memory_branch, lora, "
+        f"latent_encoder, {TEXT} or {DEPTH}"
     )
+
+
+def _check_file(architecture: Mapping[str, Any], out: Path) -> None:
+    """Folders are written as diffusers reads them, which has no place for these networks."""
+    kind = architecture["kind"]
+    if kind in (TEXT, DEPTH) and out.suffix != ".safetensors":
+        raise ValueError(f"{out}: expected a .safetensors file for a {kind}, not a folder")
+
+
+def _depth_tensors(
+    source: str | Path, architecture: Mapping[str, Any], flat: Mapping[str, Any], naming: str
+) -> dict[str, np.ndarray]:
+    """Tensors of a depth network, all in memory: originals hold three of its matrices in one."""
+    module = DepthAnything(**as_fields(architecture[DEPTH]))
+    expected = depth_anything_shapes(module)
+    found = {path: np.asarray(tensor) for path, tensor in flat.items()}
+    compare_tensors(
+        str(source),
+        found,
+        {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in expected.items()},
+    )
+    theirs = "original" if naming == "original" else "transformers_4"
+    return to_depth_anything(unflatten(found), theirs)
+
+
+def _as_it_is(name: str, tensor: np.ndarray) -> Placement:
+    return Placement(name, (name,), tensor.shape, tensor.shape, tuple(range(tensor.ndim)))

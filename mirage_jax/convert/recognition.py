@@ -36,6 +36,9 @@ from mirage_jax.nn.depth_anything import DepthAnything
 from mirage_jax.nn.video_vae import VideoVAE
 from mirage_jax.weights import module_fields
 
+TEXT, DEPTH = "text_encoder", "depth_anything"
+"""Kinds of exports, and the fields of their architecture with the module's own."""
+
 _LISTED = 4
 
 
@@ -172,11 +175,11 @@ def _video_vae(tensors: Tensors, opened: Sequence[TensorFiles]) -> Part:
 def _text_encoder(tensors: Tensors) -> Part:
     tensors = wan_names(tensors)
     fields = umt5_fields(tensors)
-    return Part(umt5_plan(fields), {"kind": "text_encoder", "text_encoder": fields}, tensors)
+    return Part(umt5_plan(fields), {"kind": TEXT, TEXT: fields}, tensors)
 
 
 def _depth_network(tensors: Tensors) -> Part:
     fields = depth_anything_fields(tensors)
     params = from_depth_anything(tensors, DepthAnything(**fields))
-    architecture = {"kind": "depth_anything", "depth_anything": fields}
+    architecture = {"kind": DEPTH, DEPTH: fields}
     return Part([], architecture, {}, flatten_dict(params, sep="/"), float32=True)

@@ -8,16 +8,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mirage_jax.convert.depth_anything import from_depth_anything
-from mirage_jax.convert.tensor_files import open_tensors
+from mirage_jax.convert.networks import read_depth_anything
 from mirage_jax.geometry import Camera
 from mirage_jax.io.depth_maps import resample
 from mirage_jax.io.geometry_npz import GeometryFile
 from mirage_jax.memory import pool_depth
-from mirage_jax.nn.depth_anything import PRESETS, DepthAnything, estimate
+from mirage_jax.nn.depth_anything import estimate
 from mirage_jax.world.rollout import DepthEstimator
-
-_CLASS_TOKENS = ("backbone.embeddings.cls_token", "pretrained.cls_token")
 
 
 def from_file(
@@ -90,23 +87,12 @@ def depth_anything(path: Path, max_depth: float) -> DepthEstimator:
     """Depth Anything V2, a metric network of any released size, from safetensors.
 
     Args:
-      path: file or folder with the weights.
+      path: file or folder with the weights, as released or an export of `mirage convert`.
       max_depth: metres that it was trained up to: 20 indoors, 80 outdoors, as released.
 
     Raises:
       FileNotFoundError, ValueError: if they are no weights of such a network.
     """
-    tensors = open_tensors(path).tensors
-    width = next((tensors[name].shape[-1] for name in _CLASS_TOKENS if name in tensors), None)
-    fields = next((fields for fields in PRESETS.values() if fields["width"] == width), None)
-    if fields is None:
-        raise ValueError(
-            f"{path}: found a class token of {width} channels, expected one of Depth Anything V2: "
-            f"{', '.join(str(fields['width']) for fields in PRESETS.values())}"
-        )
-    network = DepthAnything(**fields, max_depth=max_depth)
-    try:
-        params = from_depth_anything(tensors, network)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    params, network = read_depth_anything(path)
+    network = network.clone(max_depth=max_depth)
     return from_network(lambda picture: estimate(network, params, picture))

@@ -11,7 +11,9 @@ from safetensors.numpy import save_file
 
 from helpers import geometry_npz
 from helpers.geometry_npz import SIZE
+from mirage_jax.convert import depth_anything as weights_of_depth
 from mirage_jax.convert.depth_anything import to_depth_anything
+from mirage_jax.convert.incoming import import_checkpoint
 from mirage_jax.geometry import Camera
 from mirage_jax.io.geometry_npz import read_geometry
 from mirage_jax.nn import depth_anything
@@ -62,7 +64,7 @@ def test_weights_of_depth_anything_tell_which_network_they_are(tmp_path, monkeyp
         "neck_widths": (4, 4, 4, 4),
         "fusion_width": 4,
     }
-    monkeypatch.setattr(depth_estimators, "PRESETS", {"tiny": fields})
+    monkeypatch.setattr(weights_of_depth, "PRESETS", {"tiny": fields})
     network = depth_anything.DepthAnything(**fields, max_depth=10.0)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 14, 14, 3)))["params"]
     rng = np.random.default_rng(0)
@@ -77,11 +79,14 @@ def test_weights_of_depth_anything_tell_which_network_they_are(tmp_path, monkeyp
         small.setattr(depth_estimators, "estimate", at_14)
         look = depth_estimators.depth_anything(tmp_path / "depth.safetensors", 10.0)
         depth, static = look(pictures, [4, 8], CAMERA, NOTHING)
+        import_checkpoint([tmp_path / "depth.safetensors"], tmp_path / "ours")
+        of_export = depth_estimators.depth_anything(tmp_path / "ours", 10.0)
+        np.testing.assert_array_equal(of_export(pictures, [4, 8], CAMERA, NOTHING)[0], depth)
         expected = np.stack([at_14(network, params, one) for one in pictures])
     assert static is None and depth.shape == (2, *SIZE)
     np.testing.assert_allclose(depth, expected, rtol=1e-6)
     assert depth.min() > 0 and depth.max() < 10 and np.ptp(depth) > 1e-3
     assert np.abs(depth[0] - depth[1]).max() > 1e-4
-    monkeypatch.setattr(depth_estimators, "PRESETS", {"tiny": fields | {"width": 8}})
+    monkeypatch.setattr(weights_of_depth, "PRESETS", {"tiny": fields | {"width": 8}})
     with pytest.raises(ValueError, match=r"depth\.safetensors: found a class token of 16 channels"):
         depth_estimators.depth_anything(tmp_path / "depth.safetensors", 10.0)

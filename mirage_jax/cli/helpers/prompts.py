@@ -13,10 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from mirage_jax.cli.helpers.common import UserError
-from mirage_jax.convert.tensor_files import open_tensors
-from mirage_jax.convert.umt5 import from_umt5, umt5_fields
+from mirage_jax.convert.networks import read_text_encoder
 from mirage_jax.io.text import TextEmbeddings, Tokenizer, load_embeddings, save_embeddings
-from mirage_jax.nn.text_encoder import TextEncoder
 from mirage_jax.world import WorldModel
 
 
@@ -99,19 +97,14 @@ def embed_prompts(prompts: Sequence[str], tokenizer: Path, encoder: Path) -> Tex
     Args:
       prompts: texts, each once.
       tokenizer: UMT5's tokenizer.json or spiece.model.
-      encoder: its weights, a safetensors file or folder, in Wan's or Hugging Face's naming.
+      encoder: its weights, a safetensors file or folder, in Wan's or Hugging Face's naming, or an
+        export of `mirage convert`.
 
     Raises:
       FileNotFoundError, ValueError: naming the file that is missing or is something else.
     """
     ids, mask = Tokenizer(tokenizer)(prompts)
-    tensors = open_tensors(encoder).tensors
-    try:
-        fields, params = umt5_fields(tensors), from_umt5(tensors)
-    except ValueError as error:
-        raise ValueError(f"{encoder}: {error}") from error
-    dtype: Any = jnp.dtype(params["token_embedding"].dtype).type
-    network = TextEncoder(**fields, dtype=dtype)
+    params, network = read_text_encoder(encoder)
     found: Any = jax.jit(network.apply)({"params": params}, ids, mask)
     lengths = mask.sum(axis=1, dtype=np.int32)
     return TextEmbeddings(tuple(prompts), np.asarray(found), lengths)
