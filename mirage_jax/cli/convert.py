@@ -164,7 +164,7 @@ def run(console: Console) -> None:
                 options=options,
                 dtype=dtype,
                 notify=status.update,
-                report=lambda line: console.print(line, markup=False),
+                report=lambda line: console.print(line, markup=False, soft_wrap=True),
                 save=save,
             )
             console.print(f"{kind} -> {out}")

@@ -31,7 +31,7 @@ def select(
       The network's tensors without their prefix, and how many tensors of which others were left.
 
     Raises:
-      ValueError: if the file has no such part, or a part is asked of a file that holds one network.
+      ValueError: if the file holds several networks, but not this one.
     """
     found: dict[str, dict[str, str]] = {}
     for name in (*files.tensors, *files.unused):
@@ -39,11 +39,6 @@ def select(
         found.setdefault(own, {})[name] = inner
     networks = [own for own in found if own and any(name in files.tensors for name in found[own])]
     if len(networks) < 2:
-        if part:
-            raise ValueError(
-                f"{files.path}: found one network, expected several, as --part={part} takes one "
-                "out; leave it away"
-            )
         return files, {}
     wanted = part or if_several
     if wanted not in networks:

@@ -73,20 +73,23 @@ def import_checkpoint(
         not finite or beyond what `dtype` holds, with what was expected.
     """
     options = options or ImportOptions()
-    opened = []
-    for source in sources:
-        files, left = select(open_tensors(source), options.part)
-        if left:
-            parts = ", ".join(f"{name} ({count} tensors)" for name, count in left.items())
-            report(f"{files.path}: not read, see --part: {parts}")
-        opened.append(files)
+    selected = [select(open_tensors(source), options.part) for source in sources]
+    opened = [files for files, _ in selected]
     what = ", ".join(str(files.path) for files in opened)
+    if options.part and not any(left for _, left in selected):
+        raise ValueError(
+            f"{what}: found one network in a file, expected several, as --part={options.part} "
+            "takes one out"
+        )
     part, adapters = _part(opened, what, options, dtype)
     if part.float32:
         dtype = np.dtype(np.float32)
     _check_floats(what, part, opened)
     check(part.plan, part.tensors, what)
-    for files in opened:
+    for files, left in selected:
+        if left:
+            parts = ", ".join(f"{name} ({count} tensors)" for name, count in left.items())
+            report(f"{files.path}: not read, see --part: {parts}")
         _report_unused(files, adapters, report)
     for line in (*(adapter.summary() for adapter in adapters), *part.notes):
         report(line)
@@ -132,10 +135,12 @@ def _check_floats(what: str, part: Part, opened: Sequence[TensorFiles]) -> None:
 
 def _report_unused(files: TensorFiles, adapters: Sequence[Adapter], report: Notify) -> None:
     unused = next((a.unused for a in adapters if a.path == files.path), files.unused)
-    if unused:
-        listed = [f"{name} ({why})" for name, why in unused.items()]
-        more = f", ... ({len(listed)} in all)" if len(listed) > _LISTED else ""
-        report(f"{files.path}: not used: {', '.join(listed[:_LISTED])}{more}")
+    by_reason: dict[str, list[str]] = {}
+    for name, why in unused.items():
+        by_reason.setdefault(why, []).append(name)
+    for why, names in by_reason.items():
+        more = f", ... ({len(names)} in all)" if len(names) > _LISTED else ""
+        report(f"{files.path}: not used: {', '.join(names[:_LISTED])}{more}: {why}")
 
 
 def _part(

@@ -269,7 +269,8 @@ def test_what_is_of_other_networks_is_listed(tmp_path, base):
     save_file({**own, **others}, source)
     found, lines = merged(tmp_path, [source])
     assert_updated(found, base, {f"{m}.weight": product(*pair) for m, pair in pairs.items()})
-    assert f"{source}: not used: " in lines and "(5 in all)" in lines
+    for name in others:
+        assert name in lines
     files = open_tensors(source)
     unused = read_adapter(files, base, None).unused
     assert unused.keys() == others.keys()

@@ -87,7 +87,7 @@ def test_a_text_encoder_as_comfy_stores_it(tmp_path, hf):
         jax.tree.map(np.testing.assert_array_equal, params, from_umt5(expected))
     lines = []
     import_checkpoint([tmp_path / "umt5.safetensors"], tmp_path / "ours", report=lines.append)
-    assert "scaled_fp8 (marker" in lines[0] and "spiece_model (uint8 of shape (11,))" in lines[0]
+    assert "scaled_fp8: marker" in lines[0] and "spiece_model: uint8 of shape (11,)" in lines[1]
     export_checkpoint(tmp_path / "ours", tmp_path / "back.safetensors", naming="diffusers")
     found = load_file(tmp_path / "back.safetensors")
     for name, tensor in expected.items():
