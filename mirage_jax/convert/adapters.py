@@ -132,13 +132,15 @@ class Adapter:
       path: of the file.
       updates: by name of the model's tensor.
       unused: tensors of the file that change nothing here: name -> why.
-      alphas: where alphas come from: "the file" or "given" -> which there are.
+      alphas: where alphas come from, "stored" or "given" -> which there are.
+      strength: what every update is multiplied by, in their scales already.
     """
 
     path: Path
     updates: Mapping[str, Update]
     unused: Mapping[str, str]
     alphas: Mapping[str, tuple[float, ...]]
+    strength: float = 1.0
 
     def summary(self) -> str:
         """In words: how many updates of which kind, and their scales."""
@@ -153,6 +155,8 @@ class Adapter:
             words.append(f"{len(pairs)} updates of rank {' or '.join(map(str, ranks))}, {listed}")
         if len(pairs) < len(self.updates):
             words.append(f"{len(self.updates) - len(pairs)} whole differences")
+        if self.strength != 1:
+            words.append(f"strength {self.strength:g}")
         return f"{self.path}: " + ", ".join(words)
 
 
@@ -237,31 +241,28 @@ def _read(
     alphas: dict[str, set[float]] = defaultdict(set)
     for module, names in halves.items():
         down, up = _halves(files, names)
-        source, number, root = "in the file", own_alphas.get(module), False
-        if number is None:
-            number, root = settings.alpha_of(spellings[module]), settings.rank_stabilized
-        if number is None:
-            source, number = "given", alpha
-        rank = int(up.shape[1])
+        rank, own = int(up.shape[1]), own_alphas.get(module)
+        stored = settings.alpha_of(spellings[module]) if own is None else own
+        number = alpha if stored is None else stored
         if number is None:
             raise ValueError(
                 "alpha: the file stores none, and the update is alpha / rank times B A; expected a "
                 "number (--lora_alpha: rank times the scale that the released loader would be "
                 f"given, {rank} for tools that multiply by 1 where there is no alpha)"
             )
-        alphas[source].add(number)
+        alphas["given" if stored is None else "stored"].add(number)
         target = f"{module}.weight"
         if target not in model:
             raise ValueError(f"tensor {names['down']!r}: the model has no {target} to add it to")
+        root = settings.rank_stabilized and own is None
         scale = strength * number / (math.sqrt(rank) if root else rank)
         add(target, LowRank((names["down"], names["up"]), down, up, scale))
     for module in own_alphas.keys() - halves.keys():
         raise ValueError(f"{module}: found an alpha, expected a pair of low rank beside it")
     if not updates:
         raise ValueError(f"found nothing that changes the model, expected {_expected(model)}")
-    return Adapter(
-        files.path, updates, unused, {source: tuple(sorted(a)) for source, a in alphas.items()}
-    )
+    found_alphas = {source: tuple(sorted(numbers)) for source, numbers in alphas.items()}
+    return Adapter(files.path, updates, unused, found_alphas, strength)
 
 
 def _halves(files: TensorFiles, names: Mapping[str, str]) -> tuple[LazyTensor, LazyTensor]:

@@ -105,8 +105,11 @@ def import_checkpoint(
             yield part.constants[path]
         else:
             notify(path)
-            for layer in part.layers(paths[path]):
-                yield narrowed(path, layer, specs[path][0])
+            try:
+                for layer in part.layers(paths[path]):
+                    yield narrowed(path, layer, specs[path][0])
+            except ValueError as error:
+                raise ValueError(f"{what}: {error}") from error
 
     (save or save_export)(Path(out), specs, pieces, part.architecture)
     return str(part.architecture["kind"])

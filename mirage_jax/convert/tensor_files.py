@@ -188,7 +188,7 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
         if data + end > size:
             raise ValueError(
                 f"{file}: truncated at tensor {name!r}: found {size} bytes, expected at least "
-                f"{data + end}"
+                f"{data + end}; was it downloaded to the end?"
             )
     return tensors, metadata
 

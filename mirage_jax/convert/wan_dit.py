@@ -205,7 +205,8 @@ def check_branch(tensors: Tensors, branch_layers: tuple[int, ...]) -> int:
         last = f", the last is vace_blocks.{found - 1}" if found else ""
         raise ValueError(
             f"branch: found {found} vace_blocks among the tensors{last}; expected "
-            f"{len(branch_layers)} for branch_layers {tuple(branch_layers)}"
+            f"{len(branch_layers)} for branch_layers {tuple(branch_layers)}; --branch_layers (or "
+            "--model) says which block the hint of each belongs to"
         )
     return found
 

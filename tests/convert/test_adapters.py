@@ -132,7 +132,7 @@ def test_every_spelling_changes_the_same_weights(
     assert_updated(
         found, base, {f"{m}.weight": scale * product(*pair) for m, pair in pairs.items()}
     )
-    assert lines == f"{source}: 10 updates of rank 3, alpha 12 (in the file)"
+    assert lines == f"{source}: 10 updates of rank 3, alpha 12 (stored)"
 
 
 CONFIG = {"peft_type": "LORA", "r": RANK, "lora_alpha": 12}
@@ -186,7 +186,7 @@ def test_an_alpha_beside_a_pair_counts_before_the_metadata(tmp_path, base):
     updates = {f"{m}.weight": scales[m] * product(*pair) for m, pair in pairs.items()}
     found, lines = merged(tmp_path, [source])
     assert_updated(found, base, updates)
-    assert lines.endswith("10 updates of rank 3, alpha 1.5 or 3 (in the file)")
+    assert lines.endswith("10 updates of rank 3, alpha 1.5 or 3 (stored)")
 
 
 def test_whole_differences_and_pairs_of_any_layer(tmp_path, base):
@@ -211,7 +211,7 @@ def test_whole_differences_and_pairs_of_any_layer(tmp_path, base):
     updates = {f"{m}.weight": 4 * product(*pair) for m, pair in pairs.items()}
     updates |= {name: differences[difference] for difference, name in changed.items()}
     assert_updated(found, base, updates)
-    assert "4 updates of rank 3, alpha 12 (in the file), 9 whole differences" in lines
+    assert "4 updates of rank 3, alpha 12 (stored), 9 whole differences" in lines
 
 
 def test_several_adapters_add_up_each_by_its_strength(tmp_path, base):

@@ -215,7 +215,7 @@ def test_float16_is_written_and_what_it_cannot_hold_is_refused(tmp_path, wan):
     large = {**wan, "blocks.0.ffn.0.bias": np.full(96, 65504, np.float32)}
     large["blocks.0.ffn.0.bias"][5:7] = 1e5
     save_file(large, tmp_path / "in.safetensors")
-    words = r"mlp_in/bias': 2 of 96 values are beyond 65504.*--dtype=bfloat16"
+    words = r"in\.safetensors: .*mlp_in/bias': 2 of 96 values are beyond 65504.*--dtype=bfloat16"
     with pytest.raises(ValueError, match=words):
         import_checkpoint(
             [tmp_path / "in.safetensors"], tmp_path / "x", options=OPTIONS, dtype=half
@@ -384,7 +384,7 @@ def test_the_command_takes_strengths_parts_and_types(
         *("--lora_strength=0.25", "--part=transformer"),
     )
     assert (code, err) == (0, "")
-    assert "[style].safetensors: 1 updates of rank 1, alpha 1 (in the file)" in out
+    assert "[style].safetensors: 1 updates of rank 1, alpha 1 (stored), strength 0.25" in out
     assert "vae (" in out and "denoiser -> " in out
     found = load_export(tmp_path / "ours")[0]["blocks"]["block"]["self_attn"]["q"]["kernel"][0]
     expected = (wan["blocks.0.self_attn.q.weight"].T + np.float32(0.25)).astype(np.float16)
