@@ -106,7 +106,7 @@ def import_checkpoint(
         else:
             notify(path)
             try:
-                for layer in part.layers(paths[path]):
+                for layer in paths[path].layers(part.tensors):
                     yield narrowed(path, layer, specs[path][0])
             except ValueError as error:
                 raise ValueError(f"{what}: {error}") from error

@@ -175,7 +175,7 @@ def kept_apart(
             raise ValueError(f"{adapter.path}: {error}") from error
     rank, scale = max(pair.rank for pair in pairs.values()), next(iter(pairs.values())).scale
     targets = tuple(target for target in BLOCK_LINEARS if any(t == target for _, t in pairs))
-    lora = LoRA(rank, _round_trip(scale * rank, rank, scale), targets)
+    lora = LoRA(rank, _alpha(scale, rank), targets)
     tensors: dict[str, Any] = {}
     filled = []
     dtypes = {half.dtype for pair in pairs.values() for half in (pair.down, pair.up)}
@@ -194,6 +194,7 @@ def kept_apart(
     return lora, sizes, tensors, filled
 
 
-def _round_trip(alpha: float, rank: int, scale: float) -> float:
-    """`alpha` as a whole number, where that is the same scale."""
-    return float(round(alpha)) if round(alpha) / rank == scale else alpha
+def _alpha(scale: float, rank: int) -> float:
+    """The alpha of a scale, whole where that is the same scale."""
+    whole = round(scale * rank)
+    return float(whole) if whole / rank == scale else scale * rank

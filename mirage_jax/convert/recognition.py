@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,10 +63,6 @@ class Part:
     prefix: str = ""
     float32: bool = False
     notes: tuple[str, ...] = ()
-
-    def layers(self, placement: Placement) -> Iterator[np.ndarray]:
-        """A parameter, layer by layer."""
-        return placement.layers(self.tensors)
 
 
 def recognise(tensors: Tensors, opened: Sequence[TensorFiles], options: ImportOptions) -> Part:

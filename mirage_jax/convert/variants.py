@@ -52,7 +52,7 @@ def refuse_variant(tensors: Tensors) -> None:
     if made and channels != made:
         raise ValueError(
             _message(
-                "image-to-video or control (36 channels of 16: Wan2.2-I2V-A14B)",
+                "image-to-video or control by channels beside the noisy ones (as Wan2.2-I2V-A14B)",
                 f"it reads {channels} channels and predicts {made}",
                 "a mask and latents of given pictures beside the noisy ones",
             )
