@@ -63,7 +63,7 @@ def _unprefixed(text: str) -> dict[str, Any]:
     """Fields of "transformer.lora_alpha" and the like without the name of the model's part."""
     try:
         fields = dict(json.loads(text))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"metadata {_DIFFUSERS}: not a JSON object ({error})") from error
     others = [name for name in fields if name.startswith("text_encoder")]
     return {name.split(".", 1)[-1]: value for name, value in fields.items() if name not in others}
@@ -75,8 +75,11 @@ def _of_peft(fields: Mapping[str, Any], where: str) -> AdapterSettings:
         raise ValueError(f"{where}: peft_type: found {kind!r}, expected 'LORA'")
     if fields.get("use_dora"):
         raise ValueError(f"{where}: use_dora: found DoRA, expected LoRA")
-    patterns = {}
-    for name, value in dict(fields.get("alpha_pattern") or {}).items():
+    patterns: dict[str, float] = {}
+    stored = fields.get("alpha_pattern") or {}
+    if not isinstance(stored, dict):
+        raise ValueError(f"{where}: alpha_pattern: found {stored!r}, expected alphas by module")
+    for name, value in stored.items():
         if not _MODULE.fullmatch(name):
             raise ValueError(
                 f"{where}: alpha_pattern: found {name!r}, expected the name of a module"

@@ -8,6 +8,7 @@ time and leaves no file.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -81,11 +82,12 @@ def import_checkpoint(
             f"{what}: found one network in a file, expected several, as --part={options.part} "
             "takes one out"
         )
-    part, adapters = _part(opened, what, options, dtype)
+    with _named(what):
+        part, adapters = _part(opened, what, options, dtype)
+        _check_floats(part, opened)
+        check(part.plan, part.tensors, what)
     if part.float32:
         dtype = np.dtype(np.float32)
-    _check_floats(what, part, opened)
-    check(part.plan, part.tensors, what)
     for files, left in selected:
         if left:
             parts = ", ".join(f"{name} ({count} tensors)" for name, count in left.items())
@@ -105,14 +107,23 @@ def import_checkpoint(
             yield part.constants[path]
         else:
             notify(path)
-            try:
+            with _named(what):
                 for layer in paths[path].layers(part.tensors):
                     yield narrowed(path, layer, specs[path][0])
-            except ValueError as error:
-                raise ValueError(f"{what}: {error}") from error
 
     (save or save_export)(Path(out), specs, pieces, part.architecture)
     return str(part.architecture["kind"])
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Errors of what checkpoints hold say which they are."""
+    try:
+        yield
+    except ValueError as error:
+        if any(path in str(error) for path in what.split(", ")):
+            raise
+        raise ValueError(f"{what}: {error}") from error
 
 
 def save_export(out: Path, specs: Specs, pieces: Pieces, architecture: Mapping[str, Any]) -> None:
@@ -124,7 +135,7 @@ def save_export(out: Path, specs: Specs, pieces: Pieces, architecture: Mapping[s
     export_with(out, write, architecture)
 
 
-def _check_floats(what: str, part: Part, opened: Sequence[TensorFiles]) -> None:
+def _check_floats(part: Part, opened: Sequence[TensorFiles]) -> None:
     """Refuses a parameter whose tensor is there, but of integers."""
     unused = {name: why for files in opened for name, why in files.unused.items()}
     missing = [n for p in part.plan for n in p.names if n not in part.tensors] if unused else []
@@ -132,7 +143,7 @@ def _check_floats(what: str, part: Part, opened: Sequence[TensorFiles]) -> None:
         found = next((n for n in unused if n == name or n.endswith(f".{name}")), None)
         if found is not None:
             raise ValueError(
-                f"{what}: tensor {found!r}: found {unused[found]}, expected floating-point numbers"
+                f"tensor {found!r}: found {unused[found]}, expected floating-point numbers"
             )
 
 
@@ -158,10 +169,7 @@ def _part(
     if files and not others:
         return _alone(files, options)
     tensors = _merge(others)
-    try:
-        part = recognise(tensors, opened, options)
-    except ValueError as error:
-        raise ValueError(f"{what}: {error}") from error
+    part = recognise(tensors, opened, options)
     kind = part.architecture["kind"]
     if files and kind not in ("denoiser", "memory_branch"):
         raise ValueError(

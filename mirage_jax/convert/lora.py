@@ -23,7 +23,7 @@ from mirage_jax.convert.wan_dit import BLOCK_LINEARS, wan_dit_plan
 from mirage_jax.nn.lora import STACK, LoRA
 
 RELEASED_PREFIX = "pipe.dit."
-_BLOCK = re.compile(r"(?:^|[._])blocks[._](\d+)[._]")
+_BLOCK = re.compile(r"(?:^|[._])blocks[._](\d{1,4})[._]")
 _WEIGHT = re.compile(r"blocks\.(\d+)\.(.+)\.weight")
 
 

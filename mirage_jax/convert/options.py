@@ -42,7 +42,13 @@ class ImportOptions:
         for files in opened:
             for field in ("num_attention_heads", "num_heads"):
                 if not options.heads and field in files.config:
-                    options = dataclasses.replace(options, heads=int(files.config[field]))
+                    heads = files.config[field]
+                    if type(heads) is not int or heads < 1:
+                        raise ValueError(
+                            f"{files.path}: config.json: {field}: found {heads!r}, expected a "
+                            "number"
+                        )
+                    options = dataclasses.replace(options, heads=heads)
         return options
 
     def resolved(self, tensors: Tensors) -> ImportOptions:

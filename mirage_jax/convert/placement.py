@@ -8,6 +8,7 @@ the first value is read.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -87,6 +88,17 @@ def without_prefix(tensors: Tensors) -> dict[str, Any]:
     while prefix := next((p for p in _PREFIXES if _all_start(found, p)), None):
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     return found
+
+
+def count_layers(tensors: Iterable[str], stack: str) -> int:
+    """How many layers names such as "blocks.7.modulation" show; those of five digits show none.
+
+    Args:
+      tensors: names.
+      stack: regular expression of what precedes the number and the point before it.
+    """
+    pattern = re.compile(rf"{stack}\.(\d{{1,4}})\.")
+    return max((int(m[1]) for m in map(pattern.match, tensors) if m), default=-1) + 1
 
 
 def _all_start(names: Iterable[str], prefix: str) -> bool:

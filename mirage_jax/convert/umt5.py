@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mirage_jax.convert.placement import Placement, Tensors, finite
+from mirage_jax.convert.placement import Placement, Tensors, count_layers, finite
 from mirage_jax.nn.text_encoder import TextEncoder
 
 NAMINGS = ("wan", "hf")
@@ -65,7 +65,7 @@ def wan_names(tensors: Tensors) -> dict[str, Any]:
             raise ValueError(f"tensor {_HF_COPY}: found other values, expected those of shared")
     renamed = {
         hf.format(layer): wan.format(layer)
-        for layer in range(_depth(tensors, r"encoder\.block"))
+        for layer in range(count_layers(tensors, r"encoder\.block"))
         for wan, hf in _NAMES.values()
     }
     return {renamed.get(name, name): tensor for name, tensor in tensors.items()}
@@ -136,7 +136,7 @@ def from_umt5(tensors: Tensors) -> dict[str, Any]:
             )
     flat = {}
     for path, (wan, _) in _NAMES.items():
-        layers = range(_depth(tensors) if "{}" in wan else 1)
+        layers = range(count_layers(tensors, "blocks") if "{}" in wan else 1)
         arrays = [finite(tensors, wan.format(layer)) for layer in layers]
         arrays = [array.T if path in _MATRICES else array for array in arrays]
         flat[path] = np.stack(arrays) if "{}" in wan else arrays[0]
@@ -168,11 +168,6 @@ def _split(params: Mapping[str, Any], naming: str) -> Iterator[tuple[str, Any]]:
             yield name.format(layer), one.T if path in _MATRICES else one
 
 
-def _depth(tensors: Tensors, stack: str = "blocks") -> int:
-    pattern = re.compile(rf"{stack}\.(\d+)\.")
-    return max((int(m[1]) for m in map(pattern.match, tensors) if m), default=-1) + 1
-
-
 def _fields(tensors: Tensors) -> dict[str, Any]:
     def matrix(name: str) -> tuple[int, int]:
         if name not in tensors:
@@ -190,6 +185,6 @@ def _fields(tensors: Tensors) -> dict[str, Any]:
         "heads": heads,
         "head_width": matrix("blocks.0.attn.q.weight")[0] // heads,
         "mlp_width": matrix("blocks.0.ffn.fc1.weight")[0],
-        "depth": _depth(tensors),
+        "depth": count_layers(tensors, "blocks"),
         "buckets": buckets,
     }

@@ -9,7 +9,6 @@ stacked on a leading layer axis.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from mirage_jax.convert.placement import (
     assemble,
     check,
     check_params,
+    count_layers,
     disassemble,
     without_prefix,
 )
@@ -193,14 +193,9 @@ def _rows(path: str, names: list[str], shape: tuple[int, int], stacked: bool = F
     return Placement(path, tuple(names), shape, (1, *shape), (0, 1, 2), stacked)
 
 
-def _count(tensors: Tensors, stack: str) -> int:
-    pattern = re.compile(rf"{stack}\.(\d+)\.")
-    return max((int(m[1]) for m in map(pattern.match, tensors) if m), default=-1) + 1
-
-
 def check_branch(tensors: Tensors, branch_layers: tuple[int, ...]) -> int:
     """How many `vace_blocks` there are; ValueError unless it is one for each of `branch_layers`."""
-    found = _count(tensors, "vace_blocks")
+    found = count_layers(tensors, "vace_blocks")
     if found != len(branch_layers):
         last = f", the last is vace_blocks.{found - 1}" if found else ""
         raise ValueError(
@@ -235,7 +230,7 @@ def wan_dit_fields(
     text = "text_embedding.0.weight" in tensors
     return {
         "width": width,
-        "depth": _count(tensors, "blocks"),
+        "depth": count_layers(tensors, "blocks"),
         "heads": heads,
         "mlp_width": shape("blocks.0.ffn.0.weight")[0],
         "in_channels": in_channels,
@@ -259,7 +254,7 @@ def wan_branch_fields(tensors: Tensors, *, heads: int) -> dict[str, Any]:
         "width": embedding[0],
         "heads": heads,
         "mlp_width": tensors["vace_blocks.0.ffn.0.weight"].shape[0],
-        "layers": _count(tensors, "vace_blocks"),
+        "layers": count_layers(tensors, "vace_blocks"),
         "context_channels": math.prod(embedding[1:]),
         "text": any(name.startswith("vace_blocks.0.cross_attn.") for name in tensors),
     }
@@ -273,7 +268,7 @@ def from_wan_dit(tensors: Tensors) -> dict[str, Any]:
         for, or not finite.
     """
     tensors = original_names(tensors)
-    layers = tuple(range(_count(tensors, "vace_blocks")))
+    layers = tuple(range(count_layers(tensors, "vace_blocks")))
     plan = wan_dit_plan(wan_dit_fields(tensors, heads=0, branch_layers=layers))
     check(plan, tensors, "Wan diffusion transformer")
     return assemble(plan, tensors)

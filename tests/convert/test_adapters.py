@@ -296,6 +296,7 @@ def test_what_is_of_other_networks_is_listed(tmp_path, base):
             r"tensor 'blocks\.0\.ffn\.0\.surprise': expected lora_A",
         ),
         ({"blocks.9.ffn.0.diff": (3,)}, r"tensor 'blocks\.9\.ffn\.0\.diff': expected lora_A"),
+        ({"blocks.99999999.ffn.0.diff": (3,)}, r"'blocks\.99999999\.ffn\.0\.diff': expected"),
         ({"blocks.0.ffn.0.diff_m": (3,)}, r"the model has no blocks\.0\.ffn\.0\.modulation"),
         ({"blocks.0.ffn.0.diff": (4, 48)}, r"diff: found shape \(4, 48\), expected \(96, 48\) for"),
         ({"blocks.1.ffn.0.diff": (96, 48)}, r"blocks\.1\.ffn\.0\.weight: found two updates"),
@@ -325,6 +326,7 @@ def test_what_is_not_understood_is_refused_by_name(tmp_path, base, extra, words)
         ({}, {"peft_type": "LOHA"}, None, "peft_type: found 'LOHA', expected 'LORA'"),
         ({}, {**CONFIG, "use_dora": True}, None, "use_dora: found DoRA"),
         ({}, {**CONFIG, "alpha_pattern": {"q|k": 2}}, None, r"alpha_pattern: found 'q\|k'"),
+        ({}, {**CONFIG, "alpha_pattern": ["q"]}, None, r"alpha_pattern: found \['q'\]"),
         ({}, {**CONFIG, "lora_alpha": -1}, None, "lora_alpha: found -1, expected a number above 0"),
     ],
 )
@@ -383,6 +385,9 @@ def test_an_adapter_that_has_to_be_merged_says_so(tmp_path, base):
     )
     words = r"'head\.diff_m': expected a pair for a projection.*with the base as another source"
     with pytest.raises(ValueError, match=words):
+        import_checkpoint([source], tmp_path / "ours")
+    save_file({"blocks.99999999.ffn.0.diff": np.ones(3)}, source)  # no model of so many blocks
+    with pytest.raises(ValueError, match=r"'blocks\.99999999\.ffn\.0\.diff': expected lora_A"):
         import_checkpoint([source], tmp_path / "ours")
     save_file(named(factors(base, MODULES)), source, {"alpha": "3"})
     with pytest.raises(ValueError, match="found a strength for an adapter that is kept apart"):

@@ -239,6 +239,10 @@ def spoilt(tensors):
     [
         (without, r"in\.safetensors: tensors missing: blocks\.1\.ffn\.0\.bias"),
         (lambda t: {**t, "rope.freqs": t["head.head.bias"]}, "tensors unknown: rope.freqs"),
+        (
+            lambda t: {**t, "blocks.99999999.ffn.0.bias": t["head.head.bias"]},
+            r"unknown: blocks\.99999999\.ffn\.0\.bias",
+        ),
         (reshaped, r"blocks\.2\.modulation: found shape \(1, 6, 24\), expected \(1, 6, 48\)"),
         (
             spoilt,

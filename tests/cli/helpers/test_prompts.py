@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from helpers import paths
 from mirage_jax.cli.helpers import prompts
+from mirage_jax.convert.incoming import import_checkpoint
 from mirage_jax.io import text
 
 GOLDEN = paths.GOLDEN / "official_umt5"
@@ -34,6 +35,9 @@ def test_prompts_are_embedded_by_the_text_encoder(golden, tmp_path):
     assert made.prompts == tuple(TEXTS)
     np.testing.assert_array_equal(made.lengths, mask.sum(axis=1))
     np.testing.assert_allclose(made.tokens[mask], expected[mask], atol=3e-5)
+    import_checkpoint([GOLDEN / "weights.safetensors"], tmp_path / "ours")
+    of_export = prompts.embed_prompts(TEXTS, Path("tokenizer.json"), tmp_path / "ours")
+    np.testing.assert_array_equal(of_export.tokens, made.tokens)
     # What was embedded can be kept and asked for again.
     path, width = tmp_path / "prompts.safetensors", made.tokens.shape[-1]
     text.save_embeddings(path, made)
