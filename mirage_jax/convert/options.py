@@ -72,7 +72,8 @@ class ImportOptions:
             )
         if not self.heads:
             raise ValueError(
-                f"heads: found no number in the tensors; give it or a model{self._hint(tensors)}"
+                "heads: found no number in the tensors; give it (--heads) or a model (--model)"
+                f"{self._hint(tensors)}"
             )
         return self
 
@@ -103,4 +104,4 @@ class ImportOptions:
         if not width or width % _HEAD_WIDTH:
             return ""
         heads = width // _HEAD_WIDTH
-        return f" (--heads={heads} if it is a Wan release: {_HEAD_WIDTH} of {width} channels each)"
+        return f"; --heads={heads} if it is a Wan release, of {_HEAD_WIDTH} channels a head"

@@ -21,7 +21,7 @@ from mirage_jax.convert.placement import Placement, Tensors
 from mirage_jax.convert.presets import DENOISERS
 from mirage_jax.convert.tensor_files import TensorFiles
 from mirage_jax.convert.umt5 import is_umt5, umt5_fields, umt5_plan, wan_names
-from mirage_jax.convert.variants import refuse_variant
+from mirage_jax.convert.variants import expert_note, refuse_variant
 from mirage_jax.convert.wan_dit import (
     branch_fields,
     check_branch,
@@ -92,7 +92,9 @@ def recognise(tensors: Tensors, opened: Sequence[TensorFiles], options: ImportOp
             "transformer (patch_embedding.weight, blocks.0...), a control branch (vace_blocks.0...)"
             ", a Wan VAE (encoder.conv1.weight...), a UMT5 encoder, Depth Anything or an adapter"
         )
-    return _denoiser(tensors, options.with_config(opened))
+    part = _denoiser(tensors, options.with_config(opened))
+    notes = (expert_note(files.path) for files in opened)
+    return dataclasses.replace(part, notes=tuple(filter(None, notes)))
 
 
 def _denoiser(tensors: Tensors, options: ImportOptions) -> Part:

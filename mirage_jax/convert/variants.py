@@ -5,6 +5,8 @@ None of them runs here: naming them says why, instead of a list of tensors witho
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mirage_jax.convert.placement import Tensors
 
 _BY_TENSORS = (
@@ -57,6 +59,21 @@ def refuse_variant(tensors: Tensors) -> None:
                 "a mask and latents of given pictures beside the noisy ones",
             )
         )
+
+
+def expert_note(path: Path) -> str:
+    """For one of the two transformers of Wan2.2-A14B, as its place or name tells: what that means.
+
+    "" for any other.
+    """
+    beside = path.name == "transformer" and (path.parent / "transformer_2").is_dir()
+    named = "high_noise" in path.name or "low_noise" in path.name
+    if not (beside or named or path.name == "transformer_2"):
+        return ""
+    return (
+        f"{path}: one of two transformers, for high or for low noise; the sampler here runs one "
+        "for all noise levels"
+    )
 
 
 def _message(kind: str, seen: str, needs: str) -> str:

@@ -252,6 +252,18 @@ def test_transformers_that_need_more_are_named(tmp_path, wan, extra, words):
         import_checkpoint([tmp_path / "in.safetensors"], tmp_path / "ours", options=OPTIONS)
 
 
+def test_one_of_two_experts_is_converted_and_said_to_be_one(tmp_path, wan):
+    (tmp_path / "transformer_2").mkdir()
+    (tmp_path / "transformer").mkdir()
+    for name in ("wan2.2_t2v_low_noise_14B.safetensors", "transformer", "transformer_2"):
+        file = tmp_path / name
+        save_file(wan, file / "model.safetensors" if file.is_dir() else file)
+        _, lines = back(tmp_path, [file])
+        assert len(lines) == 1 and lines[0].startswith(f"{file}: one of two transformers"), lines
+    _, lines = back(tmp_path, [tmp_path / "transformer_2" / "model.safetensors"])
+    assert not lines
+
+
 def test_unknown_tensors_are_told(tmp_path):
     tensors = {"visual.conv1.weight": np.zeros(4, np.float32), "visual.proj": np.zeros(4)}
     save_file(tensors, tmp_path / "clip.safetensors")
