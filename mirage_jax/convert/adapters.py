@@ -192,57 +192,38 @@ def read_adapter(
         raise ValueError(f"{files.path}: {error}") from error
 
 
+@dataclasses.dataclass
+class _Parts:
+    """The tensors of a file by what they are of which module of the model.
+
+    Attributes:
+      halves: names of the tensors of pairs, by "down" and "up".
+      spellings: how the file calls the module of a pair.
+      alphas: beside pairs.
+      differences: names of tensors, by name of the model's tensor.
+      unused: of modules that are elsewhere, and why.
+    """
+
+    halves: dict[str, dict[str, str]]
+    spellings: dict[str, str]
+    alphas: dict[str, float]
+    differences: dict[str, str]
+    unused: dict[str, str]
+
+
 def _read(
     files: TensorFiles, model: frozenset[str], alpha: float | None, strength: float
 ) -> Adapter:
-    settings, spelled = adapter_settings(files), _spellings(model)
-    halves: dict[str, dict[str, str]] = defaultdict(dict)
-    spellings: dict[str, str] = {}
-    own_alphas: dict[str, float] = {}
-    updates: dict[str, Update] = {}
-    unused, adapters = dict(files.unused), set()
-
-    def add(target: str, update: Update) -> None:
-        if target in updates:
-            raise ValueError(f"{target}: found two updates of it, expected one")
-        updates[target] = update
-
-    for name in files.tensors:
-        if kind := _refused(name):
-            raise ValueError(
-                f"tensor {name!r}: found {kind}, expected pairs of low rank (LoRA) or whole "
-                "differences; merge it with the tool that made it"
-            )
-        pair, difference = _PAIR.fullmatch(name), _DIFFERENCE.fullmatch(name)
-        stored_alpha = _ALPHA.fullmatch(name)
-        found = pair or difference or stored_alpha
-        if found is None:
-            raise ValueError(f"tensor {name!r}: expected {_expected(model)}")
-        if reason := _elsewhere(found[1]):
-            unused[name] = reason
-            continue
-        module = _module(name, found[1], spelled, model)
-        if difference:
-            target = module if module in model else module + _ENDS[difference[2]]
-            if target not in model:
-                raise ValueError(f"tensor {name!r}: the model has no {target} to add it to")
-            add(target, Difference(name, files.tensors[name], strength))
-        elif pair:
-            adapters.add(pair[3])
-            half = "down" if pair[2] in _DOWN else "up"
-            if half in halves[module]:
-                raise ValueError(f"tensor {name!r}: found {halves[module][half]!r} for it as well")
-            halves[module][half], spellings[module] = name, pair[1]
-        else:
-            own_alphas[module] = _number(name, files.tensors[name])
-    if len(adapters) > 1:
-        found_names = ", ".join(sorted(str(adapter) for adapter in adapters))
-        raise ValueError(f"found the adapters {found_names} in one file, expected one")
+    settings, parts = adapter_settings(files), _parts(files, model)
+    updates: dict[str, Update] = {
+        target: Difference(name, files.tensors[name], strength)
+        for target, name in parts.differences.items()
+    }
     alphas: dict[str, set[float]] = defaultdict(set)
-    for module, names in halves.items():
+    for module, names in parts.halves.items():
         down, up = _halves(files, names)
-        rank, own = int(up.shape[1]), own_alphas.get(module)
-        stored = settings.alpha_of(spellings[module]) if own is None else own
+        rank, own = int(up.shape[1]), parts.alphas.pop(module, None)
+        stored = settings.alpha_of(parts.spellings[module]) if own is None else own
         number = alpha if stored is None else stored
         if number is None:
             raise ValueError(
@@ -254,15 +235,55 @@ def _read(
         target = f"{module}.weight"
         if target not in model:
             raise ValueError(f"tensor {names['down']!r}: the model has no {target} to add it to")
+        if target in updates:
+            raise ValueError(f"{target}: found two updates of it, expected one")
         root = settings.rank_stabilized and own is None
         scale = strength * number / (math.sqrt(rank) if root else rank)
-        add(target, LowRank((names["down"], names["up"]), down, up, scale))
-    for module in own_alphas.keys() - halves.keys():
+        updates[target] = LowRank((names["down"], names["up"]), down, up, scale)
+    for module in parts.alphas:
         raise ValueError(f"{module}: found an alpha, expected a pair of low rank beside it")
     if not updates:
         raise ValueError(f"found nothing that changes the model, expected {_expected(model)}")
     found_alphas = {source: tuple(sorted(numbers)) for source, numbers in alphas.items()}
-    return Adapter(files.path, updates, unused, found_alphas, strength)
+    return Adapter(files.path, updates, parts.unused, found_alphas, strength)
+
+
+def _parts(files: TensorFiles, model: frozenset[str]) -> _Parts:
+    spelled, adapters = _spellings(model), set()
+    parts = _Parts(defaultdict(dict), {}, {}, {}, dict(files.unused))
+    for name, tensor in files.tensors.items():
+        if kind := _refused(name):
+            raise ValueError(
+                f"tensor {name!r}: found {kind}, expected pairs of low rank (LoRA) or whole "
+                "differences; merge it with the tool that made it"
+            )
+        pair, difference = _PAIR.fullmatch(name), _DIFFERENCE.fullmatch(name)
+        found = pair or difference or _ALPHA.fullmatch(name)
+        if found is None:
+            raise ValueError(f"tensor {name!r}: expected {_expected(model)}")
+        if reason := _elsewhere(found[1]):
+            parts.unused[name] = reason
+            continue
+        module = _module(name, found[1], spelled, model)
+        if pair:
+            adapters.add(pair[3])
+            half, halves = "down" if pair[2] in _DOWN else "up", parts.halves[module]
+            if half in halves:
+                raise ValueError(f"tensor {name!r}: found {halves[half]!r} for it as well")
+            halves[half], parts.spellings[module] = name, pair[1]
+        elif difference:
+            target = module if module in model else module + _ENDS[difference[2]]
+            if target not in model:
+                raise ValueError(f"tensor {name!r}: the model has no {target} to add it to")
+            if target in parts.differences:
+                raise ValueError(f"{target}: found two updates of it, expected one")
+            parts.differences[target] = name
+        else:
+            parts.alphas[module] = _number(name, tensor)
+    if len(adapters) > 1:
+        listed = ", ".join(sorted(str(adapter) for adapter in adapters))
+        raise ValueError(f"found the adapters {listed} in one file, expected one")
+    return parts
 
 
 def _halves(files: TensorFiles, names: Mapping[str, str]) -> tuple[LazyTensor, LazyTensor]:
@@ -346,7 +367,11 @@ def _module(
 
 def _expected(model: Iterable[str]) -> str:
     modules = sorted(
-        {re.sub(r"\d+", "N", _of_module(name), count=1) for name in model if "blocks." in name}
+        {
+            re.sub(r"\d+", "N", _of_module(name), count=1)
+            for name in model
+            if name.startswith("blocks.")
+        }
     )
     return (
         "lora_A and lora_B or lora_down and lora_up, diff, diff_b or alpha of a module of the "

@@ -19,6 +19,7 @@ from mirage_jax.convert.adapters import Adapter, LowRank, Update
 from mirage_jax.convert.lazy_tensors import LazyTensor
 from mirage_jax.convert.placement import Placement, Tensors, finite
 from mirage_jax.convert.presets import WAN22_TI2V_5B
+from mirage_jax.convert.tensor_files import narrowed
 from mirage_jax.convert.wan_dit import BLOCK_LINEARS, wan_dit_plan
 from mirage_jax.nn.lora import STACK, LoRA
 
@@ -66,7 +67,9 @@ class Updated:
         values = finite({self.name: self.base}, self.name).astype(np.float32)
         for update in self.updates:
             values = values + update.values(self.shape)
-        return values.astype(dtype or self.dtype, copy=False)
+        return narrowed(self.name, values, dtype or self.dtype).astype(
+            dtype or self.dtype, copy=False
+        )
 
     def __getitem__(self, index: int) -> np.ndarray:
         return np.asarray(self)[index]

@@ -255,6 +255,15 @@ def test_an_update_is_rounded_once(tmp_path, base):
         np.testing.assert_allclose(found.astype(np.float32), exact, half_unit, 1e-7)
 
 
+def test_a_sum_beyond_float16_is_refused(tmp_path, base):
+    pairs, source = factors(base, MODULES), tmp_path / "lora.safetensors"
+    save_file(named(pairs, alpha=np.float32(3e5)), source)
+    with pytest.raises(
+        ValueError, match=r"blocks\.1\.self_attn\.q.* are beyond 65504, the largest"
+    ):
+        merged(tmp_path, [source], dtype=np.dtype(np.float16))
+
+
 def test_what_is_of_other_networks_is_listed(tmp_path, base):
     pairs, source = factors(base, MODULES), tmp_path / "lora.safetensors"
     zeros = np.zeros((3, 3), np.float32)
