@@ -96,7 +96,7 @@ def _of_peft(fields: Mapping[str, Any], where: str) -> AdapterSettings:
 def _number(value: Any, where: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or number <= 0:
         raise ValueError(f"{where}: found {value!r}, expected a number above 0")

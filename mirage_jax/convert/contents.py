@@ -48,9 +48,9 @@ def other_contents(file: Path) -> str:
                 return description
     elif file.is_symlink():
         return f"a link to {file.readlink()}, which does not exist; {_EXPECTED}"
-    if file.suffix in PICKLED or beginning.startswith(_PICKLES):
+    if file.suffix.lower() in PICKLED or beginning.startswith(_PICKLES):
         return _pickle(file)
-    if file.suffix in _UNFINISHED:
+    if file.suffix.lower() in _UNFINISHED:
         return "an unfinished download; expected the whole file"
     return ""
 
@@ -84,6 +84,6 @@ def other_folder(folder: Path) -> tuple[Path, str]:
         what = "a diffusers pipeline" if pipeline else "no *.safetensors file in the folder itself"
         return folder, f"found {what}; point to one of {', '.join(names[:_LISTED])}{more}"
     for file in sorted(folder.iterdir()):
-        if file.suffix in (*PICKLED, ".gguf") and (found := other_contents(file)):
+        if file.suffix.lower() in (*PICKLED, ".gguf") and (found := other_contents(file)):
             return file, found
     return folder, "found no *.safetensors file there"

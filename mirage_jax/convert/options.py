@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from mirage_jax.convert.placement import Tensors
 from mirage_jax.convert.presets import DENOISERS, SCORE
-from mirage_jax.convert.tensor_files import TensorFiles
+from mirage_jax.convert.tensor_files import CONFIG, TensorFiles
 
 _HEAD_WIDTH = 128  # of every Wan release
 
@@ -37,19 +38,27 @@ class ImportOptions:
     part: str = ""
 
     def with_config(self, opened: Sequence[TensorFiles]) -> ImportOptions:
-        """With the number of heads from a config.json beside the tensors, unless it is known."""
+        """With what a config.json beside the tensors says of heads and of a branch's blocks.
+
+        Raises:
+          ValueError: naming the config, if it says something else or no whole numbers.
+        """
         options = self
         for files in opened:
             for field in ("num_attention_heads", "num_heads"):
-                if not options.heads and field in files.config:
-                    heads = files.config[field]
-                    if type(heads) is not int or heads < 1:
-                        raise ValueError(
-                            f"{files.path}: config.json: {field}: found {heads!r}, expected a "
-                            "number"
-                        )
-                    options = dataclasses.replace(options, heads=heads)
+                if field in files.config:
+                    options = options._agreeing("heads", _whole(files, field, 1)[0], files)
+            if files.config.get("vace_layers"):
+                options = options._agreeing("branch_layers", _whole(files, "vace_layers"), files)
         return options
+
+    def _agreeing(self, name: str, stored: Any, files: TensorFiles) -> ImportOptions:
+        given = getattr(self, name)
+        if given and given != stored:
+            raise ValueError(
+                f"{name}: found {given}, expected {stored}, which {files.path / CONFIG} says"
+            )
+        return dataclasses.replace(self, **{name: stored})
 
     def resolved(self, tensors: Tensors) -> ImportOptions:
         """With the fields of the model.
@@ -93,7 +102,7 @@ class ImportOptions:
             )
         return self.strengths
 
-    def _preset(self) -> dict:
+    def _preset(self) -> dict[str, Any]:
         if self.model not in DENOISERS:
             raise ValueError(f"model: found {self.model!r}, expected one of {', '.join(DENOISERS)}")
         return DENOISERS[self.model]
@@ -105,3 +114,14 @@ class ImportOptions:
             return ""
         heads = width // _HEAD_WIDTH
         return f"; --heads={heads} if it is a Wan release, of {_HEAD_WIDTH} channels a head"
+
+
+def _whole(files: TensorFiles, field: str, least: int = 0) -> tuple[int, ...]:
+    """A whole number of a config.json, or a list of them."""
+    found = files.config[field]
+    numbers = found if isinstance(found, list) else [found]
+    if not all(type(number) is int and number >= least for number in numbers):
+        raise ValueError(
+            f"{files.path / CONFIG}: {field}: found {found!r}, expected a number from {least}"
+        )
+    return tuple(numbers)

@@ -59,7 +59,7 @@ PARTS = ("all", "base", "branch")
 def is_export(path: str | Path) -> bool:
     """Whether a path is an export of ours (see `weights`), or the weights file in it."""
     file = _weights(path)
-    if file.suffix != ".safetensors" or not file.is_file():
+    if file.suffix.lower() != ".safetensors" or not file.is_file():
         return False
     return open_tensors(file).metadata.get("format") == FORMAT
 
@@ -200,7 +200,7 @@ def export_checkpoint(
         tensor = placement.to_tensor(stored[layer] if placement.stacked else stored)
         yield narrowed(name, tensor, specs[name][0])
 
-    if out.suffix == ".safetensors":
+    if out.suffix.lower() == ".safetensors":
         check_replaceable(str(out), out, TENSORS)
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as partial:
@@ -274,7 +274,7 @@ def _describe(
 def _check_file(architecture: Mapping[str, Any], out: Path) -> None:
     """Folders are written as diffusers reads them, which has no place for these networks."""
     kind = architecture["kind"]
-    if kind in (TEXT, DEPTH) and out.suffix != ".safetensors":
+    if kind in (TEXT, DEPTH) and out.suffix.lower() != ".safetensors":
         raise ValueError(f"{out}: expected a .safetensors file for a {kind}, not a folder")
 
 

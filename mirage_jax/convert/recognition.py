@@ -19,7 +19,7 @@ from mirage_jax.convert.lora import kept_apart, lora_plan
 from mirage_jax.convert.options import ImportOptions
 from mirage_jax.convert.placement import Placement, Tensors
 from mirage_jax.convert.presets import DENOISERS
-from mirage_jax.convert.tensor_files import TensorFiles
+from mirage_jax.convert.tensor_files import CONFIG, TensorFiles
 from mirage_jax.convert.umt5 import is_umt5, umt5_fields, umt5_plan, wan_names
 from mirage_jax.convert.variants import expert_note, refuse_variant
 from mirage_jax.convert.wan_dit import (
@@ -153,21 +153,28 @@ def _video_vae(tensors: Tensors, opened: Sequence[TensorFiles]) -> Part:
     }
     # diffusers keeps the statistics in config.json; the originals have them in their code.
     config = next((files.config for files in opened if "latents_mean" in files.config), None)
+    channels = fields["latent_channels"]
     if config:
-        mean, std = config["latents_mean"], config["latents_std"]
+        mean, std = (_numbers(config, name, channels) for name in ("latents_mean", "latents_std"))
+        if not (std > 0).all():
+            raise ValueError(f"{CONFIG}: latents_std: found {std.tolist()}, expected all above 0")
     else:
-        stats = released_stats(fields["latent_channels"])
-        mean, std = stats.mean, stats.std
-    constants = {
-        f"stats/{name}": np.asarray(values, np.float32)
-        for name, values in (("mean", mean), ("std", std))
-    }
-    for name, values in constants.items():
-        if values.shape != (fields["latent_channels"],):
-            raise ValueError(
-                f"{name}: found {values.shape} values, expected {fields['latent_channels']}"
-            )
+        stats = released_stats(channels)
+        mean, std = np.asarray(stats.mean), np.asarray(stats.std)
+    constants = {"stats/mean": mean, "stats/std": std}
     return Part(plan, architecture, tensors, constants, "vae/", float32=True)
+
+
+def _numbers(config: Mapping[str, Any], name: str, count: int) -> np.ndarray:
+    """A list of so many finite numbers in a config.json."""
+    found = config.get(name)
+    numbers = isinstance(found, list) and all(type(value) in (int, float) for value in found)
+    if not isinstance(found, list) or not numbers or len(found) != count:
+        raise ValueError(f"{CONFIG}: {name}: found {found!r}, expected {count} numbers")
+    largest = float(np.finfo(np.float32).max)
+    if not all(-largest <= value <= largest for value in found):
+        raise ValueError(f"{CONFIG}: {name}: found {found!r}, expected {count} float32 numbers")
+    return np.asarray(found, np.float32)
 
 
 def _text_encoder(tensors: Tensors) -> Part:

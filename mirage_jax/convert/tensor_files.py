@@ -23,6 +23,7 @@ from mirage_jax.convert.lazy_tensors import DTYPES, LazyTensor, StoredTensor
 from mirage_jax.convert.quantized import readable
 from mirage_jax.io.tensor_dtypes import NUMPY_DTYPES
 
+CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 """What PEFT writes beside a low-rank adapter."""
 
@@ -83,7 +84,7 @@ def open_tensors(path: str | Path) -> TensorFiles:
             )
         index = indices[0] if indices else None
     elif index is None:
-        if path.suffix != ".safetensors" and (found := other_contents(path)):
+        if path.suffix.lower() != ".safetensors" and (found := other_contents(path)):
             raise ValueError(f"{path}: {found}")
         stored, metadata = read_header(path)
         beside = [path.with_name(ADAPTER_CONFIG)] if path.name == _ADAPTER else []
@@ -105,7 +106,7 @@ def open_tensors(path: str | Path) -> TensorFiles:
     for name, shard in shards.items():
         if name not in merged:
             raise ValueError(f"{index}: tensor {name!r} is missing from {shard}")
-    configs = [folder / name for name in ("config.json", ADAPTER_CONFIG)]
+    configs = [folder / name for name in (CONFIG, ADAPTER_CONFIG)]
     return _opened(path, merged, metadata if len(files) == 1 else {}, *configs)
 
 
@@ -143,7 +144,7 @@ def _safetensors(folder: Path) -> list[Path]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return dict(json.loads(file.read_text(encoding="utf-8-sig")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: not a JSON object ({error})") from error
 

@@ -330,6 +330,7 @@ def test_what_is_not_understood_is_refused_by_name(tmp_path, base, extra, words)
     [
         ({}, None, None, r"alpha: the file stores none.*--lora_alpha.* 3 for tools"),
         ({"alpha": "12"}, None, 3.0, "alpha: found 3, but .* stores 12; expected none"),
+        ({}, {**CONFIG, "lora_alpha": 10**400}, None, "lora_alpha: found 1000+, expected a number"),
         ({"alpha": "high"}, None, None, "metadata alpha: found 'high', expected a number above 0"),
         ({"lora_adapter_metadata": "[1"}, None, None, "lora_adapter_metadata: not a JSON object"),
         ({}, {"peft_type": "LOHA"}, None, "peft_type: found 'LOHA', expected 'LORA'"),

@@ -272,6 +272,40 @@ def test_unknown_tensors_are_told(tmp_path):
         import_checkpoint([tmp_path / "clip.safetensors"], tmp_path / "ours")
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"num_attention_heads": 4}, r"heads: found 2, expected 4, which .*config\.json says"),
+        ({"num_heads": "two"}, r"config\.json: num_heads: found 'two', expected a number"),
+        ({"num_heads": True}, "num_heads: found True"),
+        ({"num_heads": 2, "vace_layers": [0, "a"]}, r"vace_layers: found \[0, 'a'\]"),
+        ({"num_heads": 2, "vace_layers": [0]}, r"found 0 vace_blocks.*expected 1"),
+    ],
+)
+def test_a_config_beside_the_tensors_is_not_overruled(tmp_path, wan, config, words):
+    save_file(wan, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(config).encode())
+    with pytest.raises(ValueError, match=words):
+        import_checkpoint([tmp_path], tmp_path / "ours", options=OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"latents_mean": [0.0] * 47}, "latents_mean: found .*expected 48 numbers"),
+        ({"latents_mean": [0.0] * 47 + ["a"]}, "latents_mean: found .*expected 48 numbers"),
+        ({"latents_std": [1.0] * 47 + [0.0]}, "latents_std: found .*expected all above 0"),
+        ({"latents_std": [1.0] * 47 + [10**400]}, "expected 48 float32 numbers"),
+    ],
+)
+def test_statistics_of_a_config_are_numbers(tmp_path, change, words):
+    shutil.copy(VAE, tmp_path / "model.safetensors")
+    config = {"latents_mean": [0.0] * 48, "latents_std": [1.0] * 48, **change}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=words):
+        import_checkpoint([tmp_path], tmp_path / "ours")
+
+
 def test_the_number_of_heads_of_a_release_is_proposed(tmp_path, wan):
     save_file(
         {**wan, "patch_embedding.bias": np.zeros(3072, np.float32)}, tmp_path / "in.safetensors"
