@@ -262,7 +262,7 @@ def _unipc(model: Model, put_back: PutBack, x: Array, schedule: Schedule) -> tup
         jnp.asarray(schedule.sigmas[:-1]),
         jnp.asarray(corrector, jnp.float32),
         jnp.asarray(predictor, jnp.float32),
-        jnp.arange(len(schedule.timesteps)),
+        jnp.arange(len(schedule.timesteps), dtype=jnp.int32),
     )
 
     def step(carry: tuple[Array, ...], row: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:

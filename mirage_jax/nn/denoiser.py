@@ -302,7 +302,7 @@ class Denoiser(nn.Module):
     def _prior(self, memory: Array | None, latents: Array, precedings: int) -> tuple[Array, Array]:
         """Prior mean and standard deviation of the target latents."""
         if not self.memory_prior:
-            return jnp.zeros(()), jnp.asarray(self.data_std)
+            return jnp.zeros((), jnp.float32), jnp.asarray(self.data_std, jnp.float32)
         prior = MemoryPrior(self.memory_channels, self.data_std, name="memory_prior")
         context = self._field("memory", memory, self.memory_channels, latents, precedings)
         return prior(None if context is None else context[:, : latents.shape[1]])

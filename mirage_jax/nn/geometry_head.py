@@ -99,7 +99,7 @@ class GeometryHead(nn.Module):
         maps = maps.reshape(b, t, h * up, w * up, 4)
         change = Conv2d(c, 1, dtype=self.dtype, kernel_init=zeros, name="tokens")(x)
         return Geometry(
-            log_depth=maps[..., 0] + jnp.log(self.initial_depth),
+            log_depth=maps[..., 0] + jnp.log(jnp.float32(self.initial_depth)),
             log_scale=maps[..., 1],
             mover_logit=maps[..., 2],
             sky_logit=maps[..., 3],

@@ -40,7 +40,7 @@ class MemoryPrior(nn.Module):
 
         Parameters are fitted, not trained: no gradient reaches them.
         """
-        std = jnp.asarray(self.data_std)
+        std = jnp.asarray(self.data_std, jnp.float32)
         zeros: Any = nn.initializers.zeros
 
         def affine(name: str, bias_init: Any) -> tuple[Array, Array]:

@@ -44,7 +44,7 @@ class GeometryTask(Task):
     sky_depth: float = 200.0
 
     def init(self, key: PRNGKeyArray) -> Params:
-        latents = jnp.zeros((1, 2, *self.grid))
+        latents = jnp.zeros((1, 2, *self.grid), jnp.float32)
         return self.head.init(key, latents, is_image(latents))["params"]
 
     def loss(
@@ -70,4 +70,4 @@ class GeometryTask(Task):
             ),
         }
         error = heads.abs_rel(found.depth, depth, mask=~sky)
-        return sum(parts.values(), start=jnp.zeros(())), {**parts, "abs_rel": error}
+        return sum(parts.values(), start=jnp.zeros((), jnp.float32)), {**parts, "abs_rel": error}

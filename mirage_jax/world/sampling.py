@@ -50,9 +50,9 @@ def sample_chunk(
       negative_text: embedded prompt that guidance leads away from, where `cfg_scale` is not 1.
     """
     if noise is None:
-        noise = jax.random.normal(key, (*rays.shape[:2], *first.shape[1:]))
+        noise = jax.random.normal(key, (*rays.shape[:2], *first.shape[1:]), jnp.float32)
     clean = jnp.zeros_like(noise).at[:, 0].set(first)
-    mask = jnp.zeros(noise.shape[:2]).at[:, 0].set(1.0)
+    mask = jnp.zeros(noise.shape[:2], jnp.float32).at[:, 0].set(1.0)
 
     def velocity_under(text: Array | None) -> samplers.VelocityFn:
         def velocity(x: Array, timestep: Array) -> Any:

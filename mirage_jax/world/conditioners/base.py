@@ -183,4 +183,6 @@ class Nothing(Conditioner):
         return bank, memory.WriteReport(*(jnp.zeros((), jnp.int32),) * 4)
 
     def read_view(self, bank: memory.LatentMemory, view: View) -> Float[Array, "latents h w r"]:
-        return jnp.zeros((latents_of_frames(len(view.camera)), *self.grid(view.camera.size), 0))
+        return jnp.zeros(
+            (latents_of_frames(len(view.camera)), *self.grid(view.camera.size), 0), jnp.float32
+        )
