@@ -136,8 +136,8 @@ def depth_loss(
     known = known_depth(depth)
     target = jnp.log(jnp.where(known, depth, 1.0))
     # A floor of 1 % error: without it one exact prediction could outweigh a whole batch.
-    log_scale = jnp.maximum(log_scale, jnp.log(0.01))
-    loss = jnp.abs(target - log_depth) * jnp.exp(-log_scale) + log_scale + jnp.log(2.0)
+    log_scale = jnp.maximum(log_scale, jnp.log(jnp.float32(0.01)))
+    loss = jnp.abs(target - log_depth) * jnp.exp(-log_scale) + log_scale + jnp.log(jnp.float32(2.0))
     return masked_mean(loss, _weight(known, mask))
 
 

@@ -120,18 +120,15 @@ def test_no_public_module_is_left_out():
 
 def lift(module, inputs, options):
     """The wrapped module split into definition and state, both without values."""
-    # Without a mesh the logical names of the axes must not be acted upon.
-    with nnx.use_eager_sharding(False):
-        options = {**options, "rngs": jax.random.key(0)}
-        wrapped = nnx.eval_shape(lambda: nnx.bridge.ToNNX(module).lazy_init(*inputs, **options))
-        return nnx.split(wrapped)
+    options = {**options, "rngs": jax.random.key(0)}
+    wrapped = nnx.eval_shape(lambda: nnx.bridge.ToNNX(module).lazy_init(*inputs, **options))
+    return nnx.split(wrapped)
 
 
 def call(definition, state, params, run):
     """`run` of the wrapped module with these parameters."""
-    with nnx.use_eager_sharding(False):
-        nnx.replace_by_pure_dict(state, params)
-        return run(nnx.merge(definition, state))
+    nnx.replace_by_pure_dict(state, params)
+    return run(nnx.merge(definition, state))
 
 
 def program(function, params):
@@ -192,3 +189,21 @@ def test_other_methods_of_a_wrapped_module(method):
     found = program(lambda params: call(definition, state, params, run), params)
     assert found == program(lambda params: module.apply({"params": params}, method=run), params)
     assert found.count("\n") > 3
+
+
+def test_names_of_axes_stay_with_the_variables():
+    module, inputs, options = CASES[Denoiser]
+    _, state = lift(module, inputs, options)
+    mlp = state["blocks"]["block"]["mlp_in"]["kernel"]
+    assert mlp.get_metadata()["out_sharding"] == ("layers", "embed", "mlp")
+    assert mlp.shape == (2, 12, 8)
+
+
+@pytest.mark.parametrize("rules", [(), (("mlp", "model"), ("embed", None))])
+def test_a_mesh_needs_no_rules_and_rules_are_followed(rules):
+    mesh = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        wrapped = nnx.bridge.ToNNX(Linear(3, 4), rngs=nnx.Rngs(0))
+        nnx.bridge.lazy_init(wrapped, jnp.zeros((2, 3)))
+    spec = getattr(wrapped.kernel.get_value().sharding, "spec", None)
+    assert (spec == jax.sharding.PartitionSpec(None, "model")) == bool(rules)
