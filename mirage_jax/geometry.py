@@ -16,6 +16,7 @@ import math
 from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, Shaped, UInt8
@@ -160,8 +161,10 @@ def project(
     # Subtracting the centre first keeps precision far from the world's origin.
     dx, dy, dz = (points[..., i] - pose[..., i, 3] for i in range(3))
     x, y, z = (dx * pose[..., 0, i] + dy * pose[..., 1, i] + dz * pose[..., 2, i] for i in range(3))
-    u = k[..., 0] * x / z + k[..., 2]
-    v = k[..., 1] * y / z + k[..., 3]
+    # In the lens' own plane there is no projection; 0 / 0 would stop a run under `jax_debug_nans`.
+    divisor = jnp.where(z == 0, 1.0, z)
+    u = k[..., 0] * x / divisor + k[..., 2]
+    v = k[..., 1] * y / divisor + k[..., 3]
     return jnp.stack([u, v], axis=-1), z
 
 
@@ -184,8 +187,10 @@ def _camera_rays(camera: Camera, grid: tuple[int, int]) -> Array:
     """Camera-frame points at z = 1 of the pixel centres, `[..., h, w, 3]`."""
     h, w = grid
     k = jnp.asarray(camera.intrinsics, jnp.float32)[..., None, None, :]
-    x = (jnp.arange(w, dtype=jnp.float32) + 0.5 - k[..., 2]) / k[..., 0]
-    y = (jnp.arange(h, dtype=jnp.float32)[:, None] + 0.5 - k[..., 3]) / k[..., 1]
+    columns, rows = (jnp.arange(n, dtype=jnp.float32) + 0.5 for n in (w, h))
+    ndim = k.ndim - 1
+    x = (jax.lax.broadcast_to_rank(columns, ndim) - k[..., 2]) / k[..., 0]
+    y = (jax.lax.broadcast_to_rank(rows[:, None], ndim) - k[..., 3]) / k[..., 1]
     shape = jnp.broadcast_shapes(x.shape, y.shape)
     return jnp.stack(
         [jnp.broadcast_to(x, shape), jnp.broadcast_to(y, shape), jnp.ones(shape, jnp.float32)], -1
@@ -228,9 +233,9 @@ def resize_camera(camera: Camera, size: tuple[int, int]) -> Camera:
     xp = _namespace(camera.intrinsics)
     sy, sx = size[0] / camera.size[0], size[1] / camera.size[1]
     intrinsics = xp.asarray(camera.intrinsics)
-    scale = xp.asarray([sx, sy, sx, sy], intrinsics.dtype)
+    scale = np.array([sx, sy, sx, sy]).reshape(*(1,) * (intrinsics.ndim - 1), 4)
     return camera.replace(  # type: ignore[attr-defined]
-        intrinsics=intrinsics * scale, size=(int(size[0]), int(size[1]))
+        intrinsics=intrinsics * scale.astype(intrinsics.dtype), size=(int(size[0]), int(size[1]))
     )
 
 
@@ -248,8 +253,9 @@ def crop_camera(camera: Camera, top: int, left: int, size: tuple[int, int]) -> C
         )
     xp = _namespace(camera.intrinsics)
     intrinsics = xp.asarray(camera.intrinsics)
+    shift = np.array([0, 0, left, top]).reshape(*(1,) * (intrinsics.ndim - 1), 4)
     return camera.replace(  # type: ignore[attr-defined]
-        intrinsics=intrinsics - xp.asarray([0, 0, left, top], intrinsics.dtype),
+        intrinsics=intrinsics - shift.astype(intrinsics.dtype),
         size=(int(size[0]), int(size[1])),
     )
 

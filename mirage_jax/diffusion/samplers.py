@@ -186,7 +186,7 @@ def _euler(model: Model, put_back: PutBack, x: Array, schedule: Schedule) -> tup
 
     def step(x: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
         timestep, width = row
-        width = width[:, None, None, None] if width.ndim else width
+        width = width[None, :, None, None, None] if width.ndim else width
         return put_back(x + width * model(x, timestep)), x
 
     return jax.lax.scan(step, x, (jnp.asarray(schedule.timesteps), steps))

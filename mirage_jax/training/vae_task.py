@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -67,7 +68,7 @@ class VAETask(Task):
         output: Any = self.vae.apply({"params": params}, latents, method="decode")
         weight = jnp.ones(video.shape[1], jnp.float32).at[0].set(self.first_frame_weight)
         weight = (weight / weight.sum())[None, :, None, None, None]
-        per_frame = 1.0 / np.prod([video.shape[0], *video.shape[2:]])
+        per_frame = 1.0 / math.prod([video.shape[0], *video.shape[2:]])
         squared = jnp.square(output - video)
         error = (squared + self.l1_weight * jnp.abs(output - video)) * weight
         kl = kl_divergence(mean, logvar).mean()

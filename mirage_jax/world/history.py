@@ -123,7 +123,7 @@ def jitter_poses(
     zero = jnp.zeros_like(x)
     skew = jnp.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(-1, 3, 3)
     # Second order is exact to scale^3, far below the noise itself.
-    rotation = jnp.eye(3, dtype=jnp.float32) + skew + 0.5 * skew @ skew
+    rotation = jnp.eye(3, dtype=jnp.float32)[None] + skew + 0.5 * skew @ skew
     moved = cam2world.at[:, :3, :3].set(rotation @ cam2world[:, :3, :3])
     return moved.at[:, :3, 3].add(scale * _normal(move_key, (cam2world.shape[0], 3)))
 
