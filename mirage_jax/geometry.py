@@ -68,6 +68,38 @@ class Camera:
         return self.shape[0]
 
 
+def complete_camera(camera: Camera, name: str) -> Camera:
+    """The camera with intrinsics `[..., 4]` and poses `[..., 4, 4]` of equal leading dimensions.
+
+    Lists become arrays, matrices of intrinsics `[..., 3, 3]` their four numbers (skew is not
+    modelled), poses `[..., 3, 4]` get their last row, and intrinsics given once are those of all.
+
+    Raises:
+      ValueError: naming `name` and the field whose shape is another.
+    """
+    k, pose = (
+        x if hasattr(x, "shape") else np.asarray(x, np.float32)
+        for x in (camera.intrinsics, camera.cam2world)
+    )
+    xp = _namespace(k, pose)
+    if k.ndim > 1 and k.shape[-2:] == (3, 3):
+        k = xp.stack([k[..., 0, 0], k[..., 1, 1], k[..., 0, 2], k[..., 1, 2]], axis=-1)
+    if pose.ndim > 1 and pose.shape[-2:] == (3, 4):
+        row = np.broadcast_to(np.array([0, 0, 0, 1], pose.dtype), (*pose.shape[:-2], 1, 4))
+        pose = xp.concatenate([pose, row], axis=-2)
+    if pose.ndim < 2 or pose.shape[-2:] != (4, 4):
+        raise ValueError(f"{name}: cam2world: found shape {pose.shape}, expected [..., 4, 4]")
+    lead = pose.shape[:-2]
+    if not k.ndim or k.shape[-1] != 4 or k.shape[:-1] not in ((), (1,) * len(lead), lead):
+        raise ValueError(
+            f"{name}: intrinsics: found shape {k.shape}, expected {(*lead, 4)} with fx, fy, cx, cy "
+            "(one for each pose, or one for all)"
+        )
+    if k.shape[:-1] != lead:
+        k = xp.broadcast_to(k, (*lead, 4))
+    return Camera(k, pose, camera.size)
+
+
 # -- poses ---------------------------------------------------------------------------------------
 
 

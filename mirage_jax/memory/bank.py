@@ -156,7 +156,7 @@ def _written_splits(mem: LatentMemory, *_: Any, **__: Any) -> tuple[LatentMemory
 def write(
     mem: LatentMemory,
     tokens: Num[Array | np.ndarray, "t h w c"],
-    depth: Float[Array | np.ndarray, "t H W"],
+    depth: Num[Array | np.ndarray, "t H W"],
     camera: geometry.Camera,
     *,
     static: Num[Array | np.ndarray, "t hs ws"] | Bool[Array | np.ndarray, "t hs ws"] | None = None,
@@ -226,6 +226,21 @@ def cells_of_frames(
     times: Any = None,
 ) -> Cells:
     """Lifts the cells of frames to rows of a memory; arguments and errors as for `write`."""
+    tokens, depth, static, confidence, times = (
+        np.asarray(x) if isinstance(x, list | tuple) else x
+        for x in (tokens, depth, static, confidence, times)
+    )
+    camera = geometry.complete_camera(camera, "memory.write")
+    for name, given, axes in (
+        ("tokens", tokens, "T, h, w, C"),
+        ("depth", depth, "T, H, W"),
+        ("static", static, "T, H, W"),
+    ):
+        if given is not None and np.ndim(given) != axes.count(",") + 1:
+            raise ValueError(
+                f"memory.write: {name} has shape {np.shape(given)}, expected [{axes}] with an axis "
+                "of frames"
+            )
     frames, h, w, channels = tokens.shape
     grid = (h, w)
     _check_write(mem, tokens, depth, camera, static, confidence, times)

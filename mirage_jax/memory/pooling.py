@@ -42,7 +42,7 @@ def cell_pixels(values: Num[Array, "*b H W"], grid: tuple[int, int]) -> Num[Arra
 
 
 def pool_depth(
-    depth: Float[Array | np.ndarray, "*b H W"], grid: tuple[int, int]
+    depth: Num[Array | np.ndarray, "*b H W"], grid: tuple[int, int]
 ) -> tuple[Float[Array, "*b h w"], Float[Array, "*b h w"]]:
     """Depth of each cell: the lower median of its pixels, always a depth that occurs in the cell.
 
@@ -74,7 +74,7 @@ def pool_depth(
     return pooled, jnp.where(usable, share, 0.0)
 
 
-def without_nan(depth: Float[Array | np.ndarray, "*b H W"]) -> Float[Array, "*b H W"]:
+def without_nan(depth: Num[Array | np.ndarray, "*b H W"]) -> Float[Array, "*b H W"]:
     """Depth in float32, 0 where it is NaN or below 0.
 
     By numpy or by one operation of XLA, since under `jax_debug_nans` none of these may give NaN.

@@ -88,8 +88,11 @@ def read(
     Returns:
       A `ReadOut`.
     Raises:
-      ValueError: for an unknown `prefer` or `cells`, or an even `footprint`.
+      ValueError: for an unknown `prefer` or `cells`, an even `footprint`, or a camera or grid of
+        another shape.
     """
+    if len(grid) != 2:
+        raise ValueError(f"memory.read: found grid {grid}, expected (rows, columns) of cells")
     return read_shard(
         mem,
         camera,
@@ -148,6 +151,7 @@ def read_shard(
         raise ValueError(f"memory.read: found prefer={prefer!r}, expected 'nearest' or 'best_view'")
     if cells not in CELLS:
         raise ValueError(f"memory.read: found cells={cells!r}, expected one of {CELLS}")
+    camera = geometry.complete_camera(camera, "memory.read")
     lead = camera.shape
     views = flatten(camera)
     hits = project_to_cells(mem.xyz, mem.valid, views, grid, cells)
