@@ -16,6 +16,7 @@ import math
 from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, Shaped, UInt8
@@ -65,6 +66,38 @@ class Camera:
         if not self.shape:
             raise TypeError("a single camera has no length")
         return self.shape[0]
+
+
+def complete_camera(camera: Camera, name: str) -> Camera:
+    """The camera with intrinsics `[..., 4]` and poses `[..., 4, 4]` of equal leading dimensions.
+
+    Lists become arrays, matrices of intrinsics `[..., 3, 3]` their four numbers (skew is not
+    modelled), poses `[..., 3, 4]` get their last row, and intrinsics given once are those of all.
+
+    Raises:
+      ValueError: naming `name` and the field whose shape is another.
+    """
+    k, pose = (
+        x if hasattr(x, "shape") else np.asarray(x, np.float32)
+        for x in (camera.intrinsics, camera.cam2world)
+    )
+    xp = _namespace(k, pose)
+    if k.ndim > 1 and k.shape[-2:] == (3, 3):
+        k = xp.stack([k[..., 0, 0], k[..., 1, 1], k[..., 0, 2], k[..., 1, 2]], axis=-1)
+    if pose.ndim > 1 and pose.shape[-2:] == (3, 4):
+        row = np.broadcast_to(np.array([0, 0, 0, 1], pose.dtype), (*pose.shape[:-2], 1, 4))
+        pose = xp.concatenate([pose, row], axis=-2)
+    if pose.ndim < 2 or pose.shape[-2:] != (4, 4):
+        raise ValueError(f"{name}: cam2world: found shape {pose.shape}, expected [..., 4, 4]")
+    lead = pose.shape[:-2]
+    if not k.ndim or k.shape[-1] != 4 or k.shape[:-1] not in ((), (1,) * len(lead), lead):
+        raise ValueError(
+            f"{name}: intrinsics: found shape {k.shape}, expected {(*lead, 4)} with fx, fy, cx, cy "
+            "(one for each pose, or one for all)"
+        )
+    if k.shape[:-1] != lead:
+        k = xp.broadcast_to(k, (*lead, 4))
+    return Camera(k, pose, camera.size)
 
 
 # -- poses ---------------------------------------------------------------------------------------
@@ -160,8 +193,10 @@ def project(
     # Subtracting the centre first keeps precision far from the world's origin.
     dx, dy, dz = (points[..., i] - pose[..., i, 3] for i in range(3))
     x, y, z = (dx * pose[..., 0, i] + dy * pose[..., 1, i] + dz * pose[..., 2, i] for i in range(3))
-    u = k[..., 0] * x / z + k[..., 2]
-    v = k[..., 1] * y / z + k[..., 3]
+    # In the lens' own plane there is no projection; 0 / 0 would stop a run under `jax_debug_nans`.
+    divisor = jnp.where(z == 0, 1.0, z)
+    u = k[..., 0] * x / divisor + k[..., 2]
+    v = k[..., 1] * y / divisor + k[..., 3]
     return jnp.stack([u, v], axis=-1), z
 
 
@@ -184,8 +219,10 @@ def _camera_rays(camera: Camera, grid: tuple[int, int]) -> Array:
     """Camera-frame points at z = 1 of the pixel centres, `[..., h, w, 3]`."""
     h, w = grid
     k = jnp.asarray(camera.intrinsics, jnp.float32)[..., None, None, :]
-    x = (jnp.arange(w, dtype=jnp.float32) + 0.5 - k[..., 2]) / k[..., 0]
-    y = (jnp.arange(h, dtype=jnp.float32)[:, None] + 0.5 - k[..., 3]) / k[..., 1]
+    columns, rows = (jnp.arange(n, dtype=jnp.float32) + 0.5 for n in (w, h))
+    ndim = k.ndim - 1
+    x = (jax.lax.broadcast_to_rank(columns, ndim) - k[..., 2]) / k[..., 0]
+    y = (jax.lax.broadcast_to_rank(rows[:, None], ndim) - k[..., 3]) / k[..., 1]
     shape = jnp.broadcast_shapes(x.shape, y.shape)
     return jnp.stack(
         [jnp.broadcast_to(x, shape), jnp.broadcast_to(y, shape), jnp.ones(shape, jnp.float32)], -1
@@ -228,9 +265,9 @@ def resize_camera(camera: Camera, size: tuple[int, int]) -> Camera:
     xp = _namespace(camera.intrinsics)
     sy, sx = size[0] / camera.size[0], size[1] / camera.size[1]
     intrinsics = xp.asarray(camera.intrinsics)
-    scale = xp.asarray([sx, sy, sx, sy], intrinsics.dtype)
+    scale = np.array([sx, sy, sx, sy]).reshape(*(1,) * (intrinsics.ndim - 1), 4)
     return camera.replace(  # type: ignore[attr-defined]
-        intrinsics=intrinsics * scale, size=(int(size[0]), int(size[1]))
+        intrinsics=intrinsics * scale.astype(intrinsics.dtype), size=(int(size[0]), int(size[1]))
     )
 
 
@@ -248,8 +285,9 @@ def crop_camera(camera: Camera, top: int, left: int, size: tuple[int, int]) -> C
         )
     xp = _namespace(camera.intrinsics)
     intrinsics = xp.asarray(camera.intrinsics)
+    shift = np.array([0, 0, left, top]).reshape(*(1,) * (intrinsics.ndim - 1), 4)
     return camera.replace(  # type: ignore[attr-defined]
-        intrinsics=intrinsics - xp.asarray([0, 0, left, top], intrinsics.dtype),
+        intrinsics=intrinsics - shift.astype(intrinsics.dtype),
         size=(int(size[0]), int(size[1])),
     )
 

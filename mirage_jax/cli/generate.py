@@ -19,6 +19,7 @@ docs/weights.md.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from mirage_jax.io.workdir import Workdir
 from mirage_jax.world import WorldModel, depth_estimators, loading, walk
 from mirage_jax.world.loading import RELEASED_CHUNK_FRAMES
 from mirage_jax.world.presets import PRESETS, with_fields
+from mirage_jax.world.sampling import memory_scale
 from mirage_jax.world.world_file import read_world_file
 
 _IMAGE = flags.DEFINE(PathName(), "image", "", "Picture to start from.")
@@ -108,6 +110,12 @@ _PROMPT = flags.DEFINE_string("prompt", None, "What is shown, for denoisers with
 _NEGATIVE = flags.DEFINE_string("negative_prompt", "", "What --cfg_scale leads away from.")
 _CFG_SCALE = flags.DEFINE(
     Real(least=0), "cfg_scale", 1.0, "Classifier-free guidance by the prompt; 1 = none."
+)
+_MEMORY_SCALE = flags.DEFINE_list(
+    "memory_scale",
+    [],
+    "Strength of the memory branch: one factor on what it adds, or one for each of the denoiser's "
+    "layers that have it, SCALE,SCALE,...; by default 1.",
 )
 _TEXT = flags.DEFINE(PathName(), "text", "", "File of embedded prompts.")
 _TOKENIZER = flags.DEFINE(
@@ -256,6 +264,7 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
             raise common.UserError(
                 f"--{name}: found {found}, expected {trained}, which the weights were trained for"
             )
+    model = _with_memory_scale(model)
     return prompts.with_prompt(
         model,
         prompt=_PROMPT.value,
@@ -266,6 +275,19 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         text_encoder=_TEXT_ENCODER.value,
         save_text=_SAVE_TEXT.value,
     )
+
+
+def _with_memory_scale(model: WorldModel) -> WorldModel:
+    if not _MEMORY_SCALE.value:
+        return model
+    try:
+        factors = tuple(map(float, _MEMORY_SCALE.value))
+        sampler = dataclasses.replace(model.sampler, memory_scale=factors)
+        memory_scale(model.denoiser, sampler)
+    except ValueError as error:
+        found = ",".join(_MEMORY_SCALE.value)
+        raise common.UserError(f"--memory_scale={found}: {error}") from error
+    return model.replace(sampler=sampler)  # type: ignore[attr-defined]
 
 
 def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> walk.Walk:

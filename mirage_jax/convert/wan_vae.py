@@ -125,7 +125,7 @@ def wan_vae_fields(tensors: Tensors) -> dict[str, Any]:
 def _shapes(fields: tuple[tuple[str, Any], ...]) -> dict[str, tuple[int, ...]]:
     vae = VideoVAE(**dict(fields))
     made = jax.eval_shape(
-        vae.init, jax.random.key(0), jnp.zeros((1, 1, *2 * (vae.spatial_stride,), 3))
+        vae.init, jax.random.key(0), jnp.zeros((1, 1, *2 * (vae.spatial_stride,), 3), jnp.float32)
     )
     flat = flatten_dict(nn.unbox(made)["params"], sep="/")
     return {path: leaf.shape for path, leaf in flat.items()}

@@ -65,9 +65,9 @@ def sample_sigma(
     """
     shape = (batch, frames if per_frame else 1)
     if distribution == "uniform":
-        sigma = jax.random.uniform(key, shape)
+        sigma = jax.random.uniform(key, shape, jnp.float32)
     elif distribution == "logit_normal":
-        sigma = jax.nn.sigmoid(jax.random.normal(key, shape))
+        sigma = jax.nn.sigmoid(jax.random.normal(key, shape, jnp.float32))
     else:
         raise ValueError(
             f"noise distribution: found {distribution!r}, expected {' or '.join(DISTRIBUTIONS)}"

@@ -186,7 +186,7 @@ def _euler(model: Model, put_back: PutBack, x: Array, schedule: Schedule) -> tup
 
     def step(x: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
         timestep, width = row
-        width = width[:, None, None, None] if width.ndim else width
+        width = width[None, :, None, None, None] if width.ndim else width
         return put_back(x + width * model(x, timestep)), x
 
     return jax.lax.scan(step, x, (jnp.asarray(schedule.timesteps), steps))
@@ -262,7 +262,7 @@ def _unipc(model: Model, put_back: PutBack, x: Array, schedule: Schedule) -> tup
         jnp.asarray(schedule.sigmas[:-1]),
         jnp.asarray(corrector, jnp.float32),
         jnp.asarray(predictor, jnp.float32),
-        jnp.arange(len(schedule.timesteps)),
+        jnp.arange(len(schedule.timesteps), dtype=jnp.int32),
     )
 
     def step(carry: tuple[Array, ...], row: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array]:

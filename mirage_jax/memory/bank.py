@@ -15,10 +15,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Num
 
 from mirage_jax import geometry
 from mirage_jax.memory import pooling
+from mirage_jax.memory.explicit_axes import compiler_splits, spec_of
 
 # A cell is written if more than this share of it is static.
 STATIC_SHARE = 0.5
@@ -146,10 +148,15 @@ def nbytes(mem: LatentMemory) -> int:
     return per_element * int(np.sum(np.asarray(mem.valid)))
 
 
+def _written_splits(mem: LatentMemory, *_: Any, **__: Any) -> tuple[LatentMemory, PartitionSpec]:
+    return jax.tree.map(spec_of, mem), PartitionSpec()
+
+
+@compiler_splits(_written_splits)
 def write(
     mem: LatentMemory,
     tokens: Num[Array | np.ndarray, "t h w c"],
-    depth: Float[Array | np.ndarray, "t H W"],
+    depth: Num[Array | np.ndarray, "t H W"],
     camera: geometry.Camera,
     *,
     static: Num[Array | np.ndarray, "t hs ws"] | Bool[Array | np.ndarray, "t hs ws"] | None = None,
@@ -219,10 +226,25 @@ def cells_of_frames(
     times: Any = None,
 ) -> Cells:
     """Lifts the cells of frames to rows of a memory; arguments and errors as for `write`."""
+    tokens, depth, static, confidence, times = (
+        np.asarray(x) if isinstance(x, list | tuple) else x
+        for x in (tokens, depth, static, confidence, times)
+    )
+    camera = geometry.complete_camera(camera, "memory.write")
+    for name, given, axes in (
+        ("tokens", tokens, "T, h, w, C"),
+        ("depth", depth, "T, H, W"),
+        ("static", static, "T, H, W"),
+    ):
+        if given is not None and np.ndim(given) != axes.count(",") + 1:
+            raise ValueError(
+                f"memory.write: {name} has shape {np.shape(given)}, expected [{axes}] with an axis "
+                "of frames"
+            )
     frames, h, w, channels = tokens.shape
     grid = (h, w)
     _check_write(mem, tokens, depth, camera, static, confidence, times)
-    depth = jnp.asarray(depth, jnp.float32)
+    depth = pooling.without_nan(depth)
     cell_depth, share = pooling.pool_depth(depth, grid)
     known = cell_depth > 0
     is_static = jnp.ones_like(known)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from mirage_jax import geometry
 from mirage_jax.memory import readout
 from mirage_jax.memory.bank import LatentMemory
+from mirage_jax.memory.explicit_axes import compiler_splits
 
 THRESHOLD = 0.04
 """Least intersection over union of a reference frame."""
@@ -21,15 +23,23 @@ THRESHOLD = 0.04
 VOXEL = 0.1
 """Side of a voxel, metres."""
 
+BORDER = 1e-4
+"""Share of a picture's width and height that rounding may move a projection by."""
+
 
 def in_frustum(
     xyz: Float[Array, "n 3"], valid: Bool[Array, " n"], cameras: geometry.Camera
 ) -> Bool[Array, "v n"]:
-    """Which elements lie in front of each camera and project into its picture."""
+    """Which elements lie in front of each camera and project into its picture.
+
+    A picture includes its upper and left border and excludes the others. All are moved up and left
+    by `BORDER`: elements lifted through the corners of cells (`released`) lie on the border of
+    their own picture, where the rounding of float32 would decide.
+    """
     uv, z = geometry.project(xyz[None], readout.flatten(cameras))
     height, width = cameras.size
-    u, v = uv[..., 0], uv[..., 1]
-    return valid & (z > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    u, v = uv[..., 0] + BORDER * width, uv[..., 1] + BORDER * height
+    return valid[None] & (z > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
 
 
 def number_voxels(xyz: Float[Array, "n 3"], side: float) -> Int[Array, " n"]:
@@ -42,6 +52,7 @@ def number_voxels(xyz: Float[Array, "n 3"], side: float) -> Int[Array, " n"]:
     return jnp.zeros(len(xyz), jnp.int32).at[order].set(numbers)
 
 
+@compiler_splits(lambda *_, **__: PartitionSpec())
 def overlaps(
     bank: LatentMemory,
     targets: geometry.Camera,
@@ -65,19 +76,23 @@ def overlaps(
         return jnp.zeros(seen.shape, bool).at[number].max(seen)
 
     target = occupied(jnp.any(in_frustum(bank.xyz, bank.valid, targets), axis=0))
-    slots = jnp.arange(bank.capacity)
+    slots = jnp.arange(bank.capacity, dtype=jnp.int32)
 
     def overlap(frame: tuple[Array, Array, Array]) -> Array:
         intrinsics, cam2world, count = frame
         camera = geometry.Camera(intrinsics[None], cam2world[None], frames.size)
         covered = occupied(in_frustum(bank.xyz, bank.valid & (slots < count), camera)[0])
-        union = jnp.sum(covered | target)
-        return jnp.sum(covered & target) / jnp.maximum(union, 1)
+        both, either = (
+            jnp.sum(x, dtype=jnp.int32).astype(jnp.float32)
+            for x in (covered & target, covered | target)
+        )
+        return both / jnp.maximum(either, 1)
 
     # One frame at a time: K x N booleans would outgrow the memory they ask about.
     return jax.lax.map(overlap, (frames.intrinsics, frames.cam2world, elements))
 
 
+@compiler_splits(lambda *_, **__: PartitionSpec())
 def choose(
     bank: LatentMemory,
     targets: geometry.Camera,

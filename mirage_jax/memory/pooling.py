@@ -7,6 +7,8 @@ takes the depth of one of its own pixels.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,12 +35,14 @@ def cell_pixels(values: Num[Array, "*b H W"], grid: tuple[int, int]) -> Num[Arra
             "height and width that are multiples of the grid's"
         )
     p, q = height // h, width // w
-    blocks = values.reshape(*values.shape[:-2], h, p, w, q)
-    return jnp.swapaxes(blocks, -3, -2).reshape(*values.shape[:-2], h, w, p * q)
+    lead = values.shape[:-2]
+    # One axis at a time: more is refused where a mesh with explicit axes splits others.
+    blocks = values.reshape(*lead, h, p, width).reshape(*lead, h, p, w, q)
+    return jnp.swapaxes(blocks, -3, -2).reshape(*lead, h, w, p * q)
 
 
 def pool_depth(
-    depth: Float[Array | np.ndarray, "*b H W"], grid: tuple[int, int]
+    depth: Num[Array | np.ndarray, "*b H W"], grid: tuple[int, int]
 ) -> tuple[Float[Array, "*b h w"], Float[Array, "*b h w"]]:
     """Depth of each cell: the lower median of its pixels, always a depth that occurs in the cell.
 
@@ -56,29 +60,39 @@ def pool_depth(
     Raises:
       ValueError: if the size of `depth` is not a multiple of the grid.
     """
-    pixels = cell_pixels(jnp.asarray(depth, jnp.float32), grid)
-    known = pixels > 0  # False for NaN
+    pixels = cell_pixels(without_nan(depth), grid)
+    known = pixels > 0
     # Positive floats order like their bit patterns, so the median is found bit by bit: 31 passes of
     # compare-and-count, several times cheaper than a sort on a CPU and as exact.
     keys = jnp.where(known, jax.lax.bitcast_convert_type(pixels, jnp.int32), _ABSENT)
     rank = (jnp.sum(known, axis=-1, dtype=jnp.int32) + 1) // 2
     median_key = keys[..., 0] if keys.shape[-1] == 1 else _kth_smallest(keys, rank)
     usable = (rank > 0) & (median_key < _INFINITE)
-    pooled = jnp.where(usable, jax.lax.bitcast_convert_type(median_key, jnp.float32), 0.0)
+    pooled = jax.lax.bitcast_convert_type(jnp.where(usable, median_key, 0), jnp.float32)
     near = jnp.abs(pixels - pooled[..., None]) <= SAME_SURFACE * pooled[..., None]
     share = jnp.mean((known & near).astype(jnp.float32), axis=-1)
     return pooled, jnp.where(usable, share, 0.0)
 
 
+def without_nan(depth: Num[Array | np.ndarray, "*b H W"]) -> Float[Array, "*b H W"]:
+    """Depth in float32, 0 where it is NaN or below 0.
+
+    By numpy or by one operation of XLA, since under `jax_debug_nans` none of these may give NaN.
+    """
+    if isinstance(depth, np.ndarray):
+        return jnp.asarray(np.where(depth > 0, depth, 0), jnp.float32)
+    return jax.lax.select(depth > 0, depth, jnp.zeros_like(depth)).astype(jnp.float32)
+
+
 def _kth_smallest(keys: Int[Array, "*b p"], k: Int[Array, "*b"]) -> Int[Array, "*b"]:
     """The k-th smallest (from 1) of non-negative integers along the last axis."""
 
-    def bit(i: Array, prefix: Array) -> Array:
-        candidate = prefix | (1 << (30 - i)).astype(jnp.int32)
+    def bit(i: Any, prefix: Array) -> Array:
+        candidate = prefix | jnp.left_shift(jnp.int32(1), 30 - i)
         below = jnp.sum(keys < candidate[..., None], axis=-1, dtype=jnp.int32)
         return jnp.where(below < k, candidate, prefix)
 
-    return jax.lax.fori_loop(0, 31, bit, jnp.zeros_like(k))
+    return jax.lax.fori_loop(np.int32(0), np.int32(31), bit, jnp.zeros_like(k))
 
 
 def pool_static(

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mirage_jax import geometry
 from mirage_jax.memory.bank import LatentMemory
+from mirage_jax.memory.explicit_axes import compiler_splits, spec_of_views
 
 # Elements nearer than this (metres) are behind or inside the lens.
 NEAR = 1e-3
@@ -50,6 +51,7 @@ class ReadOut:
     source: Any
 
 
+@compiler_splits(lambda mem, camera, *_, **__: spec_of_views(camera))
 def read(
     mem: LatentMemory,
     camera: geometry.Camera,
@@ -86,8 +88,11 @@ def read(
     Returns:
       A `ReadOut`.
     Raises:
-      ValueError: for an unknown `prefer` or `cells`, or an even `footprint`.
+      ValueError: for an unknown `prefer` or `cells`, an even `footprint`, or a camera or grid of
+        another shape.
     """
+    if len(grid) != 2:
+        raise ValueError(f"memory.read: found grid {grid}, expected (rows, columns) of cells")
     return read_shard(
         mem,
         camera,
@@ -146,6 +151,7 @@ def read_shard(
         raise ValueError(f"memory.read: found prefer={prefer!r}, expected 'nearest' or 'best_view'")
     if cells not in CELLS:
         raise ValueError(f"memory.read: found cells={cells!r}, expected one of {CELLS}")
+    camera = geometry.complete_camera(camera, "memory.read")
     lead = camera.shape
     views = flatten(camera)
     hits = project_to_cells(mem.xyz, mem.valid, views, grid, cells)
@@ -233,7 +239,7 @@ def project_to_cells(
         uv, near = jnp.round(uv), 0.0
     u, v = uv[..., 0], uv[..., 1]
     # Compared as floats: a conversion of NaN or of a huge number to an integer is undefined.
-    inside = valid & (z > near) & (u >= 0) & (u < w) & (v >= 0) & (v < h)
+    inside = valid[None] & (z > near) & (u >= 0) & (u < w) & (v >= 0) & (v < h)
     column = jnp.where(inside, u, 0.0).astype(jnp.int32)
     row = jnp.where(inside, v, 0.0).astype(jnp.int32)
     first = jnp.arange(len(views), dtype=jnp.int32)[:, None] * (h * w)
@@ -306,7 +312,7 @@ def splat(
 
 def view_mismatch(mem: LatentMemory, views: geometry.Camera) -> Float[Array, "v n"]:
     """How unlike the stored view of each element the current one is: radians plus |log scale|."""
-    now = mem.xyz - jnp.asarray(views.centre, jnp.float32)[:, None]
+    now = mem.xyz[None] - jnp.asarray(views.centre, jnp.float32)[:, None]
     then = (mem.xyz - mem.origin)[None]
     across = jnp.cross(now, jnp.broadcast_to(then, now.shape))
     angle = jnp.arctan2(jnp.sqrt(jnp.sum(across * across, axis=-1)), jnp.sum(now * then, axis=-1))

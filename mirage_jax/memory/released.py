@@ -22,8 +22,9 @@ def corner_camera(camera: geometry.Camera, grid: tuple[int, int]) -> geometry.Ca
     Written with it, a token is lifted through the corner of its cell.
     """
     half_cell = np.array([0.0, 0.0, camera.size[1] / grid[1] / 2, camera.size[0] / grid[0] / 2])
-    intrinsics = jnp.asarray(camera.intrinsics, jnp.float32) + half_cell.astype(np.float32)
-    return camera.replace(intrinsics=intrinsics)  # type: ignore[attr-defined]
+    intrinsics = jnp.asarray(camera.intrinsics, jnp.float32)
+    half_cell = half_cell.astype(np.float32).reshape(*(1,) * (intrinsics.ndim - 1), 4)
+    return camera.replace(intrinsics=intrinsics + half_cell)  # type: ignore[attr-defined]
 
 
 def bilinear_depth(
@@ -41,7 +42,7 @@ def bilinear_depth(
         low = np.minimum(at.astype(int), pixels - 1)
         high = np.minimum(low + 1, pixels - 1)
         share = jnp.asarray((at - low).astype(np.float32))
-        share = share[:, None] if axis == -2 else share
+        share = share.reshape([-1 if i == axis else 1 for i in range(-depth.ndim, 0)])
         before, after = (jnp.take(depth, index, axis=axis) for index in (low, high))
         depth = jnp.where(share > 0, before * (1.0 - share) + after * share, before)
     return depth

@@ -15,10 +15,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from mirage_jax import geometry
 from mirage_jax.memory import pooling, readout
+from mirage_jax.memory.explicit_axes import compiler_splits, spec_of
 
 
 @flax.struct.dataclass
@@ -59,6 +61,7 @@ def create(capacity: int, grid: tuple[int, int]) -> Keyframes:
     )
 
 
+@compiler_splits(lambda keyframes, *_, **__: jax.tree.map(spec_of, keyframes))
 def add(
     keyframes: Keyframes,
     depth: Float[Array | np.ndarray, "t H W"],
@@ -92,6 +95,7 @@ def add(
     )
 
 
+@compiler_splits(lambda *_, **__: PartitionSpec())
 def shared_view(
     keyframes: Keyframes,
     camera: geometry.Camera,
@@ -113,7 +117,7 @@ def shared_view(
     """
     grid = (int(keyframes.depth.shape[-2]), int(keyframes.depth.shape[-1]))
     stored = keyframes.cameras
-    used = jnp.arange(keyframes.depth.shape[0]) < keyframes.count
+    used = jnp.arange(keyframes.depth.shape[0], dtype=jnp.int32) < keyframes.count
     known = (keyframes.depth > 0) & used[:, None, None]
 
     views = geometry.resize_camera(readout.flatten(camera), grid)
@@ -126,7 +130,7 @@ def shared_view(
     depth = jnp.where(jnp.isfinite(depth), depth, farthest)
 
     fractions = jnp.arange(1, samples + 1, dtype=jnp.float32) / samples
-    along = fractions[:, None, None, None] * depth
+    along = fractions[:, None, None, None] * depth[None]
     points = jax.vmap(geometry.lift, in_axes=(0, None))(along, views).reshape(-1, 3)
     h, w = grid
     uv, z = geometry.project(points[None], stored)
@@ -138,6 +142,7 @@ def shared_view(
     return jnp.mean(seen.astype(jnp.float32), axis=1), seen
 
 
+@compiler_splits(lambda *_, **__: PartitionSpec())
 def retrieve(
     keyframes: Keyframes,
     camera: geometry.Camera,
@@ -158,10 +163,10 @@ def retrieve(
     _, seen = shared_view(keyframes, camera, samples=samples, tolerance=tolerance)
 
     def step(missing: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
-        gain = jnp.mean((seen & missing).astype(jnp.float32), axis=1)
+        gain = jnp.mean((seen & missing[None]).astype(jnp.float32), axis=1)
         best = jnp.argmax(gain).astype(jnp.int32)
         slot = jnp.where(gain[best] > 0, best, -1)
         return missing & ~seen[best], (slot, gain[best])
 
-    _, (slots, gains) = jax.lax.scan(step, jnp.ones(seen.shape[1], bool), None, length=count)
+    _, (slots, gains) = jax.lax.scan(step, jnp.ones_like(seen[0]), None, length=count)
     return slots, gains

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from mirage_jax import geometry
 from mirage_jax.memory import bank, pooling, readout
+from mirage_jax.memory.explicit_axes import compiler_splits, spec_of_views
 
 
 def create(capacity: int, channels: int = 3, dtype: Any = jnp.uint8) -> bank.LatentMemory:
@@ -49,6 +50,7 @@ def write(
     return bank.write(mem, tokens, depth, camera, static=static, confidence=confidence, times=times)
 
 
+@compiler_splits(lambda mem, camera, *_, **__: spec_of_views(camera))
 def read(
     mem: bank.LatentMemory,
     camera: geometry.Camera,

@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from mirage_jax.nn.attention import ATTENTION_OUTPUT, Attention, Linear, named_param
+from mirage_jax.nn.rows import aligned
 
 EPS = 1e-6
 
@@ -80,7 +81,7 @@ class DiTBlock(nn.Module):
         x = x.reshape(-1, cells, width)
         modulation = modulation.reshape(-1, *modulation.shape[2:])
         table = named_param(self, "modulation", modulation_init(width), (6, width), (None, "embed"))
-        rows = modulation.astype(jnp.float32) + table
+        rows = modulation.astype(jnp.float32) + aligned(table, modulation)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (rows[..., i, :] for i in range(6))
 
         def attend(name: str, y: Array, **options: Any) -> Array:
@@ -96,7 +97,7 @@ class DiTBlock(nn.Module):
             ones, zeros = nn.initializers.ones, nn.initializers.zeros
             weight = named_param(self, "cross_norm_scale", ones, (width,), ("embed",))
             bias = named_param(self, "cross_norm_bias", zeros, (width,), ("embed",))
-            y = (layer_norm(x) * weight + bias).astype(self.dtype)
+            y = (layer_norm(x) * aligned(weight, x) + aligned(bias, x)).astype(self.dtype)
             x = x + attend("cross_attn", y, context=text)
 
         y = modulate(x, mlp_shift, mlp_scale).astype(self.dtype)

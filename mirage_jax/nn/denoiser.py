@@ -24,6 +24,7 @@ from mirage_jax.nn.block import DiTBlock, modulate, modulation_init, over_layers
 from mirage_jax.nn.memory_branch import MemoryBranch
 from mirage_jax.nn.memory_prior import MemoryPrior
 from mirage_jax.nn.rope import axis_dims, video_rotations
+from mirage_jax.nn.rows import aligned
 from mirage_jax.nn.timesteps import TIMESTEPS, timestep_embedding
 
 Patch = tuple[int, int, int]
@@ -157,7 +158,7 @@ class Denoiser(nn.Module):
         text: Float[Array, "b l e"] | None = None,
         memory: Float[Array, "b _ h w m"] | None = None,
         rays: Float[Array, "b _ h w k"] | None = None,
-        branch_scale: float | Float[Array, ""] = 1.0,
+        branch_scale: float | Float[Array, ""] | Float[Array, " layers"] = 1.0,
         all_frames: bool = False,
     ) -> Float[Array, "b _ h w o"]:
         """Velocity of the target latents.
@@ -173,7 +174,7 @@ class Denoiser(nn.Module):
           memory: context of the target frames, or of target and preceding frames. None leaves out
             everything the memory would add, learned biases included.
           rays: camera rays of the same frames as `memory`.
-          branch_scale: factor on the branch's hints.
+          branch_scale: factor on the branch's hints, one or one for each of `branch_layers`.
           all_frames: return [reference | target | preceding], as the released model does.
 
         Raises:
@@ -258,7 +259,8 @@ class Denoiser(nn.Module):
                 text_tokens,
                 None if frame_mask is None else frame_mask[:, references:],
             )
-            hints = jnp.pad(hints * branch_scale, ((0, 0), (0, 0), (references, 0), (0, 0), (0, 0)))
+            hints = hints * self._hint_scale(branch_scale)
+            hints = jnp.pad(hints, ((0, 0), (0, 0), (references, 0), (0, 0), (0, 0)))
 
         hint_of_layer = np.full(self.depth, -1, np.int32)
         hint_of_layer[list(self.branch_layers)] = np.arange(len(self.branch_layers))
@@ -284,6 +286,17 @@ class Denoiser(nn.Module):
         skip, scale = velocity_preconditioning(sigma, std)
         return skip * latents + scale * out - mean
 
+    def _hint_scale(self, scale: Any) -> Any:
+        """Factors on the hints [layers, b, f, s, d]."""
+        if not np.ndim(scale):
+            return scale
+        if np.shape(scale) != (len(self.branch_layers),):
+            raise ValueError(
+                f"branch_scale: found shape {np.shape(scale)}, expected one number or one for each "
+                f"of branch_layers {self.branch_layers}"
+            )
+        return jnp.asarray(scale, jnp.float32)[:, None, None, None, None]
+
     def _all_frames_mask(
         self, frame_mask: Array | None, references: int, precedings: int, target: int
     ) -> Array | None:
@@ -302,7 +315,7 @@ class Denoiser(nn.Module):
     def _prior(self, memory: Array | None, latents: Array, precedings: int) -> tuple[Array, Array]:
         """Prior mean and standard deviation of the target latents."""
         if not self.memory_prior:
-            return jnp.zeros(()), jnp.asarray(self.data_std)
+            return jnp.zeros((), jnp.float32), jnp.asarray(self.data_std, jnp.float32)
         prior = MemoryPrior(self.memory_channels, self.data_std, name="memory_prior")
         context = self._field("memory", memory, self.memory_channels, latents, precedings)
         return prior(None if context is None else context[:, : latents.shape[1]])
@@ -370,7 +383,8 @@ class Denoiser(nn.Module):
     def _head(self, x: Array, time: Array) -> Array:
         init = modulation_init(self.width)
         table = named_param(self, "head_modulation", init, (2, self.width), (None, "embed"))
-        x = modulate(x, time + table[0], time + table[1])
+        shift, scale = (time + aligned(row, time) for row in table)
+        x = modulate(x, shift, scale)
         init = nn.initializers.zeros if self.zero_head else nn.initializers.xavier_uniform()
         features = math.prod(self.patch) * self.out_channels
         head = Linear(self.width, features, ("embed", None), init, self.dtype, name="head")

@@ -25,6 +25,7 @@ from mirage_jax.nn.attention import named_param
 from mirage_jax.nn.dinov2 import PATCH, DINOv2
 from mirage_jax.nn.layers import Conv2d, fan_in_uniform
 from mirage_jax.nn.resampling import resize_bicubic, resize_bilinear
+from mirage_jax.nn.rows import aligned
 
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {
@@ -110,7 +111,8 @@ class Upsample(nn.Module):
         kernel = named_param(self, "kernel", fan_in_uniform(), shape, axes)
         bias = named_param(self, "bias", nn.initializers.zeros, shape[3:], axes[3:])
         y = jnp.einsum("bhwi,pqio->bhpwqo", x.astype(self.dtype), kernel.astype(self.dtype))
-        return y.reshape(b, h * k, w * k, self.features).astype(jnp.float32) + bias
+        y = y.reshape(b, h * k, w * k, self.features).astype(jnp.float32)
+        return y + aligned(bias, y)
 
 
 class ResidualUnit(nn.Module):

@@ -13,6 +13,7 @@ from mirage_jax.nn.attention import Linear, attention, named_param
 from mirage_jax.nn.block import layer_norm, over_layers
 from mirage_jax.nn.layers import Conv2d
 from mirage_jax.nn.resampling import resize_bicubic
+from mirage_jax.nn.rows import aligned
 
 PATCH = 14
 """Pixels per patch along each axis."""
@@ -46,7 +47,7 @@ class LayerNorm(nn.Module):
         shape, ones, zeros = x.shape[-1:], nn.initializers.ones, nn.initializers.zeros
         scale = named_param(self, "scale", ones, shape, ("embed",))
         bias = named_param(self, "bias", zeros, shape, ("embed",))
-        return layer_norm(x) * scale + bias
+        return layer_norm(x) * aligned(scale, x) + aligned(bias, x)
 
 
 class _Block(nn.Module):
@@ -69,14 +70,14 @@ class _Block(nn.Module):
         q, k, v = (layer(y).reshape(*y.shape[:2], self.heads, -1) for layer in layers)
         y = attention(q, k, v, backend=self.attention_backend).reshape(x.shape)
         y = self._linear("o", width, width, ("heads", "embed"))(y)
-        x = x + y * named_param(self, "gain1", ones, (width,), ("embed",))
+        x = x + y * aligned(named_param(self, "gain1", ones, (width,), ("embed",)), y)
 
         y = LayerNorm(name="norm2")(x)
         y = self._linear("mlp_in", width, self.mlp_width, ("embed", "mlp"))(y)
         y = self._linear("mlp_out", self.mlp_width, width, ("mlp", "embed"))(
             jax.nn.gelu(y, approximate=False)
         )
-        x = x + y * named_param(self, "gain2", ones, (width,), ("embed",))
+        x = x + y * aligned(named_param(self, "gain2", ones, (width,), ("embed",)), y)
         return x, x
 
 
@@ -136,7 +137,7 @@ class DINOv2(nn.Module):
         table = named_param(self, "positions", normal, shape, (None, "embed"))
         first = jnp.broadcast_to(first, (x.shape[0], 1, self.width))
         x = jnp.concatenate([first, x], axis=1)
-        x = x + position_table(table, grid, self.position_offset)
+        x = x + position_table(table, grid, self.position_offset)[None]
 
         stack = over_layers(_Block, self.layers, remat="none", scan=True)
         block = (self.width, self.heads, self.mlp_width, self.attention_backend, self.dtype)

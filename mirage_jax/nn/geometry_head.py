@@ -99,7 +99,7 @@ class GeometryHead(nn.Module):
         maps = maps.reshape(b, t, h * up, w * up, 4)
         change = Conv2d(c, 1, dtype=self.dtype, kernel_init=zeros, name="tokens")(x)
         return Geometry(
-            log_depth=maps[..., 0] + jnp.log(self.initial_depth),
+            log_depth=maps[..., 0] + jnp.log(jnp.float32(self.initial_depth)),
             log_scale=maps[..., 1],
             mover_logit=maps[..., 2],
             sky_logit=maps[..., 3],
@@ -136,8 +136,8 @@ def depth_loss(
     known = known_depth(depth)
     target = jnp.log(jnp.where(known, depth, 1.0))
     # A floor of 1 % error: without it one exact prediction could outweigh a whole batch.
-    log_scale = jnp.maximum(log_scale, jnp.log(0.01))
-    loss = jnp.abs(target - log_depth) * jnp.exp(-log_scale) + log_scale + jnp.log(2.0)
+    log_scale = jnp.maximum(log_scale, jnp.log(jnp.float32(0.01)))
+    loss = jnp.abs(target - log_depth) * jnp.exp(-log_scale) + log_scale + jnp.log(jnp.float32(2.0))
     return masked_mean(loss, _weight(known, mask))
 
 

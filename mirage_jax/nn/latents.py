@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
+from mirage_jax.nn.rows import aligned
+
 
 @flax.struct.dataclass
 class LatentStats:
@@ -34,12 +36,14 @@ def measure_stats(latents: Float[Array, "*lead c"], *, per_channel: bool = True)
 
 def normalise(latents: Float[Array, "*lead c"], stats: LatentStats) -> Float[Array, "*lead c"]:
     """`(latents - mean) / std`."""
-    return (latents - stats.mean) / stats.std
+    mean, std = (aligned(each, latents) for each in (stats.mean, stats.std))
+    return (latents - mean) / std
 
 
 def denormalise(latents: Float[Array, "*lead c"], stats: LatentStats) -> Float[Array, "*lead c"]:
     """The inverse of `normalise`."""
-    return latents * stats.std + stats.mean
+    mean, std = (aligned(each, latents) for each in (stats.mean, stats.std))
+    return latents * std + mean
 
 
 def sample_posterior(

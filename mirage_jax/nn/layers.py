@@ -15,6 +15,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from mirage_jax.nn.logical_axes import logical
+from mirage_jax.nn.rows import aligned
+
 CONV_IMPLS = ("auto", "direct", "frames")
 
 
@@ -33,11 +36,6 @@ def fan_in_uniform() -> Any:
     return init
 
 
-def logical(init: Any, names: tuple[str | None, ...]) -> Any:
-    """`init` with logical axis names on what it makes (see `parallel.rules`)."""
-    return nn.with_logical_partitioning(init, names)
-
-
 def rms_norm(x: Float[Array, "*lead c"], gamma: Float[Array, " c"]) -> Float[Array, "*lead c"]:
     """Scales every channel vector to length sqrt(c), then by `gamma` (the VAE's "gamma-norm").
 
@@ -46,7 +44,7 @@ def rms_norm(x: Float[Array, "*lead c"], gamma: Float[Array, " c"]) -> Float[Arr
     """
     x = x.astype(jnp.float32)
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * (lax.rsqrt(jnp.maximum(square, 1e-24)) * x.shape[-1] ** 0.5) * gamma
+    return x * (lax.rsqrt(jnp.maximum(square, 1e-24)) * x.shape[-1] ** 0.5) * aligned(gamma, x)
 
 
 def conv2d(
@@ -241,7 +239,7 @@ class Conv2d(nn.Module):
         if not self.use_bias:
             return y
         bias_init = logical(self.bias_init, ("conv_out",))
-        return y + self.param("bias", bias_init, (self.features,), jnp.float32)
+        return y + aligned(self.param("bias", bias_init, (self.features,), jnp.float32), y)
 
 
 class CausalConv3d(nn.Module):
@@ -269,4 +267,4 @@ class CausalConv3d(nn.Module):
             preceding = stream.preceding()
             store_last(stream, x, preceding, self.kernel_size[0] - 1)
         y = causal_conv3d(x, kernel, preceding=preceding, impl=self.conv_impl)
-        return y.astype(jnp.float32) + bias
+        return y.astype(jnp.float32) + aligned(bias, y)

@@ -102,7 +102,7 @@ class LoRA:
                 own = jax.random.fold_in(key, zlib.crc32(target.encode()))
                 layers, keep_prob = down.shape[0], 1.0 - dropout
                 flat[f"{STACK}/{target}/lora_key"] = jax.random.split(own, layers)
-                flat[f"{STACK}/{target}/lora_keep_prob"] = jnp.full(layers, keep_prob)
+                flat[f"{STACK}/{target}/lora_keep_prob"] = jnp.full(layers, keep_prob, jnp.float32)
                 scale /= keep_prob
             flat[f"{STACK}/{target}/lora_a"] = down
             flat[f"{STACK}/{target}/lora_b"] = scale * up

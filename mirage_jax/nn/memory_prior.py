@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mirage_jax.nn.attention import named_param
+from mirage_jax.nn.rows import aligned
 
 FLOOR = 0.02
 """Least variance, as a share of the latents' own, since a fit underestimates its error."""
@@ -40,7 +41,7 @@ class MemoryPrior(nn.Module):
 
         Parameters are fitted, not trained: no gradient reaches them.
         """
-        std = jnp.asarray(self.data_std)
+        std = jnp.asarray(self.data_std, jnp.float32)
         zeros: Any = nn.initializers.zeros
 
         def affine(name: str, bias_init: Any) -> tuple[Array, Array]:
@@ -54,6 +55,7 @@ class MemoryPrior(nn.Module):
         variance_kernel, variance_bias = affine("variance", lambda *_: data_variance)
         if context is None:
             return jnp.zeros_like(std), std
-        variance = context @ variance_kernel + variance_bias
-        variance = jnp.clip(variance, FLOOR * data_variance, data_variance)
-        return context @ mean_kernel + mean_bias, jnp.sqrt(variance)
+        most = aligned(data_variance, context)
+        variance = context @ variance_kernel + aligned(variance_bias, context)
+        variance = jnp.clip(variance, FLOOR * most, most)
+        return context @ mean_kernel + aligned(mean_bias, context), jnp.sqrt(variance)

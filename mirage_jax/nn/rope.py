@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mirage_jax.nn.rows import aligned
+
 THETA = 10000.0
 
 
@@ -109,7 +111,8 @@ def rotate(
     """
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
     real, imaginary = pairs[..., 0], pairs[..., 1]
-    cosine, sine = table[..., None, :, 0], table[..., None, :, 1]
+    table = jnp.expand_dims(table, -3)
+    cosine, sine = (aligned(table[..., i], real) for i in range(2))
     rotated = jnp.stack(
         [real * cosine - imaginary * sine, real * sine + imaginary * cosine], axis=-1
     )

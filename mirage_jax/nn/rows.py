@@ -1,6 +1,8 @@
-"""Vectors of all positions as one matrix: what XLA's CPU backend is fast on."""
+"""Arrays of channel vectors: all positions as one matrix, and parameters beside them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 from jaxtyping import Array, Float
@@ -16,3 +18,11 @@ def rows(x: Float[Array, "*b d"]) -> Float[Array, "*n d"]:
     """
     mesh = jax.sharding.get_abstract_mesh()
     return x if mesh.size > mesh.shape.get("data", 1) else x.reshape(-1, x.shape[-1])
+
+
+def aligned(values: Any, x: Any) -> Any:
+    """Values of the last axes of `x`, with axes of length one in front.
+
+    NumPy adds these axes by itself, but not under `jax_numpy_rank_promotion=raise`.
+    """
+    return jax.lax.broadcast_to_rank(values, x.ndim)

@@ -67,7 +67,8 @@ def biased_attention(
     T5 has no factor 1 / sqrt(d), so that scores are large and rounding queries and keys to bfloat16
     shows: they are float32. A text without any unmasked key attends to all of them equally.
     """
-    scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, precision=jax.lax.Precision.HIGHEST) + bias
+    scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, precision=jax.lax.Precision.HIGHEST)
+    scores = scores + bias[None]
     scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bhnm,bmhd->bnhd", weights, v)

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mirage_jax.nn.rows import aligned
+
 TIMESTEPS = 1000.0
 """Timestep of pure noise: a timestep is this times the noise level sigma."""
 
@@ -20,6 +22,7 @@ def timestep_embedding(timestep: Float[Array, "*b"], width: int) -> Float[Array,
     coarse = coarse.astype(np.float32)
     t = timestep.astype(jnp.float32)[..., None]
     whole = jnp.floor(t)
+    coarse, rest = aligned(coarse, t), aligned(rest, t)
     a, b = whole * coarse, (t - whole) * coarse + t * rest
     cosine = jnp.cos(a) * jnp.cos(b) - jnp.sin(a) * jnp.sin(b)
     sine = jnp.sin(a) * jnp.cos(b) + jnp.cos(a) * jnp.sin(b)

@@ -16,9 +16,10 @@ from mirage_jax.nn.layers import (
     RMSNorm,
     Stream,
     fan_in_uniform,
-    logical,
     store_last,
 )
+from mirage_jax.nn.logical_axes import logical
+from mirage_jax.nn.rows import aligned
 
 
 def average_down(
@@ -198,4 +199,4 @@ class TemporalMix(nn.Module):
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         bias = self.param("bias", bias_init, (self.features,), jnp.float32)
         y = x @ kernel.reshape(-1, self.features).astype(self.dtype)
-        return y.astype(jnp.float32) + bias
+        return y.astype(jnp.float32) + aligned(bias, y)

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
-from mirage_jax.nn.layers import fan_in_uniform, logical
+from mirage_jax.nn.layers import fan_in_uniform
+from mirage_jax.nn.logical_axes import logical
+from mirage_jax.nn.rows import aligned
 
 
 class LinearEncoder(nn.Module):
@@ -38,7 +40,8 @@ class LinearEncoder(nn.Module):
         bias_init = logical(nn.initializers.zeros_init(), ("conv_out",))
         shape = (x.shape[-1], self.features)
         kernel = self.param(f"{name}_kernel", kernel_init, shape, jnp.float32)
-        return x @ kernel + self.param(f"{name}_bias", bias_init, (self.features,), jnp.float32)
+        bias = self.param(f"{name}_bias", bias_init, (self.features,), jnp.float32)
+        return x @ kernel + aligned(bias, x)
 
 
 class LinearDecoder(nn.Module):
@@ -67,6 +70,7 @@ class LinearDecoder(nn.Module):
         bias_init = logical(nn.initializers.zeros_init(), (None,))
         shape = (latents.shape[-1], pixels)
         kernel = self.param(f"{name}_kernel", kernel_init, shape, jnp.float32)
-        x = latents @ kernel + self.param(f"{name}_bias", bias_init, (pixels,), jnp.float32)
+        bias = self.param(f"{name}_bias", bias_init, (pixels,), jnp.float32)
+        x = latents @ kernel + aligned(bias, latents)
         cells = "b t h w (p q r c) -> b (t p) (h q) (w r) c"
         return rearrange(x, cells, p=group, q=size, r=size, c=3)

@@ -132,7 +132,7 @@ class DenoiserTask(Task):
             )
             if not train or found.context is None:
                 return found
-            kept = jax.random.uniform(drop_key) >= self.drop_memory
+            kept = jax.random.uniform(drop_key, dtype=jnp.float32) >= self.drop_memory
             frames = dict(found.frames)
             if frames:
                 references = self.context_frames.references
@@ -145,8 +145,10 @@ class DenoiserTask(Task):
     def init(self, key: PRNGKeyArray) -> Params:
         channels = self.denoiser.in_channels
         cells = tuple(2 * p for p in self.denoiser.patch[1:])
-        latents = jnp.zeros((1, self.chunk_latents, *cells, channels))
-        params = self.denoiser.init(key, latents, jnp.zeros(latents.shape[:2]))["params"]
+        latents = jnp.zeros((1, self.chunk_latents, *cells, channels), jnp.float32)
+        params = self.denoiser.init(key, latents, jnp.zeros(latents.shape[:2], jnp.float32))[
+            "params"
+        ]
         if self.prior is None:
             return params
         boxed = {
@@ -170,12 +172,12 @@ class DenoiserTask(Task):
             sigma_key, count, latents, shift=self.shift, per_frame=self.per_frame
         )
         sigma = sigma.at[:, 0].set(0.0)
-        noise = jax.random.normal(noise_key, target.shape)
+        noise = jax.random.normal(noise_key, target.shape, jnp.float32)
         noisy = flow.add_noise(target, noise, sigma)
         text = batch.get("text")
         if text is not None:
             text_key = jax.random.fold_in(key, 3)  # 0..2 give the keys of the split above
-            kept = jax.random.uniform(text_key, (count, 1, 1)) >= self.drop_text
+            kept = jax.random.uniform(text_key, (count, 1, 1), jnp.float32) >= self.drop_text
             text = text * kept.astype(text.dtype)
         velocity: Any = self.denoiser.apply(
             {"params": params},

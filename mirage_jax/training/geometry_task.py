@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from mirage_jax.nn import geometry_head as heads
@@ -22,7 +23,7 @@ def is_image(latents: Array) -> Array:
 def per_chunk(keyframes: Array, chunks: int) -> Array:
     """Keyframe values [B, K, ...] as [B * chunks, T', ...]; neighbours share a keyframe."""
     per = (keyframes.shape[1] - 1) // chunks
-    index = jnp.arange(chunks)[:, None] * per + jnp.arange(per + 1)
+    index = np.arange(chunks)[:, None] * per + np.arange(per + 1)
     values = keyframes[:, index]
     return values.reshape(-1, *values.shape[2:])
 
@@ -44,7 +45,7 @@ class GeometryTask(Task):
     sky_depth: float = 200.0
 
     def init(self, key: PRNGKeyArray) -> Params:
-        latents = jnp.zeros((1, 2, *self.grid))
+        latents = jnp.zeros((1, 2, *self.grid), jnp.float32)
         return self.head.init(key, latents, is_image(latents))["params"]
 
     def loss(
@@ -70,4 +71,4 @@ class GeometryTask(Task):
             ),
         }
         error = heads.abs_rel(found.depth, depth, mask=~sky)
-        return sum(parts.values(), start=jnp.zeros(())), {**parts, "abs_rel": error}
+        return sum(parts.values(), start=jnp.zeros((), jnp.float32)), {**parts, "abs_rel": error}

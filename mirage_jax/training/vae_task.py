@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -47,7 +48,7 @@ class VAETask(Task):
     sheet_video: np.ndarray | None = None
 
     def init(self, key: PRNGKeyArray) -> Params:
-        video = jnp.zeros((1, self.frames, self.size, self.size, 3))
+        video = jnp.zeros((1, self.frames, self.size, self.size, 3), jnp.float32)
         params = self.vae.init(key, video)["params"]
         return params if self.linear_path is None else with_linear_path(params, self.linear_path)
 
@@ -65,9 +66,9 @@ class VAETask(Task):
         mean, logvar = posterior
         latents = sample_posterior(key, mean, logvar) if train else mean
         output: Any = self.vae.apply({"params": params}, latents, method="decode")
-        weight = jnp.ones(video.shape[1]).at[0].set(self.first_frame_weight)
+        weight = jnp.ones(video.shape[1], jnp.float32).at[0].set(self.first_frame_weight)
         weight = (weight / weight.sum())[None, :, None, None, None]
-        per_frame = 1.0 / np.prod([video.shape[0], *video.shape[2:]])
+        per_frame = 1.0 / math.prod([video.shape[0], *video.shape[2:]])
         squared = jnp.square(output - video)
         error = (squared + self.l1_weight * jnp.abs(output - video)) * weight
         kl = kl_divergence(mean, logvar).mean()

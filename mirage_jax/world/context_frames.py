@@ -45,10 +45,10 @@ def create(
     """No frames yet, with room for `slots` that may become references."""
     return ContextFrames(
         keyframes=retrieval.create(slots, grid),
-        latents=jnp.zeros((slots, *grid, channels)),
+        latents=jnp.zeros((slots, *grid, channels), jnp.float32),
         elements=jnp.zeros(slots, jnp.int32),
-        recent=jnp.zeros((0, *grid, channels)),
-        context=jnp.zeros((0, *grid, context_channels)),
+        recent=jnp.zeros((0, *grid, channels), jnp.float32),
+        context=jnp.zeros((0, *grid, context_channels), jnp.float32),
     )
 
 
@@ -123,7 +123,7 @@ def references(
     """
     stored, height, width = depth.shape
     store = retrieval.create(stored, (height, width))
-    store = retrieval.add(store, depth, camera, jnp.arange(stored))
+    store = retrieval.add(store, depth, camera, jnp.arange(stored, dtype=jnp.int32))
     slots, _ = retrieval.retrieve(store, latent_cameras(targets, 1)[:, 0], count)
     return take(tokens, slots)
 

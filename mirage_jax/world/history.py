@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -60,6 +61,9 @@ class History(NamedTuple):
     camera: Camera
 
 
+_normal = functools.partial(jax.random.normal, dtype=jnp.float32)
+
+
 def draw_history(
     clip: LatentClip,
     keyframes: Array,
@@ -79,14 +83,14 @@ def draw_history(
     """
     count = len(clip.tokens)
     tokens, depth, poses = clip.tokens, clip.depth, clip.cam2world[::TEMPORAL_STRIDE]
-    confidence = jnp.ones(count)
+    confidence = jnp.ones(count, jnp.float32)
     if key is not None and noise is not None:
         keys = jax.random.split(key, 4)
-        tokens = tokens + noise.tokens * jax.random.normal(keys[0], tokens.shape)
+        tokens = tokens + noise.tokens * _normal(keys[0], tokens.shape)
         error = noise.depth * jnp.maximum(
-            jax.random.uniform(keys[1], (count,), minval=-1.0, maxval=1.0), 0.0
+            jax.random.uniform(keys[1], (count,), jnp.float32, minval=-1.0, maxval=1.0), 0.0
         )
-        depth = depth * jnp.exp(error[:, None, None] * jax.random.normal(keys[2], depth.shape))
+        depth = depth * jnp.exp(error[:, None, None] * _normal(keys[2], depth.shape))
         confidence = confidence_of_depth_error(error)
         poses = jitter_poses(keys[3], jnp.asarray(poses), noise.pose)
     depth = jnp.where(keyframes[:, None, None], depth, 0.0)
@@ -115,13 +119,13 @@ def jitter_poses(
 ) -> Float[Array, "k 4 4"]:
     """Moves and turns each camera by a normal error of `scale` metres and radians."""
     turn_key, move_key = jax.random.split(key)
-    x, y, z = scale * jax.random.normal(turn_key, (3, cam2world.shape[0]))
+    x, y, z = scale * _normal(turn_key, (3, cam2world.shape[0]))
     zero = jnp.zeros_like(x)
     skew = jnp.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(-1, 3, 3)
     # Second order is exact to scale^3, far below the noise itself.
-    rotation = jnp.eye(3) + skew + 0.5 * skew @ skew
+    rotation = jnp.eye(3, dtype=jnp.float32)[None] + skew + 0.5 * skew @ skew
     moved = cam2world.at[:, :3, :3].set(rotation @ cam2world[:, :3, :3])
-    return moved.at[:, :3, 3].add(scale * jax.random.normal(move_key, (cam2world.shape[0], 3)))
+    return moved.at[:, :3, 3].add(scale * _normal(move_key, (cam2world.shape[0], 3)))
 
 
 def chunk_camera(clip: LatentClip, chunk: Array, size: tuple[int, int]) -> Camera:

@@ -95,7 +95,7 @@ class LatentEncoder:
         not the same in every cell or latent.
         """
         frames = 1 + (latents - 1) * self.vae.temporal_stride
-        return self.encode(jnp.ones((1, frames, *size, 3)))[0]
+        return self.encode(jnp.ones((1, frames, *size, 3), jnp.float32))[0]
 
     def architecture(self) -> dict[str, Any]:
         """What `load` needs to build the module again."""
@@ -127,6 +127,6 @@ class LatentEncoder:
 
 
 def _encoder_params(vae: VideoVAE) -> dict[str, Any]:
-    video = jnp.zeros((1, 5, *(2 * (vae.spatial_stride,)), 3))
-    stats = dict.fromkeys(("mean", "std"), jnp.zeros(vae.latent_channels))
+    video = jnp.zeros((1, 5, *(2 * (vae.spatial_stride,)), 3), jnp.float32)
+    stats = dict.fromkeys(("mean", "std"), jnp.zeros(vae.latent_channels, jnp.float32))
     return {"vae": vae.init(jax.random.key(0), video)["params"], "stats": stats}

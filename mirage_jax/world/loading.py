@@ -219,7 +219,7 @@ def load_geometry_head(path: Path, channels: int) -> tuple[dict[str, Any], Geome
     """Parameters and module of a geometry head for an encoder of so many channels."""
 
     def init(head: GeometryHead) -> Any:
-        latents = jnp.zeros((1, 2, 1, 1, channels))
+        latents = jnp.zeros((1, 2, 1, 1, channels), jnp.float32)
         return head.init(jax.random.key(0), latents, jnp.zeros((1, 2), bool))["params"]
 
     try:
@@ -320,5 +320,7 @@ def _check_size(size: tuple[int, int], encoder: LatentEncoder, denoiser: Denoise
 
 
 def _denoiser_params(module: Denoiser) -> Any:
-    latents = jnp.zeros((1, *module.patch, module.in_channels))
-    return module.init(jax.random.key(0), latents, jnp.zeros(latents.shape[:2]))["params"]
+    latents = jnp.zeros((1, *module.patch, module.in_channels), jnp.float32)
+    return module.init(jax.random.key(0), latents, jnp.zeros(latents.shape[:2], jnp.float32))[
+        "params"
+    ]

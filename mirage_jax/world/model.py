@@ -179,6 +179,7 @@ class WorldModel:
         key: PRNGKeyArray,
         slots: Int[Array, " n"] | None = None,
         constants: Float[Array, "_ h w k"] | None = None,
+        noise: Float[Array, "l h w c"] | None = None,
     ) -> tuple[Float[Array, "l h w c"], Float[Array, "l h w r"]]:
         """Reads the memory and denoises.
 
@@ -188,13 +189,14 @@ class WorldModel:
           key: randomness of the chunk.
           slots: of reference frames, as `choose` gives them.
           constants: of the conditioner, for target and preceding latents; None: they are made here.
+          noise: of the chunk's latents, standard normal; None: drawn by the key.
 
         Returns:
           The latents, and what was read along the chunk.
         """
         read = self.conditioner.read(world.bank, camera, None, self.encoder)
         rays = camera_rays(camera, self.grid)
-        context, frames = read, {}
+        context, frames = read, {} if noise is None else {"noise": noise[None]}
         kept = world.context_frames
         before = 0 if kept is None else self.preceding_latents(kept)
         if kept is not None and before:
@@ -226,7 +228,7 @@ class WorldModel:
         """Samples the latents of chunks whose first latents are given.
 
         `frames` are latents of context frames, `reference` and `preceding`, and their `frame_mask`,
-        see `Denoiser`.
+        see `Denoiser`; and `noise`, see `sample_chunk`.
         """
 
         def prompt(text: Array | None) -> Array | None:
@@ -293,15 +295,8 @@ class WorldModel:
         )
         if kept is not None and self.context_frames.preceding:
             kept = self._with_recent(kept, bank, latents, read, camera, pictures)
-        last = World(
-            bank,
-            tokens[-1],
-            camera.cam2world[-1],
-            camera.intrinsics[-1],
-            world.frames + frames - 1,
-            kept,
-        )
-        return last, report
+        pose, lens = camera.cam2world[-1], camera.intrinsics[-1]
+        return World(bank, tokens[-1], pose, lens, world.frames + frames - 1, kept), report
 
     def observe(
         self,

@@ -25,6 +25,11 @@ class SamplerOptions(Settings):
     )
     schedule: str = setting("uniform", "Noise levels.", choices=KINDS)
     cfg_scale: float = setting(1.0, "Classifier-free guidance by the text; 1 = none.", least=0)
+    memory_scale: tuple[float, ...] = setting(
+        (),
+        "Factors on what the memory branch adds to the denoiser's layers: one for all, or one each "
+        "for those that have a branch; none = 1.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

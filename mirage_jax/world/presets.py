@@ -33,8 +33,8 @@ class Preset(Settings):
             raise ValueError(f"vae_tile: found {self.vae_tile}, expected rows and columns")
 
 
-KEPT = ("capacity", "sky_depth", "cfg_scale")
-"""Options that no preset decides: of the memory's size, of training, and of the prompt."""
+KEPT = ("capacity", "sky_depth", "cfg_scale", "memory_scale")
+"""Options that no preset decides: of the memory's size, of training, and of guidance."""
 
 PRESETS = {
     # Mirage's released code (microsoft/LatentSpatialMemory, commit b2cd738), with the second chunk

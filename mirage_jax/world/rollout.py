@@ -5,7 +5,8 @@ A rollout of any length needs no more device memory than one chunk, the bank and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import flax.struct
 import jax
@@ -18,6 +19,7 @@ from mirage_jax.chunks import chunk_bounds, chunks_of_path, latents_of_frames
 from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics
 from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
 from mirage_jax.world.model import WorldModel
+from mirage_jax.world.sampling import memory_scale
 from mirage_jax.world.state import World, check_world
 
 DepthEstimator = Callable[
@@ -62,6 +64,7 @@ def rollout(
     intrinsics: Float[np.ndarray, "n 4"] | None = None,
     depth_estimator: DepthEstimator | None = None,
     short_last: bool = False,
+    noise: Sequence[Float[Array | np.ndarray, "l h w c"]] | None = None,
 ) -> Iterator[Chunk]:
     """Walks a world along a camera path, chunk by chunk.
 
@@ -77,16 +80,21 @@ def rollout(
       intrinsics: of every frame; by default the world's.
       depth_estimator: of what was generated; by default the model's head.
       short_last: whether the last chunk may be shorter than the others.
+      noise: of the latents of every chunk, standard normal, in place of what the key gives: for
+        comparisons in which nothing else differs.
 
     Raises:
       ValueError: on a path of the wrong length, bad poses or intrinsics, or one that starts
-        elsewhere; if the world is another model's; or if guidance is asked for without a text.
+        elsewhere; on noise that does not fit the chunks; if the world is another model's; or if
+        guidance is asked for without a text, or another strength of a memory branch there is none
+        of.
         While chunks are made: naming the chunk, if its latents are not finite.
     """
     check_world(world, model)
     scale = model.sampler.cfg_scale
     if scale != 1.0 and model.text is None:
         raise ValueError(f"sampler: cfg_scale: found {scale} without a text, expected 1")
+    memory_scale(model.denoiser, model.sampler)
     poses = check_cam2world(path, "camera path")
     if poses.ndim != 3:
         raise ValueError(f"camera path: found shape {poses.shape}, expected [frames, 4, 4]")
@@ -105,8 +113,20 @@ def rollout(
                 f"intrinsics: found shape {intrinsics.shape}, expected {(len(poses), 4)}, one for "
                 "each pose"
             )
+    if noise is not None:
+        _check_noise(noise, bounds, (*model.grid, model.denoiser.in_channels))
     key = jax.random.key(0) if key is None else key
-    return _chunks(model, world, poses, key, bounds, intrinsics, depth_estimator)
+    return _chunks(model, world, poses, key, bounds, intrinsics, depth_estimator, noise)
+
+
+def _check_noise(noise: Any, bounds: list[tuple[int, int]], latent: tuple[int, ...]) -> None:
+    expected = [(latents_of_frames(last + 1 - first), *latent) for first, last in bounds]
+    found = [tuple(np.shape(each)) for each in noise]
+    if found != expected:
+        raise ValueError(
+            f"noise: found {len(found)} arrays of shapes {found}, expected one for each chunk, of "
+            f"shapes {expected}"
+        )
 
 
 @jax.jit
@@ -122,6 +142,7 @@ def _chunks(
     bounds: list[tuple[int, int]],
     intrinsics: np.ndarray | None,
     depth_estimator: DepthEstimator | None,
+    noise: Any,
 ) -> Iterator[Chunk]:
     choose, generate = jax.jit(WorldModel.choose), jax.jit(WorldModel.generate)
     remember = jax.jit(WorldModel.remember, static_argnames="fresh")
@@ -129,7 +150,7 @@ def _chunks(
     encode_constants = jax.jit(WorldModel.constants, static_argnums=1)
     constants: dict[int, Array | None] = {}
 
-    for first, last in bounds:
+    for position, (first, last) in enumerate(bounds):
         done = int(world.frames)
         number = -((1 - done) // (model.chunk_frames - 1))  # a short chunk counts as one
         chunk_poses = jnp.asarray(poses[first : last + 1], jnp.float32)
@@ -146,7 +167,8 @@ def _chunks(
         if count not in constants:
             constants[count] = encode_constants(model, count)
         chunk_key = jax.random.fold_in(key, number)
-        latents, read = generate(model, world, camera, chunk_key, slots, constants[count])
+        given = None if noise is None else jnp.asarray(noise[position], jnp.float32)
+        latents, read = generate(model, world, camera, chunk_key, slots, constants[count], given)
         pictures = decode(model.encoder, latents[None])[0]
         if not bool(_all_finite(latents)):
             raise ValueError(

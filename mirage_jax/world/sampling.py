@@ -13,6 +13,23 @@ from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.world.options import SamplerOptions
 
 
+def memory_scale(denoiser: Denoiser, options: SamplerOptions) -> float | Float[Array, " layers"]:
+    """The denoiser's `branch_scale` by `options.memory_scale`.
+
+    Raises:
+      ValueError: if the denoiser has no memory branch or another number of layers with one.
+    """
+    factors = options.memory_scale
+    if not factors:
+        return 1.0
+    layers = len(denoiser.branch_layers)
+    if not layers or len(factors) not in (1, layers):
+        numbers = f"1 number or {layers}" if layers > 1 else "1 number"
+        expected = numbers if layers else "none, as the denoiser has no memory branch"
+        raise ValueError(f"memory_scale: found {factors}, expected {expected}")
+    return factors[0] if len(factors) == 1 else jnp.asarray(factors, jnp.float32)
+
+
 def sample_chunk(
     denoiser: Denoiser,
     params: Any,
@@ -22,7 +39,7 @@ def sample_chunk(
     key: PRNGKeyArray,
     options: SamplerOptions,
     *,
-    noise: Float[Array, "b l h w c"] | None = None,
+    noise: Float[Array, "b _ h w c"] | None = None,
     reference: Float[Array, "b r h w c"] | None = None,
     preceding: Float[Array, "b p h w c"] | None = None,
     frame_mask: Bool[Array, "b _"] | None = None,
@@ -48,11 +65,19 @@ def sample_chunk(
       frame_mask: which of the two are present, see `Denoiser`.
       text: embedded prompt.
       negative_text: embedded prompt that guidance leads away from, where `cfg_scale` is not 1.
+
+    Raises:
+      ValueError: on options that do not fit the denoiser, or noise that does not fit the chunk.
     """
+    shape = (*rays.shape[:2], *first.shape[1:])
     if noise is None:
-        noise = jax.random.normal(key, (*rays.shape[:2], *first.shape[1:]))
+        noise = jax.random.normal(key, shape, jnp.float32)
+    if noise.shape != shape:
+        raise ValueError(f"noise: found shape {noise.shape}, expected {shape}")
+    scale = memory_scale(denoiser, options)
+    strength: dict[str, Any] = {"branch_scale": scale} if options.memory_scale else {}
     clean = jnp.zeros_like(noise).at[:, 0].set(first)
-    mask = jnp.zeros(noise.shape[:2]).at[:, 0].set(1.0)
+    mask = jnp.zeros(noise.shape[:2], jnp.float32).at[:, 0].set(1.0)
 
     def velocity_under(text: Array | None) -> samplers.VelocityFn:
         def velocity(x: Array, timestep: Array) -> Any:
@@ -66,6 +91,7 @@ def sample_chunk(
                 preceding=preceding,
                 frame_mask=frame_mask,
                 text=text,
+                **strength,
             )
 
         return velocity

@@ -10,6 +10,7 @@ after it remembered.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -68,11 +69,14 @@ def draw(
     With probability `keep_all` the whole history is written; else each keyframe is kept with a
     probability that is itself uniform, so that sparse and dense memories are equally common.
     """
+    uniform = functools.partial(jax.random.uniform, dtype=jnp.float32)
     which, whole, share, coins, spare = jax.random.split(key, 5)
-    scenario = jax.random.choice(which, len(table.chunk), p=jnp.asarray(table.probability))
+    scenario = jax.random.choice(
+        which, len(table.chunk), p=jnp.asarray(table.probability, jnp.float32)
+    )
     allowed = jnp.asarray(table.keyframes)[scenario]
-    kept = allowed & (jax.random.uniform(coins, allowed.shape) < jax.random.uniform(share))
-    fallback = jnp.argmax(jnp.where(allowed, jax.random.uniform(spare, allowed.shape), -1.0))
+    kept = allowed & (uniform(coins, allowed.shape) < uniform(share))
+    fallback = jnp.argmax(jnp.where(allowed, uniform(spare, allowed.shape), -1.0))
     kept = jnp.where(kept.any(), kept, jnp.arange(allowed.size) == fallback)
-    keyframes = jnp.where(jax.random.uniform(whole) < keep_all, allowed, kept)
+    keyframes = jnp.where(uniform(whole) < keep_all, allowed, kept)
     return scenario, keyframes

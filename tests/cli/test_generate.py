@@ -230,6 +230,12 @@ def test_flags_are_checked_before_anything_is_read(generate, arguments, message)
         ("--prompt=a room", "--prompt: found one, but this denoiser was trained without text"),
         ("--negative_prompt=x", "--negative_prompt: found one, but this denoiser was trained"),
         ("--cfg_scale=2", "--cfg_scale: found one, but this denoiser was trained without text"),
+        ("--memory_scale=few", "--memory_scale=few: could not convert string to float: 'few'"),
+        (
+            "--memory_scale=1,2",
+            "--memory_scale=1,2: memory_scale: found (1.0, 2.0), expected 1 num",
+        ),
+        ("--memory_scale=nan", "memory_scale: found (nan,), expected a finite number"),
         ("--text=a.safetensors", "--text: found one, but this denoiser was trained without text"),
         ("--save_text=a", "--save_text: found one, but this denoiser was trained without text"),
         ("--depth_model=none.safetensors", "none.safetensors: no such file"),
@@ -317,3 +323,11 @@ def test_a_work_directory_without_weights_says_how_to_make_them(call, picture, t
         call("generate", picture, out),
         f"{tmp_path / 'run'}: found no trained model; expected a work directory (run `make quick",
     )
+
+
+def test_the_memory_branch_has_the_strength_asked_for(generate, picture, model, tmp_path):
+    out = f"--out={tmp_path / 'a.mp4'}"
+    assert generate(picture, out, "--memory_scale=0.5")[0] == 0
+    assert model[-1].sampler.memory_scale == (0.5,)
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["config"]["sampler"]["memory_scale"] == [0.5]

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from mirage_jax import memory
 from mirage_jax.geometry import Camera
-from mirage_jax.memory import frustum_voxels
+from mirage_jax.memory import frustum_voxels, released
 
 RNG = np.random.default_rng(0)
 XYZ = RNG.uniform([-3, -2, 1], [3, 2, 6], (200, 3)).astype(np.float32)
@@ -71,3 +72,23 @@ def test_the_greatest_overlaps_are_chosen_and_nothing_below_the_threshold():
     assert shares[0] == 1 and shares[3] == 0
     assert np.asarray(choose(*args, count=2, side=SIDE, threshold=0.1)[0]).tolist() == [1, 3]
     assert (np.asarray(choose(*args, count=9, side=SIDE, threshold=1.1)[0]) == -1).all()
+
+
+def test_a_frame_covers_all_that_was_written_from_it():
+    """Lifted through the corners of cells, the upper row and left column lie on its border."""
+    grid, picture, frames = (5, 7), (40, 56), 24
+    rotations = Rotation.random(frames, random_state=0).as_matrix()
+    poses = np.tile(np.eye(4, dtype=np.float32), (frames, 1, 1))
+    poses[:, :3, :3], poses[:, :3, 3] = rotations, RNG.normal(size=(frames, 3)) * 5
+    lens = np.tile(np.float32([41.3, 39.7, 27.1, 21.9]), (frames, 1))
+    camera = Camera(lens, poses, picture)
+    depth = RNG.uniform(1, 9, (frames, *grid)).astype(np.float32)
+    mem, _ = memory.write(
+        memory.create(depth.size, 1),
+        np.zeros((*depth.shape, 1), np.float32),
+        depth,
+        released.corner_camera(camera, grid),
+    )
+    seen = np.asarray(frustum_voxels.in_frustum(mem.xyz, mem.valid, camera))
+    own = seen.reshape(frames, frames, -1)[np.arange(frames), np.arange(frames)]
+    assert own.shape == (frames, 35) and own.all()

@@ -11,7 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file
 
-from helpers import paths
+from helpers import paths, tiny_world
 from mirage_jax.convert import wan_dit
 from mirage_jax.nn.block import REMAT, DiTBlock, over_layers
 from mirage_jax.nn.denoiser import (
@@ -627,3 +627,26 @@ def test_a_prior_needs_memory_and_the_spread_of_the_latents():
         model = Denoiser(48, 1, 2, 48, 4, 4, memory_prior=True, **fields)
         with pytest.raises(ValueError, match="memory_prior: found"):
             model.init(jax.random.key(0), jnp.zeros((1, 2, 2, 2, 4)), jnp.zeros((1, 2)))
+
+
+def test_each_layer_of_the_branch_has_a_strength_of_its_own():
+    """A factor on a layer's hint is one on the projection that makes it."""
+    model = tiny_world.denoiser(3, branch_layers=(0, 1))
+    latents = jax.random.normal(jax.random.key(0), (1, 2, *tiny_world.GRID, tiny_world.CHANNELS))
+    times, memory = jnp.full((1, 2), 500.0), jnp.ones((1, 2, *tiny_world.GRID, 3))
+    params = tiny_world.random_params(model, 3, latents, times)
+    run = jax.jit(
+        lambda params, scale: model.apply(
+            {"params": params}, latents, times, memory=memory, branch_scale=scale
+        )
+    )
+    scaled = jax.tree.map(lambda leaf: leaf, params)
+    after = scaled["branch"]["blocks"]["after_proj"]
+    for name, leaf in after.items():
+        after[name] = leaf * jnp.array([0.25, 2.0]).reshape(2, *(1,) * (leaf.ndim - 1))
+    ones = jnp.ones(2)
+    found = run(params, jnp.array([0.25, 2.0]))
+    np.testing.assert_allclose(found, run(scaled, ones), rtol=1e-5, atol=1e-5)
+    assert np.abs(found - run(params, ones)).max() > 1e-2
+    with pytest.raises(ValueError, match=r"branch_scale: found shape \(3,\), expected one number"):
+        jax.eval_shape(run, params, jnp.ones(3))

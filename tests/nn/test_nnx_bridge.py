@@ -120,18 +120,15 @@ def test_no_public_module_is_left_out():
 
 def lift(module, inputs, options):
     """The wrapped module split into definition and state, both without values."""
-    # Without a mesh the logical names of the axes must not be acted upon.
-    with nnx.use_eager_sharding(False):
-        options = {**options, "rngs": jax.random.key(0)}
-        wrapped = nnx.eval_shape(lambda: nnx.bridge.ToNNX(module).lazy_init(*inputs, **options))
-        return nnx.split(wrapped)
+    options = {**options, "rngs": jax.random.key(0)}
+    wrapped = nnx.eval_shape(lambda: nnx.bridge.ToNNX(module).lazy_init(*inputs, **options))
+    return nnx.split(wrapped)
 
 
 def call(definition, state, params, run):
     """`run` of the wrapped module with these parameters."""
-    with nnx.use_eager_sharding(False):
-        nnx.replace_by_pure_dict(state, params)
-        return run(nnx.merge(definition, state))
+    nnx.replace_by_pure_dict(state, params)
+    return run(nnx.merge(definition, state))
 
 
 def program(function, params):
@@ -141,15 +138,19 @@ def program(function, params):
 
 @pytest.mark.parametrize("kind", CASES, ids=lambda kind: kind.__name__)
 def test_a_wrapped_module_computes_the_same(kind):
+    """In float32 where JAX counts in 64 bits, and with no broadcast that is not asked for."""
     module, inputs, *options = CASES[kind]
     options = options[0] if options else {}
-    definition, state = lift(module, inputs, options)
-    params = nnx.to_pure_dict(state)
-    run = lambda wrapped: wrapped(*inputs, **options)  # noqa: E731
-    found = program(lambda params: call(definition, state, params, run), params)
-    apply = lambda params: module.apply({"params": params}, *inputs, **options)  # noqa: E731
-    assert found == program(apply, params)
-    assert found.count("\n") > 3
+    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+        definition, state = lift(module, inputs, options)
+        params = nnx.to_pure_dict(state)
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} <= {"float32"}
+        run = lambda wrapped: wrapped(*inputs, **options)  # noqa: E731
+        found = program(lambda params: call(definition, state, params, run), params)
+        apply = lambda params: module.apply({"params": params}, *inputs, **options)  # noqa: E731
+        assert found == program(apply, params)
+    assert found.count("\n") > 3 and "f32[" in found
+    assert not re.search(r"f64\[\d", found)  # numbers of Python are f64[]
 
 
 @pytest.mark.parametrize("kind", [DiTBlock, Denoiser, VideoVAE], ids=lambda kind: kind.__name__)
@@ -192,3 +193,21 @@ def test_other_methods_of_a_wrapped_module(method):
     found = program(lambda params: call(definition, state, params, run), params)
     assert found == program(lambda params: module.apply({"params": params}, method=run), params)
     assert found.count("\n") > 3
+
+
+def test_names_of_axes_stay_with_the_variables():
+    module, inputs, options = CASES[Denoiser]
+    _, state = lift(module, inputs, options)
+    mlp = state["blocks"]["block"]["mlp_in"]["kernel"]
+    assert mlp.get_metadata()["out_sharding"] == ("layers", "embed", "mlp")
+    assert mlp.shape == (2, 12, 8)
+
+
+@pytest.mark.parametrize("rules", [(), (("mlp", "model"), ("embed", None))])
+def test_a_mesh_needs_no_rules_and_rules_are_followed(rules):
+    mesh = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        wrapped = nnx.bridge.ToNNX(Linear(3, 4), rngs=nnx.Rngs(0))
+        nnx.bridge.lazy_init(wrapped, jnp.zeros((2, 3)))
+    spec = getattr(wrapped.kernel.get_value().sharding, "spec", None)
+    assert (spec == jax.sharding.PartitionSpec(None, "model")) == bool(rules)

@@ -214,3 +214,21 @@ def test_samples_show_the_memory_and_are_made_as_generation_is(kind, monkeypatch
     expected = np.concatenate([np.concatenate(pair, axis=2) for pair in pairs], axis=1)
     np.testing.assert_array_equal(samples.video, expected)
     assert samples.fps == 3 and (pairs[0][0] != pairs[0][1]).any()
+
+
+def test_a_denoiser_without_rays_is_trained_without():
+    """As released ones are: they have no adapter for camera rays."""
+    conditioner = tiny_world.conditioner("visibility")
+    task = DenoiserTask(
+        tiny_world.denoiser(conditioner.channels, ray_channels=0),
+        conditioner,
+        SIZE,
+        chunks=2,
+        chunk_latents=3,
+    )
+    params = jax.eval_shape(lambda: nn.unbox(task.init(KEY)))
+    assert "ray_adapter" not in params and "branch" in params
+    loss = lambda params: task.loss(params, batch_of(1), KEY, train=True)[0]  # noqa: E731
+    assert jax.tree.map(jnp.shape, jax.eval_shape(jax.grad(loss), params)) == jax.tree.map(
+        jnp.shape, params
+    )

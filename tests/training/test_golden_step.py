@@ -121,6 +121,18 @@ def test_one_step_gives_the_stored_numbers():
     assert descent(before, after) == pytest.approx(DESCENT, rel=1e-3)
 
 
+def test_the_loss_is_the_same_where_jax_counts_in_64_bits():
+    """The draws, too: those of float64 would be others."""
+    before, _, _ = one_step()
+    task = make_task()
+    with jax.enable_x64(True):
+        loss, _ = jax.jit(functools.partial(task.loss, train=True))(
+            before.params, make_batch(), jax.random.fold_in(before.key, 0)
+        )
+    assert loss.dtype == np.float32
+    assert float(loss) == pytest.approx(LOSS, rel=1e-5)
+
+
 def draws(key, clips):
     """Keys for the samples, noise levels before the shift [B, 1] and noise of a step."""
     sample_key, sigma_key, noise_key = jax.random.split(jax.random.fold_in(key, 0), 3)

@@ -56,3 +56,46 @@ def test_guidance_leads_away_from_the_negative_text(cfg_scale):
     velocity = -0.25 + cfg_scale * 0.75
     np.testing.assert_allclose(sampled[:, 1:], noise[:, 1:] - velocity, atol=1e-5)
     np.testing.assert_array_equal(sampled[:, 0], first)
+
+
+class Strength(tiny_world.stand_in(Denoiser)):
+    """A velocity that is the sum of the factors on its branch."""
+
+    ray_channels = 0
+
+    def __init__(self, layers):
+        self.branch_layers = tuple(range(layers))
+
+    def apply(self, variables, latents, timestep, *, branch_scale, **_):
+        return jnp.zeros(latents.shape) + jnp.sum(branch_scale)
+
+
+@pytest.mark.parametrize(("factors", "total"), [((0.5,), 0.5), ((0.25, 0.0, 2.0), 2.25)])
+def test_the_strength_of_the_memory_branch_and_noise_are_those_given(factors, total):
+    first, rays = jnp.ones((1, *GRID, CHANNELS)), jnp.zeros((1, 3, *GRID, RAY_CHANNELS))
+    options = SamplerOptions(steps=2, memory_scale=factors)
+    noise = jax.random.normal(jax.random.key(1), (1, 3, *GRID, CHANNELS))
+    sampled = sample_chunk(Strength(3), {}, first, None, rays, KEY, options, noise=noise)
+    np.testing.assert_allclose(sampled[:, 1:], noise[:, 1:] - total, atol=1e-5)
+
+
+def test_a_strength_or_noise_that_does_not_fit_is_refused():
+    first, rays = jnp.ones((1, *GRID, CHANNELS)), jnp.zeros((1, 3, *GRID, RAY_CHANNELS))
+    for factors, layers, message in (
+        ((0.5, 1.0), 3, r"memory_scale: found \(0.5, 1.0\), expected 1 number or 3"),
+        ((0.5,), 0, "expected none, as the denoiser has no memory branch"),
+    ):
+        options = SamplerOptions(memory_scale=factors)
+        with pytest.raises(ValueError, match=message):
+            sample_chunk(Strength(layers), {}, first, None, rays, KEY, options)
+    with pytest.raises(ValueError, match=r"noise: found shape \(1, 2, 2, 3, 4\), expected \(1, 3,"):
+        sample_chunk(
+            Strength(1),
+            {},
+            first,
+            None,
+            rays,
+            KEY,
+            SamplerOptions(),
+            noise=jnp.zeros((1, 2, 2, 3, 4)),
+        )

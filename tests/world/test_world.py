@@ -103,6 +103,18 @@ def test_chunks_are_handed_over_in_order_as_they_are_made(walk):
     assert_same(walk.chunks[-1].world, walk.final)
 
 
+def test_noise_can_be_given(model, started, walk):
+    """That of the key gives what the key gives, whatever the key."""
+    shape = (1, 2, *GRID, CHANNELS)
+    noise = [jax.random.normal(jax.random.fold_in(KEY, n), shape)[0] for n in range(3)]
+    chunks, final = walked(model, started[0], PATH, jax.random.key(8), noise=noise)
+    for found, expected in zip(chunks, walk.chunks, strict=True):
+        np.testing.assert_array_equal(found.video, expected.video)
+    assert_same(final, walk.final)
+    with pytest.raises(ValueError, match=r"noise: found 2 arrays of shapes .*, expected one for e"):
+        rollout(model, started[0], PATH, noise=noise[:2])
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_latents_that_are_not_finite_stop_the_rollout_by_name(model, started, monkeypatch, value):
     """One value of one latent of the second chunk is enough; the first is handed over."""

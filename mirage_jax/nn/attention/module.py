@@ -12,8 +12,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from mirage_jax.nn.attention.dispatch import attention
+from mirage_jax.nn.logical_axes import logical
 from mirage_jax.nn.rope import rotate
-from mirage_jax.nn.rows import rows
+from mirage_jax.nn.rows import aligned, rows
 
 ATTENTION_OUTPUT = "attention_output"
 """Checkpoint name of attention's output before the last projection, see `block.REMAT`."""
@@ -25,7 +26,7 @@ def rms_norm(
     """x / rms(x) * scale over the last axis; computed in float32, returned in x's dtype."""
     wide = rows(x.astype(jnp.float32))
     normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return (normed * scale).astype(x.dtype).reshape(x.shape)
+    return (normed * aligned(scale, normed)).astype(x.dtype).reshape(x.shape)
 
 
 def named_param(
@@ -36,7 +37,7 @@ def named_param(
     axes: tuple[str | None, ...],
 ) -> Any:
     """A float32 parameter of `module` whose axes carry logical names."""
-    value: Any = module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+    value: Any = module.param(name, logical(init, axes), shape, jnp.float32)
     return value
 
 
@@ -66,7 +67,7 @@ class Linear(nn.Module):
                 keep_prob: Any = self.get_variable("params", "lora_keep_prob")
                 x = jnp.where(jax.random.bernoulli(key, keep_prob, x.shape), x, 0)
             out = out + (x @ down.astype(self.dtype)) @ up.astype(self.dtype)
-        return (out + self.bias.astype(self.dtype)).reshape(*lead, self.features)
+        return (out + aligned(self.bias.astype(self.dtype), out)).reshape(*lead, self.features)
 
 
 class Attention(nn.Module):

@@ -13,6 +13,7 @@ from mirage_jax import memory
 from mirage_jax.chunks import latents_of_frames
 from mirage_jax.geometry import Camera
 from mirage_jax.memory.readout import CELLS
+from mirage_jax.nn.rows import aligned
 from mirage_jax.settings import Settings, setting
 from mirage_jax.world.latent_encoder import LatentEncoder
 
@@ -142,7 +143,7 @@ class Conditioner(Settings):
         Zeros are what a memory of tokens shows that holds nothing.
         """
         is_read = jnp.arange(context.shape[-1]) < self.read_channels
-        return context * (kept | ~is_read)
+        return context * aligned(kept | ~is_read, context)
 
     def __call__(
         self,
@@ -183,4 +184,6 @@ class Nothing(Conditioner):
         return bank, memory.WriteReport(*(jnp.zeros((), jnp.int32),) * 4)
 
     def read_view(self, bank: memory.LatentMemory, view: View) -> Float[Array, "latents h w r"]:
-        return jnp.zeros((latents_of_frames(len(view.camera)), *self.grid(view.camera.size), 0))
+        return jnp.zeros(
+            (latents_of_frames(len(view.camera)), *self.grid(view.camera.size), 0), jnp.float32
+        )

@@ -1,0 +1,114 @@
+"""Where JAX counts in 64 bits models are loaded, trained and run as elsewhere, in float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import mirage_jax
+from helpers import tiny_world
+from helpers.programs import dtypes
+from helpers.tiny_world import CHUNK, INTRINSICS, SIZE
+from mirage_jax import trajectories, weights
+from mirage_jax.geometry import Camera
+from mirage_jax.training import geometry_task, state, vae_task
+from mirage_jax.training.denoiser_task import DenoiserTask
+from mirage_jax.world import loading
+from mirage_jax.world.history import NoiseAugmentation
+from mirage_jax.world.latent_clip import FIELDS
+from mirage_jax.world.latent_encoder import LatentEncoder
+from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
+
+KEY = jax.random.key(1)
+POSES = trajectories.make("look_and_walk", 9, angle=60)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_world.world_model(memory=MemoryOptions(capacity=64, reencode=True))
+
+
+def batch():
+    clips = tiny_world.latent_clips(3, POSES)
+    return {name: jnp.asarray(getattr(clips, name)) for name in FIELDS}
+
+
+def found_in(function, *arguments):
+    """Dtypes in the program of a function of float32, which broadcasts nothing by itself."""
+    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+        return dtypes(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def test_weights_saved_in_float32_are_loaded_as_they_are(model, tmp_path):
+    model.encoder.save(tmp_path / "encoder")
+    head = {"kind": "geometry_head", "head": weights.module_fields(model.head)}
+    weights.export(tmp_path / "geometry", model.head_params, head)
+    architecture = loading.denoiser_architecture(
+        model.denoiser,
+        model.conditioner,
+        size=SIZE,
+        chunk_frames=CHUNK,
+        sampler=SamplerOptions(),
+        memory=model.memory,
+        context_frames=ContextFrameOptions(),
+    )
+    weights.export(tmp_path / "denoiser_latent", model.denoiser_params, architecture)
+    before = weights.fingerprint(tmp_path / "encoder")
+    with jax.enable_x64(True):
+        loaded = mirage_jax.load(tmp_path)
+        assert weights.fingerprint(tmp_path / "encoder") == before
+        loaded.encoder.save(tmp_path / "again")
+    assert weights.fingerprint(tmp_path / "again") == before
+    assert LatentEncoder.load(tmp_path / "again").vae == model.encoder.vae
+    for part in ("denoiser_params", "head_params"):
+        pairs = zip(
+            jax.tree.leaves(getattr(loaded, part)),
+            jax.tree.leaves(getattr(model, part)),
+            strict=True,
+        )
+        for a, b in pairs:
+            assert a.dtype == np.float32
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_chunk_is_generated_and_remembered_in_float32(model):
+    path = jnp.asarray(trajectories.make("look_away", CHUNK, angle=60), jnp.float32)
+    camera = Camera(INTRINSICS[None], np.eye(4, dtype=np.float32)[None], SIZE)
+    wide = model.replace(
+        context_frames=ContextFrameOptions(references=2, preceding=1, choice="voxels"),
+        sampler=SamplerOptions(steps=3, method="unipc"),
+    )
+
+    def chunk(pictures):
+        world, _ = wide.begin(pictures, camera)
+        slots = wide.choose(world, Camera(jnp.asarray(INTRINSICS)[None], path[:1], SIZE))
+        return wide.advance(world, path, KEY)[:2], slots
+
+    assert "float64" not in found_in(chunk, jnp.zeros((1, *SIZE, 3)))
+
+
+def test_steps_of_training_are_float32(model):
+    tasks = {
+        "denoiser": DenoiserTask(
+            model.denoiser,
+            model.conditioner,
+            SIZE,
+            chunks=2,
+            chunk_latents=2,
+            noise=NoiseAugmentation(depth=0.03, pose=0.01, tokens=0.05),
+            drop_memory=0.3,
+        ),
+        "vae": vae_task.VAETask(tiny_world.vae(), frames=CHUNK, size=16),
+        "head": geometry_task.GeometryTask(model.head, (*tiny_world.GRID, tiny_world.CHANNELS)),
+    }
+    videos = {"video": jnp.zeros((2, CHUNK, 16, 16, 3), jnp.uint8)}
+    for name, task in tasks.items():
+        optimizer = optax.sgd(0.1)  # the bias corrections of Adam are numbers in 64 bits
+
+        def run(batch, task=task, optimizer=optimizer):
+            before = state.unboxed(task, optimizer, seed=0, with_ema=True)
+            after, metrics = state.make_step(task, optimizer, ema_decay=0.9)(before, batch, None)
+            return after.params, after.ema, metrics
+
+        assert "float64" not in found_in(run, videos if name == "vae" else batch()), name
