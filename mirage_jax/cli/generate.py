@@ -31,8 +31,9 @@ from mirage_jax.cli.helpers import build, common, config_check, prompts
 from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
 from mirage_jax.cli.helpers.rollout_files import OutputFiles, write_rollout
 from mirage_jax.io.geometry_npz import GeometryFile, read_geometry
+from mirage_jax.io.image_files import read_rgb
 from mirage_jax.io.outputs import check_file
-from mirage_jax.io.picture_files import open_picture, read_picture, read_picture_depth
+from mirage_jax.io.picture_files import read_picture, read_picture_depth
 from mirage_jax.io.text import EMBEDDINGS
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.world import WorldModel, depth_estimators, loading, walk
@@ -40,7 +41,9 @@ from mirage_jax.world.loading import RELEASED_CHUNK_FRAMES
 from mirage_jax.world.presets import PRESETS, with_fields
 from mirage_jax.world.world_file import read_world_file
 
-_IMAGE = flags.DEFINE(PathName(), "image", "", "Picture to start from.")
+_IMAGE = flags.DEFINE(
+    PathName(), "image", "", "Picture to start from; white shows through transparent pixels."
+)
 _DEPTH = flags.DEFINE(
     PathName(),
     "depth",
@@ -188,7 +191,7 @@ def _check_flags(files: OutputFiles) -> None:
         if flag != "--geometry" and not path.exists():  # which is read next
             raise FileNotFoundError(f"{flag}: {path}: no such file")
     if _IMAGE.value:
-        open_picture(Path(_IMAGE.value))
+        read_rgb(Path(_IMAGE.value), at_least=1)
 
 
 def _check_walk(workdir: Workdir, geometry: GeometryFile | None) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
+
+from mirage_jax.io.image_files import opened
 
 SUFFIXES = (".png", ".npy", ".npz")
 """Kinds of depth files."""
@@ -57,7 +58,7 @@ def read_depth(path: Path) -> Float[np.ndarray, "height width"]:
 
 
 def _read_png(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
+    with opened(path) as image:
         if image.mode != _GREY_16:
             raise ValueError(
                 f"{path}: found a picture of mode {image.mode}, expected 16-bit grey (millimetres)"

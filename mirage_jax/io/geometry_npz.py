@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics
 from mirage_jax.io import video as video_io
+from mirage_jax.io.image_files import read_rgb
 
 _SIDE_FILES = ("clip.mp4", "first_frame.png")
 _NO_SIZE = (-1, -1)
@@ -220,11 +221,7 @@ def _pictures_beside(path: Path, size: tuple[int, int] | None, start: int) -> np
                 f"{path}: frames: found none and {first.name} alone beside it, expected the "
                 f"picture of number {start}"
             )
-        try:
-            with Image.open(first) as image:
-                pictures = np.asarray(image.convert("RGB"))[None]
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise ValueError(f"{first}: not a readable picture ({error})") from error
+        pictures = read_rgb(first)[None]
     else:
         raise FileNotFoundError(
             f"{path}: frames: found none; expected them there, or {' or '.join(_SIDE_FILES)} "

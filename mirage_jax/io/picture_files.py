@@ -6,30 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from mirage_jax.geometry import Camera, crop_picture, field_of_view, resize_picture
 from mirage_jax.io.depth_maps import read_depth, resample
-
-
-def open_picture(path: Path) -> Image.Image:
-    """A picture file in RGB, turned the way up that it was taken.
-
-    Raises:
-      ValueError: naming the file, if it is not a picture, damaged or far too large.
-      OSError: if it cannot be opened.
-    """
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not a picture (expected PNG, JPEG, WebP, ...)") from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: too large ({error})") from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them on damage
-        if isinstance(error, OSError) and error.filename is not None:
-            raise
-        raise ValueError(f"{path}: damaged ({error})") from error
+from mirage_jax.io.image_files import picture_file_size, read_rgb
 
 
 def centred_window(
@@ -58,9 +39,9 @@ def read_picture(
       fov: degrees across the shorter side of what is cut out.
 
     Raises:
-      ValueError, OSError: as `open_picture`.
+      ValueError, OSError: as `image_files.read_rgb`.
     """
-    picture = np.asarray(open_picture(path))
+    picture = read_rgb(path, at_least=max(size))
     top, left, window = centred_window(picture.shape[:2], size)
     whole = (picture.shape[0], picture.shape[1])
     lens = field_of_view(fov, window)
@@ -80,7 +61,7 @@ def read_picture_depth(
       ValueError: if it is not a depth file, or not of the picture's size.
     """
     depth = read_depth(path)
-    expected = open_picture(picture).size[::-1]
+    expected = picture_file_size(picture)
     if depth.shape != expected:
         raise ValueError(
             f"{path}: found {depth.shape[0]} x {depth.shape[1]} pixels, expected "
