@@ -70,12 +70,15 @@ _GEOMETRY = flags.DEFINE(
 _START_FRAME = flags.DEFINE(
     Integer(least=0), "start_frame", 0, "Frame of the geometry to begin with."
 )
+_INSIST = flags.DEFINE_bool(
+    "insist", False, "Take depths and intrinsics that look wrong as they are."
+)
 _OUT = flags.DEFINE(PathName(), "out", "generated.mp4", "Video to write.")
 _FPS = flags.DEFINE(
     Real(above=0.01, below=1000),
     "fps",
     10.0,
-    "Frames per second of the video; of a geometry, its own.",
+    "Frames per second of the video; by default those of the geometry or the world.",
 )
 _SEED = flags.DEFINE(Integer(least=0, most=2**32 - 1), "seed", 0, "Seed of the noise.")
 
@@ -284,6 +287,7 @@ def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> walk.
             frames=_FRAMES.value,
             depth_estimator=estimator,
             depth_source=source,
+            insist=_INSIST.value,
         )
     file = None
     if entry == "world":
@@ -293,11 +297,23 @@ def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> walk.
         picture, camera = read_picture(Path(_IMAGE.value), model.size, _FOV.value)
         depth = None
         if _DEPTH.value:
-            depth = read_picture_depth(Path(_DEPTH.value), Path(_IMAGE.value), model.size)
-        world = model.start(picture, camera, depth=depth)
-    poses = _path(model.chunk_frames, np.asarray(world.cam2world, np.float64))
+            depth = read_picture_depth(
+                Path(_DEPTH.value), Path(_IMAGE.value), model.size, insist=_INSIST.value
+            )
+        world = model.start(picture, camera, depth=depth, insist=_INSIST.value)
+    poses = _path(model.chunk_frames, world.pose)
     source = source or "geometry head"
     return walk.Walk(world, poses, None, estimator, depth_source=source, file=file)
+
+
+def _frames_per_second(geometry: GeometryFile | None, planned: walk.Walk) -> float:
+    """What was asked for, else that of the geometry or of the frames that are there already."""
+    if flags.FLAGS["fps"].present:
+        return _FPS.value
+    if geometry is not None:
+        return geometry.fps or 16.0
+    between = planned.world.origin.frame_seconds
+    return 1 / between if between else _FPS.value
 
 
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
@@ -307,13 +323,11 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
     _check_flags(files)
     geometry = None
     if entry == "geometry":
-        geometry = read_geometry(Path(_GEOMETRY.value), _START_FRAME.value)
+        geometry = read_geometry(Path(_GEOMETRY.value), _START_FRAME.value, insist=_INSIST.value)
     _check_walk(workdir, geometry)
     model = _model(config, workdir, geometry)
     planned = _walk(entry, model, geometry)
-    fps = _FPS.value
-    if geometry is not None and not flags.FLAGS["fps"].present:
-        fps = geometry.fps or 16.0
+    fps = _frames_per_second(geometry, planned)
     record: dict[str, Any] = {
         "started_from": {entry: flags.FLAGS[entry].value},
         "trajectory": None if entry == "geometry" else _TRAJECTORY.value,

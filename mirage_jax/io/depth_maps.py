@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mirage_jax.io.image_files import opened
+from mirage_jax.plausible import odd_depth, refuse
 
 SUFFIXES = (".png", ".npy", ".npz")
 """Kinds of depth files."""
@@ -23,13 +24,14 @@ _METRES_PER_UNIT = 0.001
 _GREY_16 = "I;16"
 
 
-def read_depth(path: Path) -> Float[np.ndarray, "height width"]:
+def read_depth(path: Path, *, insist: bool = False) -> Float[np.ndarray, "height width"]:
     """Reads a depth map, float32 metres.
 
     Args:
       path: a 16-bit grey PNG in millimetres (0 = unknown, at most 65.535 m), a .npy array, or a
         .npz file with an array named "depth"; arrays are floating point metres of shape [H, W], 0
         where unknown, inf for sky.
+      insist: take numbers that look like millimetres.
 
     Raises:
       ValueError: naming the file, for another kind of file, unreadable contents, another type or
@@ -54,6 +56,8 @@ def read_depth(path: Path) -> Float[np.ndarray, "height width"]:
         )
     if not (depth > 0).any():
         raise ValueError(f"{path}: every pixel is 0 (unknown)")
+    if path.suffix != ".png":
+        refuse(str(path), odd_depth(depth), insist)
     return depth.astype(np.float32)
 
 
@@ -77,7 +81,10 @@ def _read_array(path: Path) -> np.ndarray:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if found.dtype.kind != "f":
-        raise ValueError(f"{path}: found {found.dtype}, expected floating point metres")
+        raise ValueError(
+            f"{path}: found {found.dtype}, expected floating point metres "
+            "(millimetres as a 16-bit PNG)"
+        )
     return found
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics
 from mirage_jax.io import video as video_io
 from mirage_jax.io.image_files import read_rgb
+from mirage_jax.plausible import odd_depth, odd_intrinsics, refuse
 
 _SIDE_FILES = ("clip.mp4", "first_frame.png")
 _NO_SIZE = (-1, -1)
@@ -57,14 +58,12 @@ class GeometryFile:
         return self.depths.shape[1], self.depths.shape[2]
 
     def camera(self, size: tuple[int, int]) -> Camera:
-        """Cameras of all frames, for pictures of `size`; float32, as devices take them."""
+        """Cameras of all frames, for pictures of `size`; the poses as they are, in float64."""
         scale = np.array([size[1] / self.size[1], size[0] / self.size[0]] * 2)
-        return Camera(
-            (self.intrinsics * scale).astype(np.float32), self.cam2world.astype(np.float32), size
-        )
+        return Camera((self.intrinsics * scale).astype(np.float32), self.cam2world, size)
 
 
-def read_geometry(path: Path, start: int = 0) -> GeometryFile:
+def read_geometry(path: Path, start: int = 0, *, insist: bool = False) -> GeometryFile:
     """Reads a geometry.npz.
 
     Without `frames`, the pictures are those of clip.mp4 beside the file or, for the first frame,
@@ -73,6 +72,7 @@ def read_geometry(path: Path, start: int = 0) -> GeometryFile:
     Args:
       path: the file.
       start: number of the frame to begin with; its picture and its depth must be there.
+      insist: take depths that look like millimetres, or intrinsics like those of other pictures.
 
     Raises:
       FileNotFoundError: if the file, or every source of pictures, is missing.
@@ -118,10 +118,13 @@ def read_geometry(path: Path, start: int = 0) -> GeometryFile:
         raise ValueError(f"{path}: depths[{start}]: found no depth above 0, expected metres")
     if fps is not None and not fps[0] > 0:
         raise ValueError(f"{path}: fps: found {fps[0]}, expected a positive number")
+    lens = check_intrinsics(_focal(path, matrices), size, f"{path}: intrinsics")
+    refuse(f"{path}: intrinsics", odd_intrinsics(lens, size), insist)
+    refuse(f"{path}: depths", odd_depth(depths[start]), insist)
     return GeometryFile(
         path,
         depths.astype(np.float32, copy=False),
-        check_intrinsics(_focal(path, matrices), size, f"{path}: intrinsics"),
+        lens,
         check_cam2world(cam2world, f"{path}: poses_c2w"),
         frames,
         None if masks is None else masks.astype(bool),

@@ -53,14 +53,14 @@ def read_picture(
 
 
 def read_picture_depth(
-    path: Path, picture: Path, size: tuple[int, int]
+    path: Path, picture: Path, size: tuple[int, int], *, insist: bool = False
 ) -> Float[np.ndarray, "h w"]:
     """A depth file as float32 metres, cut and resized as `read_picture` does its picture.
 
     Raises:
       ValueError: if it is not a depth file, or not of the picture's size.
     """
-    depth = read_depth(path)
+    depth = read_depth(path, insist=insist)
     expected = picture_file_size(picture)
     if depth.shape != expected:
         raise ValueError(

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mirage_jax import geometry
 from mirage_jax.memory.bank import LatentMemory
+from mirage_jax.origin import check_positions, check_times
 
 # Elements nearer than this (metres) are behind or inside the lens.
 NEAR = 1e-3
@@ -86,7 +87,8 @@ def read(
     Returns:
       A `ReadOut`.
     Raises:
-      ValueError: for an unknown `prefer` or `cells`, or an even `footprint`.
+      ValueError: for an unknown `prefer` or `cells`, an even `footprint`, or a NumPy camera or a
+        time that float32 does not keep.
     """
     return read_shard(
         mem,
@@ -146,6 +148,10 @@ def read_shard(
         raise ValueError(f"memory.read: found prefer={prefer!r}, expected 'nearest' or 'best_view'")
     if cells not in CELLS:
         raise ValueError(f"memory.read: found cells={cells!r}, expected one of {CELLS}")
+    if isinstance(camera.cam2world, np.ndarray):
+        check_positions(camera.cam2world[..., :3, 3], "memory.read: camera")
+    geometry.check_shape(camera, grid)
+    check_times(time, "memory.read: time")
     lead = camera.shape
     views = flatten(camera)
     hits = project_to_cells(mem.xyz, mem.valid, views, grid, cells)

@@ -21,12 +21,12 @@ from mirage_jax.geometry import Camera
 from mirage_jax.memory import LatentMemory, WriteReport
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
-from mirage_jax.world import context_frames
+from mirage_jax.origin import Origin
+from mirage_jax.world import context_frames, posed_pictures
 from mirage_jax.world.conditioners import Conditioner, Frames, camera_rays
 from mirage_jax.world.context_frames import ContextFrames
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
-from mirage_jax.world.posed_pictures import maps_of_pictures, posed_pictures
 from mirage_jax.world.sampling import sample_chunk
 from mirage_jax.world.state import World
 
@@ -83,6 +83,8 @@ class WorldModel:
         static: Float[np.ndarray, "*k sh sw"] | None = None,
         capacity: int | None = None,
         keyframes: int | None = None,
+        origin: Origin | None = None,
+        insist: bool = False,
     ) -> World:
         """A world that knows one picture, or the pictures of a posed clip.
 
@@ -96,16 +98,21 @@ class WorldModel:
           capacity: elements that the memory can hold, by default `memory.capacity`.
           keyframes: frames that can become references; by default as many as the memory has room
             for, were each of them all new.
+          origin: what the world keeps positions and times relative to; by default zero or, of
+            cameras far from it (as in UTM), beside the first. Give those as float64 NumPy arrays.
+          insist: take depths that look like millimetres, or intrinsics like other pictures'.
 
         Raises:
           ValueError: on pictures, a camera or maps that do not fit the model or each other.
         """
-        depths = maps_of_pictures(depth, pictures, "depth")
-        still = maps_of_pictures(static, pictures, "static")
-        pictures, camera = posed_pictures(pictures, camera, self.size)
+        depths = posed_pictures.depth_of_pictures(depth, pictures, insist)
+        still = posed_pictures.maps_of_pictures(static, pictures, "static")
+        pictures, camera = posed_pictures.posed_pictures(pictures, camera, self.size, insist)
+        camera, origin = posed_pictures.placed(camera, origin)
         begin = jax.jit(WorldModel.begin, static_argnums=(5, 6))
         model_range = to_model_range(pictures)
-        return begin(self, model_range, camera, depths, still, capacity, keyframes)[0]
+        world = begin(self, model_range, camera, depths, still, capacity, keyframes)[0]
+        return world.replace(origin=origin)
 
     def begin(
         self,
@@ -138,15 +145,10 @@ class WorldModel:
             static=static,
             frames=frames,
         )
-        world = World(
-            bank=bank,
-            latent=latents[-1],
-            cam2world=jnp.asarray(camera.cam2world[-1], jnp.float32),
-            intrinsics=jnp.asarray(camera.intrinsics[-1], jnp.float32),
-            frames=jnp.asarray(count, jnp.int32),
-            context_frames=frames if self.memory.rewrite_first else with_pictures,
-        )
-        return world, report
+        pose = jnp.asarray(camera.cam2world[-1], jnp.float32)
+        lens = jnp.asarray(camera.intrinsics[-1], jnp.float32)
+        kept = frames if self.memory.rewrite_first else with_pictures
+        return World(bank, latents[-1], pose, lens, jnp.asarray(count, jnp.int32), kept), report
 
     def advance(
         self, world: World, cam2world: Float[Array, "f 4 4"], key: PRNGKeyArray
@@ -293,13 +295,9 @@ class WorldModel:
         )
         if kept is not None and self.context_frames.preceding:
             kept = self._with_recent(kept, bank, latents, read, camera, pictures)
+        lens, pose = camera.intrinsics[-1], camera.cam2world[-1]
         last = World(
-            bank,
-            tokens[-1],
-            camera.cam2world[-1],
-            camera.intrinsics[-1],
-            world.frames + frames - 1,
-            kept,
+            bank, tokens[-1], pose, lens, world.frames + frames - 1, kept, origin=world.origin
         )
         return last, report
 

@@ -22,7 +22,7 @@ LOST_AT_START, LOST_PER_CHUNK = 2, 3
 NOTHING_WRITTEN = memory.WriteReport(*[jnp.int32(0)] * 4)
 
 
-def started(model, picture, camera, *, depth=None):
+def started(model, picture, camera, *, depth=None, insist=False):
     bank = memory.create(model.memory.capacity, CHANNELS)
     bank = bank.replace(dropped=jnp.int32(LOST_AT_START))
     latent = jnp.zeros((*GRID, CHANNELS))

@@ -21,7 +21,7 @@ def test_everything_is_read(tmp_path):
     assert found.masks.all() and found.fps == 12 and len(found) == FRAMES
     assert found.original_size is None and found.size == SIZE
     camera = found.camera((8, 64))
-    assert camera.size == (8, 64) and camera.cam2world.dtype == np.float32
+    assert camera.size == (8, 64) and camera.cam2world.dtype == np.float64
     np.testing.assert_allclose(camera.intrinsics[0], [51.2, 12.8, 32, 4])
 
 

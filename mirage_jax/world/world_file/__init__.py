@@ -18,6 +18,7 @@ import numpy as np
 
 from mirage_jax.io.atomic import replacing
 from mirage_jax.io.outputs import FileKind, safetensors_metadata
+from mirage_jax.origin import Origin
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.state import World, check_world
 from mirage_jax.world.world_file import container as world_container
@@ -29,7 +30,7 @@ from mirage_jax.world.world_file.packing import (
     unpack,
     unpack_state,
 )
-from mirage_jax.world.world_file.records import Branch, CameraPath, Extras, Origin, WorldFile
+from mirage_jax.world.world_file.records import Branch, CameraPath, Extras, WorldFile
 
 __all__ = [
     "OLDER_FORMAT",
@@ -74,8 +75,15 @@ def save_world(
     camera_path: CameraPath | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
-    """`write_world_file` for a world, and what little else most callers have."""
-    file = WorldFile(world, origin or Origin(), camera_path, provenance=provenance or {})
+    """`write_world_file` for a world, and what little else most callers have.
+
+    Args:
+      path, world, camera_path, provenance: as of `WorldFile`.
+      origin: in place of the world's.
+    """
+    if origin is not None:
+        world = world.replace(origin=origin)  # type: ignore[attr-defined]
+    file = WorldFile(world, camera_path, provenance=provenance or {})
     write_world_file(path, file)
 
 
