@@ -178,12 +178,29 @@ def _common_dtype(placement: Placement, tensors: Tensors) -> np.dtype:
 
 
 def _with_config(options: ImportOptions, opened: Sequence[TensorFiles]) -> ImportOptions:
-    """The number of heads from a config.json beside the tensors, unless `options` has it."""
+    """What a config.json beside the tensors says of heads and of a branch's blocks.
+
+    Raises:
+      ValueError: if `options` has another number.
+    """
     for files in opened:
         for field in ("num_attention_heads", "num_heads"):
-            if not options.heads and field in files.config:
-                options = dataclasses.replace(options, heads=int(files.config[field]))
+            if field in files.config:
+                stored = int(files.config[field])
+                _check_config("heads", options.heads, stored, files)
+                options = dataclasses.replace(options, heads=stored)
+        if files.config.get("vace_layers"):
+            layers = tuple(map(int, files.config["vace_layers"]))
+            _check_config("branch_layers", options.branch_layers, layers, files)
+            options = dataclasses.replace(options, branch_layers=layers)
     return options
+
+
+def _check_config(name: str, given: Any, stored: Any, files: TensorFiles) -> None:
+    if given and given != stored:
+        raise ValueError(
+            f"{name}: found {given}, expected {stored}, which {files.path / 'config.json'} says"
+        )
 
 
 def _resolve(options: ImportOptions) -> ImportOptions:
@@ -245,8 +262,11 @@ def _adapter(
     files: TensorFiles, options: ImportOptions
 ) -> tuple[LoRA, dict[str, int], dict[str, Any]]:
     alpha = options.alpha
-    if alpha is None and "alpha" in files.metadata:
-        alpha = float(files.metadata["alpha"])
+    if "alpha" in files.metadata:
+        stored = float(files.metadata["alpha"])
+        if alpha not in (None, stored):
+            raise ValueError(f"lora_alpha: found {alpha}, expected {stored}, as {files.path} says")
+        alpha = stored
     tensors = lora_names(files.tensors)
     try:
         return *lora_fields(tensors, alpha), tensors

@@ -46,7 +46,7 @@ PARTS = ("all", "base", "branch")
 def is_export(path: str | Path) -> bool:
     """Whether a path is an export of ours (see `weights`), or the weights file in it."""
     file = _weights(path)
-    if file.suffix != ".safetensors" or not file.is_file():
+    if file.suffix.lower() != ".safetensors" or not file.is_file():
         return False
     return open_tensors(file).metadata.get("format") == FORMAT
 
@@ -179,7 +179,7 @@ def export_checkpoint(
         stored = flat[placement.path]
         yield placement.to_tensor(stored[layer] if placement.stacked else stored)
 
-    if out.suffix == ".safetensors":
+    if out.suffix.lower() == ".safetensors":
         check_replaceable(str(out), out, TENSORS)
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as partial:

@@ -83,7 +83,7 @@ def open_tensors(path: str | Path) -> TensorFiles:
         checkpoint is a pickle, which is never opened as it can run any code.
     """
     path = Path(path)
-    if path.suffix in _PICKLED:
+    if path.suffix.lower() in _PICKLED:
         raise ValueError(_pickle_message(path))
     if not path.is_dir():
         tensors, metadata = read_header(path)
@@ -114,7 +114,7 @@ def open_tensors(path: str | Path) -> TensorFiles:
 def _safetensors(folder: Path) -> list[Path]:
     files = list(folder.glob("*.safetensors"))
     if not files:
-        pickled = [file for file in sorted(folder.iterdir()) if file.suffix in _PICKLED]
+        pickled = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in _PICKLED]
         if pickled:
             raise ValueError(_pickle_message(pickled[0]))
         raise FileNotFoundError(f"{folder}: found no *.safetensors file there")
@@ -135,7 +135,7 @@ def _pickle_message(path: Path) -> str:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return dict(json.loads(file.read_text(encoding="utf-8-sig")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: not a JSON object ({error})") from error
 

@@ -38,14 +38,15 @@ def read_depth(path: Path, *, insist: bool = False) -> Float[np.ndarray, "height
         shape, NaN or negative values, or a map without any known depth.
       FileNotFoundError: if there is no such file.
     """
-    if path.suffix not in SUFFIXES:
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES:
         raise ValueError(f"{path}: found suffix {path.suffix!r}, expected {', '.join(SUFFIXES)}")
     try:
-        depth = _read_png(path) if path.suffix == ".png" else _read_array(path)
+        depth = _read_png(path) if kind == ".png" else _read_array(path)
     except FileNotFoundError:
         raise
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not a readable {path.suffix} file ({error})") from error
+        raise ValueError(f"{path}: not a readable {kind} file ({error})") from error
     if depth.ndim != 2 or not depth.size:
         raise ValueError(f"{path}: found shape {depth.shape}, expected [H, W]")
     wrong = int((~(depth >= 0)).sum())
@@ -56,7 +57,7 @@ def read_depth(path: Path, *, insist: bool = False) -> Float[np.ndarray, "height
         )
     if not (depth > 0).any():
         raise ValueError(f"{path}: every pixel is 0 (unknown)")
-    if path.suffix != ".png":
+    if kind != ".png":
         refuse(str(path), odd_depth(depth), insist)
     return depth.astype(np.float32)
 

@@ -55,7 +55,7 @@ def camera_path(
 
     Args:
       trajectory: one of `trajectories.NAMES`, or a file of poses.
-      frames: of the path; 0: two chunks, or all of a file.
+      frames: of the path; 0: two chunks, or all of a file. Of a longer file the first are taken.
       chunk_frames: of the model.
       start: cam2world of the first frame.
       angle: degrees that a named path turns.
@@ -68,7 +68,13 @@ def camera_path(
         count = frames or 2 * (chunk_frames - 1) + 1
         chunks_of_path(count, chunk_frames, f"--frames of {trajectory}")
         return trajectories.make(trajectory, count, angle=angle, distance=distance, start=start)
-    poses = trajectories.load(trajectory, frames or None)
+    poses = trajectories.load(trajectory)
+    if frames:
+        if len(poses) < frames:
+            raise ValueError(
+                f"{trajectory}: found {len(poses)} poses, expected {frames} (--frames)"
+            )
+        poses = poses[:frames]
     chunks_of_path(len(poses), chunk_frames, trajectory)
     return start @ np.linalg.inv(poses[0]) @ poses
 

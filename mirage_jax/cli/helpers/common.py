@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import glob
 import importlib
 import importlib.util
 import os
@@ -37,6 +38,9 @@ _WORKDIR = flags.DEFINE(
     PathName(), "workdir", "runs/quickstart", "Folder for everything this run writes."
 )
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+
+
+_TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 
 
 class UserError(ValueError):
@@ -131,7 +135,7 @@ def run(
     `config=False` is for commands that run no experiment.
     """
     given = list(sys.argv if argv is None else argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _silence_libraries()
     try:
         words, path = _config_first(given) if config else (given, "")
         experiment = load_config(path) if config else None
@@ -148,6 +152,15 @@ def run(
         if "--debug" in given:
             raise
         fail(str(error))
+
+
+def _silence_libraries() -> None:
+    """Keeps logs of C++ libraries off the terminal; what is set already stays."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if not any(glob.glob(device) for device in _TPU_DEVICES):
+        # Where it is installed, libtpu tells a page about the TPU that it did not find.
+        os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
 
 
 def _config_first(argv: Sequence[str]) -> tuple[list[str], str]:
@@ -223,8 +236,31 @@ def _guarded(main: Callable[[], int | None]) -> int:
         if _DEBUG.value:
             raise
         fail(str(error) or type(error).__name__)
+    except (RuntimeError, AssertionError):
+        missing = "" if _DEBUG.value else _missing_device()
+        if not missing:
+            raise
+        fail(missing)
     except KeyboardInterrupt:
         fail("interrupted; what was finished is kept, the same command goes on from there", 130)
+
+
+def _missing_device() -> str:
+    """What keeps JAX from its devices; "" if they are there, or nothing has asked for them."""
+    if "jax" not in sys.modules:
+        return ""
+    import jax
+
+    asked = jax.config.values["jax_platforms"]
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition(" (set JAX_PLATFORMS")[0] or "none of them is there"
+        return (
+            f"JAX_PLATFORMS: found {asked!r}: {reason}; expected devices that are there: unset it, "
+            "or cpu"
+        )
+    return ""
 
 
 def fail(message: str, status: int = 2) -> NoReturn:

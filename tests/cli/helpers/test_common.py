@@ -2,8 +2,10 @@
 
 import functools
 import logging
+import os
 import sys
 
+import jax
 import pytest
 from absl import flags
 from absl.testing import flagsaver
@@ -150,3 +152,30 @@ def test_the_tiny_variant_gives_way_to_the_command_line(monkeypatch):
             assert functools.reduce(getattr, name.split("."), tiny) == value
     with pytest.raises((AttributeError, KeyError)):
         tiny.new_field = 1  # locked
+
+
+def test_a_device_that_is_not_there_is_named(call, monkeypatch):
+    def asks_for_devices(*_):
+        raise AssertionError  # as JAX does where what was asked for has failed before
+
+    def gone():
+        raise RuntimeError("Unable to initialize backend 'cuda': no GPU (set JAX_PLATFORMS='')")
+
+    monkeypatch.setattr(evaluate, "run", asks_for_devices)
+    with pytest.raises(AssertionError):  # devices are there: this is some other fault
+        call("evaluate")
+    monkeypatch.setattr(jax, "devices", gone)
+    outcome = call("evaluate")
+    assert_refused(outcome, "JAX_PLATFORMS: found", "'cuda': no GPU;", "unset it, or cpu")
+
+
+def test_libtpu_is_quiet_where_there_is_no_tpu(call, monkeypatch):
+    names = ("TPU_MIN_LOG_LEVEL", "TPU_STDERR_LOG_LEVEL")
+    monkeypatch.setattr(evaluate, "run", lambda *_: None)
+    for devices, expected in (("/nowhere/accel*", ["3", "0"]), ("/dev/null", [None, "0"])):
+        monkeypatch.delenv(names[0], raising=False)
+        monkeypatch.setenv(names[1], "0")  # what somebody has set stays
+        monkeypatch.setattr(common, "_TPU_DEVICES", (devices,))
+        call("evaluate")
+        assert [os.environ.get(name) for name in names] == expected
+    monkeypatch.delenv(names[0], raising=False)
