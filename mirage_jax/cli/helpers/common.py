@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import glob
 import importlib
 import importlib.util
 import os
@@ -20,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mirage_jax.cli.helpers.compilation import compile_fast, use_own_kernels
 from mirage_jax.cli.helpers.flag_types import PathName
+from mirage_jax.cli.helpers.quiet import silence_libraries
 from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
 
@@ -38,9 +38,6 @@ _WORKDIR = flags.DEFINE(
     PathName(), "workdir", "runs/quickstart", "Folder for everything this run writes."
 )
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
-
-
-_TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 
 
 class UserError(ValueError):
@@ -135,7 +132,7 @@ def run(
     `config=False` is for commands that run no experiment.
     """
     given = list(sys.argv if argv is None else argv)
-    _silence_libraries()
+    silence_libraries()
     try:
         words, path = _config_first(given) if config else (given, "")
         experiment = load_config(path) if config else None
@@ -152,15 +149,6 @@ def run(
         if "--debug" in given:
             raise
         fail(str(error))
-
-
-def _silence_libraries() -> None:
-    """Keeps logs of C++ libraries off the terminal; what is set already stays."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if not any(glob.glob(device) for device in _TPU_DEVICES):
-        # Where it is installed, libtpu tells a page about the TPU that it did not find.
-        os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
 
 
 def _config_first(argv: Sequence[str]) -> tuple[list[str], str]:

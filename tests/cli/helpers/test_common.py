@@ -13,7 +13,7 @@ from absl.testing import flagsaver
 from helpers import paths
 from helpers.command_line import assert_refused
 from mirage_jax.cli import evaluate, train
-from mirage_jax.cli.helpers import common
+from mirage_jax.cli.helpers import common, quiet
 
 ROOT = paths.ROOT
 CONFIG = f"--config={paths.EXPERIMENTS / 'quickstart.py'}"
@@ -170,12 +170,15 @@ def test_a_device_that_is_not_there_is_named(call, monkeypatch):
 
 
 def test_libtpu_is_quiet_where_there_is_no_tpu(call, monkeypatch):
-    names = ("TPU_MIN_LOG_LEVEL", "TPU_STDERR_LOG_LEVEL")
+    names = ("TPU_WORKER_HOSTNAMES", "TPU_ACCELERATOR_TYPE")
     monkeypatch.setattr(evaluate, "run", lambda *_: None)
-    for devices, expected in (("/nowhere/accel*", ["3", "0"]), ("/dev/null", [None, "0"])):
+    for devices, expected in (
+        ("/nowhere/accel*", ["localhost", "v4-8"]),
+        ("/dev/null", [None, "v4-8"]),
+    ):
         monkeypatch.delenv(names[0], raising=False)
-        monkeypatch.setenv(names[1], "0")  # what somebody has set stays
-        monkeypatch.setattr(common, "_TPU_DEVICES", (devices,))
+        monkeypatch.setenv(names[1], "v4-8")  # what somebody has set stays
+        monkeypatch.setattr(quiet, "TPU_DEVICES", (devices,))
         call("evaluate")
         assert [os.environ.get(name) for name in names] == expected
     monkeypatch.delenv(names[0], raising=False)
