@@ -23,6 +23,7 @@ from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.origin import Origin
 from mirage_jax.world import context_frames, posed_pictures
+from mirage_jax.world import options as run_options
 from mirage_jax.world.conditioners import Conditioner, Frames, camera_rays
 from mirage_jax.world.context_frames import ContextFrames
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
@@ -64,6 +65,9 @@ class WorldModel:
     trained_beside: ContextFrameOptions | None = _static(default=None)
     text: Any = None
     negative_text: Any = None
+
+    def __post_init__(self) -> None:
+        run_options.check_options(self)
 
     def __repr__(self) -> str:
         sizes = f"size={self.size}, chunk_frames={self.chunk_frames}"
@@ -169,10 +173,9 @@ class WorldModel:
     def choose(self, world: World, camera: Camera) -> Int[Array, " n"]:
         """Slots of the reference frames of a chunk of these cameras; -1 for none."""
         frames: Any = world.context_frames
-        options, targets = self.context_frames, latent_cameras(camera, 1)[:, 0]
-        return context_frames.choose(
-            frames, world.bank, targets, options.references, options.choice
-        )
+        chosen = self.context_frames.references, self.context_frames.choice
+        targets = latent_cameras(camera, 1)[:, 0]
+        return context_frames.choose(frames, world.bank, targets, *chosen)
 
     def generate(
         self,
@@ -296,10 +299,8 @@ class WorldModel:
         if kept is not None and self.context_frames.preceding:
             kept = self._with_recent(kept, bank, latents, read, camera, pictures)
         lens, pose = camera.intrinsics[-1], camera.cam2world[-1]
-        last = World(
-            bank, tokens[-1], pose, lens, world.frames + frames - 1, kept, origin=world.origin
-        )
-        return last, report
+        count = world.frames + frames - 1
+        return World(bank, tokens[-1], pose, lens, count, kept, world.origin), report
 
     def observe(
         self,

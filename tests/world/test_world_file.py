@@ -687,6 +687,17 @@ def test_a_world_that_the_model_cannot_continue_is_refused(model, saved, change,
         read_world_file(path, model)
 
 
+def test_a_world_of_another_conditioner_is_refused(model, saved, tmp_path):
+    file = read_world_file(saved)
+    for kind in (model.conditioner.kind, "none"):
+        generated = {"generated": {"conditioner": kind}}
+        write_world_file(tmp_path / "a.world", dataclasses.replace(file, provenance=generated))
+        if kind != "none":
+            load_world(tmp_path / "a.world", model)
+    with pytest.raises(ValueError, match=r"a\.world: .* conditioner 'none', expected 'folded'"):
+        load_world(tmp_path / "a.world", model)
+
+
 def test_a_world_of_other_latents_is_refused(model, tmp_path):
     world, path = make_world(), tmp_path / "other.world"
     twice = np.concatenate([world.latent] * 2, axis=-1), np.concatenate([world.bank.tokens] * 2, 1)

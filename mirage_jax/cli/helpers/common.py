@@ -265,7 +265,8 @@ def _help(doc: str, module: str, path: str, config: ConfigDict | None) -> str:
         for flag in flags.FLAGS.flags_by_module_dict().get(name, []) or _main_flags(name, module):
             if name == __name__ and config is None and flag.name != "debug":
                 continue
-            default = "" if flag.name == "config" else f" (default: {flag.default!r})"
+            told = flag.name != "config" and flag.default not in (None, "", [])
+            default = f" (default: {flag.default!r})" if told else ""
             allowed = getattr(flag.parser, "range", "")
             allowed = f" ({allowed})" if allowed else ""
             lines.append(f"  --{flag.name}: {flag.help}{allowed}{default}")

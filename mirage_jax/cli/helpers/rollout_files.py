@@ -136,7 +136,8 @@ def _world_file(
     origin = dataclasses.replace(world.origin, frame_seconds=_frame_seconds(walk, fps))
     world = world.replace(origin=origin)  # type: ignore[attr-defined]
     path = extended_path(known.camera_path, walk, model.size, fps, walk.file is None)
-    provenance = {**known.provenance, "generated": dict(record)}
+    made = {**record, "conditioner": model.conditioner.kind}
+    provenance = {**known.provenance, "generated": made}
     return dataclasses.replace(known, world=world, camera_path=path, provenance=provenance)
 
 

@@ -141,6 +141,7 @@ def read_world_file(path: str | Path, model: WorldModel | None = None) -> WorldF
             f"{OLDER_FORMAT!r}"
         )
     if model is not None:
+        _check_conditioner(file, model, path)
         check_world(file.world, model, str(path))
         for branch in file.branches:
             if branch.world is not None:
@@ -151,6 +152,17 @@ def read_world_file(path: str | Path, model: WorldModel | None = None) -> WorldF
     )
     world = jax.tree.map(jnp.asarray, file.world)
     return dataclasses.replace(file, world=world, branches=branches)
+
+
+def _check_conditioner(file: WorldFile, model: WorldModel, path: Path) -> None:
+    """Raises ValueError if the file says that its memory was written for another conditioner."""
+    generated = file.provenance.get("generated")
+    found = generated.get("conditioner") if isinstance(generated, Mapping) else None
+    if found is not None and found != model.conditioner.kind:
+        raise ValueError(
+            f"{path}: found a world of a model with the conditioner {found!r}, expected "
+            f"{model.conditioner.kind!r}"
+        )
 
 
 # -- header and checksums ------------------------------------------------------------------------

@@ -182,3 +182,10 @@ def test_libtpu_is_quiet_where_there_is_no_tpu(call, monkeypatch):
         call("evaluate")
         assert [os.environ.get(name) for name in names] == expected
     monkeypatch.delenv(names[0], raising=False)
+
+
+@pytest.mark.parametrize("command", ["generate", "train", "convert"])
+def test_help_tells_no_default_that_is_nothing(call, command):
+    _, out, _ = call(command, "--help")
+    assert "(default: '" in out
+    assert not any(f"(default: {nothing})" in out for nothing in ("None", "''", "[]"))
