@@ -52,13 +52,17 @@ class Origin:
         return np.asarray(seconds, np.float64) - self.time
 
 
-def origin_near(cam2world: Float[Any, "*b 4 4"]) -> Origin:
-    """Zero or, where cameras are farther from it than `NEAR`, a whole metre beside the first."""
+def origin_near(cam2world: Float[Any, "*b 4 4"], seconds: Float[Any, " t"] | None = None) -> Origin:
+    """Zero or, where cameras are farther from it than `NEAR`, a whole metre beside the first.
+
+    Args:
+      cam2world: poses where the world comes from.
+      seconds: times on its clock, the first being that of frame 0; None leaves it at 0.
+    """
     centres = np.asarray(cam2world, np.float64)[..., :3, 3].reshape(-1, 3)
-    if np.abs(centres).max(initial=0.0) <= NEAR:
-        return Origin()
-    x, y, z = np.round(centres[0]).tolist()
-    return Origin((x, y, z))
+    far = np.abs(centres).max(initial=0.0) > NEAR
+    x, y, z = np.round(centres[0]).tolist() if far else (0.0, 0.0, 0.0)
+    return Origin((x, y, z), 0.0 if seconds is None else float(np.asarray(seconds)[0]))
 
 
 def check_positions(positions: Float[np.ndarray, "*b 3"], name: str) -> None:

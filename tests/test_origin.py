@@ -53,7 +53,9 @@ def test_what_float32_keeps_is_taken_and_what_it_loses_is_refused():
 
 def test_seconds_since_1970_are_relative_to_the_first_frames():
     seconds = UNIX + np.arange(4) / 30
-    found = Origin(time=seconds[0]).relative_times(seconds).astype(np.float32)
+    origin = origin_near(np.eye(4), seconds)
+    assert origin == Origin(time=UNIX)
+    found = origin.relative_times(seconds).astype(np.float32)
     np.testing.assert_allclose(found, np.arange(4) / 30, atol=1e-6)
 
 
