@@ -30,7 +30,7 @@ from rich.console import Console
 from mirage_jax.cli.helpers import build, common, config_check, prompts
 from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
 from mirage_jax.cli.helpers.rollout_files import OutputFiles, write_rollout
-from mirage_jax.cli.helpers.stored_fields import check_overrides
+from mirage_jax.cli.helpers.stored_fields import check_overrides, stored_fields
 from mirage_jax.io.geometry_npz import GeometryFile, read_geometry
 from mirage_jax.io.image_files import read_rgb
 from mirage_jax.io.outputs import check_file
@@ -307,11 +307,13 @@ def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> walk.
     return walk.Walk(world, poses, None, estimator, depth_source=source, file=file)
 
 
-def _used_fields(entry: str) -> list[str]:
+def _used_fields(entry: str, workdir: Workdir) -> list[str]:
     """Fields of the config that a rollout goes by, see `build.generation_model`."""
     used = ["tiny", "host_devices"]
     if entry == "image":  # a saved world and a geometry bring their own
         used.append("memory.capacity")
+    if not stored_fields(workdir, _DENOISER.value).get("chunk_frames"):  # converted weights
+        return [*used, "sky_depth"]
     return used if _PRESET.value else [*used, "sampling."]
 
 
@@ -335,7 +337,7 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
         geometry = read_geometry(Path(_GEOMETRY.value), _START_FRAME.value, insist=_INSIST.value)
     _check_walk(workdir, geometry)
     named = common.overrides()[2]
-    unused = check_overrides(workdir, _DENOISER.value, named, _used_fields(entry))
+    unused = check_overrides(workdir, _DENOISER.value, named, _used_fields(entry, workdir))
     if unused:
         names = ", ".join(f"--config.{name}" for name in unused)
         console.print(f"[yellow]not used here: {names}[/]", soft_wrap=True)

@@ -12,7 +12,6 @@ from flax.traverse_util import flatten_dict
 
 from mirage_jax.io.atomic import write_atomically
 
-
 _NOTES = {
     ".batch_size": "; batches are counted, so some clips are passed over or seen again: for a run "
     "that sees them in order, init_from=THIS RUN in another folder"

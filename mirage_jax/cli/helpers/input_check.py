@@ -64,12 +64,17 @@ def _check_conditioner(config: ConfigDict, run: Path) -> None:
         before = checkpoints.read_meta(folder / str(saved[-1])).get("config") or {}
     except (checkpoints.CheckpointError, checkpoints.DamagedCheckpoint):
         return  # which the stage deals with
-    found, expected = before.get("memory", {}).get("conditioner"), config.memory.conditioner
-    if found not in (None, expected):
-        raise ValueError(
-            f"{folder}: found checkpoints trained with the conditioner {found!r}, but "
-            f"config.memory.conditioner is {expected!r}; name another --workdir, or move {run} away"
-        )
+    for name in (
+        "conditioner",
+        *(("reads", "fine") if config.memory.conditioner == "folded" else ()),
+    ):
+        found, expected = before.get("memory", {}).get(name), config.memory[name]
+        if found not in (None, expected):
+            raise ValueError(
+                f"config.memory.{name}: found {expected!r}, expected {found!r}, which the "
+                f"checkpoints in {folder} were trained with; name another --workdir, or move {run} "
+                "away"
+            )
 
 
 def _check_encoder(config: ConfigDict, path: Path) -> None:

@@ -57,9 +57,12 @@ def test_another_conditioner_in_one_work_directory_is_refused_at_once(
     before = {"memory": {"conditioner": "score"}}
     monkeypatch.setattr(checkpoints, "saved_steps", lambda _: [4])
     monkeypatch.setattr(checkpoints, "read_meta", lambda _: {"config": before})
-    with pytest.raises(ValueError, match=r"conditioner 'score', but config\.memory\.cond"):
+    with pytest.raises(ValueError, match=r"config\.memory\.conditioner: .*expected 'score'"):
         input_check._check_conditioner(tiny_config, tmp_path)
-    before["memory"]["conditioner"] = tiny_config.memory.conditioner
+    before["memory"] = {"conditioner": tiny_config.memory.conditioner, "reads": 64}
+    with pytest.raises(ValueError, match=r"config\.memory\.reads: .*expected 64, which the check"):
+        input_check._check_conditioner(tiny_config, tmp_path)
+    before["memory"]["reads"] = tiny_config.memory.reads
     input_check._check_conditioner(tiny_config, tmp_path)
 
     def damaged(_):
