@@ -7,6 +7,7 @@ imports jax: recording and loading workers may use it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import warnings
 from collections.abc import Iterable, Iterator
@@ -43,7 +44,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
             # Half of what is refused is what Pillow warns of; it is read without a word.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             # Given a name, Pillow maps grey TIFFs into memory, and garbles those that lie.
-            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            with path.open("rb") as file, Image.open(file, formats=_formats()) as image:
                 yield image
     except UnidentifiedImageError as error:
         if _is_heif(path):
@@ -64,6 +65,13 @@ def opened(path: Path) -> Iterator[Image.Image]:
         if str(error).startswith(str(path)):
             raise
         raise ValueError(f"{path}: damaged ({error})") from error
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _is_heif(path: Path) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from mirage_jax.io import image_files
 from mirage_jax.io.image_files import FORMATS, picture_file_size, read_rgb
 
 SHADES = np.array([[0, 40], [128, 255]], np.uint8)
@@ -206,3 +207,10 @@ def test_formats_that_are_programs_are_not_opened(tmp_path):
         read_rgb(path)
     Image.init()
     assert set(FORMATS) <= set(Image.OPEN)
+
+
+def test_a_pillow_without_a_format_reads_the_others(tmp_path, monkeypatch):
+    monkeypatch.delitem(Image.OPEN, "AVIF")
+    image_files._formats.cache_clear()
+    assert (read_rgb(saved(tmp_path / "a.png", Image.new("RGB", (4, 4)))) == 0).all()
+    image_files._formats.cache_clear()
