@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from mirage_jax.geometry import Camera, crop_picture, field_of_view, resize_picture
+from mirage_jax.geometry import Camera, crop_camera, field_of_view, resize_camera
 from mirage_jax.io.depth_maps import read_depth, resample
 from mirage_jax.io.image_files import picture_file_size, read_rgb
 
@@ -41,15 +41,20 @@ def read_picture(
     Raises:
       ValueError, OSError: as `image_files.read_rgb`.
     """
-    picture = read_rgb(path, at_least=max(size))
-    top, left, window = centred_window(picture.shape[:2], size)
-    whole = (picture.shape[0], picture.shape[1])
+    whole = picture_file_size(path)
+    top, left, window = centred_window(whole, size)
     lens = field_of_view(fov, window)
     # The lens is in the middle of the picture, which may be half a pixel beside the window's.
     lens[2:] = whole[1] / 2, whole[0] / 2
     camera = Camera(lens, np.eye(4, dtype=np.float32), whole)
-    cut, camera = crop_picture(picture, camera, top, left, window)
-    return resize_picture(cut, camera, size, Image.Resampling.BOX)
+    picture = Image.fromarray(read_rgb(path, at_least=max(size)))  # may be smaller than the file's
+    x, y = picture.width / whole[1], picture.height / whole[0]
+    box = (left * x, top * y, (left + window[1]) * x, (top + window[0]) * y)
+    # A box counts a pixel whole or not at all: right only where none is cut through.
+    whole_pixels = all(edge == round(edge) for edge in box)
+    resampling = Image.Resampling.BOX if whole_pixels else Image.Resampling.HAMMING
+    resized = picture.resize((size[1], size[0]), resampling, box=box)
+    return np.asarray(resized), resize_camera(crop_camera(camera, top, left, window), size)
 
 
 def read_picture_depth(
