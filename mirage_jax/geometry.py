@@ -164,8 +164,11 @@ def lift(depth: Num[Floats, "*b h w"], camera: Camera) -> Float[Array, "*b h w 3
       camera: cameras that saw it.
     Returns:
       World coordinates in metres, float32.
+    Raises:
+      ValueError: if `camera.size` is that of pictures lying on their side.
     """
     grid = (int(depth.shape[-2]), int(depth.shape[-1]))
+    check_shape(camera, grid)
     depth = jnp.asarray(depth, jnp.float32)
     rays = _camera_rays(resize_camera(camera, grid), grid)
     return _to_world(rays * depth[..., None], camera, spatial_dims=2)
@@ -207,12 +210,23 @@ def pluecker_rays(camera: Camera, grid: tuple[int, int]) -> Float[Array, "*b h w
     point chosen on the ray. Express the poses relative to a reference camera first if the network
     must not see absolute world coordinates.
     """
+    check_shape(camera, grid)
     rays = _camera_rays(resize_camera(camera, grid), grid)
     rays = rays / jnp.sqrt(jnp.sum(rays * rays, axis=-1, keepdims=True))
     centre = jnp.asarray(camera.centre, jnp.float32)[..., None, None, :]
     direction = _to_world(rays, camera, spatial_dims=2) - centre
     moment = jnp.cross(jnp.broadcast_to(centre, direction.shape), direction)
     return jnp.concatenate([direction, moment], axis=-1)
+
+
+def check_shape(camera: Camera, grid: tuple[int, int]) -> None:
+    """Raises ValueError if rows and columns of `grid` are those of a picture lying on its side."""
+    (h, w), (height, width) = grid, camera.size
+    if h * height == w * width and h != w:
+        raise ValueError(
+            f"camera: size: found {tuple(camera.size)} with {h} x {w} pixels or cells, expected "
+            "height, then width"
+        )
 
 
 def _camera_rays(camera: Camera, grid: tuple[int, int]) -> Array:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from mirage_jax.origin import check_positions
+
 # Largest entry of |R R^T - I|: poses printed with four decimals pass; a scaled or a sheared
 # rotation does not.
 ORTHONORMAL_TOLERANCE = 1e-3
@@ -21,13 +23,16 @@ def check_cam2world(poses: Any, name: str = "cam2world") -> Float[np.ndarray, "*
     Raises:
       ValueError: naming `name`, the first offending index, what was found and what was expected,
         for a wrong shape or dtype, a value that is not finite, a last row other than 0 0 0 1, a
-        rotation that is not orthonormal, or one of determinant -1 (left-handed axes).
+        rotation that is not orthonormal, one of determinant -1 (left-handed axes), or positions so
+        far from zero that their float32 has lost the centimetres.
     """
-    poses = _as_float64(poses, name)
+    given, poses = np.asarray(poses), _as_float64(poses, name)
     if poses.ndim < 2 or poses.shape[-2:] != (4, 4):
         raise ValueError(f"{name}: found shape {poses.shape}, expected [..., 4, 4]")
     flat, lead = poses.reshape(-1, 4, 4), poses.shape[:-2]
     _check_each(np.isfinite(flat).all((1, 2)), flat, lead, name, "only finite numbers")
+    if given.dtype.kind == "f" and given.dtype.itemsize < 8:
+        check_positions(flat[:, :3, 3], name)
     last_row = np.abs(flat[:, 3] - [0, 0, 0, 1]).max(1) < 1e-6
     _check_each(last_row, flat[:, 3], lead, name, "a last row of 0 0 0 1")
     rotation = flat[:, :3, :3]

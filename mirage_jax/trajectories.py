@@ -174,13 +174,14 @@ def load(path: str | Path, frames: int | None = None) -> Float[np.ndarray, "t 4 
     readers: dict[str, Callable[[Path], Any]] = {
         ".npz": _read_npz,
         ".npy": lambda p: np.load(p, allow_pickle=False),
-        ".json": lambda p: _from_json(p, json.loads(p.read_text("utf-8"))),
+        ".json": lambda p: _from_json(p, json.loads(p.read_text("utf-8-sig"))),
         ".txt": _read_tum,
     }
-    if path.suffix not in readers:
+    kind = path.suffix.lower()
+    if kind not in readers:
         raise ValueError(f"{path}: found suffix {path.suffix!r}, expected {', '.join(readers)}")
     try:
-        poses = np.asarray(readers[path.suffix](path))
+        poses = np.asarray(readers[kind](path))
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if str(error).startswith(str(path)):
             raise
@@ -204,14 +205,17 @@ def save(path: str | Path, poses: Float[np.ndarray, "t 4 4"]) -> None:
       ValueError: for an unknown suffix or poses that are not rigid, right-handed and finite.
     """
     path = Path(path)
+    kind = path.suffix.lower()
     poses = geometry.check_cam2world(poses, "poses")
-    if path.suffix == ".npz":
-        np.savez(path, cam2world=poses)
-    elif path.suffix == ".npy":
-        np.save(path, poses)
-    elif path.suffix == ".json":
+    if kind == ".npz":
+        with path.open("wb") as file:  # of a name that ends otherwise numpy makes another
+            np.savez(file, cam2world=poses)
+    elif kind == ".npy":
+        with path.open("wb") as file:
+            np.save(file, poses)
+    elif kind == ".json":
         path.write_text(json.dumps({"cam2world": poses.tolist()}), "utf-8")
-    elif path.suffix == ".txt":
+    elif kind == ".txt":
         quaternions = Rotation.from_matrix(poses[:, :3, :3]).as_quat()
         rows = np.concatenate([np.arange(len(poses))[:, None], poses[:, :3, 3], quaternions], 1)
         np.savetxt(path, rows, fmt="%.17g", header="timestamp tx ty tz qx qy qz qw")
@@ -239,7 +243,7 @@ def _from_json(path: Path, content: Any) -> Any:
 
 
 def _read_tum(path: Path) -> np.ndarray:
-    rows = np.loadtxt(path, ndmin=2)
+    rows = np.loadtxt(path, ndmin=2, encoding="utf-8-sig")
     if rows.shape[1] != 8:
         raise ValueError(
             f"{path}: found {rows.shape[1]} columns, expected 8: t tx ty tz qx qy qz qw"

@@ -27,6 +27,7 @@ from mirage_jax.io.exports import (
     check_target,
     weights_file,
 )
+from mirage_jax.io.safetensors_header import sort_metadata
 
 T = TypeVar("T")
 
@@ -107,6 +108,7 @@ def save_tensors(
         partial.touch()
         mode = partial.stat().st_mode
         save_file(dict(tensors), str(partial), metadata=dict(metadata))
+        sort_metadata(partial)
         partial.chmod(mode)
     except (OSError, SafetensorError) as error:  # the second is what safetensors makes of the first
         reason = getattr(error, "strerror", None) or error
@@ -116,7 +118,7 @@ def save_tensors(
 def fingerprint(path: str | Path) -> str:
     """A digest of all that an export holds: equal for equal tensors and architecture.
 
-    Not of the file, whose metadata come in any order. Errors are those of `load_export`.
+    Not of the file: older ones have their metadata in any order. Errors are those of `load_export`.
     """
     params, architecture = load_export(path)
     return _digest(flatten(params), architecture)

@@ -10,7 +10,8 @@ from helpers.paths import ROOT
 
 # Lowest first. Parts of one floor do not know each other.
 FLOORS = (
-    ("settings", "pose_checks"),
+    ("settings", "origin", "plausible"),
+    ("pose_checks",),
     ("geometry",),
     ("trajectories", "chunks", "io"),
     ("weights",),

@@ -99,6 +99,13 @@ def test_files_round_trip(tmp_path, suffix):
     path = tmp_path / f"path{suffix}"
     trajectories.save(path, poses)
     np.testing.assert_allclose(trajectories.load(path, 9), poses, atol=1e-14)
+    loud = tmp_path / f"LOUD, path{suffix.upper()}"
+    trajectories.save(loud, poses)
+    assert {own.name for own in tmp_path.iterdir()} == {path.name, loud.name}
+    np.testing.assert_allclose(trajectories.load(loud), poses, atol=1e-14)
+    if suffix in (".json", ".txt"):  # as editors of Windows save them
+        loud.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        np.testing.assert_allclose(trajectories.load(loud), poses, atol=1e-14)
     with pytest.raises(ValueError, match=r"found 9 poses, expected 17"):
         trajectories.load(path, 17)
 

@@ -175,3 +175,14 @@ def test_flatten_is_inverted_and_refuses_slashes():
     assert jax.tree.structure(unflatten(flatten(tree))) == jax.tree.structure(tree)
     with pytest.raises(ValueError, match="contains '/'"):
         flatten({"a/b": np.zeros(1)})
+
+
+def test_the_same_weights_make_the_same_bytes(tmp_path):
+    """Safetensors writes metadata in an order of its own, another in every call."""
+    written = set()
+    for number in range(8):
+        export(tmp_path / str(number), make_params(), ARCHITECTURE | {"text": "Zürich\n\u2028"})
+        written.add((tmp_path / str(number) / "model.safetensors").read_bytes())
+    assert len(written) == 1
+    loaded, architecture = load_export(tmp_path / "0", abstract(make_params()))
+    assert architecture["text"] == "Zürich\n\u2028" and loaded.keys() == make_params().keys()

@@ -42,7 +42,7 @@ from absl import flags
 from rich.console import Console
 
 from mirage_jax.cli.helpers import common
-from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
+from mirage_jax.cli.helpers.flag_types import Integer, PathName, PathNames, Real
 from mirage_jax.convert.all_in_one import PARTS
 from mirage_jax.io import outputs
 from mirage_jax.world.conditioners import KINDS
@@ -53,7 +53,7 @@ _DTYPES = {
     "float16": np.dtype(np.float16),
 }
 
-_SOURCE = flags.DEFINE_list("source", [], "What to read; several are merged.")
+_SOURCE = flags.DEFINE(PathNames(), "source", [], "What to read; several are merged.")
 _TO = flags.DEFINE(PathName(), "to", "", "Folder of the export, or what to write an export to.")
 _MODEL = flags.DEFINE_string("model", "", "wan22_ti2v_5b, mirage_5b or spatia_5b: what to expect.")
 _HEADS = flags.DEFINE(
@@ -117,7 +117,7 @@ def run(console: Console) -> None:
 
     if not _SOURCE.value or not _TO.value:
         raise common.UserError("give --source=FILE_OR_FOLDER and --to=FOLDER_OR_FILE")
-    sources, out = [Path(s).expanduser() for s in _SOURCE.value], Path(_TO.value)
+    sources, out = [Path(s) for s in _SOURCE.value], Path(_TO.value)
     dtype = _DTYPES.get(_DTYPE.value)
     save = save_orbax if _FORMAT.value == "orbax" else save_export
     ours = is_ours(sources[0])
@@ -182,10 +182,10 @@ def _check_target(out: Path, sources: Sequence[Path], form: str) -> None:
             raise common.UserError(f"{where}: that is what --source reads, expected another name")
         files = source.iterdir() if source.is_dir() else [source]
         reads |= {f"--source ({file})": file for file in files if file.is_file()}
-    if form == "safetensors" and out.suffix == ".safetensors":
+    if form == "safetensors" and out.suffix.lower() == ".safetensors":
         outputs.check_file(where, out, TENSORS, reads=reads)
         return
-    if out.suffix in _FILES and not out.is_dir():
+    if out.suffix.lower() in _FILES and not out.is_dir():
         expected = " or a .safetensors file" if form == "safetensors" else ""
         raise common.UserError(f"{where}: found {out.suffix!r}, expected a folder{expected}")
     if form == "export":

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from mirage_jax.cli.helpers import build, common, config_check, input_check, timing
+from mirage_jax.cli.helpers.stored_fields import check_overrides
 from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
 
@@ -294,6 +295,7 @@ def _rollouts(
 def main() -> None:
     config = common.resolve_config()
     workdir = Workdir(common.workdir())
+    check_overrides(workdir, "latent", common.overrides()[2], used=())
     common.prepare_jax(config, workdir)
     run(config, workdir, Console())
 

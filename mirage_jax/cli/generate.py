@@ -31,9 +31,11 @@ from rich.console import Console
 from mirage_jax.cli.helpers import build, common, config_check, prompts
 from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
 from mirage_jax.cli.helpers.rollout_files import OutputFiles, write_rollout
+from mirage_jax.cli.helpers.stored_fields import check_overrides, stored_fields
 from mirage_jax.io.geometry_npz import GeometryFile, read_geometry
+from mirage_jax.io.image_files import read_rgb
 from mirage_jax.io.outputs import check_file
-from mirage_jax.io.picture_files import open_picture, read_picture, read_picture_depth
+from mirage_jax.io.picture_files import read_picture, read_picture_depth
 from mirage_jax.io.text import EMBEDDINGS
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.world import WorldModel, depth_estimators, loading, walk
@@ -42,7 +44,9 @@ from mirage_jax.world.presets import PRESETS, with_fields
 from mirage_jax.world.sampling import memory_scale
 from mirage_jax.world.world_file import read_world_file
 
-_IMAGE = flags.DEFINE(PathName(), "image", "", "Picture to start from.")
+_IMAGE = flags.DEFINE(
+    PathName(), "image", "", "Picture to start from; white shows through transparent pixels."
+)
 _DEPTH = flags.DEFINE(
     PathName(),
     "depth",
@@ -69,12 +73,15 @@ _GEOMETRY = flags.DEFINE(
 _START_FRAME = flags.DEFINE(
     Integer(least=0), "start_frame", 0, "Frame of the geometry to begin with."
 )
+_INSIST = flags.DEFINE_bool(
+    "insist", False, "Take depths and intrinsics that look wrong as they are."
+)
 _OUT = flags.DEFINE(PathName(), "out", "generated.mp4", "Video to write.")
 _FPS = flags.DEFINE(
     Real(above=0.01, below=1000),
     "fps",
     10.0,
-    "Frames per second of the video; of a geometry, its own.",
+    "Frames per second of the video; by default those of the geometry or the world.",
 )
 _SEED = flags.DEFINE(Integer(least=0, most=2**32 - 1), "seed", 0, "Seed of the noise.")
 
@@ -196,7 +203,7 @@ def _check_flags(files: OutputFiles) -> None:
         if flag != "--geometry" and not path.exists():  # which is read next
             raise FileNotFoundError(f"{flag}: {path}: no such file")
     if _IMAGE.value:
-        open_picture(Path(_IMAGE.value))
+        read_rgb(Path(_IMAGE.value), at_least=1)
 
 
 def _check_walk(workdir: Workdir, geometry: GeometryFile | None) -> None:
@@ -303,6 +310,7 @@ def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> walk.
             frames=_FRAMES.value,
             depth_estimator=estimator,
             depth_source=source,
+            insist=_INSIST.value,
         )
     file = None
     if entry == "world":
@@ -312,11 +320,33 @@ def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> walk.
         picture, camera = read_picture(Path(_IMAGE.value), model.size, _FOV.value)
         depth = None
         if _DEPTH.value:
-            depth = read_picture_depth(Path(_DEPTH.value), Path(_IMAGE.value), model.size)
-        world = model.start(picture, camera, depth=depth)
-    poses = _path(model.chunk_frames, np.asarray(world.cam2world, np.float64))
+            depth = read_picture_depth(
+                Path(_DEPTH.value), Path(_IMAGE.value), model.size, insist=_INSIST.value
+            )
+        world = model.start(picture, camera, depth=depth, insist=_INSIST.value)
+    poses = _path(model.chunk_frames, world.pose)
     source = source or "geometry head"
     return walk.Walk(world, poses, None, estimator, depth_source=source, file=file)
+
+
+def _used_fields(entry: str, workdir: Workdir) -> list[str]:
+    """Fields of the config that a rollout goes by, see `build.generation_model`."""
+    used = ["tiny", "host_devices"]
+    if entry == "image":  # a saved world and a geometry bring their own
+        used.append("memory.capacity")
+    if not stored_fields(workdir, _DENOISER.value).get("chunk_frames"):  # converted weights
+        return [*used, "sky_depth"]
+    return used if _PRESET.value else [*used, "sampling."]
+
+
+def _frames_per_second(geometry: GeometryFile | None, planned: walk.Walk) -> float:
+    """What was asked for, else that of the geometry or of the frames that are there already."""
+    if flags.FLAGS["fps"].present:
+        return _FPS.value
+    if geometry is not None:
+        return geometry.fps or 16.0
+    between = planned.world.origin.frame_seconds
+    return 1 / between if between else _FPS.value
 
 
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
@@ -326,13 +356,16 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
     _check_flags(files)
     geometry = None
     if entry == "geometry":
-        geometry = read_geometry(Path(_GEOMETRY.value), _START_FRAME.value)
+        geometry = read_geometry(Path(_GEOMETRY.value), _START_FRAME.value, insist=_INSIST.value)
     _check_walk(workdir, geometry)
+    named = common.overrides()[2]
+    unused = check_overrides(workdir, _DENOISER.value, named, _used_fields(entry, workdir))
+    if unused:
+        names = ", ".join(f"--config.{name}" for name in unused)
+        console.print(f"[yellow]not used here: {names}[/]", soft_wrap=True)
     model = _model(config, workdir, geometry)
     planned = _walk(entry, model, geometry)
-    fps = _FPS.value
-    if geometry is not None and not flags.FLAGS["fps"].present:
-        fps = geometry.fps or 16.0
+    fps = _frames_per_second(geometry, planned)
     record: dict[str, Any] = {
         "started_from": {entry: flags.FLAGS[entry].value},
         "trajectory": None if entry == "geometry" else _TRAJECTORY.value,

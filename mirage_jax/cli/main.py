@@ -18,6 +18,7 @@ import importlib
 import sys
 
 from mirage_jax.cli.helpers.allocator import restart_with_large_pages
+from mirage_jax.cli.helpers.quiet import silence_libraries
 
 COMMANDS = ("quickstart", "record", "train", "generate", "evaluate", "bench", "convert", "compile")
 
@@ -30,6 +31,7 @@ def main() -> None:
         return
     command = arguments[0]
     if command in ("--version", "version"):
+        silence_libraries()
         from mirage_jax.cli.helpers import version  # imports JAX
 
         print(version.describe())

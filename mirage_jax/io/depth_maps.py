@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
+
+from mirage_jax.io.image_files import opened
+from mirage_jax.plausible import odd_depth, refuse
 
 SUFFIXES = (".png", ".npy", ".npz")
 """Kinds of depth files."""
@@ -22,27 +24,29 @@ _METRES_PER_UNIT = 0.001
 _GREY_16 = "I;16"
 
 
-def read_depth(path: Path) -> Float[np.ndarray, "height width"]:
+def read_depth(path: Path, *, insist: bool = False) -> Float[np.ndarray, "height width"]:
     """Reads a depth map, float32 metres.
 
     Args:
       path: a 16-bit grey PNG in millimetres (0 = unknown, at most 65.535 m), a .npy array, or a
         .npz file with an array named "depth"; arrays are floating point metres of shape [H, W], 0
         where unknown, inf for sky.
+      insist: take numbers that look like millimetres.
 
     Raises:
       ValueError: naming the file, for another kind of file, unreadable contents, another type or
         shape, NaN or negative values, or a map without any known depth.
       FileNotFoundError: if there is no such file.
     """
-    if path.suffix not in SUFFIXES:
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES:
         raise ValueError(f"{path}: found suffix {path.suffix!r}, expected {', '.join(SUFFIXES)}")
     try:
-        depth = _read_png(path) if path.suffix == ".png" else _read_array(path)
+        depth = _read_png(path) if kind == ".png" else _read_array(path)
     except FileNotFoundError:
         raise
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not a readable {path.suffix} file ({error})") from error
+        raise ValueError(f"{path}: not a readable {kind} file ({error})") from error
     if depth.ndim != 2 or not depth.size:
         raise ValueError(f"{path}: found shape {depth.shape}, expected [H, W]")
     wrong = int((~(depth >= 0)).sum())
@@ -53,11 +57,13 @@ def read_depth(path: Path) -> Float[np.ndarray, "height width"]:
         )
     if not (depth > 0).any():
         raise ValueError(f"{path}: every pixel is 0 (unknown)")
+    if kind != ".png":
+        refuse(str(path), odd_depth(depth), insist)
     return depth.astype(np.float32)
 
 
 def _read_png(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
+    with opened(path) as image:
         if image.mode != _GREY_16:
             raise ValueError(
                 f"{path}: found a picture of mode {image.mode}, expected 16-bit grey (millimetres)"
@@ -76,7 +82,10 @@ def _read_array(path: Path) -> np.ndarray:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if found.dtype.kind != "f":
-        raise ValueError(f"{path}: found {found.dtype}, expected floating point metres")
+        raise ValueError(
+            f"{path}: found {found.dtype}, expected floating point metres "
+            "(millimetres as a 16-bit PNG)"
+        )
     return found
 
 

@@ -14,13 +14,17 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics
 from mirage_jax.io import video as video_io
+from mirage_jax.io.image_files import read_rgb
+from mirage_jax.plausible import odd_depth, odd_intrinsics, refuse
 
 _SIDE_FILES = ("clip.mp4", "first_frame.png")
 _NO_SIZE = (-1, -1)
+_SKEW = 1e-6
+"""Of the focal length, and of 1 in the last row: as much as rounding makes of 0 and of 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,7 @@ class GeometryFile:
       depths: z-depth in metres; 0 = unknown.
       intrinsics: fx, fy, cx, cy in pixels of the `size`.
       cam2world: poses, OpenCV axes, metres.
-      frames: pictures of all poses, or the first alone.
+      frames: pictures of all poses, or of the first ones alone.
       masks: which pixels may be remembered; None = all.
       original_size: (H, W) that video is to be made in; None if the file does not say.
       fps: frames per second; None if the file does not say.
@@ -56,14 +60,12 @@ class GeometryFile:
         return self.depths.shape[1], self.depths.shape[2]
 
     def camera(self, size: tuple[int, int]) -> Camera:
-        """Cameras of all frames, for pictures of `size`; float32, as devices take them."""
+        """Cameras of all frames, for pictures of `size`; the poses as they are, in float64."""
         scale = np.array([size[1] / self.size[1], size[0] / self.size[0]] * 2)
-        return Camera(
-            (self.intrinsics * scale).astype(np.float32), self.cam2world.astype(np.float32), size
-        )
+        return Camera((self.intrinsics * scale).astype(np.float32), self.cam2world, size)
 
 
-def read_geometry(path: Path, start: int = 0) -> GeometryFile:
+def read_geometry(path: Path, start: int = 0, *, insist: bool = False) -> GeometryFile:
     """Reads a geometry.npz.
 
     Without `frames`, the pictures are those of clip.mp4 beside the file or, for the first frame,
@@ -72,6 +74,7 @@ def read_geometry(path: Path, start: int = 0) -> GeometryFile:
     Args:
       path: the file.
       start: number of the frame to begin with; its picture and its depth must be there.
+      insist: take depths that look like millimetres, or intrinsics like those of other pictures.
 
     Raises:
       FileNotFoundError: if the file, or every source of pictures, is missing.
@@ -83,14 +86,14 @@ def read_geometry(path: Path, start: int = 0) -> GeometryFile:
         raise FileNotFoundError(f"{path}: no such file; expected Mirage's geometry.npz")
     with contextlib.closing(_Arrays(path)) as arrays:
         depths = arrays.get("depths", "f", ("F", "H", "W"))
-        matrices = arrays.get("intrinsics", "f", ("F", 3, 3))
-        cam2world = arrays.get("poses_c2w", "f", ("F", 4, 4))
+        matrices = arrays.get("intrinsics", "fiu", ("F", 3, 3))
+        cam2world = arrays.get("poses_c2w", "fiu", ("F", 4, 4))
         frames = arrays.find("frames", "u", ("n", "H", "W", 3))
         masks = arrays.find("masks", "biu", ("F", "H", "W"))
         arrays.find("frame_indices", "iu", ("F",))
         original = _size(arrays, "original_size")
         processed = _size(arrays, "processed_size")
-        fps = arrays.find("fps", "fiu", (1,))
+        fps = arrays.find("fps", "fiu", ("n",), scalar=True)
 
     count, size = len(depths), depths.shape[1:]
     for name, array in (("intrinsics", matrices), ("poses_c2w", cam2world)):
@@ -106,21 +109,26 @@ def read_geometry(path: Path, start: int = 0) -> GeometryFile:
         frames = _pictures_beside(path, processed, start)
     elif frames.dtype != np.uint8:
         raise ValueError(f"{path}: frames: found {frames.dtype}, expected uint8")
-    if frames.shape[1:3] != size or len(frames) not in (1, count):
+    if frames.shape[1:3] != size or len(frames) > count:
         raise ValueError(
-            f"{path}: frames: found {len(frames)} of {frames.shape[1:3]} pixels, expected 1 or "
+            f"{path}: frames: found {len(frames)} of {frames.shape[1:3]} pixels, expected up to "
             f"{count} of {size} as depths"
         )
     if start >= len(frames):
-        raise ValueError(f"{path}: frames: found the first alone, expected that of number {start}")
+        raise ValueError(
+            f"{path}: frames: found the first {len(frames)} alone, expected that of number {start}"
+        )
     if not (depths[start] > 0).any():
         raise ValueError(f"{path}: depths[{start}]: found no depth above 0, expected metres")
     if fps is not None and not fps[0] > 0:
         raise ValueError(f"{path}: fps: found {fps[0]}, expected a positive number")
+    lens = check_intrinsics(_focal(path, matrices), size, f"{path}: intrinsics")
+    refuse(f"{path}: intrinsics", odd_intrinsics(lens, size), insist)
+    refuse(f"{path}: depths", odd_depth(depths[start]), insist)
     return GeometryFile(
         path,
         depths.astype(np.float32, copy=False),
-        check_intrinsics(_focal(path, matrices), size, f"{path}: intrinsics"),
+        lens,
         check_cam2world(cam2world, f"{path}: poses_c2w"),
         frames,
         None if masks is None else masks.astype(bool),
@@ -154,8 +162,13 @@ class _Arrays:
             raise ValueError(f"{self.path}: {name}: found none among {sorted(self._file)}")
         return array
 
-    def find(self, name: str, kinds: str, shape: tuple[str | int, ...]) -> np.ndarray | None:
-        """An array, or None if it is not there or empty; `kinds` are numpy's letters."""
+    def find(
+        self, name: str, kinds: str, shape: tuple[str | int, ...], *, scalar: bool = False
+    ) -> np.ndarray | None:
+        """An array, or None if it is not there or empty; `kinds` are numpy's letters.
+
+        A `scalar` may come as a number or as an array of one.
+        """
         if name not in self._file:
             return None
         try:
@@ -168,9 +181,15 @@ class _Arrays:
             raise ValueError(f"{self.path}: {name}: damaged ({error})") from error
         if not array.size:
             return None
-        fits = array.ndim == len(shape) and all(
-            isinstance(wanted, str) or found == wanted
-            for found, wanted in zip(array.shape, shape, strict=True)
+        if scalar and array.size == 1:
+            array = array.reshape(1)
+        fits = (
+            array.ndim == len(shape)
+            and not (scalar and array.size != 1)
+            and all(
+                isinstance(wanted, str) or found == wanted
+                for found, wanted in zip(array.shape, shape, strict=True)
+            )
         )
         if array.dtype.kind not in kinds or not fits:
             raise ValueError(
@@ -196,11 +215,12 @@ def _size(arrays: _Arrays, name: str) -> tuple[int, int] | None:
 
 def _focal(path: Path, matrices: np.ndarray) -> np.ndarray:
     """fx, fy, cx, cy of matrices that hold nothing else."""
-    plain = np.zeros_like(matrices)
-    for row, column in ((0, 0), (1, 1), (0, 2), (1, 2)):
-        plain[:, row, column] = matrices[:, row, column]
-    plain[:, 2, 2] = 1.0
-    wrong = (np.nan_to_num(matrices - plain) != 0).any((1, 2))
+    matrices = matrices.astype(np.float64)
+    # Rounding of a calibration is let pass: a skew of so little moves no pixel.
+    focal = np.abs(matrices[:, 0, 0]).clip(1.0)
+    plain = (np.abs(matrices[:, [0, 1], [1, 0]]) <= _SKEW * focal[:, None]).all(1)
+    plain &= (np.abs(matrices[:, 2] - [0, 0, 1]) <= _SKEW).all(1)
+    wrong = ~plain
     if wrong.any():
         first = int(np.argmax(wrong))
         raise ValueError(
@@ -220,11 +240,7 @@ def _pictures_beside(path: Path, size: tuple[int, int] | None, start: int) -> np
                 f"{path}: frames: found none and {first.name} alone beside it, expected the "
                 f"picture of number {start}"
             )
-        try:
-            with Image.open(first) as image:
-                pictures = np.asarray(image.convert("RGB"))[None]
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise ValueError(f"{first}: not a readable picture ({error})") from error
+        pictures = read_rgb(first)[None]
     else:
         raise FileNotFoundError(
             f"{path}: frames: found none; expected them there, or {' or '.join(_SIDE_FILES)} "

@@ -116,7 +116,7 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
 def json_fields(path: Path) -> dict[str, Any]:
     """The fields of a JSON object; {} for any other file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError):
         return {}
     return found if isinstance(found, dict) else {}

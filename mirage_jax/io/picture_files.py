@@ -6,30 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from mirage_jax.geometry import Camera, crop_picture, field_of_view, resize_picture
+from mirage_jax.geometry import Camera, crop_camera, field_of_view, resize_camera
 from mirage_jax.io.depth_maps import read_depth, resample
-
-
-def open_picture(path: Path) -> Image.Image:
-    """A picture file in RGB, turned the way up that it was taken.
-
-    Raises:
-      ValueError: naming the file, if it is not a picture, damaged or far too large.
-      OSError: if it cannot be opened.
-    """
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not a picture (expected PNG, JPEG, WebP, ...)") from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: too large ({error})") from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of them on damage
-        if isinstance(error, OSError) and error.filename is not None:
-            raise
-        raise ValueError(f"{path}: damaged ({error})") from error
+from mirage_jax.io.image_files import picture_file_size, read_rgb
 
 
 def centred_window(
@@ -58,29 +39,34 @@ def read_picture(
       fov: degrees across the shorter side of what is cut out.
 
     Raises:
-      ValueError, OSError: as `open_picture`.
+      ValueError, OSError: as `image_files.read_rgb`.
     """
-    picture = np.asarray(open_picture(path))
-    top, left, window = centred_window(picture.shape[:2], size)
-    whole = (picture.shape[0], picture.shape[1])
+    whole = picture_file_size(path)
+    top, left, window = centred_window(whole, size)
     lens = field_of_view(fov, window)
     # The lens is in the middle of the picture, which may be half a pixel beside the window's.
     lens[2:] = whole[1] / 2, whole[0] / 2
     camera = Camera(lens, np.eye(4, dtype=np.float32), whole)
-    cut, camera = crop_picture(picture, camera, top, left, window)
-    return resize_picture(cut, camera, size, Image.Resampling.BOX)
+    picture = Image.fromarray(read_rgb(path, at_least=max(size)))  # may be smaller than the file's
+    x, y = picture.width / whole[1], picture.height / whole[0]
+    box = (left * x, top * y, (left + window[1]) * x, (top + window[0]) * y)
+    # A box counts a pixel whole or not at all: right only where none is cut through.
+    whole_pixels = all(edge == round(edge) for edge in box)
+    resampling = Image.Resampling.BOX if whole_pixels else Image.Resampling.HAMMING
+    resized = picture.resize((size[1], size[0]), resampling, box=box)
+    return np.asarray(resized), resize_camera(crop_camera(camera, top, left, window), size)
 
 
 def read_picture_depth(
-    path: Path, picture: Path, size: tuple[int, int]
+    path: Path, picture: Path, size: tuple[int, int], *, insist: bool = False
 ) -> Float[np.ndarray, "h w"]:
     """A depth file as float32 metres, cut and resized as `read_picture` does its picture.
 
     Raises:
       ValueError: if it is not a depth file, or not of the picture's size.
     """
-    depth = read_depth(path)
-    expected = open_picture(picture).size[::-1]
+    depth = read_depth(path, insist=insist)
+    expected = picture_file_size(picture)
     if depth.shape != expected:
         raise ValueError(
             f"{path}: found {depth.shape[0]} x {depth.shape[1]} pixels, expected "

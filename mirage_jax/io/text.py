@@ -78,7 +78,7 @@ class Tokenizer:
 
     def __init__(self, path: str | Path):
         path = Path(path)
-        pieces = path.suffix == ".model"
+        pieces = path.suffix.lower() == ".model"
         package = "sentencepiece" if pieces else "tokenizers"
         try:
             module = importlib.import_module(package)

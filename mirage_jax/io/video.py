@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 from fractions import Fraction
@@ -17,6 +18,7 @@ from jaxtyping import UInt8
 from mirage_jax.io.atomic import replacing
 
 _SMALL = 256
+_FASTEST = 1000
 _CODECS = ("libx264", "libopenh264", "mpeg4")
 
 
@@ -93,6 +95,16 @@ class VideoWriter:
         self._stack.__exit__(*error)
 
 
+def _frame_rate(fps: float | int) -> Fraction:
+    """The rate as mp4 stores it; ValueError if that would be another one."""
+    if not 0 < fps < math.inf:
+        raise ValueError(f"fps: found {fps}, expected a positive number")
+    rate = Fraction(fps).limit_denominator(1001)
+    if abs(rate - Fraction(fps)) > Fraction(fps) / 100 or rate > _FASTEST:
+        raise ValueError(f"fps: found {fps}, expected from 0.01 to {_FASTEST}")
+    return rate
+
+
 class _Encoder:
     """An open H.264 stream into a file."""
 
@@ -104,8 +116,7 @@ class _Encoder:
         scale: int | None,
         crf: int,
     ):
-        if not fps > 0:
-            raise ValueError(f"fps: found {fps}, expected a positive number")
+        rate = _frame_rate(fps)
         self._scale = max(1, -(-_SMALL // min(size))) if scale is None else scale
         if self._scale < 1:
             raise ValueError(f"scale: found {scale}, expected a positive whole number")
@@ -115,9 +126,9 @@ class _Encoder:
         self._size = size
         # The index goes to the front, for players that stream.
         options = {"movflags": "+faststart"}
-        self._container = av.open(file, "w", format="mp4", options=options)
+        # Absolute: FFmpeg takes what stands before a colon for a protocol.
+        self._container = av.open(os.path.abspath(file), "w", format="mp4", options=options)
         codec = next(name for name in _CODECS if name in av.codecs_available)
-        rate = Fraction(fps).limit_denominator(1001)
         self._stream = stream = cast(VideoStream, self._container.add_stream(codec, rate=rate))
         stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"
@@ -163,7 +174,7 @@ def read_video(
         raise ValueError(f"max_frames: found {max_frames}, expected at least 1")
     frames: list[np.ndarray] = []
     try:
-        with av.open(os.fspath(path)) as container:
+        with av.open(os.path.abspath(path)) as container:
             if not container.streams.video:
                 raise ValueError(f"{path}: found no video stream, expected a video")
             stream = container.streams.video[0]

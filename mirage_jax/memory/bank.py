@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Num
 from mirage_jax import geometry
 from mirage_jax.memory import pooling
 from mirage_jax.memory.explicit_axes import compiler_splits, spec_of
+from mirage_jax.origin import check_positions, check_times
 
 # A cell is written if more than this share of it is static.
 STATIC_SHARE = 0.5
@@ -180,7 +181,8 @@ def write(
     Returns:
       The extended memory and the counts of what happened to each cell.
     Raises:
-      ValueError: if shapes do not fit each other or the memory.
+      ValueError: if shapes do not fit each other or the memory, or if NumPy arrays hold positions
+        or times that float32 does not keep apart (see `mirage_jax.origin`).
     """
     cells = cells_of_frames(
         mem, tokens, depth, camera, static=static, confidence=confidence, times=times
@@ -318,6 +320,9 @@ def _check_write(
     times: Any,
 ) -> None:
     frames, h, w, channels = tokens.shape
+    if isinstance(camera.cam2world, np.ndarray):
+        check_positions(camera.cam2world[..., :3, 3], "memory.write: camera")
+    check_times(times, "memory.write: times")
     if channels != mem.channels:
         raise ValueError(
             f"memory.write: tokens have {channels} channels, the memory holds {mem.channels}"

@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mirage_jax import geometry
 from mirage_jax.memory.bank import LatentMemory
 from mirage_jax.memory.explicit_axes import compiler_splits, spec_of_views
+from mirage_jax.origin import check_positions, check_times
 
 # Elements nearer than this (metres) are behind or inside the lens.
 NEAR = 1e-3
@@ -88,8 +89,8 @@ def read(
     Returns:
       A `ReadOut`.
     Raises:
-      ValueError: for an unknown `prefer` or `cells`, an even `footprint`, or a camera or grid of
-        another shape.
+      ValueError: for an unknown `prefer` or `cells`, an even `footprint`, a camera or grid of
+        another shape, or a NumPy camera or a time that float32 does not keep.
     """
     if len(grid) != 2:
         raise ValueError(f"memory.read: found grid {grid}, expected (rows, columns) of cells")
@@ -152,6 +153,10 @@ def read_shard(
     if cells not in CELLS:
         raise ValueError(f"memory.read: found cells={cells!r}, expected one of {CELLS}")
     camera = geometry.complete_camera(camera, "memory.read")
+    if isinstance(camera.cam2world, np.ndarray):
+        check_positions(camera.cam2world[..., :3, 3], "memory.read: camera")
+    geometry.check_shape(camera, grid)
+    check_times(time, "memory.read: time")
     lead = camera.shape
     views = flatten(camera)
     hits = project_to_cells(mem.xyz, mem.valid, views, grid, cells)

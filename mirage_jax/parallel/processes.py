@@ -73,6 +73,7 @@ def initialize(
         if not several and "JAX_COORDINATOR_ADDRESS" not in environment:
             return False
         coordinator = AUTO
+    found = environment.get("JAX_COORDINATOR_ADDRESS", "") if coordinator == AUTO else ""
     explicit: dict[str, Any] = {}
     if coordinator != AUTO:
         if not re.fullmatch(r".+:\d+", coordinator):
@@ -98,9 +99,12 @@ def initialize(
                 **explicit, initialization_timeout=timeout, shutdown_timeout_seconds=60
             )
     except (RuntimeError, ValueError) as error:
+        alone = ""
+        if found:
+            alone = f"; JAX_COORDINATOR_ADDRESS is {found!r}: unset it for a run of one process"
         raise ValueError(
             f"the processes of this run did not come together (coordinator {coordinator}): "
-            f"{' '.join(str(error).split())[:300]}"
+            f"{' '.join(str(error).split())[:300]}{alone}"
         ) from error
     return jax.process_count() > 1
 

@@ -12,6 +12,12 @@ from flax.traverse_util import flatten_dict
 
 from mirage_jax.io.atomic import write_atomically
 
+_NOTES = {
+    ".batch_size": "; batches are counted, so some clips are passed over or seen again: for a run "
+    "that sees them in order, init_from=THIS RUN in another folder"
+}
+"""What a change brings with it, by how the name of the field ends."""
+
 
 def git_revision(folder: str | Path) -> str:
     """Commit of the working tree that `folder` lies in, `+changes` where it is not clean."""
@@ -36,6 +42,7 @@ def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[
     new = flatten_dict(json.loads(json.dumps(after)), sep=".")
     return [
         f"{name}: {old.get(name, 'absent')!r} in the checkpoint, now {new.get(name, 'absent')!r}"
+        + next((note for end, note in _NOTES.items() if name.endswith(end)), "")
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]

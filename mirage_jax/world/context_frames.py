@@ -14,7 +14,7 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mirage_jax.chunks import latent_cameras
+from mirage_jax.chunks import TEMPORAL_STRIDE, latent_cameras
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import Keyframes, LatentMemory, frustum_voxels, retrieval
 from mirage_jax.world.options import CHOICES
@@ -66,6 +66,28 @@ def add(
         keyframes=retrieval.add(frames.keyframes, depth, camera, numbers),
         latents=frames.latents.at[slot].set(latents, mode="drop"),
         elements=frames.elements.at[slot].set(bank.count, mode="drop"),
+    )
+
+
+def follow(
+    frames: ContextFrames,
+    latents: Float[Array, "l h w c"],
+    read: Float[Array, "l h w r"],
+    preceding: int,
+) -> ContextFrames:
+    """The end of a chunk as what precedes the next, of which the last begins it.
+
+    Args:
+      frames: before the chunk.
+      latents: of the chunk.
+      read: what the memory showed at them.
+      preceding: frames that may precede a chunk.
+    """
+    count = -(-preceding // TEMPORAL_STRIDE) + 1
+    new = min(len(frames.recent), 1)  # the first latent of a later chunk is there already
+    return frames.replace(  # type: ignore[attr-defined]
+        recent=jnp.concatenate([frames.recent, latents[new:]])[-count:],
+        context=jnp.concatenate([frames.context, read[new:]])[-count:],
     )
 
 

@@ -186,13 +186,19 @@ def _parts_folder(path: Path) -> Path | None:
     )
 
 
+def _denoisers(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("denoiser_*") if path.is_dir()]
+
+
 def _read_parts(folder: Path, memory: str) -> Parts:
     path = folder / f"denoiser_{memory}"
     for part in (folder / "encoder", path):
         if not part.exists():
+            known = sorted(other.name.removeprefix("denoiser_") for other in _denoisers(folder))
+            there = f" (denoisers that are there: {', '.join(known)})" if known else ""
             raise FileNotFoundError(
-                f"{part}: no weights there; make them with `mirage train` or `mirage convert`, or "
-                "name another folder by --workdir"
+                f"{part}: no weights there{there}; make them with `mirage train` or `mirage "
+                "convert`, or name another folder by --workdir"
             )
     encoder = LatentEncoder.load(folder / "encoder")
     params, module, made = load_module(

@@ -21,12 +21,13 @@ from mirage_jax.geometry import Camera
 from mirage_jax.memory import LatentMemory, WriteReport
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
-from mirage_jax.world import context_frames
+from mirage_jax.origin import Origin
+from mirage_jax.world import context_frames, posed_pictures
+from mirage_jax.world import options as run_options
 from mirage_jax.world.conditioners import Conditioner, Frames, camera_rays
 from mirage_jax.world.context_frames import ContextFrames
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
-from mirage_jax.world.posed_pictures import maps_of_pictures, posed_pictures
 from mirage_jax.world.sampling import sample_chunk
 from mirage_jax.world.state import World
 
@@ -65,6 +66,9 @@ class WorldModel:
     text: Any = None
     negative_text: Any = None
 
+    def __post_init__(self) -> None:
+        run_options.check_options(self)
+
     def __repr__(self) -> str:
         sizes = f"size={self.size}, chunk_frames={self.chunk_frames}"
         return f"WorldModel({sizes}, conditioner={self.conditioner.kind!r}, {self.sampler})"
@@ -83,6 +87,8 @@ class WorldModel:
         static: Float[np.ndarray, "*k sh sw"] | None = None,
         capacity: int | None = None,
         keyframes: int | None = None,
+        origin: Origin | None = None,
+        insist: bool = False,
     ) -> World:
         """A world that knows one picture, or the pictures of a posed clip.
 
@@ -96,16 +102,21 @@ class WorldModel:
           capacity: elements that the memory can hold, by default `memory.capacity`.
           keyframes: frames that can become references; by default as many as the memory has room
             for, were each of them all new.
+          origin: what the world keeps positions and times relative to; by default zero or, of
+            cameras far from it (as in UTM), beside the first. Give those as float64 NumPy arrays.
+          insist: take depths that look like millimetres, or intrinsics like other pictures'.
 
         Raises:
           ValueError: on pictures, a camera or maps that do not fit the model or each other.
         """
-        depths = maps_of_pictures(depth, pictures, "depth")
-        still = maps_of_pictures(static, pictures, "static")
-        pictures, camera = posed_pictures(pictures, camera, self.size)
+        depths = posed_pictures.depth_of_pictures(depth, pictures, insist)
+        still = posed_pictures.maps_of_pictures(static, pictures, "static")
+        pictures, camera = posed_pictures.posed_pictures(pictures, camera, self.size, insist)
+        camera, origin = posed_pictures.placed(camera, origin)
         begin = jax.jit(WorldModel.begin, static_argnums=(5, 6))
         model_range = to_model_range(pictures)
-        return begin(self, model_range, camera, depths, still, capacity, keyframes)[0]
+        world = begin(self, model_range, camera, depths, still, capacity, keyframes)[0]
+        return world.replace(origin=origin)
 
     def begin(
         self,
@@ -138,15 +149,10 @@ class WorldModel:
             static=static,
             frames=frames,
         )
-        world = World(
-            bank=bank,
-            latent=latents[-1],
-            cam2world=jnp.asarray(camera.cam2world[-1], jnp.float32),
-            intrinsics=jnp.asarray(camera.intrinsics[-1], jnp.float32),
-            frames=jnp.asarray(count, jnp.int32),
-            context_frames=frames if self.memory.rewrite_first else with_pictures,
-        )
-        return world, report
+        pose = jnp.asarray(camera.cam2world[-1], jnp.float32)
+        lens = jnp.asarray(camera.intrinsics[-1], jnp.float32)
+        kept = frames if self.memory.rewrite_first else with_pictures
+        return World(bank, latents[-1], pose, lens, jnp.asarray(count, jnp.int32), kept), report
 
     def advance(
         self, world: World, cam2world: Float[Array, "f 4 4"], key: PRNGKeyArray
@@ -167,10 +173,9 @@ class WorldModel:
     def choose(self, world: World, camera: Camera) -> Int[Array, " n"]:
         """Slots of the reference frames of a chunk of these cameras; -1 for none."""
         frames: Any = world.context_frames
-        options, targets = self.context_frames, latent_cameras(camera, 1)[:, 0]
-        return context_frames.choose(
-            frames, world.bank, targets, options.references, options.choice
-        )
+        chosen = self.context_frames.references, self.context_frames.choice
+        targets = latent_cameras(camera, 1)[:, 0]
+        return context_frames.choose(frames, world.bank, targets, *chosen)
 
     def generate(
         self,
@@ -295,8 +300,9 @@ class WorldModel:
         )
         if kept is not None and self.context_frames.preceding:
             kept = self._with_recent(kept, bank, latents, read, camera, pictures)
-        pose, lens = camera.cam2world[-1], camera.intrinsics[-1]
-        return World(bank, tokens[-1], pose, lens, world.frames + frames - 1, kept), report
+        lens, pose = camera.intrinsics[-1], camera.cam2world[-1]
+        count = world.frames + frames - 1
+        return World(bank, tokens[-1], pose, lens, count, kept, world.origin), report
 
     def observe(
         self,
@@ -387,9 +393,5 @@ class WorldModel:
             recent = slice(last - whole_latents(min(preceding, last)), last)
             latents = self.encoder.encode(jnp.clip(pictures, -1.0, 1.0)[recent][None])[0]
             read = self.conditioner.read(bank, camera[recent], None, self.encoder)
-        else:
-            count = -(-preceding // TEMPORAL_STRIDE) + 1
-            new = min(len(kept.recent), 1)  # the first latent of a later chunk is there already
-            latents = jnp.concatenate([kept.recent, latents[new:]])[-count:]
-            read = jnp.concatenate([kept.context, read[new:]])[-count:]
-        return kept.replace(recent=latents, context=read)  # type: ignore[attr-defined]
+            return kept.replace(recent=latents, context=read)  # type: ignore[attr-defined]
+        return context_frames.follow(kept, latents, read, preceding)

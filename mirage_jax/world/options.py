@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from mirage_jax.chunks import latents_of_frames
 from mirage_jax.diffusion.samplers import KINDS, METHODS
@@ -74,3 +75,19 @@ class ContextFrameOptions(Settings):
           ValueError: unless `preceding` is 0 or 1 + 4 n.
         """
         return latents_of_frames(self.preceding) if self.preceding else 0
+
+
+def check_options(holder: Any) -> None:
+    """Raises ValueError, naming the field, if a model holds something else than its options."""
+    kinds = {
+        "sampler": SamplerOptions,
+        "memory": MemoryOptions,
+        "context_frames": ContextFrameOptions,
+    }
+    for name, kind in kinds.items():
+        found = getattr(holder, name)
+        if not isinstance(found, kind):
+            raise ValueError(
+                f"{name}: found {found!r}, expected {kind.__name__}; "
+                f"dataclasses.replace(model.{name}, NAME=VALUE) is one with a field changed"
+            )

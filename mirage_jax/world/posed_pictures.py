@@ -8,12 +8,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics, field_of_view
+from mirage_jax.origin import Origin, check_positions, origin_near
+from mirage_jax.plausible import odd_depth, odd_intrinsics, refuse
 
 
 def posed_pictures(
     pictures: Any,
     camera: Any,
     size: tuple[int, int],
+    insist: bool = False,
 ) -> tuple[UInt8[np.ndarray, "k height width 3"], Camera]:
     """Pictures with a leading dimension, and a camera for each.
 
@@ -23,6 +26,7 @@ def posed_pictures(
       camera: with the leading dimension of the pictures; None, for one picture, is at the origin
         and sees 90 degrees across the shorter side.
       size: (H, W) of a model's pictures.
+      insist: take intrinsics that look like those of other pictures.
 
     Raises:
       ValueError: on what is no such array, pictures of another size, or a camera that does not fit
@@ -51,14 +55,48 @@ def posed_pictures(
             raise ValueError(f"camera: found none, expected one for each of {len(pictures)}")
         pose = np.eye(4, dtype=np.float32)
         camera = Camera(field_of_view(90.0, size), pose, size)[None]
+    if camera.size == size[::-1] != size:
+        raise ValueError(f"camera: size: found {camera.size}, expected {size}: height, then width")
     if camera.shape != (len(pictures),) or camera.size != size:
         raise ValueError(
             f"camera: found {camera.shape} cameras of {camera.size} pixels, expected "
             f"{(len(pictures),)} of {size}"
         )
     check_cam2world(camera.cam2world, "camera: cam2world")
-    check_intrinsics(camera.intrinsics, size, "camera: intrinsics")
+    lens = check_intrinsics(camera.intrinsics, size, "camera: intrinsics")
+    refuse("camera: intrinsics", odd_intrinsics(lens, size), insist)
     return pictures, camera
+
+
+def placed(camera: Camera, origin: Origin | None) -> tuple[Camera, Origin]:
+    """Cameras as a world keeps them, relative to an origin in float32, and the origin.
+
+    Args:
+      camera: where they were taken from.
+      origin: None for zero or, of cameras far from it, a place beside the first.
+
+    Raises:
+      ValueError: if one is too far from the origin.
+    """
+    if origin is None:
+        origin = origin_near(camera.cam2world)
+    poses = origin.relative(camera.cam2world)
+    check_positions(poses[..., :3, 3], "camera: cam2world")
+    return camera.replace(cam2world=poses.astype(np.float32)), origin  # type: ignore[attr-defined]
+
+
+def depth_of_pictures(depth: Any, pictures: Any, insist: bool = False) -> np.ndarray | None:
+    """`maps_of_pictures` for depth: in floating point, and not in what looks like millimetres."""
+    if depth is None:
+        return None
+    found = np.asarray(depth)
+    if found.dtype.kind != "f":
+        raise ValueError(
+            f"depth: found {found.dtype}, expected floating point metres (of millimetres, a "
+            "thousandth)"
+        )
+    refuse("depth", odd_depth(found), insist)
+    return maps_of_pictures(found, pictures, "depth")
 
 
 def maps_of_pictures(maps: Any, pictures: Any, name: str) -> np.ndarray | None:

@@ -17,6 +17,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 from mirage_jax import memory
 from mirage_jax.chunks import chunk_bounds, chunks_of_path, latents_of_frames
 from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics
+from mirage_jax.origin import Origin, check_positions
+from mirage_jax.plausible import odd_intrinsics, refuse
 from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.sampling import memory_scale
@@ -26,7 +28,8 @@ DepthEstimator = Callable[
     [UInt8[np.ndarray, "k height width 3"], list[int], Camera, Float[np.ndarray, "k h w"]],
     tuple[Float[np.ndarray, "k dh dw"], Float[np.ndarray, "k sh sw"] | None],
 ]
-"""Depth that is not the head's: pictures, their numbers along the path, cameras, and the depth of
+"""Depth that is not the head's: pictures, their numbers along the path, cameras (relative to the
+world's origin), and the depth of
 what the memory already holds of them (0 = nothing) to depth in metres (0 = unknown, inf = sky) and,
 where it is known, what stands still (1) and what moves (0)."""
 
@@ -65,6 +68,7 @@ def rollout(
     depth_estimator: DepthEstimator | None = None,
     short_last: bool = False,
     noise: Sequence[Float[Array | np.ndarray, "l h w c"]] | None = None,
+    insist: bool = False,
 ) -> Iterator[Chunk]:
     """Walks a world along a camera path, chunk by chunk.
 
@@ -74,7 +78,8 @@ def rollout(
     Args:
       model: the trained parts.
       world: where to start; its pose is the path's first.
-      path: cam2world of every frame, the first being the frame the world is at.
+      path: cam2world of every frame, the first being the frame the world is at (`World.pose`), in
+        the coordinates the world comes from; far from their zero as float64.
       key: randomness, `jax.random.key(0)` by default; chunk n uses `fold_in(key, n)`, n counted
         from the start of the world, so that a continued world gives what an unbroken one would.
       intrinsics: of every frame; by default the world's.
@@ -82,6 +87,7 @@ def rollout(
       short_last: whether the last chunk may be shorter than the others.
       noise: of the latents of every chunk, standard normal, in place of what the key gives: for
         comparisons in which nothing else differs.
+      insist: take intrinsics that look like other pictures'; those of a world that does are taken.
 
     Raises:
       ValueError: on a path of the wrong length, bad poses or intrinsics, or one that starts
@@ -101,11 +107,13 @@ def rollout(
     if not short_last:
         chunks_of_path(len(poses), model.chunk_frames)
     bounds = chunk_bounds(len(poses), model.chunk_frames)
+    poses = world.origin.relative(poses)
     gap = float(np.abs(poses[0] - np.asarray(world.cam2world)).max())
     if gap > 1e-3:
         raise ValueError(
             f"camera path: its first pose is {gap:.3g} away from the world's, expected the same"
         )
+    check_positions(poses[:, :3, 3], "camera path")
     if intrinsics is not None:
         intrinsics = check_intrinsics(intrinsics, model.size)
         if intrinsics.shape != (len(poses), 4):
@@ -113,6 +121,8 @@ def rollout(
                 f"intrinsics: found shape {intrinsics.shape}, expected {(len(poses), 4)}, one for "
                 "each pose"
             )
+        known = odd_intrinsics(np.asarray(world.intrinsics), model.size)
+        refuse("intrinsics", odd_intrinsics(intrinsics, model.size), insist or bool(known))
     if noise is not None:
         _check_noise(noise, bounds, (*model.grid, model.denoiser.in_channels))
     key = jax.random.key(0) if key is None else key
@@ -150,6 +160,8 @@ def _chunks(
     encode_constants = jax.jit(WorldModel.constants, static_argnums=1)
     constants: dict[int, Array | None] = {}
 
+    # What is compiled would be compiled again for every other origin.
+    origin, world = world.origin, world.replace(origin=Origin())  # type: ignore[attr-defined]
     for position, (first, last) in enumerate(bounds):
         done = int(world.frames)
         number = -((1 - done) // (model.chunk_frames - 1))  # a short chunk counts as one
@@ -198,7 +210,7 @@ def _chunks(
         yield Chunk(
             number,
             video if fresh else video[1:],
-            world,
+            world.replace(origin=origin),  # type: ignore[attr-defined]
             report,
             () if slots is None else tuple(int(n) for n in np.asarray(slots) if n >= 0),
             preceding,

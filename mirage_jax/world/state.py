@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import flax.struct
+import numpy as np
+from jaxtyping import Float
 
 from mirage_jax import memory
 from mirage_jax.geometry import check_cam2world, check_intrinsics
+from mirage_jax.origin import Origin
 from mirage_jax.world.context_frames import ContextFrames
 
 if TYPE_CHECKING:
@@ -21,10 +24,11 @@ class World:
     Attributes:
       bank: the memory.
       latent: normalised latent of the last frame alone, [h, w, C]; the next chunk starts from it.
-      cam2world: pose of the last frame, [4, 4].
+      cam2world: pose of the last frame, [4, 4], relative to the origin as all positions are.
       intrinsics: of the pictures, [4].
       frames: frames so far, those it was started from included; also the time.
       context_frames: earlier frames that chunks may be denoised beside; None where there are none.
+      origin: what positions and times are relative to, in float64 and on the host; static.
     """
 
     bank: memory.LatentMemory
@@ -33,6 +37,12 @@ class World:
     intrinsics: Any
     frames: Any
     context_frames: ContextFrames | None = None
+    origin: Origin = flax.struct.field(pytree_node=False, default=Origin())
+
+    @property
+    def pose(self) -> Float[np.ndarray, "4 4"]:
+        """cam2world of the last frame in the coordinates the world comes from, float64."""
+        return self.origin.absolute(np.asarray(self.cam2world))
 
     def __repr__(self) -> str:
         return f"World(frames={self.frames}, {self.bank.count} elements remembered)"

@@ -25,7 +25,7 @@ class Walk:
 
     Attributes:
       world: where it starts.
-      path: cam2world of every frame, the first being the frame the world is at.
+      path: cam2world of every frame, the first being the frame the world is at (`World.pose`).
       intrinsics: of every frame; None for the world's.
       depth_estimator: of what is generated; None for the model's head.
       short_last: whether the last chunk may be shorter than the others.
@@ -55,7 +55,7 @@ def camera_path(
 
     Args:
       trajectory: one of `trajectories.NAMES`, or a file of poses.
-      frames: of the path; 0: two chunks, or all of a file.
+      frames: of the path; 0: two chunks, or all of a file. Of a longer file the first are taken.
       chunk_frames: of the model.
       start: cam2world of the first frame.
       angle: degrees that a named path turns.
@@ -68,7 +68,13 @@ def camera_path(
         count = frames or 2 * (chunk_frames - 1) + 1
         chunks_of_path(count, chunk_frames, f"--frames of {trajectory}")
         return trajectories.make(trajectory, count, angle=angle, distance=distance, start=start)
-    poses = trajectories.load(trajectory, frames or None)
+    poses = trajectories.load(trajectory)
+    if frames:
+        if len(poses) < frames:
+            raise ValueError(
+                f"{trajectory}: found {len(poses)} poses, expected {frames} (--frames)"
+            )
+        poses = poses[:frames]
     chunks_of_path(len(poses), chunk_frames, trajectory)
     return start @ np.linalg.inv(poses[0]) @ poses
 
@@ -98,6 +104,7 @@ def along_geometry(
     frames: int = 0,
     depth_estimator: DepthEstimator | None = None,
     depth_source: str = "",
+    insist: bool = False,
 ) -> Walk:
     """From a picture of a geometry.npz along its poses.
 
@@ -108,6 +115,7 @@ def along_geometry(
       frames: to generate, 0 for as many as there are poses for.
       depth_estimator: of generated frames; by default the model's head or, without one, the file.
       depth_source: name of that, for people.
+      insist: as of `WorldModel.start`.
 
     Raises:
       ValueError: naming --frames and the file, if there are fewer poses or they make no whole
@@ -134,6 +142,7 @@ def along_geometry(
         static=static,
         capacity=model.grid[0] * model.grid[1] * written,
         keyframes=written,
+        insist=insist,
     )
     return Walk(
         world,
@@ -164,12 +173,13 @@ def extended_path(
     lens = walk.world.intrinsics if walk.intrinsics is None else walk.intrinsics
     lens = np.broadcast_to(np.asarray(lens, np.float32), (frames, 4))
     times = np.arange(frames, dtype=np.float64) / fps
+    path = walk.world.origin.relative(walk.path)
     if new:
-        return CameraPath(np.asarray(walk.path, np.float64), lens, times, size)
+        return CameraPath(path, lens, times, size)
     if known is None or known.size != size:
         return None
     return CameraPath(
-        np.concatenate([known.cam2world, walk.path[1:]]),
+        np.concatenate([known.cam2world, path[1:]]),
         np.concatenate([known.intrinsics, lens[1:]]),
         np.concatenate([known.times, known.times[-1] + times[1:]]),
         size,

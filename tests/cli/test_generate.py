@@ -15,14 +15,16 @@ from helpers.tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE
 from mirage_jax import memory, trajectories
 from mirage_jax.cli.helpers import rollout_files
 from mirage_jax.io import video as video_io
+from mirage_jax.origin import Origin
 from mirage_jax.world import Chunk, World, WorldModel, load_world, loading, save_world
 from mirage_jax.world.options import ContextFrameOptions
+from mirage_jax.world.world_file import read_world_file
 
 LOST_AT_START, LOST_PER_CHUNK = 2, 3
 NOTHING_WRITTEN = memory.WriteReport(*[jnp.int32(0)] * 4)
 
 
-def started(model, picture, camera, *, depth=None):
+def started(model, picture, camera, *, depth=None, insist=False):
     bank = memory.create(model.memory.capacity, CHANNELS)
     bank = bank.replace(dropped=jnp.int32(LOST_AT_START))
     latent = jnp.zeros((*GRID, CHANNELS))
@@ -34,7 +36,7 @@ def walked(model, world, path, key, **options):
     dropped = world.bank.dropped + LOST_PER_CHUNK
     world = world.replace(
         bank=world.bank.replace(dropped=dropped),
-        cam2world=np.asarray(path[-1], np.float32),
+        cam2world=np.asarray(world.origin.relative(path[-1]), np.float32),
         frames=world.frames + frames,
     )
     video = np.full((frames, *SIZE, 3), 128, np.uint8)
@@ -331,3 +333,37 @@ def test_the_memory_branch_has_the_strength_asked_for(generate, picture, model, 
     assert model[-1].sampler.memory_scale == (0.5,)
     record = json.loads((tmp_path / "a.json").read_text())
     assert record["config"]["sampler"]["memory_scale"] == [0.5]
+
+
+def test_fields_that_nothing_goes_by_are_said(generate, picture, pair, monkeypatch):
+    out = f"--out={pair / 'new.mp4'}"
+    _, said, _ = generate(picture, out, "--config.sampling.steps=3", "--config.sky_depth=9.0")
+    assert "not used here: --config.sampling.steps " in said + " "  # weights that say nothing
+    command = importlib.import_module("mirage_jax.cli.generate")
+    monkeypatch.setattr(command, "stored_fields", lambda *_: {"chunk_frames": CHUNK})
+    code, said, _ = generate(picture, out, "--config.seed=3", "--config.sampling.steps=3")
+    assert code == 0 and "not used here: --config.seed " in said + " "
+    assert "sampling" not in said
+    code, said, _ = generate(picture, out, "--config.memory.capacity=9")
+    assert code == 0 and "not used here" not in said
+    world = f"--world={pair / 'walk.world'}"
+    _, said, _ = generate(world, f"--out={pair / 'more.mp4'}", "--config.memory.capacity=9")
+    assert "not used here: --config.memory.capacity" in said
+
+
+def test_a_world_goes_on_at_its_own_pace_in_its_own_coordinates(generate, pair):
+    world = load_world(pair / "walk.world")
+    far = Origin((448_262.0, 5_411_933.0, 35.0), 1.7e9, frame_seconds=1 / 25)
+    save_world(pair / "walk.world", world.replace(origin=far))
+    out = pair / "on.mp4"
+    assert generate(f"--world={pair / 'walk.world'}", f"--out={out}", "--distance=1")[0] == 0
+    assert json.loads(out.with_suffix(".json").read_text())["fps"] == pytest.approx(25)
+    file = read_world_file(out.with_suffix(".world"))
+    assert file.origin == far
+    assert generate(f"--world={pair / 'walk.world'}", f"--out={out}", "--fps=5")[0] == 0
+    assert load_world(out.with_suffix(".world")).origin.frame_seconds is None
+
+
+def test_a_new_world_says_how_far_its_frames_are_apart(generate, picture, pair):
+    assert generate(picture, f"--out={pair / 'new.mp4'}", "--fps=8")[0] == 0
+    assert load_world(pair / "new.world").origin == Origin(frame_seconds=1 / 8)

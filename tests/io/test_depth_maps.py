@@ -130,3 +130,14 @@ def test_disparity_of_any_scale_and_shift_gives_the_depth_it_came_from(scale, sh
 def test_disparity_that_says_nothing_is_refused(disparity, near, far, message):
     with pytest.raises(ValueError, match=message):
         depth_from_disparity(disparity, near, far)
+
+
+@pytest.mark.parametrize("name", ["DEPTH.NPY", "Depth.Npz", "DEPTH.PNG"])
+def test_suffixes_may_be_in_capitals(tmp_path, name):
+    path = tmp_path / name
+    if name.endswith("PNG"):
+        Image.fromarray(np.round(METRES * 1000).astype(np.uint16)).save(path)
+    else:
+        with path.open("wb") as file:
+            np.save(file, METRES) if name.endswith("NPY") else np.savez(file, depth=METRES)
+    np.testing.assert_allclose(read_depth(path), METRES, atol=1e-3)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mirage_jax.io import image_files
 from mirage_jax.io.picture_files import centred_window, read_picture, read_picture_depth
 
 
@@ -104,6 +105,19 @@ def test_a_pixel_is_seen_along_the_same_ray(tmp_path_factory, data):
     fx, fy, cx, cy = camera.intrinsics
     u, v = (column - left) * size[1] / window[1], (row - top) * size[0] / window[0]
     np.testing.assert_allclose(((u - cx) / fx, (v - cy) / fy), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_large_picture_is_cut_where_the_whole_one_is(tmp_path, monkeypatch, suffix):
+    """Of a width that leaves half a block of pixels over on each side."""
+    wave = 128 + 100 * np.sin(np.arange(8 * 97) / 256 * 2 * np.pi)
+    path = tmp_path / f"photo.{suffix}"
+    Image.fromarray(np.tile(wave, (8 * 64, 1)).astype(np.uint8)).save(path)
+    small, camera = read_picture(path, (16, 16))
+    monkeypatch.setattr(image_files, "_SPARE", 10**6)
+    whole, expected = read_picture(path, (16, 16))
+    assert np.abs(small.astype(int) - whole).mean() < 2  # 10 were it one block aside
+    np.testing.assert_array_equal(camera.intrinsics, expected.intrinsics)
 
 
 def test_depth_is_cut_as_the_picture_and_mixes_nothing(tmp_path):

@@ -56,7 +56,14 @@ def test_a_rollout_that_fails_leaves_the_old_video(tmp_path):
 
 @pytest.mark.parametrize(
     ("frames", "fps", "scale", "message"),
-    [(0, 8, None, "found 0 frames"), (2, 0, None, "fps: found 0"), (2, 8, 0, "scale: found 0")],
+    [
+        (0, 8, None, "found 0 frames"),
+        (2, 0, None, "fps: found 0"),
+        (2, 0.0001, None, r"fps: found 0\.0001, expected from 0\.01 to 1000"),
+        (2, 1e6, None, "fps: found 1000000"),
+        (2, float("inf"), None, "fps: found inf"),
+        (2, 8, 0, "scale: found 0"),
+    ],
 )
 def test_a_bad_request_leaves_the_old_file_alone(tmp_path, frames, fps, scale, message):
     path = tmp_path / "old.mp4"
@@ -84,3 +91,12 @@ def test_a_truncated_video_is_noticed(tmp_path, share):
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(ValueError, match=r"cut\.mp4: (truncated|damaged|not a readable|found no)"):
         read_video(path)
+
+
+@pytest.mark.parametrize("name", ["file:a.mp4", "http:b.mp4", "pipe:1.mp4", "c, d.mp4", "E.MP4"])
+def test_a_name_is_a_name_whatever_is_in_it(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    frames = np.zeros((2, 16, 16, 3), np.uint8)
+    write_video(name, frames, 8, scale=1)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert read_video(name)[0].shape == frames.shape

@@ -142,3 +142,12 @@ def test_a_failure_is_never_passed_over(monkeypatch):
 
 def test_alone_a_process_feeds_the_whole_batch():
     assert processes.batch_share(parallel.make_mesh()) == (0, 1)
+
+
+def test_a_coordinator_left_over_in_the_environment_is_named(monkeypatch):
+    def fails(**_):
+        raise ValueError("Number of processes must be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fails)
+    with pytest.raises(ValueError, match="JAX_COORDINATOR_ADDRESS is 'host:1': unset it"):
+        processes.initialize(environment={"JAX_COORDINATOR_ADDRESS": "host:1"})

@@ -1,12 +1,14 @@
 """Models from folders: run as they were trained, or by a preset that asks for no more."""
 
 import dataclasses
+import types
 
 import pytest
 
 from helpers import tiny_world
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.weights import export, load_export, module_fields
+from mirage_jax.world import WorldModel
 from mirage_jax.world.loading import denoiser_architecture, load
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
 from mirage_jax.world.presets import PRESETS, with_fields
@@ -126,3 +128,21 @@ def test_fields_that_no_preset_decides_cannot_be_named():
     for name in ("capacity", "sky_depth", "cfg_scale"):
         with pytest.raises(ValueError, match=f"preset: found '{name}=9', expected NAME=VALUE of"):
             with_fields(paper, [f"{name}=9"])
+
+
+def test_the_denoisers_that_are_there_are_told(tmp_path):
+    for name in ("encoder", "denoiser_latent", "denoiser_rgb"):
+        (tmp_path / "model" / name).mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"denoiser_foo: no .* there: latent, rgb\)"):
+        load(tmp_path, memory="foo")
+
+
+@pytest.mark.parametrize("field", ["sampler", "memory", "context_frames"])
+def test_options_are_no_dicts(field):
+    # Of a model itself: what checks types in these tests would come first.
+    given = {"sampler": SamplerOptions(), "memory": MemoryOptions()}
+    holder = types.SimpleNamespace(**given, context_frames=ContextFrameOptions())
+    WorldModel.__post_init__(holder)
+    setattr(holder, field, {"steps": 3})
+    with pytest.raises(ValueError, match=rf"^{field}: found \{{'steps': 3\}}, expected \w+Options"):
+        WorldModel.__post_init__(holder)

@@ -55,7 +55,7 @@ def test_images_of_pillow_and_lists_of_arrays_are_pictures():
         (np.stack([PICTURE] * 2), None, "camera: found none, expected one for each of 2"),
         (np.stack([PICTURE] * 2), camera(3), r"camera: found \(3,\) cameras of \(16, 24\)"),
         (PICTURE, (np.ones(4), np.eye(4)), "camera: found tuple, expected a geometry.Camera"),
-        (PICTURE, camera(size=(24, 16)), r"cameras of \(24, 16\) pixels, expected \(1,\)"),
+        (PICTURE, camera(size=(24, 16)), r"size: found \(24, 16\), .* height, then width"),
         (PICTURE, camera().replace(cam2world=-np.eye(4)), "camera: cam2world"),
         (PICTURE, camera().replace(intrinsics=-np.ones(4)), "camera: intrinsics"),
     ],

@@ -36,6 +36,10 @@ def test_paths_of_files_are_moved_to_where_the_world_is(tmp_path):
         )
     with pytest.raises(OSError, match=r"absent\.npz"):
         path_of(str(tmp_path / "absent.npz"))
+    short = camera_path(
+        str(tmp_path / "walk.json"), frames=9, chunk_frames=5, start=START, angle=0, distance=0
+    )
+    np.testing.assert_array_equal(short, found[:9])
     with pytest.raises(ValueError, match=r"walk\.json: found 17 poses, expected 33"):
         path_of(str(tmp_path / "walk.json"), 33)
     for count in (0, 18):

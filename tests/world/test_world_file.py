@@ -24,13 +24,13 @@ from helpers.exhaustive import LONG
 from helpers.tiny_world import CHANNELS, GRID, INTRINSICS, SIZE
 from mirage_jax import memory, trajectories
 from mirage_jax.memory import Keyframes
+from mirage_jax.origin import Origin
 from mirage_jax.world import World, context_frames, rollout
 from mirage_jax.world.world_file import (
     WORLD_FORMAT,
     Branch,
     CameraPath,
     Extras,
-    Origin,
     WorldFile,
     load_world,
     read_world_file,
@@ -86,6 +86,9 @@ def make_world(seed=0, with_context=False):
     return World(bank=bank, **state | {"frames": np.int32(FRAMES)}, **{CONTEXT: context})
 
 
+ORIGIN = Origin((1e6 + 1 / 3, -2.5, 7e-9), 1234567.125, 1 / 16)
+
+
 def make_file():
     """A file with everything there can be."""
     rng = np.random.default_rng(5)
@@ -93,13 +96,20 @@ def make_file():
     path = CameraPath(poses, np.tile(INTRINSICS, (FRAMES, 1)), np.arange(FRAMES) / 16, SIZE)
     entities = {rest: drawn(spec, rng) for rest, spec in PARTS["entities"].tensors.items()}
     return WorldFile(
-        world=make_world(with_context=True),
-        origin=Origin((1e6 + 1 / 3, -2.5, 7e-9), 1234567.125, 1 / 16),
+        world=make_world(with_context=True).replace(origin=ORIGIN),
         camera_path=path,
         entities=entities,
         branches=(
             Branch("at the door", 2, created_from="a mark"),
-            Branch("other way", 3, "at the door", "an edit", make_world(1), path, entities),
+            Branch(
+                "other way",
+                3,
+                "at the door",
+                "an edit",
+                make_world(1).replace(origin=ORIGIN),
+                path,
+                entities,
+            ),
         ),
         provenance={"place": "Zürich", "seeds": [1, 2.5, None]},
     )
@@ -121,6 +131,8 @@ def assert_same_bits(found, expected):
 def contents(file):
     """A `WorldFile` or `Branch` as a tree."""
     fields = {field.name: getattr(file, field.name) for field in dataclasses.fields(file)}
+    if file.world is not None:
+        fields["origin"] = file.world.origin
     for name in ("origin", "camera_path", "extras"):
         if fields.get(name) is not None:
             fields[name] = dict(vars(fields[name]))
@@ -224,8 +236,10 @@ def test_tokens_may_be_of_half_precision(tmp_path):
 def test_a_simple_save_has_what_it_is_given(tmp_path):
     file = make_file()
     given = {name: getattr(file, name) for name in ("origin", "camera_path", "provenance")}
-    save_world(str(tmp_path / "a.world"), file.world, **given)
-    assert_same_file(read_world_file(tmp_path / "a.world"), WorldFile(file.world, **given))
+    save_world(str(tmp_path / "a.world"), file.world.replace(origin=Origin()), **given)
+    origin = given.pop("origin")
+    placed = file.world.replace(origin=origin)
+    assert_same_file(read_world_file(tmp_path / "a.world"), WorldFile(placed, **given))
     save_world(tmp_path / "a.world", file.world)
     assert_same_file(read_world_file(tmp_path / "a.world"), WorldFile(file.world))
 
@@ -673,6 +687,17 @@ def test_a_world_that_the_model_cannot_continue_is_refused(model, saved, change,
         read_world_file(path, model)
 
 
+def test_a_world_of_another_conditioner_is_refused(model, saved, tmp_path):
+    file = read_world_file(saved)
+    for kind in (model.conditioner.kind, "none"):
+        generated = {"generated": {"conditioner": kind}}
+        write_world_file(tmp_path / "a.world", dataclasses.replace(file, provenance=generated))
+        if kind != "none":
+            load_world(tmp_path / "a.world", model)
+    with pytest.raises(ValueError, match=r"a\.world: .* conditioner 'none', expected 'folded'"):
+        load_world(tmp_path / "a.world", model)
+
+
 def test_a_world_of_other_latents_is_refused(model, tmp_path):
     world, path = make_world(), tmp_path / "other.world"
     twice = np.concatenate([world.latent] * 2, axis=-1), np.concatenate([world.bank.tokens] * 2, 1)
@@ -688,12 +713,26 @@ def test_a_world_of_other_latents_is_refused(model, tmp_path):
 # -- writing -------------------------------------------------------------------------------------
 
 
+def placed(file, origin):
+    """A world and its branches relative to another origin, as changes to a file."""
+    branches = [
+        branch if branch.world is None
+        else dataclasses.replace(branch, world=branch.world.replace(origin=origin))
+        for branch in file.branches
+    ]  # fmt: skip
+    return {"world": file.world.replace(origin=origin), "branches": tuple(branches)}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda f: {"world": f.world.replace(latent=f.world.latent * np.nan)}, "NaN or infinity"),
-        (lambda f: {"origin": Origin((0.0, np.inf, 0.0))}, "'origin/space': found NaN or infinity"),
-        (lambda f: {"origin": Origin()}, "'origin/frame_seconds': found none"),
+        (lambda f: placed(f, Origin((0.0, np.inf, 0.0))), "'origin/space': found NaN or infinity"),
+        (lambda f: placed(f, Origin()), "'origin/frame_seconds': found none"),
+        (
+            lambda f: {"world": f.world.replace(origin=Origin((1.0, 0.0, 0.0)))},
+            r"branch 'other way': found Origin\(space=.* expected Origin\(space=\(1\.0, ",
+        ),
         (lambda f: {"entities": {**f.entities, "velocty": np.zeros(3)}}, "'entities/velocty'"),
         (lambda f: {"entities": {"id": np.zeros(3, np.int32)}}, "'entities/up': found none"),
         (lambda f: {"provenance": {"a": np.zeros(3)}}, "provenance: .*expected JSON"),

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mirage_jax.cli.helpers.compilation import compile_fast, use_own_kernels
 from mirage_jax.cli.helpers.flag_types import PathName
+from mirage_jax.cli.helpers.quiet import silence_libraries
 from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
 
@@ -131,7 +132,7 @@ def run(
     `config=False` is for commands that run no experiment.
     """
     given = list(sys.argv if argv is None else argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    silence_libraries()
     try:
         words, path = _config_first(given) if config else (given, "")
         experiment = load_config(path) if config else None
@@ -223,8 +224,31 @@ def _guarded(main: Callable[[], int | None]) -> int:
         if _DEBUG.value:
             raise
         fail(str(error) or type(error).__name__)
+    except (RuntimeError, AssertionError):
+        missing = "" if _DEBUG.value else _missing_device()
+        if not missing:
+            raise
+        fail(missing)
     except KeyboardInterrupt:
         fail("interrupted; what was finished is kept, the same command goes on from there", 130)
+
+
+def _missing_device() -> str:
+    """What keeps JAX from its devices; "" if they are there, or nothing has asked for them."""
+    if "jax" not in sys.modules:
+        return ""
+    import jax
+
+    asked = jax.config.values["jax_platforms"]
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition(" (set JAX_PLATFORMS")[0] or "none of them is there"
+        return (
+            f"JAX_PLATFORMS: found {asked!r}: {reason}; expected devices that are there: unset it, "
+            "or cpu"
+        )
+    return ""
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
@@ -241,7 +265,8 @@ def _help(doc: str, module: str, path: str, config: ConfigDict | None) -> str:
         for flag in flags.FLAGS.flags_by_module_dict().get(name, []) or _main_flags(name, module):
             if name == __name__ and config is None and flag.name != "debug":
                 continue
-            default = "" if flag.name == "config" else f" (default: {flag.default!r})"
+            told = flag.name != "config" and flag.default not in (None, "", [])
+            default = f" (default: {flag.default!r})" if told else ""
             allowed = getattr(flag.parser, "range", "")
             allowed = f" ({allowed})" if allowed else ""
             lines.append(f"  --{flag.name}: {flag.help}{allowed}{default}")

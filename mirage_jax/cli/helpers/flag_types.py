@@ -52,6 +52,28 @@ class Real(Number):
     kind, words = float, "a number"
 
 
+class PathNames(flags.ArgumentParser):
+    """Names of files or folders with commas between them; a name of one that is there may have
+    commas of its own."""
+
+    def parse(self, argument: Any) -> list[str]:
+        """The names without `~`, the longest that are there first."""
+        if isinstance(argument, list):
+            return argument
+        words, names = argument.split(",") if argument else [], []
+        while words:
+            ends = range(len(words), 0, -1)
+            found = (n for n in ends if os.path.exists(os.path.expanduser(",".join(words[:n]))))
+            count = next(found, 1)
+            names.append(os.path.expanduser(",".join(words[:count])))
+            words = words[count:]
+        return names
+
+    def flag_type(self) -> str:
+        """Name of the type."""
+        return "comma separated list of strings"
+
+
 class PathName(flags.ArgumentParser):
     """The name of a file or folder, `~` being the home directory."""
 

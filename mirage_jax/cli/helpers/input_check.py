@@ -13,6 +13,7 @@ from mirage_jax.cli.helpers import build, config_check, training_sections
 from mirage_jax.io.exports import WEIGHTS, check_target, stored_architecture
 from mirage_jax.io.outputs import check_folder, json_fields
 from mirage_jax.io.workdir import Workdir
+from mirage_jax.training import checkpoints
 
 SPLITS = ("train", "eval")
 
@@ -46,9 +47,34 @@ def check_training(
     if "encoder" in stages:
         _check_encoder(config, workdir.model("encoder"))
     if "denoiser" in stages:
+        if memory == "latent":
+            _check_conditioner(config, workdir.stage("denoiser_latent"))
         build.texts(config)
         if build.trained(config) != "all" and config.denoiser_training.pretrained != "random":
             build.open_pretrained(config)
+
+
+def _check_conditioner(config: ConfigDict, run: Path) -> None:
+    """That checkpoints a stage would go on from were trained with the config's conditioner."""
+    folder = run / checkpoints.FOLDER
+    saved = checkpoints.saved_steps(folder)
+    if not saved:
+        return
+    try:
+        before = checkpoints.read_meta(folder / str(saved[-1])).get("config") or {}
+    except (checkpoints.CheckpointError, checkpoints.DamagedCheckpoint):
+        return  # which the stage deals with
+    for name in (
+        "conditioner",
+        *(("reads", "fine") if config.memory.conditioner == "folded" else ()),
+    ):
+        found, expected = before.get("memory", {}).get(name), config.memory[name]
+        if found not in (None, expected):
+            raise ValueError(
+                f"config.memory.{name}: found {expected!r}, expected {found!r}, which the "
+                f"checkpoints in {folder} were trained with; name another --workdir, or move {run} "
+                "away"
+            )
 
 
 def _check_encoder(config: ConfigDict, path: Path) -> None:

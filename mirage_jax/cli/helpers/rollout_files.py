@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -132,9 +133,22 @@ def _world_file(
 ) -> WorldFile:
     """The state after the walk, with all that the file it was read from had beside."""
     known = walk.file or WorldFile(world)
+    origin = dataclasses.replace(world.origin, frame_seconds=_frame_seconds(walk, fps))
+    world = world.replace(origin=origin)  # type: ignore[attr-defined]
     path = extended_path(known.camera_path, walk, model.size, fps, walk.file is None)
-    provenance = {**known.provenance, "generated": dict(record)}
+    made = {**record, "conditioner": model.conditioner.kind}
+    provenance = {**known.provenance, "generated": made}
     return dataclasses.replace(known, world=world, camera_path=path, provenance=provenance)
+
+
+def _frame_seconds(walk: Walk, fps: float) -> float | None:
+    """Seconds between all frames of a world; None where the walk has others than what it began."""
+    before = walk.world.origin.frame_seconds
+    if walk.file is None:
+        return 1 / fps
+    if walk.file.entities is not None or (before and math.isclose(before * fps, 1, rel_tol=1e-9)):
+        return before
+    return None
 
 
 def _model_record(model: WorldModel) -> dict[str, Any]:

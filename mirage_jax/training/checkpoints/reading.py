@@ -129,6 +129,18 @@ def load_params(workdir: str | Path, *, step: int | None = None, ema: bool = Tru
     raise CheckpointError(f"{directory}: no intact checkpoint ({'; '.join(problems)})")
 
 
+_DIFFERS = {
+    "params": "of another architecture",
+    "ema": "of a run that averages its parameters, or of one that does not (ema_decay)",
+    "optimizer": "of another optimizer (optimizer, clip_norm, ...)",
+}
+"""What differs, by the part of a checkpoint whose tensors do."""
+
+
+def _part_of(problem: str) -> str:
+    return problem.removeprefix("tensor '").partition("/")[0]
+
+
 def check_table(path: Path, table: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Compares the tensors that a checkpoint lists with those that are expected.
 
@@ -138,7 +150,8 @@ def check_table(path: Path, table: Mapping[str, Any], expected: Mapping[str, Any
       expected: tree of arrays or shapes.
 
     Raises:
-      ValueError: naming the first tensor that differs.
+      ValueError: saying what was another - the architecture, the optimizer, or whether parameters
+        are averaged - and naming the first tensor that differs.
     """
     wanted = {
         tensor_name(key): [list(leaf.shape), str(leaf.dtype)]
@@ -151,8 +164,17 @@ def check_table(path: Path, table: Mapping[str, Any], expected: Mapping[str, Any
         if found != expect:
             problems.append(f"tensor {name!r}: found {found}, expected {expect}")
     if problems:
+        # Of parameters that differ the optimizer and the average differ too.
+        part = next(p for p in _DIFFERS if any(_part_of(text) == p for text in problems))
+        own = [text for text in problems if _part_of(text) == part]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ValueError(f"{path}: the checkpoint is of another architecture; {problems[0]}{more}")
+        what, on = _DIFFERS[part], ""
+        if part != "params":
+            on = (
+                "; the settings that it was made with go on from it, and init_from="
+                f"{path.parent.parent} in another folder begins anew from its parameters"
+            )
+        raise ValueError(f"{path}: the checkpoint is {what}; {own[0]}{more}{on}")
 
 
 def _shape_text(entry: Any) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from mirage_jax.io.atomic import replacing
 from mirage_jax.io.outputs import FileKind, safetensors_metadata
+from mirage_jax.origin import Origin
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.state import World, check_world
 from mirage_jax.world.world_file import container as world_container
@@ -29,7 +30,7 @@ from mirage_jax.world.world_file.packing import (
     unpack,
     unpack_state,
 )
-from mirage_jax.world.world_file.records import Branch, CameraPath, Extras, Origin, WorldFile
+from mirage_jax.world.world_file.records import Branch, CameraPath, Extras, WorldFile
 
 __all__ = [
     "OLDER_FORMAT",
@@ -74,8 +75,15 @@ def save_world(
     camera_path: CameraPath | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
-    """`write_world_file` for a world, and what little else most callers have."""
-    file = WorldFile(world, origin or Origin(), camera_path, provenance=provenance or {})
+    """`write_world_file` for a world, and what little else most callers have.
+
+    Args:
+      path, world, camera_path, provenance: as of `WorldFile`.
+      origin: in place of the world's.
+    """
+    if origin is not None:
+        world = world.replace(origin=origin)  # type: ignore[attr-defined]
+    file = WorldFile(world, camera_path, provenance=provenance or {})
     write_world_file(path, file)
 
 
@@ -133,6 +141,7 @@ def read_world_file(path: str | Path, model: WorldModel | None = None) -> WorldF
             f"{OLDER_FORMAT!r}"
         )
     if model is not None:
+        _check_conditioner(file, model, path)
         check_world(file.world, model, str(path))
         for branch in file.branches:
             if branch.world is not None:
@@ -143,6 +152,17 @@ def read_world_file(path: str | Path, model: WorldModel | None = None) -> WorldF
     )
     world = jax.tree.map(jnp.asarray, file.world)
     return dataclasses.replace(file, world=world, branches=branches)
+
+
+def _check_conditioner(file: WorldFile, model: WorldModel, path: Path) -> None:
+    """Raises ValueError if the file says that its memory was written for another conditioner."""
+    generated = file.provenance.get("generated")
+    found = generated.get("conditioner") if isinstance(generated, Mapping) else None
+    if found is not None and found != model.conditioner.kind:
+        raise ValueError(
+            f"{path}: found a world of a model with the conditioner {found!r}, expected "
+            f"{model.conditioner.kind!r}"
+        )
 
 
 # -- header and checksums ------------------------------------------------------------------------

@@ -14,10 +14,11 @@ import numpy as np
 
 from mirage_jax import memory
 from mirage_jax.geometry import check_cam2world, check_intrinsics
+from mirage_jax.origin import Origin
 from mirage_jax.world import context_frames
 from mirage_jax.world.state import World
 from mirage_jax.world.world_file import container as world_container
-from mirage_jax.world.world_file.records import MINOR, Branch, CameraPath, Extras, Origin, WorldFile
+from mirage_jax.world.world_file.records import MINOR, Branch, CameraPath, Extras, WorldFile
 from mirage_jax.world.world_file.schema import BRANCHED, PARTS, check_part
 
 WORLD_FORMAT = "mirage-world-2"
@@ -58,6 +59,11 @@ def pack(source: str, file: WorldFile) -> tuple[dict[str, np.ndarray], dict[str,
                     "entities without a world, expected a world too"
                 )
         else:
+            if branch.world.origin != file.origin:
+                raise ValueError(
+                    f"{source}: part branches, branch {branch.name!r}: found {branch.world.origin},"
+                    f" expected {file.origin} as the file's world has"
+                )
             own = _state_tensors(branch.world, branch.camera_path, branch.entities)
             tensors |= {f"{prefix}{name}": leaf for name, leaf in own.items()}
         entries.append({n: getattr(branch, n) for n in _BRANCH_FIELDS} | {"prefix": prefix})
@@ -160,15 +166,21 @@ def unpack(source: str, header: Mapping[str, Any], tensors: Mapping[str, np.ndar
         minor=header["minor"],
     )
     relative_to = {name: leaf.tolist() for name, leaf in origin.items()}
+    placed = Origin(**relative_to | {"space": tuple(relative_to["space"])})
     return WorldFile(
-        world=world,
-        origin=Origin(**relative_to | {"space": tuple(relative_to["space"])}),
+        world=_placed(world, placed),
         camera_path=path,
         entities=entities,
-        branches=tuple(branches),
+        branches=tuple(
+            dataclasses.replace(branch, world=_placed(branch.world, placed)) for branch in branches
+        ),
         provenance=header["provenance"],
         extras=extras,
     )
+
+
+def _placed(world: World | None, origin: Origin) -> Any:
+    return None if world is None else world.replace(origin=origin)  # type: ignore[attr-defined]
 
 
 def unpack_state(

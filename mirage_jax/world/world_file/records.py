@@ -8,25 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from mirage_jax.origin import Origin
 from mirage_jax.world.state import World
 
 MINOR = 0
 """Version within "mirage-world-2": raised by what is added without changing what is there."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Origin:
-    """What positions and times in a file are relative to.
-
-    Attributes:
-      space: added to a position, it gives metres in the coordinates the world comes from.
-      time: seconds at frame 0, on the clock the world comes from.
-      frame_seconds: seconds from one frame to the next; None if not known.
-    """
-
-    space: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    time: float = 0.0
-    frame_seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +78,6 @@ class WorldFile:
 
     Attributes:
       world: the state of the rollout.
-      origin: what its positions and times are relative to.
       camera_path: cameras of the frames so far; None if not recorded.
       entities: moving things, arrays by the names of the part "entities"; None without.
       branches: marks and branches, each after its parent.
@@ -101,9 +86,13 @@ class WorldFile:
     """
 
     world: World
-    origin: Origin = dataclasses.field(default_factory=Origin)
     camera_path: CameraPath | None = None
     entities: Mapping[str, np.ndarray] | None = None
     branches: tuple[Branch, ...] = ()
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     extras: Extras = dataclasses.field(default_factory=Extras)
+
+    @property
+    def origin(self) -> Origin:
+        """What positions and times are relative to: the world's, and that of all branches."""
+        return self.world.origin

@@ -2,8 +2,10 @@
 
 import functools
 import logging
+import os
 import sys
 
+import jax
 import pytest
 from absl import flags
 from absl.testing import flagsaver
@@ -11,7 +13,7 @@ from absl.testing import flagsaver
 from helpers import paths
 from helpers.command_line import assert_refused
 from mirage_jax.cli import evaluate, train
-from mirage_jax.cli.helpers import common
+from mirage_jax.cli.helpers import common, quiet
 
 ROOT = paths.ROOT
 CONFIG = f"--config={paths.EXPERIMENTS / 'quickstart.py'}"
@@ -150,3 +152,40 @@ def test_the_tiny_variant_gives_way_to_the_command_line(monkeypatch):
             assert functools.reduce(getattr, name.split("."), tiny) == value
     with pytest.raises((AttributeError, KeyError)):
         tiny.new_field = 1  # locked
+
+
+def test_a_device_that_is_not_there_is_named(call, monkeypatch):
+    def asks_for_devices(*_):
+        raise AssertionError  # as JAX does where what was asked for has failed before
+
+    def gone():
+        raise RuntimeError("Unable to initialize backend 'cuda': no GPU (set JAX_PLATFORMS='')")
+
+    monkeypatch.setattr(evaluate, "run", asks_for_devices)
+    with pytest.raises(AssertionError):  # devices are there: this is some other fault
+        call("evaluate")
+    monkeypatch.setattr(jax, "devices", gone)
+    outcome = call("evaluate")
+    assert_refused(outcome, "JAX_PLATFORMS: found", "'cuda': no GPU;", "unset it, or cpu")
+
+
+def test_libtpu_is_quiet_where_there_is_no_tpu(call, monkeypatch):
+    names = ("TPU_WORKER_HOSTNAMES", "TPU_ACCELERATOR_TYPE")
+    monkeypatch.setattr(evaluate, "run", lambda *_: None)
+    for devices, expected in (
+        ("/nowhere/accel*", ["localhost", "v4-8"]),
+        ("/dev/null", [None, "v4-8"]),
+    ):
+        monkeypatch.delenv(names[0], raising=False)
+        monkeypatch.setenv(names[1], "v4-8")  # what somebody has set stays
+        monkeypatch.setattr(quiet, "TPU_DEVICES", (devices,))
+        call("evaluate")
+        assert [os.environ.get(name) for name in names] == expected
+    monkeypatch.delenv(names[0], raising=False)
+
+
+@pytest.mark.parametrize("command", ["generate", "train", "convert"])
+def test_help_tells_no_default_that_is_nothing(call, command):
+    _, out, _ = call(command, "--help")
+    assert "(default: '" in out
+    assert not any(f"(default: {nothing})" in out for nothing in ("None", "''", "[]"))

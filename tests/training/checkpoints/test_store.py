@@ -1,5 +1,6 @@
 """Checkpoints: what was saved comes back bit for bit, and damage is noticed and stepped over."""
 
+import dataclasses
 import errno
 import resource
 import shutil
@@ -289,12 +290,32 @@ def test_starting_over_never_discards_an_intact_checkpoint(tmp_path):
 
 def test_another_architecture_is_named_and_not_taken_for_damage(tmp_path):
     save(tmp_path, 4)
-    message = r"'ema/dense/kernel': found float32 \(5, 3\), expected float32 \(6, 3\) \(and 2"
+    message = r"'params/dense/kernel': found float32 \(5, 3\), expected float32 \(6, 3\) \(and 2"
     with pytest.raises(ValueError, match=message):
         restore(tmp_path, width=6)
-    with pytest.raises(ValueError, match=r"'ema/noise': found no such tensor, expected float32"):
+    with pytest.raises(ValueError, match=r"'params/noise': found no such tensor, expected float32"):
         restore(tmp_path, noise=7)
     assert checkpoints.saved_steps(tmp_path / "checkpoints") == [4]
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (lambda s: dataclasses.replace(s, ema=None), "averages its parameters.*tensor 'ema/dense"),
+        (
+            lambda s: dataclasses.replace(s, opt_state=(s.opt_state[0],)),
+            "another optimizer.*tensor 'optimizer",
+        ),
+        (lambda s: dataclasses.replace(s, opt_state=(s.opt_state, s.step)), "another optimizer"),
+    ],
+)
+def test_another_optimizer_or_average_is_named_with_the_way_on(tmp_path, now, message):
+    save(tmp_path, 4)
+    with Checkpoints(tmp_path) as store, pytest.raises(ValueError, match=message) as error:
+        store.restore(abstract(now(make_state(0))))
+    assert "of another architecture" not in str(error.value)
+    assert f"init_from={tmp_path} in another folder begins anew" in str(error.value)
+    assert "go on from it" in str(error.value)
 
 
 def test_another_format_is_named_and_not_taken_for_damage(tmp_path, monkeypatch):

@@ -1,0 +1,72 @@
+"""What the command line may not change of weights that are there."""
+
+import pytest
+
+from helpers.command_line import assert_refused
+from mirage_jax.cli import evaluate
+from mirage_jax.cli.helpers import input_check
+from mirage_jax.cli.helpers.stored_fields import check_overrides, stored_fields
+from mirage_jax.io.workdir import Workdir
+from mirage_jax.training import checkpoints
+
+
+def test_what_weights_were_made_with_has_the_names_of_the_config(trained, tiny_config):
+    stored = stored_fields(trained, "latent")
+    assert stored["chunk_frames"] == tiny_config.chunk_frames
+    assert stored["record.size"] == tiny_config.record.size and stored["record.width"] == 0
+    for section in ("denoiser", "vae", "geometry"):
+        for name, value in tiny_config[section].items():
+            found = stored[f"{section}.{name}"]
+            assert found == (list(value) if isinstance(value, tuple) else value), name
+    assert stored["memory.conditioner"] == tiny_config.memory.conditioner
+    assert stored["memory.reads"] == tiny_config.memory.reads
+    assert stored_fields(Workdir(trained.root / "nowhere"), "latent") == {}
+
+
+def test_fields_that_nothing_goes_by_are_given_back(trained, tiny_config):
+    named = {
+        "denoiser.width": tiny_config.denoiser.width,
+        "vae.width_mults": tiny_config.vae.width_mults,
+        "sampling.steps": 9,
+        "memory.capacity": 7,
+        "seed": 3,
+    }
+    assert check_overrides(trained, "latent", named, ("sampling.",)) == ["memory.capacity", "seed"]
+    with pytest.raises(ValueError, match=r"--config\.memory\.reads: found 64, expected"):
+        check_overrides(trained, "latent", {"memory.reads": 64}, ())
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate"])
+@pytest.mark.parametrize("field", ["denoiser.depth=7", "vae.base_width=48", "chunk_frames=9"])
+def test_commands_refuse_another_architecture(call, trained, monkeypatch, command, field):
+    from PIL import Image
+
+    monkeypatch.setattr(evaluate, "run", pytest.fail)
+    monkeypatch.chdir(trained.root)
+    Image.new("RGB", (8, 8)).save("photo.png")
+    entry = ["--image=photo.png"] if command == "generate" else []
+    tiny = [f"--workdir={trained.root}", "--config.tiny=true", *entry]
+    name, value = field.split("=")
+    outcome = call(command, *tiny, f"--config.{field}")
+    assert_refused(outcome, f"--config.{name}: found {value}, expected", "the weights in")
+
+
+def test_another_conditioner_in_one_work_directory_is_refused_at_once(
+    tiny_config, tmp_path, monkeypatch
+):
+    before = {"memory": {"conditioner": "score"}}
+    monkeypatch.setattr(checkpoints, "saved_steps", lambda _: [4])
+    monkeypatch.setattr(checkpoints, "read_meta", lambda _: {"config": before})
+    with pytest.raises(ValueError, match=r"config\.memory\.conditioner: .*expected 'score'"):
+        input_check._check_conditioner(tiny_config, tmp_path)
+    before["memory"] = {"conditioner": tiny_config.memory.conditioner, "reads": 64}
+    with pytest.raises(ValueError, match=r"config\.memory\.reads: .*expected 64, which the check"):
+        input_check._check_conditioner(tiny_config, tmp_path)
+    before["memory"]["reads"] = tiny_config.memory.reads
+    input_check._check_conditioner(tiny_config, tmp_path)
+
+    def damaged(_):
+        raise checkpoints.DamagedCheckpoint("meta: the CRC does not match")
+
+    monkeypatch.setattr(checkpoints, "read_meta", damaged)
+    input_check._check_conditioner(tiny_config, tmp_path)
