@@ -318,3 +318,17 @@ def test_a_diff_sees_every_field_and_every_bit():
     assert edit.diff(zero, minus).counts()["changed"] == 2
     with pytest.raises(ValueError, match="diff: xyz: found"):
         edit.diff(mem, memory.create(3, 2))
+
+
+@several
+@given(elements, truths)
+def test_what_is_pinned_can_be_freed_again(xyz, holes):
+    mem = made(xyz, holes)
+    chosen = in_box(mem.xyz) & rows(mem, "valid")
+    pinned, number = edit.pin(mem, regions.Box(LOW, HIGH))
+    assert int(number) == chosen.sum()
+    assert (rows(pinned, "pinned") == chosen).all()
+    everything, _ = edit.pin(mem, mem.valid)
+    freed, _ = edit.pin(everything, regions.Box(LOW, HIGH), False)
+    assert (rows(freed, "pinned") == rows(mem, "valid") & ~chosen).all()
+    assert edit.diff(mem, pinned).counts()["changed"] == chosen.sum()
