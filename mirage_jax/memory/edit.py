@@ -173,6 +173,22 @@ def compact(mem: LatentMemory) -> LatentMemory:
     return _replace(mem, **rows, count=count)
 
 
+def with_capacity(mem: LatentMemory, capacity: int) -> LatentMemory:
+    """The memory with another number of slots (host side: it cannot be jitted).
+
+    Raises:
+      ValueError: if there are fewer slots than are used; `compact` first.
+    """
+    if capacity < int(mem.count):
+        raise ValueError(f"capacity: found {capacity}, expected at least {int(mem.count)}")
+    more = max(capacity - mem.capacity, 0)
+
+    def resized(leaf: Array) -> Array:
+        return jnp.pad(leaf[:capacity], ((0, more), *((0, 0),) * (leaf.ndim - 1)))
+
+    return _replace(mem, **{name: resized(leaf) for name, leaf in _rows(mem).items()})
+
+
 def diff(one: LatentMemory, other: LatentMemory) -> MemoryDiff:
     """Compares two states of one memory, e.g. before and after an edit.
 

@@ -332,3 +332,13 @@ def test_what_is_pinned_can_be_freed_again(xyz, holes):
     freed, _ = edit.pin(everything, regions.Box(LOW, HIGH), False)
     assert (rows(freed, "pinned") == rows(mem, "valid") & ~chosen).all()
     assert edit.diff(mem, pinned).counts()["changed"] == chosen.sum()
+
+
+def test_a_memory_of_more_or_fewer_slots_has_the_same_elements():
+    mem = made([(0, 0, 1), (1, 0, 2), (0, 1, 1)], False)
+    for capacity in (3, 12, 20):
+        other = edit.with_capacity(mem, capacity)
+        assert other.capacity == capacity and held(other) == held(mem)
+        assert not any(rows(other, name)[12:].any() for name in ELEMENT_FIELDS)
+    with pytest.raises(ValueError, match="capacity: found 2, expected at least 3"):
+        edit.with_capacity(mem, 2)
