@@ -15,11 +15,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from mirage_jax import memory
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import LatentMemory, edit
+from mirage_jax.memory.edit import InsertReport
 from mirage_jax.world.context_frames import ContextFrames
 from mirage_jax.world.state import World
 
@@ -92,6 +94,63 @@ def edit_world(
     outcome = EditOutcome(counts, forgotten, preceding, int(shows.sum()), int(mended.sum()))
     changed = {"bank": bank, "latent": latent, "context_frames": kept}
     return world.replace(**changed), outcome  # type: ignore[attr-defined]
+
+
+def merge_worlds(
+    world: World, other: World, pose: Float[np.ndarray, "4 4"], *, voxel: float = 0.0
+) -> tuple[World, InsertReport]:
+    """Adds what another world remembers, with room for all of it.
+
+    The rollout goes on where the first ended. Frames of the other, its context frames too, are
+    numbered after those of the first; its last frame counts as of the same time.
+
+    Args:
+      world: goes on.
+      other: is added, with its reference frames if both have some of one size.
+      pose: rigid, from the other's world to the first's, see `alignment.estimate_pose`.
+      voxel: see `edit.merge`.
+    """
+    pose = pose.astype(np.float32)
+    room = int(jnp.sum(other.bank.valid)) - int(jnp.sum(~world.bank.valid))
+    bank = edit.with_capacity(world.bank, world.bank.capacity + max(room, 0))
+    later = (world.frames - other.frames).astype(jnp.float32)
+    bank, report = edit.merge(bank, other.bank, pose, time=later, voxel=voxel)
+    kept: Any = world.context_frames
+    theirs: Any = other.context_frames
+    both = kept is not None and theirs is not None
+    if both and kept.latents.shape[1:] == theirs.latents.shape[1:]:
+        kept = _joined(kept, theirs, pose, world.frames, bank.count)
+    return world.replace(bank=bank, context_frames=kept), report  # type: ignore[attr-defined]
+
+
+def _joined(
+    frames: ContextFrames, other: ContextFrames, pose: np.ndarray, first: Array, elements: Array
+) -> ContextFrames:
+    """Both context frames, the used slots of the second behind those of the first."""
+    ours, theirs = int(frames.keyframes.count), int(other.keyframes.count)
+    known = other.keyframes
+    numbers = jnp.where(known.frame < 0, -1, known.frame + first)
+    moved = known.replace(  # type: ignore[attr-defined]
+        cam2world=jnp.asarray(pose @ np.asarray(known.cam2world)), frame=numbers
+    )
+
+    def joined(one: Array, two: Array) -> Array:
+        return jnp.concatenate([one[:ours], two[:theirs], one[ours:]])
+
+    names = ("depth", "intrinsics", "cam2world", "frame")
+    stores = {n: joined(getattr(frames.keyframes, n), getattr(moved, n)) for n in names}
+    keyframes = frames.keyframes.replace(  # type: ignore[attr-defined]
+        **stores,
+        count=frames.keyframes.count + theirs,
+        dropped=frames.keyframes.dropped + known.dropped,
+    )
+    # Theirs cover elements in whichever slots were free, so that all of them count.
+    covered = jnp.where(other.elements > 0, elements, 0).astype(jnp.int32)
+    return frames.replace(  # type: ignore[attr-defined]
+        keyframes=keyframes,
+        latents=joined(frames.latents, other.latents),
+        elements=joined(frames.elements, covered),
+    )
 
 
 def compact_world(world: World) -> World:

@@ -10,7 +10,7 @@ from mirage_jax import memory, trajectories
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import edit, regions
 from mirage_jax.world import World, context_frames
-from mirage_jax.world.editing import compact_world, edit_world
+from mirage_jax.world.editing import compact_world, edit_world, merge_worlds
 
 GRID, SIZE, CHANNELS = (2, 3), (16, 24), 4
 AHEAD = np.eye(4, dtype=np.float32)
@@ -98,3 +98,32 @@ def test_frames_still_cover_their_own_elements_in_a_compact_world(gone):
     compact = compact_world(world.replace(bank=bank))
     assert int(compact.bank.count) == 6
     assert compact.context_frames.elements[:2].tolist() == [[0, 6], [6, 6]][gone]
+
+
+def test_merged_worlds_remember_and_choose_frames_of_both():
+    one, _ = looked_at([4.0], [AHEAD])
+    other, tokens = looked_at([3.0, 2.0], [AHEAD, AHEAD])
+    merged, report = merge_worlds(one, other, BEHIND)
+    assert (int(report.added), int(report.dropped)) == (12, 0)
+    assert int(merged.frames) == 1 and merged.bank.valid.sum() == 18
+    np.testing.assert_array_equal(merged.latent, one.latent)
+    behind = Camera(INTRINSICS[None], BEHIND[None], SIZE)
+    shown = memory.read(merged.bank, behind, GRID)
+    np.testing.assert_allclose(shown.depth, 2.0, atol=1e-5)
+    np.testing.assert_array_equal(shown.tokens[0], tokens[1])
+    for choice in ("coverage", "voxels"):
+        slots = choose(merged.context_frames, merged.bank, behind, 3, choice)
+        assert {int(n) for n in slots if n >= 0} <= {1, 2} and slots[0] > 0
+    assert int(merged.context_frames.keyframes.count) == 3
+    kept = merged.context_frames
+    np.testing.assert_array_equal(kept.latents[1:3], tokens)
+    assert kept.keyframes.frame[:3].tolist() == [0, 1, 2]
+    assert float(jnp.max(merged.bank.time)) == 0.0  # both end now
+
+
+def test_a_merged_world_has_room_for_all_of_both():
+    one, _ = looked_at([4.0], [AHEAD])
+    other, _ = looked_at([4.0], [BEHIND])
+    tight = one.replace(bank=edit.with_capacity(one.bank, 7))
+    merged, report = merge_worlds(tight, other, np.eye(4, dtype=np.float32))
+    assert merged.bank.capacity == 12 and int(report.dropped) == 0

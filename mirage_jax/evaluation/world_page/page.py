@@ -30,7 +30,7 @@ _CSS = """
 .choices{display:flex;flex-wrap:wrap;gap:.5rem;margin:1rem 0 .4rem}
 .choices label{border:1px solid var(--line);border-radius:999px;padding:.2rem .9rem;cursor:pointer;
 background:var(--card);font-size:.92rem}
-.maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(19rem,1fr));gap:1rem;align-items:start}
+.maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(24rem,1fr));gap:1rem;align-items:start}
 .maps figure:first-child{grid-column:1/-1}
 .maps figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:12px;
 padding:.8rem 1rem}
@@ -228,7 +228,7 @@ def _figure(
         f'preserveAspectRatio="none" href="{maps.data_uri(picture)}"/>'
         for n, picture in enumerate(pictures)
     ]
-    unit = max(width, height) / 100
+    unit = max(width, height) / (200 if view.slab is None else 100)  # the plan is shown larger
 
     def place(points: np.ndarray) -> np.ndarray:
         flat = view.flat(points) - view.low
