@@ -1,12 +1,14 @@
 """Edits of a memory: what is in a region is deleted, moved, copied, swapped or pinned; memories are
 merged and compared.
 
-All functions are pure and can be jitted. An edit obeys: it also takes what is `pinned`, which is
-meant against what happens by itself. Slots that are freed hold nothing of what was there.
+All functions are pure and compiled once for a kind of region. An edit obeys: it also takes what is
+`pinned`, which is meant against what happens by itself. Slots that are freed hold nothing of what
+was there.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.struct
@@ -58,6 +60,7 @@ class MemoryDiff:
         return {name: int(np.sum(np.asarray(mask))) for name, mask in vars(self).items()}
 
 
+@jax.jit
 def delete(mem: LatentMemory, region: Region) -> tuple[LatentMemory, Int[Array, ""]]:
     """Frees the slots of the elements in a region; also says how many they were.
 
@@ -68,6 +71,7 @@ def delete(mem: LatentMemory, region: Region) -> tuple[LatentMemory, Int[Array, 
     return _replace(mem, **cleared), _number(chosen)
 
 
+@jax.jit
 def move(mem: LatentMemory, region: Region, by: Pose) -> tuple[LatentMemory, Int[Array, ""]]:
     """Moves the elements in a region, and where they were seen from; also says how many they were.
 
@@ -80,6 +84,7 @@ def move(mem: LatentMemory, region: Region, by: Pose) -> tuple[LatentMemory, Int
     return _moved(mem, chosen, by), _number(chosen)
 
 
+@jax.jit
 def swap(mem: LatentMemory, one: Region, other: Region) -> tuple[LatentMemory, Int[Array, ""]]:
     """Exchanges what is in two regions of space; also says how many elements were moved.
 
@@ -99,6 +104,7 @@ def swap(mem: LatentMemory, one: Region, other: Region) -> tuple[LatentMemory, I
     return _moved(mem, second & ~first, to_one), _number(first ^ second)
 
 
+@jax.jit
 def duplicate(mem: LatentMemory, region: Region, by: Pose) -> tuple[LatentMemory, InsertReport]:
     """Copies the elements in a region to another place, into free slots, the lowest first.
 
@@ -111,6 +117,7 @@ def duplicate(mem: LatentMemory, region: Region, by: Pose) -> tuple[LatentMemory
     return _insert(mem, _rows(_moved(mem, chosen, by)), chosen, jnp.zeros_like(chosen))
 
 
+@functools.partial(jax.jit, static_argnames="pinned")
 def pin(
     mem: LatentMemory, region: Region, pinned: bool = True
 ) -> tuple[LatentMemory, Int[Array, ""]]:
@@ -122,6 +129,7 @@ def pin(
     return _replace(mem, pinned=jnp.where(chosen, pinned, mem.pinned)), _number(chosen)
 
 
+@functools.partial(jax.jit, static_argnames="voxel")
 def merge(
     mem: LatentMemory,
     other: LatentMemory,
@@ -164,6 +172,7 @@ def merge(
     return _replace(mem, frames=mem.frames + other.frames, **lost), report
 
 
+@jax.jit
 def compact(mem: LatentMemory) -> LatentMemory:
     """Moves all elements to the first slots, in their order, so that `count` is their number."""
     order = jnp.argsort(~mem.valid, stable=True)
@@ -189,6 +198,7 @@ def with_capacity(mem: LatentMemory, capacity: int) -> LatentMemory:
     return _replace(mem, **{name: resized(leaf) for name, leaf in _rows(mem).items()})
 
 
+@jax.jit
 def diff(one: LatentMemory, other: LatentMemory) -> MemoryDiff:
     """Compares two states of one memory, e.g. before and after an edit.
 

@@ -84,7 +84,7 @@ def edit_world(
             preceding = len(kept.recent)
         kept = _without(kept, stale, preceding > 0)
 
-    latent, now = world.latent, memory.read(bank, camera, grid, cells=cells)
+    latent, now = world.latent, _read(bank, camera, grid, cells=cells)
     mended = shows & (now.visible > 0)
     same_kind = (now.tokens.shape, now.tokens.dtype) == (latent.shape, latent.dtype)
     if mend and same_kind:
@@ -200,6 +200,9 @@ def stale_frames(
 
     # One frame at a time: reading takes room for all elements at every pose.
     return used & jax.lax.map(shows, (cameras.intrinsics, cameras.cam2world))
+
+
+_read = jax.jit(memory.read, static_argnames=("grid", "cells"))
 
 
 def _without(frames: ContextFrames, stale: Array, preceding: bool) -> ContextFrames:

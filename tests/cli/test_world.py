@@ -4,6 +4,7 @@ import json
 import sys
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def made(seed=0):
     depth[-1, 0] = 2
     lens = np.tile(INTRINSICS, (3, 1))
     camera = Camera(lens, path[[0, 4, 8]].astype(np.float32), SIZE)
-    bank, _ = memory.write(bank, tokens, depth, camera, times=np.array([0, 4, 8]))
+    bank, _ = jax.jit(memory.write)(bank, tokens, depth, camera, times=np.array([0, 4, 8]))
     pose = jnp.asarray(path[-1], jnp.float32)
     world = World(bank, tokens[-1], pose, jnp.asarray(INTRINSICS), jnp.int32(FRAMES))
     times = np.arange(FRAMES) / 8

@@ -1,7 +1,5 @@
 """Edits of a memory against the same in numpy, element by element."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,14 +21,10 @@ TURN[:3] = [[0, 0, 1, 0.5], [0, 1, 0, -1], [-1, 0, 0, 2]]
 """A quarter turn and a shift, which float32 does without rounding."""
 CAMERA = Camera(np.float32([[16, 16, 16, 12]]), np.eye(4, dtype=np.float32)[None], SIZE)
 
+read = jax.jit(memory.read, static_argnums=2)
 several = settings(max_examples=25, deadline=None)
 elements = st.lists(point, min_size=1, max_size=points.SLOTS)
 truths = st.lists(st.booleans(), min_size=points.SLOTS, max_size=points.SLOTS)
-
-
-@functools.cache
-def jitted(name):
-    return jax.jit(getattr(edit, name), static_argnames="voxel" if name == "merge" else ())
 
 
 def made(xyz, holes):
@@ -108,7 +102,7 @@ def test_a_mask_of_another_length_is_refused():
 def test_deleted_elements_are_gone_and_all_others_as_they_were(xyz, holes):
     mem = made(xyz, holes)
     chosen = in_box(mem.xyz) & rows(mem, "valid")
-    after, number = jitted("delete")(mem, regions.Box(LOW, HIGH))
+    after, number = edit.delete(mem, regions.Box(LOW, HIGH))
     assert int(number) == chosen.sum()
     for name in ELEMENT_FIELDS:
         expected = rows(mem, name).copy()
@@ -127,11 +121,11 @@ def pillar_before_wall():
 
 def test_behind_a_deleted_pillar_the_memory_shows_the_wall():
     mem, pillar = pillar_before_wall()
-    before = memory.read(mem, CAMERA, GRID)
+    before = read(mem, CAMERA, GRID)
     expected = np.full(GRID, 4.0)
     expected[:, 1] = 2.0
     assert (np.asarray(before.depth[0]) == expected).all()
-    after = memory.read(edit.delete(mem, pillar)[0], CAMERA, GRID)
+    after = read(edit.delete(mem, pillar)[0], CAMERA, GRID)
     assert (np.asarray(after.depth[0]) == 4.0).all()
     assert (np.asarray(after.tokens[0]) == rows(mem, "tokens")[:12].reshape(*GRID, 2)).all()
 
@@ -141,7 +135,7 @@ def test_a_moved_pillar_stands_in_its_new_place():
     step = regions.translation((1, 0, 0))  # one cell: 16 pixels a metre at 1 m, 8 a cell, at 2 m
     after, number = edit.move(mem, pillar, step)
     assert int(number) == GRID[0]
-    seen = memory.read(after, CAMERA, GRID)
+    seen = read(after, CAMERA, GRID)
     expected = np.full(GRID, 4.0)
     expected[:, 2] = 2.0
     assert (np.asarray(seen.depth[0]) == expected).all()
@@ -157,7 +151,7 @@ def test_a_moved_pillar_stands_in_its_new_place():
 def test_moved_elements_and_their_origins_go_the_same_way(xyz, holes):
     mem = made(xyz, holes)
     chosen = in_box(mem.xyz) & rows(mem, "valid")
-    after, number = jitted("move")(mem, regions.Box(LOW, HIGH), TURN)
+    after, number = edit.move(mem, regions.Box(LOW, HIGH), TURN)
     assert int(number) == chosen.sum()
     for name in ELEMENT_FIELDS:
         expected = rows(mem, name).copy()
@@ -182,8 +176,8 @@ def test_a_swap_twice_is_none(xyz, holes, shift):
     mem = made(xyz, holes)
     one = regions.Box((-1, -1, 0), (0, 0, 2))
     other = regions.Box((shift, 0.25, 1), (shift + 1, 1.25, 3))
-    once, number = jitted("swap")(mem, one, other)
-    again, _ = jitted("swap")(once, one, other)
+    once, number = edit.swap(mem, one, other)
+    again, _ = edit.swap(once, one, other)
     for name in (*ELEMENT_FIELDS, *COUNTERS):
         assert (rows(again, name) == rows(mem, name)).all(), name
     by = np.float32([shift + 1, 1.25, 1])
@@ -235,7 +229,7 @@ def test_copies_take_the_lowest_free_slots_and_what_does_not_fit_is_counted(xyz,
             row[name] = TURN[:3, :3] @ row[name] + TURN[:3, 3]
         new.append(row)
     fields, count, dropped = inserted(mem, new)
-    after, report = jitted("duplicate")(mem, regions.Box(LOW, HIGH), TURN)
+    after, report = edit.duplicate(mem, regions.Box(LOW, HIGH), TURN)
     for name in ELEMENT_FIELDS:
         assert (rows(after, name) == fields[name]).all(), name
     assert (int(after.count), int(after.dropped)) == (count, int(mem.dropped) + dropped)
@@ -261,14 +255,14 @@ def test_merged_memories_have_the_elements_of_both(xyz, others, holes):
         else:
             new.append(row)
     fields, count, dropped = inserted(mem, new)
-    after, report = jitted("merge")(mem, other, TURN, time=2.0, voxel=voxel)
+    after, report = edit.merge(mem, other, TURN, time=2.0, voxel=voxel)
     for name in ELEMENT_FIELDS:
         assert (rows(after, name) == fields[name]).all(), name
     assert (int(after.count), int(after.frames)) == (count, 18)
     assert [int(n) for n in (report.added, report.known, report.dropped)] == [
         len(new) - dropped, known, dropped
     ]  # fmt: skip
-    assert int(jitted("merge")(mem, other, TURN)[1].known) == 0
+    assert int(edit.merge(mem, other, TURN)[1].known) == 0
 
 
 def test_memories_of_other_tokens_are_not_merged():
@@ -283,7 +277,7 @@ def test_memories_of_other_tokens_are_not_merged():
 @given(elements, truths)
 def test_a_compact_memory_begins_with_its_elements_in_their_order(xyz, holes):
     mem = edit.delete(made(xyz, holes), regions.Box(LOW, HIGH))[0]
-    after = jitted("compact")(mem)
+    after = edit.compact(mem)
     valid = rows(mem, "valid")
     assert int(after.count) == valid.sum()
     for name in ELEMENT_FIELDS:

@@ -18,6 +18,7 @@ BEHIND = trajectories.make("orbit_right", 2, angle=180, distance=2)[-1].astype(n
 BEHIND[:3, 3] = 0
 choose = jax.jit(context_frames.choose, static_argnums=(3, 4))
 write = jax.jit(memory.write)
+add = jax.jit(context_frames.add)
 EVERYTHING_NEAR = regions.Box((-9, -9, 0), (9, 9, 2.5))
 
 
@@ -33,9 +34,7 @@ def looked_at(depths, poses, recent=1):
     for number in range(frames):
         one = slice(number, number + 1)
         bank, _ = write(bank, tokens[one], depth[one], camera[one])
-        kept = context_frames.add(
-            kept, tokens[one], depth[one], camera[one], jnp.array([number]), bank
-        )
+        kept = add(kept, tokens[one], depth[one], camera[one], jnp.array([number]), bank)
     kept = kept.replace(recent=tokens[frames - recent :], context=jnp.ones((recent, *GRID, 5)))
     return World(
         bank, tokens[-1], poses[-1], jnp.asarray(INTRINSICS), jnp.int32(frames), kept
@@ -54,9 +53,9 @@ def test_frames_that_show_what_was_deleted_are_not_chosen_again():
     assert (outcome.last_frame_cells, outcome.last_frame_mended) == (0, 0)
     kept = edited.context_frames
     ahead = Camera(INTRINSICS[None], AHEAD[None], SIZE)
-    for choice in ("coverage", "voxels"):
-        assert 0 in choose(world.context_frames, world.bank, ahead, 3, choice)
-        assert 0 not in choose(kept, edited.bank, ahead, 3, choice)
+    assert 0 in choose(world.context_frames, world.bank, ahead, 3, "coverage")
+    assert 0 not in choose(kept, edited.bank, ahead, 3, "coverage")
+    assert kept.elements[:3].tolist() == [0, 12, 18]  # 0: never chosen by voxels either
     assert not np.asarray(kept.latents[0]).any()
     np.testing.assert_array_equal(kept.latents[1:3], tokens[1:])
     np.testing.assert_array_equal(kept.recent, world.context_frames.recent)
@@ -108,12 +107,12 @@ def test_merged_worlds_remember_and_choose_frames_of_both():
     assert int(merged.frames) == 1 and merged.bank.valid.sum() == 18
     np.testing.assert_array_equal(merged.latent, one.latent)
     behind = Camera(INTRINSICS[None], BEHIND[None], SIZE)
-    shown = memory.read(merged.bank, behind, GRID)
+    shown = jax.jit(memory.read, static_argnums=2)(merged.bank, behind, GRID)
     np.testing.assert_allclose(shown.depth, 2.0, atol=1e-5)
     np.testing.assert_array_equal(shown.tokens[0], tokens[1])
-    for choice in ("coverage", "voxels"):
-        slots = choose(merged.context_frames, merged.bank, behind, 3, choice)
-        assert {int(n) for n in slots if n >= 0} <= {1, 2} and slots[0] > 0
+    slots = choose(merged.context_frames, merged.bank, behind, 3, "coverage")
+    assert {int(n) for n in slots if n >= 0} <= {1, 2} and slots[0] > 0
+    assert merged.context_frames.elements[:3].tolist() == [6, 18, 18]
     assert int(merged.context_frames.keyframes.count) == 3
     kept = merged.context_frames
     np.testing.assert_array_equal(kept.latents[1:3], tokens)
