@@ -42,7 +42,7 @@ from mirage_jax.evaluation.world_page.maps import UPS
 from mirage_jax.io import outputs
 from mirage_jax.io.atomic import write_atomically
 from mirage_jax.memory.alignment import AlignmentOptions, estimate_pose
-from mirage_jax.world import branches, editing, viewpoints
+from mirage_jax.world import branches, check_world, editing, viewpoints
 from mirage_jax.world.colours import decoded_colours, token_colours
 from mirage_jax.world.loading import load
 from mirage_jax.world.world_file import WORLD, WorldFile, read_world_file, write_world_file
@@ -112,10 +112,11 @@ def _size(file: WorldFile) -> tuple[int, int]:
 
 
 def _colours(file: WorldFile, console: Console) -> np.ndarray | None:
-    """Decoded colours of all slots; None without --weights."""
-    if not _WEIGHTS.value:
+    """Decoded colours of all slots; None without --weights, and where colours are stored."""
+    if not _WEIGHTS.value or file.world.bank.tokens.dtype == np.uint8:
         return None
     model = load(Path(_WEIGHTS.value))
+    check_world(file.world, model, f"--weights {_WEIGHTS.value}: the world")
     cameras = viewpoints.viewpoints(file, _size(file)).at_most(_MOST_VIEWS)
     with console.status(f"decoding {len(cameras.frames)} views"):
         colours, share = decoded_colours(

@@ -194,8 +194,8 @@ class Timeline:
     def to_file(self, file: WorldFile) -> WorldFile:
         """`file` with the present state as its world, and with all marks as branches.
 
-        What can be undone is not in it. Marks of frames alone and branches whose names are no marks
-        stay as they are.
+        What can be undone is not in it, nor a camera path that ends before the state does. Marks of
+        frames alone and branches whose names are no marks stay as they are.
         """
         known = {branch.name: branch for branch in file.branches}
         added: list[Branch] = []

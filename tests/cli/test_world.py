@@ -2,7 +2,6 @@
 
 import json
 import sys
-import types
 
 import jax
 import jax.numpy as jnp
@@ -112,8 +111,7 @@ def test_exports_have_the_elements_and_the_cameras(call, saved, tmp_path, name):
 
 def test_colours_are_decoded_where_there_are_weights(call, saved, tmp_path, monkeypatch):
     """This autoencoder shows the first three channels; hidden elements follow by the linear map."""
-    encoder, conditioner = tiny_world.Plain(), types.SimpleNamespace(cells="centre")
-    model = types.SimpleNamespace(encoder=encoder, grid=GRID, conditioner=conditioner)
+    model = tiny_world.world_model().replace(encoder=tiny_world.Plain())
     monkeypatch.setattr(command, "load", lambda path: model)
     code, out, err = call("export", saved, tmp_path / "a.ply", "--weights=somewhere")
     assert code == 0 and "of the elements as decoded" in out, err
@@ -121,6 +119,10 @@ def test_colours_are_decoded_where_there_are_weights(call, saved, tmp_path, monk
     colours = np.stack([found[n] for n in ("red", "green", "blue")], 1)
     tokens = np.asarray(read_world_file(saved).world.bank.tokens)[:18, :3]
     np.testing.assert_allclose(colours, (tokens + 1) * 127.5, atol=1)
+    wide = model.replace(size=(32, 24))
+    monkeypatch.setattr(command, "load", lambda path: wide)
+    code, _, err = call("export", saved, tmp_path / "a.ply", "--weights=other")
+    assert code == 2 and "--weights other: the world: found a last latent" in err
 
 
 def test_an_edit_is_written_with_the_world_as_it_was(call, saved, tmp_path):
