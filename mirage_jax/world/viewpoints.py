@@ -56,7 +56,7 @@ def picture_size(file: WorldFile, size: tuple[int, int] | None = None) -> tuple[
     if size is None:
         raise ValueError(
             "the world has no camera path, which would say how large its pictures are; expected "
-            "--video_size=HEIGHT,WIDTH"
+            "--picture_size=HEIGHT,WIDTH"
         )
     return size
 

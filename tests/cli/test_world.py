@@ -229,3 +229,15 @@ def test_help_has_every_flag(call):
     assert code == 0
     for flag in ("do", "region", "other_region", "shift", "turn", "pose", "add", "weights"):
         assert f"--{flag}: " in out
+
+
+def test_without_a_camera_path_the_size_of_the_pictures_is_asked_for(call, file, tmp_path):
+    bare = tmp_path / "bare.world"
+    write_world_file(bare, WorldFile(file.world))
+    code, _, err = call("export", bare, tmp_path / "a.glb")
+    assert code == 2 and "expected --picture_size=HEIGHT,WIDTH" in err
+    assert call("export", bare, tmp_path / "a.ply")[0] == 0  # which has no cameras
+    code, out, err = call("export", bare, tmp_path / "model", "--picture_size=16,24")
+    assert code == 0 and "18 points, 1 cameras" in out, err
+    _, images, *_ = read_models.colmap(tmp_path / "model")
+    np.testing.assert_allclose(images["frame_00008.png"][0], file.world.cam2world, atol=1e-6)
