@@ -5,6 +5,7 @@
     mirage train        train the video autoencoder, its geometry head and the denoiser
     mirage generate     video along a camera path from one picture
     mirage evaluate     score held-out worlds; writes results.json and report.html
+    mirage world        look at saved worlds, edit, merge, branch and export them
     mirage bench        time the memory, the denoiser or the video autoencoder
     mirage convert      released weights to exports of ours, and back
     mirage compile      what training on a TPU slice needs, found by compiling for it, without TPUs
@@ -20,7 +21,17 @@ import sys
 from mirage_jax.cli.helpers.allocator import restart_with_large_pages
 from mirage_jax.cli.helpers.quiet import silence_libraries
 
-COMMANDS = ("quickstart", "record", "train", "generate", "evaluate", "bench", "convert", "compile")
+COMMANDS = (
+    "quickstart",
+    "record",
+    "train",
+    "generate",
+    "evaluate",
+    "world",
+    "bench",
+    "convert",
+    "compile",
+)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The pose-keyed latent memory: `create`, `write`, `read`; retrieval; the RGB cloud baseline."""
 
-from mirage_jax.memory import frustum_voxels, released, retrieval, rgb_cloud, sharded
+from mirage_jax.memory import edit, frustum_voxels, regions, released, retrieval, rgb_cloud, sharded
 from mirage_jax.memory.bank import LatentMemory, WriteReport, create, nbytes, write
 from mirage_jax.memory.pooling import pool_depth, pool_static
 from mirage_jax.memory.readout import ReadOut, read, splat
@@ -12,11 +12,13 @@ __all__ = [
     "ReadOut",
     "WriteReport",
     "create",
+    "edit",
     "frustum_voxels",
     "nbytes",
     "pool_depth",
     "pool_static",
     "read",
+    "regions",
     "released",
     "retrieval",
     "retrieve",

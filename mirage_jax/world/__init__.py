@@ -5,11 +5,14 @@ from mirage_jax.world.model import WorldModel
 from mirage_jax.world.rollout import Chunk, DepthEstimator, rollout
 from mirage_jax.world.sampling import sample_chunk
 from mirage_jax.world.state import World, check_world
+from mirage_jax.world.timeline import Timeline, TimelineOptions
 from mirage_jax.world.world_file import load_world, save_world
 
 __all__ = [
     "Chunk",
     "DepthEstimator",
+    "Timeline",
+    "TimelineOptions",
     "World",
     "WorldModel",
     "check_world",

@@ -22,6 +22,7 @@ from mirage_jax.world import (
 from mirage_jax.world.conditioners import Folded, Nothing
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
 from mirage_jax.world.options import MemoryOptions, SamplerOptions
+from mirage_jax.world.timeline import Timeline
 
 CELLS = GRID[0] * GRID[1]
 CAPACITY = 3 * CELLS + 2
@@ -142,6 +143,19 @@ def test_a_saved_world_continues_as_if_it_had_never_stopped(walk):
     assert [part.index for part in walk.parts] == [0, 1, 2]
     for part, chunk in zip(walk.parts, walk.chunks, strict=True):
         np.testing.assert_array_equal(part.video, chunk.video)
+
+
+def test_a_rollout_that_is_undone_and_taken_again_is_the_same_bit_for_bit(model, started, walk):
+    timeline = Timeline(started[0])
+    for chunk in walk.chunks:
+        timeline.record(chunk.world)
+    assert_same(timeline.undo(2), walk.chunks[0].world)
+    chunks, final = walked(model, timeline.world, PATH[CHUNK - 1 :], KEY)
+    for again, chunk in zip(chunks, walk.chunks[1:], strict=True):
+        np.testing.assert_array_equal(again.video, chunk.video)
+    assert_same(final, walk.final)
+    assert_same(timeline.redo(2), walk.final)
+    assert_same(timeline.undo(3), started[0])
 
 
 def test_elements_are_where_their_frame_was_seen_from(started, walk):
