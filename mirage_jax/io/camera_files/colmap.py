@@ -284,8 +284,8 @@ def write_colmap(path: Path, record: CameraRecord, *, binary: bool = False) -> N
     write_atomically(path / "cameras.txt", "\n".join(lines) + "\n")
     lines = ["# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME, then POINTS2D[]"]
     for i, pose in enumerate(poses):
-        values = " ".join(f"{v:.17g}" for v in (*qvec[i], *pose[:3, 3]))
-        lines += [f"{i + 1} {values} {which[i] + 1} {names[i]}", ""]
+        row = " ".join(f"{v:.17g}" for v in (*qvec[i], *pose[:3, 3]))
+        lines += [f"{i + 1} {row} {which[i] + 1} {names[i]}", ""]
     write_atomically(path / "images.txt", "\n".join(lines) + "\n")
     write_atomically(path / "points3D.txt", "# no points\n")
 

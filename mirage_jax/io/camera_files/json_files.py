@@ -111,7 +111,7 @@ def read_recammaster(path: Path, told: Told) -> FileCameras:
     entries = _in_order(path, _object(path))
     known = sorted(entries[0][1]) if isinstance(entries[0][1], dict) else []
     camera = told.camera or (known[0] if len(known) == 1 else None)
-    if camera not in known:
+    if camera is None or camera not in known:
         found = f"camera {told.camera!r}" if told.camera else f"{len(known)} cameras"
         raise ValueError(f"{path}: found {found}, expected --camera=one of {', '.join(known)}")
     matrices = [

@@ -63,7 +63,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error})") from error
+        raise ValueError(f"{path}: not a readable .json file ({error})") from error
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Writes a compressed .npz file."""
     with replacing(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def fractions(path: Path, record: CameraRecord) -> np.ndarray:

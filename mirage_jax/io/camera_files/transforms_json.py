@@ -70,7 +70,8 @@ def _number(path: Path, frame: int, fields: dict, name: str) -> float:
 
 def _lens(path: Path, frames: list[dict], told: Told) -> dict[str, Any]:
     """Intrinsics, size and distortion; {} where the file gives no focal length."""
-    rows, sizes, coefficients, models = [], [], [], set()
+    rows, coefficients, models = [], [], set()
+    sizes: list[tuple[int, int]] = []
     for i, fields in enumerate(frames):
         given = {
             name: _number(path, i, fields, name)
@@ -87,11 +88,11 @@ def _lens(path: Path, frames: list[dict], told: Told) -> dict[str, Any]:
         if row is None:
             return {}
         rows.append(row)
-        sizes.append(size)
+        sizes += [] if size is None else [size]
         coefficients.append({name: given[name] for name in _DISTORTION if given.get(name)})
         models.add(str(fields.get("camera_model", "OPENCV")))
     result: dict[str, Any]
-    if any(size is None for size in sizes):
+    if len(sizes) < len(rows):
         whole = all(max(row) >= 4 for row in rows)
         result = {"intrinsics": np.array(rows), "normalised": not whole}
     else:
@@ -102,17 +103,19 @@ def _lens(path: Path, frames: list[dict], told: Told) -> dict[str, Any]:
     return result
 
 
-def _intrinsics(given: dict, angles: dict, size: tuple[int, int] | None) -> list[float] | None:
-    """In pixels; as fractions where only angles are given and no size."""
+def _intrinsics(
+    given: dict[str, float], angles: dict[str, float], size: tuple[int, int] | None
+) -> list[float] | None:
+    """fx, fy, cx, cy in pixels; None where they are not given without a size."""
     height, width = size or (None, None)
     fx = given.get("fl_x", _focal(angles.get("camera_angle_x"), width))
     fy = given.get("fl_y", _focal(angles.get("camera_angle_y"), height))
     fx, fy = fx if fx is not None else fy, fy if fy is not None else fx
-    if fx is None:
+    if fx is None or fy is None:
         return None
     if {"cx", "cy"} <= given.keys():
         return [fx, fy, given["cx"], given["cy"]]
-    return None if size is None else [fx, fy, width / 2, height / 2]
+    return None if size is None else [fx, fy, size[1] / 2, size[0] / 2]
 
 
 def _focal(angle: float | None, side: int | None) -> float | None:
