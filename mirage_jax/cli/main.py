@@ -4,6 +4,7 @@
     mirage record       record clips of third-party worlds to ArrayRecord
     mirage train        train the video autoencoder, its geometry head and the denoiser
     mirage generate     video along a camera path from one picture
+    mirage trajectory   show, convert and check camera paths of this and other tools
     mirage evaluate     score held-out worlds; writes results.json and report.html
     mirage bench        time the memory, the denoiser or the video autoencoder
     mirage convert      released weights to exports of ours, and back
@@ -19,7 +20,10 @@ import sys
 
 from mirage_jax.cli.helpers.allocator import restart_with_large_pages
 
-COMMANDS = ("quickstart", "record", "train", "generate", "evaluate", "bench", "convert", "compile")
+COMMANDS = (
+    *("quickstart", "record", "train", "generate", "trajectory"),
+    *("evaluate", "bench", "convert", "compile"),
+)
 
 
 def main() -> None:
