@@ -90,7 +90,7 @@ def test_keys_in_latents():
     assert len(poses) == 1 + 4 * 36
     # .08 a latent; one latent to the right is 3 degrees; then to that camera's right.
     right = 4 * 0.08 * np.array([np.cos(np.radians(3)), 0, -np.sin(np.radians(3))])
-    np.testing.assert_allclose(poses[-1][:3, 3], right + [0, 0, 2.48], atol=1e-9)
+    np.testing.assert_allclose(poses[-1][:3, 3], right + np.array([0, 0, 2.48]), atol=1e-9)
 
 
 def test_keys_that_cannot_be_are_named():

@@ -1,13 +1,13 @@
 """mirage trajectory: look at, convert and check camera paths, of this and of other tools.
 
-    mirage trajectory show cameras.txt --out=path.png        # and path.html, to turn it
+    mirage trajectory show cameras.txt --picture=path.png        # and path.html, to turn it
     mirage trajectory show forward:2m,turn_left:90,back
     mirage trajectory convert transforms.json poses.txt      # TUM, by the suffix
     mirage trajectory convert sparse/0 pose.npz --to_format=vipe
     mirage trajectory convert poses.npy path.npz --direction=w2c --axes=opengl --units=mm
-    mirage trajectory check poses.npy --direction=c2w --axes=opencv --frames=81
+    mirage trajectory check poses.npy --direction=c2w --axes=opencv --length=81
     mirage trajectory check poses --intrinsics=525,525,320,240 --size=480,640 \\
-        --pictures=frames --depth=frames
+        --pictures=frames --depths=frames
 
 FILE is a camera file, or a folder of them; what it holds is recognised, and what was seen is said.
 Plain matrices do not say whether they map the camera to the world (c2w) or back (w2c), nor where
@@ -39,7 +39,7 @@ from mirage_jax.io.camera_files import CameraRecord
 from mirage_jax.io.camera_files.checks import check_record
 
 _FORMATS = list(camera_files.FORMATS)
-_FORMAT = flags.DEFINE_enum("format", None, _FORMATS, "Of FILE; by default it is recognised.")
+_FORMAT = flags.DEFINE_enum("from_format", None, _FORMATS, "Of FILE; by default it is recognised.")
 _TO_FORMAT = flags.DEFINE_enum(
     "to_format",
     None,
@@ -71,7 +71,7 @@ _INTRINSICS = flags.DEFINE_list(
 )
 _FOV = flags.DEFINE(
     Real(above=0, below=180),
-    "fov",
+    "field_of_view",
     None,
     "Degrees across the shorter side of --size, where FILE has no intrinsics.",
 )
@@ -79,24 +79,25 @@ _SCALE = flags.DEFINE(Real(above=0), "scale", 1.0, "Times which convert makes tr
 _FROM_ORIGIN = flags.DEFINE_bool(
     "from_origin", False, "Whether convert moves the path so that its first camera is the identity."
 )
-_FRAMES = flags.DEFINE(
+_LENGTH = flags.DEFINE(
     Integer(least=0),
-    "frames",
+    "length",
     0,
     "Frames that check expects, 0 for any; of named paths, 0 for 81.",
 )
-_ANGLE = flags.DEFINE(Real(), "angle", 90.0, "Degrees turned by a named path.")
-_DISTANCE = flags.DEFINE(Real(), "distance", 1.0, "Metres moved by a named path.")
-_OUT = flags.DEFINE(
-    PathName(), "out", "trajectory.png", "Picture that show draws, with a page (.html) beside it."
+_PICTURE = flags.DEFINE(
+    PathName(),
+    "picture",
+    "trajectory.png",
+    "Picture that show draws, with a page (.html) beside it.",
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files that are there already.")
 _PICTURES = flags.DEFINE(
-    PathName(), "pictures", "", "Folder of the frames' pictures, for check; needs --depth."
+    PathName(), "pictures", "", "Folder of the frames' pictures, for check; needs --depths."
 )
-_DEPTH = flags.DEFINE(
+_DEPTHS = flags.DEFINE(
     PathName(),
-    "depth",
+    "depths",
     "",
     "Folder of their depth: 16-bit PNG in millimetres, or .npy or .npz in metres.",
 )
@@ -133,13 +134,13 @@ def _with_lens(record: CameraRecord) -> CameraRecord:
     if not _INTRINSICS.value and fov is None:
         return record
     if record.size is None:
-        raise common.UserError("--intrinsics and --fov need --size=HEIGHT,WIDTH")
+        raise common.UserError("--intrinsics and --field_of_view need --size=HEIGHT,WIDTH")
     if fov is None:
         lens = np.array(_numbers("intrinsics", _INTRINSICS.value, 4, "FX,FY,CX,CY"))
     else:
         lens = field_of_view(fov, record.size).astype(np.float64)
     if record.intrinsics is not None:
-        raise common.UserError("--intrinsics, --fov: FILE has intrinsics, expected none")
+        raise common.UserError("--intrinsics, --field_of_view: FILE has intrinsics, expected none")
     return record.replace(intrinsics=np.tile(lens, (len(record), 1)))
 
 
@@ -150,11 +151,11 @@ def _is_path_of_ours(source: str) -> bool:
 
 
 def _named(source: str) -> np.ndarray:
-    frames = _FRAMES.value or 81
+    frames = _LENGTH.value or 81
     if trajectories.is_keys(source):
-        return trajectories.keys(source, _FRAMES.value)
+        return trajectories.keys(source, _LENGTH.value)
     make = trajectories.steps if trajectories.is_composed(source) else trajectories.make
-    return make(source, frames, angle=_ANGLE.value, distance=_DISTANCE.value)
+    return make(source, frames)
 
 
 def _size() -> tuple[int, int] | None:
@@ -188,12 +189,12 @@ def show(source: str, console: Console) -> int:
     """Draws the path."""
     from mirage_jax.cli.helpers.camera_plot import draw_png, write_page
 
-    png = Path(_OUT.value)
+    png = Path(_PICTURE.value)
     if png.suffix.lower() != ".png":
-        raise common.UserError(f"--out: found {png.suffix!r}, expected .png")
+        raise common.UserError(f"--picture: found {png.suffix!r}, expected .png")
     page = png.with_suffix(".html")
     for path in (png, page):
-        _check_new(f"--out {path}", path)
+        _check_new(f"--picture {path}", path)
     record = _record(source)
     png.parent.mkdir(parents=True, exist_ok=True)
     draw_png(png, record, Path(source).name)
@@ -229,13 +230,13 @@ def convert(source: str, to: str, console: Console) -> int:
 
 def check(source: str, console: Console) -> int:
     """Says what is odd about the path; 1 if something is."""
-    if bool(_PICTURES.value) != bool(_DEPTH.value):
-        raise common.UserError("give --pictures and --depth together")
+    if bool(_PICTURES.value) != bool(_DEPTHS.value):
+        raise common.UserError("give --pictures and --depths together")
     undecided = _PICTURES.value and not _is_path_of_ours(source)
     record = _convention_by_pictures(source, console) if undecided else _record(source)
     _say(record, console)
     wrong = 0
-    for finding in check_record(record, _FRAMES.value or None):
+    for finding in check_record(record, _LENGTH.value or None):
         mark = {True: "ok", False: "WRONG", None: "-"}[finding.good]
         wrong += finding.good is False
         console.print(f"{mark:>5}  {finding.name}: {finding.said}", soft_wrap=True, markup=False)
@@ -257,7 +258,7 @@ def _convention_by_pictures(source: str, console: Console) -> CameraRecord:
     raw = _with_lens(_sized(read(direction="c2w", axes="opencv")))
     files = [
         by.files_of_frames(Path(folder), raw, kind)
-        for folder, kind in ((_PICTURES.value, "pictures"), (_DEPTH.value, "depth"))
+        for folder, kind in ((_PICTURES.value, "pictures"), (_DEPTHS.value, "depths"))
     ]
     fits = by.compare(raw, files[0], files[1], _GAP.value)
     for fit in fits:

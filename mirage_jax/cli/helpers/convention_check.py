@@ -109,7 +109,7 @@ def verdict(fits: list[Fit]) -> Fit | None:
 
 
 def files_of_frames(folder: Path, record: CameraRecord, kind: str) -> list[Path]:
-    """The picture ("pictures") or depth map ("depth") of each frame in a folder.
+    """The picture ("pictures") or depth map ("depths") of each frame in a folder.
 
     Files are those called as the frames are, or all of them in order where the cameras have no
     names. 16-bit grey pictures are depth maps.
@@ -120,7 +120,7 @@ def files_of_frames(folder: Path, record: CameraRecord, kind: str) -> list[Path]
     if not folder.is_dir():
         raise FileNotFoundError(f"--{kind}: {folder}: no such folder")
     files = [path for path in sorted(folder.iterdir(), key=lambda p: natural_key(p.name))]
-    files = [path for path in files if path.is_file() and _is_depth(path) == (kind == "depth")]
+    files = [path for path in files if path.is_file() and _is_depth(path) == (kind == "depths")]
     if record.names is None:
         if len(files) != len(record):
             raise ValueError(

@@ -10,7 +10,7 @@ from mirage_jax.io.camera_files.conventions import forward_share
 from mirage_jax.io.camera_files.record import CameraRecord
 
 JUMP = 8.0
-"""Times the median step that a step is remarked on."""
+"""Times both of its neighbours that a step is remarked on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +62,15 @@ def _motion(record: CameraRecord) -> list[Finding]:
     findings = []
     for name, values, unit in (("steps", step, ""), ("turns", turn, " degrees")):
         median = float(np.median(values))
-        jumps = np.flatnonzero((values > JUMP * median) & (median > 1e-9))
+        # Not the median alone: a path that begins and ends at rest has a small one.
+        beside = np.concatenate([[0.0], values, [0.0]])
+        apart = values > JUMP * np.maximum(beside[:-2], beside[2:])
+        apart &= values > max(3 * median, 0.01 * values.sum())
+        jumps = np.flatnonzero(apart & (len(values) > 1))
         said = f"median {median:.4g}{unit}, largest {values.max():.4g}{unit}"
         if len(jumps):
             where = ", ".join(f"{i} to {i + 1}" for i in jumps[:5])
-            said += f": {len(jumps)} jumps above {JUMP:g} medians, frames {where}"
+            said += f"; {len(jumps)} jumps of {JUMP:g} times what is beside them, frames {where}"
         findings.append(Finding(name, not len(jumps), said))
     ahead = forward_share(poses)
     said = "stands still" if np.isnan(ahead) else f"{ahead:.0%} of moving steps go where it looks"

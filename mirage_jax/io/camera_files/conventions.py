@@ -113,6 +113,12 @@ def to_record(path: Path, name: str, why: str, found: FileCameras, told: Told) -
     count = len(found.matrices)
     if not count:
         raise ValueError(f"{path}: found 0 poses, expected at least one")
+    for field in ("timestamps", "names"):
+        value = getattr(found, field)
+        if value is not None and len(value) != count:
+            raise ValueError(
+                f"{path}: {field}: found {len(value)}, expected {count}, one for each frame"
+            )
     bare = told.bare or (None, None)
     settled, notes = {}, [f"format: {name}, {why}; {count} frames"]
     for what, default in (("direction", bare[0]), ("axes", bare[1])):

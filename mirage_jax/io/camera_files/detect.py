@@ -61,7 +61,7 @@ def _folder(path: Path) -> tuple[str, str]:
     if len(found) > 1:
         raise ValueError(
             f"{path}: found cameras of several formats ({', '.join(sorted(found))}), expected "
-            "--format=one of them"
+            "--from_format=one of them"
         )
     if not found:
         raise ValueError(
@@ -87,7 +87,7 @@ def _text(path: Path) -> tuple[str, str]:
     if columns == 8 and separated:
         raise ValueError(
             f"{path}: found 8 columns separated by commas, whose quaternions are w x y z in some "
-            "files and x y z w in others; expected --format=tum for timestamp tx ty tz qx qy qz qw"
+            "files and x y z w in others; expected --from_format=tum for t tx ty tz qx qy qz qw"
         )
     if columns == 8:
         return "tum", "8 numbers per line"
@@ -142,6 +142,6 @@ def _arrays(path: Path, arrays: dict[str, np.ndarray]) -> tuple[str, str]:
             return "spatialvid", "7 numbers per frame, and intrinsics.npy beside it"
         raise ValueError(
             f"{path}: found 7 numbers per frame and no intrinsics.npy beside it, which may be "
-            "translations and quaternions of any order; expected --format=spatialvid if it is that"
+            "translations and quaternions of any order; expected --from_format=spatialvid if so"
         )
     return "matrices", "its arrays"

@@ -27,6 +27,8 @@ def read_transforms(path: Path, told: Told) -> FileCameras:
     frames = content.get("frames") if isinstance(content, dict) else None
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
         raise ValueError(f"{path}: frames: found no list of objects, expected one per picture")
+    if not frames:
+        raise ValueError(f"{path}: frames: found 0 poses, expected at least one")
     for i, frame in enumerate(frames):
         if "transform_matrix" not in frame:
             raise ValueError(
@@ -43,7 +45,7 @@ def read_transforms(path: Path, told: Told) -> FileCameras:
     matrices = [frame["transform_matrix"] for frame in frames]
     both = [{**content, **frame} for frame in frames]
     return FileCameras(
-        as_matrices(path, matrices, "frames") if matrices else np.zeros((0, 4, 4)),
+        as_matrices(path, matrices, "frames"),
         "c2w",
         "opengl",
         "",
@@ -56,7 +58,7 @@ def read_transforms(path: Path, told: Told) -> FileCameras:
 
 
 def _times(path: Path, frames: list[dict]) -> np.ndarray | None:
-    if not frames or not all("time" in frame for frame in frames):
+    if not all("time" in frame for frame in frames):
         return None
     return np.array([_number(path, i, frame, "time") for i, frame in enumerate(frames)])
 
