@@ -177,7 +177,7 @@ def _check_flags(files: OutputFiles) -> None:
     _vae_tile()
     with_fields(PRESETS[_PRESET.value or "default"], _WITH.value)
     reads = {name: Path(str(flags.FLAGS[name].value)) for name in _READ if flags.FLAGS[name].value}
-    if walk.is_named(_TRAJECTORY.value):
+    if trajectories.is_named(_TRAJECTORY.value):
         del reads["trajectory"]
     named = {f"--{name}": path for name, path in reads.items()}
     # A world that is continued may be replaced by what it becomes.

@@ -112,7 +112,7 @@ _VERBS = {"show": 1, "convert": 2, "check": 1}
 def _record(source: str) -> CameraRecord:
     """The cameras that FILE and flags give."""
     size = _size()
-    if _is_path_of_ours(source):
+    if trajectories.is_named(source):
         record = CameraRecord(_named(source), metric=True, notes=(f"trajectory: {source}",))
     else:
         record = camera_files.read(
@@ -142,12 +142,6 @@ def _with_lens(record: CameraRecord) -> CameraRecord:
     if record.intrinsics is not None:
         raise common.UserError("--intrinsics, --field_of_view: FILE has intrinsics, expected none")
     return record.replace(intrinsics=np.tile(lens, (len(record), 1)))
-
-
-def _is_path_of_ours(source: str) -> bool:
-    if os.path.exists(source):
-        return False
-    return trajectories.is_composed(source) or not Path(source).suffix
 
 
 def _named(source: str) -> np.ndarray:
@@ -232,7 +226,7 @@ def check(source: str, console: Console) -> int:
     """Says what is odd about the path; 1 if something is."""
     if bool(_PICTURES.value) != bool(_DEPTHS.value):
         raise common.UserError("give --pictures and --depths together")
-    undecided = _PICTURES.value and not _is_path_of_ours(source)
+    undecided = _PICTURES.value and not trajectories.is_named(source)
     record = _convention_by_pictures(source, console) if undecided else _record(source)
     _say(record, console)
     wrong = 0

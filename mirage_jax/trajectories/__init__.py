@@ -39,6 +39,13 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *NAMES])
 
 
+def is_named(text: str) -> bool:
+    """Whether a trajectory is a name, steps or keys rather than a file or folder of cameras."""
+    if text in NAMES or text in ALIASES:
+        return True
+    return not Path(text).exists() and (is_composed(text) or not Path(text).suffix)
+
+
 def load(path: str | Path, frames: int | None = None) -> Float[np.ndarray, "t 4 4"]:
     """Reads cam2world poses from a camera file of any format of `camera_files.FORMATS`.
 

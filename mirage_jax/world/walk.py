@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -73,7 +72,7 @@ def camera_path(
         count = frames or max(-(-held // (chunk_frames - 1)), 1) * (chunk_frames - 1) + 1
         chunks_of_path(count, chunk_frames, f"--frames of {trajectory}")
         return start @ trajectories.keys(trajectory, count)
-    if is_named(trajectory):
+    if trajectories.is_named(trajectory):
         count = frames or 2 * (chunk_frames - 1) + 1
         chunks_of_path(count, chunk_frames, f"--frames of {trajectory}")
         if trajectories.is_composed(trajectory):
@@ -84,13 +83,6 @@ def camera_path(
     poses = trajectories.load(trajectory, frames or None)
     chunks_of_path(len(poses), chunk_frames, trajectory)
     return start @ np.linalg.inv(poses[0]) @ poses
-
-
-def is_named(trajectory: str) -> bool:
-    """Whether a trajectory is a name, steps or keys rather than a file or folder of cameras."""
-    if trajectories.is_composed(trajectory):
-        return not Path(trajectory).exists()
-    return not (Path(trajectory).suffix or Path(trajectory).is_dir())
 
 
 def scene_depth(world: World) -> float:
