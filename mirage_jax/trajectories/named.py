@@ -127,6 +127,7 @@ PATHS: dict[str, LocalPath] = {**_CLOSED, **_OPEN}
 
 ALIASES = {
     "static": "hold",
+    "fixed": "hold",
     "zoom_in": "push_in",
     "dolly_in": "push_in",
     "zoom_out": "pull_out",

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from mirage_jax.io import camera_files
 from mirage_jax.io.camera_files import CameraRecord
+from mirage_jax.io.camera_files.colmap import PARAMETERS
 
 # At (1, 2, 3), x right, y down, z forward; it has turned 90 degrees to the right: it looks along x.
 POSE = np.array([[0.0, 0, 1, 1], [0, 1, 0, 2], [-1, 0, 0, 3], [0, 0, 0, 1]])
@@ -404,6 +405,47 @@ def test_one_of_several_cameras_is_picked(tmp_path):
     with pytest.raises(ValueError, match="'cam03'"):
         camera_files.read(path, camera="cam03")
     np.testing.assert_array_equal(camera_files.read(path, camera="cam02").cam2world, [ORIGIN])
+
+
+@pytest.mark.parametrize("name", list(PARAMETERS))
+def test_every_lens_of_colmap_is_kept_or_refused(tmp_path, name):
+    """Read, written as text and binary, and as transforms.json where that has such a lens."""
+    values = {"f": 400.0, "fx": 400.0, "fy": 410.0, "cx": 320.0, "cy": 240.0}
+    parameters = [values.get(p, 0.01 * (i + 1)) for i, p in enumerate(PARAMETERS[name])]
+    source = tmp_path / "source"
+    source.mkdir()
+    line = " ".join(map(str, parameters))
+    (source / "cameras.txt").write_text(f"1 {name} 640 480 {line}\n")
+    (source / "images.txt").write_text("1 1 0 0 0 0 0 0 1 a.png\n\n")
+    record = camera_files.read(source)
+    for kind in ("colmap", "colmap_bin"):
+        camera_files.write(tmp_path / kind, record, kind)
+        again = camera_files.read(tmp_path / kind)
+        np.testing.assert_array_equal(again.intrinsics, record.intrinsics)
+        assert (again.lens, again.distortion) == (record.lens, record.distortion)
+    path = tmp_path / "transforms.json"
+    perspective = {"SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV"}
+    fisheye = {"SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "OPENCV_FISHEYE"}
+    if name not in perspective | fisheye:
+        with pytest.raises(ValueError, match=f"lens '{name}'"):
+            camera_files.write(path, record, "transforms")
+        return
+    camera_files.write(path, record, "transforms")
+    model = json.loads(path.read_text())["camera_model"]
+    assert model == ("OPENCV_FISHEYE" if name in fisheye else "OPENCV")
+    assert camera_files.read(path).distortion == record.distortion
+
+
+def test_lenses_whose_pixels_are_no_longer_square(tmp_path):
+    lens = np.array([[400.0, 500, 320, 240]])
+    for name, general in (("RADIAL", "OPENCV"), ("RADIAL_FISHEYE", "OPENCV_FISHEYE")):
+        record = CameraRecord(
+            ORIGIN[None], lens, (480, 640), lens=name, distortion=({"k1": 0.1, "k2": 0.2},)
+        )
+        camera_files.write(tmp_path / name, record, "colmap")
+        again = camera_files.read(tmp_path / name)
+        assert again.lens == general and again.distortion[0]["k2"] == 0.2
+        np.testing.assert_array_equal(again.intrinsics, lens)
 
 
 @pytest.mark.parametrize("binary", [False, True])

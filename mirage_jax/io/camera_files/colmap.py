@@ -25,7 +25,8 @@ from mirage_jax.io.camera_files.record import CameraRecord
 
 _F, _FXY = ("f", "cx", "cy"), ("fx", "fy", "cx", "cy")
 _K4 = ("k1", "k2", "k3", "k4")
-# Number, name and parameters of COLMAP's camera models.
+_RAD_TAN = ("k0", *_K4, "k5", "p0", "p1", "s0", "s1", "s2", "s3")
+# Number, name and parameters of COLMAP's camera models that have a focal length.
 _MODELS = (
     (0, "SIMPLE_PINHOLE", _F),
     (1, "PINHOLE", _FXY),
@@ -38,6 +39,12 @@ _MODELS = (
     (8, "SIMPLE_RADIAL_FISHEYE", (*_F, "k1")),
     (9, "RADIAL_FISHEYE", (*_F, "k1", "k2")),
     (10, "THIN_PRISM_FISHEYE", (*_FXY, "k1", "k2", "p1", "p2", "k3", "k4", "sx1", "sy1")),
+    (11, "RAD_TAN_THIN_PRISM_FISHEYE", (*_FXY, *_RAD_TAN)),
+    (12, "SIMPLE_DIVISION", (*_F, "k")),
+    (13, "DIVISION", (*_FXY, "k")),
+    (14, "SIMPLE_FISHEYE", _F),
+    (15, "FISHEYE", _FXY),
+    (16, "EUCM", (*_FXY, "alpha", "beta")),
 )
 PARAMETERS = {name: parameters for _, name, parameters in _MODELS}
 _NUMBERS = {name: number for number, name, _ in _MODELS}
@@ -297,23 +304,28 @@ def _cameras_to_write(
     cameras: dict[tuple[str, tuple[float, ...]], int] = {}
     which = []
     for i, k in enumerate(lens):
-        values = dict(zip(_FXY, map(float, k), strict=True), f=float(k[0]))
         coefficients = dict(record.distortion[i]) if record.distortion else {}
-        values |= coefficients
-        model = "PINHOLE"
-        if any(coefficients.values()):
-            square = abs(k[0] - k[1]) < 1e-9 * k[0]
-            fits = [
-                n for n, p in PARAMETERS.items() if record.lens == n and (square or "f" not in p)
-            ]
-            fits += [
-                n for n in ("OPENCV", "FULL_OPENCV") if set(coefficients) <= set(PARAMETERS[n])
-            ]
-            if not fits:
-                raise ValueError(
-                    f"{path}: found lens {record.lens!r}, expected one that COLMAP has"
-                )
-            model = fits[0]
+        square = bool(abs(k[0] - k[1]) < 1e-9 * k[0])
+        model = _model_for(path, record.lens, coefficients, square)
+        values = dict(zip(_FXY, map(float, k), strict=True), f=float(k[0])) | coefficients
         camera = (model, tuple(values.get(name, 0.0) for name in PARAMETERS[model]))
         which.append(cameras.setdefault(camera, len(cameras)))
     return list(cameras), which
+
+
+def _model_for(path: Path, lens: str, coefficients: dict[str, float], square: bool) -> str:
+    """The model that has a lens' coefficients; only those with one focal length need square."""
+    if lens == "pinhole":
+        return "PINHOLE"
+    named = [name for name in lens.split(" and ") if name in PARAMETERS]
+    exact = [n for n in named if set(PARAMETERS[n]) - _FOCAL == coefficients.keys()]
+    with_two = {"RADIAL": "OPENCV", "RADIAL_FISHEYE": "OPENCV_FISHEYE", "FISHEYE": "FISHEYE"}
+    general = [with_two.get(n.removeprefix("SIMPLE_"), n) for n in named]
+    for name in (*exact, *named, *general):
+        parameters = PARAMETERS[name]
+        if coefficients.keys() <= set(parameters) and (square or "f" not in parameters):
+            return name
+    raise ValueError(
+        f"{path}: found a lens {lens!r} with {', '.join(coefficients) or 'no coefficients'}, "
+        "expected one that COLMAP has"
+    )

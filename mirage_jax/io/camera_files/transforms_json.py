@@ -16,7 +16,8 @@ from mirage_jax.io.camera_files.parsing import as_matrices, frame_order, read_js
 from mirage_jax.io.camera_files.record import CameraRecord
 
 NAME = "transforms.json"
-_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+_FISHEYE = ("k1", "k2", "k3", "k4")
+_OPENCV = (*_FISHEYE, "p1", "p2")
 _PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE")
 
 
@@ -77,7 +78,7 @@ def _lens(path: Path, frames: list[dict], told: Told) -> dict[str, Any]:
     for i, fields in enumerate(frames):
         given = {
             name: _number(path, i, fields, name)
-            for name in ("fl_x", "fl_y", "cx", "cy", "w", "h", *_DISTORTION)
+            for name in ("fl_x", "fl_y", "cx", "cy", "w", "h", *_OPENCV)
             if fields.get(name) is not None
         }
         angles = {
@@ -91,7 +92,7 @@ def _lens(path: Path, frames: list[dict], told: Told) -> dict[str, Any]:
             return {}
         rows.append(row)
         sizes += [] if size is None else [size]
-        coefficients.append({name: given[name] for name in _DISTORTION if given.get(name)})
+        coefficients.append({name: given[name] for name in _OPENCV if given.get(name)})
         models.add(str(fields.get("camera_model", "OPENCV")))
     result: dict[str, Any]
     if len(sizes) < len(rows):
@@ -137,8 +138,7 @@ def write_transforms(path: Path, record: CameraRecord) -> None:
     if record.intrinsics is not None:
         if record.size is None:
             raise ValueError(f"{path}: intrinsics need the pictures' size; give the size")
-        if "FISHEYE" in record.lens.upper():
-            content["camera_model"] = "OPENCV_FISHEYE"
+        content["camera_model"] = _model_for(path, record)
         for i, k in enumerate(record.pixel_intrinsics(record.size)):
             per_frame[i] = dict(zip(("fl_x", "fl_y", "cx", "cy"), map(float, k), strict=True))
             per_frame[i] |= record.distortion[i] if record.distortion else {}
@@ -151,3 +151,25 @@ def write_transforms(path: Path, record: CameraRecord) -> None:
         if record.timestamps is not None:
             per_frame[i]["time"] = float(record.timestamps[i])
     write_atomically(path, json.dumps(content | {"frames": per_frame}, indent=1))
+
+
+_WRITTEN = {
+    "OPENCV": (
+        {"pinhole", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV"},
+        _OPENCV,
+    ),
+    "OPENCV_FISHEYE": ({"SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "OPENCV_FISHEYE"}, _FISHEYE),
+}
+
+
+def _model_for(path: Path, record: CameraRecord) -> str:
+    """The camera_model that has the record's distortion; ValueError without one."""
+    lenses = set(record.lens.split(" and "))
+    used = {name for one in record.distortion or () for name, value in one.items() if value}
+    for model, (fitting, coefficients) in _WRITTEN.items():
+        if lenses <= fitting and used <= set(coefficients):
+            return model
+    raise ValueError(
+        f"{path}: found a lens {record.lens!r} with {', '.join(sorted(used))}, expected one of "
+        f"{' or '.join(_WRITTEN)}, which transforms.json has"
+    )
