@@ -205,6 +205,9 @@ def convert(source: str, to: str, console: Console) -> int:
     if outputs.same_file(Path(source), out):
         raise common.UserError(f"{to}: that is what is read, expected another name")
     name = _TO_FORMAT.value or camera_files.format_of_name(out)
+    kind = camera_files.FORMATS[name]
+    if kind.beside:
+        _check_new(str(out.with_name(kind.beside)), out.with_name(kind.beside))
     record = _record(source)
     poses = record.cam2world.copy()
     if _FROM_ORIGIN.value:
@@ -214,7 +217,6 @@ def convert(source: str, to: str, console: Console) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     lost = camera_files.write(out, record.replace(cam2world=poses), name)
     _say(record, console)
-    kind = camera_files.FORMATS[name]
     words = "c2w, opencv" if name == "matrices" else f"{kind.direction}, {kind.axes}"
     console.print(f"{out}: {name}: {kind.layout}; {words}", soft_wrap=True, markup=False)
     if lost:

@@ -59,6 +59,22 @@ def test_convert_gives_a_lens_and_a_new_origin(run):
     np.testing.assert_allclose(again.intrinsics[0], [240, 240, 320, 240], rtol=1e-6)
 
 
+def test_convert_replaces_nothing_beside_what_it_writes(run, tmp_path):
+    lens = np.tile([50.0, 50, 32, 24], (9, 1))
+    camera_files.write("a.npz", CameraRecord(PATH, lens, (48, 64)))
+    for name in ("vipe", "spatialvid", "lingbot", "spatia"):
+        kind = camera_files.FORMATS[name]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / kind.beside).write_text("precious")
+        poses = {"vipe": "pose.npz", "spatia": "w2c.txt"}.get(name, "poses.npy")
+        outcome = run("convert", "a.npz", f"{name}/{poses}", f"--to_format={name}")
+        assert_refused(outcome, kind.beside, "--overwrite")
+        assert [p.name for p in (tmp_path / name).iterdir()] == [kind.beside]
+    assert run("convert", "a.npz", "m", "--to_format=colmap")[0] == 0
+    outcome = run("convert", "a.npz", "m", "--to_format=colmap_bin", "--overwrite")
+    assert_refused(outcome, "images.txt")
+
+
 def test_plain_matrices_must_be_told(run):
     np.save("p.npy", in_convention(PATH, "w2c", "opengl"))
     assert_refused(run("check", "p.npy"), "p.npy", "--direction=c2w or --direction=w2c")

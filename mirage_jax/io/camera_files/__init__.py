@@ -48,7 +48,8 @@ class Format:
       units: "m", "cm" or "any" scale.
       read: from a path.
       write: to a path; None for formats that are only read.
-      keeps: fields of the record that are written beside the poses.
+      keeps: fields of the record that are written with the poses.
+      beside: name of the file beside it that intrinsics are written to; "" for none.
     """
 
     title: str
@@ -60,6 +61,7 @@ class Format:
     read: Callable[[Path, Told], FileCameras]
     write: Callable[[Path, CameraRecord], None] | None = None
     keeps: tuple[str, ...] = ()
+    beside: str = ""
 
 
 _LENS = ("intrinsics",)
@@ -129,7 +131,7 @@ FORMATS: dict[str, Format] = {
         "ViPE",
         "pose.npz (inds, data) and intrinsics.npz beside it",
         "c2w", "opencv", "pixels", "m",
-        _A.read_vipe, _A.write_vipe, _LENS,
+        _A.read_vipe, _A.write_vipe, _LENS, _A.LENS_NPZ,
     ),
     "lyra": Format(
         "Lyra",
@@ -141,13 +143,13 @@ FORMATS: dict[str, Format] = {
         "SpatialVID",
         "poses.npy `tx ty tz qx qy qz qw` and intrinsics.npy beside it",
         "w2c", "opencv", "fractions", "any",
-        _A.read_spatialvid, _A.write_spatialvid, _LENS,
+        _A.read_spatialvid, _A.write_spatialvid, _LENS, _A.LENS_NPY,
     ),
     "lingbot": Format(
         "LingBot-World",
         "poses.npy [F, 4, 4] and intrinsics.npy beside it; never recognised, must be told",
         "c2w", "opencv", "pixels", "any",
-        _A.read_lingbot, _A.write_lingbot, _LENS,
+        _A.read_lingbot, _A.write_lingbot, _LENS, _A.LENS_NPY,
     ),
     "llff": Format(
         "LLFF",
@@ -159,7 +161,7 @@ FORMATS: dict[str, Format] = {
         "Spatia",
         "w2c.txt: a JSON matrix per line; intrinsics.txt beside it",
         "w2c", "opencv", "fractions", "m",
-        _T.read_spatia, _T.write_spatia, _LENS,
+        _T.read_spatia, _T.write_spatia, _LENS, _T.SPATIA_INTRINSICS,
     ),
     "hy_worldplay": Format(
         "HY-WorldPlay",

@@ -266,6 +266,9 @@ def write_colmap(path: Path, record: CameraRecord, *, binary: bool = False) -> N
         raise ValueError(f"{path}: COLMAP needs intrinsics and the pictures' size; give both")
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path}: found a file, expected a folder for cameras, images and points")
+    other = path / f"images{'.txt' if binary else '.bin'}"
+    if other.exists():
+        raise ValueError(f"{path}: found {other.name}, a model of the other kind, expected none")
     cameras, which = _cameras_to_write(path, record, record.pixel_intrinsics(record.size))
     poses = in_convention(record.cam2world, "w2c", "opencv")
     qvec = Rotation.from_matrix(poses[:, :3, :3]).as_quat()[:, [3, 0, 1, 2]]

@@ -63,12 +63,6 @@ class CameraRecord:
         """The record with some fields changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
-    def take(self, frames: slice) -> CameraRecord:
-        """The record of some of the frames."""
-        fields = ("cam2world", "intrinsics", "timestamps", "names", "distortion")
-        found = {name: getattr(self, name) for name in fields}
-        return self.replace(**{k: v[frames] for k, v in found.items() if v is not None})
-
 
 def checked(record: CameraRecord, where: str = "record") -> CameraRecord:
     """The record with float64 arrays, after checking that its fields fit each other.
