@@ -238,6 +238,42 @@ def test_the_same_camera_is_read_from_every_format(tmp_path, save, name, lens, s
         assert word in said
 
 
+@pytest.mark.parametrize("case", CASES, ids=[c[0].__name__[5:] for c in CASES])
+def test_damage_is_read_or_refused_and_never_anything_else(tmp_path, case):
+    path, rng = case[0](tmp_path), np.random.default_rng(0)
+    files = sorted(file for file in tmp_path.rglob("*") if file.is_file())
+    for turn in range(12):
+        file = files[turn % len(files)]
+        whole = file.read_bytes()
+        at = int(rng.integers(len(whole)))
+        inserted = (b"nan", b"1e999", b"[", b"null", b"-", bytes([turn]))[turn % 6]
+        file.write_bytes(whole[:at] + inserted + whole[at + int(rng.integers(6)) :])
+        try:
+            camera_files.read(path, bare=("c2w", "opencv"))
+        except (ValueError, OSError) as error:
+            assert str(tmp_path) in str(error) and "\n" not in str(error)
+        file.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("save", "field", "value", "message"),
+    [
+        (save_record3d, "w", [1], "h, w"),
+        (save_record3d, "h", 1e400, "whole pixels"),
+        (save_transforms, "w", 0.5, "whole pixels"),
+        (save_worldscore, "focal_length", [1, 2], "found 2 numbers"),
+        (save_hydra, "tgt_cam", 3, "expected frames by number"),
+        (save_hy, "1", None, "expected extrinsic"),
+    ],
+)
+def test_fields_of_another_kind_are_named(tmp_path, save, field, value, message):
+    path = save(tmp_path)
+    save_json(path, json.loads(path.read_text()) | {field: value})
+    with pytest.raises(ValueError, match=message) as error:
+        camera_files.read(path)
+    assert str(path) in str(error.value)
+
+
 def test_every_format_has_an_example():
     told = {"colmap_bin", "lingbot", "motionctrl"}  # never recognised
     assert {case[1] for case in CASES} | told == set(camera_files.FORMATS)

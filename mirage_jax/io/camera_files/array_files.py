@@ -12,6 +12,7 @@ from mirage_jax.io.camera_files.parsing import (
     as_floats,
     as_intrinsics,
     as_matrices,
+    as_size,
     beside,
     matrices_of_quaternions,
     read_arrays,
@@ -132,8 +133,9 @@ def read_lyra(path: Path, told: Told) -> FileCameras:
     poses = as_matrices(path, arrays["w2c"], "w2c")
     size = None
     if {"image_height", "image_width"} <= arrays.keys():
-        sides = [int(arrays[name].reshape(-1)[0]) for name in ("image_height", "image_width")]
-        size = (sides[0], sides[1])
+        sides = [arrays[name].reshape(-1).tolist() for name in ("image_height", "image_width")]
+        height, width = (side[0] if len(side) == 1 else side for side in sides)
+        size = as_size(path, height, width)
     lens = as_intrinsics(path, arrays["intrinsics"], len(poses))
     return FileCameras(
         poses, "w2c", "opencv", "", "of Lyra's w2c", intrinsics=lens, normalised=False, size=size

@@ -15,6 +15,7 @@ from mirage_jax.io.camera_files.parsing import (
     as_floats,
     as_intrinsics,
     as_matrices,
+    as_size,
     frame_order,
     matrices_of_quaternions,
     read_json,
@@ -41,8 +42,10 @@ def _field(path: Path, holder: Any, name: str, where: str = "") -> Any:
     return holder[name]
 
 
-def _in_order(path: Path, content: dict[str, Any]) -> list[tuple[str, Any]]:
+def _in_order(path: Path, content: Any) -> list[tuple[str, Any]]:
     """Entries by the frame numbers that are their keys."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: found a {type(content).__name__}, expected frames by number")
     keys = [key for key in content if re.fullmatch(r"\D*\d+", key)]
     if len(keys) != len(content) or not keys:
         strange = [key for key in content if key not in keys]
@@ -160,7 +163,10 @@ def read_worldscore(path: Path, told: Told) -> FileCameras:
     """WorldScore camera_data.json: c2w with OpenGL axes under cameras_interp (or cameras)."""
     content = _object(path)
     key = told.camera or ("cameras_interp" if "cameras_interp" in content else "cameras")
-    focal = as_floats(path, content.get("focal_length", WORLDSCORE_FOCAL), "focal_length").item()
+    focal = as_floats(path, content.get("focal_length", WORLDSCORE_FOCAL), "focal_length")
+    if focal.size != 1:
+        raise ValueError(f"{path}: focal_length: found {focal.size} numbers, expected one")
+    fx = float(focal.reshape(()))
     size = told.size or WORLDSCORE_SIZE
     return FileCameras(
         as_matrices(path, _field(path, content, key), key),
@@ -168,7 +174,7 @@ def read_worldscore(path: Path, told: Told) -> FileCameras:
         "opengl",
         "",
         "of WorldScore's cameras",
-        intrinsics=np.array([focal, focal, size[1] / 2, size[0] / 2]),
+        intrinsics=np.array([fx, fx, size[1] / 2, size[0] / 2]),
         normalised=False,
         size=size,
         notes=(f"camera: {key}",),
@@ -212,7 +218,7 @@ def read_record3d(path: Path, told: Told) -> FileCameras:
         raise ValueError(f"{path}: K: found {lens.size} numbers, expected 9")
     size = None
     if {"w", "h"} <= content.keys():
-        size = (int(content["h"]), int(content["w"]))
+        size = as_size(path, content["h"], content["w"], "h, w")
     fps = content.get("fps")
     times = np.arange(len(poses)) / float(fps) if isinstance(fps, int | float) and fps else None
     return FileCameras(
@@ -246,8 +252,8 @@ def read_splatting(path: Path, told: Told) -> FileCameras:
             matrices[row, :3, columns] = values
         focal = [_field(path, entry, name, f"[{i}]: ") for name in ("fx", "fy", "width", "height")]
         fx, fy, width, height = as_floats(path, focal, f"[{i}]: fx, fy, width, height")
+        sizes.append(as_size(path, height, width, f"[{i}]: height, width"))
         lens[row] = fx / width, fy / height, 0.5, 0.5
-        sizes.append((int(height), int(width)))
     size = sizes[0] if len(set(sizes)) == 1 else None
     scale = 1.0 if size is None else np.array([size[1], size[0]] * 2)
     return FileCameras(

@@ -19,6 +19,7 @@ from mirage_jax.io.camera_files.parsing import (
     as_floats,
     as_intrinsics,
     as_matrices,
+    as_size,
     frame_order,
     lines_of,
     numbers,
@@ -86,10 +87,10 @@ def _first(content: dict[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _size(path: Path, value: Any) -> tuple[int, int]:
-    height_width = as_floats(path, value, "size").reshape(-1)
-    if len(height_width) != 2 or (height_width < 1).any():
-        raise ValueError(f"{path}: size: found {height_width.tolist()}, expected height and width")
-    return int(height_width[0]), int(height_width[1])
+    sides = as_floats(path, value, "size").reshape(-1).tolist()
+    if len(sides) != 2:
+        raise ValueError(f"{path}: size: found {sides}, expected height and width")
+    return as_size(path, *sides)
 
 
 def _pose_name(path: Path, content: dict[str, Any]) -> str:

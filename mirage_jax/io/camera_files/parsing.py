@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -66,6 +67,12 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: not a readable .json file ({error})") from error
 
 
+_DAMAGED = (
+    *(ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError),
+    *(tokenize.TokenError, SyntaxError),  # of a damaged header of an .npy
+)
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Arrays of an .npz by name, of an .npy by ""; ValueError if damaged or holding objects."""
     try:
@@ -76,7 +83,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         return {"": found}
     except FileNotFoundError:
         raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGED as error:
         reason = str(error)
         if "pickle" in reason:  # what numpy says of any other content, too
             reason = "no arrays of numbers; objects are never unpickled"
@@ -92,6 +99,16 @@ def as_floats(path: Path, value: Any, where: str = "poses") -> np.ndarray:
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{path}: {where}: found {array.dtype}, expected numbers")
     return array.astype(np.float64)
+
+
+def as_size(path: Path, height: Any, width: Any, where: str = "size") -> tuple[int, int]:
+    """(H, W) of two numbers; ValueError unless they are whole and positive."""
+    sides = as_floats(path, [height, width], where)
+    if sides.shape != (2,) or not (np.isfinite(sides) & (sides >= 1) & (sides % 1 == 0)).all():
+        raise ValueError(
+            f"{path}: {where}: found height {height!r} and width {width!r}, expected whole pixels"
+        )
+    return int(sides[0]), int(sides[1])
 
 
 def as_matrices(path: Path, value: Any, where: str = "poses") -> np.ndarray:

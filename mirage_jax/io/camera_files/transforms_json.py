@@ -12,7 +12,7 @@ import numpy as np
 from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.camera_files.colmap import several_sizes
 from mirage_jax.io.camera_files.conventions import FileCameras, Told, in_convention
-from mirage_jax.io.camera_files.parsing import as_matrices, frame_order, read_json
+from mirage_jax.io.camera_files.parsing import as_matrices, as_size, frame_order, read_json
 from mirage_jax.io.camera_files.record import CameraRecord
 
 NAME = "transforms.json"
@@ -86,7 +86,9 @@ def _lens(path: Path, frames: list[dict], told: Told) -> dict[str, Any]:
             for name in ("camera_angle_x", "camera_angle_y")
             if fields.get(name) is not None
         }
-        size = (int(given["h"]), int(given["w"])) if {"h", "w"} <= given.keys() else told.size
+        size = told.size
+        if {"h", "w"} <= given.keys():
+            size = as_size(path, given["h"], given["w"], f"frames[{i}]: h, w")
         row = _intrinsics(given, angles, size)
         if row is None:
             return {}
