@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from mirage_jax.io.camera_files.colmap import several_sizes
 from mirage_jax.io.camera_files.conventions import FileCameras, Told, in_convention
 from mirage_jax.io.camera_files.parsing import (
     as_floats,
@@ -202,18 +203,14 @@ def read_llff(path: Path, told: Told) -> FileCameras:
     rows = _one(path, "poses_bounds", (None, 17))
     found = rows[:, :15].reshape(-1, 3, 5)
     height, width, focal = found[:, 0, 4], found[:, 1, 4], found[:, 2, 4]
-    same = len(rows) and (height == height[0]).all() and (width == width[0]).all()
+    sizes = [as_size(path, *pair, f"[{i}]") for i, pair in enumerate(found[:, :2, 4].tolist())]
     lens = np.stack([focal, focal, width / 2, height / 2], axis=1)
-    if not same:
-        lens = lens / np.stack([width, height, width, height], axis=1)
     return FileCameras(
         as_matrices(path, found[:, :, :4], "frame") if len(rows) else np.zeros((0, 4, 4)),
         "c2w",
         "llff",
         "",
         "of LLFF's poses_bounds",
-        intrinsics=lens,
-        normalised=not same,
-        size=(int(height[0]), int(width[0])) if same else None,
         notes=("depth bounds: not kept",),
+        **several_sizes(lens, sizes),
     )

@@ -104,7 +104,7 @@ def as_floats(path: Path, value: Any, where: str = "poses") -> np.ndarray:
 def as_size(path: Path, height: Any, width: Any, where: str = "size") -> tuple[int, int]:
     """(H, W) of two numbers; ValueError unless they are whole and positive."""
     sides = as_floats(path, [height, width], where)
-    if sides.shape != (2,) or not (np.isfinite(sides) & (sides >= 1) & (sides % 1 == 0)).all():
+    if sides.shape != (2,) or not all(side >= 1 and side.is_integer() for side in sides.tolist()):
         raise ValueError(
             f"{path}: {where}: found height {height!r} and width {width!r}, expected whole pixels"
         )
