@@ -203,7 +203,8 @@ def read_llff(path: Path, told: Told) -> FileCameras:
     rows = _one(path, "poses_bounds", (None, 17))
     found = rows[:, :15].reshape(-1, 3, 5)
     height, width, focal = found[:, 0, 4], found[:, 1, 4], found[:, 2, 4]
-    sizes = [as_size(path, *pair, f"[{i}]") for i, pair in enumerate(found[:, :2, 4].tolist())]
+    sides = enumerate(zip(height.tolist(), width.tolist(), strict=True))
+    sizes = [as_size(path, h, w, f"[{i}]: height, width") for i, (h, w) in sides]
     lens = np.stack([focal, focal, width / 2, height / 2], axis=1)
     return FileCameras(
         as_matrices(path, found[:, :, :4], "frame") if len(rows) else np.zeros((0, 4, 4)),
