@@ -129,15 +129,15 @@ def test_formats_written_by_others(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"1,2", "suffix '.csv'"),
+        ("a.xml", b"1,2", "suffix '.xml'"),
         ("a.json", b"{not json", "not a readable .json"),
-        ("a.json", b'{"poses": []}', "cam2world or poses_c2w"),
-        ("a.json", b"[[1, 2], [3]]", "not a readable"),
+        ("a.json", b'{"a": []}', "cam2world, poses_c2w"),
+        ("a.json", b"[[1, 2], [3]]", "unequal lengths"),
         ("a.npz", b"PK broken", "not a readable .npz"),
         ("a.npy", b"", "not a readable .npy"),
         ("a.txt", b"1 2 3\n", "3 columns, expected 8"),
-        ("a.txt", b"a b c\n", "not a readable .txt"),
-        ("a.txt", b"0 0 0 0 0 0 0 0\n", "not a readable .txt"),
+        ("a.txt", b"a b c d e f g h\n", "line 1: found .*expected timestamp tx"),
+        ("a.txt", b"0 0 0 0 0 0 0 0\n", r"frame\[0\].*quaternion .*of length 0, expected 1"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, message):
@@ -152,7 +152,7 @@ def test_bad_poses_in_a_file_are_named(tmp_path):
     poses = trajectories.make("hold", 3)
     poses[1, 0, 0] = -1
     np.save(tmp_path / "p.npy", poses)
-    with pytest.raises(ValueError, match=r"p\.npy\[1\].*right-handed"):
+    with pytest.raises(ValueError, match=r"p\.npy: frame\[1\].*right-handed"):
         trajectories.load(tmp_path / "p.npy")
     np.save(tmp_path / "q.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"q\.npy"):

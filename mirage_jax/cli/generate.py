@@ -2,6 +2,7 @@
 
     mirage generate --image=photo.png --trajectory=look_away
     mirage generate --image=photo.png --trajectory=my_path.npz --frames=65 --out=walk.mp4
+    mirage generate --image=photo.png --trajectory=forward:2m,turn_left:90,back
     mirage generate --image=photo.png --depth=depth.png        # distances that you know better
     mirage generate --world=walk.world --trajectory=push_in    # go on from where that ended
     mirage generate --workdir=runs/wan --geometry=geometry.npz --preset=released \\
@@ -28,6 +29,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from mirage_jax import trajectories
 from mirage_jax.cli.helpers import build, common, config_check, prompts
 from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
 from mirage_jax.cli.helpers.rollout_files import OutputFiles, write_rollout
@@ -59,7 +61,11 @@ _TRAJECTORY = flags.DEFINE(
     PathName(),
     "trajectory",
     "look_away",
-    "A named path, or a file of cam2world poses (.npz, .npy, .json, .txt).",
+    "A named path ("
+    + ", ".join(trajectories.NAMES)
+    + "); steps such as forward:2m,turn_left:90,back, in metres, degrees or multiples of the "
+    "scene's depth (0.5x); keys such as 'w*10 a*5', each with the frames it is held, or "
+    "'w-31, right-1' in latents; or a camera file of another tool. See docs/cameras.md.",
 )
 _FRAMES = flags.DEFINE(
     Integer(least=0), "frames", 0, "Frames of the path; 0 = two chunks, or all of a file."
@@ -186,8 +192,8 @@ def _check_flags(files: OutputFiles) -> None:
     _vae_tile()
     with_fields(PRESETS[_PRESET.value or "default"], _WITH.value)
     reads = {name: Path(str(flags.FLAGS[name].value)) for name in _READ if flags.FLAGS[name].value}
-    if not reads["trajectory"].suffix:
-        del reads["trajectory"]  # a named path
+    if trajectories.is_named(_TRAJECTORY.value):
+        del reads["trajectory"]
     named = {f"--{name}": path for name, path in reads.items()}
     # A world that is continued may be replaced by what it becomes.
     files.check({flag: path for flag, path in named.items() if flag != "--world"})
@@ -213,10 +219,10 @@ def _check_walk(workdir: Workdir, geometry: GeometryFile | None) -> None:
         return
     chunk = loading.known_chunk_frames(workdir.root, _CHUNK_FRAMES.value)
     if chunk is not None:
-        _path(chunk, np.eye(4))
+        _path(chunk, np.eye(4), 1.0)
 
 
-def _path(chunk_frames: int, start: np.ndarray) -> np.ndarray:
+def _path(chunk_frames: int, start: np.ndarray, scene_depth: float | None) -> np.ndarray:
     """The camera path that the flags ask for."""
     return walk.camera_path(
         _TRAJECTORY.value,
@@ -225,6 +231,7 @@ def _path(chunk_frames: int, start: np.ndarray) -> np.ndarray:
         start=start,
         angle=_ANGLE.value,
         distance=_DISTANCE.value,
+        scene_depth=scene_depth,
     )
 
 
@@ -324,7 +331,10 @@ def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> walk.
                 Path(_DEPTH.value), Path(_IMAGE.value), model.size, insist=_INSIST.value
             )
         world = model.start(picture, camera, depth=depth, insist=_INSIST.value)
-    poses = _path(model.chunk_frames, world.pose)
+    metres = None
+    if trajectories.uses_scene_depth(_TRAJECTORY.value):
+        metres = walk.scene_depth(world)
+    poses = _path(model.chunk_frames, world.pose, metres)
     source = source or "geometry head"
     return walk.Walk(world, poses, None, estimator, depth_source=source, file=file)
 

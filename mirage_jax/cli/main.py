@@ -4,6 +4,7 @@
     mirage record       record clips of third-party worlds to ArrayRecord
     mirage train        train the video autoencoder, its geometry head and the denoiser
     mirage generate     video along a camera path from one picture
+    mirage trajectory   show, convert and check camera paths of this and other tools
     mirage evaluate     score held-out worlds; writes results.json and report.html
     mirage world        look at saved worlds, edit, merge, branch and export them
     mirage bench        time the memory, the denoiser or the video autoencoder
@@ -22,15 +23,8 @@ from mirage_jax.cli.helpers.allocator import restart_with_large_pages
 from mirage_jax.cli.helpers.quiet import silence_libraries
 
 COMMANDS = (
-    "quickstart",
-    "record",
-    "train",
-    "generate",
-    "evaluate",
-    "world",
-    "bench",
-    "convert",
-    "compile",
+    *("quickstart", "record", "train", "generate", "trajectory"),
+    *("evaluate", "world", "bench", "convert", "compile"),
 )
 
 

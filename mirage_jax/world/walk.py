@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -50,23 +49,36 @@ def camera_path(
     start: Float[np.ndarray, "4 4"],
     angle: float | int,
     distance: float | int,
+    scene_depth: float | None = None,
 ) -> Float[np.ndarray, "f 4 4"]:
-    """Poses of a named path, or of a file, moved so that it begins at `start`.
+    """Poses of a named path, of steps or keys, or of a file, moved so that they begin at `start`.
 
     Args:
-      trajectory: one of `trajectories.NAMES`, or a file of poses.
-      frames: of the path; 0: two chunks, or all of a file. Of a longer file the first are taken.
+      trajectory: one of `trajectories.NAMES`, steps such as "forward:2m,turn_left:90,back", keys
+        such as "w*10 a*5", or a camera file of any format.
+      frames: of the path; 0: two chunks, all of a file, or as long as keys are held and then as
+        many as fill the last chunk. Of a longer file the first are taken.
       chunk_frames: of the model.
       start: cam2world of the first frame.
       angle: degrees that a named path turns.
       distance: metres that a named path moves.
+      scene_depth: metres that amounts with `x` are multiples of.
 
     Raises:
       ValueError: naming the file or --frames, if there is no such path or it makes no whole chunks.
     """
-    if trajectory in trajectories.NAMES or not Path(trajectory).suffix:
+    if trajectories.is_keys(trajectory):
+        held = len(trajectories.keys(trajectory)) - 1
+        count = frames or max(-(-held // (chunk_frames - 1)), 1) * (chunk_frames - 1) + 1
+        chunks_of_path(count, chunk_frames, f"--frames of {trajectory}")
+        return start @ trajectories.keys(trajectory, count)
+    if trajectories.is_named(trajectory):
         count = frames or 2 * (chunk_frames - 1) + 1
         chunks_of_path(count, chunk_frames, f"--frames of {trajectory}")
+        if trajectories.is_composed(trajectory):
+            return start @ trajectories.steps(
+                trajectory, count, angle=angle, distance=distance, scene_depth=scene_depth
+            )
         return trajectories.make(trajectory, count, angle=angle, distance=distance, start=start)
     poses = trajectories.load(trajectory)
     if frames:
@@ -77,6 +89,21 @@ def camera_path(
         poses = poses[:frames]
     chunks_of_path(len(poses), chunk_frames, trajectory)
     return start @ np.linalg.inv(poses[0]) @ poses
+
+
+def scene_depth(world: World) -> float:
+    """Median z-depth in metres, from where the world is at, of what is remembered in front of it.
+
+    Raises:
+      ValueError: if nothing is.
+    """
+    pose = np.asarray(world.cam2world, np.float64)
+    points = np.asarray(world.bank.xyz, np.float64)[np.asarray(world.bank.valid)]
+    depth = (points - pose[:3, 3]) @ pose[:3, 2]
+    depth = depth[np.isfinite(depth) & (depth > 0)]
+    if not len(depth):
+        raise ValueError("--trajectory: found nothing remembered ahead, expected metres, not x")
+    return float(np.median(depth))
 
 
 def frames_along(geometry: GeometryFile, start: int, frames: int) -> int:

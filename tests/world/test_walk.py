@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from mirage_jax import trajectories
-from mirage_jax.world.walk import camera_path
+from mirage_jax import memory, trajectories
+from mirage_jax.world.state import World
+from mirage_jax.world.walk import camera_path, scene_depth
 
 START = trajectories.make("orbit_left", 2, angle=40, distance=2)[-1]
 
@@ -50,3 +51,41 @@ def test_paths_of_files_are_moved_to_where_the_world_is(tmp_path):
         ValueError, match=r"--frames of push_in: found 18 poses, expected 1 \+ 16 n"
     ):
         path_of("push_in", 18)
+
+
+def test_steps_begin_where_the_world_is_and_come_back_to_it():
+    found = path_of("forward:2m,turn_left:90,back")
+    assert len(found) == 33
+    np.testing.assert_array_equal(found[[0, -1]], [START, START])
+    away = np.linalg.inv(START) @ found[16]
+    np.testing.assert_allclose(away[:3, 3], [0, 0, 2], atol=1e-9)
+
+
+def test_keys_fill_whole_chunks_by_waiting():
+    found = path_of("w*20")
+    assert len(found) == 33
+    moved = np.linalg.inv(START) @ found
+    np.testing.assert_allclose(moved[20:, :3, 3], [[0, 0, 0.4]] * 13, atol=1e-9)
+    with pytest.raises(ValueError, match="found 17 frames, expected at least 21"):
+        path_of("w*20", 17)
+
+
+def test_files_whose_names_look_like_steps_are_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert trajectories.is_named("a,b") and trajectories.is_named("forward:0.5x")
+    (tmp_path / "a,b").mkdir()
+    (tmp_path / "look_away").mkdir()
+    assert not trajectories.is_named("a,b") and not trajectories.is_named("walk.npz")
+    assert trajectories.is_named("look_away") and trajectories.is_named("zoom_in")
+
+
+def test_the_depth_of_a_scene_is_the_median_of_what_lies_ahead():
+    ahead = np.array([[0, 0, 1.0], [1, 0, 3], [0, 2, 8], [0, 0, -5], [0, 0, 100]])
+    points = ahead @ START[:3, :3].T + START[:3, 3]
+    bank = memory.create(capacity=5, channels=1).replace(
+        xyz=points.astype(np.float32), valid=np.array([True, True, True, True, False])
+    )
+    world = World(bank, None, START.astype(np.float32), None, 1)
+    assert scene_depth(world) == pytest.approx(3, rel=1e-5)
+    with pytest.raises(ValueError, match="nothing remembered ahead"):
+        scene_depth(world.replace(bank=bank.replace(valid=np.zeros(5, bool))))

@@ -1,0 +1,213 @@
+"""Texts, JSON and arrays of camera files, with errors that name the file and the line.
+
+Nothing is unpickled. A byte order mark, Windows line ends and comments are all right.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+_NUMBER_SPLIT = re.compile(r"[\s,;]+")
+
+
+def read_text(path: Path) -> str:
+    """A text file, UTF-8 with or without a byte order mark; ValueError if it is not that."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: found byte {error.object[error.start]:#04x} at {error.start}, expected text "
+            "in UTF-8"
+        ) from error
+
+
+def lines_of(text: str) -> list[tuple[int, str]]:
+    """(number from 1, content) of the lines that are neither empty nor comments (#)."""
+    lines = ((i, line.strip()) for i, line in enumerate(text.splitlines(), 1))
+    return [(i, line) for i, line in lines if line and not line.startswith("#")]
+
+
+def numbers(path: Path, line: int, text: str, counts: Sequence[int], expected: str) -> list[float]:
+    """The numbers of a line; ValueError unless there are as many as one of `counts`."""
+    words = _NUMBER_SPLIT.split(text.strip(" \t,;"))
+    try:
+        values = [float(word) for word in words]
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: line {line}: found {_short(text)!r}, expected {expected}"
+        ) from error
+    if len(values) not in counts:
+        raise ValueError(
+            f"{path}: line {line}: found {len(values)} numbers, expected "
+            f"{' or '.join(map(str, counts))}: {expected}"
+        )
+    return values
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; ValueError if it is none."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a readable .json file ({error})") from error
+
+
+_DAMAGED = (
+    *(ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError),
+    *(tokenize.TokenError, SyntaxError),  # of a damaged header of an .npy
+)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of an .npz by name, of an .npy by ""; ValueError if damaged or holding objects."""
+    try:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.lib.npyio.NpzFile):
+            with found:
+                return {name: found[name] for name in found.files}
+        return {"": found}
+    except FileNotFoundError:
+        raise
+    except _DAMAGED as error:
+        reason = str(error)
+        if "pickle" in reason:  # what numpy says of any other content, too
+            reason = "no arrays of numbers; objects are never unpickled"
+        raise ValueError(f"{path}: not a readable {path.suffix.lower()} file ({reason})") from error
+
+
+def as_floats(path: Path, value: Any, where: str = "poses") -> np.ndarray:
+    """A float64 array of nested lists or an array; ValueError if it is ragged or no numbers."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{path}: {where}: found lists of unequal lengths") from error
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{path}: {where}: found {array.dtype}, expected numbers")
+    return array.astype(np.float64)
+
+
+def as_size(path: Path, height: Any, width: Any, where: str = "size") -> tuple[int, int]:
+    """(H, W) of two numbers; ValueError unless they are whole and positive."""
+    sides = as_floats(path, [height, width], where)
+    if sides.shape != (2,) or not all(side >= 1 and side.is_integer() for side in sides.tolist()):
+        raise ValueError(
+            f"{path}: {where}: found height {height!r} and width {width!r}, expected whole pixels"
+        )
+    return int(sides[0]), int(sides[1])
+
+
+def as_matrices(path: Path, value: Any, where: str = "poses") -> np.ndarray:
+    """[F, 4, 4] of 4x4, 3x4, or 16 or 12 numbers in rows; one matrix becomes one frame.
+
+    Raises:
+      ValueError: naming the file and `where`, for any other shape, or matrices that are transposed.
+    """
+    array = as_floats(path, value, where)
+    if array.shape in ((4, 4), (3, 4)):
+        array = array[None]
+    if array.ndim == 2 and array.shape[1] in (12, 16):
+        array = array.reshape(len(array), -1, 4)
+    if array.ndim == 3 and array.shape[1:] == (3, 4):
+        row = np.broadcast_to([0.0, 0, 0, 1], (len(array), 1, 4))
+        array = np.concatenate([array, row], axis=1)
+    if array.ndim != 3 or array.shape[1:] != (4, 4):
+        raise ValueError(
+            f"{path}: {where}: found shape {array.shape}, expected [F, 4, 4] or [F, 3, 4]"
+        )
+    bottom = np.array([0.0, 0, 0, 1])
+    if len(array) and np.isfinite(array).all() and (np.abs(array[:, 3] - bottom) > 1e-6).any():
+        if (np.abs(array[:, :, 3] - bottom) < 1e-6).all():
+            raise ValueError(
+                f"{path}: {where}: found transposed matrices (0 0 0 1 in the last column), "
+                "expected it in the last row"
+            )
+        first = int(np.argmax((np.abs(array[:, 3] - bottom) > 1e-6).any(1)))
+        raise ValueError(
+            f"{path}: {where}[{first}]: found last row {array[first, 3].tolist()}, expected 0 0 0 1"
+        )
+    return array
+
+
+def as_intrinsics(path: Path, value: Any, count: int, where: str = "intrinsics") -> np.ndarray:
+    """[F, 4] of fx, fy, cx, cy, from those or from 3x3 matrices, of each frame or of all.
+
+    Raises:
+      ValueError: naming the file and `where`, for any other shape or number, or a skewed lens.
+    """
+    array = as_floats(path, value, where)
+    if array.shape in ((4,), (3, 3)):
+        array = np.broadcast_to(array, (count, *array.shape))
+    if len(array) == 1 and array.shape[1:] in ((4,), (3, 3)):
+        array = np.broadcast_to(array, (count, *array.shape[1:]))
+    if array.shape == (count, 3, 3):
+        plain = array.copy()
+        plain[:, (0, 1, 0, 1), (0, 1, 2, 2)] = 0.0
+        plain[:, 2, 2] -= 1.0
+        wrong = (np.abs(plain) > 1e-6).any((1, 2))
+        if wrong.any():
+            first = int(np.argmax(wrong))
+            raise ValueError(
+                f"{path}: {where}[{first}]: found {array[first].tolist()}, expected "
+                "[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]"
+            )
+        array = array[:, (0, 1, 0, 1), (0, 1, 2, 2)]
+    if array.shape != (count, 4):
+        raise ValueError(
+            f"{path}: {where}: found shape {array.shape}, expected [{count}, 4] or [{count}, 3, 3]"
+        )
+    return array
+
+
+def matrices_of_quaternions(path: Path, quaternions: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """[F, 4, 4] of quaternions x y z w and translations.
+
+    Raises:
+      ValueError: naming the file and the frame, for a quaternion that is not of length 1.
+    """
+    length = np.linalg.norm(quaternions, axis=1)
+    wrong = ~(np.abs(length - 1) < 0.01)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise ValueError(
+            f"{path}: frame[{first}]: found a quaternion {quaternions[first].tolist()} of length "
+            f"{length[first]:.3g}, expected 1 ({int(wrong.sum())} of {len(wrong)} are wrong)"
+        )
+    matrices = np.tile(np.eye(4), (len(centres), 1, 1))
+    if len(centres):
+        matrices[:, :3, :3] = Rotation.from_quat(quaternions).as_matrix()
+    matrices[:, :3, 3] = centres
+    return matrices
+
+
+def natural_key(name: str) -> tuple[Any, ...]:
+    """Sorts names by the numbers in them: frame 2 before frame 10."""
+    parts = re.split(r"(\d+)", name)
+    return tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts)
+
+
+def frame_order(names: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
+    """The order of frames by their names, and a note if that changes it."""
+    order = sorted(range(len(names)), key=lambda i: natural_key(names[i]))
+    moved = sum(i != j for i, j in enumerate(order))
+    return order, (f"order: {moved} frames were moved to sort them by name",) if moved else ()
+
+
+def beside(path: Path, name: str, read: Callable[[Path], Any]) -> Any:
+    """What `read` gives for the file of that name beside `path`, None without such a file."""
+    other = path.with_name(name)
+    return read(other) if other.is_file() else None

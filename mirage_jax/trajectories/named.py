@@ -1,0 +1,205 @@
+"""Named camera paths, open and closed.
+
+Closed paths end exactly where they began: they are what a memory is tested with. Every path starts
+and ends at rest, since a generated video looks wrong when the camera jerks. All poses are
+cam2world, OpenCV axes, metres, float64.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation
+
+from mirage_jax import geometry
+
+Pose = np.ndarray
+# progress in [0, 1], angle in radians, distance in metres -> pose relative to the start
+LocalPath = Callable[[float, float, float], Pose]
+
+
+def _pose(
+    *, x: float = 0, y: float = 0, z: float = 0, yaw: float = 0, pitch: float = 0, roll: float = 0
+) -> Pose:
+    """A pose relative to the start; yaw > 0 looks right, pitch > 0 up, roll > 0 leans right."""
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_euler("YXZ", [yaw, pitch, roll]).as_matrix()
+    pose[:3, 3] = x, y, z
+    return pose
+
+
+def _ease(u: float) -> float:
+    """From 0 to 1 with zero velocity and acceleration at both ends."""
+    return u**3 * (10 - 15 * u + 6 * u * u)
+
+
+def _there_and_back(u: float) -> float:
+    """From 0 to 1 and back to 0, at rest at the start, the turning point and the end."""
+    return _ease(1 - abs(2 * u - 1))
+
+
+def _orbit(theta: float, distance: float) -> Pose:
+    """A move to the right (theta > 0) around the point `distance` ahead, kept in the centre."""
+    return _pose(x=distance * math.sin(theta), z=distance * (1 - math.cos(theta)), yaw=-theta)
+
+
+def _orbit_up(theta: float, distance: float) -> Pose:
+    """The same upwards (theta > 0)."""
+    return _pose(y=-distance * math.sin(theta), z=distance * (1 - math.cos(theta)), pitch=-theta)
+
+
+def _spiral(u: float, turn: float, distance: float) -> Pose:
+    """One turn around the line of sight, widening up to a quarter of the way, while moving in."""
+    t = 2 * math.pi * _ease(u)
+    radius = 0.25 * distance * _ease(u)
+    return _pose(x=radius * math.sin(t), y=-radius * (1 - math.cos(t)), z=distance * _ease(u))
+
+
+def _walk_loop(u: float, turn: float, distance: float) -> Pose:
+    """A circle of that diameter to the right, walked looking ahead."""
+    t = 2 * math.pi * _ease(u)
+    radius = distance / 2
+    return _pose(x=radius * (1 - math.cos(t)), z=radius * math.sin(t), yaw=t)
+
+
+def _figure_eight(u: float, turn: float, distance: float) -> Pose:
+    """Gerono's lemniscate, to the right first, looking ahead all the time."""
+    t = 2 * math.pi * _ease(u)
+    return _pose(x=distance * math.sin(t), z=0.5 * distance * math.sin(2 * t))
+
+
+def _look_around(u: float, turn: float, distance: float) -> Pose:
+    """To the right, to the left and back, at rest at each turning point."""
+    legs = ((0.28, 0.0, 1.0), (0.72, 1.0, -1.0), (1.0, -1.0, 0.0))
+    begin = 0.0
+    for end, first, last in legs:
+        if u <= end:
+            share = _ease((u - begin) / (end - begin))
+            return _pose(yaw=turn * (first + (last - first) * share))
+        begin = end
+    return _pose()
+
+
+_CLOSED: dict[str, LocalPath] = {
+    "look_away": lambda u, a, d: _pose(yaw=a * _there_and_back(u)),
+    "out_and_back": lambda u, a, d: _pose(z=d * _there_and_back(u)),
+    "look_and_walk": lambda u, a, d: _pose(
+        yaw=a * _there_and_back(u),
+        x=d * _there_and_back(u) * math.sin(a / 2),
+        z=d * _there_and_back(u) * math.cos(a / 2),
+    ),
+    "full_circle": lambda u, a, d: _pose(yaw=2 * math.pi * _ease(u)),
+    "orbit_circle": lambda u, a, d: _orbit(2 * math.pi * _ease(u), d),
+    "walk_loop": _walk_loop,
+    "figure_eight": _figure_eight,
+    "look_around": _look_around,
+}
+
+_OPEN: dict[str, LocalPath] = {
+    "hold": lambda u, a, d: _pose(),
+    "push_in": lambda u, a, d: _pose(z=d * _ease(u)),
+    "pull_out": lambda u, a, d: _pose(z=-d * _ease(u)),
+    "move_left": lambda u, a, d: _pose(x=-d * _ease(u)),
+    "move_right": lambda u, a, d: _pose(x=d * _ease(u)),
+    "move_up": lambda u, a, d: _pose(y=-d * _ease(u)),
+    "move_down": lambda u, a, d: _pose(y=d * _ease(u)),
+    "pan_left": lambda u, a, d: _pose(yaw=-a * _ease(u)),
+    "pan_right": lambda u, a, d: _pose(yaw=a * _ease(u)),
+    "tilt_up": lambda u, a, d: _pose(pitch=a * _ease(u)),
+    "tilt_down": lambda u, a, d: _pose(pitch=-a * _ease(u)),
+    "roll_left": lambda u, a, d: _pose(roll=-a * _ease(u)),
+    "roll_right": lambda u, a, d: _pose(roll=a * _ease(u)),
+    "orbit_left": lambda u, a, d: _orbit(-a * _ease(u), d),
+    "orbit_right": lambda u, a, d: _orbit(a * _ease(u), d),
+    "orbit_up": lambda u, a, d: _orbit_up(a * _ease(u), d),
+    "orbit_down": lambda u, a, d: _orbit_up(-a * _ease(u), d),
+    "spiral": _spiral,
+}
+
+CLOSED_NAMES = tuple(_CLOSED)
+NAMES = (*_CLOSED, *_OPEN)
+PATHS: dict[str, LocalPath] = {**_CLOSED, **_OPEN}
+"""Every path by name, as a function of progress, angle (radians) and distance."""
+
+ALIASES = {
+    "static": "hold",
+    "fixed": "hold",
+    "zoom_in": "push_in",
+    "dolly_in": "push_in",
+    "zoom_out": "pull_out",
+    "dolly_out": "pull_out",
+    "truck_left": "move_left",
+    "truck_right": "move_right",
+    "pedestal_up": "move_up",
+    "pedestal_down": "move_down",
+    "arc_left": "orbit_left",
+    "arc_right": "orbit_right",
+    "lemniscate": "figure_eight",
+    "rotate_spot": "full_circle",
+}
+"""Names that other tools and film crews have for some of them."""
+
+
+def known_name(name: str) -> str:
+    """The name in `NAMES` of a path; ValueError for an unknown one, with the nearest known."""
+    name = ALIASES.get(name, name)
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, (*NAMES, *ALIASES), n=1, cutoff=0.4)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(
+            f"trajectory: found name {name!r}{hint}, expected one of {', '.join(NAMES)}"
+        )
+    return name
+
+
+def make(
+    name: str,
+    frames: int,
+    *,
+    angle: float | int = 90.0,
+    distance: float | int = 1.0,
+    start: Float[geometry.Floats, "4 4"] | None = None,
+) -> Float[np.ndarray, "t 4 4"]:
+    """Poses of a named path.
+
+    Closed: `look_away` turns right by `angle` and back; `out_and_back` walks forward and back;
+    `look_and_walk` does both at once, walking towards half the angle; `full_circle` turns right by
+    360 degrees; `orbit_circle` goes all around the point `distance` ahead; `walk_loop` walks a
+    circle of that diameter; `figure_eight` moves along one, `distance` to each side, looking ahead;
+    `look_around` turns right by `angle`, left by it, and back. Open: `hold`; `push_in`, `pull_out`,
+    `move_*` travel by `distance`; `pan_*`, `tilt_*`, `roll_*` rotate by `angle`; `orbit_*` circle
+    by `angle` around the point `distance` ahead; `spiral` moves in by `distance`, turning around
+    the line of sight once.
+
+    Args:
+      name: one of `NAMES` or `ALIASES`.
+      frames: number of poses, the first at `start`.
+      angle: degrees.
+      distance: metres.
+      start: cam2world of the first frame, by default the identity.
+    Returns:
+      cam2world, float64; closed paths end exactly at the start.
+    Raises:
+      ValueError: for an unknown name (with the nearest known one), fewer than one frame, an angle
+        or a distance that is not finite, or a start that is not a rigid right-handed pose.
+    """
+    name = known_name(name)
+    if frames < 1:
+        raise ValueError(f"trajectory {name}: found frames={frames}, expected at least 1")
+    if not (math.isfinite(angle) and math.isfinite(distance)):
+        raise ValueError(
+            f"trajectory {name}: found angle={angle}, distance={distance}, expected finite numbers"
+        )
+    start = np.eye(4) if start is None else geometry.check_cam2world(start, "start")
+    path = PATHS[name]
+    progress = np.linspace(0.0, 1.0, frames) if frames > 1 else np.zeros(1)
+    turn, travel = math.radians(angle), float(distance)
+    poses = np.stack([start @ path(float(u), turn, travel) for u in progress])
+    poses[0] = start
+    if name in _CLOSED:
+        poses[-1] = start  # sin(2 pi) is not 0 in floating point; the same place must be the same
+    return poses

@@ -1,0 +1,128 @@
+"""Paths of steps and keys against where a walker ends by hand."""
+
+import numpy as np
+import pytest
+
+from mirage_jax import geometry, trajectories
+
+
+def test_steps_end_where_a_walker_would():
+    # 2 m ahead, then facing left, 1 m ahead: that is 1 m to the left of where one stood.
+    poses = trajectories.steps("forward:2m, turn_left:90, forward:1", 61)
+    geometry.check_cam2world(poses)
+    np.testing.assert_array_equal(poses[0], np.eye(4))
+    np.testing.assert_allclose(poses[-1][:3, 3], [-1, 0, 2], atol=1e-9)
+    np.testing.assert_allclose(poses[-1][:3, 2], [-1, 0, 0], atol=1e-9)
+
+
+def test_frames_are_shared_by_how_far_steps_go():
+    # 3 m and 45 degrees, as long as 1 m: the turn begins after three quarters.
+    poses = trajectories.steps("forward:3m,turn_right:45deg", 81)
+    turned = np.asarray(geometry.pose_angle_deg(poses[0], poses))
+    np.testing.assert_allclose(poses[60][:3, 3], [0, 0, 3], atol=1e-9)
+    assert turned[60] < 1e-6 and turned[62] > 1e-3 and turned[-1] == pytest.approx(45)
+
+
+def test_back_retraces_the_way_and_ends_exactly_where_it_began():
+    poses = trajectories.steps("forward:2m,turn_left:90,back", 41)
+    np.testing.assert_array_equal(poses[-1], np.eye(4))
+    np.testing.assert_allclose(poses, poses[::-1], atol=1e-9)
+    assert geometry.pose_distance(poses[20], poses[0]) == pytest.approx(2)
+
+
+def test_steps_scale_with_the_depth_of_the_scene():
+    poses = trajectories.steps("forward:0.5x", 5, scene_depth=6.0)
+    np.testing.assert_allclose(poses[-1][:3, 3], [0, 0, 3], atol=1e-9)
+    assert trajectories.uses_scene_depth("turn_left:5,forward:0.5x")
+    assert not trajectories.uses_scene_depth("forward:5m")
+    with pytest.raises(ValueError, match="depth is not known"):
+        trajectories.steps("forward:0.5x", 5)
+
+
+def test_steps_without_amounts_go_as_far_as_named_paths():
+    poses = trajectories.steps("push_in,pan_right", 9, angle=30, distance=4)
+    np.testing.assert_allclose(poses[-1][:3, 3], [0, 0, 4], atol=1e-9)
+    assert geometry.pose_angle_deg(poses[0], poses[-1]) == pytest.approx(30)
+
+
+@pytest.mark.parametrize("name", trajectories.NAMES)
+def test_a_single_step_is_the_named_path(name):
+    np.testing.assert_allclose(
+        trajectories.steps(name, 17, angle=50, distance=2),
+        trajectories.make(name, 17, angle=50, distance=2),
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("forwards:2m,back", "did you mean 'forward'"),
+        ("forward:2deg,back", "unit 'deg', expected metres"),
+        ("turn_left:2m,back", "unit 'm', expected degrees"),
+        ("back,forward:1", "after other steps"),
+        ("forward:--1,back", "expected a number"),
+        ("forward:2,,back", "found step ''"),
+    ],
+)
+def test_steps_that_cannot_be_are_named(text, message):
+    with pytest.raises(ValueError, match=message):
+        trajectories.steps(text, 9)
+
+
+def test_keys_move_by_frames():
+    poses = trajectories.keys("w*10 a*5")
+    assert len(poses) == 16
+    np.testing.assert_allclose(poses[-1][:3, 3], [-0.1, 0, 0.2], atol=1e-12)
+    both = trajectories.keys("wd*5", 8)  # at once, then waiting
+    np.testing.assert_allclose(both[5:, :3, 3], [[0.1, 0, 0.1]] * 3, atol=1e-12)
+
+
+def test_keys_walk_where_one_looks_and_stay_level():
+    poses = trajectories.keys("l*120 i*40 w*50")  # 90 degrees right, 30 up
+    geometry.check_cam2world(poses)
+    np.testing.assert_allclose(poses[-1][:3, 3], [1, 0, 0], atol=1e-9)
+    np.testing.assert_allclose(poses[-1][:3, 2], [np.cos(np.pi / 6), -0.5, 0], atol=1e-9)
+
+
+def test_keys_in_latents():
+    poses = trajectories.keys("w-31, right-1, d-4")
+    assert len(poses) == 1 + 4 * 36
+    # .08 a latent; one latent to the right is 3 degrees; then to that camera's right.
+    right = 4 * 0.08 * np.array([np.cos(np.radians(3)), 0, -np.sin(np.radians(3))])
+    np.testing.assert_allclose(poses[-1][:3, 3], right + np.array([0, 0, 2.48]), atol=1e-9)
+
+
+def test_keys_that_cannot_be_are_named():
+    with pytest.raises(ValueError, match="key 'x'"):
+        trajectories.keys("wx*5")
+    with pytest.raises(ValueError, match="found 5 frames, expected at least 11"):
+        trajectories.keys("w*10", 5)
+
+
+def test_what_is_a_name_and_what_is_put_together():
+    assert trajectories.is_composed("forward:2m") and trajectories.is_composed("forward")
+    assert trajectories.is_composed("w*5") and trajectories.is_composed("w-5, d-1")
+    for other in ("look_away", "walk.npz", "my,path.npz", "a/b.txt"):
+        assert not trajectories.is_composed(other)
+
+
+def test_names_of_other_tools():
+    for alias, name in trajectories.ALIASES.items():
+        np.testing.assert_array_equal(trajectories.make(alias, 5), trajectories.make(name, 5))
+
+
+def test_new_closed_paths_go_where_they_say():
+    circle = trajectories.make("orbit_circle", 41, distance=3)
+    to_centre = np.array([0, 0, 3]) - circle[:, :3, 3]
+    np.testing.assert_allclose(to_centre / 3, circle[:, :3, 2], atol=1e-9)
+    assert np.linalg.norm(circle[20, :3, 3]) == pytest.approx(6)
+    loop = trajectories.make("walk_loop", 41, distance=3)
+    np.testing.assert_allclose(loop[20, :3, 3], [3, 0, 0], atol=1e-9)
+    np.testing.assert_allclose(loop[20, :3, 2], [0, 0, -1], atol=1e-9)
+    eight = trajectories.make("figure_eight", 401, distance=2)
+    assert np.abs(eight[:, 0, 3]).max() == pytest.approx(2, abs=1e-3)
+    np.testing.assert_allclose(eight[200, :3, 3], 0, atol=1e-9)  # crosses itself in the middle
+    around = trajectories.make("look_around", 201, angle=60)
+    yaw = np.degrees(np.arctan2(around[:, 0, 2], around[:, 2, 2]))
+    assert yaw.max() == pytest.approx(60, abs=0.1) and yaw.min() == pytest.approx(-60, abs=0.1)
