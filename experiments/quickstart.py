@@ -43,6 +43,11 @@ def get_config(_: str = "") -> ConfigDict:
     c.data.ground = 255  # grey under transparent pictures
     c.data.picture_fps = 30.0  # of pictures without times
     c.data.register = True  # bring depth of another lens into the colour picture
+    c.data.lens = ()  # fx, fy, cx, cy in pixels, in place of what the files say
+    c.data.direction = ""  # of camera files that do not say it: c2w, w2c
+    c.data.axes = ""  # likewise: opencv, opengl, llff, unreal
+    c.data.units = ""  # likewise: m, cm, mm
+    c.data.depth_metres = 0.001  # of one step of 16-bit depth pictures
     c.data.encoding = "raw"  # how clips are stored: raw, lossless, visually_lossless
 
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "context": 1, "tensor": 1})

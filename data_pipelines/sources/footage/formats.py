@@ -1,17 +1,21 @@
 """Layouts of footage by name, and which of them a folder has.
 
 A format is a module here with `LAYOUT`, one line for people; `scenes(root)`, the names of the
-scenes; and `open_scene(root, name, options)`, which gives a `Scene` without reading pictures. Both
-raise ValueError, naming the file.
+scenes, none for another layout; and `open_scene(root, name, options)`, which gives a `Scene`
+without reading its pictures. Both raise ValueError, naming the file.
 """
 
 import importlib
 from pathlib import Path
 
-_HERE = "data_pipelines.sources.footage."
+_NAMES = (
+    *("seven_scenes", "tum_rgbd", "re10k", "pixelsplat", "spatialvid", "vipe"),
+    *("video", "pictures"),
+)
+_HERE = __name__.rpartition(".")[0]
 
-# In the order in which they are looked for: a folder that has the marks of several is of the first.
-FORMATS = {name: _HERE + name for name in ("seven_scenes",)}
+# In the order in which they are looked for: the particular ones before those that take any file.
+FORMATS = {name: f"{_HERE}.{name}" for name in _NAMES}
 
 
 def detect(root: Path) -> str:

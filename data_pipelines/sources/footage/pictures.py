@@ -1,127 +1,118 @@
-"""Picture files as they are to be seen: turned, over a ground, in 8-bit RGB."""
+"""Folders of pictures with a camera file: COLMAP, transforms.json, and poses by number or name.
 
-from collections.abc import Iterator, Sequence
+    transforms.json                     # names its pictures
+    sparse/0/ (sparse/, 0/)             # COLMAP, .bin or .txt, names its pictures
+    cameras.*, poses.*, trajectory.txt, w2c.txt, pose.npz, poses_bounds.npy, camera.json
+                                        # one camera for each picture, in the order of their names
+    images/ (rgb/, frames/, color/)     # or the pictures beside the camera file
+    depth/, masks/, caption.txt, licence.txt   # optional, as for videos
+
+Pictures are turned by their EXIF orientation, transparent ones laid over a grey ground, 16 bits cut
+to 8. Lens distortion is undone as they are read. What a camera names and the folder lacks is
+refused, or its frame left out and counted where `missing` is "skip"; frames then follow one another
+as if nothing were missing. COLMAP and transforms.json have a scale of their own.
+"""
+
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
-_DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+from data_pipelines.sources.footage import maps
+from data_pipelines.sources.footage.cameras import make_scene, read_cameras, take
+from data_pipelines.sources.footage.files import below, walk, within
+from data_pipelines.sources.footage.picture_files import PictureFiles, list_pictures
+from data_pipelines.sources.footage.scene import ReadOptions, Scene
+from mirage_jax.io.camera_files.colmap import model_folder
 
+LAYOUT = "folders of pictures with transforms.json, a COLMAP model or another camera file"
 
-def read_picture(path: Path, ground: int = 255) -> UInt8[np.ndarray, "H W 3"]:
-    """One picture file in 8-bit RGB.
-
-    Turned as its EXIF orientation says; transparent pixels, of a palette too, are laid over a grey
-    ground; 16 bits are cut to the upper 8; CMYK and other modes are converted by Pillow.
-
-    Args:
-      path: the file.
-      ground: grey of 0 to 255.
-
-    Raises:
-      ValueError: naming the file, if it does not exist, is no picture, or damaged.
-    """
-    _require(path)
-    try:
-        with Image.open(path) as image:
-            turned = ImageOps.exif_transpose(image)
-            return np.asarray(_as_rgb(turned, ground))
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not a picture (expected PNG, JPEG, WebP, ...)") from error
-    except _DAMAGE as error:
-        raise ValueError(f"{path}: damaged, expected a whole picture ({error})") from error
+_NAMES = (
+    "transforms.json",
+    *(f"{stem}{s}" for stem in ("cameras", "poses") for s in (".txt", ".json", ".npz", ".npy")),
+    *("trajectory.txt", "w2c.txt", "pose.npz", "poses_bounds.npy", "camera.json"),
+)
+_FOLDERS = ("images", "rgb", "frames", "color", "")
 
 
-def _as_rgb(image: Image.Image, ground: int) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image)
-        if values.dtype != np.uint16 and not (image.mode == "I" and 0 <= values.min() <= 65535):
-            raise ValueError(f"found a picture of {values.dtype}, expected 8 or 16 bits")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        over = Image.new("RGBA", image.size, (ground, ground, ground, 255))
-        return Image.alpha_composite(over, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """(H, W) of a picture file as it is to be seen, from its header; errors as `read_picture`."""
-    _require(path)
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            # Orientations 5 to 8 lie on their side.
-            sideways = image.getexif().get(0x0112, 1) >= 5
-            return (width, height) if sideways else (height, width)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not a picture (expected PNG, JPEG, WebP, ...)") from error
-    except _DAMAGE as error:
-        raise ValueError(f"{path}: damaged, expected a whole picture ({error})") from error
-
-
-def read_depth_png(path: Path, metres: float, unknown: int = 0) -> Float[np.ndarray, "H W"]:
-    """A 16-bit grey picture as float32 metres, 0 where unknown.
-
-    Args:
-      path: the file.
-      metres: of one step.
-      unknown: a value beside 0 that says that nothing was measured.
-
-    Raises:
-      ValueError: naming the file, if it does not exist, is damaged or not of 16 bits.
-    """
-    _require(path)
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("I;16", "I"):
-                raise ValueError(f"found a picture of mode {image.mode}, expected 16-bit grey")
-            values = np.asarray(image)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not a picture, expected 16-bit PNG") from error
-    except _DAMAGE as error:
-        raise ValueError(f"{path}: damaged, expected a whole depth picture ({error})") from error
-    known = (values != 0) & (values != unknown)
-    return np.where(known, values * np.float32(metres), 0).astype(np.float32)
-
-
-def _require(path: Path) -> None:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file, expected a picture")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: found an empty file, expected a picture")
-
-
-class PictureFiles:
-    """Reads pictures of one size by number."""
-
-    def __init__(self, paths: Sequence[Path], ground: int = 255):
-        """Takes the size from the first; ValueError, naming it, if that cannot be read."""
-        self.paths = tuple(paths)
-        self.ground = ground
-        self.size = picture_size(self.paths[0])
-
-    def __call__(self, frames: Sequence[int]) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        """Yields pictures; ValueError, naming the file, for one of another size."""
-        for frame in frames:
-            picture = read_picture(self.paths[frame], self.ground)
-            if picture.shape[:2] != self.size:
-                raise ValueError(
-                    f"{self.paths[frame]}: frame {frame}: found {picture.shape[0]} x "
-                    f"{picture.shape[1]} pixels, expected {self.size[0]} x {self.size[1]} as "
-                    f"{self.paths[0].name}"
-                )
-            yield picture
-
-
-def list_pictures(folder: Path) -> list[Path]:
-    """Picture files of a folder by name; ValueError, naming it, if it is no folder."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder, expected one of pictures")
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+def scenes(root: Path) -> tuple[str, ...]:
+    """Folders with a camera file and pictures, by their place below `root`."""
+    if not root.is_dir():
+        return ()
+    return tuple(
+        below(root, folder)
+        for folder in walk(root)
+        if _camera_file(folder) is not None and _pictures(folder)
     )
+
+
+def _camera_file(folder: Path) -> Path | None:
+    model = model_folder(folder)
+    if model is not None and model != folder:
+        return model
+    found = next((folder / name for name in _NAMES if (folder / name).is_file()), None)
+    return model if found is None else found
+
+
+def _pictures(folder: Path) -> list[Path]:
+    for name in _FOLDERS:
+        if (folder / name).is_dir():
+            found = list_pictures(folder / name)
+            if found:
+                return found
+    return []
+
+
+def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
+    """One folder; ValueError naming the file for what is missing or cannot be read."""
+    folder = within(root, name)
+    path = _camera_file(folder)
+    assert path is not None  # or it were no scene
+    there = _pictures(folder)
+    first = PictureFiles(there[:1], options.ground)
+    record = read_cameras(path, options, first.size)
+    left_out: dict[str, int] = {}
+    files = there
+    if record.names is not None:
+        found = [_named(folder, there, picture) for picture in record.names]
+        missing = [picture for picture, file in zip(record.names, found, strict=True) if not file]
+        if missing and (options.missing == "refuse" or len(missing) == len(found)):
+            raise ValueError(
+                f"{path}: found no picture {missing[0]}, expected all {len(found)} that it names "
+                f"({len(missing)} are missing; --config.data.missing=skip leaves them out)"
+            )
+        chosen = np.array([i for i, file in enumerate(found) if file])
+        files = [file for file in found if file]
+        record = take(record, chosen)
+        unnamed = len(set(there) - set(files))
+        left_out = {"picture missing": len(missing), "picture without a camera": unnamed}
+    elif len(record) != len(there):
+        raise ValueError(
+            f"{path}: found {len(record)} cameras, expected {len(there)}, one for each picture of "
+            f"{there[0].parent}"
+        )
+    times = np.arange(len(files)) / options.fps
+    if record.timestamps is not None:
+        times = record.timestamps - record.timestamps[0]
+    return make_scene(
+        name,
+        record,
+        path,
+        PictureFiles(files, options.ground),
+        times,
+        depth=maps.depth_folder(folder / "depth", len(files), options.depth_metres),
+        movers=maps.mask_folder(folder / "masks", len(files)),
+        left_out=left_out,
+        caption=maps.caption(folder / "caption.txt"),
+        licence=maps.caption(folder / "licence.txt"),
+    )
+
+
+def _named(folder: Path, there: list[Path], name: str) -> Path | None:
+    """The picture that a camera file names: from its folder, or among the pictures."""
+    places = [folder / name, *({file.parent / name for file in there[:1]})]
+    for place in places:
+        for path in (place, place.with_name(place.name + ".png")):  # Blender leaves .png away
+            if path.is_file():
+                return path
+    wanted = Path(name.replace("\\", "/")).name
+    return next((file for file in there if wanted in (file.name, file.stem)), None)

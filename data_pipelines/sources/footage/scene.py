@@ -91,9 +91,17 @@ class ReadOptions:
       ground: grey of 0 to 255 that transparent pictures are laid over.
       fps: of pictures without times.
       register: whether depth of a sensor with a lens of its own is brought into the colour picture.
+      lens: `fx, fy, cx, cy` in pixels of the pictures, in place of what the files say.
+      direction, axes, units: of camera files that do not say them, see `camera_files.read`.
+      depth_metres: of one step of 16-bit depth pictures whose format does not say it.
     """
 
     missing: str = "refuse"
     ground: int = 255
     fps: float = 30.0
     register: bool = True
+    lens: tuple[float, ...] = ()
+    direction: str = ""
+    axes: str = ""
+    units: str = ""
+    depth_metres: float = 0.001

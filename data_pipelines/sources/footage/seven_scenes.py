@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.sources.footage.files import below, read_numbers, walk, within
-from data_pipelines.sources.footage.pictures import PictureFiles, read_depth_png
+from data_pipelines.sources.footage.picture_files import PictureFiles, read_depth_png
 from data_pipelines.sources.footage.registration import register_depth
 from data_pipelines.sources.footage.scene import ReadOptions, Scene
 

@@ -5,9 +5,10 @@ import functools
 import importlib
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -51,6 +52,11 @@ class FootageSource:
     ground: int = option(255, "grey under transparent pictures", 0, 255)
     picture_fps: float = option(30.0, "frames per second of pictures without times", 1e-3)
     register: bool = option(True, "bring depth of another lens into the colour picture")
+    lens: tuple[float, ...] = option((), "fx, fy, cx, cy in pixels, in place of the files'")
+    direction: str = option("", "of camera files that do not say it: c2w or w2c")
+    axes: str = option("", "of camera files that do not say them: opencv, opengl, llff, unreal")
+    units: str = option("", "of camera files that do not say them: m, cm, mm")
+    depth_metres: float = option(0.001, "metres of a step of 16-bit depth pictures", 1e-9)
     name: ClassVar[str] = "footage"
 
     def __post_init__(self) -> None:
@@ -62,6 +68,8 @@ class FootageSource:
             raise ValueError(
                 f"footage, missing: found {self.missing!r}, expected 'refuse' or 'skip'"
             )
+        if len(self.lens) not in (0, 4):
+            raise ValueError(f"footage, lens: found {self.lens}, expected fx, fy, cx, cy")
 
     def worlds(self, split: str) -> tuple[str, ...]:
         """Scenes of "train" or "eval"; the only scene is in both, its end in "eval" alone.
@@ -151,7 +159,9 @@ class FootageSource:
 
     def read_options(self) -> ReadOptions:
         """What readers of formats go by."""
-        return ReadOptions(self.missing, self.ground, self.picture_fps, self.register)
+        own = [field.name for field in fields(ReadOptions) if field.name != "fps"]
+        options: dict[str, Any] = {name: getattr(self, name) for name in own}
+        return ReadOptions(**options, fps=self.picture_fps)
 
 
 def _check_depth(depth: np.ndarray, scene: Scene, frames: np.ndarray) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from data_pipelines.clip_codecs import ENCODINGS
 from data_pipelines.sources.footage.formats import FORMATS
 from mirage_jax.cli.helpers import training_sections
+from mirage_jax.io import camera_files
 from mirage_jax.nn.block import REMAT
 from mirage_jax.nn.layers import CONV_IMPLS
 from mirage_jax.parallel.rules import PRESETS
@@ -73,6 +74,13 @@ class DataSection(Settings):
     ground: int = setting(255, "Grey under transparent pictures.", least=0, most=255)
     picture_fps: float = setting(30.0, "Of pictures without times.", above=0)
     register: bool = setting(True, "Bring depth of another lens into the colour picture.")
+    lens: tuple[float, ...] = setting((), "fx, fy, cx, cy in pixels, in place of the files'.")
+    direction: str = setting(
+        "", "Of camera files that do not say it.", choices=("", *camera_files.DIRECTIONS)
+    )
+    axes: str = setting("", "Of camera files that do not say.", choices=("", *camera_files.AXES))
+    units: str = setting("", "Of camera files that do not say.", choices=("", *camera_files.UNITS))
+    depth_metres: float = setting(0.001, "Of one step of 16-bit depth pictures.", above=0)
     encoding: str = setting("raw", "How clips are stored.", choices=tuple(ENCODINGS))
 
 
