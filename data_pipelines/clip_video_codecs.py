@@ -32,7 +32,7 @@ class H264:
     The parameters are `crf` and `psnr`, decibels of the whole clip as it is read back.
 
     Attributes:
-      crf: quality of x264, lower is better; 6 gives 41 dB or more.
+      crf: quality of x264, lower is better; 6 gives about 40 dB.
     """
 
     crf: int = 6

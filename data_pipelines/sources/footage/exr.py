@@ -88,7 +88,9 @@ def _header(data: bytes) -> tuple[dict[str, bytes], int]:
 
 
 def _text(data: bytes, at: int) -> tuple[str, int]:
-    end = data.index(b"\0", at)
+    end = data.find(b"\0", at)
+    if end < 0:
+        raise IndexError("no end of a name")
     return data[at:end].decode(), end + 1
 
 

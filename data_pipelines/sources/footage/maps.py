@@ -84,7 +84,7 @@ def archive(path: Path, count: int, read: Callable[[bytes], np.ndarray], suffix:
         with zipfile.ZipFile(path) as opened:
             names = sorted(name for name in opened.namelist() if name.lower().endswith(suffix))
     except (zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f"{path}: not a whole zip file ({error})") from error
+        raise ValueError(f"{path}: found no whole zip file, expected one ({error})") from error
     if len(names) != count:
         raise ValueError(
             f"{path}: found {len(names)} {suffix} files, expected {count}, one for each frame"

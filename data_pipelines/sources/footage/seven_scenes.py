@@ -27,7 +27,7 @@ LICENCE = "Microsoft 7-Scenes: non-commercial research"
 
 _FPS = 30.0
 _DEPTH_LENS = np.array([585.0, 585.0, 320.0, 240.0])
-_COLOUR_FOCAL = 522.0
+_COLOUR_FOCAL, _WIDTH = 522.0, 640
 _DEPTH_IN_COLOUR = np.array([-0.025, 0.0, 0.0])  # metres
 _POSE = re.compile(r"frame-(\d+)\.pose\.txt")
 
@@ -51,8 +51,9 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         raise ValueError(f"{folder}: found poses of shape {poses.shape[1:]}, expected 4 x 4")
     usable = np.isfinite(poses).all((1, 2))  # tracking is lost now and then
     depth_lens = _depth_lens(folder, root)
-    lens = np.array([_COLOUR_FOCAL, _COLOUR_FOCAL, *depth_lens[2:]])
     pictures = PictureFiles([folder / f"frame-{n}.color.png" for n in numbers])
+    focal = _COLOUR_FOCAL * pictures.size[1] / _WIDTH
+    lens = np.array([focal, focal, *depth_lens[2:]])
 
     def depth(frames: Sequence[int]) -> Iterator[np.ndarray]:
         for frame in frames:

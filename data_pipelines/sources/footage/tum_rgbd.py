@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.sources.footage.cameras import make_scene, pair, poses_at
+from data_pipelines.sources.footage.cutting import native_fps
 from data_pipelines.sources.footage.files import below, read_text, walk, within
 from data_pipelines.sources.footage.picture_files import PictureFiles, read_depth_png
 from data_pipelines.sources.footage.scene import ReadOptions, Scene
@@ -27,7 +28,7 @@ LICENCE = "CC-BY-4.0"
 
 _METRES = 1 / 5000
 _NEAR = 0.02  # seconds between a colour frame and its depth
-_GAP = 0.1  # seconds between two poses, beyond which the time between is not known
+_GAP = 3.5  # median steps between two poses, beyond which the time between is not known
 _LENSES = {
     "freiburg1": ((517.3, 516.5, 318.6, 255.3), (0.2624, -0.9531, -0.0054, 0.0026, 1.1633)),
     "freiburg2": ((520.9, 521.0, 325.1, 249.7), (0.2312, -0.7849, -0.0033, -0.0001, 0.9172)),
@@ -54,7 +55,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     truth = folder / "groundtruth.txt"
     record = camera_files.read(truth, "tum", axes=options.axes or None)
     times, files = _list(folder / "rgb.txt")
-    poses, known = poses_at(record, times, _GAP)
+    poses, known = poses_at(record, times, _GAP / native_fps(record.timestamps))
     left_out = {"no pose at its time": int((~known).sum())}
     depth_files: list[Path] | None = None
     matches = np.full(len(times), -1)
@@ -100,7 +101,7 @@ def _lens(name: str, options: ReadOptions) -> tuple[np.ndarray, dict[str, float]
     kinds = [kind for word, kind in _LENSES.items() if word in name] or [(_DEFAULT, (0.0,) * 5)]
     lens, coefficients = kinds[0]
     names = ("k1", "k2", "p1", "p2", "k3")
-    return np.array(lens) + [0, 0, 0.5, 0.5], dict(zip(names, coefficients, strict=True))
+    return np.add(lens, (0, 0, 0.5, 0.5)), dict(zip(names, coefficients, strict=True))
 
 
 def _list(path: Path) -> tuple[np.ndarray, list[Path]]:
