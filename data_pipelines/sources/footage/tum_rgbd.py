@@ -55,7 +55,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     truth = folder / "groundtruth.txt"
     record = camera_files.read(truth, "tum", axes=options.axes or None)
     times, files = _list(folder / "rgb.txt")
-    poses, known = poses_at(record, times, _GAP / native_fps(record.timestamps))
+    poses, known = poses_at(record, times, _GAP / native_fps(np.asarray(record.timestamps)))
     left_out = {"no pose at its time": int((~known).sum())}
     depth_files: list[Path] | None = None
     matches = np.full(len(times), -1)

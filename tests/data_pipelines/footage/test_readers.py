@@ -1,4 +1,4 @@
-"""The parts that readers of footage are made of: EXR, torch files, lenses, registration, pairs."""
+"""The parts that readers of footage are made of: EXR, torch files, lenses, depth, times."""
 
 import io
 import zipfile
@@ -76,7 +76,7 @@ def test_names_other_than_those_of_tensors_are_refused(program, tmp_path):
 def test_nothing_in_a_torch_file_is_run(tmp_path, capsys):
     path = tmp_path / "a.torch"
     path.write_bytes(evil_torch())
-    with pytest.raises(ValueError, match="found .*print, expected tensors"):
+    with pytest.raises(ValueError, match=r"found .*print, expected tensors"):
         torch_chunks.load(path)
     assert capsys.readouterr().out == ""
 
