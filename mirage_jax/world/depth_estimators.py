@@ -87,6 +87,13 @@ def scale_between(
 
 
 def depth_anything(path: Path, max_depth: float) -> DepthEstimator:
+    """The network of `depth_anything_network` for a rollout; arguments and errors as there."""
+    return from_network(depth_anything_network(path, max_depth))
+
+
+def depth_anything_network(
+    path: Path, max_depth: float
+) -> Callable[[UInt8[np.ndarray, "height width 3"]], np.ndarray]:
     """Depth Anything V2, a metric network of any released size, from safetensors.
 
     Args:
@@ -95,6 +102,9 @@ def depth_anything(path: Path, max_depth: float) -> DepthEstimator:
 
     Raises:
       FileNotFoundError, ValueError: if they are no weights of such a network.
+
+    Returns:
+      What gives the z-depth, metres, of the pixels of a picture.
     """
     tensors = open_tensors(path).tensors
     width = next((tensors[name].shape[-1] for name in _CLASS_TOKENS if name in tensors), None)
@@ -109,4 +119,4 @@ def depth_anything(path: Path, max_depth: float) -> DepthEstimator:
         params = from_depth_anything(tensors, network)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return from_network(lambda picture: estimate(network, params, picture))
+    return lambda picture: np.asarray(estimate(network, params, picture))

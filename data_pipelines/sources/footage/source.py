@@ -234,4 +234,10 @@ def _cut(source: FootageSource, world: str) -> _Cut:
     held_out = found[-max(1, round(source.eval_share * len(found))) :]
     if world != name:
         return _Cut(tuple(held_out))
-    return _Cut(tuple(one for one in found if one[-1] < held_out[0][0]), "", scene.left_out)
+    kept = tuple(one for one in found if one[-1] < held_out[0][0])
+    problem = (
+        f"{scene.file}: found {int(scene.good.sum())} frames in the only scene, expected "
+        f"{2 * source.frames} or more, so that its end can be held out: more footage, shorter "
+        "clips, or --config.data.eval_share=0"
+    )
+    return _Cut(kept, "" if kept else problem, scene.left_out)

@@ -3,8 +3,8 @@
     mirage bench loader --recording=runs/quickstart/worlds/freedoom
     mirage bench loader --picture_size=128 --window_frames=33 --loader_workers=0,2
 
-Without --recording it records generated rooms, once for each way of storing them. Prints a table and
-writes bench_loader.json (--json=FILE): windows, frames and decoded megabytes a second by worker
+Without --recording it records generated rooms, once for each way of storing them. Prints a table
+and writes bench_loader.json (--json=FILE): windows, frames and decoded megabytes a second by worker
 count, from the first batch on, so that the start of processes does not count.
 """
 

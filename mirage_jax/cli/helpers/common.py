@@ -71,6 +71,7 @@ def resolve_config() -> ConfigDict:
 
 _PATHS = (
     "data.root",
+    "data.depth_weights",
     "text.embeddings",
     "denoiser_training.pretrained",
     *(f"{part}_training.init_from" for part in ("vae", "geometry", "denoiser")),

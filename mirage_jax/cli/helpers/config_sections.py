@@ -81,6 +81,8 @@ class DataSection(Settings):
     axes: str = setting("", "Of camera files that do not say.", choices=("", *camera_files.AXES))
     units: str = setting("", "Of camera files that do not say.", choices=("", *camera_files.UNITS))
     depth_metres: float = setting(0.001, "Of one step of 16-bit depth pictures.", above=0)
+    depth_weights: str = setting("", "Depth Anything V2 for clips without depth; '' = none.")
+    depth_range: float = setting(20.0, "Metres it was trained up to: 20 or 80.", above=0)
     encoding: str = setting("raw", "How clips are stored.", choices=tuple(ENCODINGS))
 
 

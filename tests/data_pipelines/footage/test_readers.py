@@ -16,7 +16,6 @@ from helpers import made_footage
 from helpers.made_footage import evil_torch, torch_bytes
 from mirage_jax.io.camera_files import CameraRecord
 
-
 # -- EXR ------------------------------------------------------------------------------------------
 
 

@@ -92,6 +92,9 @@ def test_the_end_of_a_single_scene_is_held_out_without_overlap(walk):
         first for first, _ in frames["walk.mp4/end"]
     )
     assert max(last for _, last in frames["walk.mp4/end"]) == FRAMES - 1
+    assert "found 12 frames in the only scene, expected 18 or more" in refusal(
+        made(walk, frames=9, hop=1)
+    )
     whole = made(walk, eval_share=0.0)
     assert whole.worlds("eval") == () and whole.clip_counts("train") == {"walk.mp4": 4}
 
