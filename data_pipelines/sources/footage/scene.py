@@ -100,7 +100,7 @@ class ReadOptions:
     ground: int = 255
     fps: float = 30.0
     register: bool = True
-    lens: tuple[float, ...] = ()
+    lens: tuple[float | int, ...] = ()
     direction: str = ""
     axes: str = ""
     units: str = ""

@@ -52,7 +52,7 @@ class FootageSource:
     ground: int = option(255, "grey under transparent pictures", 0, 255)
     picture_fps: float = option(30.0, "frames per second of pictures without times", 1e-3)
     register: bool = option(True, "bring depth of another lens into the colour picture")
-    lens: tuple[float, ...] = option((), "fx, fy, cx, cy in pixels, in place of the files'")
+    lens: tuple[float | int, ...] = option((), "fx, fy, cx, cy in pixels, in place of the files'")
     direction: str = option("", "of camera files that do not say it: c2w or w2c")
     axes: str = option("", "of camera files that do not say them: opencv, opengl, llff, unreal")
     units: str = option("", "of camera files that do not say them: m, cm, mm")

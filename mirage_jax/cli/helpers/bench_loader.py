@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_pipelines.clip_codecs import ENCODINGS
+from mirage_jax.cli.helpers.bench_networks import json_path
 from mirage_jax.cli.helpers.flag_types import Integer, PathName
 from mirage_jax.io import outputs
 
@@ -38,8 +39,8 @@ _WORKERS = flags.DEFINE_list("loader_workers", ["0", "1", "2"], "Loader processe
 _ROOMS = 16
 
 
-def run(console: Console, json_path: str) -> None:
-    path = Path(json_path or "bench_loader.json")
+def run(console: Console) -> None:
+    path = json_path("loader")
     outputs.check_file(f"--json {path}", path, outputs.json_kind("file of timings", ["loader"]))
     workers = [int(word) for word in _WORKERS.value]
     rows = []
@@ -110,4 +111,4 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    run(Console(), flags.FLAGS.json)
+    run(Console())

@@ -74,7 +74,7 @@ class DataSection(Settings):
     ground: int = setting(255, "Grey under transparent pictures.", least=0, most=255)
     picture_fps: float = setting(30.0, "Of pictures without times.", above=0)
     register: bool = setting(True, "Bring depth of another lens into the colour picture.")
-    lens: tuple[float, ...] = setting((), "fx, fy, cx, cy in pixels, in place of the files'.")
+    lens: tuple[float | int, ...] = setting((), "fx, fy, cx, cy in pixels, in place of the files'.")
     direction: str = setting(
         "", "Of camera files that do not say it.", choices=("", *camera_files.DIRECTIONS)
     )
