@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from mirage_jax.io.camera_files import parsing
+
 
 def walk(root: Path) -> Iterator[Path]:
     """Every folder from `root` on, by name; links are followed, each folder is given once.
@@ -39,14 +41,10 @@ def read_text(path: Path) -> str:
     """A text file in UTF-8, without a byte order mark, its lines ended by \\n.
 
     Raises:
-      ValueError: naming the file, if it does not exist or is not UTF-8.
+      ValueError: naming the file, if it cannot be read or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: byte {error.start}: not UTF-8 ({error.reason}), expected text in UTF-8"
-        ) from error
+        return parsing.read_text(path).replace("\r\n", "\n")
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}), expected text") from error
 
@@ -57,16 +55,7 @@ def read_numbers(path: Path, columns: int) -> list[list[float]]:
     Raises:
       ValueError: naming the file and the line, for another number of columns or no number.
     """
-    rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        try:
-            row = [float(word) for word in words]
-        except ValueError as error:
-            raise ValueError(f"{path}: line {number}: {error}, expected numbers") from error
-        if len(row) != columns:
-            raise ValueError(f"{path}: line {number}: found {len(row)} numbers, expected {columns}")
-        rows.append(row)
-    return rows
+    return [
+        parsing.numbers(path, number, line, (columns,), "a row of numbers")
+        for number, line in parsing.lines_of(read_text(path))
+    ]

@@ -1,11 +1,9 @@
 """Depth, masks and captions that lie beside pictures, in folders, archives or arrays."""
 
 import io
-import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -155,11 +153,3 @@ def caption(*paths: Path) -> str | None:
             if text:
                 return text
     return None
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; ValueError, naming it, where there is none."""
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not readable as JSON ({error})") from error

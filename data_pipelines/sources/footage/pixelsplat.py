@@ -20,10 +20,10 @@ from PIL import Image, UnidentifiedImageError
 from data_pipelines.sources.footage import torch_chunks
 from data_pipelines.sources.footage.cameras import make_scene
 from data_pipelines.sources.footage.files import below, walk, within
-from data_pipelines.sources.footage.maps import read_json
 from data_pipelines.sources.footage.scene import ReadOptions, Scene
 from data_pipelines.sources.footage.torch_chunks import Tensor
 from mirage_jax.io.camera_files.conventions import from_convention
+from mirage_jax.io.camera_files.parsing import read_json
 from mirage_jax.io.camera_files.record import CameraRecord, checked
 
 LAYOUT = "folders of NNNNNN.torch chunks with index.json"

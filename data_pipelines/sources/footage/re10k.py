@@ -14,12 +14,13 @@ from urllib.parse import parse_qs, urlparse
 
 import numpy as np
 
-from data_pipelines.sources.footage.cameras import make_scene, pair, read_cameras, take
+from data_pipelines.sources.footage.cameras import make_scene, pair, take, with_lens
 from data_pipelines.sources.footage.cutting import native_fps
 from data_pipelines.sources.footage.files import below, read_text, walk
 from data_pipelines.sources.footage.picture_files import SUFFIXES, PictureFiles
 from data_pipelines.sources.footage.scene import ReadOptions, Scene
 from data_pipelines.sources.footage.video import VIDEO_SUFFIXES, video_reader
+from mirage_jax.io import camera_files
 from mirage_jax.io.video_frames import VideoFrames
 
 LAYOUT = "ID.txt camera files with an address in their first line"
@@ -51,7 +52,8 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     root = root.parent if root.is_file() else root
     path = root / f"{name}.txt"
     address = read_text(path).splitlines()[0].strip()
-    stamps = camera_stamps(path)
+    cameras = camera_files.read(path, "re10k")
+    stamps = np.rint(np.asarray(cameras.timestamps) / _MICROSECONDS).astype(np.int64)
     provenance = {"url": address}
     folder = _first(path.with_suffix(""), root / "frames" / name, root / "frames" / path.stem)
     if folder is not None:
@@ -64,7 +66,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
             )
         chosen = np.array([i for i, stamp in enumerate(stamps.tolist()) if stamp in named])
         pictures = PictureFiles([named[int(stamps[i])] for i in chosen], options.ground)
-        record = take(read_cameras(path, options, pictures.size, "re10k"), chosen)
+        record = take(with_lens(cameras, options, pictures.size, path), chosen)
         times = (stamps[chosen] - stamps[chosen[0]]) * _MICROSECONDS
         left_out = {"picture missing": len(missing)}
         return make_scene(
@@ -72,7 +74,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         )
     video = _video(root, path, address)
     frames = VideoFrames(video)
-    record = read_cameras(path, options, frames.size, "re10k")
+    record = with_lens(cameras, options, frames.size, path)
     half = 0.5 / native_fps(frames.times) + 1e-3
     matches = pair(stamps * _MICROSECONDS, frames.times, half)
     chosen = np.flatnonzero(matches >= 0)
@@ -91,15 +93,6 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         left_out={"no frame at its time": len(stamps) - len(chosen)},
         provenance=provenance,
     )
-
-
-def camera_stamps(path: Path) -> np.ndarray:
-    """The first number of each line of a camera file, microseconds."""
-    rows = [line.split() for line in read_text(path).splitlines()[1:] if line.strip()]
-    try:
-        return np.array([int(row[0]) for row in rows], np.int64)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}, expected whole microseconds in every line") from error
 
 
 def _first(*folders: Path) -> Path | None:

@@ -81,7 +81,8 @@ class FootageSource:
         held_out = _held_out(names, self.eval_share)
         if len(names) == 1 and self.eval_share:
             held_out = (names[0] + _END,) if len(_cut(self, names[0] + _END).clips) else ()
-        train = tuple(name for name in names if name not in held_out)
+        apart = set(held_out)
+        train = tuple(name for name in names if name not in apart)
         return worlds_of_split({"train": train, "eval": held_out}, split)
 
     def clip_counts(self, split: str) -> dict[str, int]:
@@ -100,7 +101,7 @@ class FootageSource:
             raise ValueError(cut.problem)
         if not 0 <= index < len(cut.clips):
             raise IndexError(f"clip {index} of {len(cut.clips)} of {world}")
-        scene = _open(self, world.removesuffix(_END))
+        scene = _open(self, _scene_of(self, world))
         return validate(self._read(scene, world, cut.clips[index]))
 
     def clips(self, world: str, count: int, seed: int) -> Iterator[Clip]:
@@ -179,7 +180,7 @@ def _held_out(names: tuple[str, ...], share: float) -> tuple[str, ...]:
     if len(names) < 2 or not share:
         return ()
     count = min(max(1, round(share * len(names))), len(names) - 1)
-    chosen = sorted(names, key=lambda name: (zlib.crc32(name.encode()), name))[:count]
+    chosen = set(sorted(names, key=lambda name: (zlib.crc32(name.encode()), name))[:count])
     return tuple(name for name in names if name in chosen)
 
 
@@ -204,6 +205,12 @@ def _scenes(source: FootageSource) -> tuple[str, ...]:
     return names
 
 
+def _scene_of(source: FootageSource, world: str) -> str:
+    """The scene that a world is, or is the end of."""
+    names = _scenes(source)
+    return names[0] if len(names) == 1 and world == names[0] + _END else world
+
+
 @functools.lru_cache(maxsize=4)
 def _open(source: FootageSource, name: str) -> Scene:
     return _reader(source).open_scene(Path(source.root), name, source.read_options())
@@ -211,7 +218,7 @@ def _open(source: FootageSource, name: str) -> Scene:
 
 @functools.lru_cache(maxsize=200_000)
 def _cut(source: FootageSource, world: str) -> _Cut:
-    name = world.removesuffix(_END)
+    name = _scene_of(source, world)
     try:
         scene = _open(source, name)
         found = windows(

@@ -19,9 +19,9 @@ from scipy import sparse
 from data_pipelines.sources.footage.cameras import make_scene, read_cameras
 from data_pipelines.sources.footage.cutting import native_fps
 from data_pipelines.sources.footage.files import below, walk
-from data_pipelines.sources.footage.maps import read_json
 from data_pipelines.sources.footage.scene import Read, ReadOptions, Scene
 from data_pipelines.sources.footage.video import video_reader
+from mirage_jax.io.camera_files.parsing import read_arrays, read_json
 from mirage_jax.io.depth_maps import resample
 from mirage_jax.io.video_frames import VideoFrames
 
@@ -73,7 +73,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
 
 
 def _masks(path: Path, count: int, size: tuple[int, int]) -> Read:
-    arrays = _arrays(path)
+    arrays = read_arrays(path)
     found = sum(name.endswith("_indptr") for name in arrays)
     if found != count or "shape" not in arrays:
         raise ValueError(f"{path}: found masks of {found} frames, expected {count} and a shape")
@@ -89,14 +89,6 @@ def _masks(path: Path, count: int, size: tuple[int, int]) -> Read:
             yield resample((mask != 0).astype(np.int32), size)
 
     return read
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable .npz file ({error})") from error
 
 
 def _caption(path: Path) -> str | None:

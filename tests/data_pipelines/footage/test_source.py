@@ -288,7 +288,7 @@ def test_a_caption_that_is_not_utf8_is_refused(tmp_path):
     made_footage.mirage_sample(tmp_path, room())
     (tmp_path / "00000007" / "clip.txt").write_bytes(b"caf\xe9")
     message = refusal(made(tmp_path, lens=(), eval_share=0.0))
-    assert "clip.txt: byte 3: not UTF-8" in message
+    assert "clip.txt: found byte 0xe9 at 3" in message
 
 
 def test_samples_that_failed_are_refused(tmp_path):
