@@ -101,7 +101,7 @@ def _sources(
 
 def _footage(config: ConfigDict, size: tuple[int, int], console: Console) -> sources.Source:
     """The footage of `config.data`; says what of its files is in no clip."""
-    if not config.data.root:
+    if "data" not in config or not config.data.root:
         raise common.UserError("data.root: found '', expected the folder or file of the footage")
     source: Any = sources.source_class(common.FOOTAGE)
     options = {k: v for k, v in config.data.items() if k in sources.source_options(common.FOOTAGE)}

@@ -1,7 +1,8 @@
 """RealEstate10K: a camera file for each shot of a video.
 
     train/ID.txt   # address; then `microseconds fx fy cx cy 0 0` and a 3x4 matrix a line
-    train/ID.mp4, or videos/NAME.mp4 with the NAME of the address (what stands after v=), or
+    train/ID.mp4, the shot alone, beginning with its first line, or
+    videos/NAME.mp4, the whole video, with the NAME of the address (what stands after v=), or
     train/ID/, frames/train/ID/ or frames/ID/ with a picture MICROSECONDS.jpg (.png) for each line
 
 World to camera, OpenCV axes, intrinsics as fractions of width and height; the scale of the world is
@@ -76,13 +77,15 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     frames = VideoFrames(video)
     record = with_lens(cameras, options, frames.size, path)
     half = 0.5 / native_fps(frames.times) + 1e-3
-    matches = pair(stamps * _MICROSECONDS, frames.times, half)
+    # A video of the shot's own name is the shot alone, any other the whole that it is of.
+    begin = stamps[0] if video.stem == path.stem else 0
+    times = (stamps - begin) * _MICROSECONDS
+    matches = pair(times, frames.times, half)
     chosen = np.flatnonzero(matches >= 0)
     if not len(chosen):
         raise ValueError(
-            f"{path}: found times {stamps[0] * _MICROSECONDS:g} to "
-            f"{stamps[-1] * _MICROSECONDS:g} s, expected some of {video.name}, which has "
-            f"{frames.times[-1]:g} s"
+            f"{path}: found times {times[0]:g} to {times[-1]:g} s, expected some of "
+            f"{video.name}, which has {frames.times[-1]:g} s"
         )
     return make_scene(
         name,

@@ -18,7 +18,7 @@ def load(config: ConfigDict) -> Callable[[np.ndarray], np.ndarray] | None:
     Raises:
       FileNotFoundError, ValueError: if its weights cannot be read.
     """
-    if not config.data.depth_weights:
+    if not _weights(config):
         return None
     path = Path(config.data.depth_weights)
     return depth_estimators.depth_anything_network(path, config.data.depth_range)
@@ -26,11 +26,15 @@ def load(config: ConfigDict) -> Callable[[np.ndarray], np.ndarray] | None:
 
 def identity(config: ConfigDict) -> str:
     """Tells caches apart by the network of `load`; "" for none."""
-    path = Path(config.data.depth_weights)
-    if not config.data.depth_weights or not path.exists():
-        return config.data.depth_weights
+    path = Path(_weights(config))
+    if not _weights(config) or not path.exists():
+        return _weights(config)
     digest = hashlib.sha256(str(config.data.depth_range).encode())
     for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
         with open(file, "rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
+
+
+def _weights(config: ConfigDict) -> str:
+    return config.data.depth_weights if "data" in config else ""

@@ -308,7 +308,8 @@ def test_frames_without_tracking_break_a_take(tmp_path):
     assert frames == [[0, 4], [6, 10], [7, 11]]
 
 
-def test_a_shot_takes_the_frames_of_its_times_from_a_whole_video(tmp_path):
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_shot_takes_the_frames_of_its_times_from_a_video(whole, tmp_path):
     """RealEstate10K: the shot begins 0.4 s into the video that its address names."""
     clip = room()
     stamps = 400_000 + np.arange(6) * 100_000
@@ -320,9 +321,32 @@ def test_a_shot_takes_the_frames_of_its_times_from_a_whole_video(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "0c11.txt").write_text(text.replace("\n", "\r\n"))
     (tmp_path / "videos").mkdir()
-    write_video(tmp_path / "videos" / "a-bc_1.mp4", clip.video)
+    if whole:
+        write_video(tmp_path / "videos" / "a-bc_1.mp4", clip.video)
+    else:
+        write_video(tmp_path / "train" / "0c11.mp4", part.video)
     source = made(tmp_path, lens=(), frames=6, size=SIZE, eval_share=0.0)
     found = source.clip("train/0c11", 0)
     assert np.abs(found.video.astype(int) - part.video).max() <= 4
     np.testing.assert_allclose(found.cam2world, part.cam2world, atol=1e-6)
     assert found.provenance["scale"] == "arbitrary"
+
+
+def test_a_dense_trajectory_is_read_between_its_lines(tmp_path):
+    """TUM RGB-D: a motion capture of 100 lines a second, on another clock than the camera's."""
+    made_footage.tum_rgbd(tmp_path, room())
+    folder = tmp_path / "rgbd_dataset_room"
+    start = 1_305_031_102.1
+    times = start - 0.033 + np.arange(0, 0.75, 0.01)
+    angle = 0.3 * (times - start)  # turns and moves evenly
+    still = np.zeros_like(times)
+    columns = (times, 2 * (times - start), still, still, still, np.sin(angle / 2), still)
+    rows = zip(*columns, np.cos(angle / 2), strict=True)
+    text = "".join(f"{row[0]:.6f} {lines(row[1:])}" for row in rows)
+    (folder / "groundtruth.txt").write_text(text)
+    source = made(tmp_path, eval_share=0.0, frames=8)
+    assert source.left_out() == {"no pose at its time": 4}  # of 12 frames in 1.1 seconds
+    clip = source.clip("rgbd_dataset_room", 0)
+    since = np.arange(8) / FPS
+    np.testing.assert_allclose(clip.cam2world[:, 0, 3], 2 * since, atol=1e-5)
+    np.testing.assert_allclose(clip.cam2world[:, 0, 2], np.sin(0.3 * since), atol=1e-5)
