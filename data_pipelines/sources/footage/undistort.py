@@ -5,8 +5,8 @@ import functools
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, Shaped
-from scipy import ndimage
+from jaxtyping import Float, Num, UInt8
+from PIL import Image
 
 _RADIAL = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
 _FISHEYES = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
@@ -111,10 +111,26 @@ class Undistortion:
         return np.asarray(self.lens_intrinsics) * [self.zoom, self.zoom, 1.0, 1.0]
 
     @functools.cached_property
-    def places(self) -> Float[np.ndarray, "2 H W"]:
-        """Row and column in the lens's picture of each pixel, 0 at the centre of the first."""
-        columns, rows = np.meshgrid(*(np.arange(side) + 0.5 for side in self.size[::-1]))
-        return np.moveaxis(self._seen(self.zoom, columns, rows) - 0.5, -1, 0)
+    def _mesh(self) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+        """Cells of the pinhole's picture, and where the corners of each are in the lens's."""
+        height, width = self.size
+        # So small that a lens is as good as linear across one, to a hundredth of a pixel.
+        cell = int(np.clip(min(self.lens_intrinsics[:2]) / 64, 2, 16))
+        u = np.append(np.arange(0, width, cell), width)
+        v = np.append(np.arange(0, height, cell), height)
+        seen = self._seen(self.zoom, *map(np.asarray, np.meshgrid(u, v)))[..., ::-1]
+        return [
+            (
+                (int(u[x]), int(v[y]), int(u[x + 1]), int(v[y + 1])),
+                tuple(
+                    float(number)
+                    for corner in (seen[y, x], seen[y + 1, x], seen[y + 1, x + 1], seen[y, x + 1])
+                    for number in corner
+                ),
+            )
+            for y in range(len(v) - 1)
+            for x in range(len(u) - 1)
+        ]
 
     def _seen(self, zoom: float, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         fx, fy, cx, cy = self.lens_intrinsics
@@ -122,14 +138,16 @@ class Undistortion:
         bent = distort(rays, self.lens, self.coefficients)
         return np.stack([bent[..., 1] * fy + cy, bent[..., 0] * fx + cx], -1)
 
-    def picture(self, picture: Shaped[np.ndarray, "H W 3"]) -> Shaped[np.ndarray, "H W 3"]:
+    def picture(self, picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
         """A picture by linear interpolation."""
-        layers = [
-            ndimage.map_coordinates(picture[..., c], self.places, order=1, mode="nearest")
-            for c in range(picture.shape[-1])
-        ]
-        return np.stack(layers, -1)
+        return self._through(picture, Image.Resampling.BILINEAR)
 
-    def nearest(self, values: Shaped[np.ndarray, "H W"]) -> Shaped[np.ndarray, "H W"]:
-        """z-depth or labels, which are never blended."""
-        return ndimage.map_coordinates(values, self.places, order=0, mode="nearest")
+    def nearest(self, values: Num[np.ndarray, "H W"]) -> Num[np.ndarray, "H W"]:
+        """z-depth (float32) or labels (int32), which are never blended."""
+        return self._through(values, Image.Resampling.NEAREST)
+
+    def _through(self, array: np.ndarray, filter: Image.Resampling) -> np.ndarray:
+        image = Image.fromarray(np.ascontiguousarray(array))
+        return np.asarray(
+            image.transform(image.size, Image.Transform.MESH, self._mesh, resample=filter)
+        )
