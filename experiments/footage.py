@@ -10,8 +10,9 @@ are 128x128 with 33 frames at 10 a second; another size is `--config.record.size
 multiples of 16, a longer clip `--config.record.frames` (1 + 16 n). `train` records what `record`
 has not. Footage without depth needs `--config.data.depth_weights`, Depth Anything V2 (metric).
 
-`--config.tiny=true` runs the same on 32x32 pictures and 9-frame clips, record to evaluate in about
-a minute on two CPU cores; it needs a dozen frames of footage.
+Not measured at this size; the system is that of `worlds_128.py`. `--config.tiny=true` runs the same
+on 32x32 pictures and 9-frame clips, `train` and `evaluate` together in about a minute on two CPU
+cores; it needs two dozen frames of footage.
 """
 
 from pathlib import Path

@@ -47,7 +47,9 @@ class VideoFrames:
             with av.open(os.fspath(path)) as container:
                 self._read_index(container)
         except av.FFmpegError as error:
-            raise ValueError(f"{path}: not a readable video ({error.strerror})") from error
+            raise ValueError(
+                f"{path}: found no readable video, expected one ({error.strerror})"
+            ) from error
         first = next(self.read([0]))
         self.size: tuple[int, int] = (first.shape[0], first.shape[1])
 

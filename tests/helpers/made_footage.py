@@ -277,6 +277,22 @@ def video(root, clip, path="walk.mp4", sound=True):
         write_depth_png(folder / f"{number:04d}.png", depth, 0.001)
 
 
+def hm_world(root, clip):
+    """A video and camera.json: rows of the transposed matrix, Unreal's axes, centimetres."""
+    folder = root / "scene_1"
+    folder.mkdir()
+    write_video(folder / "clip.mp4", clip.video)
+    # Forward, right, up are OpenCV's z, x, -y; left-handed, so that the world is turned as well.
+    turn = np.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+    content = {}
+    for number, pose in enumerate(clip.cam2world):
+        unreal = turn @ pose @ turn.T
+        unreal[:3, 3] *= 100
+        rows = (" ".join(f"{v:.12g}" for v in row) for row in unreal.T)
+        content[str(number)] = "".join(f"[{row}] " for row in rows)
+    (folder / "camera.json").write_text(json.dumps(content))
+
+
 def transforms(root, clip):
     """OpenGL cameras; the pictures beside depth that a lens without distortion leaves as it is."""
     write_pictures(root / "room" / "images", clip.video)

@@ -97,7 +97,7 @@ def test_what_is_no_whole_video_is_refused(tmp_path):
     empty.write_bytes(b"")
     refused(empty, "found an empty file")
     refused(tmp_path / "none.mp4", "no such file")
-    with pytest.raises(ValueError, match=r"text\.mp4: not a readable video"):
+    with pytest.raises(ValueError, match=r"text\.mp4: found no readable video"):
         (tmp_path / "text.mp4").write_text("no video")
         VideoFrames(tmp_path / "text.mp4")
     loop = tmp_path / "loop.mp4"

@@ -34,6 +34,8 @@ _POSE = re.compile(r"frame-(\d+)\.pose\.txt")
 
 def scenes(root: Path) -> tuple[str, ...]:
     """Folders with frames, by their place below `root`."""
+    if not root.is_dir():
+        return ()
     return tuple(below(root, folder) for folder in walk(root) if _numbers(folder))
 
 

@@ -122,7 +122,9 @@ def load(path: Path) -> Any:
                 raise ValueError(f"{path}: found big-endian numbers, expected little-endian ones")
             data = archive.read(names[0])
     except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not a whole torch file of the zip format ({error})") from error
+        raise ValueError(
+            f"{path}: found no whole torch file, expected one of the zip format ({error})"
+        ) from error
     try:
         content = _Reader(data, path, folder).load()
     except ValueError:

@@ -85,7 +85,7 @@ def test_damaged_torch_files_are_refused(tmp_path):
     data = torch_bytes([{"a": np.arange(1000.0)}])
     for damaged in (b"", b"text", data[: len(data) // 2]):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"a\.torch: not a whole torch file"):
+        with pytest.raises(ValueError, match=r"a\.torch: found no whole torch file"):
             torch_chunks.load(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02](X")

@@ -200,6 +200,12 @@ def test_options_out_of_range_are_refused(walk):
         made(walk.parent / "empty").worlds("train")
 
 
+def test_a_single_video_may_be_the_root(walk):
+    source = made(walk / "walk.mp4", eval_share=0.0)
+    assert source.clip_counts("train") == {"walk.mp4": 4}
+    assert source.clip("walk.mp4", 3).provenance["format"] == "video"
+
+
 # -- bad inputs: each is said of its file and, where there is one, its frame ----------------------
 
 
@@ -282,6 +288,15 @@ def test_pictures_that_lack_are_refused_or_left_out_and_counted(tmp_path):
     assert source.left_out() == {"picture missing": 2}
     expected = np.delete(room().cam2world, [0, 7], axis=0)
     np.testing.assert_allclose(source.clip("room", 0).cam2world, expected, atol=1e-6)
+
+
+def test_a_chunk_cut_short_is_refused(tmp_path):
+    made_footage.pixelsplat(tmp_path, room())
+    path = tmp_path / "train" / "000000.torch"
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    message = refusal(made(tmp_path, lens=(), eval_share=0.0))
+    assert "000000.torch: found no whole torch file" in message
 
 
 def test_a_caption_that_is_not_utf8_is_refused(tmp_path):
