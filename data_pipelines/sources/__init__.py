@@ -1,6 +1,9 @@
-"""Sources of worlds by name.  A source's module and engine are imported when asked for.
+"""Sources of clips by name.  A source's module and engine are imported when asked for.
 
-To add one:
+Worlds are rendered clip by clip from seeds; footage is there, and its clips have numbers
+(`FiniteSource`).  A new layout of footage is a module of `footage`, see `footage.formats`.
+
+To add a source:
 
 1. Write a module here with a frozen dataclass that keeps the `Source` protocol.  If an engine
    renders its worlds, derive from `rendered.RenderedSource`, which leaves three things to it: the

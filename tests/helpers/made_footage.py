@@ -111,7 +111,7 @@ def re10k_rows(clip, stamps):
 
 
 def re10k(root, clip):
-    """One shot with pictures, one with the video that its address names, from its third frame."""
+    """A shot with a picture for each line of its camera file."""
     stamps = 89_889_800 + np.arange(clip.frames) * 100_000
     rows = re10k_rows(clip, stamps)
     (root / "train").mkdir()
@@ -294,7 +294,7 @@ def hm_world(root, clip):
 
 
 def transforms(root, clip):
-    """OpenGL cameras; the pictures beside depth that a lens without distortion leaves as it is."""
+    """OpenGL cameras in the reverse order of their pictures, and depth as arrays of metres."""
     write_pictures(root / "room" / "images", clip.video)
     fx, fy, cx, cy = map(float, clip.intrinsics[0])
     flip = np.diag([1.0, -1.0, -1.0, 1.0])

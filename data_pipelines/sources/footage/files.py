@@ -1,7 +1,7 @@
 """Finding the files of footage, and reading text from them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mirage_jax.io.camera_files import parsing
@@ -24,6 +24,11 @@ def walk(root: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         yield Path(folder)
+
+
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """Files by the numbers in their names, frame 2 before frame 10, as cameras are."""
+    return sorted(paths, key=lambda path: parsing.natural_key(path.name))
 
 
 def below(root: Path, path: Path) -> str:

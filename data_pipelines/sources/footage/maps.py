@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data_pipelines.sources.footage.exr import read_channel
-from data_pipelines.sources.footage.files import read_text
+from data_pipelines.sources.footage.files import in_order, read_text
 from data_pipelines.sources.footage.picture_files import read_depth_png
 from data_pipelines.sources.footage.scene import Read
+from mirage_jax.io.camera_files import parsing
 
 
 def depth_folder(folder: Path, count: int, metres: float) -> Read | None:
@@ -58,7 +59,7 @@ def mask_folder(folder: Path, count: int) -> Read | None:
 def _files(folder: Path, suffixes: tuple[str, ...], count: int, what: str) -> list[Path] | None:
     if not folder.is_dir():
         return None
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    files = in_order(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
     if len(files) != count:
         raise ValueError(
             f"{folder}: found {len(files)} {what}, expected {count}, one for each frame"
@@ -80,7 +81,8 @@ def archive(path: Path, count: int, read: Callable[[bytes], np.ndarray], suffix:
     """
     try:
         with zipfile.ZipFile(path) as opened:
-            names = sorted(name for name in opened.namelist() if name.lower().endswith(suffix))
+            names = [name for name in opened.namelist() if name.lower().endswith(suffix)]
+            names.sort(key=parsing.natural_key)
     except (zipfile.BadZipFile, OSError) as error:
         raise ValueError(f"{path}: found no whole zip file, expected one ({error})") from error
     if len(names) != count:

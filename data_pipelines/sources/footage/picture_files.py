@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from data_pipelines.sources.footage.files import in_order
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 _DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -120,7 +122,7 @@ def list_pictures(folder: Path) -> list[Path]:
     """Picture files of a folder by name; ValueError, naming it, if it is no folder."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder, expected one of pictures")
-    return sorted(
+    return in_order(
         path
         for path in folder.iterdir()
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")

@@ -42,7 +42,7 @@ def scenes(root: Path) -> tuple[str, ...]:
 
 
 def _is_shot(path: Path) -> bool:
-    if path.suffix != ".txt":
+    if path.suffix != ".txt" or not path.is_file():
         return False
     with open(path, "rb") as file:
         return b"://" in file.readline(400)

@@ -211,7 +211,7 @@ def _scene_of(source: FootageSource, world: str) -> str:
     return names[0] if len(names) == 1 and world == names[0] + _END else world
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=256)
 def _open(source: FootageSource, name: str) -> Scene:
     return _reader(source).open_scene(Path(source.root), name, source.read_options())
 

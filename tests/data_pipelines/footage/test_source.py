@@ -313,6 +313,23 @@ def test_samples_that_failed_are_refused(tmp_path):
         made(tmp_path, lens=(), eval_share=0.0).clip("00000007", 0)
 
 
+def test_files_go_by_the_numbers_in_their_names(tmp_path):
+    """Frame 2 comes before frame 10 though their names do not say so with zeros."""
+    clip = room()
+    made_footage.write_pictures(tmp_path / "room" / "images", clip.video, "frame_{}.png")
+    np.savez(tmp_path / "room" / "poses.npz", cam2world=clip.cam2world)
+    (tmp_path / "room" / "depth").mkdir()
+    (tmp_path / "room" / "masks").mkdir()
+    for number, depth in enumerate(clip.depth):
+        np.save(tmp_path / "room" / "depth" / f"d{number}.npy", depth)
+        mask = np.full((SIZE, SIZE), number == 10, np.uint8)
+        Image.fromarray(mask).save(tmp_path / "room" / "masks" / f"{number}.png")
+    found = made(tmp_path, frames=FRAMES, size=SIZE, eval_share=0.0).clip("room", 0)
+    np.testing.assert_array_equal(found.video, clip.video)
+    np.testing.assert_array_equal(found.depth, clip.depth)
+    assert [frame for frame in range(FRAMES) if found.mover_ids[frame].any()] == [10]
+
+
 def test_frames_without_tracking_break_a_take(tmp_path):
     made_footage.seven_scenes(tmp_path, room())
     path = tmp_path / "office" / "seq-01" / "frame-000005.pose.txt"
