@@ -277,7 +277,7 @@ def main() -> None:
     )
     console = Console(quiet=jax.process_index() > 0)
     needs_clips = not {"encoder", "cache"}.isdisjoint(_chosen(_STAGE.value))
-    if common.FOOTAGE in config.worlds and needs_clips and not _DRY_RUN.value:
+    if config.get("data", {}).get("root") and needs_clips and not _DRY_RUN.value:
         config_check.check(config)
         first_alone("record", lambda: record.run(config, workdir, console))
     if _DRY_RUN.value:
