@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from data_pipelines.clip_video_codecs import H264, Ffv1
+
 _SKY = 65535
 
 
@@ -91,4 +93,11 @@ class U16:
         return depth
 
 
-CODECS: dict[str, type[Codec]] = {"raw": Raw, "u16": U16}
+CODECS: dict[str, type[Codec]] = {"raw": Raw, "u16": U16, "ffv1": Ffv1, "h264": H264}
+
+ENCODINGS: dict[str, dict[str, Codec]] = {
+    "raw": {},
+    "lossless": {"video": Ffv1()},
+    "visually_lossless": {"video": H264(), "depth": U16()},
+}
+"""Codecs of a recording by a name for people."""

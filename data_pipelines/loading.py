@@ -37,15 +37,23 @@ class ClipSource:
         directory: str | os.PathLike[str],
         split: str,
         fields: Sequence[str] = ARRAY_FIELDS,
+        *,
+        optional: Sequence[str] = (),
     ):
         """Finds the shards of `split` in `directory`.
+
+        Args:
+          directory: of the recording.
+          split: "train" or "eval".
+          fields: what elements have.
+          optional: more of it, None for a clip that lacks it.
 
         Raises:
           ValueError: no shards, missing shards (an unfinished recording), no clips, a file that is
             not an ArrayRecord file, or an unknown field.
         """
-        clip_format.check_fields(fields)
-        self.fields = tuple(fields)
+        clip_format.check_fields((*fields, *optional))
+        self.fields, self.optional = tuple(fields), tuple(optional)
         self.paths = _find_shards(Path(directory), split)
         try:
             self._records = ArrayRecordDataSource([os.fspath(path) for path in self.paths])
@@ -61,7 +69,11 @@ class ClipSource:
 
     def __getitem__(self, index: int) -> Element:
         # ArrayRecord has verified its own checksums: ours would add a sixth to a read.
-        return clip_format.decode(self._record(index), self.fields, verify=False)
+        data = self._record(index)
+        element = clip_format.decode(data, self.fields, verify=False)
+        if self.optional:
+            element |= clip_format.decode(data, self.optional, missing_ok=True, verify=False)
+        return element
 
     def __repr__(self) -> str:
         # Grain puts this into its checkpoints and messages.

@@ -32,6 +32,26 @@ def get_config(_: str = "") -> ConfigDict:
     c.record.seed = 0
     c.record.shard_clips = 64
 
+    c.data = ConfigDict()  # footage of one's own, in place of the worlds; see docs/data.md
+    c.data.root = ""  # folder or file of it; "" = the worlds above
+    c.data.format = "auto"  # its layout; auto = as it looks
+    c.data.clips = 0  # to train on, at most; 0 = all there are
+    c.data.fps = 0.0  # frames per second, by timestamp; 0 = every frame there is
+    c.data.hop = 0  # frames between the starts of clips; 0 = no overlap
+    c.data.eval_share = 0.1  # of the scenes, held out; of a single scene its last clips
+    c.data.missing = "refuse"  # where pictures are missing; or "skip" their frames
+    c.data.ground = 255  # grey under transparent pictures
+    c.data.picture_fps = 30.0  # of pictures without times
+    c.data.register = True  # bring depth of another lens into the colour picture
+    c.data.lens = ()  # fx, fy, cx, cy in pixels, in place of what the files say
+    c.data.direction = ""  # of camera files that do not say it: c2w, w2c
+    c.data.axes = ""  # likewise: opencv, opengl, llff, unreal
+    c.data.units = ""  # likewise: m, cm, mm
+    c.data.depth_metres = 0.001  # of one step of 16-bit depth pictures
+    c.data.depth_weights = ""  # Depth Anything V2 (metric), for clips without depth
+    c.data.depth_range = 20.0  # metres that it was trained up to: 20 indoors, 80 outdoors
+    c.data.encoding = "raw"  # how clips are stored: raw, lossless, visually_lossless
+
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "context": 1, "tensor": 1})
     c.rules = "full"  # what is split over the mesh: data, fsdp, fsdp_context, full
     c.loader_workers = 0  # loader processes; 0 = threads of the training process

@@ -2,7 +2,7 @@
 
     mirage convert --source=Wan2.2-TI2V-5B --model=wan22_ti2v_5b --to=exports/wan
     mirage convert --source=Wan2.2-TI2V-5B/vae --to=runs/wan/model/encoder
-    mirage train   --config=experiments/wan22_5b_memory.py --workdir=runs/wan
+    mirage train --config=experiments/wan22_5b_memory.py --config.data.root=walks --workdir=runs/wan
     mirage compile --config=experiments/wan22_5b_memory.py --topology=v5p:4x4x8   # no TPU needed
 
 33 frames of 704x1280. Two variants of the recipe, `wan22_5b_memory.py:ours` (the default) and
@@ -14,9 +14,14 @@ Both train with the camera-ray adapter, one noise level per sample and, as they 
 up to 4 reference frames and the 9 preceding frames (`denoiser_training.references` and
 `.preceding`; 0 leaves them out, for half the tokens).
 
-Compiled for TPU slices, see docs/scaling.md; it has not been trained at this size. The worlds that
-can be recorded here are square, so clips of this size must come from elsewhere. The tiny variant
-records and trains on a random backbone, the second command in 42 seconds on two idle CPU cores:
+`walks` is footage of any layout of docs/data.md at 16 frames a second or more: it is recorded first
+(`mirage record` with the same arguments), 65 frames of 704x1280 a clip, stored encoded. Depth that
+it lacks is estimated by `--config.data.depth_weights`. The worlds that can be recorded here are
+square, and no source for this size.
+
+Compiled for TPU slices, see docs/scaling.md; it has not been trained at this size. The tiny variant
+records and trains on a random backbone, the second command in 42 seconds on two idle CPU cores, and
+takes `--config.data.root` as well:
 
     mirage record --config=experiments/wan22_5b_memory.py --config.tiny=true --workdir=runs/tiny
     mirage train  --config=experiments/wan22_5b_memory.py --config.tiny=true --workdir=runs/tiny
@@ -42,6 +47,9 @@ def get_config(variant: str = "ours") -> ConfigDict:
     c.record.size = 704  # a latent has 44 x 80 cells
     c.record.width = 1280
     c.record.frames = 65  # 33 that leave, 32 that come back
+    c.data.fps = 16.0
+    c.data.encoding = "visually_lossless"
+    c.loader_workers = 2
     c.chunk_frames = 33  # 9 latents
     c.mesh.data = 1
     c.mesh.fsdp = -1  # parameters are split over all devices
@@ -68,6 +76,7 @@ def get_config(variant: str = "ours") -> ConfigDict:
             "freedoom": "A first-person walk through the halls of an old video game.",
             "labmaze": "A first-person walk through a maze of coloured walls.",
             "procedural": "A camera moves through a room of coloured blocks.",
+            "footage": "A camera moves through a place.",
         }
     )
 
@@ -112,6 +121,9 @@ def get_config(variant: str = "ours") -> ConfigDict:
         "host_devices": 2,
         "record.width": 32,
         "record.frames": 33,
+        "data.fps": 0.0,
+        "data.hop": 1,
+        "loader_workers": 0,
         "chunk_frames": 17,
         "vae.width_mults": (1, 1, 1),
         "vae.blocks": 1,

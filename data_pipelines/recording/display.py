@@ -69,7 +69,7 @@ class Display:
         return (self._clips - self._before) / max(time.monotonic() - self._start, 1e-3)
 
     def _rate(self) -> str:
-        if self._clips == self._before:
+        if self._clips == self._before and not self._rejected:
             return f"{self._before} from an earlier run"
         return f"{self._speed():.1f}/s, {self._rejected} rejected"
 

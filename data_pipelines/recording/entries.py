@@ -9,7 +9,13 @@ from typing import Any
 from data_pipelines import clip_format
 from data_pipelines.clip_codecs import Codec
 from data_pipelines.recording.planning import Shard
-from data_pipelines.recording.shards import EXAMPLES, count_records, describe, read_records
+from data_pipelines.recording.shards import (
+    EXAMPLES,
+    checksum,
+    count_records,
+    describe,
+    read_records,
+)
 from data_pipelines.sources import Source
 
 
@@ -115,7 +121,10 @@ def _read_shard(path: Path, expected: str) -> dict[str, Any]:
     for header in headers:
         if header["format"] != expected:
             raise ValueError(f"{path}: found {header['format']} clips, expected {expected}")
-    return describe(headers, {}, [])
+    return {**describe(headers, {}, []), "sha256": checksum(path)}
+
+
+_COUNTED = ("worlds", "trajectories", "reasons", "licences", "picture_sizes")
 
 
 def summarise(entry: dict[str, Any], directory: Path) -> dict[str, Any]:
@@ -126,11 +135,13 @@ def summarise(entry: dict[str, Any], directory: Path) -> dict[str, Any]:
         "examples": [text for part in parts for text in part["examples"]][:EXAMPLES],
         "bytes": sum((directory / file).stat().st_size for file in entry["shards"]),
     }
-    for key in ("worlds", "trajectories", "reasons"):
+    for key in _COUNTED:
         total: collections.Counter = collections.Counter()
         for part in parts:
-            total.update(part[key])
+            total.update(part.get(key, {}))  # older cards have fewer
         summary[key] = dict(total)
+    seconds = sum(part.get("seconds_of_video", 0.0) for part in parts)
+    summary["hours"] = round(seconds / 3600, 4)
     summary["rejected"] = sum(summary["reasons"].values())
     full = [file for file in sorted(entry["shards"]) if entry["shards"][file]["clips"]]
     if full:

@@ -1,20 +1,22 @@
 """Which clips go into which shard of a recording, from its arguments alone."""
 
 import dataclasses
+import itertools
 import zlib
 
 import numpy as np
 
-from data_pipelines.sources import Source
+from data_pipelines.sources import FiniteSource, Source
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """`count` clips of one world."""
+    """`count` clips of one world; those of a `FiniteSource` by number, for which no seed is."""
 
     world: str
     count: int
     seed: int
+    clips: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,17 +32,25 @@ class Shard:
         return sum(job.count for job in self.jobs)
 
 
-def plan(source: Source, split: str, count: int, *, seed: int, shard_clips: int) -> list[Shard]:
+def plan(
+    source: Source, split: str, count: int | None, *, seed: int, shard_clips: int
+) -> list[Shard]:
     """Divides `count` clips evenly over the worlds of `split`, and the worlds over shards.
 
     A world's clips stay together (starting an engine costs more than a clip) unless they exceed
-    `shard_clips`.
+    `shard_clips`. Of a `FiniteSource` these are evenly spaced ones of all that it has; None is for
+    all of them.
 
     Raises:
-      ValueError: `count` or `shard_clips` below 1, or a split without worlds.
+      ValueError: `count` or `shard_clips` below 1, a split without worlds, or no count for a source
+        that makes its clips.
     """
-    if count < 1 or shard_clips < 1:
+    if (count is not None and count < 1) or shard_clips < 1:
         raise ValueError(f"found count={count}, shard_clips={shard_clips}; expected 1 or more")
+    if isinstance(source, FiniteSource):
+        return _plan_finite(source, split, count, shard_clips)
+    if count is None:
+        raise ValueError(f"source {source.name!r}: found no count of clips, expected a number")
     worlds = source.worlds(split)
     if not worlds:
         raise ValueError(f"source {source.name!r} has no worlds in split {split!r}")
@@ -55,6 +65,34 @@ def plan(source: Source, split: str, count: int, *, seed: int, shard_clips: int)
                 room = shard_clips
             groups[-1].append(Job(world, size, derived_seed(seed, world, part)))
             room -= size
+    return _shards(split, groups)
+
+
+def _plan_finite(
+    source: FiniteSource, split: str, count: int | None, shard_clips: int
+) -> list[Shard]:
+    available = [
+        (world, index)
+        for world, clips in source.clip_counts(split).items()
+        for index in range(clips)
+    ]
+    if not available:
+        raise ValueError(f"source {source.name!r} has no clips in split {split!r}")
+    if count is not None and count < len(available):
+        available = [available[i * len(available) // count] for i in range(count)]
+    groups = []
+    for start in range(0, len(available), shard_clips):
+        jobs = []
+        for world, part in itertools.groupby(
+            available[start : start + shard_clips], lambda c: c[0]
+        ):
+            clips = tuple(index for _, index in part)
+            jobs.append(Job(world, len(clips), 0, clips))
+        groups.append(jobs)
+    return _shards(split, groups)
+
+
+def _shards(split: str, groups: list[list[Job]]) -> list[Shard]:
     return [
         Shard(index, f"{split}-{index:05d}-of-{len(groups):05d}.array_record", tuple(jobs))
         for index, jobs in enumerate(groups)

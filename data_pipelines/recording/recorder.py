@@ -61,7 +61,7 @@ def check(
     source: Source,
     out_dir: str | os.PathLike[str],
     split: str,
-    count: int,
+    count: int | None,
     *,
     seed: int = 0,
     shard_clips: int = 64,
@@ -70,6 +70,7 @@ def check(
     """Raises the ValueError of `record` for its arguments and its folder, recording nothing."""
     directory = Path(out_dir).absolute()
     shards = plan(source, split, count, seed=seed, shard_clips=shard_clips)
+    count = sum(shard.count for shard in shards)
     check_folder(str(directory), directory)
     card = read_card(directory)
     request = entries.Request(source, split, count, seed, shard_clips, dict(codecs or {}))
@@ -80,7 +81,7 @@ def record(
     source: Source,
     out_dir: str | os.PathLike[str],
     split: str,
-    count: int,
+    count: int | None,
     *,
     seed: int = 0,
     shard_clips: int = 64,
@@ -98,7 +99,7 @@ def record(
       source: what to record; picklable, see `sources.Source`.
       out_dir: folder of the dataset, created if need be.
       split: "train" or "eval", passed to `source.worlds`.
-      count: clips to record, spread evenly over the worlds.
+      count: clips to record, spread evenly over the worlds; None: all that a finite source has.
       seed: of the whole recording.
       shard_clips: largest number of clips per shard.
       workers: processes; default one per usable core, 0 = record in this process.
@@ -117,6 +118,7 @@ def record(
       RecordingError: the source failed or gave no valid clip at all, with its reason.
     """
     shards = plan(source, split, count, seed=seed, shard_clips=shard_clips)
+    count = sum(shard.count for shard in shards)
     if workers is None:
         # Linux knows which cores this process may use.
         usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))

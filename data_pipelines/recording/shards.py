@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import errno
+import hashlib
 import itertools
 import os
 import shutil
@@ -16,7 +17,7 @@ from data_pipelines import clip_format
 from data_pipelines.clip import Clip, validate
 from data_pipelines.clip_codecs import Codec
 from data_pipelines.recording.planning import Shard, derived_seed
-from data_pipelines.sources import Source
+from data_pipelines.sources import FiniteSource, Source
 from mirage_jax.io.atomic import replacing
 
 # Group size 1 gives cheap random access.  Measured on 33x64x64 Freedoom clips, zstd:3 on the plain
@@ -68,9 +69,18 @@ def record_shard(recording: Recording, shard: Shard) -> Generator[Event, None, N
                 continue
             _require_space(recording.directory, len(data))
             writer.write(data)
-            metas.append({"world": clip.world, "trajectory": clip.trajectory})
+            metas.append(clip_format.read_header(data))
             yield Event("clip", shard.index)
-    yield Event("done", shard.index, describe(metas, dict(reasons), examples))
+    entry = describe(metas, dict(reasons), examples)
+    yield Event(
+        "done", shard.index, {**entry, "sha256": checksum(recording.directory / shard.file)}
+    )
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _stored_clips(
@@ -78,25 +88,28 @@ def _stored_clips(
 ) -> Iterator[tuple[bytes, Clip | None, str, str]]:
     """Yields (bytes, clip, "", "") for each valid clip, or (b"", None, reason, message).
 
-    Asks anew for what is missing.
+    Asks anew for what is missing, but of a finite source.
     """
     source = recording.source
     shape: tuple[int, ...] | None = None
     for job in shard.jobs:
+        if isinstance(source, FiniteSource):
+            for number in job.clips:
+                try:
+                    clip = source.clip(job.world, number)
+                    data, shape = _encoded(recording, clip, shape)
+                except ValueError as error:
+                    yield b"", None, "unreadable", str(error)
+                    continue
+                yield data, clip, "", ""
+            continue
         missing = job.count
         for attempt in range(_ATTEMPTS):
             seed = job.seed if attempt == 0 else derived_seed(job.seed, job.world, attempt)
             told = collections.Counter(getattr(source, "rejected", {}))
             for clip in itertools.islice(source.clips(job.world, missing, seed), missing):
                 try:
-                    validate(clip)
-                    shape = shape or clip.video.shape
-                    if clip.video.shape != shape:
-                        raise ValueError(
-                            f"clip {clip.name!r}, video: found {list(clip.video.shape)}, expected "
-                            f"{list(shape)} like the clips before it"
-                        )
-                    data = clip_format.to_bytes(clip, recording.codecs)
+                    data, shape = _encoded(recording, clip, shape)
                 except ValueError as error:
                     yield b"", None, "invalid", str(error)
                     continue
@@ -107,6 +120,19 @@ def _stored_clips(
                 yield b"", None, reason, ""
             if missing == 0:
                 break
+
+
+def _encoded(
+    recording: Recording, clip: Clip, shape: tuple[int, ...] | None
+) -> tuple[bytes, tuple[int, ...]]:
+    """A valid clip as bytes, and the shape that clips of the recording have."""
+    validate(clip)
+    if shape is not None and clip.video.shape != shape:
+        raise ValueError(
+            f"clip {clip.name!r}, video: found {list(clip.video.shape)}, expected {list(shape)} "
+            "like the clips before it"
+        )
+    return clip_format.to_bytes(clip, recording.codecs), clip.video.shape
 
 
 @contextlib.contextmanager
@@ -207,6 +233,15 @@ def describe(
         "clips": len(metas),
         "worlds": dict(collections.Counter(meta["world"] for meta in metas)),
         "trajectories": dict(collections.Counter(meta["trajectory"] for meta in metas)),
+        "licences": dict(collections.Counter(meta.get("licence", "not stated") for meta in metas)),
+        "picture_sizes": dict(collections.Counter(_taken_at(meta) for meta in metas)),
+        "seconds_of_video": round(sum(meta["shape"][0] / meta["fps"] for meta in metas), 3),
         "reasons": reasons,
         "examples": examples[:EXAMPLES],
     }
+
+
+def _taken_at(header: dict[str, Any]) -> str:
+    """Height x width of the pictures that a clip was made of, or its own."""
+    height, width = (header.get("provenance") or {}).get("picture_size", header["shape"][1:])
+    return f"{height}x{width}"

@@ -1,6 +1,9 @@
-"""Sources of worlds by name.  A source's module and engine are imported when asked for.
+"""Sources of clips by name.  A source's module and engine are imported when asked for.
 
-To add one:
+Worlds are rendered clip by clip from seeds; footage is there, and its clips have numbers
+(`FiniteSource`).  A new layout of footage is a module of `footage`, see `footage.formats`.
+
+To add a source:
 
 1. Write a module here with a frozen dataclass that keeps the `Source` protocol.  If an engine
    renders its worlds, derive from `rendered.RenderedSource`, which leaves three things to it: the
@@ -23,6 +26,7 @@ from data_pipelines.clip import Clip
 from data_pipelines.sources.options import describe_options
 
 SOURCES = {
+    "footage": "data_pipelines.sources.footage.source:FootageSource",
     "freedoom": "data_pipelines.sources.vizdoom:FreedoomSource",
     "labmaze": "data_pipelines.sources.labmaze:LabmazeSource",
     "procedural": "data_pipelines.sources.procedural:ProceduralSource",
@@ -50,6 +54,22 @@ class Source(Protocol):
 
     def clips(self, world: str, count: int, seed: int) -> Iterator[Clip]:
         """Yields at most `count` clips of one world; equal arguments give equal clips."""
+        ...
+
+
+@runtime_checkable
+class FiniteSource(Source, Protocol):
+    """A source of clips that are there, such as footage, rather than made from a seed.
+
+    It is recorded by number: each clip once, none in the place of one that cannot be read.
+    """
+
+    def clip_counts(self, split: str) -> dict[str, int]:
+        """How many clips each world of a split has."""
+        ...
+
+    def clip(self, world: str, index: int) -> Clip:
+        """Returns a clip by its number from 0; ValueError, naming the file, where it cannot."""
         ...
 
 

@@ -1,6 +1,7 @@
 """mirage bench memory: time the latent memory against sort-and-scatter and the RGB point cloud.
 
     mirage bench memory
+    mirage bench loader --help
     mirage bench denoiser --help
     mirage bench vae --help
 
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from mirage_jax.cli.helpers import bench_networks, build, common, config_check
+from mirage_jax.cli.helpers import bench_loader, bench_networks, build, common, config_check
 from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
 
@@ -104,11 +105,13 @@ def cli() -> None:
     subject = "memory"
     if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
         subject = sys.argv.pop(1)
-    if subject in bench_networks.SUBJECTS:
+    if subject == "loader":
+        common.run(bench_loader.main, bench_loader.__name__, config=False)
+    elif subject in bench_networks.SUBJECTS:
         networks = partial(bench_networks.main, subject)
         common.run(networks, bench_networks.__name__, config=False)
     elif subject != "memory":
-        known = ", ".join(("memory", *bench_networks.SUBJECTS))
+        known = ", ".join(("memory", "loader", *bench_networks.SUBJECTS))
         common.fail(f"bench: no subject {subject!r}, expected one of {known}")
     else:
         common.run(main, __name__)

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mirage_jax.cli.helpers import build, common, config_check, input_check, timing
+from mirage_jax.cli.helpers import build, common, config_check, depth_network, input_check, timing
 from mirage_jax.cli.helpers.stored_fields import check_overrides
 from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
@@ -135,19 +135,23 @@ def _models(
     for kind, control in (("none", "no_memory"), ("rgb", "rgb_memory")):
         if not workdir.model(f"denoiser_{kind}").exists():
             reason = "not trained yet: run `make compare`"
-        elif kind == "rgb" and (outdated := _outdated(models["latent"], workdir, names, rgb=True)):
+        elif kind == "rgb" and (
+            outdated := _outdated(models["latent"], workdir, config, names, rgb=True)
+        ):
             reason = f"{outdated}: run `make compare`"
         else:
             models[kind] = build.world_model(workdir, kind, config)
             continue
         missing.append({"control": control, "world": "all", "reason": reason})
     rgb = "rgb" in models
-    if not rgb and (outdated := _outdated(models["latent"], workdir, names, rgb=False)):
+    if not rgb and (outdated := _outdated(models["latent"], workdir, config, names, rgb=False)):
         raise ValueError(f"{outdated}; run `mirage train --stage=cache`")
     return models, missing
 
 
-def _outdated(model: Any, workdir: Workdir, names: tuple[str, ...], *, rgb: bool) -> str:
+def _outdated(
+    model: Any, workdir: Workdir, config: ConfigDict, names: tuple[str, ...], *, rgb: bool
+) -> str:
     """Which cache of held-out clips is not of this encoder and these clips, and why; "" if none."""
     from mirage_jax.training import latent_cache, latent_encoding
     from mirage_jax.weights import fingerprint
@@ -158,6 +162,7 @@ def _outdated(model: Any, workdir: Workdir, names: tuple[str, ...], *, rgb: bool
         sky_depth=float(model.memory.sky_depth),
         rgb=rgb,
         preceding=model.context_frames.preceding,
+        depth_network=depth_network.identity(config),
     )
     for name in names:
         path = workdir.latents(name, "eval", rgb=rgb)

@@ -7,7 +7,7 @@
     mirage trajectory   show, convert and check camera paths of this and other tools
     mirage evaluate     score held-out worlds; writes results.json and report.html
     mirage world        look at saved worlds, edit, merge, branch and export them
-    mirage bench        time the memory, the denoiser or the video autoencoder
+    mirage bench        time the memory, the loader, the denoiser or the video autoencoder
     mirage convert      released weights to exports of ours, and back
     mirage compile      what training on a TPU slice needs, found by compiling for it, without TPUs
 

@@ -1,33 +1,50 @@
-"""mirage record: record clips of third-party worlds, with exact depth and poses, to ArrayRecord.
+"""mirage record: record clips of worlds, or of footage of one's own, to ArrayRecord.
 
-Writes <workdir>/worlds/<source>/ with shards, dataset.json and contact sheets; run again, it
-finishes what was interrupted. A world that cannot be rendered here is left out, and said.
+    mirage record --config=experiments/quickstart.py
+    mirage record --config=experiments/footage.py --config.data.root=walks
+
+Third-party worlds come with exact depth and poses; footage (videos, picture folders, data sets of
+other projects: docs/data.md) with what its files have. Writes <workdir>/worlds/<source>/ with
+shards, dataset.json and contact sheets; run again, it finishes what was interrupted. A world that
+cannot be rendered here is left out, and said; so is a clip that cannot be read.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from data_pipelines import recording, sources
+from data_pipelines.clip_codecs import ENCODINGS
 from mirage_jax.cli.helpers import common, config_check
 from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
 
 
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> tuple[str, ...]:
-    """Records every world of the config that can be rendered here; returns their names."""
-    config_check.check(config)
-    found, skipped = _sources(config, console)
+    """Records every world of the config that can be rendered here, or its footage.
+
+    Returns:
+      Their names.
+    """
+    footage = common.FOOTAGE in config.worlds
+    config_check.check(config, chunks=not footage)
+    with console.status("looking for clips"):
+        found, skipped = _sources(config, console)
+        splits = {name: _splits(config, name, source) for name, source in found.items()}
     shared = {"seed": config.record.seed, "shard_clips": config.record.shard_clips}
+    if footage:
+        shared["codecs"] = ENCODINGS[config.data.encoding]
     outputs.check_file("worlds/skipped.json", workdir.root / "worlds" / "skipped.json", _SKIPPED)
     for name, source in found.items():
-        for split, count in _counts(config, name).items():
+        for split, count in splits[name].items():
             recording.check(source, workdir.worlds(name), split, count, **shared)
     for name, source in found.items():
-        for split, count in _counts(config, name).items():
+        for split, count in splits[name].items():
             report = recording.record(
                 source,
                 workdir.worlds(name),
@@ -54,10 +71,15 @@ def _sources(
       UserError: naming the field that no source can be made with, or if there is no source.
     """
     size, width = common.picture_size(config)
-    if size != width:
-        raise common.UserError(f"record.width: found {width}, expected {size}: worlds are square")
     found, skipped = {}, {}
     for name in config.worlds:
+        if name == common.FOOTAGE:
+            found[name] = _footage(config, (size, width), console)
+            continue
+        if size != width:
+            raise common.UserError(
+                f"record.width: found {width}, expected {size}: worlds are square"
+            )
         source_class = sources.source_class(name)
         available, reason = getattr(source_class, "available", lambda: (True, ""))()
         if not available:
@@ -77,8 +99,24 @@ def _sources(
     return found, skipped
 
 
-def _counts(config: ConfigDict, name: str) -> dict[str, int]:
-    return {"train": config.record.train_clips[name], "eval": config.record.eval_clips}
+def _footage(config: ConfigDict, size: tuple[int, int], console: Console) -> sources.Source:
+    """The footage of `config.data`; says what of its files is in no clip."""
+    if "data" not in config or not config.data.root:
+        raise common.UserError("data.root: found '', expected the folder or file of the footage")
+    source: Any = sources.source_class(common.FOOTAGE)
+    options = {k: v for k, v in config.data.items() if k in sources.source_options(common.FOOTAGE)}
+    made = source(**options, size=size[0], width=size[1], frames=config.record.frames)
+    for reason, count in made.left_out().items():
+        console.print(f"[yellow]{config.data.root}: {count} frames left out: {reason}[/]")
+    return made
+
+
+def _splits(config: ConfigDict, name: str, source: sources.Source) -> Mapping[str, int | None]:
+    """How many clips of each split; None for all there are."""
+    if name != common.FOOTAGE:
+        return {"train": config.record.train_clips[name], "eval": config.record.eval_clips}
+    held_out = {"eval": None} if source.worlds("eval") else {}
+    return {"train": config.data.clips or None, **held_out}
 
 
 _SKIPPED = outputs.json_map_kind("list of the worlds that were left out", str)

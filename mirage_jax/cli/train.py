@@ -2,8 +2,9 @@
 
 Stages, each going on from its newest checkpoint: encoder, cache (clips encoded once), geometry,
 denoiser. Checkpoints, metrics (JSONL and TensorBoard) and sample sheets are in <workdir>/training,
-finished weights in <workdir>/model. On several hosts the same command runs on each; they find each
-other through SLURM, GKE and the like, or through --coordinator. docs/training.md says more.
+finished weights in <workdir>/model. Footage (--config.data.root) is recorded first. On several
+hosts the same command runs on each; they find each other through SLURM, GKE and the like, or
+through --coordinator. docs/training.md says more.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from mirage_jax.cli import record
 from mirage_jax.cli.helpers import (
     build,
     common,
     config_check,
+    depth_network,
     dry_run,
     input_check,
     starts,
@@ -149,7 +152,9 @@ def _encode_clips(config: ConfigDict, workdir: Workdir, console: Console, memory
         sky_depth=config.sky_depth,
         rgb=rgb,
         preceding=training_sections.denoiser(config).preceding,
+        depth_network=depth_network.identity(config),
     )
+    depth_of = depth_network.load(config)
     for world in workdir.recorded(config.worlds):
         for split in ("train", "eval"):
             refresh_cache(
@@ -161,6 +166,7 @@ def _encode_clips(config: ConfigDict, workdir: Workdir, console: Console, memory
                 settings,
                 say=functools.partial(console.print, markup=False, soft_wrap=True),
                 console=console,
+                depth_of=depth_of,
             )
 
 
@@ -270,6 +276,10 @@ def main() -> None:
         folder=workdir.root / "processes",
     )
     console = Console(quiet=jax.process_index() > 0)
+    needs_clips = not {"encoder", "cache"}.isdisjoint(_chosen(_STAGE.value))
+    if config.get("data", {}).get("root") and needs_clips and not _DRY_RUN.value:
+        config_check.check(config)
+        first_alone("record", lambda: record.run(config, workdir, console))
     if _DRY_RUN.value:
         chosen, source = _chosen(_STAGE.value), starts.overridden(*common.overrides(), config.tiny)
         dry_run.run(config, workdir, console, chosen, memory=_MEMORY.value, source=source)

@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from mirage_jax.io.image_files import opened
 from mirage_jax.plausible import odd_depth, refuse
@@ -90,8 +90,8 @@ def _read_array(path: Path) -> np.ndarray:
 
 
 def resample(
-    values: Float[np.ndarray, "height width"], size: tuple[int, int]
-) -> Float[np.ndarray, "h w"]:
+    values: Num[np.ndarray, "height width"], size: tuple[int, int]
+) -> Num[np.ndarray, "h w"]:
     """A map at another size, by taking the pixel under each new centre.
 
     Depths are never blended: a mean across an edge is a surface in mid-air.

@@ -10,22 +10,8 @@ from PIL import Image
 
 from mirage_jax.geometry import Camera, crop_camera, field_of_view, resize_camera
 from mirage_jax.io.depth_maps import read_depth, resample
+from mirage_jax.io.framing import centred_window
 from mirage_jax.io.image_files import picture_file_size, read_rgb
-
-
-def centred_window(
-    picture: tuple[int, int], size: tuple[int, int]
-) -> tuple[int, int, tuple[int, int]]:
-    """The largest window of the shape of `size` in the middle of a picture, all as (H, W).
-
-    Returns:
-      Top, left, and the window's own (H, W).
-    """
-    scale = min(picture[0] / size[0], picture[1] / size[1])
-    height, width = (
-        max(min(round(scale * side), whole), 1) for side, whole in zip(size, picture, strict=True)
-    )
-    return (picture[0] - height) // 2, (picture[1] - width) // 2, (height, width)
 
 
 def read_picture(

@@ -84,6 +84,13 @@ def scale_between(
 
 
 def depth_anything(path: Path, max_depth: float) -> DepthEstimator:
+    """The network of `depth_anything_network` for a rollout; arguments and errors as there."""
+    return from_network(depth_anything_network(path, max_depth))
+
+
+def depth_anything_network(
+    path: Path, max_depth: float
+) -> Callable[[UInt8[np.ndarray, "height width 3"]], np.ndarray]:
     """Depth Anything V2, a metric network of any released size, from safetensors.
 
     Args:
@@ -92,7 +99,10 @@ def depth_anything(path: Path, max_depth: float) -> DepthEstimator:
 
     Raises:
       FileNotFoundError, ValueError: if they are no weights of such a network.
+
+    Returns:
+      What gives the z-depth, metres, of the pixels of a picture.
     """
     params, network = read_depth_anything(path)
     network = network.clone(max_depth=max_depth)
-    return from_network(lambda picture: estimate(network, params, picture))
+    return lambda picture: np.asarray(estimate(network, params, picture))

@@ -2,7 +2,13 @@
 
 import functools
 import json
+import sys
 
+import pytest
+from absl.testing import flagsaver
+
+from data_pipelines import recording
+from mirage_jax.cli.helpers import bench_loader, common
 from mirage_jax.evaluation import efficiency
 
 
@@ -25,3 +31,26 @@ def test_bench_prints_and_writes_its_numbers(call, monkeypatch, tmp_path):
     # Five latents of four reads each, twice as fine as the 4x4 latents.
     assert (found["poses_per_chunk"], found["read_grid"]) == (20, [8, 8])
     assert found["pictures_per_chunk"] == 17 and found["frames_written_per_chunk"] == 4
+
+
+def test_bench_loader_times_every_way_of_storing(monkeypatch, capsys, tmp_path):
+    small = ["--picture_size=16", "--window_frames=12", "--batch_windows=2", "--timed_batches=2"]
+    monkeypatch.setattr(bench_loader, "_ROOMS", 2)
+    here = functools.partial(recording.record, workers=0)
+    monkeypatch.setattr(recording, "record", here)
+    monkeypatch.setattr(sys, "argv", ["mirage bench", *small])
+    where = ["--loader_workers=0", f"--json={tmp_path / 'times.json'}"]
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as leave:
+        argv = ["mirage bench", *small, *where]
+        common.run(bench_loader.main, bench_loader.__name__, argv, config=False)
+    assert not leave.value.code
+    found = json.loads((tmp_path / "times.json").read_text())["loader"]
+    assert [row["encoding"] for row in found] == ["raw", "lossless", "visually_lossless"]
+    out = capsys.readouterr().out
+    for row in found:
+        assert row["windows_per_s"] > 0 and f"{row['windows_per_s']:,.1f}" in out
+        assert row["frames_per_s"] == pytest.approx(row["windows_per_s"] * 12)
+        # A window of 12 frames of 16 x 16 with its cameras.
+        assert row["mb_per_s"] == pytest.approx(
+            row["windows_per_s"] * 12 * (16 * 16 * 3 + 4 * 4 + 16 * 8) / 1e6
+        )

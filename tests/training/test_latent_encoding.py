@@ -7,6 +7,7 @@ import pytest
 from data_pipelines.recording import record
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers import tiny_world
+from helpers.made_clips import bare
 from mirage_jax.io.lock import LockedError, locked
 from mirage_jax.nn.video_vae import LatentStats
 from mirage_jax.training.latent_encoding import CacheSettings, load_clips, refresh_cache
@@ -81,3 +82,38 @@ def test_two_processes_do_not_make_one_cache(refresh, tmp_path):
     refresh()
     with locked(tmp_path / "train.lock", "encoding clips train"):
         assert "up to date" in refresh()  # which is only read
+
+
+class WithoutMaps(ProceduralSource):
+    """Footage of which only pictures and cameras are known."""
+
+    def clips(self, world, count, seed):
+        return (bare(clip) for clip in super().clips(world, count, seed))
+
+
+def test_depth_that_clips_lack_is_estimated_and_all_counts_as_static(tmp_path):
+    source = WithoutMaps(size=16, frames=13, train_worlds=1, eval_worlds=1)
+    record(source, tmp_path / "clips", "train", 2, workers=0, progress=False)
+    stats = LatentStats(jnp.zeros(3), jnp.ones(3))
+    colours = LatentEncoder(None, stats, tiny_world.MeanColours())
+    path = tmp_path / "train.array_record"
+    seen, said = [], []
+
+    def refresh(network="", depth_of=None):
+        settings = CacheSettings(chunk_frames=5, sky_depth=200.0, depth_network=network)
+        place = (tmp_path / "clips", "train", path)
+        refresh_cache(colours, "a", *place, settings, say=said.append, depth_of=depth_of)
+
+    def brightness(picture):
+        seen.append(picture)
+        return picture.mean(-1) / 255 + 1.0
+
+    with pytest.raises(ValueError, match=r"clips: clip 'procedural.*' has no depth; expected foot"):
+        refresh()
+    refresh("b", brightness)
+    clips = load_clips(path)
+    # Of keyframes alone: 0, 4, 8, 12 of each of the clips, and of those that fill the batch.
+    assert len(seen) == 4 * 4 and seen[0].shape == (16, 16, 3) and seen[0].dtype == np.uint8
+    assert (clips.depth > 1).all() and (clips.depth < 2).all() and (clips.static == 1).all()
+    refresh("c", brightness)
+    assert "made with another depth_network" in said[-1]

@@ -45,12 +45,17 @@ _JSON = flags.DEFINE(PathName(), "json", "", "File to write (default: bench_SUBJ
 _FIELDS = ("subject", "sizes", "repeats")
 
 
+def json_path(subject: str) -> Path:
+    """The file of timings that --json names, or bench_SUBJECT.json."""
+    return Path(_JSON.value or f"bench_{subject}.json")
+
+
 def run(subject: str, console: Console) -> None:
     import jax.numpy as jnp
 
     from mirage_jax.evaluation import network_costs
 
-    path = Path(_JSON.value or f"bench_{subject}.json")
+    path = json_path(subject)
     outputs.check_file(f"--json {path}", path, outputs.json_kind("file of timings", _FIELDS))
     with console.status("") as status:
         outcome = network_costs.measure(

@@ -40,6 +40,10 @@ _WORKDIR = flags.DEFINE(
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
+FOOTAGE = "footage"
+"""Name of the source, and of its folder of clips, that takes the place of the worlds."""
+
+
 class UserError(ValueError):
     """Something the caller can mend; printed as one line without a traceback."""
 
@@ -60,11 +64,15 @@ def resolve_config() -> ConfigDict:
         section, field = name.split(".")
         if section in config and field in config[section]:
             config[section][field] = os.path.expanduser(config[section][field])
+    if config.get("data", {}).get("root"):
+        config.worlds = (FOOTAGE,)
     config.lock()
     return config
 
 
 _PATHS = (
+    "data.root",
+    "data.depth_weights",
     "text.embeddings",
     "denoiser_training.pretrained",
     *(f"{part}_training.init_from" for part in ("vae", "geometry", "denoiser")),

@@ -19,8 +19,12 @@ LEAST_CHUNKS = 2
 """A clip has one that leaves and one that returns."""
 
 
-def check(config: ConfigDict) -> None:
+def check(config: ConfigDict, *, chunks: bool = True) -> None:
     """Checks all that the commands of an experiment go by, at the start of each.
+
+    Args:
+      config: of the experiment.
+      chunks: whether clips have to be made of whole chunks, as those to train on have.
 
     Raises:
       ValueError: naming the field, what was found and what was expected.
@@ -41,7 +45,8 @@ def check(config: ConfigDict) -> None:
             )
     training_sections.check(config)
     _check_modules(config)
-    _check_frames(config)
+    if chunks:
+        _check_frames(config)
     _check_sizes(config)
     build.sampler(config)
     build.memory_options(config)

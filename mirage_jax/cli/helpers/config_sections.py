@@ -9,7 +9,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from data_pipelines.clip_codecs import ENCODINGS
+from data_pipelines.sources.footage.formats import FORMATS
 from mirage_jax.cli.helpers import training_sections
+from mirage_jax.io import camera_files
 from mirage_jax.nn.block import REMAT
 from mirage_jax.nn.layers import CONV_IMPLS
 from mirage_jax.parallel.rules import PRESETS
@@ -53,6 +56,34 @@ class RecordSection(Settings):
     workers: int = setting(0, "Processes that record; 0 = none but the program.", least=0)
     seed: int = setting(0, "Of the clips.", least=0, most=LARGEST_SEED)
     shard_clips: int = setting(64, "Clips of a file, at most.", least=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSection(Settings):
+    """`config.data`: footage of one's own, see docs/data.md."""
+
+    root: str = setting("", "Folder or file of footage; '' = the worlds.")
+    format: str = setting("auto", "Its layout.", choices=("auto", *FORMATS))
+    clips: int = setting(0, "To train on, at most; 0 = all there are.", least=0)
+    fps: float = setting(0.0, "Frames per second, by timestamp; 0 = every frame.", least=0)
+    hop: int = setting(0, "Frames between the starts of clips; 0 = no overlap.", least=0)
+    eval_share: float = setting(
+        0.1, "Of the scenes, held out; of a single scene its last clips.", least=0, most=0.9
+    )
+    missing: str = setting("refuse", "Where pictures are missing.", choices=("refuse", "skip"))
+    ground: int = setting(255, "Grey under transparent pictures.", least=0, most=255)
+    picture_fps: float = setting(30.0, "Of pictures without times.", above=0)
+    register: bool = setting(True, "Bring depth of another lens into the colour picture.")
+    lens: tuple[float | int, ...] = setting((), "fx, fy, cx, cy in pixels, in place of the files'.")
+    direction: str = setting(
+        "", "Of camera files that do not say it.", choices=("", *camera_files.DIRECTIONS)
+    )
+    axes: str = setting("", "Of camera files that do not say.", choices=("", *camera_files.AXES))
+    units: str = setting("", "Of camera files that do not say.", choices=("", *camera_files.UNITS))
+    depth_metres: float = setting(0.001, "Of one step of 16-bit depth pictures.", above=0)
+    depth_weights: str = setting("", "Depth Anything V2 for clips without depth; '' = none.")
+    depth_range: float = setting(20.0, "Metres it was trained up to: 20 or 80.", above=0)
+    encoding: str = setting("raw", "How clips are stored.", choices=tuple(ENCODINGS))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,6 +220,7 @@ class LoRASection(Settings):
 
 SECTIONS: dict[str, type] = {
     "record": RecordSection,
+    "data": DataSection,
     "mesh": MeshSection,
     "vae": VAESection,
     "geometry": GeometrySection,

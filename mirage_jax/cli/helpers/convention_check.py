@@ -19,7 +19,7 @@ from mirage_jax.io.camera_files import DIRECTIONS, CameraRecord
 from mirage_jax.io.camera_files.conventions import from_convention
 from mirage_jax.io.camera_files.parsing import natural_key
 from mirage_jax.io.depth_maps import SUFFIXES, read_depth
-from mirage_jax.io.picture_files import open_picture
+from mirage_jax.io.image_files import read_rgb
 
 AXES = ("opencv", "opengl")
 MARGIN = 1.0
@@ -69,7 +69,8 @@ def compare(
     depth = [read_depth(depths[t]) for t in used]
     size = depth[0].shape
     video = [
-        np.asarray(open_picture(pictures[t]).resize(size[::-1], Image.Resampling.BOX)) for t in used
+        np.asarray(Image.fromarray(read_rgb(pictures[t])).resize(size[::-1], Image.Resampling.BOX))
+        for t in used
     ]
     for t, one in zip(used, depth, strict=True):
         if one.shape != size:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from mirage_jax.io import camera_files, outputs, point_files
+from mirage_jax.io import outputs, point_files, scene_files
 from mirage_jax.world.viewpoints import Viewpoints
 from mirage_jax.world.world_file import WorldFile
 
@@ -20,13 +20,13 @@ def targets(out: Path) -> dict[Path, outputs.FileKind]:
     Raises:
       ValueError: if the name is of no kind that there is.
     """
-    kinds = {".ply": point_files.PLY, ".glb": point_files.GLB, ".json": camera_files.TRANSFORMS}
+    kinds = {".ply": point_files.PLY, ".glb": point_files.GLB, ".json": scene_files.TRANSFORMS}
     if out.suffix in kinds:
         files = {out: kinds[out.suffix]}
         return files | ({out.with_suffix(".ply"): point_files.PLY} if out.suffix == ".json" else {})
     if out.suffix and not out.is_dir():
         raise ValueError(f"{out}: found {out.suffix!r}, expected {FORMS}")
-    return {out / name: camera_files.COLMAP for name in camera_files.COLMAP_FILES}
+    return {out / name: scene_files.COLMAP for name in scene_files.COLMAP_FILES}
 
 
 def write(
@@ -59,9 +59,9 @@ def write(
     elif out.suffix == ".json":
         points = out.with_suffix(".ply")
         _write_ply(points, file, xyz, shown)
-        camera_files.write_transforms(out, poses, lens, cameras.size, frames, points.name)
+        scene_files.write_transforms(out, poses, lens, cameras.size, frames, points.name)
     else:
-        camera_files.write_colmap(out, poses, lens, cameras.size, xyz, shown, frames)
+        scene_files.write_colmap(out, poses, lens, cameras.size, xyz, shown, frames)
     return len(xyz)
 
 

@@ -55,7 +55,8 @@ def test_every_world_gets_the_text_of_its_prompt(tiny_branch, tmp_path):
     assert build.texts(config) == {}
     prompts = tuple(config.text.prompts.values())
     tokens = np.random.default_rng(0).normal(size=(len(prompts), 3, 24)).astype(np.float32)
-    save_embeddings(tmp_path / "text", TextEmbeddings(prompts, tokens, np.full(3, 3, np.int32)))
+    lengths = np.full(len(prompts), 3, np.int32)
+    save_embeddings(tmp_path / "text", TextEmbeddings(prompts, tokens, lengths))
     config.text.embeddings = str(tmp_path / "text")
     config.worlds = ("procedural", "labmaze")
     found = build.texts(config)

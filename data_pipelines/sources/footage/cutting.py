@@ -1,0 +1,65 @@
+"""Which frames of a scene make a clip: by timestamp, without a break."""
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+_LONGEST_GAP = 3.5
+"""Steps between frames, relative to the median one, beyond which footage is not in one piece."""
+
+
+def native_fps(times: Float[np.ndarray, " n"]) -> float:
+    """Frames per second by the median step; 1 for a single frame."""
+    return round(float(1.0 / np.median(np.diff(times))), 6) if len(times) > 1 else 1.0
+
+
+def windows(
+    times: Float[np.ndarray, " n"],
+    usable: Bool[np.ndarray, " n"],
+    *,
+    frames: int,
+    fps: float = 0.0,
+    hop: int = 0,
+) -> list[np.ndarray]:
+    """Frame numbers of every clip of a scene.
+
+    A clip never goes past an unusable frame or a gap in time of more than 3.5 median steps.
+
+    Args:
+      times: of the frames, seconds.
+      usable: which of them can be shown.
+      frames: of a clip.
+      fps: frames per second to come to, by the frame nearest in time; 0 takes every frame.
+      hop: frames from the start of one clip to the start of the next; 0 = `frames`, no overlap.
+
+    Raises:
+      ValueError: if the scene has fewer frames per second than `fps`.
+    """
+    step = 1.0 / native_fps(times)
+    if fps and fps * step > 1.0 + 1e-3:
+        raise ValueError(f"found {1 / step:g} frames per second, expected at least {fps:g}")
+    starts: list[np.ndarray] = []
+    for piece in _pieces(times, usable, _LONGEST_GAP * step):
+        picked = piece if not fps else piece[_nearest(times[piece], fps)]
+        last = len(picked) - frames
+        starts += [picked[i : i + frames] for i in range(0, last + 1, hop or frames)]
+    return starts
+
+
+def _pieces(times: np.ndarray, usable: np.ndarray, gap: float) -> list[np.ndarray]:
+    numbers = np.flatnonzero(usable)
+    if not len(numbers):
+        return []
+    cut = (np.diff(numbers) > 1) | (np.diff(times[numbers]) > gap)
+    return np.split(numbers, np.flatnonzero(cut) + 1)
+
+
+def _nearest(times: np.ndarray, fps: float) -> np.ndarray:
+    """Which times lie nearest to a regular grid from the first on, each once."""
+    count = int(np.floor((times[-1] - times[0]) * fps + 1e-6)) + 1
+    grid = times[0] + np.arange(count) / fps
+    after = np.clip(np.searchsorted(times, grid), 1, max(len(times) - 1, 1))
+    if len(times) == 1:
+        return np.zeros(1, int)
+    before = after - 1
+    nearer = np.where(grid - times[before] <= times[after] - grid, before, after)
+    return np.unique(nearer)

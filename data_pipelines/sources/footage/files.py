@@ -1,0 +1,66 @@
+"""Finding the files of footage, and reading text from them."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mirage_jax.io.camera_files import parsing
+
+
+def walk(root: Path) -> Iterator[Path]:
+    """Every folder from `root` on, by name; links are followed, each folder is given once.
+
+    Raises:
+      ValueError: naming `root`, if it is no folder.
+    """
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder, expected footage")
+    seen = set()
+    for folder, below, _ in os.walk(root, followlinks=True):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above or beside it
+            below.clear()
+            continue
+        seen.add(real)
+        yield Path(folder)
+
+
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """Files by the numbers in their names, frame 2 before frame 10, as cameras are."""
+    return sorted(paths, key=lambda path: parsing.natural_key(path.name))
+
+
+def below(root: Path, path: Path) -> str:
+    """The name of a file or folder within `root`, with forward slashes; of `root` its own."""
+    return root.resolve().name if path == root else path.relative_to(root).as_posix()
+
+
+def within(root: Path, name: str) -> Path:
+    """What `below` gave the name of."""
+    inside = root / name
+    return root if name == root.resolve().name and not inside.exists() else inside
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, without a byte order mark, its lines ended by \\n.
+
+    Raises:
+      ValueError: naming the file, if it cannot be read or is not UTF-8.
+    """
+    try:
+        return parsing.read_text(path).replace("\r\n", "\n")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}), expected text") from error
+
+
+def read_numbers(path: Path, columns: int) -> list[list[float]]:
+    """Lines of numbers; those that are empty or begin with # are passed over.
+
+    Raises:
+      ValueError: naming the file and the line, for another number of columns or no number.
+    """
+    return [
+        parsing.numbers(path, number, line, (columns,), "a row of numbers")
+        for number, line in parsing.lines_of(read_text(path))
+    ]

@@ -1,0 +1,157 @@
+"""Depth, masks and captions that lie beside pictures, in folders, archives or arrays."""
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from data_pipelines.sources.footage.exr import read_channel
+from data_pipelines.sources.footage.files import in_order, read_text
+from data_pipelines.sources.footage.picture_files import read_depth_png
+from data_pipelines.sources.footage.scene import Read
+from mirage_jax.io.camera_files import parsing
+
+
+def depth_folder(folder: Path, count: int, metres: float) -> Read | None:
+    """Depth of every frame from a folder of 16-bit PNG, EXR (channel Z) or .npy files by name.
+
+    Args:
+      folder: of the files; None is returned where there is no such folder.
+      count: of the frames.
+      metres: of one step of a PNG; EXR and .npy are in metres.
+
+    Raises:
+      ValueError: naming the folder, for another number of files.
+    """
+    files = _files(folder, (".png", ".exr", ".npy"), count, "depth maps")
+    if files is None:
+        return None
+
+    def read(frames: Sequence[int]) -> Iterator[np.ndarray]:
+        for frame in frames:
+            path = files[frame]
+            if path.suffix == ".png":
+                yield read_depth_png(path, metres)
+            elif path.suffix == ".npy":
+                yield _array(path, ("f",)).astype(np.float32)
+            else:
+                yield _named(path, path.read_bytes(), exr_depth)
+
+    return read
+
+
+def mask_folder(folder: Path, count: int) -> Read | None:
+    """Movers of every frame from a folder of pictures, of which 0 is static; as `depth_folder`."""
+    files = _files(folder, (".png",), count, "masks")
+    if files is None:
+        return None
+
+    def read(frames: Sequence[int]) -> Iterator[np.ndarray]:
+        for frame in frames:
+            yield _named(files[frame], files[frame].read_bytes(), png_mask)
+
+    return read
+
+
+def _files(folder: Path, suffixes: tuple[str, ...], count: int, what: str) -> list[Path] | None:
+    if not folder.is_dir():
+        return None
+    files = in_order(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    if len(files) != count:
+        raise ValueError(
+            f"{folder}: found {len(files)} {what}, expected {count}, one for each frame"
+        )
+    return files
+
+
+def archive(path: Path, count: int, read: Callable[[bytes], np.ndarray], suffix: str) -> Read:
+    """Maps of every frame from a zip file, in the order of their names.
+
+    Args:
+      path: the file.
+      count: of the frames.
+      read: from the bytes of a member; `exr_depth` or `png_mask`.
+      suffix: of the members.
+
+    Raises:
+      ValueError: naming the file, if it is damaged or has another number of members.
+    """
+    try:
+        with zipfile.ZipFile(path) as opened:
+            names = [name for name in opened.namelist() if name.lower().endswith(suffix)]
+            names.sort(key=parsing.natural_key)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"{path}: found no whole zip file, expected one ({error})") from error
+    if len(names) != count:
+        raise ValueError(
+            f"{path}: found {len(names)} {suffix} files, expected {count}, one for each frame"
+        )
+
+    def maps(frames: Sequence[int]) -> Iterator[np.ndarray]:
+        with zipfile.ZipFile(path) as opened:
+            for frame in frames:
+                try:
+                    data = opened.read(names[frame])
+                except (zipfile.BadZipFile, OSError, EOFError) as error:
+                    raise ValueError(
+                        f"{path}: {names[frame]} (frame {frame}): damaged ({error})"
+                    ) from error
+                yield _named(Path(f"{path}: {names[frame]} (frame {frame})"), data, read)
+
+    return maps
+
+
+def exr_depth(data: bytes) -> np.ndarray:
+    """Channel Z of an EXR picture, metres; not finite = unknown, as ViPE leaves the sky."""
+    depth = read_channel(data, "Z")
+    return np.where(np.isfinite(depth), depth, 0).astype(np.float32)
+
+
+def png_mask(data: bytes) -> np.ndarray:
+    """int32, 1 where a picture is above 0."""
+    with Image.open(io.BytesIO(data)) as image:
+        values = np.asarray(image)
+    moving = np.any(values, axis=-1) if values.ndim == 3 else values > 0
+    return np.asarray(moving, np.int32)
+
+
+def _named(path: Path, data: bytes, read: Callable[[bytes], np.ndarray]) -> np.ndarray:
+    try:
+        return read(data)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def mask_array(path: Path, count: int) -> Read:
+    """Movers from a bool .npy of [F, H, W]; ValueError, naming it, for anything else."""
+    masks = _array(path, ("b", "u", "i"))
+    if masks.ndim != 3 or len(masks) != count:
+        raise ValueError(f"{path}: found shape {masks.shape}, expected [{count}, H, W]")
+
+    def read(frames: Sequence[int]) -> Iterator[np.ndarray]:
+        return ((masks[frame] != 0).astype(np.int32) for frame in frames)
+
+    return read
+
+
+def _array(path: Path, kinds: tuple[str, ...]) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False, mmap_mode="r")
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path}: not a readable .npy file ({error})") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:
+        raise ValueError(f"{path}: found {getattr(array, 'dtype', type(array))}, expected numbers")
+    return array
+
+
+def caption(*paths: Path) -> str | None:
+    """The text of the first of the files that is there and not empty."""
+    for path in paths:
+        if path.is_file():
+            text = read_text(path).strip()
+            if text:
+                return text
+    return None

@@ -1,0 +1,250 @@
+"""Footage of one's own as a `Source`: clips by number, read when they are asked for."""
+
+import dataclasses
+import functools
+import importlib
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from data_pipelines.clip import Clip, validate
+from data_pipelines.sources.footage.cutting import native_fps, windows
+from data_pipelines.sources.footage.formats import FORMATS, detect
+from data_pipelines.sources.footage.scene import ReadOptions, Scene
+from data_pipelines.sources.options import check_options, option
+from data_pipelines.sources.rendered import worlds_of_split
+from mirage_jax.io.framing import Framing
+
+_END = "/end"
+"""What is put behind the name of the only scene for its last clips, which are held out."""
+
+
+class _Cut(NamedTuple):
+    """Frame numbers of a world's clips, or why there are none."""
+
+    clips: tuple[np.ndarray, ...]
+    problem: str = ""
+    left_out: Mapping[str, int] = MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True)
+class FootageSource:
+    """Clips of the footage in a folder; see `sources.FiniteSource`.
+
+    A world is a scene: a video, or a folder of pictures. Scenes that cannot be read count as one
+    clip, whose reading says why.
+    """
+
+    root: str = option("", "folder of the footage, or a single file of it")
+    format: str = option("auto", "layout of the folder, by name; auto = as it looks")
+    size: int = option(64, "height of the pictures", 1)
+    width: int = option(0, "width of the pictures; 0 = as the height", 0)
+    frames: int = option(33, "frames of a clip", 1)
+    fps: float = option(0.0, "frames per second, by timestamp; 0 = every frame there is", 0.0)
+    hop: int = option(0, "frames between the starts of clips; 0 = no overlap", 0)
+    eval_share: float = option(0.1, "share of the scenes held out; of one, of its clips", 0.0, 0.9)
+    missing: str = option("refuse", "footage that lacks pictures: refuse, or skip their frames")
+    ground: int = option(255, "grey under transparent pictures", 0, 255)
+    picture_fps: float = option(30.0, "frames per second of pictures without times", 1e-3)
+    register: bool = option(True, "bring depth of another lens into the colour picture")
+    lens: tuple[float | int, ...] = option((), "fx, fy, cx, cy in pixels, in place of the files'")
+    direction: str = option("", "of camera files that do not say it: c2w or w2c")
+    axes: str = option("", "of camera files that do not say them: opencv, opengl, llff, unreal")
+    units: str = option("", "of camera files that do not say them: m, cm, mm")
+    depth_metres: float = option(0.001, "metres of a step of 16-bit depth pictures", 1e-9)
+    name: ClassVar[str] = "footage"
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.format not in ("auto", *FORMATS):
+            known = ", ".join(("auto", *FORMATS))
+            raise ValueError(f"footage, format: found {self.format!r}, expected one of {known}")
+        if self.missing not in ("refuse", "skip"):
+            raise ValueError(
+                f"footage, missing: found {self.missing!r}, expected 'refuse' or 'skip'"
+            )
+        if len(self.lens) not in (0, 4):
+            raise ValueError(f"footage, lens: found {self.lens}, expected fx, fy, cx, cy")
+
+    def worlds(self, split: str) -> tuple[str, ...]:
+        """Scenes of "train" or "eval"; the only scene is in both, its end in "eval" alone.
+
+        Raises:
+          ValueError: another split, a folder without footage of the format.
+        """
+        names = _scenes(self)
+        held_out = _held_out(names, self.eval_share)
+        if len(names) == 1 and self.eval_share:
+            held_out = (names[0] + _END,) if len(_cut(self, names[0] + _END).clips) else ()
+        apart = set(held_out)
+        train = tuple(name for name in names if name not in apart)
+        return worlds_of_split({"train": train, "eval": held_out}, split)
+
+    def clip_counts(self, split: str) -> dict[str, int]:
+        """How many clips each scene of a split has; 1 for one that cannot be read."""
+        return {world: max(len(_cut(self, world).clips), 1) for world in self.worlds(split)}
+
+    def clip(self, world: str, index: int) -> Clip:
+        """Clip `index` of a scene, validated.
+
+        Raises:
+          ValueError: naming the file and the frame, for what is damaged, missing or no geometry.
+          IndexError: a clip that the scene does not have.
+        """
+        cut = _cut(self, world)
+        if cut.problem:
+            raise ValueError(cut.problem)
+        if not 0 <= index < len(cut.clips):
+            raise IndexError(f"clip {index} of {len(cut.clips)} of {world}")
+        scene = _open(self, _scene_of(self, world))
+        return validate(self._read(scene, world, cut.clips[index]))
+
+    def clips(self, world: str, count: int, seed: int) -> Iterator[Clip]:
+        """At most `count` clips of a scene, each once, in an order that the seed decides."""
+        available = self.clip_counts("train") | self.clip_counts("eval")
+        order = np.random.default_rng(seed).permutation(available[world])[:count]
+        return (self.clip(world, int(index)) for index in order)
+
+    def left_out(self) -> dict[str, int]:
+        """How many frames of the files are in no scene, by reason, over all readable scenes."""
+        total: dict[str, int] = {}
+        for name in _scenes(self):
+            for reason, count in _cut(self, name).left_out.items():
+                total[reason] = total.get(reason, 0) + count
+        return {reason: count for reason, count in total.items() if count}
+
+    def _read(self, scene: Scene, world: str, frames: np.ndarray) -> Clip:
+        numbers = frames.tolist()
+        framing = Framing(scene.size, (self.size, self.width or self.size))
+        video = np.stack([framing.picture(one) for one in scene.pictures(numbers)])
+        depth = movers = None
+        if scene.depth is not None:
+            depth = np.stack([framing.nearest(one) for one in scene.depth(numbers)])
+            _check_depth(depth, scene, frames)
+        if scene.movers is not None:
+            movers = np.stack([framing.nearest(one) for one in scene.movers(numbers)])
+        for part, array in {"pictures": video, "depth": depth, "masks": movers}.items():
+            if array is not None and len(array) != len(frames):
+                raise ValueError(
+                    f"{scene.name}: found {len(array)} {part} of frames {frames[0]} to "
+                    f"{frames[-1]}, expected {len(frames)}"
+                )
+        times = scene.times[frames]
+        return Clip(
+            video=video,
+            depth=depth,
+            intrinsics=framing.intrinsics(scene.intrinsics[frames]).astype(np.float32),
+            cam2world=scene.cam2world[frames].astype(np.float64),
+            mover_ids=movers,
+            times=times,
+            world=world,
+            source=self.name,
+            trajectory="footage",
+            gamma=1.0,
+            fps=self.fps or native_fps(times),
+            name=f"{scene.name}/{frames[0]:06d}",
+            caption=scene.caption,
+            licence=scene.licence,
+            provenance={
+                "format": _format(self),
+                "frames": [int(frames[0]), int(frames[-1])],
+                "picture_size": list(scene.size),
+                **scene.provenance,
+            },
+        )
+
+    def read_options(self) -> ReadOptions:
+        """What readers of formats go by."""
+        own = [field.name for field in fields(ReadOptions) if field.name != "fps"]
+        options: dict[str, Any] = {name: getattr(self, name) for name in own}
+        return ReadOptions(**options, fps=self.picture_fps)
+
+
+def _check_depth(depth: np.ndarray, scene: Scene, frames: np.ndarray) -> None:
+    wrong = ~(depth >= 0)
+    if wrong.any():
+        place = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"{scene.file}: depth of frame {frames[place[0]]}: found {depth[tuple(place)]} in "
+            f"{int(wrong[place[0]].sum())} pixels, expected metres >= 0, 0 unknown, inf sky"
+        )
+
+
+def _held_out(names: tuple[str, ...], share: float) -> tuple[str, ...]:
+    """The scenes of the evaluation: by a hash of the name, so that more footage moves few."""
+    if len(names) < 2 or not share:
+        return ()
+    count = min(max(1, round(share * len(names))), len(names) - 1)
+    chosen = set(sorted(names, key=lambda name: (zlib.crc32(name.encode()), name))[:count])
+    return tuple(name for name in names if name in chosen)
+
+
+# Sources are values: what was found for one need not be looked for again, in each process.
+
+
+@functools.lru_cache(maxsize=8)
+def _format(source: FootageSource) -> str:
+    return detect(Path(source.root)) if source.format == "auto" else source.format
+
+
+def _reader(source: FootageSource) -> ModuleType:
+    return importlib.import_module(FORMATS[_format(source)])
+
+
+@functools.lru_cache(maxsize=8)
+def _scenes(source: FootageSource) -> tuple[str, ...]:
+    names = _reader(source).scenes(Path(source.root))
+    if not names:
+        layout = _reader(source).LAYOUT
+        raise ValueError(f"{source.root}: found no {_format(source)} footage, expected {layout}")
+    return names
+
+
+def _scene_of(source: FootageSource, world: str) -> str:
+    """The scene that a world is, or is the end of."""
+    names = _scenes(source)
+    return names[0] if len(names) == 1 and world == names[0] + _END else world
+
+
+@functools.lru_cache(maxsize=256)
+def _open(source: FootageSource, name: str) -> Scene:
+    return _reader(source).open_scene(Path(source.root), name, source.read_options())
+
+
+@functools.lru_cache(maxsize=200_000)
+def _cut(source: FootageSource, world: str) -> _Cut:
+    name = _scene_of(source, world)
+    try:
+        scene = _open(source, name)
+        found = windows(
+            scene.times, scene.good, frames=source.frames, fps=source.fps, hop=source.hop
+        )
+    except ValueError as error:
+        message = str(error)
+        where = "" if source.root in message else f"{source.root}: {name}: "
+        return _Cut((), where + message)
+    if not found:
+        return _Cut(
+            (),
+            f"{scene.file}: found {int(scene.good.sum())} frames, expected a piece of "
+            f"{source.frames} without a gap",
+            scene.left_out,
+        )
+    if len(_scenes(source)) > 1 or not source.eval_share or len(found) < 2:
+        return _Cut(tuple(found) if world == name else (), "", scene.left_out)
+    # The only scene: its end is held out, and nothing that overlaps it is trained on.
+    held_out = found[-max(1, round(source.eval_share * len(found))) :]
+    if world != name:
+        return _Cut(tuple(held_out))
+    kept = tuple(one for one in found if one[-1] < held_out[0][0])
+    problem = (
+        f"{scene.file}: found {int(scene.good.sum())} frames in the only scene, expected "
+        f"{2 * source.frames} or more, so that its end can be held out: more footage, shorter "
+        "clips, or --config.data.eval_share=0"
+    )
+    return _Cut(kept, "" if kept else problem, scene.left_out)

@@ -1,0 +1,144 @@
+"""Tensors in files of torch.save, read without torch and without running what is in them.
+
+A file is a zip archive: `data.pkl` describes nested lists and dicts, `data/N` hold the numbers. Of
+the pickle language only what builds lists, tuples, dicts, texts, bytes, numbers and tensors is
+obeyed; the name of anything else is refused.
+"""
+
+import dataclasses
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_DTYPES = {
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "ByteStorage": "<u1",
+    "CharStorage": "<i1",
+    "ShortStorage": "<i2",
+    "IntStorage": "<i4",
+    "LongStorage": "<i8",
+    "BoolStorage": "?",
+}
+_PLAIN = (str, bytes, int, float, bool, type(None))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+    dtype: str
+    file: str
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor whose numbers are read when asked for."""
+
+    archive: Path
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+
+    def read(self) -> np.ndarray:
+        """The numbers, which the caller owns; ValueError, naming the file, where they end early."""
+        dtype = np.dtype(self.storage.dtype)
+        count = int(np.prod(self.shape, dtype=np.int64))
+        try:
+            with zipfile.ZipFile(self.archive) as archive:
+                data = archive.read(self.storage.file)
+        except (zipfile.BadZipFile, KeyError, OSError, EOFError) as error:
+            raise ValueError(f"{self.archive}: {self.storage.file}: damaged ({error})") from error
+        start = self.offset * dtype.itemsize
+        if len(data) < start + count * dtype.itemsize:
+            raise ValueError(
+                f"{self.archive}: {self.storage.file}: found {len(data)} bytes, expected "
+                f"{start + count * dtype.itemsize}"
+            )
+        return np.frombuffer(data, dtype, count, start).reshape(self.shape).copy()
+
+
+class _Reader(pickle.Unpickler):
+    """Knows no name but those that tensors are made of."""
+
+    def __init__(self, data: bytes, path: Path, folder: str):
+        super().__init__(io.BytesIO(data))
+        self._path, self._folder = path, folder
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return self._tensor
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        raise ValueError(
+            f"{self._path}: found {module}.{name}, expected tensors, lists, dicts, texts, bytes "
+            "and numbers alone"
+        )
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, dtype, key, _, count = pid
+        known = kind == "storage" and dtype in _DTYPES.values() and str(key).isalnum()
+        if not known or not isinstance(count, int):
+            raise ValueError(f"{self._path}: found storage {pid!r}, expected one of numbers")
+        return _Storage(dtype, f"{self._folder}/data/{key}", count)
+
+    def _tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Tensor:
+        if not isinstance(storage, _Storage):
+            raise ValueError(f"{self._path}: found a tensor of {storage!r}, expected a storage")
+        sizes = tuple(int(side) for side in shape)
+        dense: list[int] = []
+        step = 1
+        for side in reversed(sizes):
+            dense.insert(0, step)
+            step *= side
+        strided = [s for s, side in zip(stride, sizes, strict=True) if side > 1]
+        if strided != [s for s, side in zip(dense, sizes, strict=True) if side > 1]:
+            raise ValueError(f"{self._path}: found a tensor of strides {stride}, expected dense")
+        return Tensor(self._path, storage, int(offset), sizes)
+
+
+def load(path: Path) -> Any:
+    """What torch.save wrote: nested lists, tuples and dicts of `Tensor`s and plain values.
+
+    Raises:
+      ValueError: naming the file, if it does not exist, is damaged or of the format before 2020,
+        or holds anything but what is listed above.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            if len(names) != 1:
+                raise ValueError(f"{path}: found {len(names)} data.pkl, expected one")
+            folder = names[0].removesuffix("/data.pkl")
+            order = f"{folder}/byteorder"
+            if order in archive.namelist() and archive.read(order) != b"little":
+                raise ValueError(f"{path}: found big-endian numbers, expected little-endian ones")
+            data = archive.read(names[0])
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise ValueError(
+            f"{path}: found no whole torch file, expected one of the zip format ({error})"
+        ) from error
+    try:
+        content = _Reader(data, path, folder).load()
+    except ValueError:
+        raise
+    except Exception as error:  # what pickle raises for damaged data has no common base
+        raise ValueError(f"{path}: data.pkl: damaged ({error!r})") from error
+    return _checked(content, path)
+
+
+def _checked(value: Any, path: Path) -> Any:
+    if isinstance(value, list | tuple):
+        return [_checked(one, path) for one in value]
+    if isinstance(value, dict):
+        return {_checked(key, path): _checked(one, path) for key, one in value.items()}
+    if not isinstance(value, (*_PLAIN, Tensor)):
+        raise ValueError(f"{path}: found {type(value).__name__}, expected tensors and plain values")
+    return value

@@ -1,0 +1,137 @@
+"""Videos with a camera file beside each.
+
+    walk.mp4
+    walk.txt (.json, .npz, .npy, .csv), or a folder walk/ of COLMAP, or, where the video is alone in
+        its folder, cameras.*, poses.*, trajectory.txt, w2c.txt, transforms.json, pose.npz,
+        camera.json or geometry.npz
+    walk.depth/     # optional: a 16-bit PNG, EXR or .npy for each frame
+    walk.masks/     # optional: a PNG for each frame, above 0 where something moves
+    walk.caption.txt, walk.licence.txt   # optional
+
+Conventions are those of the camera file's format (docs/data.md), recognised or told. Cameras with
+times go with the frame nearest to them, those without one by one. The camera file speaks of the
+video as it is shown: turned as its metadata says.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from data_pipelines.sources.footage import maps
+from data_pipelines.sources.footage.cameras import make_scene, pair, read_cameras, take
+from data_pipelines.sources.footage.cutting import native_fps
+from data_pipelines.sources.footage.files import below, walk
+from data_pipelines.sources.footage.scene import Read, ReadOptions, Scene
+from mirage_jax.io.camera_files import CameraRecord
+from mirage_jax.io.camera_files.colmap import model_folder
+from mirage_jax.io.video_frames import VideoFrames
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+LAYOUT = "videos with a camera file of the same name beside them"
+
+_CAMERA_SUFFIXES = (".txt", ".json", ".npz", ".npy", ".csv")
+_CAMERA_NAMES = (
+    *(f"{stem}{suffix}" for stem in ("cameras", "poses") for suffix in _CAMERA_SUFFIXES),
+    *("trajectory.txt", "w2c.txt", "transforms.json", "pose.npz", "camera.json", "geometry.npz"),
+)
+
+
+def scenes(root: Path) -> tuple[str, ...]:
+    """Videos that have a camera file, by their place below `root`; a video may be `root` itself."""
+    if root.is_file():
+        return (root.name,) if root.suffix.lower() in VIDEO_SUFFIXES else ()
+    found = []
+    for folder in walk(root):
+        videos = sorted(p for p in folder.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
+        found += [below(root, video) for video in videos if camera_file(video) is not None]
+    return tuple(found)
+
+
+def camera_file(video: Path) -> Path | None:
+    """The camera file of a video, None without one."""
+    for suffix in _CAMERA_SUFFIXES:
+        if video.with_suffix(suffix).is_file():
+            return video.with_suffix(suffix)
+    folder = video.with_suffix("")
+    if folder.is_dir() and model_folder(folder) is not None:
+        return folder
+    alone = sum(p.suffix.lower() in VIDEO_SUFFIXES for p in video.parent.iterdir()) == 1
+    if alone:
+        named = [video.with_name(name) for name in _CAMERA_NAMES]
+        return next((path for path in named if path.is_file()), None)
+    return None
+
+
+def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
+    """One video; ValueError naming the file for what is missing or cannot be read."""
+    video = root if root.is_file() else root / name
+    path = camera_file(video)
+    if path is None:
+        raise ValueError(
+            f"{video}: found no camera file, expected {video.stem}.txt, .json, .npz, .npy or .csv "
+            "beside it"
+        )
+    frames = VideoFrames(video)
+    record, chosen = on_frames(read_cameras(path, options, frames.size), frames, path)
+    beside = video.with_suffix("")
+    return make_scene(
+        name,
+        record,
+        path,
+        video_reader(frames, chosen),
+        frames.times[chosen],
+        depth=_chosen(
+            maps.depth_folder(Path(f"{beside}.depth"), len(frames), options.depth_metres), chosen
+        ),
+        movers=_chosen(maps.mask_folder(Path(f"{beside}.masks"), len(frames)), chosen),
+        left_out={"no camera at its time": len(frames) - len(chosen)},
+        caption=maps.caption(Path(f"{beside}.caption.txt")),
+        licence=maps.caption(Path(f"{beside}.licence.txt")),
+    )
+
+
+def on_frames(
+    record: CameraRecord, frames: VideoFrames, path: Path
+) -> tuple[CameraRecord, Int[np.ndarray, " n"]]:
+    """The cameras that a video has frames for, and the numbers of those frames.
+
+    Raises:
+      ValueError: naming the camera file, for cameras without times of another number than the
+        frames, or with times of which the video has none.
+    """
+    if record.timestamps is None or len(record) == len(frames):
+        if len(record) != len(frames):
+            raise ValueError(
+                f"{path}: found {len(record)} cameras, expected {len(frames)}, one for each frame "
+                f"of {frames.path.name}"
+            )
+        return record, np.arange(len(frames))
+    half = 0.5 / native_fps(frames.times) + 1e-3
+    # Clocks that begin elsewhere, as with times of the day, begin with the first frame.
+    times = np.asarray(record.timestamps)
+    times = times if times[0] <= frames.times[-1] else times - times[0]
+    matches = pair(times, frames.times, half)
+    cameras = np.flatnonzero(matches >= 0)
+    if not len(cameras):
+        raise ValueError(
+            f"{path}: found times {times[0]:g} to {times[-1]:g} s, expected some of "
+            f"{frames.path.name}, which has {frames.times[-1]:g} s"
+        )
+    return take(record, cameras), matches[cameras]
+
+
+def video_reader(frames: VideoFrames, numbers: Int[np.ndarray, " n"]) -> Read:
+    """Reads the frames of a scene from a video, where the scene's are those `numbers`."""
+
+    def read(wanted: Sequence[int]) -> Iterator[np.ndarray]:
+        return frames.read([int(numbers[frame]) for frame in wanted])
+
+    return read
+
+
+def _chosen(read: Read | None, numbers: Int[np.ndarray, " n"]) -> Read | None:
+    if read is None:
+        return None
+    return lambda wanted: read([int(numbers[frame]) for frame in wanted])
