@@ -1,6 +1,6 @@
 """The pose-keyed latent memory: `create`, `write`, `read`; retrieval; the RGB cloud baseline."""
 
-from mirage_jax.memory import frustum_voxels, released, retrieval, rgb_cloud, sharded
+from mirage_jax.memory import frustum_voxels, released, retrieval, rgb_cloud, sharded, tiles
 from mirage_jax.memory.bank import LatentMemory, WriteReport, create, nbytes, write
 from mirage_jax.memory.pooling import pool_depth, pool_static
 from mirage_jax.memory.readout import ReadOut, read, splat
@@ -24,5 +24,6 @@ __all__ = [
     "sharded",
     "shared_view",
     "splat",
+    "tiles",
     "write",
 ]

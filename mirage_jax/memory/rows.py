@@ -1,0 +1,221 @@
+"""Where the elements of a tiled memory lie: host memory, a file mapped into it, or a device.
+
+Each kind holds an array `[room, ...]` for every field of an element, of which it can write rows in
+a run and take whole tiles of `TILE` rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from mirage_jax.memory.bank import ELEMENT_FIELDS, LatentMemory
+
+TILE = 16
+"""Elements of a tile."""
+
+Rows = dict[str, Any]
+
+
+class HostRows:
+    """Rows in arrays of numpy."""
+
+    def __init__(self, layout: LatentMemory) -> None:
+        """No rows yet, of the dtypes and shapes that a slot has in `layout`."""
+        self._layout = {
+            name: (np.dtype(leaf.dtype), tuple(leaf.shape[1:]))
+            for name in ELEMENT_FIELDS
+            for leaf in (getattr(layout, name),)
+        }
+        self._arrays = {name: self._allocate(name, 0) for name in self._layout}
+
+    @property
+    def room(self) -> int:
+        """Rows there is room for."""
+        return len(self._arrays["valid"])
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of one element."""
+        return sum(
+            dtype.itemsize * int(np.prod(shape)) for dtype, shape in self._layout.values()
+        )
+
+    def reserve(self, rows: int) -> None:
+        """Makes room for `rows` in all, rounded up to whole tiles."""
+        rows = -(-rows // TILE) * TILE
+        if rows > self.room:
+            for name, old in self._arrays.items():
+                self._arrays[name] = self._allocate(name, rows)
+                self._arrays[name][: len(old)] = old
+
+    def put(self, first: int, rows: Rows) -> None:
+        """Writes rows from number `first` on, for which there must be room."""
+        for name, values in rows.items():
+            self._arrays[name][first : first + len(values)] = values
+
+    def put_tiles(self, tiles: Int[np.ndarray, " n"], rows: Rows) -> None:
+        """Writes whole tiles."""
+        for name, values in rows.items():
+            array = self._arrays[name]
+            array.reshape(-1, TILE, *array.shape[1:])[tiles] = np.reshape(
+                values, (len(tiles), TILE, *array.shape[1:])
+            )
+
+    def get(self, name: str, first: int, stop: int) -> np.ndarray:
+        """Rows of a field, in host memory; they may be those that are stored."""
+        return self._arrays[name][first:stop]
+
+    def take(self, names: Sequence[str], tiles: Int[np.ndarray, " n"], capacity: int) -> Rows:
+        """Rows of these tiles one after another, then zeros, `capacity` in all; on the device."""
+        used = len(tiles) * TILE
+        taken = {}
+        for name in names:
+            dtype, shape = self._layout[name]
+            out = np.empty((capacity // TILE, TILE * int(np.prod(shape))), dtype)
+            source = self._arrays[name].reshape(-1, out.shape[1])
+            # "clip" copies straight into `out`; the numbers are in range.
+            np.take(source, tiles, axis=0, out=out[: len(tiles)], mode="clip")
+            out[used // TILE :] = 0
+            taken[name] = jnp.asarray(out.reshape(capacity, *shape))
+        return taken
+
+    def pick(self, name: str, rows: Int[Array, "*n"]) -> Array:
+        """Single rows of a field, on the device; zeros for those with a negative number."""
+        index = np.asarray(rows)
+        picked = np.take(self._arrays[name], index, axis=0, mode="clip")
+        picked[index < 0] = 0
+        return jnp.asarray(picked)
+
+    def _allocate(self, name: str, rows: int) -> np.ndarray:
+        dtype, shape = self._layout[name]
+        return np.zeros((rows, *shape), dtype)
+
+
+class FileRows(HostRows):
+    """Rows in one file for each field, `NAME.bin`, mapped into memory: little-endian, row by row.
+
+    What is written is on disk once `flush` has returned.
+    """
+
+    def __init__(self, layout: LatentMemory, folder: str | os.PathLike[str]) -> None:
+        """Opens the files of `folder`, or makes them; what they hold must fit the `layout`."""
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(layout)
+
+    def reserve(self, rows: int) -> None:
+        rows = -(-rows // TILE) * TILE
+        if rows > self.room:
+            self._arrays = {name: self._allocate(name, rows) for name in self._layout}
+
+    def flush(self) -> None:
+        """Waits until everything is on disk."""
+        for array in self._arrays.values():
+            if isinstance(array, np.memmap):
+                array.flush()
+
+    def path(self, name: str) -> Path:
+        """File of a field."""
+        return self._folder / f"{name}.bin"
+
+    def _allocate(self, name: str, rows: int) -> np.ndarray:
+        dtype, shape = self._layout[name]
+        width = dtype.itemsize * int(np.prod(shape))
+        path = self.path(name)
+        with open(path, "ab") as file:
+            size = file.tell()
+            if size < rows * width:
+                file.truncate(rows * width)
+        rows = max(rows, size // width // TILE * TILE)
+        if not rows:
+            return np.zeros((0, *shape), dtype)
+        return np.memmap(path, dtype.newbyteorder("<"), "r+", shape=(rows, *shape))
+
+
+class DeviceRows(HostRows):
+    """Rows in arrays of the default device."""
+
+    def reserve(self, rows: int) -> None:
+        rows = -(-rows // TILE) * TILE
+        if rows > self.room:
+            more = rows - self.room
+            for name, old in self._arrays.items():
+                self._arrays[name] = jnp.concatenate([old, self._allocate(name, more)])
+
+    def put(self, first: int, rows: Rows) -> None:
+        count = len(next(iter(rows.values())))
+        padded = 1 << (count - 1).bit_length()  # so that few programs are compiled
+        self.reserve(first + padded)
+        for name, values in rows.items():
+            values = jnp.asarray(values)
+            rest = [(0, padded - count)] + [(0, 0)] * (values.ndim - 1)
+            self._arrays[name] = _put(
+                self._arrays[name], jnp.pad(values, rest), jnp.int32(first), jnp.int32(count)
+            )
+
+    def put_tiles(self, tiles: Int[np.ndarray, " n"], rows: Rows) -> None:
+        index = jnp.asarray(_elements(tiles))
+        for name, values in rows.items():
+            self._arrays[name] = _put_at(self._arrays[name], index, jnp.asarray(values))
+
+    def get(self, name: str, first: int, stop: int) -> np.ndarray:
+        return np.asarray(self._arrays[name][first:stop])
+
+    def take(self, names: Sequence[str], tiles: Int[np.ndarray, " n"], capacity: int) -> Rows:
+        index = np.zeros(capacity // TILE, np.int32)
+        index[: len(tiles)] = tiles
+        return _take({name: self._arrays[name] for name in names}, index, np.int32(len(tiles)))
+
+    def pick(self, name: str, rows: Int[Array, "*n"]) -> Array:
+        return _pick(self._arrays[name], rows)
+
+    def _allocate(self, name: str, rows: int) -> Any:
+        dtype, shape = self._layout[name]
+        return jnp.zeros((rows, *shape), dtype)
+
+
+def _elements(tiles: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    return (tiles[:, None] * TILE + np.arange(TILE)).reshape(-1)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put(array: Array, values: Array, first: Array, count: Array) -> Array:
+    old = jax.lax.dynamic_slice_in_dim(array, first, len(values))
+    new = jnp.arange(len(values)) < count
+    new = new.reshape(-1, *(1,) * (values.ndim - 1))
+    values = jnp.where(new, values.astype(array.dtype), old)
+    return jax.lax.dynamic_update_slice_in_dim(array, values, first, axis=0)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put_at(array: Array, index: Array, values: Array) -> Array:
+    return array.at[index].set(values.astype(array.dtype), unique_indices=True)
+
+
+@jax.jit
+def _pick(array: Array, rows: Array) -> Array:
+    mask = (rows >= 0).reshape(*rows.shape, *(1,) * (array.ndim - 1))
+    return jnp.where(mask, array[jnp.maximum(rows, 0)], jnp.zeros((), array.dtype))
+
+
+@jax.jit
+def _take(arrays: Rows, tiles: Array, used: Array) -> Rows:
+    kept = (jnp.arange(len(tiles)) < used)[:, None]
+
+    def one(array: Array) -> Array:
+        in_tiles = array.reshape(-1, TILE * math.prod(array.shape[1:]))
+        taken = in_tiles.at[tiles].get(mode="promise_in_bounds")
+        taken = jnp.where(kept, taken, jnp.zeros((), array.dtype))
+        return taken.reshape(-1, *array.shape[1:])
+
+    return jax.tree.map(one, arrays)
