@@ -16,15 +16,12 @@ from mirage_jax.geometry import Camera
 FAN = 32
 """Boxes of one level within a box of the next."""
 
-_AT_ONCE = 1 << 15  # boxes tested together, which bounds the memory a test takes
-
+_TOP = 512  # boxes of the highest level at most: to test them takes no longer than to walk on
 Boxes = Float[np.ndarray, "n 6"]
 """Least coordinates and greatest, float64; NaN for a box that holds nothing."""
 
 
-def frusta(
-    camera: Camera, far: float | int, margin: float | int
-) -> Float[np.ndarray, "v p 4"]:
+def frusta(camera: Camera, far: float | int, margin: float | int) -> Float[np.ndarray, "v p 4"]:
     """Planes `(normal, offset)` of each view, inside where `normal . x + offset >= 0`.
 
     Four sides, the plane of the lens and, unless `far` is infinite, the far plane.
@@ -55,14 +52,15 @@ def frusta(
 
 def may_be_seen(boxes: Boxes, planes: Float[np.ndarray, "v p 4"]) -> Bool[np.ndarray, " n"]:
     """Whether no plane of at least one view has the whole box outside; no box of NaN has one."""
-    normal, offset = planes[..., :3].reshape(-1, 3), planes[..., 3].reshape(-1, 1)
     # Of a box that corner counts which lies farthest inwards.
-    farthest = np.concatenate([np.minimum(normal, 0), np.maximum(normal, 0)], axis=1)
-    seen = np.empty(len(boxes), bool)
-    for start in range(0, len(boxes), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        inside = farthest @ boxes[part].T >= -offset  # false for NaN
-        seen[part] = inside.reshape(*planes.shape[:2], -1).all(1).any(0)
+    normal = planes[..., :3]
+    inwards = np.concatenate([np.minimum(normal, 0), np.maximum(normal, 0)], axis=-1)
+    seen = np.zeros(len(boxes), bool)
+    rest, index = boxes.T, np.arange(len(boxes))
+    for view, offset in zip(inwards, planes[..., 3:], strict=True):  # they overlap: few are left
+        inside = (view @ rest >= -offset).all(axis=0)  # false for NaN
+        seen[index[inside]] = True
+        rest, index = rest[:, ~inside], index[~inside]
     return seen
 
 
@@ -93,7 +91,7 @@ class BoxTree:
         for number, level in enumerate(self._levels):
             level.place(index, boxes)
             if number == len(self._levels) - 1:
-                if level.used <= FAN:
+                if level.used <= _TOP:
                     return
                 index = np.arange(level.used)  # all that the new level is above, once
                 self._levels.append(_Level())

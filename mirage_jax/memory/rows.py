@@ -36,7 +36,7 @@ class HostRows:
             for name in ELEMENT_FIELDS
             for leaf in (getattr(layout, name),)
         }
-        self._arrays = {name: self._allocate(name, 0) for name in self._layout}
+        self._arrays: Rows = {name: self._allocate(name, 0) for name in self._layout}
 
     @property
     def room(self) -> int:
@@ -46,9 +46,7 @@ class HostRows:
     @property
     def bytes_per_row(self) -> int:
         """Bytes of one element."""
-        return sum(
-            dtype.itemsize * int(np.prod(shape)) for dtype, shape in self._layout.values()
-        )
+        return sum(dtype.itemsize * int(np.prod(shape)) for dtype, shape in self._layout.values())
 
     def reserve(self, rows: int) -> None:
         """Makes room for `rows` in all, rounded up to whole tiles."""
@@ -76,25 +74,26 @@ class HostRows:
         return self._arrays[name][first:stop]
 
     def take(self, names: Sequence[str], tiles: Int[np.ndarray, " n"], capacity: int) -> Rows:
-        """Rows of these tiles one after another, then zeros, `capacity` in all; on the device."""
-        used = len(tiles) * TILE
+        """Rows of these tiles one after another, then zeros, `capacity` in all."""
         taken = {}
         for name in names:
             dtype, shape = self._layout[name]
-            out = np.empty((capacity // TILE, TILE * int(np.prod(shape))), dtype)
+            out = _aligned((capacity // TILE, TILE * math.prod(shape)), dtype)
             source = self._arrays[name].reshape(-1, out.shape[1])
             # "clip" copies straight into `out`; the numbers are in range.
             np.take(source, tiles, axis=0, out=out[: len(tiles)], mode="clip")
-            out[used // TILE :] = 0
-            taken[name] = jnp.asarray(out.reshape(capacity, *shape))
+            out[len(tiles) :] = 0
+            taken[name] = out.reshape(capacity, *shape)
         return taken
 
     def pick(self, name: str, rows: Int[Array, "*n"]) -> Array:
-        """Single rows of a field, on the device; zeros for those with a negative number."""
+        """Single rows of a field, on the device; zeros for those of negative number."""
         index = np.asarray(rows)
-        picked = np.take(self._arrays[name], index, axis=0, mode="clip")
+        dtype, shape = self._layout[name]
+        picked = _aligned((*index.shape, *shape), dtype)
+        np.take(self._arrays[name], index, axis=0, out=picked, mode="clip")
         picked[index < 0] = 0
-        return jnp.asarray(picked)
+        return jax.device_put(picked)
 
     def _allocate(self, name: str, rows: int) -> np.ndarray:
         dtype, shape = self._layout[name]
@@ -172,9 +171,8 @@ class DeviceRows(HostRows):
         return np.asarray(self._arrays[name][first:stop])
 
     def take(self, names: Sequence[str], tiles: Int[np.ndarray, " n"], capacity: int) -> Rows:
-        index = np.zeros(capacity // TILE, np.int32)
-        index[: len(tiles)] = tiles
-        return _take({name: self._arrays[name] for name in names}, index, np.int32(len(tiles)))
+        arrays = {name: self._arrays[name] for name in names}
+        return _take(arrays, padded(tiles, capacity))
 
     def pick(self, name: str, rows: Int[Array, "*n"]) -> Array:
         return _pick(self._arrays[name], rows)
@@ -203,19 +201,33 @@ def _put_at(array: Array, index: Array, values: Array) -> Array:
 
 
 @jax.jit
+def _take(arrays: Rows, tiles: Array) -> Rows:
+    kept = (tiles >= 0)[:, None]
+
+    def one(array: Array) -> Array:
+        in_tiles = array.reshape(-1, TILE * math.prod(array.shape[1:]))
+        taken = in_tiles.at[jnp.maximum(tiles, 0)].get(mode="promise_in_bounds")
+        taken = jnp.where(kept, taken, jnp.zeros((), array.dtype))
+        return taken.reshape(-1, *array.shape[1:])
+
+    return jax.tree.map(one, arrays)
+
+
+@jax.jit
 def _pick(array: Array, rows: Array) -> Array:
     mask = (rows >= 0).reshape(*rows.shape, *(1,) * (array.ndim - 1))
     return jnp.where(mask, array[jnp.maximum(rows, 0)], jnp.zeros((), array.dtype))
 
 
-@jax.jit
-def _take(arrays: Rows, tiles: Array, used: Array) -> Rows:
-    kept = (jnp.arange(len(tiles)) < used)[:, None]
+def padded(tiles: Int[np.ndarray, " n"], capacity: int) -> Int[np.ndarray, " m"]:
+    """Numbers of the tiles of `capacity` slots, -1 where there is none."""
+    numbers = np.full(capacity // TILE, -1, np.int32)
+    numbers[: len(tiles)] = tiles
+    return numbers
 
-    def one(array: Array) -> Array:
-        in_tiles = array.reshape(-1, TILE * math.prod(array.shape[1:]))
-        taken = in_tiles.at[tiles].get(mode="promise_in_bounds")
-        taken = jnp.where(kept, taken, jnp.zeros((), array.dtype))
-        return taken.reshape(-1, *array.shape[1:])
 
-    return jax.tree.map(one, arrays)
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array that a CPU device takes over without a copy; not to be changed once it has."""
+    buffer = np.empty(math.prod(shape) * dtype.itemsize + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)

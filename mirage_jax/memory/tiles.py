@@ -27,7 +27,7 @@ from mirage_jax import geometry
 from mirage_jax.memory import bank, boxes, readout
 from mirage_jax.memory.bank import COUNTERS, ELEMENT_FIELDS, LatentMemory
 from mirage_jax.memory.readout import ReadOut
-from mirage_jax.memory.rows import TILE, DeviceRows, HostRows
+from mirage_jax.memory.rows import TILE, DeviceRows, HostRows, padded
 
 PLACES = ("host", "device")
 """Where a tiled memory can lie, beside a folder."""
@@ -61,8 +61,8 @@ class TiledMemory:
 
     Attributes:
       counters: those of a `LatentMemory`, `bank.COUNTERS`, as Python numbers.
-      working: slots of the memories that are gathered; doubled, with a warning, where a view needs
-        more, as every size is compiled anew.
+      working: slots of the memories that `gather` gives; doubled, with a warning, where views need
+        more, as what reads them is compiled anew for every size.
     """
 
     def __init__(
@@ -172,13 +172,14 @@ class TiledMemory:
         """
         tiles = self._find(camera, far, margin)
         used = len(tiles) * TILE
-        rows = self._take(ELEMENT_FIELDS, tiles, used + room)
+        capacity = self._fit(used + room)
+        rows = jax.device_put(self._rows.take(ELEMENT_FIELDS, tiles, capacity))
         counters = {**self.counters, "count": used}
         return Gathered(
             memory=LatentMemory(
                 **rows, **{name: jnp.int32(value) for name, value in counters.items()}
             ),
-            tiles=_padded(tiles, len(rows["valid"]) // TILE),
+            tiles=padded(tiles, capacity),
             used=jnp.int32(used),
         )
 
@@ -233,11 +234,11 @@ class TiledMemory:
         margin = 1.0 + (cell / 2 if cells == "corner" else 0.0)
         tiles = self._find(camera, far, margin)
         names = _SHOWN if options.get("prefer") == "best_view" else _SHOWN[:-1]
-        rows = self._take(names, tiles, len(tiles) * TILE)
-        capacity = len(rows["valid"])
+        capacity = _steps_of_an_eighth(len(tiles) * TILE)
+        # Programs of their own: as one, XLA on a CPU gathers again for every use.
         out, slots = _see(
-            rows,
-            _padded(tiles, capacity // TILE),
+            self._rows.take(names, tiles, capacity),
+            padded(tiles, capacity),
             camera,
             np.float32(self.newest) if time is None else time,
             grid=tuple(grid),
@@ -266,21 +267,20 @@ class TiledMemory:
     ) -> Int[np.ndarray, " n"]:
         return self._boxes.find(boxes.frusta(camera, far, margin))
 
-    def _take(self, names: Any, tiles: Int[np.ndarray, " n"], needed: int) -> dict[str, Any]:
-        if needed > self.working:
-            before = self.working
-            while self.working < needed:
-                self.working *= 2
+    def _fit(self, needed: int) -> int:
+        """Slots of the working memory, doubled until they are enough."""
+        before = self.working
+        while self.working < needed:
+            self.working *= 2
+        if self.working > before:
             warnings.warn(
                 f"tiles: the view needs {needed:,} slots, more than the {before:,} of the working "
                 f"memory, which now has {self.working:,}",
                 stacklevel=3,
             )
-        return self._rows.take(names, tiles, self.working)
+        return self.working
 
-    def _bound(
-        self, tiles: Int[np.ndarray, " n"], xyz: np.ndarray, valid: np.ndarray
-    ) -> None:
+    def _bound(self, tiles: Int[np.ndarray, " n"], xyz: np.ndarray, valid: np.ndarray) -> None:
         tiled = boxes.bounds(xyz.reshape(-1, TILE, 3), valid.reshape(-1, TILE))
         self._boxes.put(tiles, tiled)
 
@@ -303,10 +303,10 @@ def _whole_tiles(slots: int) -> int:
     return -(-slots // TILE) * TILE
 
 
-def _padded(tiles: Int[np.ndarray, " n"], count: int) -> Int[np.ndarray, " m"]:
-    padded = np.full(count, -1, np.int32)
-    padded[: len(tiles)] = tiles
-    return padded
+def _steps_of_an_eighth(slots: int) -> int:
+    """A little more, so that few sizes occur: at most an eighth beyond the least of them."""
+    step = max(1 << max(slots.bit_length() - 4, 0), 16 * TILE)
+    return max(-(-slots // step), 1) * step
 
 
 _write = jax.jit(bank.write)
@@ -335,4 +335,3 @@ def _see(
     mem = LatentMemory(**{**absent, **rows, "tokens": tokens})
     out = readout.read(mem, camera, grid, time=time, **options)
     return out, Gathered(mem, tiles, None).slots(out.source)
-

@@ -3,7 +3,7 @@
 import functools
 import json
 
-from mirage_jax.evaluation import efficiency
+from mirage_jax.evaluation import efficiency, tile_costs
 
 
 def test_bench_prints_and_writes_its_numbers(call, monkeypatch, tmp_path):
@@ -25,3 +25,25 @@ def test_bench_prints_and_writes_its_numbers(call, monkeypatch, tmp_path):
     # Five latents of four reads each, twice as fine as the 4x4 latents.
     assert (found["poses_per_chunk"], found["read_grid"]) == (20, [8, 8])
     assert found["pictures_per_chunk"] == 17 and found["frames_written_per_chunk"] == 4
+
+
+def test_memories_in_tiles_are_timed_where_they_lie(call, monkeypatch, tmp_path):
+    small = functools.partial(tile_costs.measure, channels=2, grid=(6, 8), poses=3, repeats=1)
+    monkeypatch.setattr(tile_costs, "measure", small)
+    code, out, _ = call("bench", "--config.tiny=true", "--tiles=700,3000")
+    assert code == 0
+    found = json.loads((tmp_path / "run" / "bench_tiles.json").read_text())["tiles"]
+    assert [(row["elements"], row["place"]) for row in found] == [
+        (700, "host"),
+        (700, "device"),
+        (3000, "host"),
+        (3000, "device"),
+    ]
+    for row in found:
+        assert row["view"]["identical"] and row["chunk"]["identical"]
+        assert 0 < row["view"]["in_view"] <= row["chunk"]["in_view"] <= row["gathered"]
+        assert f"{row['view']['ratio']:.2f}" in out
+    # Of rooms that no view along z shows: a view of the larger street gathers its own room alone.
+    assert found[2]["gathered"] <= 30 * 6 * 8
+    code, _, err = call("bench", "--config.tiny=true", "--tiles=many")
+    assert code == 2 and "--tiles: found 'many', expected a whole number" in err

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from helpers.points import GRID, SIZE, bank, coordinate, point
 from mirage_jax import memory
 from mirage_jax.geometry import Camera
-from mirage_jax.memory import boxes, tiles
+from mirage_jax.memory import tiles
 
 SLOTS = 200
 K = np.array([16.0, 16.0, 16.0, 12.0], np.float32)
