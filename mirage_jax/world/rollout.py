@@ -16,6 +16,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 from mirage_jax import memory
 from mirage_jax.chunks import chunk_bounds, chunks_of_path, latents_of_frames
 from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics
+from mirage_jax.memory.tiles import TiledMemory
+from mirage_jax.world import tiled_world
 from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.state import World, check_world
@@ -62,6 +64,7 @@ def rollout(
     intrinsics: Float[np.ndarray, "n 4"] | None = None,
     depth_estimator: DepthEstimator | None = None,
     short_last: bool = False,
+    tiles: TiledMemory | None = None,
 ) -> Iterator[Chunk]:
     """Walks a world along a camera path, chunk by chunk.
 
@@ -77,10 +80,14 @@ def rollout(
       intrinsics: of every frame; by default the world's.
       depth_estimator: of what was generated; by default the model's head.
       short_last: whether the last chunk may be shorter than the others.
+      tiles: the world's memory, if it is larger than the device: `tiles.from_memory(world.bank)`
+        for a new world. It is read, and written to, in place of `world.bank`, which afterwards
+        holds what the last chunk might show; the frames are those of a rollout without tiles.
 
     Raises:
       ValueError: on a path of the wrong length, bad poses or intrinsics, or one that starts
-        elsewhere; if the world is another model's; or if guidance is asked for without a text.
+        elsewhere; if the world is another model's, or the tiles another world's; if guidance is
+        asked for without a text, or references in a way that needs the whole memory at once.
         While chunks are made: naming the chunk, if its latents are not finite.
     """
     check_world(world, model)
@@ -105,8 +112,10 @@ def rollout(
                 f"intrinsics: found shape {intrinsics.shape}, expected {(len(poses), 4)}, one for "
                 "each pose"
             )
+    if tiles is not None:
+        tiled_world.check(tiles, world, model)
     key = jax.random.key(0) if key is None else key
-    return _chunks(model, world, poses, key, bounds, intrinsics, depth_estimator)
+    return _chunks(model, world, poses, key, bounds, intrinsics, depth_estimator, tiles)
 
 
 @jax.jit
@@ -122,6 +131,7 @@ def _chunks(
     bounds: list[tuple[int, int]],
     intrinsics: np.ndarray | None,
     depth_estimator: DepthEstimator | None,
+    tiles: TiledMemory | None,
 ) -> Iterator[Chunk]:
     choose, generate = jax.jit(WorldModel.choose), jax.jit(WorldModel.generate)
     remember = jax.jit(WorldModel.remember, static_argnames="fresh")
@@ -136,6 +146,11 @@ def _chunks(
         lens = world.intrinsics if intrinsics is None else intrinsics[first : last + 1]
         lens = jnp.broadcast_to(jnp.asarray(lens, jnp.float32), (len(chunk_poses), 4))
         camera = Camera(lens, chunk_poses, model.size)
+
+        gathered = None
+        if tiles is not None:
+            gathered = tiled_world.gather(tiles, model, camera)
+            world = world.replace(bank=gathered.memory)  # type: ignore[attr-defined]
 
         slots, preceding = None, 0
         if world.context_frames is not None:
@@ -161,6 +176,7 @@ def _chunks(
             frames = [done - 1 + i for i in range(len(camera))[written]]
             known = np.asarray(memory_depth(model, world.bank, seen))
             depth, static = depth_estimator(to_uint8(pictures[written]), frames, seen, known)
+        before = world
         world, report = remember(
             model,
             world,
@@ -172,6 +188,8 @@ def _chunks(
             static=static if model.memory.static_only else None,
             fresh=fresh,
         )
+        if tiles is not None and gathered is not None:
+            world = tiled_world.absorb(tiles, gathered, before, world)
         video = to_uint8(pictures)
         yield Chunk(
             number,
