@@ -2,8 +2,9 @@
 
 from mirage_jax.memory import frustum_voxels, released, retrieval, rgb_cloud, sharded, tiles
 from mirage_jax.memory.bank import LatentMemory, WriteReport, create, nbytes, write
+from mirage_jax.memory.dispatch import read
 from mirage_jax.memory.pooling import pool_depth, pool_static
-from mirage_jax.memory.readout import ReadOut, read, splat
+from mirage_jax.memory.readout import ReadOut, splat
 from mirage_jax.memory.retrieval import Keyframes, retrieve, shared_view
 
 __all__ = [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from helpers import tiny_world
-from helpers.tiny_world import CHANNELS, CHUNK, GRID, SIZE
+from helpers.tiny_world import CHANNELS, CHUNK, SIZE
 from mirage_jax import memory, trajectories
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import tiles
@@ -70,7 +70,7 @@ def test_the_frames_and_the_memory_are_those_of_a_plain_rollout(model, world, pl
 
 def test_tiles_of_another_world_and_references_by_voxels_are_refused(model, world):
     other = tiles.TiledMemory(CHANNELS)
-    with pytest.raises(ValueError, match="tiles: found 0 written frames .* expected the world's 2"):
+    with pytest.raises(ValueError, match=r"tiles: found 0 written frames .* expected the world's 2"):
         rollout(model, world, PATH, tiles=other)
     options = ContextFrameOptions(references=1, choice="voxels")
     voxels = dataclasses.replace(model, context_frames=options)
