@@ -1,4 +1,4 @@
-"""Where the elements of a tiled memory lie: host memory, a file mapped into it, or a device.
+"""Where the elements of a tiled memory lie: host memory or a device; `file_rows` maps files.
 
 Each kind holds an array `[room, ...]` for every field of an element, of which it can write rows in
 a run and take whole tiles of `TILE` rows.
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -98,47 +96,6 @@ class HostRows:
     def _allocate(self, name: str, rows: int) -> np.ndarray:
         dtype, shape = self._layout[name]
         return np.zeros((rows, *shape), dtype)
-
-
-class FileRows(HostRows):
-    """Rows in one file for each field, `NAME.bin`, mapped into memory: little-endian, row by row.
-
-    What is written is on disk once `flush` has returned.
-    """
-
-    def __init__(self, layout: LatentMemory, folder: str | os.PathLike[str]) -> None:
-        """Opens the files of `folder`, or makes them; what they hold must fit the `layout`."""
-        self._folder = Path(folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        super().__init__(layout)
-
-    def reserve(self, rows: int) -> None:
-        rows = -(-rows // TILE) * TILE
-        if rows > self.room:
-            self._arrays = {name: self._allocate(name, rows) for name in self._layout}
-
-    def flush(self) -> None:
-        """Waits until everything is on disk."""
-        for array in self._arrays.values():
-            if isinstance(array, np.memmap):
-                array.flush()
-
-    def path(self, name: str) -> Path:
-        """File of a field."""
-        return self._folder / f"{name}.bin"
-
-    def _allocate(self, name: str, rows: int) -> np.ndarray:
-        dtype, shape = self._layout[name]
-        width = dtype.itemsize * int(np.prod(shape))
-        path = self.path(name)
-        with open(path, "ab") as file:
-            size = file.tell()
-            if size < rows * width:
-                file.truncate(rows * width)
-        rows = max(rows, size // width // TILE * TILE)
-        if not rows:
-            return np.zeros((0, *shape), dtype)
-        return np.memmap(path, dtype.newbyteorder("<"), "r+", shape=(rows, *shape))
 
 
 class DeviceRows(HostRows):

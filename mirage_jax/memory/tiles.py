@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import flax.struct
 import jax
@@ -25,7 +26,8 @@ from jaxtyping import Array, Int
 
 from mirage_jax import geometry
 from mirage_jax.memory import bank, boxes, readout
-from mirage_jax.memory.bank import COUNTERS, ELEMENT_FIELDS, LatentMemory
+from mirage_jax.memory.bank import COUNTERS, ELEMENT_FIELDS, LatentMemory, WriteReport
+from mirage_jax.memory.file_rows import FileRows
 from mirage_jax.memory.readout import ReadOut
 from mirage_jax.memory.rows import TILE, DeviceRows, HostRows, padded
 
@@ -33,6 +35,7 @@ PLACES = ("host", "device")
 """Where a tiled memory can lie, beside a folder."""
 
 _POSITION = ("xyz", "valid")
+_AT_ONCE = 1 << 20  # slots whose boxes are made together
 _SHOWN = (*_POSITION, "time", "origin")
 
 
@@ -70,31 +73,45 @@ class TiledMemory:
         channels: int,
         dtype: Any = np.float32,
         *,
-        place: Literal["host", "device"] = "host",
+        place: str = "host",
+        folder: str | os.PathLike[str] | None = None,
         working: int = 1 << 16,
     ) -> None:
-        """An empty memory.
+        """An empty memory, or that of a folder.
 
         Args:
           channels: of a token.
           dtype: of the tokens.
-          place: where the elements lie.
+          place: where the elements lie, one of `PLACES`.
+          folder: lets them lie in files there instead, see `file_rows` and `save`; what was saved
+            before is there again.
           working: see the class.
 
         Raises:
-          ValueError: on a place that there is not, or sizes that are not positive.
+          ValueError: on a place that there is not, sizes that are not positive, or files of another
+            kind of memory.
         """
         if place not in PLACES:
             raise ValueError(f"tiles: place: found {place!r}, expected one of {', '.join(PLACES)}")
         if working < TILE:
             raise ValueError(f"tiles: working: found {working}, expected at least {TILE}")
         layout = jax.eval_shape(lambda: bank.create(1, channels, dtype))
-        self._rows: HostRows = HostRows(layout) if place == "host" else DeviceRows(layout)
-        self._boxes = boxes.BoxTree()
-        self._newest = -math.inf
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.channels, self.dtype = channels, np.dtype(dtype)
         self.working = _whole_tiles(working)
+        self._boxes = boxes.BoxTree()
+        self._newest = -math.inf
+        self._rows: HostRows
+        if folder is None:
+            self._rows = HostRows(layout) if place == "host" else DeviceRows(layout)
+        else:
+            self._rows = FileRows(layout, folder)
+            self.counters.update(self._rows.saved)
+            for start in range(0, self.count, _AT_ONCE):
+                stop = _whole_tiles(min(start + _AT_ONCE, self.count))
+                xyz, valid = (self._rows.get(name, start, stop) for name in _POSITION)
+                self._bound(np.arange(start // TILE, stop // TILE), xyz, valid)
+            self._newest = self._latest()
 
     @property
     def count(self) -> int:
@@ -110,7 +127,10 @@ class TiledMemory:
         """Adds the slots `first` to `stop` (by default those used) of a memory behind those here.
 
         Elements that are not valid take their slot too, so that a memory of which all is appended
-        to an empty one keeps its slots. Counters other than `count` are taken over by `count_as`.
+        to an empty one keeps its slots. Counters other than `count` stay.
+
+        Raises:
+          ValueError: on tokens of another number of channels.
         """
         stop = int(mem.count) if stop is None else stop
         if mem.channels != self.channels:
@@ -119,7 +139,7 @@ class TiledMemory:
             )
         if stop <= first:
             return
-        rows = {name: np.asarray(getattr(mem, name)[first:stop]) for name in ELEMENT_FIELDS}
+        rows = {name: _rows(mem, name, first, stop) for name in ELEMENT_FIELDS}
         start = self.count
         end = start + stop - first
         if end > self._rows.room:
@@ -138,7 +158,22 @@ class TiledMemory:
         times = rows["time"][rows["valid"]]
         self._newest = max(self._newest, float(times.max(initial=-np.inf)))
 
-    def write(self, tokens: Any, depth: Any, camera: geometry.Camera, **options: Any) -> Any:
+    def save(self) -> None:
+        """Brings a memory that lies in a folder to the disk.
+
+        After a crash what was appended since is lost. Elements that `absorb` changed in place may
+        be the newer ones.
+
+        Raises:
+          ValueError: if there is no folder.
+        """
+        if not isinstance(self._rows, FileRows):
+            raise ValueError("tiles: save: found no folder, expected one to be given at first")
+        self._rows.save(self.counters)
+
+    def write(
+        self, tokens: Any, depth: Any, camera: geometry.Camera, **options: Any
+    ) -> WriteReport:
         """Appends the cells of frames; arguments, report and errors as for `memory.write`."""
         frames, height, width = tokens.shape[:3]
         mem = bank.create(frames * height * width, self.channels, self.dtype)
@@ -191,16 +226,12 @@ class TiledMemory:
           mem: `gathered.memory` after writes.
         """
         used = int(gathered.used)
-        tiles = np.asarray(gathered.tiles[: used // TILE])
-        changed = {
-            name: np.asarray(getattr(mem, name)[:used])
-            for name in ELEMENT_FIELDS
-            if _differ(getattr(mem, name)[:used], getattr(gathered.memory, name)[:used])
-        }
-        self._rows.put_tiles(tiles, changed)
+        differ = _differ(mem, gathered.memory, gathered.used)
+        changed = {name: _rows(mem, name, 0, used) for name in ELEMENT_FIELDS if differ[name]}
         if changed:
-            xyz, valid = (np.asarray(getattr(mem, name)[:used]) for name in _POSITION)
-            self._bound(tiles, xyz, valid)
+            tiles = np.asarray(gathered.tiles)[: used // TILE]
+            self._rows.put_tiles(tiles, changed)
+            self._bound(tiles, *(_rows(mem, name, 0, used) for name in _POSITION))
             self._newest = self._latest()
         self.append(mem, used)
         for name in COUNTERS:
@@ -289,11 +320,19 @@ class TiledMemory:
         return float(time[valid].max(initial=-np.inf))
 
 
-def from_memory(
-    mem: LatentMemory, *, place: Literal["host", "device"] = "host", working: int = 1 << 16
-) -> TiledMemory:
-    """A memory in tiles, with the slots it has; arguments and errors as for `TiledMemory`."""
-    tiled = TiledMemory(mem.channels, mem.tokens.dtype, place=place, working=working)
+def from_memory(mem: LatentMemory, **options: Any) -> TiledMemory:
+    """A memory in tiles, with the slots it has.
+
+    Args:
+      mem: the memory.
+      **options: see `TiledMemory`.
+
+    Raises:
+      ValueError: if a folder is given that holds elements already, and as `TiledMemory`.
+    """
+    tiled = TiledMemory(mem.channels, mem.tokens.dtype, **options)
+    if tiled.count:
+        raise ValueError(f"tiles: found {tiled.count} elements in the folder, expected none")
     tiled.append(mem)
     tiled.counters.update({name: int(getattr(mem, name)) for name in COUNTERS})
     return tiled
@@ -312,9 +351,21 @@ def _steps_of_an_eighth(slots: int) -> int:
 _write = jax.jit(bank.write)
 
 
+def _rows(mem: LatentMemory, name: str, first: int, stop: int) -> np.ndarray:
+    """Rows of a field, in host memory; the slice of a device's array would be compiled anew."""
+    return np.asarray(getattr(mem, name))[first:stop]
+
+
 @jax.jit
-def _differ(a: Array, b: Array) -> Array:
-    return jnp.any(a != b)
+def _differ(a: LatentMemory, b: LatentMemory, used: Array) -> dict[str, Array]:
+    """Which fields differ in the first `used` slots."""
+    first = jnp.arange(a.capacity) < used
+
+    def differs(name: str) -> Array:
+        other = getattr(a, name) != getattr(b, name)
+        return jnp.any(other.reshape(a.capacity, -1).any(axis=1) & first)
+
+    return {name: differs(name) for name in ELEMENT_FIELDS}
 
 
 @functools.partial(

@@ -70,7 +70,9 @@ def test_the_frames_and_the_memory_are_those_of_a_plain_rollout(model, world, pl
 
 def test_tiles_of_another_world_and_references_by_voxels_are_refused(model, world):
     other = tiles.TiledMemory(CHANNELS)
-    with pytest.raises(ValueError, match=r"tiles: found 0 written frames .* expected the world's 2"):
+    with pytest.raises(
+        ValueError, match=r"tiles: found 0 written frames .* expected the world's 2"
+    ):
         rollout(model, world, PATH, tiles=other)
     options = ContextFrameOptions(references=1, choice="voxels")
     voxels = dataclasses.replace(model, context_frames=options)
