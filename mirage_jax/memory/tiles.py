@@ -112,6 +112,7 @@ class TiledMemory:
                 xyz, valid = (self._rows.get(name, start, stop) for name in _POSITION)
                 self._bound(np.arange(start // TILE, stop // TILE), xyz, valid)
             self._newest = self._latest()
+        self._rows.reserve(TILE)  # so that there is something to take from
 
     @property
     def count(self) -> int:
@@ -288,7 +289,6 @@ class TiledMemory:
     def to_memory(self) -> LatentMemory:
         """The whole as a memory of numpy arrays, without free slots; those of files are copied."""
         stop = max(self.count, 1)
-        self._rows.reserve(stop)
         rows = {name: np.array(self._rows.get(name, 0, stop)) for name in ELEMENT_FIELDS}
         counters = {name: np.int32(value) for name, value in self.counters.items()}
         return LatentMemory(**rows, **counters)

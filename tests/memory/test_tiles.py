@@ -20,11 +20,9 @@ SLOTS = 200
 K = np.array([16.0, 16.0, 16.0, 12.0], np.float32)
 OPTIONS = (
     {},
-    {"prefer": "best_view"},
-    {"footprint": 3},
+    {"prefer": "best_view", "footprint": 3},
     {"cells": "corner"},
-    {"far": 1.5},
-    {"time": 7.0},
+    {"far": 1.5, "time": 7.0},
 )
 
 
@@ -223,6 +221,16 @@ def test_what_was_saved_in_a_folder_is_there_again_and_what_was_not_is_not(tmp_p
     assert again.counters == {**dict.fromkeys(COUNTERS, 0), "count": SLOTS - 3}
     assert_same(again.read(camera, GRID), expected)
     assert_same(read(again.to_memory(), camera), expected)
+
+
+@pytest.mark.parametrize("place", tiles.PLACES)
+def test_an_empty_memory_shows_nothing(place):
+    tiled, camera = tiles.TiledMemory(2, place=place, working=256), views((0, 0, 0))
+    out = tiled.read(camera, GRID)
+    assert_same(out, read(memory.create(1, 2), camera))
+    assert not np.asarray(out.visible).any()
+    assert int(tiled.gather(camera, room=20).memory.count) == 0
+    assert tiled.to_memory().capacity == 1 and tiled.newest == -np.inf
 
 
 def test_a_view_that_needs_more_doubles_the_working_memory_and_says_so():

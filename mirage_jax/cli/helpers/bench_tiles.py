@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -41,6 +42,7 @@ def run(elements: Sequence[int], workdir: Workdir, console: Console) -> None:
                 found.append(tile_costs.measure(size, place=place, on_write=tell))
     write_atomically(path, json.dumps({"tiles": found}, indent=1) + "\n")
     console.print(_table(found))
+    console.print("ratio: of wall time; CPU: of CPU time; same: whether tokens and depths are")
     console.print(f"-> {path}")
 
 
@@ -51,14 +53,23 @@ def _table(found: list[dict[str, Any]]) -> Table:
         f"{first['grid'][0]}x{first['grid'][1]} cells, one view or a chunk of {first['poses']} "
         f"({first['device']})"
     )
-    columns = ("elements", "MB", "memory", "read", "in view", "alone, ms", "tiles, ms")
-    table = Table(*columns, "ratio", "of CPU time", "same", title=title)
+    columns = (
+        "elements",
+        "lie on",
+        "read",
+        "in view",
+        "alone ms",
+        "tiles ms",
+        "ratio",
+        "CPU",
+        "same",
+    )
+    table = Table(*columns, title=title, box=box.SIMPLE)
     for row in found:
         for name in ("view", "chunk"):
             race = row[name]
             table.add_row(
                 f"{row['elements']:,}",
-                f"{row['bytes'] / 1e6:,.0f}",
                 row["place"],
                 name,
                 f"{race['in_view']:,}",
