@@ -42,7 +42,9 @@ def run(elements: Sequence[int], workdir: Workdir, console: Console) -> None:
                 found.append(tile_costs.measure(size, place=place, on_write=tell))
     write_atomically(path, json.dumps({"tiles": found}, indent=1) + "\n")
     console.print(_table(found))
-    console.print("ratio: of wall time; CPU: of CPU time; same: whether tokens and depths are")
+    console.print(
+        "alone, tiles: ms; ratio: of these; CPU: of CPU time; same: whether tokens and depths are"
+    )
     console.print(f"-> {path}")
 
 
