@@ -56,11 +56,10 @@ def may_be_seen(boxes: Boxes, planes: Float[np.ndarray, "v p 4"]) -> Bool[np.nda
     normal = planes[..., :3]
     inwards = np.concatenate([np.minimum(normal, 0), np.maximum(normal, 0)], axis=-1)
     seen = np.zeros(len(boxes), bool)
-    rest, index = boxes.T, np.arange(len(boxes))
-    for view, offset in zip(inwards, planes[..., 3:], strict=True):  # they overlap: few are left
-        inside = (view @ rest >= -offset).all(axis=0)  # false for NaN
-        seen[index[inside]] = True
-        rest, index = rest[:, ~inside], index[~inside]
+    for view, offset in zip(inwards, planes[..., 3:], strict=True):
+        left = np.flatnonzero(~seen)  # views overlap: after the first few are
+        corners = boxes if len(left) == len(boxes) else boxes[left]
+        seen[left] = (view @ corners.T >= -offset).all(axis=0)  # false for NaN
     return seen
 
 
@@ -82,9 +81,6 @@ class BoxTree:
 
     def __init__(self) -> None:
         self._levels = [_Level()]
-
-    def __len__(self) -> int:
-        return self._levels[0].used
 
     def put(self, index: Int[np.ndarray, " n"], boxes: Boxes) -> None:
         """Sets the boxes of these numbers, ascending; those past the last are new."""

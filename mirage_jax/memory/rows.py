@@ -110,11 +110,11 @@ class DeviceRows(HostRows):
 
     def put(self, first: int, rows: Rows) -> None:
         count = len(next(iter(rows.values())))
-        padded = 1 << (count - 1).bit_length()  # so that few programs are compiled
-        self.reserve(first + padded)
+        longer = 1 << (count - 1).bit_length()  # so that few programs are compiled
+        self.reserve(first + longer)
         for name, values in rows.items():
             values = jnp.asarray(values)
-            rest = [(0, padded - count)] + [(0, 0)] * (values.ndim - 1)
+            rest = [(0, longer - count)] + [(0, 0)] * (values.ndim - 1)
             self._arrays[name] = _put(
                 self._arrays[name], jnp.pad(values, rest), jnp.int32(first), jnp.int32(count)
             )

@@ -55,18 +55,9 @@ def _table(found: list[dict[str, Any]]) -> Table:
         f"{first['grid'][0]}x{first['grid'][1]} cells, one view or a chunk of {first['poses']} "
         f"({first['device']})"
     )
-    columns = (
-        "elements",
-        "lie on",
-        "read",
-        "in view",
-        "alone ms",
-        "tiles ms",
-        "ratio",
-        "CPU",
-        "same",
-    )
-    table = Table(*columns, title=title, box=box.SIMPLE)
+    table = Table(title=title, box=box.SIMPLE, padding=0)
+    for name in ("elements", "lie on", "read", "in view", "alone", "tiles", "ratio", "CPU", "same"):
+        table.add_column(name, no_wrap=True, min_width=7)
     for row in found:
         for name in ("view", "chunk"):
             race = row[name]
