@@ -2,11 +2,12 @@
 
     mirage bench memory
     mirage bench loader --help
+    mirage bench memory --tiles=100000,1000000,10000000
     mirage bench denoiser --help
     mirage bench vae --help
 
-Prints a table and writes <workdir>/bench_memory.json. All times are medians of warm runs, taken in
-turns within one process.
+Prints a table and writes <workdir>/bench_memory.json, or bench_tiles.json with --tiles. All times
+are medians of warm runs, taken in turns within one process.
 """
 
 from __future__ import annotations
@@ -14,13 +15,28 @@ from __future__ import annotations
 import json
 from functools import partial
 
+from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from mirage_jax.cli.helpers import bench_loader, bench_networks, build, common, config_check
+from mirage_jax.cli.helpers import (
+    bench_loader,
+    bench_networks,
+    bench_tiles,
+    build,
+    common,
+    config_check,
+)
 from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
+
+_TILES = flags.DEFINE_list(
+    "tiles",
+    [],
+    "Instead of all else, time memories in tiles of so many elements against one that holds what "
+    "is in view alone; ten million take 3 GB.",
+)
 
 
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> None:
@@ -96,6 +112,10 @@ def main() -> None:
     config = common.resolve_config()
     workdir = Workdir(common.workdir())
     common.prepare_jax(config, workdir, timed=True)
+    elements = bench_tiles.sizes(_TILES.value)
+    if elements:
+        bench_tiles.run(elements, workdir, Console())
+        return
     run(config, workdir, Console())
 
 

@@ -20,7 +20,6 @@ docs/weights.md.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from mirage_jax import trajectories
-from mirage_jax.cli.helpers import build, common, config_check, prompts
+from mirage_jax.cli.helpers import build, common, config_check, flag_values, prompts
 from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
 from mirage_jax.cli.helpers.rollout_files import OutputFiles, write_rollout
 from mirage_jax.cli.helpers.stored_fields import check_overrides, stored_fields
@@ -43,7 +42,6 @@ from mirage_jax.io.workdir import Workdir
 from mirage_jax.world import WorldModel, depth_estimators, loading, walk
 from mirage_jax.world.loading import RELEASED_CHUNK_FRAMES
 from mirage_jax.world.presets import PRESETS, with_fields
-from mirage_jax.world.sampling import memory_scale
 from mirage_jax.world.world_file import read_world_file
 
 _IMAGE = flags.DEFINE(
@@ -188,8 +186,8 @@ def _entry() -> str:
 def _check_flags(files: OutputFiles) -> None:
     """Raises ValueError or OSError for a wrong value, a missing file, or one that must stay."""
     if _SIZE.value:
-        _two_numbers("video_size", _SIZE.value, "HEIGHT,WIDTH in pixels")
-    _vae_tile()
+        flag_values.two_numbers("video_size", _SIZE.value, "HEIGHT,WIDTH in pixels")
+    flag_values.vae_tile(_VAE_TILE.value)
     with_fields(PRESETS[_PRESET.value or "default"], _WITH.value)
     reads = {name: Path(str(flags.FLAGS[name].value)) for name in _READ if flags.FLAGS[name].value}
     if trajectories.is_named(_TRAJECTORY.value):
@@ -235,35 +233,17 @@ def _path(chunk_frames: int, start: np.ndarray, scene_depth: float | None) -> np
     )
 
 
-def _two_numbers(flag: str, words: list[str], expected: str) -> tuple[int, int]:
-    if len(words) != 2 or not all(word.strip().isdecimal() for word in words):
-        raise common.UserError(f"--{flag}: found {','.join(words)!r}, expected {expected}")
-    return int(words[0]), int(words[1])
-
-
-def _vae_tile() -> tuple[int, ...] | None:
-    if _VAE_TILE.value is None:
-        return None
-    expected = "ROWS,COLUMNS of cells, or 0,0 for whole pictures"
-    tile = _two_numbers("vae_tile", _VAE_TILE.value, expected)
-    if tile == (0, 0):
-        return ()
-    if 0 in tile:
-        raise common.UserError(f"--vae_tile: found {tile}, expected {expected}")
-    return tile
-
-
 def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) -> WorldModel:
     size = None if geometry is None else geometry.original_size or geometry.size
     if _SIZE.value:
-        size = _two_numbers("video_size", _SIZE.value, "HEIGHT,WIDTH in pixels")
+        size = flag_values.two_numbers("video_size", _SIZE.value, "HEIGHT,WIDTH in pixels")
     model = build.generation_model(
         config,
         workdir,
         memory=_DENOISER.value,
         preset=_PRESET.value or "",
         fields=_WITH.value,
-        vae_tile=_vae_tile(),
+        vae_tile=flag_values.vae_tile(_VAE_TILE.value),
         size=size,
         chunk_frames=_CHUNK_FRAMES.value,
         dtype=_DTYPE.value,
@@ -278,7 +258,7 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
             raise common.UserError(
                 f"--{name}: found {found}, expected {trained}, which the weights were trained for"
             )
-    model = _with_memory_scale(model)
+    model = flag_values.with_memory_scale(model, _MEMORY_SCALE.value)
     return prompts.with_prompt(
         model,
         prompt=_PROMPT.value,
@@ -289,19 +269,6 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         text_encoder=_TEXT_ENCODER.value,
         save_text=_SAVE_TEXT.value,
     )
-
-
-def _with_memory_scale(model: WorldModel) -> WorldModel:
-    if not _MEMORY_SCALE.value:
-        return model
-    try:
-        factors = tuple(map(float, _MEMORY_SCALE.value))
-        sampler = dataclasses.replace(model.sampler, memory_scale=factors)
-        memory_scale(model.denoiser, sampler)
-    except ValueError as error:
-        found = ",".join(_MEMORY_SCALE.value)
-        raise common.UserError(f"--memory_scale={found}: {error}") from error
-    return model.replace(sampler=sampler)  # type: ignore[attr-defined]
 
 
 def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> walk.Walk:

@@ -1,9 +1,19 @@
 """The pose-keyed latent memory: `create`, `write`, `read`; retrieval; the RGB cloud baseline."""
 
-from mirage_jax.memory import edit, frustum_voxels, regions, released, retrieval, rgb_cloud, sharded
+from mirage_jax.memory import (
+    edit,
+    frustum_voxels,
+    regions,
+    released,
+    retrieval,
+    rgb_cloud,
+    sharded,
+    tiles,
+)
 from mirage_jax.memory.bank import LatentMemory, WriteReport, create, nbytes, write
+from mirage_jax.memory.dispatch import read
 from mirage_jax.memory.pooling import pool_depth, pool_static
-from mirage_jax.memory.readout import ReadOut, read, splat
+from mirage_jax.memory.readout import ReadOut, splat
 from mirage_jax.memory.retrieval import Keyframes, retrieve, shared_view
 
 __all__ = [
@@ -26,5 +36,6 @@ __all__ = [
     "sharded",
     "shared_view",
     "splat",
+    "tiles",
     "write",
 ]

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Num
 from mirage_jax import geometry
 from mirage_jax.memory import pooling
 from mirage_jax.memory.explicit_axes import compiler_splits, spec_of
+from mirage_jax.memory.split import split_axes
 from mirage_jax.origin import check_positions, check_times
 
 # A cell is written if more than this share of it is static.
@@ -289,6 +290,30 @@ def _append(
     old: dict[str, Array], new: dict[str, Array], keep: Array, count: Array, written: Array
 ) -> dict[str, Array]:
     """Places the first `written` kept rows of `new` behind the first `count` rows of `old`."""
+    axes = split_axes(old["xyz"].shape[0])
+    if not axes:
+        return _append_here(old, new, keep, count, written)
+
+    # The compiler would gather all rows on every device.
+    def local(old: Any, new: Any, keep: Array, count: Array, written: Array) -> dict[str, Array]:
+        first = jax.lax.axis_index(axes) * old["xyz"].shape[0]
+        return _append_here(old, new, keep, count, written, first)
+
+    rows, whole = PartitionSpec(axes), PartitionSpec()
+    return jax.shard_map(local, in_specs=(rows, *[whole] * 4), out_specs=rows)(
+        old, new, keep, count, written
+    )
+
+
+def _append_here(
+    old: dict[str, Array],
+    new: dict[str, Array],
+    keep: Array,
+    count: Array,
+    written: Array,
+    first: Array | int = 0,
+) -> dict[str, Array]:
+    """`_append`, where `old` are rows from number `first` on."""
     total, capacity = keep.shape[0], old["xyz"].shape[0]
     block = min(total, capacity)
     # One scatter of scalars finds the source row of every slot; whole rows are only ever gathered.
@@ -296,8 +321,8 @@ def _append(
     rows = jnp.arange(total, dtype=jnp.int32)
     source = jnp.zeros((total,), jnp.int32).at[slot].set(rows, mode="drop")
     # The window must lie inside the bank, so near its end it starts before `count`.
-    start = jnp.minimum(count, capacity - block)
-    place = start + jnp.arange(block, dtype=jnp.int32) - count
+    start = jnp.clip(count - first, 0, capacity - block)
+    place = first + start + jnp.arange(block, dtype=jnp.int32) - count
     fresh = (place >= 0) & (place < written)
     row = source[jnp.clip(place, 0, total - 1)]
 

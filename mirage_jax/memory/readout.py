@@ -63,6 +63,7 @@ def read(
     tolerance: float = 0.05,
     footprint: int = 1,
     cells: str = "centre",
+    far: float | int = math.inf,
 ) -> ReadOut:
     """Projects the memory into target views (paper section 3.2) with an exact, deterministic
     z-buffer.
@@ -86,6 +87,7 @@ def read(
       cells: "centre" as above, or "corner" as in Mirage's released code (see `memory.released`):
         the coordinates of a projection are rounded, halves to even, elements at any depth in front
         of the lens count, and of equally near ones the *highest* slot wins.
+      far: elements of a greater z-depth are not seen, metres.
     Returns:
       A `ReadOut`.
     Raises:
@@ -104,6 +106,7 @@ def read(
         tolerance=tolerance,
         footprint=footprint,
         cells=cells,
+        far=far,
     )
 
 
@@ -146,6 +149,7 @@ def read_shard(
     tolerance: float,
     footprint: int,
     cells: str = "centre",
+    far: float | int = math.inf,
 ) -> ReadOut:
     """`read`, where `mem` may be one shard of a memory; every shard gets the whole result."""
     if prefer not in ("nearest", "best_view"):
@@ -159,7 +163,7 @@ def read_shard(
     check_times(time, "memory.read: time")
     lead = camera.shape
     views = flatten(camera)
-    hits = project_to_cells(mem.xyz, mem.valid, views, grid, cells)
+    hits = project_to_cells(mem.xyz, mem.valid, views, grid, cells, far)
     depth = shards.minimum(nearest_depth(hits))
     nearest = depth[hits.segment]
     if prefer == "nearest":
@@ -235,6 +239,7 @@ def project_to_cells(
     views: geometry.Camera,
     grid: tuple[int, int],
     cells: str = "centre",
+    far: float | int = math.inf,
 ) -> Hits:
     """Finds the cell of every element in every view; `views` has one leading dimension."""
     h, w = grid
@@ -245,6 +250,8 @@ def project_to_cells(
     u, v = uv[..., 0], uv[..., 1]
     # Compared as floats: a conversion of NaN or of a huge number to an integer is undefined.
     inside = valid[None] & (z > near) & (u >= 0) & (u < w) & (v >= 0) & (v < h)
+    if far != math.inf:
+        inside &= z <= far
     column = jnp.where(inside, u, 0.0).astype(jnp.int32)
     row = jnp.where(inside, v, 0.0).astype(jnp.int32)
     first = jnp.arange(len(views), dtype=jnp.int32)[:, None] * (h * w)

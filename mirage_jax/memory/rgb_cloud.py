@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from mirage_jax import geometry
-from mirage_jax.memory import bank, pooling, readout
+from mirage_jax.memory import bank, dispatch, pooling, readout
 from mirage_jax.memory.explicit_axes import compiler_splits, spec_of_views
 
 
@@ -76,7 +76,7 @@ def read(
     Raises:
       ValueError: as for `memory.read`.
     """
-    out = readout.read(mem, camera, grid, time=time, prefer=prefer, tolerance=tolerance)
+    out = dispatch.read(mem, camera, grid, time=time, prefer=prefer, tolerance=tolerance)
     own = jnp.where(out.visible > 0, out.depth, jnp.inf).reshape(-1, *grid)
     own_source = out.source.reshape(own.shape)
     depth, source = readout.splat(own, own_source, footprint)

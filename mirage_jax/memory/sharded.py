@@ -53,6 +53,8 @@ def read(
     prefer: Literal["nearest", "best_view"] = "nearest",
     tolerance: float = 0.05,
     footprint: int = 1,
+    cells: str = "centre",
+    far: float | int = math.inf,
 ) -> ReadOut:
     """`memory.read` with the elements split over `axes` of the mesh in force (`jax.set_mesh`).
 
@@ -68,6 +70,8 @@ def read(
       prefer: see there.
       tolerance: see there.
       footprint: see there.
+      cells: see there.
+      far: see there.
 
     Raises:
       ValueError: without a mesh that has these axes, if the capacity does not divide, and as
@@ -97,6 +101,8 @@ def read(
             prefer=prefer,
             tolerance=tolerance,
             footprint=footprint,
+            cells=cells,
+            far=far,
         )
 
     whole = PartitionSpec()

@@ -5,7 +5,8 @@
 mesh (1, 1, 1, 1); nothing else in the code asks how many devices there are.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ from jax.sharding import AxisType, Mesh
 AXES = ("data", "fsdp", "context", "tensor")
 BATCH_AXES = ("data", "fsdp")
 """Axes over which the leading dimension of a batch is split."""
+CONTEXT = "context"
+"""Axis over which what belongs to one sample is split: its tokens, the slots of its memory."""
 
 
 def make_mesh(
@@ -91,6 +94,28 @@ def by_slice(shape: Sequence[int], devices: Sequence[Any]) -> np.ndarray | None:
             inner = [size // across for size, across in zip(shape, outer, strict=True)]
             return mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
     return None
+
+
+def batch_axes(count: int) -> tuple[str, ...]:
+    """Axes of the mesh in force (`jax.set_mesh`) over which a batch of so many samples is split.
+
+    An axis that does not divide them is left out, as it is for parameters.
+    """
+    size: dict[str, int] = dict(jax.sharding.get_abstract_mesh().shape)
+    axes: tuple[str, ...] = tuple(axis for axis in BATCH_AXES if size.get(axis, 1) > 1)
+    while axes and count % math.prod(size[axis] for axis in axes):
+        axes = axes[1:]
+    return axes
+
+
+def map_batch(function: Callable[..., Any], *batch: Any) -> Any:
+    """`jax.vmap` of a function of one sample, where each device has the samples that are its own.
+
+    What `function` splits over other axes of the mesh, such as the memory of a sample, is then
+    split within the devices of its sample.
+    """
+    axes = batch_axes(len(jax.tree.leaves(batch)[0]))
+    return jax.vmap(function, spmd_axis_name=axes or None)(*batch)
 
 
 def batch_shards(mesh: Mesh) -> int:

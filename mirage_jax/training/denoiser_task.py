@@ -18,7 +18,7 @@ from mirage_jax.chunks import latents_of_frames
 from mirage_jax.diffusion import flow
 from mirage_jax.io.pictures import contact_sheet
 from mirage_jax.nn.denoiser import Denoiser
-from mirage_jax.parallel import processes
+from mirage_jax.parallel import map_batch, processes
 from mirage_jax.training.memory_view import cloud_view, decode_each, token_view
 from mirage_jax.training.task import Params, Samples, Task
 from mirage_jax.world import history, scenarios
@@ -140,7 +140,7 @@ class DenoiserTask(Task):
             context = self.conditioner.drop(found.context, kept)
             return found._replace(context=context, frames=frames)
 
-        return jax.vmap(one)(batch, jax.random.split(key, batch.chunks.shape[0]))
+        return map_batch(one, batch, jax.random.split(key, batch.chunks.shape[0]))
 
     def init(self, key: PRNGKeyArray) -> Params:
         channels = self.denoiser.in_channels

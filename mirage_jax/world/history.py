@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mirage_jax import memory
 from mirage_jax.chunks import TEMPORAL_STRIDE
 from mirage_jax.geometry import Camera
+from mirage_jax.parallel import map_batch
 from mirage_jax.settings import Settings, setting
 from mirage_jax.world import context_frames, scenarios
 from mirage_jax.world.conditioners import Conditioner, Frames, Visibility, camera_rays
@@ -233,7 +234,7 @@ def returning_samples(
             constants=constants,
         )
 
-    return jax.vmap(one)(clips)
+    return map_batch(one, clips)
 
 
 def returning_tokens(
@@ -249,4 +250,4 @@ def returning_tokens(
         camera = chunk_camera(clip, jnp.asarray(table.chunk[scenarios.RETURN]), size)
         return plain.read(bank, camera)
 
-    return jax.vmap(one)(clips)
+    return map_batch(one, clips)

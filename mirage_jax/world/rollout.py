@@ -17,8 +17,10 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 from mirage_jax import memory
 from mirage_jax.chunks import chunk_bounds, chunks_of_path, latents_of_frames
 from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics
+from mirage_jax.memory.tiles import TiledMemory
 from mirage_jax.origin import Origin, check_positions
 from mirage_jax.plausible import odd_intrinsics, refuse
+from mirage_jax.world import tiled_world
 from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.sampling import memory_scale
@@ -69,6 +71,7 @@ def rollout(
     short_last: bool = False,
     noise: Sequence[Float[Array | np.ndarray, "l h w c"]] | None = None,
     insist: bool = False,
+    tiles: TiledMemory | None = None,
 ) -> Iterator[Chunk]:
     """Walks a world along a camera path, chunk by chunk.
 
@@ -88,12 +91,15 @@ def rollout(
       noise: of the latents of every chunk, standard normal, in place of what the key gives: for
         comparisons in which nothing else differs.
       insist: take intrinsics that look like other pictures'; those of a world that does are taken.
+      tiles: the world's memory, if it is larger than the device: `tiles.from_memory(world.bank)`
+        for a new world. It is read, and written to, in place of `world.bank`, which afterwards
+        holds what the last chunk might show; the frames are those of a rollout without tiles.
 
     Raises:
       ValueError: on a path of the wrong length, bad poses or intrinsics, or one that starts
-        elsewhere; on noise that does not fit the chunks; if the world is another model's; or if
-        guidance is asked for without a text, or another strength of a memory branch there is none
-        of.
+        elsewhere; on noise that does not fit the chunks; if the world is another model's, or the
+        tiles another world's; if guidance is asked for without a text, another strength of a memory
+        branch there is none of, or references in a way that needs the whole memory at once.
         While chunks are made: naming the chunk, if its latents are not finite.
     """
     check_world(world, model)
@@ -125,8 +131,10 @@ def rollout(
         refuse("intrinsics", odd_intrinsics(intrinsics, model.size), insist or bool(known))
     if noise is not None:
         _check_noise(noise, bounds, (*model.grid, model.denoiser.in_channels))
+    if tiles is not None:
+        tiled_world.check(tiles, world, model)
     key = jax.random.key(0) if key is None else key
-    return _chunks(model, world, poses, key, bounds, intrinsics, depth_estimator, noise)
+    return _chunks(model, world, poses, key, bounds, intrinsics, depth_estimator, noise, tiles)
 
 
 def _check_noise(noise: Any, bounds: list[tuple[int, int]], latent: tuple[int, ...]) -> None:
@@ -153,6 +161,7 @@ def _chunks(
     intrinsics: np.ndarray | None,
     depth_estimator: DepthEstimator | None,
     noise: Any,
+    tiles: TiledMemory | None,
 ) -> Iterator[Chunk]:
     choose, generate = jax.jit(WorldModel.choose), jax.jit(WorldModel.generate)
     remember = jax.jit(WorldModel.remember, static_argnames="fresh")
@@ -169,6 +178,11 @@ def _chunks(
         lens = world.intrinsics if intrinsics is None else intrinsics[first : last + 1]
         lens = jnp.broadcast_to(jnp.asarray(lens, jnp.float32), (len(chunk_poses), 4))
         camera = Camera(lens, chunk_poses, model.size)
+
+        gathered = None
+        if tiles is not None:
+            gathered = tiled_world.gather(tiles, model, camera)
+            world = world.replace(bank=gathered.memory)  # type: ignore[attr-defined]
 
         slots, preceding = None, 0
         if world.context_frames is not None:
@@ -195,6 +209,7 @@ def _chunks(
             frames = [done - 1 + i for i in range(len(camera))[written]]
             known = np.asarray(memory_depth(model, world.bank, seen))
             depth, static = depth_estimator(to_uint8(pictures[written]), frames, seen, known)
+        before = world
         world, report = remember(
             model,
             world,
@@ -206,6 +221,8 @@ def _chunks(
             static=static if model.memory.static_only else None,
             fresh=fresh,
         )
+        if tiles is not None and gathered is not None:
+            world = tiled_world.absorb(tiles, gathered, before, world)
         video = to_uint8(pictures)
         yield Chunk(
             number,

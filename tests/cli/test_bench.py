@@ -9,7 +9,7 @@ from absl.testing import flagsaver
 
 from data_pipelines import recording
 from mirage_jax.cli.helpers import bench_loader, common
-from mirage_jax.evaluation import efficiency
+from mirage_jax.evaluation import efficiency, tile_costs
 
 
 def test_bench_prints_and_writes_its_numbers(call, monkeypatch, tmp_path):
@@ -54,3 +54,23 @@ def test_bench_loader_times_every_way_of_storing(monkeypatch, capsys, tmp_path):
         assert row["mb_per_s"] == pytest.approx(
             row["windows_per_s"] * 12 * (16 * 16 * 3 + 4 * 4 + 16 * 8) / 1e6
         )
+
+
+def test_memories_in_tiles_are_timed_where_they_lie(call, monkeypatch, tmp_path):
+    small = functools.partial(tile_costs.measure, channels=2, grid=(6, 8), poses=3, repeats=1)
+    monkeypatch.setattr(tile_costs, "measure", small)
+    code, out, _ = call("bench", "--config.tiny=true", "--tiles=3000")
+    assert code == 0
+    found = json.loads((tmp_path / "run" / "bench_tiles.json").read_text())["tiles"]
+    assert [(row["elements"], row["place"]) for row in found] == [
+        (3000, "host"),
+        (3000, "device"),
+    ]
+    for row in found:
+        assert row["view"]["identical"] and row["chunk"]["identical"]
+        assert 0 < row["view"]["in_view"] <= row["chunk"]["in_view"] <= row["gathered"]
+        assert f"{row['view']['ratio']:.2f}" in out
+    # There are two rooms, of which a view along z shows one alone.
+    assert found[0]["gathered"] <= 30 * 6 * 8
+    code, _, err = call("bench", "--config.tiny=true", "--tiles=many")
+    assert code == 2 and "--tiles: found 'many', expected a whole number" in err

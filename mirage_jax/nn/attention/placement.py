@@ -8,7 +8,6 @@ the others.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +16,9 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from mirage_jax.parallel.mesh import BATCH_AXES
+from mirage_jax.parallel.mesh import CONTEXT, batch_axes
 
-CONTEXT, TENSOR = "context", "tensor"
+TENSOR = "tensor"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,13 +110,10 @@ def current(q: Float[Array, "b *n heads d"]) -> Placement | None:
     if mesh.empty or mesh.size == 1 or AxisType.Manual in mesh.axis_types:
         return None
     size: dict[str, int] = dict(mesh.shape)
-    batch: tuple[str, ...] = tuple(axis for axis in BATCH_AXES if size.get(axis, 1) > 1)
-    while batch and q.shape[0] % math.prod(size[axis] for axis in batch):
-        batch = batch[1:]
     tensor = size.get(TENSOR, 1)
     heads: Any = TENSOR if tensor > 1 and q.shape[-2] % tensor == 0 else None
     return Placement(
-        batch=batch,
+        batch=batch_axes(q.shape[0]),
         heads=heads,
         parts=size.get(CONTEXT, 1),
         heads_here=q.shape[-2] // (tensor if heads else 1),

@@ -1,0 +1,106 @@
+"""Conditioners, training samples and rollouts on several devices, each with a part of the slots."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from helpers import tiny_world
+from helpers.tiny_world import CHANNELS, CHUNK, INTRINSICS, SIZE, STRIDE
+from mirage_jax import parallel, trajectories
+from mirage_jax.geometry import Camera
+from mirage_jax.world import history, rollout
+from mirage_jax.world.conditioners import Folded, Frames, Score, Visibility
+from mirage_jax.world.options import SamplerOptions
+
+SLOTS = 64
+KINDS = {
+    "folded": Folded(CHANNELS, STRIDE, reads=2, fine=2, prefer="best_view", footprint=3),
+    "visibility": Visibility(CHANNELS, STRIDE),
+    "corners": Score(CHANNELS, STRIDE),
+}
+
+
+def mesh():
+    return parallel.make_mesh(data=2, context=4)
+
+
+def camera(frames):
+    poses = trajectories.make("look_and_walk", frames, angle=40, distance=0.5)
+    return Camera(np.tile(INTRINSICS, (frames, 1)), poses.astype(np.float32), SIZE)
+
+
+def assert_same_bits(a, b):
+    for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        one, other = np.atleast_1d(one), np.atleast_1d(other)
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
+
+
+@pytest.mark.devices(8)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written_and_read_is_the_same_and_stays_in_parts(kind):
+    """Two writes that begin and end within parts; the second does not fit and drops some."""
+    conditioner, rng = KINDS[kind], np.random.default_rng(0)
+
+    def frames(count):
+        tokens = rng.normal(size=(count, 4, 6, CHANNELS)).astype(np.float32)
+        depth = rng.uniform(2, 4, (count, 4, 6)).astype(np.float32)
+        depth[0, :2] = 0
+        times = np.arange(count, dtype=np.float32)
+        return Frames(tokens, depth, camera(count), times)
+
+    first, second = frames(1), frames(3)
+
+    def run(first, second, views):
+        bank, _ = conditioner.write(conditioner.create(SLOTS), first)
+        bank, report = conditioner.write(bank, second)
+        return bank, report, conditioner.read(bank, views)
+
+    arguments = first, second, camera(CHUNK)
+    alone = jax.jit(run)(*arguments)
+    assert int(alone[1].dropped) > 0 and np.asarray(alone[2]).any()
+    with jax.set_mesh(mesh()):
+        program = jax.jit(run).lower(*arguments).compile()
+        together = jax.jit(run)(*arguments)
+    assert_same_bits(alone, together)
+    assert together[0].tokens.sharding.shard_shape((SLOTS, CHANNELS)) == (SLOTS // 4, CHANNELS)
+    text = program.as_text()
+    assert "all-gather" not in text and f"f32[{SLOTS},{CHANNELS}]" not in text
+
+
+@pytest.mark.devices(8)
+def test_training_samples_are_the_same_and_each_lies_on_its_devices():
+    poses = trajectories.make("look_and_walk", 2 * (CHUNK - 1) + 1, angle=40, distance=0.5)
+    clips = jax.tree.map(jnp.asarray, tiny_world.latent_clips(4, poses))
+
+    def make(clips):
+        return history.returning_samples(clips, conditioner=KINDS["folded"], size=SIZE)
+
+    alone = jax.jit(make)(clips)
+    assert np.asarray(alone.context).any()
+    with jax.set_mesh(mesh()):
+        program = jax.jit(make, in_shardings=parallel.batch_sharding(mesh()))
+        together, text = program(clips), program.lower(clips).compile().as_text()
+    assert_same_bits(alone, together)
+    assert "all-gather" not in text
+
+
+@pytest.mark.long
+@pytest.mark.devices(8)
+def test_a_rollout_keeps_its_memory_in_parts():
+    """Its attention adds in another order, so that frames agree to rounding alone."""
+    model = tiny_world.world_model(sampler=SamplerOptions(steps=1))
+    picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    path = camera(2 * (CHUNK - 1) + 1).cam2world
+
+    def walk():
+        return list(rollout(model, model.start(picture, capacity=SLOTS), path))[-1]
+
+    alone = walk()
+    with jax.set_mesh(mesh()):
+        together = walk()
+    bank = together.world.bank
+    assert bank.tokens.sharding.shard_shape((SLOTS, CHANNELS)) == (SLOTS // 4, CHANNELS)
+    np.testing.assert_allclose(bank.xyz, alone.world.bank.xyz, atol=1e-4)
+    np.testing.assert_allclose(np.float32(together.video), np.float32(alone.video), atol=1, rtol=0)
