@@ -24,9 +24,11 @@ from mirage_jax.io.exports import (
     FORMAT,
     WEIGHTS,
     architecture_of,
+    check_export,
     check_target,
     weights_file,
 )
+from mirage_jax.io.sealed import FIELD, UNSEALED, seal
 
 T = TypeVar("T")
 
@@ -81,7 +83,8 @@ def export_with(
     check_target(str(path), path)
     path.mkdir(parents=True, exist_ok=True)
     with replacing(path / WEIGHTS) as weights, replacing(path / ARCHITECTURE) as fields:
-        write(weights, {"format": FORMAT, "architecture": text})
+        write(weights, {"format": FORMAT, "architecture": text, FIELD: UNSEALED})
+        seal(weights)
         fields.write_text(text + "\n", encoding="utf-8")
     return path
 
@@ -168,11 +171,7 @@ def load_export(
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{file}: damaged or not a safetensors file ({error})") from error
-    if header.get("format") != FORMAT:
-        raise ValueError(
-            f"{file}: found format {header.get('format')!r}, expected {FORMAT!r}; other weights "
-            "go through mirage_jax.convert"
-        )
+    check_export(file, header)
     architecture = architecture_of(file, header)
     if expected_architecture is not None:
         _compare_fields(file, architecture, json.loads(json.dumps(expected_architecture)))

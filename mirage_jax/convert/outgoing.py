@@ -26,11 +26,12 @@ from mirage_jax.convert.tensor_files import (
 from mirage_jax.convert.wan_dit import diffusers_name, wan_branch_plan, wan_dit_plan
 from mirage_jax.convert.wan_vae import released_stats, wan_vae_plan
 from mirage_jax.io.atomic import replacing
+from mirage_jax.io.exports import READABLE, check_export
 from mirage_jax.io.outputs import FileKind, check_replaceable, safetensors_metadata
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.lora import LoRA
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
-from mirage_jax.weights import FORMAT, WEIGHTS, as_fields, module_fields
+from mirage_jax.weights import WEIGHTS, as_fields, module_fields
 
 WRITER = {"writer": "mirage_jax"}
 """In the header of what is written, by which it is told from the files of others."""
@@ -48,7 +49,7 @@ def is_export(path: str | Path) -> bool:
     file = _weights(path)
     if file.suffix != ".safetensors" or not file.is_file():
         return False
-    return open_tensors(file).metadata.get("format") == FORMAT
+    return open_tensors(file).metadata.get("format") in READABLE
 
 
 def is_ours(path: str | Path) -> bool:
@@ -63,7 +64,9 @@ def open_ours(path: str | Path) -> TensorFiles:
       ValueError: if it is neither, damaged, or an Orbax checkpoint without an architecture.
     """
     if is_export(path):
-        return open_tensors(_weights(path))
+        opened = open_tensors(_weights(path))
+        check_export(opened.path, opened.metadata)
+        return opened
     if is_orbax(path):
         return open_orbax(path)
     raise ValueError(

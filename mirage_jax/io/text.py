@@ -21,17 +21,22 @@ from jaxtyping import Bool, Float, Int32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.atomic import replacing
 from mirage_jax.io.outputs import FileKind, safetensors_metadata
+from mirage_jax.io.sealed import FIELD, UNSEALED, check_seal, seal
+from mirage_jax.io.strict_json import parse_object
 
 TEXT_LENGTH = 512
 """Tokens of a text in Wan's denoisers, padding included."""
 
-FORMAT = "mirage-text-1"
+FORMAT = "mirage-text-2"
+_READABLE = ("mirage-text-1", FORMAT)  # the first has no checksum
 
 EMBEDDINGS = FileKind(
     "file of text embeddings",
-    lambda path: f'"{FORMAT}"' in safetensors_metadata(path).get("text", ""),
+    lambda path: any(
+        f'"{known}"' in safetensors_metadata(path).get("text", "") for known in _READABLE
+    ),
 )
 _PAD, _END = "<pad>", "</s>"
 _LIGATURES = (
@@ -193,7 +198,8 @@ def save_embeddings(path: str | Path, embeddings: TextEmbeddings) -> None:
     """Writes text embeddings to one safetensors file, without their padding.
 
     Tensors: `tokens` [sum of lengths, width], the texts one after another, and `lengths` [texts].
-    The metadata field `text` is JSON: format, prompts, and the padded length.
+    The metadata field `text` is JSON: format, prompts, the padded length, and a checksum of the
+    file (see `sealed`).
 
     Raises:
       ValueError: if prompts repeat or are not as many as embeddings, a length does not fit, the
@@ -210,12 +216,19 @@ def save_embeddings(path: str | Path, embeddings: TextEmbeddings) -> None:
         raise ValueError(f"{path}: tokens beyond the length of a text, expected zeros there")
     flat = np.ascontiguousarray(tokens[keep])
     _check_finite(path, flat)
-    header = {"format": FORMAT, "length": padded, "prompts": embeddings.prompts}
+    header = {
+        "format": FORMAT,
+        "length": padded,
+        "prompts": embeddings.prompts,
+        FIELD: UNSEALED,
+    }
     # One metadata field: safetensors writes several in no fixed order.
     metadata = {"text": json.dumps(header)}
     try:
-        # Not `save_file`: it lets nobody but the owner read what it writes.
-        write_atomically(path, save({"tokens": flat, "lengths": lengths}, metadata=metadata))
+        with replacing(path) as partial:
+            # Not `save_file`: it lets nobody but the owner read what it writes.
+            partial.write_bytes(save({"tokens": flat, "lengths": lengths}, metadata=metadata))
+            seal(partial)
     except OSError as error:
         raise OSError(f"{path}: could not be written: {error.strerror or error}") from error
 
@@ -236,12 +249,13 @@ def load_embeddings(path: str | Path, width: int | None = None) -> TextEmbedding
         raise FileNotFoundError(f"{path}: no such file; expected text embeddings")
     try:
         with safe_open(path, "numpy") as file:
-            header = json.loads((file.metadata() or {}).get("text", "{}"))
+            header = parse_object((file.metadata() or {}).get("text", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path}: damaged or not text embeddings ({error})") from error
-    if header.get("format") != FORMAT:
-        raise ValueError(f"{path}: found format {header.get('format')!r}, expected {FORMAT!r}")
+    found = header.get("format")
+    if found not in _READABLE:
+        raise ValueError(f"{path}: found format {found!r}, expected {FORMAT!r}")
     for field in ("prompts", "length"):
         if field not in header:
             raise ValueError(f"{path}: field {field!r} is missing")
@@ -252,6 +266,10 @@ def load_embeddings(path: str | Path, width: int | None = None) -> TextEmbedding
             raise ValueError(
                 f"{path}: tensor {name!r}: found shape {tensors[name].shape}, expected {axes} axes"
             )
+    if (FIELD in header) != (found == FORMAT):
+        raise ValueError(f"{path}: format {found!r}: a checksum is missing, or one too many")
+    if found == FORMAT:
+        check_seal(path)
     flat, lengths = tensors["tokens"], tensors["lengths"].astype(np.int32)
     prompts, padded = tuple(header["prompts"]), header["length"]
     _check(path, prompts, lengths, padded)

@@ -18,6 +18,7 @@ import numpy as np
 
 from mirage_jax.io.atomic import replacing
 from mirage_jax.io.outputs import FileKind, safetensors_metadata
+from mirage_jax.io.strict_json import parse_object
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.state import World, check_world
 from mirage_jax.world.world_file import container as world_container
@@ -151,7 +152,7 @@ def read_world_file(path: str | Path, model: WorldModel | None = None) -> WorldF
 def _checked_header(container: world_container.Container) -> dict[str, Any]:
     path = container.path
     try:
-        header = world_container.parse_json(container.metadata[world_container.METADATA])
+        header = parse_object(container.metadata[world_container.METADATA])
     except ValueError as error:
         raise ValueError(f"{path}: header is damaged: {error}") from error
     if header.get("format") != WORLD_FORMAT:  # before all else: what comes later may be different
