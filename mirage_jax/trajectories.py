@@ -11,8 +11,6 @@ import difflib
 import functools
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,9 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from mirage_jax import geometry
+from mirage_jax.io.atomic import replacing
+from mirage_jax.io.numpy_files import ArrayFile, read_array
+from mirage_jax.io.strict_json import parse_json
 
 Pose = np.ndarray
 # progress in [0, 1], angle in radians, distance in metres -> pose relative to the start
@@ -173,15 +174,15 @@ def load(path: str | Path, frames: int | None = None) -> Float[np.ndarray, "t 4 
     path = Path(path)
     readers: dict[str, Callable[[Path], Any]] = {
         ".npz": _read_npz,
-        ".npy": lambda p: np.load(p, allow_pickle=False),
-        ".json": lambda p: _from_json(p, json.loads(p.read_text("utf-8"))),
+        ".npy": read_array,
+        ".json": lambda p: _from_json(p, parse_json(p.read_text("utf-8"))),
         ".txt": _read_tum,
     }
     if path.suffix not in readers:
         raise ValueError(f"{path}: found suffix {path.suffix!r}, expected {', '.join(readers)}")
     try:
         poses = np.asarray(readers[path.suffix](path))
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, TypeError) as error:
         if str(error).startswith(str(path)):
             raise
         raise ValueError(f"{path}: not a readable {path.suffix} pose file ({error})") from error
@@ -205,28 +206,31 @@ def save(path: str | Path, poses: Float[np.ndarray, "t 4 4"]) -> None:
     """
     path = Path(path)
     poses = geometry.check_cam2world(poses, "poses")
-    if path.suffix == ".npz":
-        np.savez(path, cam2world=poses)
-    elif path.suffix == ".npy":
-        np.save(path, poses)
-    elif path.suffix == ".json":
-        path.write_text(json.dumps({"cam2world": poses.tolist()}), "utf-8")
-    elif path.suffix == ".txt":
-        quaternions = Rotation.from_matrix(poses[:, :3, :3]).as_quat()
-        rows = np.concatenate([np.arange(len(poses))[:, None], poses[:, :3, 3], quaternions], 1)
-        np.savetxt(path, rows, fmt="%.17g", header="timestamp tx ty tz qx qy qz qw")
-    else:
+    if path.suffix not in (".npz", ".npy", ".json", ".txt"):
         raise ValueError(
             f"{path}: found suffix {path.suffix!r}, expected one of .npz, .npy, .json, .txt"
         )
+    with replacing(path) as partial:
+        if path.suffix == ".npz":
+            np.savez(partial, cam2world=poses)
+        elif path.suffix == ".npy":
+            np.save(partial, poses)
+        elif path.suffix == ".json":
+            partial.write_text(json.dumps({"cam2world": poses.tolist()}), "utf-8")
+        else:
+            quaternions = Rotation.from_matrix(poses[:, :3, :3]).as_quat()
+            rows = np.concatenate([np.arange(len(poses))[:, None], poses[:, :3, 3], quaternions], 1)
+            np.savetxt(partial, rows, fmt="%.17g", header="timestamp tx ty tz qx qy qz qw")
 
 
 def _read_npz(path: Path) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as arrays:
+    with ArrayFile(path) as arrays:
         for key in _KEYS:
-            if key in arrays:
-                return arrays[key]
-        raise ValueError(f"{path}: found keys {sorted(arrays)}, expected {' or '.join(_KEYS)}")
+            if key in arrays.names:
+                return arrays.read(key)
+        raise ValueError(
+            f"{path}: found keys {sorted(arrays.names)}, expected {' or '.join(_KEYS)}"
+        )
 
 
 def _from_json(path: Path, content: Any) -> Any:

@@ -12,7 +12,8 @@ from helpers.paths import ROOT
 FLOORS = (
     ("settings", "pose_checks"),
     ("geometry",),
-    ("trajectories", "chunks", "io"),
+    ("io",),
+    ("trajectories", "chunks"),
     ("weights",),
     ("parallel",),
     ("memory", "nn"),

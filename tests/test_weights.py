@@ -81,7 +81,7 @@ def test_what_is_not_an_export_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no model.safetensors there"):
         load_export(tmp_path)
     save_file({"a": np.zeros(2)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="found format None, expected 'mirage-export-1'"):
+    with pytest.raises(ValueError, match="found format None, expected 'mirage-export-2'"):
         load_export(tmp_path)
     for header in ({}, {"architecture": "{"}, {"architecture": "[1]"}):
         metadata = {"format": "mirage-export-1", **header}

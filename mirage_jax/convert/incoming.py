@@ -7,8 +7,10 @@ with those of the module before a value is read, so that a refusal costs no time
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from mirage_jax.convert.lora import fused, is_lora, lora_fields, lora_names, lor
 from mirage_jax.convert.placement import Placement, Tensors, check
 from mirage_jax.convert.presets import DENOISERS, SCORE
 from mirage_jax.convert.tensor_files import (
+    CONFIG,
     Pieces,
     Spec,
     Specs,
@@ -113,10 +116,12 @@ def import_checkpoint(
         not finite, with what was expected.
     """
     opened = [open_tensors(source) for source in sources]
-    part = _part(opened, options or ImportOptions())
+    where = ", ".join(str(files.path) for files in opened)
+    with _named(where):
+        part = _part(opened, options or ImportOptions())
+        check(part.plan, part.tensors, where)
     if part.architecture["kind"] == "latent_encoder":
         dtype = np.dtype(np.float32)
-    check(part.plan, part.tensors, ", ".join(str(files.path) for files in opened))
     paths = {part.prefix + placement.path: placement for placement in part.plan}
     specs: dict[str, Spec] = {
         path: (dtype or _common_dtype(placement, part.tensors), placement.full_shape)
@@ -129,10 +134,22 @@ def import_checkpoint(
             yield part.constants[path]
         else:
             notify(path)
-            yield from part.layers(paths[path])
+            with _named(where):
+                yield from part.layers(paths[path])
 
     (save or save_export)(Path(out), specs, pieces, part.architecture)
     return str(part.architecture["kind"])
+
+
+@contextlib.contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Errors of what checkpoints hold say which they are."""
+    try:
+        yield
+    except ValueError as error:
+        if where in str(error):
+            raise
+        raise ValueError(f"{where}: {error}") from error
 
 
 def save_export(out: Path, specs: Specs, pieces: Pieces, architecture: Mapping[str, Any]) -> None:
@@ -182,7 +199,12 @@ def _with_config(options: ImportOptions, opened: Sequence[TensorFiles]) -> Impor
     for files in opened:
         for field in ("num_attention_heads", "num_heads"):
             if not options.heads and field in files.config:
-                options = dataclasses.replace(options, heads=int(files.config[field]))
+                heads = files.config[field]
+                if type(heads) is not int or heads < 1:
+                    raise ValueError(
+                        f"{files.path / CONFIG}: {field}: found {heads!r}, expected a number"
+                    )
+                options = dataclasses.replace(options, heads=heads)
     return options
 
 
@@ -246,7 +268,12 @@ def _adapter(
 ) -> tuple[LoRA, dict[str, int], dict[str, Any]]:
     alpha = options.alpha
     if alpha is None and "alpha" in files.metadata:
-        alpha = float(files.metadata["alpha"])
+        try:
+            alpha = float(files.metadata["alpha"])
+        except ValueError as error:
+            raise ValueError(f"{files.path}: metadata alpha: {error}") from error
+    if alpha is not None and not math.isfinite(alpha):
+        raise ValueError(f"{files.path}: alpha: found {alpha}, expected a finite number")
     tensors = lora_names(files.tensors)
     try:
         return *lora_fields(tensors, alpha), tensors
@@ -286,18 +313,26 @@ def _video_vae(tensors: Tensors, opened: Sequence[TensorFiles]) -> _Part:
     }
     # diffusers keeps the statistics in config.json; the originals have them in their code.
     config = next((files.config for files in opened if "latents_mean" in files.config), None)
+    channels = fields["latent_channels"]
     if config:
-        mean, std = config["latents_mean"], config["latents_std"]
+        mean, std = (_numbers(config, name, channels) for name in ("latents_mean", "latents_std"))
+        if not (std > 0).all():
+            raise ValueError(f"{CONFIG}: latents_std: found {std.tolist()}, expected all above 0")
     else:
-        stats = released_stats(fields["latent_channels"])
-        mean, std = stats.mean, stats.std
-    constants = {
-        f"stats/{name}": np.asarray(values, np.float32)
-        for name, values in (("mean", mean), ("std", std))
-    }
-    for name, values in constants.items():
-        if values.shape != (fields["latent_channels"],):
-            raise ValueError(
-                f"{name}: found {values.shape} values, expected {fields['latent_channels']}"
-            )
+        stats = released_stats(channels)
+        mean, std = np.asarray(stats.mean), np.asarray(stats.std)
+    constants = {"stats/mean": mean, "stats/std": std}
     return _Part(plan, architecture, tensors, constants, "vae/")
+
+
+def _numbers(config: Mapping[str, Any], name: str, count: int) -> np.ndarray:
+    """A list of so many finite numbers in a config.json."""
+    found = config.get(name)
+    numbers = isinstance(found, list) and all(type(value) in (int, float) for value in found)
+    if not isinstance(found, list) or not numbers or len(found) != count:
+        raise ValueError(f"{CONFIG}: {name}: found {found!r}, expected {count} numbers")
+    with np.errstate(over="ignore"):
+        values = np.asarray([float(value) for value in found], np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{CONFIG}: {name}: found {found!r}, expected {count} float32 numbers")
+    return values

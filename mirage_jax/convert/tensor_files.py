@@ -18,11 +18,14 @@ from typing import Any, Protocol, runtime_checkable
 import ml_dtypes
 import numpy as np
 
+from mirage_jax.io.strict_json import parse_object
+
 DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+CONFIG = "config.json"
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 _NESTS = ("model_state", "vace", "generator", "state_dict", "model")  # where weights may lie inside
@@ -92,7 +95,8 @@ def open_tensors(path: str | Path) -> TensorFiles:
     if len(indices) > 1:
         raise ValueError(f"{path}: found {len(indices)} indices of shards, expected one")
     index = _read_json(indices[0]).get("weight_map") if indices else None
-    if indices and not index:
+    named = isinstance(index, dict) and all(_is_name(shard) for shard in index.values())
+    if indices and not (index and named):
         raise ValueError(f"{indices[0]}: found no weight_map, expected the shard of every tensor")
     files = sorted({path / shard for shard in index.values()} if index else _safetensors(path))
     merged: dict[str, StoredTensor] = {}
@@ -106,7 +110,7 @@ def open_tensors(path: str | Path) -> TensorFiles:
     for name, shard in (index or {}).items():
         if name not in merged:
             raise ValueError(f"{indices[0]}: tensor {name!r} is missing from {shard}")
-    config = path / "config.json"
+    config = path / CONFIG
     own = _read_json(config) if config.is_file() else {}
     return TensorFiles(path, merged, metadata if len(files) == 1 else {}, own)
 
@@ -133,10 +137,15 @@ def _pickle_message(path: Path) -> str:
     )
 
 
+def _is_name(shard: Any) -> bool:
+    """Whether a value names a file in the same folder."""
+    return isinstance(shard, str) and Path(shard).name == shard and shard.isprintable()
+
+
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        return parse_object(file.read_bytes())
+    except ValueError as error:
         raise ValueError(f"{file}: not a JSON object ({error})") from error
 
 
@@ -154,13 +163,14 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
             )
         text = stream.read(length)
     try:
-        header = dict(json.loads(text))
-        metadata = dict(header.pop("__metadata__", {}))
-        entries = {}
-        for name, entry in header.items():
-            begin, end = map(int, entry["data_offsets"])
-            entries[name] = (entry["dtype"], tuple(map(int, entry["shape"])), begin, end)
-    except (ValueError, TypeError, KeyError) as error:
+        header = parse_object(text)
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(
+            isinstance(value, str) for value in metadata.values()
+        ):
+            raise ValueError(f"found metadata {metadata!r}, expected texts")
+        entries = {name: _entry(name, entry) for name, entry in header.items()}
+    except ValueError as error:
         raise ValueError(f"{file}: damaged or not a safetensors file ({error})") from error
     tensors, data = {}, 8 + length
     for name, (dtype, shape, begin, end) in entries.items():
@@ -180,6 +190,17 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
                 f"{data + end}"
             )
     return tensors, metadata
+
+
+def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """Dtype, shape, begin and end of a tensor in a header."""
+    fields = {"dtype": str, "shape": list, "data_offsets": list}
+    if not isinstance(entry, dict) or {n: type(v) for n, v in entry.items()} != fields:
+        raise ValueError(f"tensor {name!r}: found {entry!r}, expected dtype, shape, data_offsets")
+    numbers = [*entry["shape"], *entry["data_offsets"]]
+    if len(entry["data_offsets"]) != 2 or not all(type(n) is int and n >= 0 for n in numbers):
+        raise ValueError(f"tensor {name!r}: found {entry!r}, expected whole numbers from 0")
+    return entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"]
 
 
 def write_tensors(file: Path, specs: Specs, pieces: Pieces, metadata: Mapping[str, str]) -> None:

@@ -6,13 +6,13 @@ As everywhere, depth is z-depth in metres, 0 where it is unknown and infinite wh
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
+
+from mirage_jax.io.numpy_files import ArrayFile, read_array
 
 SUFFIXES = (".png", ".npy", ".npz")
 """Kinds of depth files."""
@@ -37,12 +37,7 @@ def read_depth(path: Path) -> Float[np.ndarray, "height width"]:
     """
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: found suffix {path.suffix!r}, expected {', '.join(SUFFIXES)}")
-    try:
-        depth = _read_png(path) if path.suffix == ".png" else _read_array(path)
-    except FileNotFoundError:
-        raise
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not a readable {path.suffix} file ({error})") from error
+    depth = _read_png(path) if path.suffix == ".png" else _read_array(path)
     if depth.ndim != 2 or not depth.size:
         raise ValueError(f"{path}: found shape {depth.shape}, expected [H, W]")
     wrong = int((~(depth >= 0)).sum())
@@ -57,24 +52,30 @@ def read_depth(path: Path) -> Float[np.ndarray, "height width"]:
 
 
 def _read_png(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        if image.mode != _GREY_16:
-            raise ValueError(
-                f"{path}: found a picture of mode {image.mode}, expected 16-bit grey (millimetres)"
-            )
-        return np.asarray(image).astype(np.float64) * _METRES_PER_UNIT
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            picture = np.asarray(image) if mode == _GREY_16 else None
+    except FileNotFoundError:
+        raise
+    # Pillow raises any of these on damage.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: not a readable .png file ({error})") from error
+    if picture is None:
+        raise ValueError(
+            f"{path}: found a picture of mode {mode}, expected 16-bit grey (millimetres)"
+        )
+    return picture.astype(np.float64) * _METRES_PER_UNIT
 
 
 def _read_array(path: Path) -> np.ndarray:
-    try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.lib.npyio.NpzFile):
-            with found:
-                if _KEY not in found:
-                    raise ValueError(f"found arrays {sorted(found)}, expected {_KEY!r}")
-                found = found[_KEY]
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    if path.suffix == ".npy":
+        found = read_array(path)
+    else:
+        with ArrayFile(path) as arrays:
+            if _KEY not in arrays.names:
+                raise ValueError(f"{path}: found arrays {sorted(arrays.names)}, expected {_KEY!r}")
+            found = arrays.read(_KEY)
     if found.dtype.kind != "f":
         raise ValueError(f"{path}: found {found.dtype}, expected floating point metres")
     return found

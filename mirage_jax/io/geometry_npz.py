@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics
 from mirage_jax.io import video as video_io
+from mirage_jax.io.numpy_files import ArrayFile
+from mirage_jax.io.picture_files import open_picture
 
 _SIDE_FILES = ("clip.mp4", "first_frame.png")
 _NO_SIZE = (-1, -1)
@@ -134,15 +134,7 @@ class _Arrays:
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            opened = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            # Of other files numpy says that they may hold pickled objects.
-            reason = error if zipfile.is_zipfile(path) else "no zip archive"
-            raise ValueError(f"{path}: not a readable .npz file ({reason})") from error
-        if not isinstance(opened, np.lib.npyio.NpzFile):
-            raise ValueError(f"{path}: found one array, expected an .npz file with several")
-        self._file = opened
+        self._file = ArrayFile(path)
 
     def close(self) -> None:
         self._file.close()
@@ -151,21 +143,14 @@ class _Arrays:
         """An array that must be there."""
         array = self.find(name, kinds, shape)
         if array is None:
-            raise ValueError(f"{self.path}: {name}: found none among {sorted(self._file)}")
+            raise ValueError(f"{self.path}: {name}: found none among {sorted(self._file.names)}")
         return array
 
     def find(self, name: str, kinds: str, shape: tuple[str | int, ...]) -> np.ndarray | None:
         """An array, or None if it is not there or empty; `kinds` are numpy's letters."""
-        if name not in self._file:
+        if name not in self._file.names:
             return None
-        try:
-            array = self._file[name]
-        except ValueError as error:  # among them numpy's refusal to unpickle
-            raise ValueError(
-                f"{self.path}: {name}: {error}; expected numbers, as objects are never unpickled"
-            ) from error
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{self.path}: {name}: damaged ({error})") from error
+        array = self._file.read(name)
         if not array.size:
             return None
         fits = array.ndim == len(shape) and all(
@@ -220,11 +205,7 @@ def _pictures_beside(path: Path, size: tuple[int, int] | None, start: int) -> np
                 f"{path}: frames: found none and {first.name} alone beside it, expected the "
                 f"picture of number {start}"
             )
-        try:
-            with Image.open(first) as image:
-                pictures = np.asarray(image.convert("RGB"))[None]
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise ValueError(f"{first}: not a readable picture ({error})") from error
+        pictures = np.asarray(open_picture(first))[None]
     else:
         raise FileNotFoundError(
             f"{path}: frames: found none; expected them there, or {' or '.join(_SIDE_FILES)} "

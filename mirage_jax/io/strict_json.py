@@ -1,4 +1,4 @@
-"""JSON read strictly: what the json module lets pass, or fails of in its own way, is a ValueError."""
+"""JSON read strictly: what the json module lets pass, or fails of otherwise, is a ValueError."""
 
 from __future__ import annotations
 

@@ -29,6 +29,8 @@ from mirage_jax.io.strict_json import parse_object
 TEXT_LENGTH = 512
 """Tokens of a text in Wan's denoisers, padding included."""
 
+_LONGEST = 1 << 20
+
 FORMAT = "mirage-text-2"
 _READABLE = ("mirage-text-1", FORMAT)  # the first has no checksum
 
@@ -259,6 +261,11 @@ def load_embeddings(path: str | Path, width: int | None = None) -> TextEmbedding
     for field in ("prompts", "length"):
         if field not in header:
             raise ValueError(f"{path}: field {field!r} is missing")
+    texts = header["prompts"]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{path}: prompts: found {texts!r}, expected texts")
+    if type(header["length"]) is not int or not 0 < header["length"] <= _LONGEST:
+        raise ValueError(f"{path}: length: found {header['length']!r}, expected tokens of a text")
     for name, axes in (("tokens", 2), ("lengths", 1)):
         if name not in tensors:
             raise ValueError(f"{path}: tensor {name!r} is missing")

@@ -150,18 +150,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
       ValueError: if any other line is not JSON with a `step`.
     """
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = path.read_bytes().splitlines(keepends=True)
     records = []
     for number, line in enumerate(lines, 1):
         try:
+            # Losses may be NaN, as Python writes them.
             record = json.loads(line)
-            complete = line.endswith("\n") and "step" in record
-        except (json.JSONDecodeError, TypeError):
+            whole = isinstance(record, dict) and type(record.get("step")) is int
+            complete = line.endswith(b"\n") and whole
+        except (ValueError, RecursionError):
             complete = False
         if complete:
             records.append(record)
         elif number < len(lines):
-            raise ValueError(f"{path}:{number}: found {line[:60]!r}, expected a JSON object")
+            found = line[:60].decode(errors="replace")
+            raise ValueError(f"{path}:{number}: found {found!r}, expected a JSON object")
     return records
 
 

@@ -1,4 +1,4 @@
-"""Bytes that have the CRC-32 one wants: the proof that a changed file is not refused for its sum."""
+"""Bytes that have the CRC-32 one wants, so that a changed file is not refused for its sum."""
 
 import zlib
 

@@ -1,4 +1,4 @@
-"""Every file format that the package reads: a small valid sample, how to read it, what may be taken.
+"""Every file format that the package reads: a valid sample, how to read it, what may be taken.
 
 One entry of `FORMATS` is all that a new format needs to be damaged ten thousand times (see
 `fuzzing`). tests/test_fuzzing.py holds that no public reader of a path is missing here.
@@ -10,7 +10,6 @@ import dataclasses
 import json
 import struct
 import zlib
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,12 @@ from data_pipelines import card, clip, clip_format
 from data_pipelines.loading import ClipSource
 from data_pipelines.sources import doom_map
 from helpers import forged_crc, geometry_npz, made_clips, paths, tiny_world, wads
+from helpers.format_entry import Damage, Format, canonical
 from helpers.mutations import joined
 from mirage_jax import trajectories, weights
 from mirage_jax.convert import incoming, orbax_folder
+from mirage_jax.convert.tensor_files import open_tensors
+from mirage_jax.convert.umt5 import from_umt5, umt5_fields
 from mirage_jax.geometry import check_cam2world
 from mirage_jax.io import depth_maps, picture_files, text, video
 from mirage_jax.io.geometry_npz import read_geometry
@@ -37,49 +39,7 @@ from mirage_jax.world import world_file
 from mirage_jax.world.latent_clip import FIELDS
 from mirage_jax.world.state import World
 
-Damage = Callable[[bytes], bytes]
 POSES = trajectories.make("look_away", 9)
-
-
-@dataclasses.dataclass(frozen=True)
-class Format:
-    """A kind of file, or of folder, that is read.
-
-    Attributes:
-      name: what it is called.
-      make: writes a sample into an empty folder; returns the path that is read.
-      read: reads it with all checks; raises, or returns its whole content.
-      accept: raises AssertionError unless content that was read from a changed file may be taken:
-        of the original's names, shapes, types and finite where that is. None: nothing but the very
-        content of the original may be.
-      sealed: changes a sample so that all its own checksums are right; `accept` judges what is
-        then read. None: it has no checksums that one could put right.
-      readers: names of the public functions that this is a sample of.
-    """
-
-    name: str
-    make: Callable[[Path], Path]
-    read: Callable[[Path], Any]
-    accept: Callable[[Any, Any], None]
-    readers: tuple[str, ...]
-    ours: bool = False
-    sealed: Callable[[Path, Damage], None] | None = None
-
-
-def canonical(content: Any) -> Any:
-    """Content as plain values that compare by their bits."""
-    if isinstance(content, np.ndarray | jax.Array | np.generic):
-        if jax.dtypes.issubdtype(content.dtype, jax.dtypes.prng_key):
-            content = jax.random.key_data(content)
-        array = np.asarray(content)
-        return str(array.dtype), array.shape, array.tobytes()
-    if isinstance(content, Mapping):
-        return {key: canonical(content[key]) for key in sorted(content)}
-    if dataclasses.is_dataclass(content) and not isinstance(content, type):
-        return {f.name: canonical(getattr(content, f.name)) for f in dataclasses.fields(content)}
-    if isinstance(content, list | tuple):
-        return [canonical(item) for item in content]
-    return content if isinstance(content, bytes) else repr(content)
 
 
 def _finite(content: Any) -> None:
@@ -473,6 +433,10 @@ def _make_depth_pair(folder: Path) -> Path:
     return folder / "a.npy"
 
 
+def _read_depth_pair(path: Path) -> Any:
+    return picture_files.read_picture_depth(path, path.with_suffix(".png"), (8, 8))
+
+
 def _accept_map(found: Any, original: Any) -> None:
     assert found.shape == (8, 8) and not np.isnan(found).any() and (found >= 0).all()
 
@@ -509,9 +473,7 @@ def _imported(*sources: Path, **options: Any) -> Any:
             values[name] = np.concatenate(parts).reshape(shape)
         found.append((values, architecture))
 
-    incoming.import_checkpoint(
-        sources, "", options=incoming.ImportOptions(**options), save=collect
-    )
+    incoming.import_checkpoint(sources, "", options=incoming.ImportOptions(**options), save=collect)
     return found[0]
 
 
@@ -549,6 +511,25 @@ def _make_config(folder: Path) -> Path:
     stats = {"latents_mean": [0.0, 0.5] * 24, "latents_std": [1.0, 2.0] * 24, "_class_name": "X"}
     (target / "config.json").write_text(json.dumps(stats))
     return target
+
+
+def _make_umt5(folder: Path) -> Path:
+    path = folder / "umt5.safetensors"
+    path.write_bytes((paths.GOLDEN / "official_umt5" / "weights.safetensors").read_bytes())
+    return path
+
+
+def _read_umt5(path: Path) -> Any:
+    tensors = open_tensors(path).tensors
+    try:
+        return umt5_fields(tensors), from_umt5(tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error  # as `cli.helpers.prompts` does
+
+
+def _accept_umt5(found: Any, original: Any) -> None:
+    assert found[0].keys() == original[0].keys()
+    _finite(found[1])
 
 
 def _make_wad(folder: Path) -> Path:
@@ -595,14 +576,14 @@ FORMATS: dict[str, Format] = {
         *(_picture_format(suffix) for suffix in ("png", "jpg", "webp")),
         *(_depth_format(suffix) for suffix in (".png", ".npy", ".npz")),
         Format("picture's depth", _make_depth_pair,
-               lambda path: picture_files.read_picture_depth(path, path.with_suffix(".png"), (8, 8)),
+               _read_depth_pair,
                _accept_map, ("picture_files.read_picture_depth",)),
         Format("video", _make_video, video.read_video, _accept_video, ("video.read_video",)),
         Format("LoRA", _make_lora, _imported, _accept_imported, ("tensor_files.read_header",)),
         Format("released checkpoint", _make_released, _imported, _accept_imported,
                ("tensor_files.open_tensors", "released.read_released")),
+        Format("UMT5", _make_umt5, _read_umt5, _accept_umt5, ("prompts.embed_prompts",)),
         Format("config.json", _make_config, _imported, _accept_imported, ()),
         Format("WAD", _make_wad, _read_wad, _accept_wad, ("doom_map.read_map",)),
     )
 }  # fmt: skip
-

@@ -18,6 +18,7 @@ import argparse
 import collections
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import random
@@ -33,6 +34,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+FORMATS = "helpers.formats"
 SECONDS = 8
 MEMORY = 2 << 30
 _KILLED_AFTER = 40  # seconds without a sign of a process
@@ -67,11 +69,16 @@ def _alarm(number: int, frame: Any) -> None:
     raise Hang
 
 
+def catch_alarms() -> None:
+    """Lets `Sample.judge` end what takes too long in this process."""
+    signal.signal(signal.SIGALRM, _alarm)
+
+
 class Sample:
     """An intact sample of a format in a folder, to be damaged and mended again and again."""
 
     def __init__(self, entry: Any, folder: Path) -> None:
-        from helpers.formats import canonical
+        from helpers.format_entry import canonical
 
         self.entry, self.folder = entry, folder
         self.path = entry.make(folder)
@@ -102,7 +109,7 @@ class Sample:
 
     def judge(self, number: int) -> str:
         """Reads the sample as it is now: "refused", "taken", or what is wrong."""
-        from helpers.formats import canonical
+        from helpers.format_entry import canonical
 
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         try:
@@ -143,15 +150,14 @@ def _where(error: BaseException) -> str:
 # -- one process -----------------------------------------------------------------------------------
 
 
-def _serve() -> None:
+def _serve(module: str) -> None:
     """Takes lines {format, start, stop} and answers each with one of {format, refused, ...}."""
-    from helpers.formats import FORMATS
-
+    formats = importlib.import_module(module).FORMATS
     answers = os.fdopen(os.dup(1), "w")
     with open(os.devnull, "w") as nothing:  # libraries write to these what they dislike
         for descriptor in (1, 2):
             os.dup2(nothing.fileno(), descriptor)
-    signal.signal(signal.SIGALRM, _alarm)
+    catch_alarms()
     shared = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
     samples: dict[str, Sample] = {}
     with tempfile.TemporaryDirectory(dir=shared) as folder:
@@ -161,7 +167,7 @@ def _serve() -> None:
             if name not in samples:
                 place = Path(folder) / f"{len(samples)}"
                 place.mkdir()
-                samples[name] = Sample(FORMATS[name], place)
+                samples[name] = Sample(formats[name], place)
                 _limit_memory()
             counts: collections.Counter = collections.Counter()
             findings = []
@@ -193,10 +199,11 @@ def _limit_memory() -> None:
 # -- many processes --------------------------------------------------------------------------------
 
 
-class _Worker:
+class Worker:
     """A process that reads damaged files, started again when one of them ends it."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = FORMATS) -> None:
+        self._module = module
         self._process: subprocess.Popen | None = None
 
     def run(self, name: str, start: int, stop: int) -> Iterator[Outcome]:
@@ -222,7 +229,7 @@ class _Worker:
     def _ask(self, name: str, start: int, stop: int) -> None:
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, "--serve"],
+                [sys.executable, __file__, "--serve", self._module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -281,13 +288,18 @@ class _Watch:
 
 
 def run(
-    names: Sequence[str], count: int, *, start: int = 0, block: int = 250, worker: Any = None
+    names: Sequence[str],
+    count: int,
+    *,
+    start: int = 0,
+    block: int = 250,
+    worker: Worker | None = None,
 ) -> Iterator[Outcome]:
     """Reads `count` damaged files of every format named, one worker process.
 
     Yields outcomes of up to `block` cases each.
     """
-    worker = worker or _Worker()
+    worker = worker or Worker()
     try:
         for name in names:
             for first in range(start, start + count, block):
@@ -317,16 +329,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", action="append", help="one of them; may be repeated")
     parser.add_argument("--case", type=int, help="read one case in this process")
     parser.add_argument("--processes", type=int, default=2, help="worker processes")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.serve:
-        _serve()
+        _serve(options.serve)
         return 0
-    from helpers.formats import FORMATS
-
-    names = options.format or list(FORMATS)
+    formats = importlib.import_module(FORMATS).FORMATS
+    names = options.format or list(formats)
+    if unknown := sorted(set(names) - set(formats)):
+        parser.error(f"--format: found {unknown}, expected some of {', '.join(formats)}")
     if options.case is not None:
-        return _one(FORMATS[names[0]], options.case)
+        return _one(formats[names[0]], options.case)
     return _many(names, options.count, options.processes)
 
 
@@ -339,7 +352,7 @@ def _one(entry: Any, number: int) -> int:
                 kept = Path(tempfile.gettempdir()) / f"case-{number}-{path.name}"
                 shutil.copyfile(path, kept)
                 print(f"{path} was changed; a copy is {kept}")
-        signal.signal(signal.SIGALRM, _alarm)
+        catch_alarms()
         print(sample.judge(number))
         try:
             entry.read(sample.path)

@@ -1,7 +1,7 @@
 """Damage to the bytes of a file: chance, and what somebody might write on purpose.
 
-`damaged` makes one change, drawn from a `random.Random`: bits, blocks, lengths, numbers, the JSON of
-a file or of a safetensors header, members of a zip archive. It knows no format of this package.
+`damaged` makes one change, drawn from a `random.Random`: bits, blocks, lengths, numbers, the JSON
+of a file or of a safetensors header, members of a zip archive. It knows no format of this package.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 
 def _place(data: bytes, rng: random.Random) -> int:
-    """A position, the first bytes more often than others: that is where formats say what they are."""
+    """A position, more often than not in the first bytes, where formats say what they are."""
     if not data:
         return 0
     end = min(len(data), 256) if rng.random() < 0.3 else len(data)
@@ -131,7 +131,9 @@ def _json(data: bytes, rng: random.Random) -> bytes:
 def changed_json(found: Any, rng: random.Random) -> str:
     """A JSON value, as text, with one change somewhere in it, also within texts that are JSON."""
     if rng.random() < 0.03:
-        return rng.choice(("[" * _DEEP, "[" * _DEEP + "]" * _DEEP, '{"a":' * _DEEP + "1" + "}" * _DEEP))
+        return rng.choice(
+            ("[" * _DEEP, "[" * _DEEP + "]" * _DEEP, '{"a":' * _DEEP + "1" + "}" * _DEEP)
+        )
     text = json.dumps(_changed(found, rng))
     if rng.random() < 0.05 and text.startswith("{") and len(text) > 2:  # a name twice
         return text[:-1] + "," + text[1:]
@@ -139,9 +141,11 @@ def changed_json(found: Any, rng: random.Random) -> str:
 
 
 def _changed(value: Any, rng: random.Random) -> Any:
-    inner = list(value) if isinstance(value, dict) else range(len(value or "")) if isinstance(value, list) else []
+    inner: list[Any] = list(range(len(value))) if isinstance(value, list) else []
+    if isinstance(value, dict):
+        inner = list(value)
     if inner and rng.random() < 0.85:
-        key = rng.choice(list(inner))
+        key = rng.choice(inner)
         copy = dict(value) if isinstance(value, dict) else list(value)
         change = rng.random()
         if change < 0.08:
@@ -149,11 +153,11 @@ def _changed(value: Any, rng: random.Random) -> Any:
         elif change < 0.14 and isinstance(copy, dict):
             copy[rng.choice((*_TEXTS, *copy))] = copy.pop(key)
         elif change < 0.2:
-            other = rng.choice(list(inner))
+            other = rng.choice(inner)
             copy[key], copy[other] = copy[other], copy[key]
         elif change < 0.25 and isinstance(copy, list):
             copy.insert(key, rng.choice((*_OTHERS, copy[key])))
-        elif change < 0.25:
+        elif change < 0.3 and isinstance(copy, dict):
             copy[rng.choice(_TEXTS)] = rng.choice(_OTHERS)
         else:
             copy[key] = _changed(copy[key], rng)
@@ -217,10 +221,17 @@ def _entries(header: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     elif kind == 1:
         header[one + rng.choice(("x", "/y", ""))] = header.pop(one)
     elif kind == 2:
-        same = {"F32": ("I32", "U32"), "I32": ("F32", "U32"), "F16": ("BF16", "I16"), "BF16": ("F16",)}
+        same = {
+            "F32": ("I32", "U32"),
+            "I32": ("F32", "U32"),
+            "F16": ("BF16", "I16"),
+            "BF16": ("F16",),
+        }
         entry["dtype"] = rng.choice(same.get(str(entry.get("dtype")), ("U8", "F4")))
     elif isinstance(entry.get("shape"), list):
-        entry["shape"] = rng.choice((entry["shape"][::-1], [*entry["shape"], 1], [0, *entry["shape"]]))
+        entry["shape"] = rng.choice(
+            (entry["shape"][::-1], [*entry["shape"], 1], [0, *entry["shape"]])
+        )
     return header
 
 

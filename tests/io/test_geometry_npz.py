@@ -52,7 +52,7 @@ def test_pictures_may_lie_beside_the_file(tmp_path):
     assert found.frames.shape == ARRAYS["frames"].shape
     (tmp_path / "clip.mp4").unlink()
     (tmp_path / "first_frame.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"first_frame\.png: not a readable picture"):
+    with pytest.raises(ValueError, match=r"first_frame\.png: not a picture"):
         read_geometry(path)
 
 
