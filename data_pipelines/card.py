@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from data_pipelines.clip import Clip
 from mirage_jax.io.atomic import write_atomically
-from mirage_jax.io.strict_json import parse_object
+from mirage_jax.io.strict_json import read_object
 
 CARD = "dataset.json"
 FORMAT = "mirage-dataset-1"
@@ -27,10 +27,7 @@ def read_card(directory: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(directory) / CARD
     if not path.exists():
         return {"format": FORMAT, "splits": {}}
-    try:
-        card = parse_object(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: not a dataset card ({error})") from error
+    card = read_object(path)
     if card.get("format") != FORMAT:
         raise ValueError(f"{path}: found format {card.get('format')!r}, expected {FORMAT!r}")
     splits = card.get("splits")

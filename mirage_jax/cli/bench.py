@@ -19,6 +19,7 @@ from rich.table import Table
 
 from mirage_jax.cli.helpers import bench_networks, build, common, config_check
 from mirage_jax.io import outputs
+from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.workdir import Workdir
 
 
@@ -41,7 +42,7 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> None:
         chunk_frames=config.chunk_frames,
         encode=encode,
     )
-    path.write_text(json.dumps(outcome, indent=1) + "\n")
+    write_atomically(path, json.dumps(outcome, indent=1) + "\n")
     console.print(_reads(outcome))
     console.print(_growth(outcome))
     if encode is None:

@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import ml_dtypes
 import numpy as np
 
-from mirage_jax.io.strict_json import parse_object
+from mirage_jax.io.strict_json import parse_object, read_object
 
 DTYPES = {
     "F32": np.dtype(np.float32),
@@ -94,7 +94,7 @@ def open_tensors(path: str | Path) -> TensorFiles:
     indices = sorted(path.glob("*.safetensors.index.json"))
     if len(indices) > 1:
         raise ValueError(f"{path}: found {len(indices)} indices of shards, expected one")
-    index = _read_json(indices[0]).get("weight_map") if indices else None
+    index = read_object(indices[0]).get("weight_map") if indices else None
     named = isinstance(index, dict) and all(_is_name(shard) for shard in index.values())
     if indices and not (index and named):
         raise ValueError(f"{indices[0]}: found no weight_map, expected the shard of every tensor")
@@ -111,7 +111,7 @@ def open_tensors(path: str | Path) -> TensorFiles:
         if name not in merged:
             raise ValueError(f"{indices[0]}: tensor {name!r} is missing from {shard}")
     config = path / CONFIG
-    own = _read_json(config) if config.is_file() else {}
+    own = read_object(config) if config.is_file() else {}
     return TensorFiles(path, merged, metadata if len(files) == 1 else {}, own)
 
 
@@ -140,13 +140,6 @@ def _pickle_message(path: Path) -> str:
 def _is_name(shard: Any) -> bool:
     """Whether a value names a file in the same folder."""
     return isinstance(shard, str) and Path(shard).name == shard and shard.isprintable()
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return parse_object(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{file}: not a JSON object ({error})") from error
 
 
 def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:

@@ -1,23 +1,34 @@
 """Files that appear under their name whole or not at all.
 
 They are written under another name beside the final one, which they take at the end in one step
-(`os.replace`): a reader never sees half a file, and an error leaves the older one as it was.
+(`os.replace`): a reader never sees half a file, and an error leaves the older one as it was. That
+name is each writer's own, so that of several at once the last to finish has the file, whole. What
+a killed process has left goes when the file is next written.
 """
 
 import contextlib
 import errno
 import os
+import re
 import shutil
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_ABANDONED = 86_400.0  # seconds without a write after which a writer on another host is gone
 
 
 def partial_path(path: str | os.PathLike[str]) -> Path:
-    """Returns the hidden name beside `path` that `replacing` yields, with the same suffix."""
+    """Returns the hidden name beside `path`, with the same suffix, that `replacing` yields here.
+
+    It says which thread of which process on which host writes there.
+    """
     path = Path(path)
-    return path.with_name(f".{path.stem}.partial{path.suffix}")
+    writer = f"{_host()}-{os.getpid()}-{threading.get_ident()}"
+    return path.with_name(f".{path.stem}.partial-{writer}{path.suffix}")
 
 
 @contextlib.contextmanager
@@ -40,14 +51,17 @@ def replacing(path: str | os.PathLike[str], *, sync: bool = False) -> Iterator[P
     path = Path(path)
     partial = partial_path(path)
     with _named(path, partial):
-        _remove(partial)  # of a process that was killed
+        _remove(partial)
+        _remove_abandoned(path)
         try:
             yield partial
             if sync:
                 _sync(partial)
             os.replace(partial, path)
-        finally:
-            _remove(partial)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first error is the one to report
+                _remove(partial)
+            raise
 
 
 @contextlib.contextmanager
@@ -74,6 +88,38 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:20] or "host"
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes what writers of `path` that are no longer there have left."""
+    # A block may itself write its file by `replacing`: then one name is inside the other.
+    name = re.compile(
+        rf"\.+{re.escape(path.stem)}(?:\.partial-(\w+)-(\d+)-\d+)+{re.escape(path.suffix)}"
+    )
+    entries = list(path.parent.iterdir()) if path.parent.is_dir() else []
+    for entry in entries:
+        if (found := name.match(entry.name)) and _is_gone(found[1], int(found[2]), entry):
+            with contextlib.suppress(OSError):  # another writer removes it, or nobody can
+                _remove(entry)
+
+
+def _is_gone(host: str, process: int, left: Path) -> bool:
+    """Whether nobody writes to a temporary path any more."""
+    if host != _host():
+        with contextlib.suppress(OSError):
+            return time.time() - left.stat().st_mtime > _ABANDONED
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # of another user
+        return False
+    return False
 
 
 def _sync(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 
@@ -24,6 +25,19 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
     if not isinstance(decoded, dict):
         raise ValueError(f"found {type(decoded).__name__}, expected a JSON object")
     return decoded
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: naming the file; as of `parse_object`.
+    """
+    try:
+        return parse_object(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON object ({error})") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

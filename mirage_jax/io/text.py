@@ -266,13 +266,15 @@ def load_embeddings(path: str | Path, width: int | None = None) -> TextEmbedding
         raise ValueError(f"{path}: prompts: found {texts!r}, expected texts")
     if type(header["length"]) is not int or not 0 < header["length"] <= _LONGEST:
         raise ValueError(f"{path}: length: found {header['length']!r}, expected tokens of a text")
-    for name, axes in (("tokens", 2), ("lengths", 1)):
+    for name, axes, kinds in (("tokens", 2, ("f", "bfloat16")), ("lengths", 1, ("i",))):
         if name not in tensors:
             raise ValueError(f"{path}: tensor {name!r} is missing")
-        if tensors[name].ndim != axes:
-            raise ValueError(
-                f"{path}: tensor {name!r}: found shape {tensors[name].shape}, expected {axes} axes"
-            )
+        shape, dtype = tensors[name].shape, tensors[name].dtype
+        if len(shape) != axes:
+            raise ValueError(f"{path}: tensor {name!r}: found shape {shape}, expected {axes} axes")
+        if dtype.kind not in kinds and dtype.name not in kinds:
+            expected = "whole numbers" if name == "lengths" else "floating point"
+            raise ValueError(f"{path}: tensor {name!r}: found {dtype}, expected {expected}")
     if (FIELD in header) != (found == FORMAT):
         raise ValueError(f"{path}: format {found!r}: a checksum is missing, or one too many")
     if found == FORMAT:

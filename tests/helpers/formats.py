@@ -118,7 +118,7 @@ def _seal_world(path: Path, damage: Damage) -> None:
         place = table["checksum/header"]["data_offsets"][0]
         sum_ = struct.pack("<I", zlib.crc32(start))
         data = start + values[:place] + sum_ + values[place + 4 :]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         pass  # a header that no checksum makes right
     path.write_bytes(data)
 
@@ -295,7 +295,7 @@ def _seal_clip(data: bytes) -> bytes:
                 begin, end = entry["data_offsets"]
                 own["crc32"][name] = zlib.crc32(values[begin:end])
         table["__metadata__"]["clip"] = json.dumps(own)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return data
     return joined(json.dumps(table), values)
 
