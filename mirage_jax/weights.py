@@ -7,6 +7,8 @@ the safetensors file, so that one rename replaces both; architecture.json repeat
 import dataclasses
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +20,7 @@ from flax import linen as nn
 from safetensors import SafetensorError, safe_open
 from safetensors.flax import save_file
 
-from mirage_jax.io.atomic import replacing
+from mirage_jax.io.atomic import read_unchanged, replacing
 from mirage_jax.io.exports import (
     ARCHITECTURE,
     FORMAT,
@@ -109,7 +111,14 @@ def save_tensors(
         # safetensors lets nobody but the owner read its files; keep the mode of any new file.
         partial.touch()
         mode = partial.stat().st_mode
-        save_file(dict(tensors), str(partial), metadata=dict(metadata))
+        # It also writes under a name of its own choice first, which nobody would know for garbage.
+        folder = partial.with_name(f"{partial.name}.tmp")
+        folder.mkdir(exist_ok=True)
+        try:
+            save_file(dict(tensors), str(folder / WEIGHTS), metadata=dict(metadata))
+            os.replace(folder / WEIGHTS, partial)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
         partial.chmod(mode)
     except (OSError, SafetensorError) as error:  # the second is what safetensors makes of the first
         reason = getattr(error, "strerror", None) or error
@@ -165,19 +174,24 @@ def load_export(
     file = weights_file(path)
     if not file.is_file():
         raise FileNotFoundError(f"{path}: no {WEIGHTS} there; expected a folder written by export")
-    try:
-        with safe_open(str(file), framework="flax") as opened:
-            header = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{file}: damaged or not a safetensors file ({error})") from error
-    check_export(file, header)
+    header, tensors = read_unchanged(file, lambda: _read(file))
     architecture = architecture_of(file, header)
     if expected_architecture is not None:
         _compare_fields(file, architecture, json.loads(json.dumps(expected_architecture)))
     if expected_params_abstract is not None:
         compare_tensors(str(file), tensors, flatten(nn.unbox(expected_params_abstract)))
     return unflatten(tensors), architecture
+
+
+def _read(file: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    try:
+        with safe_open(str(file), framework="flax") as opened:
+            header = dict(opened.metadata() or {})
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{file}: damaged or not a safetensors file ({error})") from error
+    check_export(file, header)
+    return header, tensors
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, Any]:

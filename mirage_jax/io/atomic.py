@@ -14,10 +14,14 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_OF_A_DISK = (*_DISK_FULL, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE)
 _ABANDONED = 86_400.0  # seconds without a write after which a writer on another host is gone
 
 
@@ -45,8 +49,8 @@ def replacing(path: str | os.PathLike[str], *, sync: bool = False) -> Iterator[P
         power cut leaves a name without its data.
 
     Raises:
-      OSError: the temporary path cannot be written, or the disk is full; names `path`. Other errors
-        of the block pass as they are.
+      OSError: the temporary path cannot be written, or the disk is full or fails; names `path`.
+        Other errors of the block pass as they are.
     """
     path = Path(path)
     partial = partial_path(path)
@@ -65,10 +69,22 @@ def replacing(path: str | os.PathLike[str], *, sync: bool = False) -> Iterator[P
 
 
 @contextlib.contextmanager
-def _named(path: Path, partial: Path) -> Iterator[None]:
-    """Errors about the temporary path, and those of a full disk, name the final one."""
+def naming(path: Path) -> Iterator[None]:
+    """Errors of a disk that name no file, as those of writing to an open one, name `path`."""
     try:
         yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in _OF_A_DISK:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
+
+
+@contextlib.contextmanager
+def _named(path: Path, partial: Path) -> Iterator[None]:
+    """Errors about the temporary path, those of a full disk and `naming`'s name the final one."""
+    try:
+        with naming(path):
+            yield
     except OSError as error:
         ours = error.filename is not None and os.fspath(error.filename) == os.fspath(partial)
         if not ours and error.errno not in _DISK_FULL:
@@ -82,6 +98,31 @@ def write_atomically(
     """Writes `data`, text as UTF-8, to `path`; arguments and errors as for `replacing`."""
     with replacing(path, sync=sync) as partial:
         partial.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def read_unchanged(path: Path, read: Callable[[], T]) -> T:
+    """What `read` gives of a file, read anew where another process replaced the file meanwhile.
+
+    For readers that open a file more than once, and would find parts of two in it.
+    """
+    while True:
+        version = _version(path)
+        try:
+            found = read()
+        except (ValueError, OSError):
+            if _version(path) == version:
+                raise
+            continue
+        if _version(path) == version:
+            return found
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _remove(path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 FIELD = "checksum"
 UNSEALED = "crc32:00000000"
@@ -28,9 +29,9 @@ def seal(file: Path) -> None:
       ValueError: if there is no such field, or more than one.
       OSError: if the file cannot be read or written.
     """
-    place, _ = _place(file)
-    digits = f"{_sum(file, place):08x}".encode()
     with file.open("r+b") as stream:
+        place, _ = _place(file, stream)
+        digits = f"{_sum(stream, place):08x}".encode()
         stream.seek(place)
         stream.write(digits)
 
@@ -42,28 +43,28 @@ def check_seal(file: Path) -> None:
       ValueError: naming the file, if it has none or is not as it was written.
       OSError: if it cannot be read.
     """
-    place, digits = _place(file)
-    found = f"{_sum(file, place):08x}"
+    with file.open("rb") as stream:
+        place, digits = _place(file, stream)
+        found = f"{_sum(stream, place):08x}"
     if found != digits:
         raise ValueError(f"{file}: damaged, found checksum {found}, expected {digits}")
 
 
-def _place(file: Path) -> tuple[int, str]:
-    """Where in a file the digits of its checksum are, and what they are."""
-    with file.open("rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        start = stream.read(8)
-        length = min(int.from_bytes(start, "little"), size, _LONGEST_HEADER)
-        found = list(_DIGITS.finditer(start + stream.read(length)))
+def _place(file: Path, stream: BinaryIO) -> tuple[int, str]:
+    """Where in an opened file the digits of its checksum are, and what they are."""
+    size = os.fstat(stream.fileno()).st_size
+    start = stream.read(8)
+    length = min(int.from_bytes(start, "little"), size, _LONGEST_HEADER)
+    found = list(_DIGITS.finditer(start + stream.read(length)))
     if len(found) != 1:
         raise ValueError(f"{file}: found {len(found)} checksums in its header, expected one")
     return found[0].start(1), found[0][1].decode()
 
 
-def _sum(file: Path, place: int) -> int:
-    with file.open("rb") as stream:
-        crc = zlib.crc32(b"00000000", zlib.crc32(stream.read(place)))
-        stream.seek(place + 8)
-        while block := stream.read(_BLOCK):
-            crc = zlib.crc32(block, crc)
+def _sum(stream: BinaryIO, place: int) -> int:
+    stream.seek(0)
+    crc = zlib.crc32(b"00000000", zlib.crc32(stream.read(place)))
+    stream.seek(place + 8)
+    while block := stream.read(_BLOCK):
+        crc = zlib.crc32(block, crc)
     return crc

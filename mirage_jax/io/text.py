@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from mirage_jax.io.atomic import replacing
+from mirage_jax.io.atomic import read_unchanged, replacing
 from mirage_jax.io.outputs import FileKind, safetensors_metadata
 from mirage_jax.io.sealed import FIELD, UNSEALED, check_seal, seal
 from mirage_jax.io.strict_json import parse_object
@@ -249,6 +249,14 @@ def load_embeddings(path: str | Path, width: int | None = None) -> TextEmbedding
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected text embeddings")
+    embeddings = read_unchanged(path, lambda: _load(path))
+    found = embeddings.tokens.shape[-1]
+    if width is not None and found != width:
+        raise ValueError(f"{path}: found {found} channels, expected {width}")
+    return embeddings
+
+
+def _load(path: Path) -> TextEmbeddings:
     try:
         with safe_open(path, "numpy") as file:
             header = parse_object((file.metadata() or {}).get("text", "{}"))
@@ -284,8 +292,6 @@ def load_embeddings(path: str | Path, width: int | None = None) -> TextEmbedding
     _check(path, prompts, lengths, padded)
     if len(flat) != lengths.sum():
         raise ValueError(f"{path}: found {len(flat)} tokens, expected {lengths.sum()}")
-    if width is not None and flat.shape[1] != width:
-        raise ValueError(f"{path}: found {flat.shape[1]} channels, expected {width}")
     _check_finite(path, flat)
     tokens = np.zeros((len(prompts), padded, flat.shape[1]), flat.dtype)
     tokens[_mask(lengths, padded)] = flat

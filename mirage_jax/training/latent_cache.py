@@ -11,11 +11,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordReader
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from mirage_jax.io.atomic import replacing, write_atomically
+from mirage_jax.io.records import record_writer
 from mirage_jax.io.strict_json import parse_object
 from mirage_jax.world.latent_clip import FIELDS, LatentClip
 
@@ -32,14 +33,11 @@ def write_cache(path: Path, clips: Iterable[LatentClip]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with replacing(path) as partial:
-        writer = ArrayRecordWriter(os.fspath(partial), "group_size:1,uncompressed")
-        try:
+        with record_writer(partial, "group_size:1,uncompressed") as writer:
             for batch in clips:
                 for index in range(len(batch.chunks)):
                     writer.write(_to_bytes(batch, index))
                     count += 1
-        finally:
-            writer.close()
         _key_file(path).unlink(missing_ok=True)
     return count
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mirage_jax.io.atomic import replacing
+from mirage_jax.io.atomic import read_unchanged, replacing
 from mirage_jax.io.outputs import FileKind, safetensors_metadata
 from mirage_jax.io.strict_json import parse_object
 from mirage_jax.world.model import WorldModel
@@ -122,17 +122,7 @@ def read_world_file(path: str | Path, model: WorldModel | None = None) -> WorldF
         world that is not the model's.
     """
     path = Path(path)
-    container = world_container.Container(path)
-    if container.metadata.get("format") == OLDER_FORMAT:
-        file = _of_older(container)
-    elif world_container.METADATA in container.metadata:
-        header = _checked_header(container)
-        file = unpack(str(path), header, _checked_tensors(container, header))
-    else:
-        raise ValueError(
-            f"{path}: format {container.metadata.get('format')!r}, expected {WORLD_FORMAT!r} or "
-            f"{OLDER_FORMAT!r}"
-        )
+    file = read_unchanged(path, lambda: _read(path))
     if model is not None:
         check_world(file.world, model, str(path))
         for branch in file.branches:
@@ -144,6 +134,19 @@ def read_world_file(path: str | Path, model: WorldModel | None = None) -> WorldF
     )
     world = jax.tree.map(jnp.asarray, file.world)
     return dataclasses.replace(file, world=world, branches=branches)
+
+
+def _read(path: Path) -> WorldFile:
+    container = world_container.Container(path)
+    if container.metadata.get("format") == OLDER_FORMAT:
+        return _of_older(container)
+    if world_container.METADATA in container.metadata:
+        header = _checked_header(container)
+        return unpack(str(path), header, _checked_tensors(container, header))
+    raise ValueError(
+        f"{path}: format {container.metadata.get('format')!r}, expected {WORLD_FORMAT!r} or "
+        f"{OLDER_FORMAT!r}"
+    )
 
 
 # -- header and checksums ------------------------------------------------------------------------
