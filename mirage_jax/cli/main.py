@@ -7,6 +7,7 @@
     mirage evaluate     score held-out worlds; writes results.json and report.html
     mirage bench        time the memory, the denoiser or the video autoencoder
     mirage convert      released weights to exports of ours, and back
+    mirage doctor       whether this machine has what mirage needs, and a self-test
     mirage compile      what training on a TPU slice needs, found by compiling for it, without TPUs
 
 `mirage COMMAND --help` lists the command's flags and every field of its config; `mirage --version`
@@ -19,7 +20,10 @@ import sys
 
 from mirage_jax.cli.helpers.allocator import restart_with_large_pages
 
-COMMANDS = ("quickstart", "record", "train", "generate", "evaluate", "bench", "convert", "compile")
+COMMANDS = (
+    *("quickstart", "record", "train", "generate", "evaluate"),
+    *("bench", "convert", "compile", "doctor"),
+)
 
 
 def main() -> None:

@@ -91,7 +91,7 @@ def open_tensors(path: str | Path) -> TensorFiles:
     if not path.is_dir():
         tensors, metadata = read_header(path)
         return TensorFiles(path, tensors, metadata, {})
-    indices = sorted(path.glob("*.safetensors.index.json"))
+    indices = sorted(path.glob("[!.]*.safetensors.index.json"))
     if len(indices) > 1:
         raise ValueError(f"{path}: found {len(indices)} indices of shards, expected one")
     index = read_object(indices[0]).get("weight_map") if indices else None
@@ -116,7 +116,7 @@ def open_tensors(path: str | Path) -> TensorFiles:
 
 
 def _safetensors(folder: Path) -> list[Path]:
-    files = list(folder.glob("*.safetensors"))
+    files = list(folder.glob("[!.]*.safetensors"))  # not what is being written
     if not files:
         pickled = [file for file in sorted(folder.iterdir()) if file.suffix in _PICKLED]
         if pickled:

@@ -189,7 +189,7 @@ def _write_sample(folder: Path, number: int) -> None:
 
 
 def _read_sample(folder: Path) -> int:
-    (path,) = (folder / "run" / "samples").glob("*.png")
+    (path,) = (folder / "run" / "samples").glob("[!.]*.png")
     return int(np.asarray(Image.open(path))[0, 0, 0]) - 100
 
 
