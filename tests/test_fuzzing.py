@@ -21,6 +21,8 @@ NOT_FORMATS = {
     "loading.load": "the export or release in a folder: `export`, `released checkpoint`",
     "loading.load_geometry_head": "an export",
     "numpy_files.read_array": "read with camera paths and depth maps",
+    "strict_json.read_object": "read with cards, indices of shards and config.json",
+    "atomic.read_unchanged": "calls the reader it is given",
     "weights.from_fields": "reads no file: the path is for messages",
     "outgoing.open_ours": "an export or an Orbax export",
     "prompts.read_prompts": "text embeddings",
