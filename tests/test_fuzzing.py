@@ -71,7 +71,9 @@ def test_every_kind_of_fault_is_found(name, finding, tmp_path, monkeypatch):
 
 def test_what_ends_the_process_is_found_and_the_others_are_tried():
     worker = fuzzing.Worker("helpers.faulty_formats")
-    (outcome,) = fuzzing.merged(list(fuzzing.run(["_ends_the_process"], 2, worker=worker))).values()
+    outcomes = list(fuzzing.run(["_ends_the_process"], 2, worker=worker))
+    worker.close()
+    (outcome,) = fuzzing.merged(outcomes).values()
     assert outcome.cases == 2 and outcome.findings
     assert all("ended the process (-11" in finding for finding in outcome.findings)
 

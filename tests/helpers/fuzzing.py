@@ -301,17 +301,18 @@ def run(
     block: int = 250,
     worker: Worker | None = None,
 ) -> Iterator[Outcome]:
-    """Reads `count` damaged files of every format named, one worker process.
+    """Reads `count` damaged files of every format named, in one worker process.
 
-    Yields outcomes of up to `block` cases each.
+    Yields outcomes of up to `block` cases each. A worker that is given stays open.
     """
-    worker = worker or Worker()
+    own = worker or Worker()
     try:
         for name in names:
             for first in range(start, start + count, block):
-                yield from worker.run(name, first, min(first + block, start + count))
+                yield from own.run(name, first, min(first + block, start + count))
     finally:
-        worker.close()
+        if worker is None:
+            own.close()
 
 
 def merged(outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
@@ -373,29 +374,35 @@ def _many(names: Sequence[str], count: int, processes: int) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    console = Console()
-    outcomes: list[Outcome] = []
-    with Progress(console=console) as progress:
-        bars = {name: progress.add_task(name, total=count) for name in names}
+    console = Console(soft_wrap=True)
+    workers = [Worker() for _ in range(processes)]
+    found: list[Outcome] = []
+    with Progress(console=console) as progress, ThreadPoolExecutor(processes) as pool:
+        for name in names:
+            bar, outcomes = progress.add_task(name, total=count), []
 
-        def work(share: int) -> None:
-            first = count * share // processes
-            for one in run(names, count * (share + 1) // processes - first, start=first):
-                outcomes.append(one)
-                progress.advance(bars[one.format], one.cases)
-                for finding in one.findings[:5]:
-                    console.print(finding, style="red", markup=False, soft_wrap=True)
+            def work(
+                share: int, name: str = name, bar: Any = bar, outcomes: list[Outcome] = outcomes
+            ) -> None:
+                first, last = (count * n // processes for n in (share, share + 1))
+                for one in run([name], last - first, start=first, worker=workers[share]):
+                    outcomes.append(one)
+                    progress.advance(bar, one.cases)
 
-        with ThreadPoolExecutor(processes) as pool:
             list(pool.map(work, range(processes)))
-    found = merged(outcomes)
-    for one in found.values():
-        console.print(
-            f"{one.format:<20} {one.cases:>7,} damaged, {one.refused:>7,} refused, "
-            f"{one.taken:>7,} rightly read, {len(one.findings):>5,} findings"
-        )
-    total = sum(len(one.findings) for one in found.values())
-    console.print(f"{sum(one.cases for one in found.values()):,} cases, {total:,} findings")
+            (one,) = merged(outcomes).values()
+            found.append(one)
+            progress.remove_task(bar)
+            for finding in one.findings[:20]:
+                console.print(finding, style="red", markup=False)
+            console.print(
+                f"{one.format:<20} {one.cases:>7,} damaged, {one.refused:>7,} refused, "
+                f"{one.taken:>7,} rightly read, {len(one.findings):>5,} findings"
+            )
+        for worker in workers:
+            worker.close()
+    total = sum(len(one.findings) for one in found)
+    console.print(f"{sum(one.cases for one in found):,} cases, {total:,} findings")
     return int(total > 0)
 
 
