@@ -180,7 +180,10 @@ def load_export(
         _compare_fields(file, architecture, json.loads(json.dumps(expected_architecture)))
     if expected_params_abstract is not None:
         compare_tensors(str(file), tensors, flatten(nn.unbox(expected_params_abstract)))
-    return unflatten(tensors), architecture
+    try:
+        return unflatten(tensors), architecture
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _read(file: Path) -> tuple[dict[str, str], dict[str, Any]]:
@@ -212,13 +215,17 @@ def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Inverse of `flatten`."""
+    """Inverse of `flatten`; ValueError for names that are no tree's: empty, or "a" beside "a/b"."""
     tree: dict[str, Any] = {}
     for name, leaf in flat.items():
         *parents, own = name.split("/")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"tensor {name!r}: found another called {parent!r} above it")
+        if not own or "" in parents or own in node:
+            raise ValueError(f"tensor {name!r}: expected a name of its own, parts joined by '/'")
         node[own] = leaf
     return tree
 

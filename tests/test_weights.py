@@ -175,3 +175,14 @@ def test_flatten_is_inverted_and_refuses_slashes():
     assert jax.tree.structure(unflatten(flatten(tree))) == jax.tree.structure(tree)
     with pytest.raises(ValueError, match="contains '/'"):
         flatten({"a/b": np.zeros(1)})
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), ("",), ("a//b",), ("a/",)])
+def test_names_that_make_no_tree_are_refused(names, tmp_path):
+    tensors = {name: np.zeros(2, np.float32) for name in names}
+    with pytest.raises(ValueError, match="tensor '"):
+        unflatten(tensors)
+    header = {"format": "mirage-export-1", "architecture": "{}"}
+    save_file(tensors, tmp_path / "model.safetensors", metadata=header)
+    with pytest.raises(ValueError, match=r"model\.safetensors: tensor '"):
+        load_export(tmp_path)
