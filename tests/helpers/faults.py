@@ -15,6 +15,7 @@ met too. A server that has imported everything forks a process for each case. Af
 from __future__ import annotations
 
 import argparse
+import collections
 import ctypes
 import dataclasses
 import errno
@@ -367,7 +368,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from helpers.writers import WRITERS
 
-    names, counts, findings = options.writer or list(WRITERS), {}, []
+    names = options.writer or list(WRITERS)
+    counts: collections.Counter = collections.Counter()
+    findings: list[str] = []
     with tempfile.TemporaryDirectory() as folder, Server() as server, Progress() as progress:
         if options.fault and options.at:
             trial = Trial(server, names[0], Path(folder))
@@ -375,18 +378,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         bar = progress.add_task("writers", total=len(names))
         for name in names:
+            tried: collections.Counter = collections.Counter()
+            wrong = []
             for case, finding in run(server, Path(folder), [name], options.most):
-                key = (name, case.fault)
-                counts[key] = counts.get(key, 0) + 1
+                tried[case.fault] += 1
                 if finding:
-                    findings.append(f"{case.writer}, {case.fault} at call {case.at}: {finding}")
-                    progress.console.print(findings[-1], style="red", markup=False, soft_wrap=True)
+                    wrong.append(f"{case.writer}, {case.fault} at call {case.at}: {finding}")
+                    progress.console.print(wrong[-1], style="red", markup=False, soft_wrap=True)
             progress.advance(bar)
-    for name in names:
-        tried = ", ".join(f"{count} {fault}" for (n, fault), count in counts.items() if n == name)
-        wrong = sum(finding.startswith(f"{name}, ") for finding in findings)
-        print(f"{name:<18} {tried}: {wrong} findings")
-    print(f"{sum(counts.values()):,} cases, {len(findings)} findings")
+            counts.update(tried)
+            findings += wrong
+            how = ", ".join(f"{count} {fault}" for fault, count in sorted(tried.items()))
+            progress.console.print(
+                f"{name:<18} {how}: {len(wrong)} findings", highlight=False, soft_wrap=True
+            )
+    print(f"{counts.total():,} cases, {len(findings)} findings")
     return int(bool(findings))
 
 
