@@ -8,6 +8,7 @@ a killed process has left goes when the file is next written.
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import shutil
@@ -131,8 +132,13 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+@functools.cache
 def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:20] or "host"
+    """Where numbers of processes mean the same: a host, or a container on one."""
+    name = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:20] or "host"
+    with contextlib.suppress(OSError):
+        name += f"n{os.stat('/proc/self/ns/pid').st_ino}"
+    return name
 
 
 def _remove_abandoned(path: Path) -> None:

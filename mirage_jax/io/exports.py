@@ -68,8 +68,8 @@ def check_export(file: Path, header: Mapping[str, str]) -> None:
     """Compares the weights file of an export with its checksum, reading it once.
 
     Raises:
-      ValueError: naming the file, if it is damaged or no export; exports of before 0.3 have no
-        checksum, and are let pass.
+      ValueError: naming the file, if it is damaged or no export; those of the older format
+        have no checksum, and are let pass.
     """
     found = header.get("format")
     if found not in READABLE:

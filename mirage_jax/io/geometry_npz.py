@@ -113,6 +113,12 @@ def read_geometry(path: Path, start: int = 0) -> GeometryFile:
         )
     if start >= len(frames):
         raise ValueError(f"{path}: frames: found the first alone, expected that of number {start}")
+    wrong = int((~(depths >= 0)).sum())
+    if wrong:
+        raise ValueError(
+            f"{path}: depths: {wrong} of {depths.size} pixels are NaN or negative, expected metres "
+            "(0 = unknown, inf = sky)"
+        )
     if not (depths[start] > 0).any():
         raise ValueError(f"{path}: depths[{start}]: found no depth above 0, expected metres")
     if fps is not None and not fps[0] > 0:
