@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from array_record.python.array_record_module import ArrayRecordWriter
+from array_record.python import array_record_module
 
 _ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
@@ -27,7 +27,7 @@ def record_writer(path: Path, options: str) -> Iterator[Any]:
     """
     writer = None
     try:
-        writer = ArrayRecordWriter(os.fspath(path), options)
+        writer = array_record_module.ArrayRecordWriter(os.fspath(path), options)
         yield writer
         writer.close()
     except RuntimeError as error:
