@@ -15,6 +15,15 @@ from helpers.paths import ROOT
 
 CASES = 400 if LONG else 24
 
+# Cases of longer runs that went wrong once.
+ONCE_WRONG = [
+    ("config.json", 707),  # no blocks
+    ("config.json", 5986),  # no channels
+    ("export", 8143),  # a tensor without a name
+    ("geometry.npz", 4370),  # negative depth
+    ("text embeddings", 4709),  # tokens that are whole numbers
+]
+
 # Public functions that take a path, read it, and are no entry of their own.
 NOT_FORMATS = {
     "common.load_config": "a config is Python, and runs",
@@ -37,15 +46,25 @@ NOT_FORMATS = {
 
 @pytest.fixture(scope="module")
 def outcomes():
-    return fuzzing.merged(list(fuzzing.run(list(FORMATS), CASES)))
+    worker = fuzzing.Worker()
+    sample = fuzzing.merged(list(fuzzing.run(list(FORMATS), CASES, worker=worker)))
+    again = [next(fuzzing.run([name], 1, start=case, worker=worker)) for name, case in ONCE_WRONG]
+    worker.close()
+    return sample, again
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_damaged_files_are_refused_by_name_or_read_rightly(name, outcomes):
-    outcome = outcomes[name]
+    outcome = outcomes[0][name]
     assert outcome.cases == CASES
     assert not outcome.findings, "\n".join(outcome.findings)
     assert outcome.refused, "found no damage refused: nothing was tried"
+
+
+def test_what_went_wrong_once_does_not_again(outcomes):
+    assert len(outcomes[1]) == len(ONCE_WRONG)
+    for outcome in outcomes[1]:
+        assert (outcome.cases, outcome.findings) == (1, ())
 
 
 @pytest.mark.parametrize(

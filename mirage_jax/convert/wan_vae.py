@@ -101,6 +101,8 @@ def wan_vae_fields(tensors: Tensors) -> dict[str, Any]:
     blocks = 0  # names of residual blocks do not depend on it, those of resamplings do
     blocks = count("encoder/down_0_res_{}/conv1/kernel")
     levels = count("encoder/down_{}_res_0/conv1/kernel")
+    if not (blocks and levels):
+        raise ValueError(f"not a Wan VAE: tensor {name(first)!r} is missing")
     width, folded = shape("encoder/conv_in/kernel")[:2]
     outs = [shape(f"encoder/down_{i}_res_0/conv1/kernel")[0] for i in range(levels)]
     return {
@@ -123,9 +125,12 @@ def wan_vae_fields(tensors: Tensors) -> dict[str, Any]:
 @functools.lru_cache
 def _shapes(fields: tuple[tuple[str, Any], ...]) -> dict[str, tuple[int, ...]]:
     vae = VideoVAE(**dict(fields))
-    made = jax.eval_shape(
-        vae.init, jax.random.key(0), jnp.zeros((1, 1, *2 * (vae.spatial_stride,), 3))
-    )
+    try:
+        made = jax.eval_shape(
+            vae.init, jax.random.key(0), jnp.zeros((1, 1, *2 * (vae.spatial_stride,), 3))
+        )
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"found sizes that make no VideoVAE: {dict(fields)} ({error})") from error
     flat = flatten_dict(nn.unbox(made)["params"], sep="/")
     return {path: leaf.shape for path, leaf in flat.items()}
 
