@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart compare test test-long lint bench docs clean
+.PHONY: help quickstart compare test test-long fuzz faults lint bench docs clean
 
 help: ## these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,12 @@ test: $(VENV)/.installed-dev ## the tests
 
 test-long: $(VENV)/.installed-dev ## the tests, those marked `long` too
 	MIRAGE_TEST_LONG=1 $(PYTEST)
+
+fuzz: $(VENV)/.installed-dev ## read 10,000 damaged files of every format (half an hour)
+	$(BIN)/python tests/helpers/fuzzing.py
+
+faults: $(VENV)/.installed-dev ## fail every call of every writer: full disk, kill, error (needs cc)
+	$(BIN)/python tests/helpers/faults.py
 
 lint: $(VENV)/.installed-dev ## formatting, lint and types
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from data_pipelines.clip import Clip
 from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.strict_json import read_object
 
 CARD = "dataset.json"
 FORMAT = "mirage-dataset-1"
@@ -26,13 +27,18 @@ def read_card(directory: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(directory) / CARD
     if not path.exists():
         return {"format": FORMAT, "splits": {}}
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a dataset card ({error})") from error
-    found = card.get("format") if isinstance(card, dict) else type(card).__name__
-    if found != FORMAT:
-        raise ValueError(f"{path}: found format {found!r}, expected {FORMAT!r}")
+    card = read_object(path)
+    if card.get("format") != FORMAT:
+        raise ValueError(f"{path}: found format {card.get('format')!r}, expected {FORMAT!r}")
+    splits = card.get("splits")
+    if not isinstance(splits, dict) or not all(isinstance(s, dict) for s in splits.values()):
+        raise ValueError(f"{path}: splits: found {splits!r}, expected named splits, each of fields")
+    for name, split in splits.items():
+        shards = split.get("shards", {})
+        if not isinstance(shards, dict) or not all(isinstance(s, dict) for s in shards.values()):
+            raise ValueError(
+                f"{path}: splits.{name}.shards: found {shards!r}, expected fields of named files"
+            )
     return card
 
 

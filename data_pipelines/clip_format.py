@@ -21,8 +21,10 @@ from data_pipelines.clip import (
     Clip,
     Extra,
     StoredTensor,
+    validate,
 )
 from data_pipelines.clip_codecs import CODECS, Codec, Raw
+from mirage_jax.io.strict_json import parse_object
 from mirage_jax.io.tensor_dtypes import NUMPY_DTYPES
 
 FORMAT = "mirage-clip-2"
@@ -118,14 +120,18 @@ def from_bytes(data: bytes, *, verify: bool = True) -> Clip:
     Parts that it lacks are None.
 
     Raises:
-      ValueError: `data` is not a stored clip, is cut short or damaged, or uses an unknown codec.
+      ValueError: `data` is not a stored clip, is cut short or damaged, uses an unknown codec, or
+        (unless `verify` is False) is no valid clip, see `clip.validate`.
     """
     stored = _Stored(data, verify)
     fields = {field: stored.field(field) for field in FIELDS}
     missing = [name for name in (*REQUIRED_PARTS, *REQUIRED_META) if fields[name] is None]
     if missing:
         raise ValueError(f"{stored.title}: its header lacks {', '.join(missing)}")
-    return Clip(**fields, extra=stored.extra())
+    clip = Clip(**fields, extra=stored.extra())
+    if verify:
+        validate(clip)
+    return clip
 
 
 def decode(
@@ -173,6 +179,45 @@ def read_header(data: bytes) -> dict[str, Any]:
     return {**stored.header, "shape": stored.shape(), "codecs": stored.header.get("codecs", {})}
 
 
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("format", "world", "source", "trajectory", "name"), str),
+    **dict.fromkeys(("caption", "licence"), str),
+    **dict.fromkeys(("gamma", "fps"), (int, float)),
+    **dict.fromkeys(("codecs", "crc32", "provenance"), dict),
+    **dict.fromkeys(("shape", *(f"bodies.{field}" for field in _BODY_NAMES)), list),
+    "seed": int,
+}
+
+
+def _check_header(header: Mapping[str, Any]) -> None:
+    """ValueError unless the fields of a clip's header are of their types."""
+    for name, kind in _KINDS.items():
+        if name in header and (
+            not isinstance(header[name], kind) or isinstance(header[name], bool)
+        ):
+            raise ValueError(f"{name}: found {header[name]!r}")
+    for name in ("gamma", "fps"):
+        if not header.get(name, 1) > 0:
+            raise ValueError(f"{name}: found {header[name]}, expected a positive number")
+    if not all(isinstance(codec, dict) for codec in header.get("codecs", {}).values()):
+        raise ValueError(f"codecs: found {header['codecs']!r}")
+    shape = header.get("shape", [1, 1, 1])
+    if len(shape) != 3 or not all(type(length) is int and length > 0 for length in shape):
+        raise ValueError(f"shape: found {shape!r}")
+    for name in (f"bodies.{field}" for field in _BODY_NAMES):
+        if not all(isinstance(text, str) for text in header.get(name, [])):
+            raise ValueError(f"{name}: found {header[name]!r}")
+
+
+def _place(name: str, entry: Any) -> tuple[int, int]:
+    """Where a tensor lies among the others; ValueError unless its entry is of the right form."""
+    begin, end = entry["data_offsets"]
+    numbers = [begin, end, *entry["shape"]]
+    if type(entry["dtype"]) is not str or not all(type(n) is int and n >= 0 for n in numbers):
+        raise ValueError(f"{name}: found {entry!r}")
+    return begin, end
+
+
 class _Stored:
     """A stored clip, of which nothing but the header has been read."""
 
@@ -185,10 +230,12 @@ class _Stored:
                 f"not a stored clip, or cut short: {len(data)} bytes, header of {length}"
             )
         try:
-            self.tensors: dict[str, Any] = json.loads(data[8 : 8 + length])
-            self.header: dict[str, Any] = json.loads(self.tensors.pop("__metadata__")["clip"])
+            self.tensors = parse_object(data[8 : 8 + length])
+            self.header = parse_object(self.tensors.pop("__metadata__")["clip"])
             found = self.header["format"]
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+            _check_header(self.header)
+            self._places = {name: _place(name, entry) for name, entry in self.tensors.items()}
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not a stored clip: unreadable header ({error!r})") from error
         if found not in READABLE:
             raise ValueError(
@@ -221,14 +268,14 @@ class _Stored:
         if name not in self.tensors:
             return None
         codec = self.header.get("codecs", {}).get(name, {"name": Raw.name})
-        self._expect(name, "codec", codec.get("name"), CODECS)
+        self._expect(name, "codec", str(codec.get("name")), CODECS)
         entry, data = self.tensors[name], self._bytes(name)
         self._expect(name, "dtype", entry["dtype"], NUMPY_DTYPES)
         dtype = NUMPY_DTYPES[entry["dtype"]]
         try:
             raw = np.frombuffer(data, dtype.newbyteorder("<")).reshape(entry["shape"])
             array = CODECS[codec["name"]].decode(raw.astype(dtype, copy=False), codec)
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.title}, {name}: cannot be decoded ({error})") from error
         self._expect(name, "dtype", str(array.dtype), [str(np.dtype(PARTS[name].dtype))])
         self._check_shape(name, array.shape)
@@ -249,7 +296,7 @@ class _Stored:
             raise ValueError(f"{self.title}, {name}: found {list(shape)}, expected {expected}")
 
     def _bytes(self, name: str) -> memoryview:
-        begin, end = self.tensors[name]["data_offsets"]
+        begin, end = self._places[name]
         if self.start + end > len(self.data):
             size = self.start + end
             raise ValueError(f"{self.title} cut short in {name}: {len(self.data)} of {size} bytes")
@@ -266,6 +313,8 @@ class _Stored:
         """[T, H, W]."""
         if "shape" in self.header:
             return list(self.header["shape"])
+        if "video" not in self.tensors or len(self.tensors["video"]["shape"]) != 4:
+            raise ValueError(f"{self.title}, video: found no four axes")
         return list(self.tensors["video"]["shape"][:3])
 
     def extra(self) -> Extra:

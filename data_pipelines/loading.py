@@ -5,6 +5,7 @@ sliced from there, so that a position saved with two loader processes on four ho
 none on one: grain's own iterator state is not portable in that way.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -69,11 +70,13 @@ class ClipSource:
 
     def __getitem__(self, index: int) -> Element:
         # ArrayRecord has verified its own checksums: ours would add a sixth to a read.
-        data = self._record(index)
-        element = clip_format.decode(data, self.fields, verify=False)
-        if self.optional:
-            element |= clip_format.decode(data, self.optional, missing_ok=True, verify=False)
-        return element
+        with self._named(index):
+            data = self._record(index)
+            element = clip_format.decode(data, self.fields, verify=False)
+            if self.optional:
+                optional = self.optional
+                element |= clip_format.decode(data, optional, missing_ok=True, verify=False)
+            return element
 
     def __repr__(self) -> str:
         # Grain puts this into its checkpoints and messages.
@@ -81,15 +84,30 @@ class ClipSource:
 
     def clip(self, index: int) -> Clip:
         """Returns clip `index` whole, whatever `fields` says."""
-        return clip_format.from_bytes(self._record(index))
+        with self._named(index):
+            return clip_format.from_bytes(self._record(index))
 
     def meta(self) -> list[Element]:
         """Returns names and numbers of all clips (`clip.META_FIELDS`, None where a clip lacks one).
 
         Reads every record.
         """
-        records = (self._record(index) for index in range(len(self)))
-        return [clip_format.decode(data, META_FIELDS, missing_ok=True) for data in records]
+        return [self._meta(index) for index in range(len(self))]
+
+    def _meta(self, index: int) -> Element:
+        with self._named(index):
+            return clip_format.decode(self._record(index), META_FIELDS, missing_ok=True)
+
+    @contextlib.contextmanager
+    def _named(self, index: int) -> Iterator[None]:
+        """Errors of a clip's contents say which clip of which folder it is."""
+        folder = self.paths[0].parent
+        try:
+            yield
+        except ValueError as error:
+            if str(error).startswith(str(folder)):
+                raise
+            raise ValueError(f"{folder}: clip {index}: {error}") from error
 
     def _record(self, index: int) -> bytes:
         if not 0 <= index < len(self):

@@ -7,6 +7,8 @@ the safetensors file, so that one rename replaces both; architecture.json repeat
 import dataclasses
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,16 +20,18 @@ from flax import linen as nn
 from safetensors import SafetensorError, safe_open
 from safetensors.flax import save_file
 
-from mirage_jax.io.atomic import replacing
+from mirage_jax.io.atomic import read_unchanged, replacing
 from mirage_jax.io.exports import (
     ARCHITECTURE,
     FORMAT,
     WEIGHTS,
     architecture_of,
+    check_export,
     check_target,
     weights_file,
 )
 from mirage_jax.io.safetensors_header import sort_metadata
+from mirage_jax.io.sealed import FIELD, UNSEALED, seal
 
 T = TypeVar("T")
 
@@ -82,7 +86,8 @@ def export_with(
     check_target(str(path), path)
     path.mkdir(parents=True, exist_ok=True)
     with replacing(path / WEIGHTS) as weights, replacing(path / ARCHITECTURE) as fields:
-        write(weights, {"format": FORMAT, "architecture": text})
+        write(weights, {"format": FORMAT, "architecture": text, FIELD: UNSEALED})
+        seal(weights)
         fields.write_text(text + "\n", encoding="utf-8")
     return path
 
@@ -107,8 +112,15 @@ def save_tensors(
         # safetensors lets nobody but the owner read its files; keep the mode of any new file.
         partial.touch()
         mode = partial.stat().st_mode
-        save_file(dict(tensors), str(partial), metadata=dict(metadata))
-        sort_metadata(partial)
+        # It also writes under a name of its own choice first, which nobody would know for garbage.
+        folder = partial.with_name(f"{partial.name}.tmp")
+        folder.mkdir(exist_ok=True)
+        try:
+            save_file(dict(tensors), str(folder / WEIGHTS), metadata=dict(metadata))
+            sort_metadata(folder / WEIGHTS)
+            os.replace(folder / WEIGHTS, partial)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
         partial.chmod(mode)
     except (OSError, SafetensorError) as error:  # the second is what safetensors makes of the first
         reason = getattr(error, "strerror", None) or error
@@ -164,23 +176,27 @@ def load_export(
     file = weights_file(path)
     if not file.is_file():
         raise FileNotFoundError(f"{path}: no {WEIGHTS} there; expected a folder written by export")
-    try:
-        with safe_open(str(file), framework="flax") as opened:
-            header = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{file}: damaged or not a safetensors file ({error})") from error
-    if header.get("format") != FORMAT:
-        raise ValueError(
-            f"{file}: found format {header.get('format')!r}, expected {FORMAT!r}; other weights "
-            "go through mirage_jax.convert"
-        )
+    header, tensors = read_unchanged(file, lambda: _read(file))
     architecture = architecture_of(file, header)
     if expected_architecture is not None:
         _compare_fields(file, architecture, json.loads(json.dumps(expected_architecture)))
     if expected_params_abstract is not None:
         compare_tensors(str(file), tensors, flatten(nn.unbox(expected_params_abstract)))
-    return unflatten(tensors), architecture
+    try:
+        return unflatten(tensors), architecture
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _read(file: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    try:
+        with safe_open(str(file), framework="flax") as opened:
+            header = dict(opened.metadata() or {})
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{file}: damaged or not a safetensors file ({error})") from error
+    check_export(file, header)
+    return header, tensors
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,13 +217,17 @@ def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Inverse of `flatten`."""
+    """Inverse of `flatten`; ValueError for names that are no tree's: empty, or "a" beside "a/b"."""
     tree: dict[str, Any] = {}
     for name, leaf in flat.items():
         *parents, own = name.split("/")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"tensor {name!r}: found another called {parent!r} above it")
+        if not own or "" in parents or own in node:
+            raise ValueError(f"tensor {name!r}: expected a name of its own, parts joined by '/'")
         node[own] = leaf
     return tree
 

@@ -81,7 +81,7 @@ def test_what_is_not_an_export_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no model.safetensors there"):
         load_export(tmp_path)
     save_file({"a": np.zeros(2)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="found format None, expected 'mirage-export-1'"):
+    with pytest.raises(ValueError, match="found format None, expected 'mirage-export-2'"):
         load_export(tmp_path)
     for header in ({}, {"architecture": "{"}, {"architecture": "[1]"}):
         metadata = {"format": "mirage-export-1", **header}
@@ -186,3 +186,14 @@ def test_the_same_weights_make_the_same_bytes(tmp_path):
     assert len(written) == 1
     loaded, architecture = load_export(tmp_path / "0", abstract(make_params()))
     assert architecture["text"] == "Zürich\n\u2028" and loaded.keys() == make_params().keys()
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), ("",), ("a//b",), ("a/",)])
+def test_names_that_make_no_tree_are_refused(names, tmp_path):
+    tensors = {name: np.zeros(2, np.float32) for name in names}
+    with pytest.raises(ValueError, match="tensor '"):
+        unflatten(tensors)
+    header = {"format": "mirage-export-1", "architecture": "{}"}
+    save_file(tensors, tmp_path / "model.safetensors", metadata=header)
+    with pytest.raises(ValueError, match=r"model\.safetensors: tensor '"):
+        load_export(tmp_path)

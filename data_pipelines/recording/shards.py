@@ -19,6 +19,7 @@ from data_pipelines.clip_codecs import Codec
 from data_pipelines.recording.planning import Shard, derived_seed
 from data_pipelines.sources import FiniteSource, Source
 from mirage_jax.io.atomic import replacing
+from mirage_jax.io.records import record_writer
 
 # Group size 1 gives cheap random access.  Measured on 33x64x64 Freedoom clips, zstd:3 on the plain
 # record (278 kB of 1.5 MB, > 1000 reads/s) beat byte-shuffled and delta-coded depth in both.
@@ -58,7 +59,7 @@ def record_shard(recording: Recording, shard: Shard) -> Generator[Event, None, N
     examples: list[str] = []
     with (
         replacing(recording.directory / shard.file, sync=True) as temporary,
-        _writer(temporary) as writer,
+        record_writer(temporary, WRITER_OPTIONS) as writer,
     ):
         for data, clip, reason, message in _stored_clips(recording, shard):
             if clip is None:
@@ -133,21 +134,6 @@ def _encoded(
             "like the clips before it"
         )
     return clip_format.to_bytes(clip, recording.codecs), clip.video.shape
-
-
-@contextlib.contextmanager
-def _writer(path: Path) -> Iterator[Any]:
-    """An ArrayRecordWriter that reports a full disk as OSError, as Python's own files do."""
-    try:
-        writer = array_record_module.ArrayRecordWriter(os.fspath(path), WRITER_OPTIONS)
-        try:
-            yield writer
-        finally:
-            writer.close()
-    except RuntimeError as error:
-        if any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT)):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path)) from error
-        raise
 
 
 def _require_space(directory: Path, needed: int) -> None:

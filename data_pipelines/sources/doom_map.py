@@ -9,6 +9,7 @@ import itertools
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -115,11 +116,17 @@ def _map_lumps(
 
 
 def _build(name: str, lumps: dict[str, bytes], where: str) -> DoomMap:
-    vertices = np.frombuffer(lumps["VERTEXES"], "<i2").reshape(-1, 2).astype(np.float64)
-    lines = np.frombuffer(lumps["LINEDEFS"], LINEDEF)
-    sides = np.frombuffer(lumps["SIDEDEFS"], SIDEDEF)
-    sectors = np.frombuffer(lumps["SECTORS"], SECTOR)
-    things = np.frombuffer(lumps["THINGS"], THING)
+    def records(lump: str, kind: Any) -> np.ndarray:
+        size = np.dtype(kind).itemsize
+        if len(lumps[lump]) % size:
+            raise ValueError(
+                f"{where}: {lump}: found {len(lumps[lump])} bytes, expected a multiple of {size}"
+            )
+        return np.frombuffer(lumps[lump], kind)
+
+    vertices = records("VERTEXES", ("<i2", 2)).reshape(-1, 2).astype(np.float64)
+    lines, sides = records("LINEDEFS", LINEDEF), records("SIDEDEFS", SIDEDEF)
+    sectors, things = records("SECTORS", SECTOR), records("THINGS", THING)
     two_sided = lines["left"] != NO_SIDE
     line_vertices = np.stack([lines["start"], lines["end"]], 1).astype(np.int64)
     right, left = lines["right"].astype(np.int64), np.where(two_sided, lines["left"], 0)

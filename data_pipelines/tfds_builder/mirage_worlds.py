@@ -28,6 +28,7 @@ from data_pipelines.card import CARD, read_card
 from data_pipelines.clip import META_FIELDS, PARTS, Clip
 from data_pipelines.recording import read_records
 from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.strict_json import read_object
 
 _RECORDING = "recording.json"
 _NUMBERS = {"seed": np.int64, "gamma": np.float64, "fps": np.float64}
@@ -131,7 +132,7 @@ def prepare(
 
 
 def _check_same(made_from: Path, splits: dict[str, Any], recording: str | os.PathLike[str]) -> None:
-    found = json.loads(made_from.read_text(encoding="utf-8")) if made_from.exists() else None
+    found = read_object(made_from) if made_from.exists() else None
     if found != splits:
         raise ValueError(
             f"{made_from.parent}: holds another recording than {os.fspath(recording)}, expected "

@@ -29,6 +29,7 @@ from mirage_jax.cli.helpers import (
     config_check,
 )
 from mirage_jax.io import outputs
+from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.workdir import Workdir
 
 _TILES = flags.DEFINE_list(
@@ -58,7 +59,7 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> None:
         chunk_frames=config.chunk_frames,
         encode=encode,
     )
-    path.write_text(json.dumps(outcome, indent=1) + "\n")
+    write_atomically(path, json.dumps(outcome, indent=1) + "\n")
     console.print(_reads(outcome))
     console.print(_growth(outcome))
     if encode is None:

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from mirage_jax.cli.helpers import common, config_check
 from mirage_jax.io import outputs
+from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.workdir import Workdir
 
 PROGRAMS = ("train", "sample")
@@ -81,7 +82,7 @@ def run(
         "programs": results,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    write_atomically(path, json.dumps(report, indent=1) + "\n")
     console.print(table(report))
     console.print(f"-> {path}", soft_wrap=True)
     return int(any(result["memory"]["fits"] is False for result in results.values()))

@@ -8,7 +8,6 @@ otherwise the report says that they are missing.
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,8 @@ from rich.console import Console
 from mirage_jax.cli.helpers import build, common, config_check, depth_network, input_check, timing
 from mirage_jax.cli.helpers.stored_fields import check_overrides
 from mirage_jax.io import outputs
+from mirage_jax.io.atomic import replacing
+from mirage_jax.io.strict_json import read_object
 from mirage_jax.io.workdir import Workdir
 
 LABELS = {
@@ -175,7 +176,7 @@ def _outdated(
 
 def _skipped_worlds(workdir: Workdir) -> list[dict[str, str]]:
     path = workdir.root / "worlds" / "skipped.json"
-    skipped = json.loads(path.read_text()) if path.exists() else {}
+    skipped = read_object(path) if path.exists() else {}
     return [{"control": "world", "world": w, "reason": reason} for w, reason in skipped.items()]
 
 
@@ -250,7 +251,8 @@ def _sheets(
         made_by = PngInfo()
         made_by.add_text("Software", "mirage_jax")
         path = workdir.root / f"returns_{name}_{number}.png"
-        Image.fromarray(sheet).save(path, pnginfo=made_by)
+        with replacing(path) as partial:
+            Image.fromarray(sheet).save(partial, pnginfo=made_by)
         caption = f"{video['title']}; frames up to {video['history'] - 1} are given."
         sheets[f"{name}: return {number}"] = (sheet, caption)
     return sheets

@@ -9,6 +9,7 @@
     mirage world        look at saved worlds, edit, merge, branch and export them
     mirage bench        time the memory, the loader, the denoiser or the video autoencoder
     mirage convert      released weights to exports of ours, and back
+    mirage doctor       whether this machine has what mirage needs, and a self-test
     mirage compile      what training on a TPU slice needs, found by compiling for it, without TPUs
 
 `mirage COMMAND --help` lists the command's flags and every field of its config; `mirage --version`
@@ -24,7 +25,7 @@ from mirage_jax.cli.helpers.quiet import silence_libraries
 
 COMMANDS = (
     *("quickstart", "record", "train", "generate", "trajectory"),
-    *("evaluate", "world", "bench", "convert", "compile"),
+    *("evaluate", "world", "bench", "convert", "compile", "doctor"),
 )
 
 

@@ -22,6 +22,7 @@ from data_pipelines import recording, sources
 from data_pipelines.clip_codecs import ENCODINGS
 from mirage_jax.cli.helpers import common, config_check
 from mirage_jax.io import outputs
+from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.workdir import Workdir
 
 
@@ -58,7 +59,8 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> tuple[str, ..
                 f"{name} {split}: {report.clips} clips, {report.rejected} rejected "
                 f"{report.reasons or ''} in {report.seconds:.0f} s -> {workdir.worlds(name)}"
             )
-    (workdir.root / "worlds" / "skipped.json").write_text(json.dumps(skipped, indent=1) + "\n")
+    path = workdir.root / "worlds" / "skipped.json"
+    write_atomically(path, json.dumps(skipped, indent=1) + "\n")
     return tuple(found)
 
 

@@ -7,13 +7,13 @@ kohya's scripts, musubi-tuner and others single metadata.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from mirage_jax.convert.tensor_files import ADAPTER_CONFIG, TensorFiles
+from mirage_jax.io.strict_json import parse_object
 
 _DIFFUSERS = "lora_adapter_metadata"
 _ALPHAS = ("alpha", "lora_alpha", "ss_network_alpha")
@@ -62,8 +62,8 @@ def adapter_settings(files: TensorFiles) -> AdapterSettings:
 def _unprefixed(text: str) -> dict[str, Any]:
     """Fields of "transformer.lora_alpha" and the like without the name of the model's part."""
     try:
-        fields = dict(json.loads(text))
-    except (ValueError, TypeError, RecursionError) as error:
+        fields = parse_object(text)
+    except ValueError as error:
         raise ValueError(f"metadata {_DIFFUSERS}: not a JSON object ({error})") from error
     others = [name for name in fields if name.startswith("text_encoder")]
     return {name.split(".", 1)[-1]: value for name, value in fields.items() if name not in others}

@@ -29,6 +29,7 @@ from orbax.checkpoint import v1 as ocp
 from mirage_jax.convert.tensor_files import Pieces, Spec, Specs, TensorFiles
 from mirage_jax.io.atomic import replacing
 from mirage_jax.io.orbax import DamagedCheckpoint, proof_of_damage, quiet, reason_of
+from mirage_jax.io.strict_json import parse_object
 from mirage_jax.weights import architecture_text, flatten, unflatten
 
 FORMAT = "mirage-orbax-1"
@@ -126,9 +127,13 @@ def open_orbax(path: str | Path) -> TensorFiles:
 
 def _checksums(path: Path) -> dict[str, Any]:
     try:
-        sums = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
-        return {"architecture": int(sums["architecture"]), "tensors": dict(sums["tensors"])}
-    except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
+        sums = parse_object((path / CHECKSUMS).read_bytes())
+        architecture, tensors = sums["architecture"], sums["tensors"]
+        lists = isinstance(tensors, dict) and all(isinstance(s, list) for s in tensors.values())
+        if type(architecture) is not int or not lists:
+            raise ValueError("expected a number, and a list of numbers for every tensor")
+        return {"architecture": architecture, "tensors": tensors}
+    except (FileNotFoundError, ValueError, KeyError) as error:
         raise DamagedCheckpoint(f"{path / CHECKSUMS}: unreadable, {reason_of(error)}") from error
 
 

@@ -30,14 +30,14 @@ from mirage_jax.convert.tensor_files import (
 from mirage_jax.convert.umt5 import hf_name, umt5_plan
 from mirage_jax.convert.wan_dit import diffusers_name, wan_branch_plan, wan_dit_plan
 from mirage_jax.convert.wan_vae import released_stats, wan_vae_plan
-from mirage_jax.io.atomic import replacing
+from mirage_jax.io.atomic import read_unchanged, replacing
+from mirage_jax.io.exports import READABLE, check_export
 from mirage_jax.io.outputs import FileKind, check_replaceable, safetensors_metadata
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.depth_anything import DepthAnything
 from mirage_jax.nn.lora import LoRA
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
 from mirage_jax.weights import (
-    FORMAT,
     WEIGHTS,
     as_fields,
     compare_tensors,
@@ -61,7 +61,7 @@ def is_export(path: str | Path) -> bool:
     file = _weights(path)
     if file.suffix.lower() != ".safetensors" or not file.is_file():
         return False
-    return open_tensors(file).metadata.get("format") == FORMAT
+    return open_tensors(file).metadata.get("format") in READABLE
 
 
 def is_ours(path: str | Path) -> bool:
@@ -76,12 +76,19 @@ def open_ours(path: str | Path) -> TensorFiles:
       ValueError: if it is neither, damaged, or an Orbax checkpoint without an architecture.
     """
     if is_export(path):
-        return open_tensors(_weights(path))
+        file = _weights(path)
+        return read_unchanged(file, lambda: _open_checked(file))
     if is_orbax(path):
         return open_orbax(path)
     raise ValueError(
         f"{path}: not an export of ours, expected a folder with {WEIGHTS} or an Orbax checkpoint"
     )
+
+
+def _open_checked(file: Path) -> TensorFiles:
+    opened = open_tensors(file)
+    check_export(file, opened.metadata)
+    return opened
 
 
 def _weights(path: str | Path) -> Path:

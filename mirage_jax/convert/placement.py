@@ -106,6 +106,23 @@ def _all_start(names: Iterable[str], prefix: str) -> bool:
     return bool(names) and all(name.startswith(prefix) for name in names)
 
 
+def shape_of(tensors: Tensors, name: str, axes: int, what: str) -> tuple[int, ...]:
+    """The shape of a tensor that fixes sizes of a model.
+
+    Raises:
+      ValueError: naming the tensor, if it is missing ("not `what`"), has not so many axes, or is
+        empty.
+    """
+    if name not in tensors:
+        raise ValueError(f"not {what}: tensor {name!r} is missing")
+    shape = tuple(tensors[name].shape)
+    if len(shape) != axes or 0 in shape:
+        raise ValueError(
+            f"tensor {name}: found shape {shape}, expected {axes} axes, none of them 0"
+        )
+    return shape
+
+
 def check(plan: Sequence[Placement], tensors: Tensors, what: str) -> None:
     """Compares a plan with the names and shapes of tensors, reading no value.
 

@@ -21,6 +21,7 @@ import numpy as np
 from mirage_jax.convert.contents import other_contents, other_folder
 from mirage_jax.convert.lazy_tensors import DTYPES, LazyTensor, StoredTensor
 from mirage_jax.convert.quantized import readable
+from mirage_jax.io.strict_json import parse_object, read_object
 from mirage_jax.io.tensor_dtypes import NUMPY_DTYPES
 
 CONFIG = "config.json"
@@ -116,7 +117,7 @@ def _opened(
     config: dict[str, Any] = {}
     for file in configs:
         if file.is_file():
-            config |= _read_json(file)
+            config |= read_object(file)
     try:
         tensors, unused = readable(stored)
     except ValueError as error:
@@ -127,8 +128,9 @@ def _opened(
 def _shards(index: Path) -> dict[str, str]:
     if not index.is_file():
         raise FileNotFoundError(f"{index}: no such file")
-    shards = _read_json(index).get("weight_map")
-    if not shards:
+    shards = read_object(index).get("weight_map")
+    named = isinstance(shards, dict) and all(_is_name(shard) for shard in shards.values())
+    if not (shards and named):
         raise ValueError(f"{index}: found no weight_map, expected the shard of every tensor")
     return dict(shards)
 
@@ -142,11 +144,9 @@ def _safetensors(folder: Path) -> list[Path]:
     return files
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8-sig")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file}: not a JSON object ({error})") from error
+def _is_name(shard: Any) -> bool:
+    """Whether a value names a file in the same folder."""
+    return isinstance(shard, str) and Path(shard).name == shard and shard.isprintable()
 
 
 def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
@@ -166,13 +166,14 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
             )
         text = stream.read(length)
     try:
-        header = dict(json.loads(text))
-        metadata = dict(header.pop("__metadata__", {}))
-        entries = {}
-        for name, entry in header.items():
-            begin, end = map(int, entry["data_offsets"])
-            entries[name] = (entry["dtype"], tuple(map(int, entry["shape"])), begin, end)
-    except (ValueError, TypeError, KeyError) as error:
+        header = parse_object(text)
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(
+            isinstance(value, str) for value in metadata.values()
+        ):
+            raise ValueError(f"found metadata {metadata!r}, expected texts")
+        entries = {name: _entry(name, entry) for name, entry in header.items()}
+    except ValueError as error:
         raise ValueError(f"{file}: damaged or not a safetensors file ({error})") from error
     tensors, data = {}, 8 + length
     for name, (dtype, shape, begin, end) in entries.items():
@@ -211,6 +212,17 @@ def narrowed(name: str, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
             "float16; expected --dtype=bfloat16 or float32"
         )
     return half
+
+
+def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """Dtype, shape, begin and end of a tensor in a header."""
+    fields = {"dtype": str, "shape": list, "data_offsets": list}
+    if not isinstance(entry, dict) or {n: type(v) for n, v in entry.items()} != fields:
+        raise ValueError(f"tensor {name!r}: found {entry!r}, expected dtype, shape, data_offsets")
+    numbers = [*entry["shape"], *entry["data_offsets"]]
+    if len(entry["data_offsets"]) != 2 or not all(type(n) is int and n >= 0 for n in numbers):
+        raise ValueError(f"tensor {name!r}: found {entry!r}, expected whole numbers from 0")
+    return entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"]
 
 
 def write_tensors(file: Path, specs: Specs, pieces: Pieces, metadata: Mapping[str, str]) -> None:

@@ -173,17 +173,23 @@ def _fields(tensors: Tensors) -> dict[str, Any]:
         if name not in tensors:
             raise ValueError(f"not a UMT5 encoder: tensor {name!r} is missing")
         rows, *columns = tensors[name].shape
-        if len(columns) != 1:
+        if len(columns) != 1 or 0 in tensors[name].shape:
             raise ValueError(f"tensor {name}: found shape {tensors[name].shape}, expected a matrix")
         return rows, columns[0]
 
     vocab_size, width = matrix("token_embedding.weight")
     buckets, heads = matrix("blocks.0.pos_embedding.embedding.weight")
+    inner = matrix("blocks.0.attn.q.weight")[0]
+    if inner % heads:
+        raise ValueError(
+            f"tensor blocks.0.attn.q.weight: found {inner} rows, expected a multiple of {heads}, "
+            "the heads that the position bias has"
+        )
     return {
         "vocab_size": vocab_size,
         "width": width,
         "heads": heads,
-        "head_width": matrix("blocks.0.attn.q.weight")[0] // heads,
+        "head_width": inner // heads,
         "mlp_width": matrix("blocks.0.ffn.fc1.weight")[0],
         "depth": count_layers(tensors, "blocks"),
         "buckets": buckets,

@@ -23,6 +23,7 @@ from mirage_jax.convert.placement import (
     check_params,
     count_layers,
     disassemble,
+    shape_of,
     without_prefix,
 )
 
@@ -220,12 +221,10 @@ def wan_dit_fields(
     """
     tensors = original_names(tensors)
 
-    def shape(name: str) -> tuple[int, ...]:
-        if name not in tensors:
-            raise ValueError(f"not a Wan diffusion transformer: tensor {name!r} is missing")
-        return tuple(tensors[name].shape)
+    def shape(name: str, axes: int = 2) -> tuple[int, ...]:
+        return shape_of(tensors, name, axes, "a Wan diffusion transformer")
 
-    width, in_channels, *patch = shape("patch_embedding.weight")
+    width, in_channels, *patch = shape("patch_embedding.weight", 5)
     branch = check_branch(tensors, branch_layers)
     text = "text_embedding.0.weight" in tensors
     return {
@@ -238,7 +237,7 @@ def wan_dit_fields(
         "patch": tuple(patch),
         "text_width": shape("text_embedding.0.weight")[1] if text else 0,
         "freq_width": shape("time_embedding.0.weight")[1],
-        "memory_channels": shape("vace_patch_embedding.weight")[1] if branch else 0,
+        "memory_channels": shape("vace_patch_embedding.weight", 5)[1] if branch else 0,
         "memory_hint": False,
         "branch_layers": tuple(branch_layers),
     }
@@ -246,14 +245,12 @@ def wan_dit_fields(
 
 def wan_branch_fields(tensors: Tensors, *, heads: int) -> dict[str, Any]:
     """Fields of the MemoryBranch that tensors with original names belong to."""
-    for name in ("vace_patch_embedding.weight", "vace_blocks.0.ffn.0.weight"):
-        if name not in tensors:
-            raise ValueError(f"not a VACE branch: tensor {name!r} is missing")
-    embedding = tensors["vace_patch_embedding.weight"].shape
+    embedding = shape_of(tensors, "vace_patch_embedding.weight", 5, "a VACE branch")
+    inner = shape_of(tensors, "vace_blocks.0.ffn.0.weight", 2, "a VACE branch")
     return {
         "width": embedding[0],
         "heads": heads,
-        "mlp_width": tensors["vace_blocks.0.ffn.0.weight"].shape[0],
+        "mlp_width": inner[0],
         "layers": count_layers(tensors, "vace_blocks"),
         "context_channels": math.prod(embedding[1:]),
         "text": any(name.startswith("vace_blocks.0.cross_attn.") for name in tensors),

@@ -20,6 +20,7 @@ from mirage_jax.convert.placement import (
     check,
     check_params,
     disassemble,
+    shape_of,
     without_prefix,
 )
 from mirage_jax.convert.vae_names import wan_vae_name
@@ -91,10 +92,8 @@ def wan_vae_fields(tensors: Tensors) -> dict[str, Any]:
     def name(path: str) -> str:
         return wan_vae_name(path, blocks=blocks, nested=nested, diffusers=diffusers)
 
-    def shape(path: str) -> tuple[int, ...]:
-        if name(path) not in tensors:
-            raise ValueError(f"not a Wan VAE: tensor {name(path)!r} is missing")
-        return tuple(tensors[name(path)].shape)
+    def shape(path: str, axes: int = 5) -> tuple[int, ...]:
+        return shape_of(tensors, name(path), axes, "a Wan VAE")
 
     def count(path: str) -> int:
         return next(n for n in itertools.count() if name(path.format(n)) not in tensors)
@@ -102,11 +101,13 @@ def wan_vae_fields(tensors: Tensors) -> dict[str, Any]:
     blocks = 0  # names of residual blocks do not depend on it, those of resamplings do
     blocks = count("encoder/down_0_res_{}/conv1/kernel")
     levels = count("encoder/down_{}_res_0/conv1/kernel")
+    if not (blocks and levels):
+        raise ValueError(f"not a Wan VAE: tensor {name(first)!r} is missing")
     width, folded = shape("encoder/conv_in/kernel")[:2]
     outs = [shape(f"encoder/down_{i}_res_0/conv1/kernel")[0] for i in range(levels)]
     return {
         "base_width": width,
-        "decoder_width": shape("decoder/norm_out/gamma")[0] // (outs[0] // width),
+        "decoder_width": shape("decoder/norm_out/gamma", 4)[0] // max(outs[0] // width, 1),
         "latent_channels": shape("post_quant/kernel")[0],
         "width_mults": tuple(out // width for out in outs),
         "blocks": blocks,
@@ -124,9 +125,14 @@ def wan_vae_fields(tensors: Tensors) -> dict[str, Any]:
 @functools.lru_cache
 def _shapes(fields: tuple[tuple[str, Any], ...]) -> dict[str, tuple[int, ...]]:
     vae = VideoVAE(**dict(fields))
-    made = jax.eval_shape(
-        vae.init, jax.random.key(0), jnp.zeros((1, 1, *2 * (vae.spatial_stride,), 3), jnp.float32)
-    )
+    try:
+        made = jax.eval_shape(
+            vae.init,
+            jax.random.key(0),
+            jnp.zeros((1, 1, *2 * (vae.spatial_stride,), 3), jnp.float32),
+        )
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"found sizes that make no VideoVAE: {dict(fields)} ({error})") from error
     flat = flatten_dict(nn.unbox(made)["params"], sep="/")
     return {path: leaf.shape for path, leaf in flat.items()}
 

@@ -6,14 +6,13 @@ As everywhere, depth is z-depth in metres, 0 where it is unknown and infinite wh
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Num
 
 from mirage_jax.io.image_files import opened
+from mirage_jax.io.numpy_files import ArrayFile, read_array
 from mirage_jax.plausible import odd_depth, refuse
 
 SUFFIXES = (".png", ".npy", ".npz")
@@ -41,12 +40,7 @@ def read_depth(path: Path, *, insist: bool = False) -> Float[np.ndarray, "height
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
         raise ValueError(f"{path}: found suffix {path.suffix!r}, expected {', '.join(SUFFIXES)}")
-    try:
-        depth = _read_png(path) if kind == ".png" else _read_array(path)
-    except FileNotFoundError:
-        raise
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not a readable {kind} file ({error})") from error
+    depth = _read_png(path) if kind == ".png" else _read_array(path, kind)
     if depth.ndim != 2 or not depth.size:
         raise ValueError(f"{path}: found shape {depth.shape}, expected [H, W]")
     wrong = int((~(depth >= 0)).sum())
@@ -63,24 +57,28 @@ def read_depth(path: Path, *, insist: bool = False) -> Float[np.ndarray, "height
 
 
 def _read_png(path: Path) -> np.ndarray:
-    with opened(path) as image:
-        if image.mode != _GREY_16:
-            raise ValueError(
-                f"{path}: found a picture of mode {image.mode}, expected 16-bit grey (millimetres)"
-            )
-        return np.asarray(image).astype(np.float64) * _METRES_PER_UNIT
-
-
-def _read_array(path: Path) -> np.ndarray:
     try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.lib.npyio.NpzFile):
-            with found:
-                if _KEY not in found:
-                    raise ValueError(f"found arrays {sorted(found)}, expected {_KEY!r}")
-                found = found[_KEY]
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        with opened(path) as image:
+            if image.mode != _GREY_16:
+                raise ValueError(
+                    f"{path}: found a picture of mode {image.mode}, expected 16-bit grey "
+                    "(millimetres)"
+                )
+            return np.asarray(image).astype(np.float64) * _METRES_PER_UNIT
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{path}: not a readable .png file ({error})") from error
+
+
+def _read_array(path: Path, kind: str) -> np.ndarray:
+    if kind == ".npy":
+        found = read_array(path)
+    else:
+        with ArrayFile(path) as arrays:
+            if _KEY not in arrays.names:
+                raise ValueError(f"{path}: found arrays {sorted(arrays.names)}, expected {_KEY!r}")
+            found = arrays.read(_KEY)
     if found.dtype.kind != "f":
         raise ValueError(
             f"{path}: found {found.dtype}, expected floating point metres "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,13 @@ from mirage_jax.io.outputs import (
     json_fields,
     safetensors_metadata,
 )
+from mirage_jax.io.sealed import FIELD, check_seal
+from mirage_jax.io.strict_json import parse_json
 
-FORMAT = "mirage-export-1"
+FORMAT = "mirage-export-2"
+READABLE = ("mirage-export-1", FORMAT)
+"""The first has no checksum."""
+
 WEIGHTS = "model.safetensors"
 ARCHITECTURE = "architecture.json"
 
@@ -37,7 +41,7 @@ def check_target(where: str, path: Path, reads: Mapping[str, Path] | None = None
 
 
 def _is_export(path: Path) -> bool:
-    return safetensors_metadata(path).get("format") == FORMAT
+    return safetensors_metadata(path).get("format") in READABLE
 
 
 _WRITTEN = {
@@ -57,7 +61,30 @@ def stored_architecture(path: str | Path) -> dict[str, Any]:
     """
     file = weights_file(path)
     header = safetensors_metadata(file)
-    return architecture_of(file, header) if header.get("format") == FORMAT else {}
+    return architecture_of(file, header) if header.get("format") in READABLE else {}
+
+
+def check_export(file: Path, header: Mapping[str, str]) -> None:
+    """Compares the weights file of an export with its checksum, reading it once.
+
+    Raises:
+      ValueError: naming the file, if it is damaged or no export; those of the older format
+        have no checksum, and are let pass.
+    """
+    found = header.get("format")
+    if found not in READABLE:
+        raise ValueError(
+            f"{file}: found format {found!r}, expected {FORMAT!r}; other weights go through "
+            "mirage_jax.convert"
+        )
+    fields = {"format", "architecture"} | ({FIELD} if found == FORMAT else set())
+    if header.keys() != fields:
+        raise ValueError(
+            f"{file}: found the metadata {', '.join(sorted(header))}, expected "
+            f"{', '.join(sorted(fields))}"
+        )
+    if found == FORMAT:
+        check_seal(file)
 
 
 def weights_file(path: str | Path) -> Path:
@@ -68,8 +95,8 @@ def weights_file(path: str | Path) -> Path:
 def architecture_of(file: Path, header: Mapping[str, str]) -> dict[str, Any]:
     """The architecture in the header of `file`; ValueError, naming it, if there is none."""
     try:
-        architecture = json.loads(header["architecture"])
-    except (KeyError, json.JSONDecodeError) as error:
+        architecture = parse_json(header["architecture"])
+    except (KeyError, ValueError) as error:
         raise ValueError(f"{file}: its header holds no architecture ({error!r})") from error
     if not isinstance(architecture, dict):
         raise ValueError(f"{file}: architecture: found {architecture!r}, expected named fields")

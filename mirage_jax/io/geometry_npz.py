@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from PIL import Image
 from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics
 from mirage_jax.io import video as video_io
 from mirage_jax.io.image_files import read_rgb
+from mirage_jax.io.numpy_files import ArrayFile
 from mirage_jax.plausible import odd_depth, odd_intrinsics, refuse
 
 _SIDE_FILES = ("clip.mp4", "first_frame.png")
@@ -118,6 +117,12 @@ def read_geometry(path: Path, start: int = 0, *, insist: bool = False) -> Geomet
         raise ValueError(
             f"{path}: frames: found the first {len(frames)} alone, expected that of number {start}"
         )
+    wrong = int((~(depths >= 0)).sum())
+    if wrong:
+        raise ValueError(
+            f"{path}: depths: {wrong} of {depths.size} pixels are NaN or negative, expected metres "
+            "(0 = unknown, inf = sky)"
+        )
     if not (depths[start] > 0).any():
         raise ValueError(f"{path}: depths[{start}]: found no depth above 0, expected metres")
     if fps is not None and not fps[0] > 0:
@@ -142,15 +147,7 @@ class _Arrays:
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            opened = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            # Of other files numpy says that they may hold pickled objects.
-            reason = error if zipfile.is_zipfile(path) else "no zip archive"
-            raise ValueError(f"{path}: not a readable .npz file ({reason})") from error
-        if not isinstance(opened, np.lib.npyio.NpzFile):
-            raise ValueError(f"{path}: found one array, expected an .npz file with several")
-        self._file = opened
+        self._file = ArrayFile(path)
 
     def close(self) -> None:
         self._file.close()
@@ -159,7 +156,7 @@ class _Arrays:
         """An array that must be there."""
         array = self.find(name, kinds, shape)
         if array is None:
-            raise ValueError(f"{self.path}: {name}: found none among {sorted(self._file)}")
+            raise ValueError(f"{self.path}: {name}: found none among {sorted(self._file.names)}")
         return array
 
     def find(
@@ -169,16 +166,9 @@ class _Arrays:
 
         A `scalar` may come as a number or as an array of one.
         """
-        if name not in self._file:
+        if name not in self._file.names:
             return None
-        try:
-            array = self._file[name]
-        except ValueError as error:  # among them numpy's refusal to unpickle
-            raise ValueError(
-                f"{self.path}: {name}: {error}; expected numbers, as objects are never unpickled"
-            ) from error
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{self.path}: {name}: damaged ({error})") from error
+        array = self._file.read(name)
         if not array.size:
             return None
         if scalar and array.size == 1:

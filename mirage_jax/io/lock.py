@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mirage_jax.io.atomic import naming
+
 RENEWED_EVERY = 10.0
 """Seconds between signs of life of an owner."""
 
@@ -111,8 +113,9 @@ class _Lock:
         here = self._enforced and owner.get("host") == self._own["host"]  # then it is dead
         if owner and not here and _lives(self.path):
             raise self._refusal(owner)
-        os.ftruncate(self.descriptor, 0)
-        os.pwrite(self.descriptor, (json.dumps(self._own) + "\n").encode(), 0)
+        with naming(self.path):
+            os.ftruncate(self.descriptor, 0)
+            os.pwrite(self.descriptor, (json.dumps(self._own) + "\n").encode(), 0)
 
     def _refusal(self, owner: dict[str, Any]) -> LockedError:
         who = "another process"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from mirage_jax.io.strict_json import parse_json
 
 
 class DamagedCheckpoint(ValueError):
@@ -130,11 +131,11 @@ def _missing_part(part: Path, names: set[str]) -> str:
             return f"{part.name}/{file.name}: no such file"
     try:
         text = (file := described).read_text(encoding="utf-8")
-        listed = _listed(json.loads(text))
+        listed = _listed(parse_json(text))
         if '"value_type": "string"' in text or _size(strings) >= 0:
-            json.loads((file := strings).read_bytes())
+            parse_json((file := strings).read_bytes())
         for file in part.glob("array_metadatas/*"):
-            json.loads(file.read_bytes())
+            parse_json(file.read_bytes())
     except FileNotFoundError:
         return f"{file.relative_to(part.parent)}: no such file"
     except ValueError as error:

@@ -21,17 +21,24 @@ from jaxtyping import Bool, Float, Int32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.atomic import read_unchanged, replacing
 from mirage_jax.io.outputs import FileKind, safetensors_metadata
+from mirage_jax.io.sealed import FIELD, UNSEALED, check_seal, seal
+from mirage_jax.io.strict_json import parse_object
 
 TEXT_LENGTH = 512
 """Tokens of a text in Wan's denoisers, padding included."""
 
-FORMAT = "mirage-text-1"
+_LONGEST = 1 << 20
+
+FORMAT = "mirage-text-2"
+_READABLE = ("mirage-text-1", FORMAT)  # the first has no checksum
 
 EMBEDDINGS = FileKind(
     "file of text embeddings",
-    lambda path: f'"{FORMAT}"' in safetensors_metadata(path).get("text", ""),
+    lambda path: any(
+        f'"{known}"' in safetensors_metadata(path).get("text", "") for known in _READABLE
+    ),
 )
 _PAD, _END = "<pad>", "</s>"
 _LIGATURES = (
@@ -193,7 +200,8 @@ def save_embeddings(path: str | Path, embeddings: TextEmbeddings) -> None:
     """Writes text embeddings to one safetensors file, without their padding.
 
     Tensors: `tokens` [sum of lengths, width], the texts one after another, and `lengths` [texts].
-    The metadata field `text` is JSON: format, prompts, and the padded length.
+    The metadata field `text` is JSON: format, prompts, the padded length, and a checksum of the
+    file (see `sealed`).
 
     Raises:
       ValueError: if prompts repeat or are not as many as embeddings, a length does not fit, the
@@ -210,12 +218,19 @@ def save_embeddings(path: str | Path, embeddings: TextEmbeddings) -> None:
         raise ValueError(f"{path}: tokens beyond the length of a text, expected zeros there")
     flat = np.ascontiguousarray(tokens[keep])
     _check_finite(path, flat)
-    header = {"format": FORMAT, "length": padded, "prompts": embeddings.prompts}
+    header = {
+        "format": FORMAT,
+        "length": padded,
+        "prompts": embeddings.prompts,
+        FIELD: UNSEALED,
+    }
     # One metadata field: safetensors writes several in no fixed order.
     metadata = {"text": json.dumps(header)}
     try:
-        # Not `save_file`: it lets nobody but the owner read what it writes.
-        write_atomically(path, save({"tokens": flat, "lengths": lengths}, metadata=metadata))
+        with replacing(path) as partial:
+            # Not `save_file`: it lets nobody but the owner read what it writes.
+            partial.write_bytes(save({"tokens": flat, "lengths": lengths}, metadata=metadata))
+            seal(partial)
     except OSError as error:
         raise OSError(f"{path}: could not be written: {error.strerror or error}") from error
 
@@ -234,31 +249,49 @@ def load_embeddings(path: str | Path, width: int | None = None) -> TextEmbedding
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected text embeddings")
+    embeddings = read_unchanged(path, lambda: _load(path))
+    found = embeddings.tokens.shape[-1]
+    if width is not None and found != width:
+        raise ValueError(f"{path}: found {found} channels, expected {width}")
+    return embeddings
+
+
+def _load(path: Path) -> TextEmbeddings:
     try:
         with safe_open(path, "numpy") as file:
-            header = json.loads((file.metadata() or {}).get("text", "{}"))
+            header = parse_object((file.metadata() or {}).get("text", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path}: damaged or not text embeddings ({error})") from error
-    if header.get("format") != FORMAT:
-        raise ValueError(f"{path}: found format {header.get('format')!r}, expected {FORMAT!r}")
+    found = header.get("format")
+    if found not in _READABLE:
+        raise ValueError(f"{path}: found format {found!r}, expected {FORMAT!r}")
     for field in ("prompts", "length"):
         if field not in header:
             raise ValueError(f"{path}: field {field!r} is missing")
-    for name, axes in (("tokens", 2), ("lengths", 1)):
+    texts = header["prompts"]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{path}: prompts: found {texts!r}, expected texts")
+    if type(header["length"]) is not int or not 0 < header["length"] <= _LONGEST:
+        raise ValueError(f"{path}: length: found {header['length']!r}, expected tokens of a text")
+    for name, axes, kinds in (("tokens", 2, ("f", "bfloat16")), ("lengths", 1, ("i",))):
         if name not in tensors:
             raise ValueError(f"{path}: tensor {name!r} is missing")
-        if tensors[name].ndim != axes:
-            raise ValueError(
-                f"{path}: tensor {name!r}: found shape {tensors[name].shape}, expected {axes} axes"
-            )
+        shape, dtype = tensors[name].shape, tensors[name].dtype
+        if len(shape) != axes:
+            raise ValueError(f"{path}: tensor {name!r}: found shape {shape}, expected {axes} axes")
+        if dtype.kind not in kinds and dtype.name not in kinds:
+            expected = "whole numbers" if name == "lengths" else "floating point"
+            raise ValueError(f"{path}: tensor {name!r}: found {dtype}, expected {expected}")
+    if (FIELD in header) != (found == FORMAT):
+        raise ValueError(f"{path}: format {found!r}: a checksum is missing, or one too many")
+    if found == FORMAT:
+        check_seal(path)
     flat, lengths = tensors["tokens"], tensors["lengths"].astype(np.int32)
     prompts, padded = tuple(header["prompts"]), header["length"]
     _check(path, prompts, lengths, padded)
     if len(flat) != lengths.sum():
         raise ValueError(f"{path}: found {len(flat)} tokens, expected {lengths.sum()}")
-    if width is not None and flat.shape[1] != width:
-        raise ValueError(f"{path}: found {flat.shape[1]} channels, expected {width}")
     _check_finite(path, flat)
     tokens = np.zeros((len(prompts), padded, flat.shape[1]), flat.dtype)
     tokens[_mask(lengths, padded)] = flat

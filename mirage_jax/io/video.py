@@ -174,7 +174,8 @@ def read_video(
         raise ValueError(f"max_frames: found {max_frames}, expected at least 1")
     frames: list[np.ndarray] = []
     try:
-        with av.open(os.path.abspath(path)) as container:
+        # Texts in the file are not asked for, and may be of any character set.
+        with av.open(os.path.abspath(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise ValueError(f"{path}: found no video stream, expected a video")
             stream = container.streams.video[0]

@@ -7,14 +7,17 @@ import os
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordReader
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from mirage_jax.io.atomic import replacing, write_atomically
+from mirage_jax.io.records import record_writer
+from mirage_jax.io.strict_json import parse_object
 from mirage_jax.world.latent_clip import FIELDS, LatentClip
 
 _HALF = ("chunks", "tokens", "rgb_chunks", "rgb_hits", "preceding")
@@ -30,14 +33,11 @@ def write_cache(path: Path, clips: Iterable[LatentClip]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with replacing(path) as partial:
-        writer = ArrayRecordWriter(os.fspath(partial), "group_size:1,uncompressed")
-        try:
+        with record_writer(partial, "group_size:1,uncompressed") as writer:
             for batch in clips:
                 for index in range(len(batch.chunks)):
                     writer.write(_to_bytes(batch, index))
                     count += 1
-        finally:
-            writer.close()
         _key_file(path).unlink(missing_ok=True)
     return count
 
@@ -78,11 +78,12 @@ def stale(path: Path, key: Mapping[str, Any]) -> str:
 def _read_key(path: Path) -> dict[str, Any]:
     """The content of the key file, {} where there is none or it is of another form."""
     try:
-        content = json.loads(_key_file(path).read_text(encoding="utf-8"))
+        content = parse_object(_key_file(path).read_bytes())
+        file = content.get("file")
+        known = isinstance(file, dict) and all(type(file.get(n)) is int for n in _IDENTITY)
     except (FileNotFoundError, ValueError):
         return {}
-    known = isinstance(content, dict) and isinstance(content.get("file"), dict)
-    return content if known and {"bytes", "crc32"} <= content["file"].keys() else {}
+    return content if known else {}
 
 
 def _other_file(path: Path, content: Mapping[str, Any]) -> str:
@@ -91,12 +92,13 @@ def _other_file(path: Path, content: Mapping[str, Any]) -> str:
     if path.stat().st_size != written["bytes"]:
         return f"found {path.stat().st_size:,} bytes, expected {written['bytes']:,}"
     # Last, since it reads.
-    if _identity(path) != {name: written[name] for name in ("bytes", "crc32")}:
+    if _identity(path) != {name: written[name] for name in _IDENTITY}:
         return "it is another file than was written"
     return ""
 
 
 _PLACES, _PLACE_BYTES = 64, 4096
+_IDENTITY = ("bytes", "crc32")
 
 
 def _identity(path: Path) -> dict[str, int]:
@@ -134,6 +136,7 @@ class LatentSource:
 
     def __init__(self, paths: Iterable[Path]):
         self.paths = [os.fspath(path) for path in paths]
+        self._shapes: dict[str, tuple[int, ...]] = {}  # of the first clip read, for all others
         for path in map(Path, self.paths):
             if not path.exists():
                 raise ValueError(f"{path}: no such latent cache; run `mirage train` from the start")
@@ -156,18 +159,28 @@ class LatentSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
             record = load(self._records[index])
-        except RuntimeError as error:
+        # The last: of a type that numpy does not have.
+        except (RuntimeError, SafetensorError, KeyError) as error:
             raise ValueError(
                 f"{', '.join(self.paths)}: clip {index} cannot be read ({error}); if it stays so, "
                 "remove the file and run `mirage train --stage=cache`"
             ) from error
-        missing = [name for name in FIELDS if name not in record]
-        if missing:
-            raise ValueError(
-                f"{', '.join(self.paths)}: field {missing[0]!r}: found none in clip {index}, "
-                f"expected one; {_MADE_ANEW}"
-            )
+        for name in FIELDS:
+            if name not in record:
+                self._refuse(index, name, "none", "one")
+            found, dtype = record[name], np.dtype(np.float16 if name in _HALF else np.float32)
+            shape = self._shapes.setdefault(name, found.shape)
+            if (found.dtype, found.shape) != (dtype, shape):
+                self._refuse(index, name, f"{found.dtype} {found.shape}", f"{dtype} {shape}")
+            if not np.isfinite(found).all():
+                self._refuse(index, name, "NaN or infinity", "finite numbers")
         return {name: np.asarray(record[name], np.float32) for name in FIELDS}
+
+    def _refuse(self, index: int, name: str, found: str, expected: str) -> NoReturn:
+        raise ValueError(
+            f"{', '.join(self.paths)}: field {name!r}: found {found} in clip {index}, expected "
+            f"{expected}; {_MADE_ANEW}"
+        )
 
     def __repr__(self) -> str:
         return f"LatentSource({self.paths}, {len(self)} clips)"

@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from mirage_jax.io.atomic import replacing, write_atomically
+from mirage_jax.io.atomic import naming, replacing, write_atomically
 
 TIME = "time/"
 """Prefix of the fields that depend on the machine and not on the run."""
@@ -81,7 +81,10 @@ class MetricsWriter:
         path = self._workdir / "metrics.jsonl"
         _keep_until(path, start_step)
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=start_step + 1)
+        with naming(self._workdir / "tensorboard"):
+            self._board = SummaryWriter(
+                str(self._workdir / "tensorboard"), purge_step=start_step + 1
+            )
 
     def rewind(self, step: int) -> None:
         """Removes what was written after a step that the run rolled back to."""
@@ -94,8 +97,9 @@ class MetricsWriter:
         """One line {"step": ..., name: value, ...}."""
         if not self._active:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        with naming(self._workdir / "metrics.jsonl"):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         if self._extra is not None:
@@ -116,8 +120,9 @@ class MetricsWriter:
         path = self._sample_path(step, "png")
         with replacing(path) as partial:
             Image.fromarray(picture).save(partial, format="png")
-        self._board.add_image("samples", picture, step, dataformats="HWC")
-        self._board.flush()
+        with naming(self._workdir / "tensorboard"):
+            self._board.add_image("samples", picture, step, dataformats="HWC")
+            self._board.flush()
         if self._extra is not None:
             self._extra.picture(step, picture)
         return path
@@ -138,8 +143,9 @@ class MetricsWriter:
     def close(self) -> None:
         """Flushes and closes all."""
         if self._active:
-            self._file.close()
-            self._board.close()
+            with naming(self._workdir):
+                self._file.close()
+                self._board.close()
             if self._extra is not None:
                 self._extra.close()
 
@@ -150,18 +156,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
       ValueError: if any other line is not JSON with a `step`.
     """
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = path.read_bytes().splitlines(keepends=True)
     records = []
     for number, line in enumerate(lines, 1):
         try:
+            # Losses may be NaN, as Python writes them.
             record = json.loads(line)
-            complete = line.endswith("\n") and "step" in record
-        except (json.JSONDecodeError, TypeError):
+            whole = isinstance(record, dict) and type(record.get("step")) is int
+            complete = line.endswith(b"\n") and whole
+        except (ValueError, RecursionError):
             complete = False
         if complete:
             records.append(record)
         elif number < len(lines):
-            raise ValueError(f"{path}:{number}: found {line[:60]!r}, expected a JSON object")
+            found = line[:60].decode(errors="replace")
+            raise ValueError(f"{path}:{number}: found {found!r}, expected a JSON object")
     return records
 
 

@@ -178,7 +178,7 @@ def _parts_folder(path: Path) -> Path | None:
     for folder in (Workdir(path).model("encoder").parent, path):
         if (folder / "encoder").exists() or any(folder.glob("denoiser_*")):
             return folder
-    if any(path.rglob("*.safetensors")):
+    if any(path.rglob("[!.]*.safetensors")):
         return None
     raise FileNotFoundError(
         f"{path}: found no trained model; expected a work directory (run `make quickstart` or "

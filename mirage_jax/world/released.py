@@ -43,7 +43,7 @@ def read_released(path: Path, model: str = "") -> Parts:
             f"{path}: found no folder {_VAE!r} in it, expected a video VAE's safetensors there, "
             "beside the diffusion transformer"
         )
-    beside: list[Path] = sorted(path.glob("*.safetensors"))
+    beside: list[Path] = sorted(path.glob("[!.]*.safetensors"))
     if (path / _TRANSFORMER).is_dir():
         sources = [path / _TRANSFORMER, *beside]
     elif beside:

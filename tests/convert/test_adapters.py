@@ -1,6 +1,5 @@
 """Adapters of every making, merged: compared with the arithmetic written out in numpy."""
 
-import gzip
 import json
 import math
 
@@ -15,8 +14,8 @@ from mirage_jax.convert.adapters import read_adapter
 from mirage_jax.convert.incoming import import_checkpoint
 from mirage_jax.convert.options import ImportOptions
 from mirage_jax.convert.outgoing import export_checkpoint
-from mirage_jax.convert.tensor_files import TensorFiles, open_tensors
-from mirage_jax.convert.wan_dit import diffusers_name, from_wan_dit
+from mirage_jax.convert.tensor_files import open_tensors
+from mirage_jax.convert.wan_dit import from_wan_dit
 from mirage_jax.nn.lora import LoRA
 from mirage_jax.weights import as_fields, load_export
 
@@ -359,27 +358,6 @@ def test_an_underscored_name_that_stands_for_two_modules_is_refused(tmp_path):
     assert list(read_adapter(files, ["a.b_c.weight"], 1.0).updates) == ["a.b_c.weight"]
     with pytest.raises(ValueError, match=r"stands for a\.b_c and for a_b\.c, expected one"):
         read_adapter(files, ["a.b_c.weight", "a_b.c.weight"], 1.0)
-
-
-def test_no_name_of_the_release_is_ambiguous():
-    """Every tensor of Wan 2.2 TI2V-5B with a branch, as both namings spell it with underscores."""
-    ends = {"weight": "diff", "bias": "diff_b"}
-    listed = [paths.GOLDEN / "keys" / f"original_{part}5b.tsv.gz" for part in ("dit", "vace")]
-    rows = [row for path in listed for row in gzip.decompress(path.read_bytes()).split(b"\n")]
-    names = [row.split(b"\t")[0].decode() for row in rows if row]
-    assert len(names) == 825 + 439
-    for rename in (str, diffusers_name):
-        spelled = {}
-        for name in names:
-            module, _, end = rename(name).rpartition(".")
-            whole = end not in ends
-            module = rename(name) if whole else module
-            own = f"lora_unet_{underscored(module)}.{'diff' if whole else ends[end]}"
-            spelled[own] = np.zeros(1)
-        assert len(spelled) == len(names)
-        files = TensorFiles(paths.GOLDEN, spelled, {}, {})
-        found = read_adapter(files, names, None).updates
-        assert list(found) == names
 
 
 def test_an_uneven_adapter_kept_apart_is_padded(tmp_path, base):

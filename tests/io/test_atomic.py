@@ -2,11 +2,15 @@
 
 import errno
 import os
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 
 from mirage_jax.io import atomic
-from mirage_jax.io.atomic import partial_path, replacing, write_atomically
+from mirage_jax.io.atomic import partial_path, read_unchanged, replacing, write_atomically
 
 
 def test_a_file_appears_only_when_the_block_ends(tmp_path):
@@ -96,3 +100,76 @@ def test_sync_comes_before_the_name(tmp_path, monkeypatch):
     path.unlink()
     write_atomically(path, "text", sync=True)
     assert seen == [False] and path.exists()
+
+
+def test_two_writers_at_once_do_not_meet(tmp_path):
+    path, names, both = tmp_path / "a.bin", set(), threading.Barrier(2)
+
+    def write(content):
+        with replacing(path) as partial:
+            names.add(partial)
+            partial.write_bytes(content)
+            both.wait()  # the other has begun, too
+
+    threads = [threading.Thread(target=write, args=(bytes([n]) * 1000,)) for n in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(names) == 2 and os.listdir(tmp_path) == ["a.bin"]
+    assert path.read_bytes() in (b"\1" * 1000, b"\2" * 1000)
+
+
+def left_by(path, host, process, days=0.0):
+    """A temporary file of a writer of `path`."""
+    name = partial_path(path).name.replace(str(os.getpid()), str(process))
+    left = path.with_name(name.replace(atomic._host(), host))
+    left.write_bytes(b"half")
+    then = time.time() - days * 86_400
+    os.utime(left, (then, then))
+    return left
+
+
+def test_what_nobody_writes_to_any_more_goes_with_the_next_write(tmp_path):
+    path, here = tmp_path / "a[1].json", atomic._host()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    living = os.getppid()
+    stays = {
+        left_by(path, here, living),
+        left_by(path, "elsewhere", ended.pid, days=0.9),
+        left_by(tmp_path / "b.json", here, ended.pid),  # of another file
+    }
+    nested = left_by(path, here, ended.pid)
+    goes = [left_by(path, "elsewhere2", living, days=1.1)]
+    goes.append(nested.rename(tmp_path / f".{nested.stem}.partial-{here}-{ended.pid}-2.json"))
+    goes.append(left_by(path, here, ended.pid))
+    write_atomically(path, "{}")
+    assert set(tmp_path.iterdir()) == {*stays, path}
+    assert not any(left.exists() for left in goes)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_anew(tmp_path):
+    path, reads = tmp_path / "a", []
+    write_atomically(path, "0")
+
+    def read():
+        reads.append(path.read_text())
+        if len(reads) < 3:
+            write_atomically(path, f"{len(reads)}")
+            raise ValueError("parts of two")
+        return reads[-1]
+
+    assert read_unchanged(path, read) == "2"
+    with pytest.raises(ValueError, match="damaged"):
+        read_unchanged(path, lambda: (_ for _ in ()).throw(ValueError("damaged")))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EROFS])
+def test_errors_of_a_disk_that_name_no_file_name_the_one_that_is_written(tmp_path, code):
+    with pytest.raises(OSError) as error, replacing(tmp_path / "a"):
+        raise OSError(code, os.strerror(code))
+    assert (error.value.errno, error.value.filename) == (code, str(tmp_path / "a"))
+    with pytest.raises(ConnectionError) as error, replacing(tmp_path / "a"):
+        raise ConnectionError(errno.ECONNRESET, "of something else")
+    assert error.value.filename is None

@@ -109,6 +109,12 @@ def test_what_means_the_same_is_taken(tmp_path, changes):
         ("depths", lambda a: a[0], r"depths: found float32 \(16, 32\), expected floating.*\(F, H"),
         ("depths", lambda a: a.astype(int), "depths: found int64"),
         ("depths", lambda a: 0 * a, r"depths\[0\]: found no depth above 0"),
+        (
+            "depths",
+            lambda a: a - 9 * (a == a.flat[0]),
+            "depths: 6656 of 6656 pixels are NaN or neg",
+        ),
+        ("depths", lambda a: np.nan * a, "depths: 6656 of 6656 pixels are NaN or negative"),
         ("depths", lambda a: a[:, :8], r"frames: found 13 of \(16, 32\).*expected up to 13 of \(8"),
         ("intrinsics", lambda a: None, "intrinsics: found none"),
         ("intrinsics", lambda a: a[1:], "intrinsics: found 12 frames, expected 13"),

@@ -250,7 +250,7 @@ def test_refuses_other_files(tmp_path):
         with pytest.raises(ValueError, match=rf"text\.safetensors: {match}"):
             load_embeddings(path)
 
-    refused("found format 'other', expected 'mirage-text-1'", {**header, "format": "other"})
+    refused("found format 'other', expected 'mirage-text-2'", {**header, "format": "other"})
     refused("found format None", "{}")
     refused("damaged or not text embeddings", "{")
     refused("field 'length' is missing", {k: v for k, v in header.items() if k != "length"})

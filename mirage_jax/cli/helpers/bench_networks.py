@@ -28,6 +28,7 @@ from rich.table import Table
 from mirage_jax.cli.helpers.compilation import use_own_kernels
 from mirage_jax.cli.helpers.flag_types import Integer, PathName
 from mirage_jax.io import outputs
+from mirage_jax.io.atomic import write_atomically
 
 SUBJECTS = ("denoiser", "vae")
 
@@ -67,7 +68,7 @@ def run(subject: str, console: Console) -> None:
             notify=status.update,
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(outcome, indent=1) + "\n")
+    write_atomically(path, json.dumps(outcome, indent=1) + "\n")
     console.print(table(outcome))
     console.print(f"-> {path}")
 

@@ -18,6 +18,7 @@ from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_clip, latents_of_frames
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.cli.helpers.common import picture_size as picture_size
 from mirage_jax.convert.tensor_files import TensorFiles, open_tensors
+from mirage_jax.io.exports import READABLE, check_export
 from mirage_jax.io.text import load_embeddings
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.nn.denoiser import Denoiser
@@ -27,7 +28,7 @@ from mirage_jax.nn.video_vae import VideoVAE
 from mirage_jax.settings import from_mapping
 from mirage_jax.training.branch_task import ADDED, BranchTask, freeze_backbone
 from mirage_jax.training.denoiser_task import DenoiserTask
-from mirage_jax.weights import FORMAT, WEIGHTS, unflatten
+from mirage_jax.weights import WEIGHTS, unflatten
 from mirage_jax.world import conditioners, loading, presets
 from mirage_jax.world.conditioners import RAY_CHANNELS, Conditioner
 from mirage_jax.world.history import NO_FRAMES, NoiseAugmentation
@@ -194,7 +195,9 @@ def pretrained(config: ConfigDict, task: DenoiserTask) -> dict[str, Any]:
     if config.denoiser_training.pretrained == "random":
         made = jax.jit(lambda: nn.unbox(task.init(jax.random.key(config.seed))))()
         return {name: part for name, part in jax.device_get(made).items() if name not in ADDED}
-    return unflatten(open_pretrained(config).tensors)
+    files = open_pretrained(config)
+    check_export(files.path, files.metadata)
+    return unflatten(files.tensors)
 
 
 def open_pretrained(config: ConfigDict) -> TensorFiles:
@@ -206,7 +209,7 @@ def open_pretrained(config: ConfigDict) -> TensorFiles:
             "denoiser, or 'random' to try the code"
         )
     files = open_tensors(Path(path) / WEIGHTS)
-    if files.metadata.get("format") != FORMAT:
+    if files.metadata.get("format") not in READABLE:
         raise ValueError(f"{files.path}: not an export; `mirage convert` makes one of it")
     return files
 

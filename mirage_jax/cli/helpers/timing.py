@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mirage_jax.io import outputs
+from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.strict_json import read_object
 from mirage_jax.io.workdir import Workdir
 
 SECONDS = outputs.json_map_kind("file of wall times", int | float)
@@ -21,7 +23,7 @@ def check(workdir: Workdir) -> None:
 
 def booked(workdir: Workdir) -> dict[str, float]:
     """Seconds of each stage so far."""
-    return json.loads(workdir.seconds.read_text()) if workdir.seconds.exists() else {}
+    return read_object(workdir.seconds) if workdir.seconds.exists() else {}
 
 
 @contextmanager
@@ -44,7 +46,7 @@ def timed(workdir: Workdir, stage: str, *outputs: Path) -> Iterator[None]:
         if not outputs or _files(outputs) != before:
             earlier = seconds.get(stage, 0.0) if outputs else 0.0
             seconds[stage] = round(earlier + time.monotonic() - start, 1)
-            workdir.seconds.write_text(json.dumps(seconds, indent=1) + "\n")
+            write_atomically(workdir.seconds, json.dumps(seconds, indent=1) + "\n")
 
 
 def _files(folders: tuple[Path, ...]) -> dict[Path, tuple[int, int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from mirage_jax.io.orbax import DamagedCheckpoint, proof_of_damage, quiet, reason_of
+from mirage_jax.io.strict_json import parse_object
 from mirage_jax.training.checkpoints.checksums import tensor_name, tensor_table
 
 FORMAT = "mirage-checkpoint-2"
@@ -72,10 +72,28 @@ def _read_meta(path: Path) -> dict[str, Any]:
         raise DamagedCheckpoint("meta: fields json and crc32 expected") from error
     if zlib.crc32(text.encode()) != crc:
         raise DamagedCheckpoint("meta: the CRC does not match")
-    meta = json.loads(text)
+    try:
+        meta = parse_object(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: meta: {error}") from error
     if meta.get("format") != FORMAT:
         raise ValueError(f"{path}: found format {meta.get('format')!r}, expected {FORMAT!r}")
+    tensors = meta.get("tensors")
+    if not isinstance(tensors, dict) or not all(map(_is_entry, tensors.values())):
+        raise ValueError(
+            f"{path}: meta.tensors: found another table than of names, each with shape, dtype and "
+            "checksum"
+        )
     return meta
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether a value is [shape, dtype, checksum]."""
+    if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[0], list):
+        return False
+    shape, dtype, checksum = entry
+    lengths = all(type(length) is int and length >= 0 for length in shape)
+    return lengths and type(dtype) is str and type(checksum) is int
 
 
 def load_items(path: Path, abstract: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mirage_jax.io.atomic import replacing
+from mirage_jax.io.atomic import read_unchanged, replacing
 from mirage_jax.io.outputs import FileKind, safetensors_metadata
+from mirage_jax.io.strict_json import parse_object
 from mirage_jax.origin import Origin
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.state import World, check_world
@@ -129,17 +130,7 @@ def read_world_file(path: str | Path, model: WorldModel | None = None) -> WorldF
         world that is not the model's.
     """
     path = Path(path)
-    container = world_container.Container(path)
-    if container.metadata.get("format") == OLDER_FORMAT:
-        file = _of_older(container)
-    elif world_container.METADATA in container.metadata:
-        header = _checked_header(container)
-        file = unpack(str(path), header, _checked_tensors(container, header))
-    else:
-        raise ValueError(
-            f"{path}: format {container.metadata.get('format')!r}, expected {WORLD_FORMAT!r} or "
-            f"{OLDER_FORMAT!r}"
-        )
+    file = read_unchanged(path, lambda: _read(path))
     if model is not None:
         _check_conditioner(file, model, path)
         check_world(file.world, model, str(path))
@@ -165,13 +156,26 @@ def _check_conditioner(file: WorldFile, model: WorldModel, path: Path) -> None:
         )
 
 
+def _read(path: Path) -> WorldFile:
+    container = world_container.Container(path)
+    if container.metadata.get("format") == OLDER_FORMAT:
+        return _of_older(container)
+    if world_container.METADATA in container.metadata:
+        header = _checked_header(container)
+        return unpack(str(path), header, _checked_tensors(container, header))
+    raise ValueError(
+        f"{path}: format {container.metadata.get('format')!r}, expected {WORLD_FORMAT!r} or "
+        f"{OLDER_FORMAT!r}"
+    )
+
+
 # -- header and checksums ------------------------------------------------------------------------
 
 
 def _checked_header(container: world_container.Container) -> dict[str, Any]:
     path = container.path
     try:
-        header = world_container.parse_json(container.metadata[world_container.METADATA])
+        header = parse_object(container.metadata[world_container.METADATA])
     except ValueError as error:
         raise ValueError(f"{path}: header is damaged: {error}") from error
     if header.get("format") != WORLD_FORMAT:  # before all else: what comes later may be different

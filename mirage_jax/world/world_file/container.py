@@ -13,12 +13,12 @@ import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from mirage_jax.io.strict_json import parse_object
 from mirage_jax.io.tensor_dtypes import NUMPY_DTYPES
 from mirage_jax.weights import save_tensors
 
@@ -58,7 +58,7 @@ class Container:
         self.path = path
         try:
             self._header = _read_header(path)
-            table = parse_json(self._header[_LENGTH.size :])
+            table = parse_object(self._header[_LENGTH.size :])
             with safe_open(path, "numpy"):  # checks places, shapes and lengths
                 pass
         except (OSError, ValueError, SafetensorError) as error:
@@ -115,34 +115,6 @@ def write(partial: Path, tensors: Mapping[str, np.ndarray], text: str, path: Pat
 def checksum(tensor: np.ndarray) -> str:
     """crc32 of a tensor's bytes as they lie in the file, in eight hexadecimal digits."""
     return f"{zlib.crc32(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data):08x}"
-
-
-def parse_json(text: str | bytes) -> dict[str, Any]:
-    """Reads a JSON object strictly.
-
-    Raises:
-      ValueError: if it is no JSON object, or a name occurs twice, or a number is not finite.
-    """
-    try:
-        decoded = json.loads(text, object_pairs_hook=_unique, parse_constant=_not_finite)
-    except RecursionError as error:
-        raise ValueError("found brackets too deep in one another") from error
-    if not isinstance(decoded, dict):
-        raise ValueError(f"found {type(decoded).__name__}, expected a JSON object")
-    return decoded
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"name {twice!r}: found twice, expected once")
-    return fields
-
-
-def _not_finite(number: str) -> None:
-    raise ValueError(f"found {number}, expected finite numbers")
 
 
 def _read_header(path: Path) -> bytes:
