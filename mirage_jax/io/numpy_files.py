@@ -68,7 +68,11 @@ class ArrayFile:
         return tuple(self._members)
 
     def read(self, name: str) -> np.ndarray:
-        """An array; ValueError naming the file and the array, if it is damaged or holds objects."""
+        """An array of numbers or texts.
+
+        Raises:
+          ValueError: naming the file and the array, if it is damaged or holds anything else.
+        """
         info = self._members[name]
         with _translated(self.path, f"{name}: damaged"):
             most = _INFLATED * info.compress_size + _INFLATED
@@ -98,14 +102,15 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def _check(file: Any, size: int) -> None:
-    """ValueError unless a file of `size` bytes is an array of numbers, whole, and nothing else."""
+    """ValueError unless a file of `size` bytes is an array, whole, and nothing else."""
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"found version {version}, expected 1.0 or 2.0")
     shape, _, dtype = _HEADERS[version](file)
-    if dtype.hasobject or dtype.kind not in "biufc":
+    if dtype.hasobject or dtype.kind not in "biufcSU":
         raise ValueError(
-            f"found {dtype}, expected numbers: with allow_pickle=False, objects are never unpickled"
+            f"found {dtype}, expected numbers or texts: with allow_pickle=False, objects are never "
+            "unpickled"
         )
     if min(shape, default=0) < 0:
         raise ValueError(f"found shape {shape}, expected lengths of at least 0")

@@ -34,7 +34,7 @@ def test_bench_prints_and_writes_its_numbers(call, monkeypatch, tmp_path):
 
 
 def test_bench_loader_times_every_way_of_storing(monkeypatch, capsys, tmp_path):
-    small = ["--picture_size=16", "--window_frames=12", "--batch_windows=2", "--timed_batches=2"]
+    small = ["--room_pixels=16", "--window_frames=12", "--batch_windows=2", "--timed_batches=2"]
     monkeypatch.setattr(bench_loader, "_ROOMS", 2)
     here = functools.partial(recording.record, workers=0)
     monkeypatch.setattr(recording, "record", here)

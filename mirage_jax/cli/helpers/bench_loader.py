@@ -1,7 +1,7 @@
 """mirage bench loader: how fast recorded clips are read, cut to windows and batched.
 
     mirage bench loader --recording=runs/quickstart/worlds/freedoom
-    mirage bench loader --picture_size=128 --window_frames=33 --loader_workers=0,2
+    mirage bench loader --room_pixels=128 --window_frames=33 --loader_workers=0,2
 
 Without --recording it records generated rooms, once for each way of storing them. Prints a table
 and writes bench_loader.json (--json=FILE): windows, frames and decoded megabytes a second by worker
@@ -29,7 +29,7 @@ from mirage_jax.io import outputs
 
 _CLIPS = flags.DEFINE(PathName(), "recording", "", "Folder of recorded clips; '' records rooms.")
 _SIZE = flags.DEFINE(
-    Integer(least=8), "picture_size", 128, "Pixels of the rooms' pictures, without clips."
+    Integer(least=8), "room_pixels", 128, "Pixels of the rooms' pictures, without clips."
 )
 _FRAMES = flags.DEFINE(Integer(least=1), "window_frames", 33, "Frames of a window.")
 _BATCH = flags.DEFINE(Integer(least=1), "batch_windows", 8, "Windows of a batch.")

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
+
+from mirage_jax.io.numpy_files import ArrayFile, read_array
 
 _NUMBER_SPLIT = re.compile(r"[\s,;]+")
 
@@ -67,27 +66,12 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: not a readable .json file ({error})") from error
 
 
-_DAMAGED = (
-    *(ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError),
-    *(tokenize.TokenError, SyntaxError),  # of a damaged header of an .npy
-)
-
-
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Arrays of an .npz by name, of an .npy by ""; ValueError if damaged or holding objects."""
-    try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.lib.npyio.NpzFile):
-            with found:
-                return {name: found[name] for name in found.files}
-        return {"": found}
-    except FileNotFoundError:
-        raise
-    except _DAMAGED as error:
-        reason = str(error)
-        if "pickle" in reason:  # what numpy says of any other content, too
-            reason = "no arrays of numbers; objects are never unpickled"
-        raise ValueError(f"{path}: not a readable {path.suffix.lower()} file ({reason})") from error
+    if path.suffix.lower() == ".npy":
+        return {"": read_array(path)}
+    with ArrayFile(path) as arrays:
+        return {name: arrays.read(name) for name in arrays.names}
 
 
 def as_floats(path: Path, value: Any, where: str = "poses") -> np.ndarray:
@@ -121,7 +105,7 @@ def as_matrices(path: Path, value: Any, where: str = "poses") -> np.ndarray:
     if array.shape in ((4, 4), (3, 4)):
         array = array[None]
     if array.ndim == 2 and array.shape[1] in (12, 16):
-        array = array.reshape(len(array), -1, 4)
+        array = array.reshape(len(array), array.shape[1] // 4, 4)
     if array.ndim == 3 and array.shape[1:] == (3, 4):
         row = np.broadcast_to([0.0, 0, 0, 1], (len(array), 1, 4))
         array = np.concatenate([array, row], axis=1)
