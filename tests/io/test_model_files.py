@@ -38,7 +38,8 @@ def test_ply_has_the_points_with_all_their_properties(tmp_path):
 
 
 def test_colmap_puts_the_points_at_the_same_pixels(tmp_path):
-    scene_files.write_colmap(tmp_path / "m", POSES, LENS, SIZE, XYZ, COLOURS, [0, 4, 8, 12])
+    record = scene_files.cameras(POSES, LENS, SIZE, [0, 4, 8, 12])
+    scene_files.write_colmap(tmp_path / "m", record, XYZ, COLOURS)
     lenses, images, points, colours = read_models.colmap(tmp_path / "m")
     np.testing.assert_array_equal(np.float32(points), XYZ)
     np.testing.assert_array_equal(colours, COLOURS)
@@ -52,7 +53,7 @@ def test_colmap_puts_the_points_at_the_same_pixels(tmp_path):
 def test_transforms_json_puts_the_points_at_the_same_pixels(tmp_path):
     """In OpenGL axes a camera looks along -z and rows count down from +y."""
     path = tmp_path / "transforms.json"
-    scene_files.write_transforms(path, POSES, LENS, SIZE, point_file="p.ply")
+    scene_files.write_transforms(path, scene_files.cameras(POSES, LENS, SIZE), "p.ply")
     scene = json.loads(path.read_text())
     assert (scene["w"], scene["h"], scene["ply_file_path"]) == (128, 96, "p.ply")
     for frame, expected in zip(scene["frames"], EXPECTED, strict=True):
@@ -96,8 +97,9 @@ def test_glb_shows_the_points_from_its_camera_at_the_same_place(tmp_path, frames
 def test_our_own_files_are_replaced_and_those_of_others_are_not(tmp_path):
     point_files.write_ply(tmp_path / "p.ply", XYZ, COLOURS)
     point_files.write_glb(tmp_path / "p.glb", XYZ, COLOURS, POSES, 1.0, 1.0)
-    scene_files.write_transforms(tmp_path / "t.json", POSES, LENS, SIZE)
-    scene_files.write_colmap(tmp_path, POSES, LENS, SIZE, XYZ, COLOURS)
+    record = scene_files.cameras(POSES, LENS, SIZE)
+    scene_files.write_transforms(tmp_path / "t.json", record)
+    scene_files.write_colmap(tmp_path, record, XYZ, COLOURS)
     kinds = {"p.ply": point_files.PLY, "p.glb": point_files.GLB, "t.json": scene_files.TRANSFORMS}
     kinds |= dict.fromkeys(scene_files.COLMAP_FILES, scene_files.COLMAP)
     for name, kind in kinds.items():

@@ -59,9 +59,11 @@ def write(
     elif out.suffix == ".json":
         points = out.with_suffix(".ply")
         _write_ply(points, file, xyz, shown)
-        scene_files.write_transforms(out, poses, lens, cameras.size, frames, points.name)
+        record = scene_files.cameras(poses, lens, cameras.size, frames, "images/")
+        scene_files.write_transforms(out, record, points.name)
     else:
-        scene_files.write_colmap(out, poses, lens, cameras.size, xyz, shown, frames)
+        record = scene_files.cameras(poses, lens, cameras.size, frames)
+        scene_files.write_colmap(out, record, xyz, shown)
     return len(xyz)
 
 

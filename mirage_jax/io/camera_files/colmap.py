@@ -256,8 +256,24 @@ def _binary_images(file: Path) -> list[_Image]:
     return images
 
 
-def write_colmap(path: Path, record: CameraRecord, *, binary: bool = False) -> None:
-    """Writes a folder with cameras, images and no points, one camera for all or one per frame.
+WRITTEN_BY = "# written by mirage_jax"
+"""The first line of text files that this program wrote."""
+
+
+def write_colmap(
+    path: Path,
+    record: CameraRecord,
+    *,
+    binary: bool = False,
+    points: tuple[np.ndarray, np.ndarray] | None = None,
+) -> None:
+    """Writes a folder with cameras, images and points, one camera for all or one per frame.
+
+    Args:
+      path: the folder; made if needed.
+      record: the cameras.
+      binary: whether to write the binary files, which have no points.
+      points: positions [N, 3] and uint8 colours [N, 3], of text files; None for no points.
 
     Raises:
       ValueError: without intrinsics in pixels of a known size, or with a lens COLMAP has not.
@@ -288,16 +304,22 @@ def write_colmap(path: Path, record: CameraRecord, *, binary: bool = False) -> N
         write_atomically(path / "images.bin", out)
         write_atomically(path / "points3D.bin", struct.pack("<Q", 0))
         return
-    lines = ["# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]"]
+    lines = [WRITTEN_BY, "# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]"]
     for i, (model, values) in enumerate(cameras, 1):
         lines.append(f"{i} {model} {width} {height} " + " ".join(f"{v:.17g}" for v in values))
     write_atomically(path / "cameras.txt", "\n".join(lines) + "\n")
-    lines = ["# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME, then POINTS2D[]"]
+    columns = "IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME"
+    lines = [WRITTEN_BY, f"# {columns}, then POINTS2D[]"]
     for i, pose in enumerate(poses):
         row = " ".join(f"{v:.17g}" for v in (*qvec[i], *pose[:3, 3]))
         lines += [f"{i + 1} {row} {which[i] + 1} {names[i]}", ""]
     write_atomically(path / "images.txt", "\n".join(lines) + "\n")
-    write_atomically(path / "points3D.txt", "# no points\n")
+    lines = [WRITTEN_BY, "# POINT3D_ID, X, Y, Z, R, G, B, ERROR, then TRACK[]"]
+    places, colours = points if points is not None else (np.zeros((0, 3)), np.zeros((0, 3)))
+    for i, (place, colour) in enumerate(zip(places.tolist(), colours.tolist(), strict=True), 1):
+        row = " ".join(f"{value:.9g}" for value in place)
+        lines.append(f"{i} {row} {' '.join(map(str, colour))} 0")
+    write_atomically(path / "points3D.txt", "\n".join(lines) + "\n")
 
 
 def _cameras_to_write(

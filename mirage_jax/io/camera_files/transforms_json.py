@@ -129,13 +129,24 @@ def _focal(angle: float | None, side: int | None) -> float | None:
     return side / 2 / math.tan(angle / 2)
 
 
-def write_transforms(path: Path, record: CameraRecord) -> None:
+WRITER = "mirage_jax"
+"""Field `writer` of files that this program wrote."""
+
+
+def write_transforms(path: Path, record: CameraRecord, *, points: str = "") -> None:
     """Writes camera to world, OpenGL axes, the world as it is; intrinsics of each frame if needed.
+
+    Args:
+      path: the file.
+      record: the cameras.
+      points: name of a PLY file beside it, in the same world coordinates; "" for none.
 
     Raises:
       ValueError: for intrinsics without the pictures' size.
     """
-    content: dict[str, Any] = {"camera_model": "OPENCV"}
+    content: dict[str, Any] = {"writer": WRITER, "camera_model": "OPENCV"}
+    if points:
+        content["ply_file_path"] = points
     per_frame: list[dict[str, Any]] = [{} for _ in range(len(record))]
     if record.intrinsics is not None:
         if record.size is None:
