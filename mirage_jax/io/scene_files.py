@@ -1,4 +1,4 @@
-"""Cameras and points together as other tools take them: COLMAP's text model, and transforms.json."""
+"""Cameras and points as other tools take them: COLMAP's text model, and transforms.json."""
 
 from __future__ import annotations
 
