@@ -1,6 +1,14 @@
 """The pose-keyed latent memory: `create`, `write`, `read`; retrieval; the RGB cloud baseline."""
 
-from mirage_jax.memory import frustum_voxels, released, retrieval, rgb_cloud, sharded
+from mirage_jax.memory import (
+    eviction,
+    frustum_voxels,
+    fusion,
+    released,
+    retrieval,
+    rgb_cloud,
+    sharded,
+)
 from mirage_jax.memory.bank import LatentMemory, WriteReport, create, nbytes, write
 from mirage_jax.memory.pooling import pool_depth, pool_static
 from mirage_jax.memory.readout import ReadOut, read, splat
@@ -12,7 +20,9 @@ __all__ = [
     "ReadOut",
     "WriteReport",
     "create",
+    "eviction",
     "frustum_voxels",
+    "fusion",
     "nbytes",
     "pool_depth",
     "pool_static",

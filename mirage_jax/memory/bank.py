@@ -200,10 +200,12 @@ class Cells:
 
     Attributes:
       rows: by name of `ELEMENT_FIELDS`, `[T * h * w, ...]`; those to be written are `valid`.
+      depth: `[T, h, w]` float32, metres, 0 in cells that are not to be written.
       unknown_depth, moving: counts of the others, see `WriteReport`.
     """
 
     rows: dict[str, Array]
+    depth: Array
     unknown_depth: Array
     moving: Array
 
@@ -256,6 +258,7 @@ def cells_of_frames(
     }
     return Cells(
         rows,
+        depth=jnp.where(known & is_static, cell_depth, 0.0),
         unknown_depth=jnp.sum(~known, dtype=jnp.int32),
         moving=jnp.sum(known & ~is_static, dtype=jnp.int32),
     )
