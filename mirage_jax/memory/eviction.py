@@ -39,14 +39,17 @@ def crowding(mem: LatentMemory) -> Float[Array, " n"]:
     numbers, so that now and then two share a count.
     """
     octave = jnp.round(jnp.log2(jnp.maximum(mem.size, 1e-6)))
-    cube = jnp.floor(mem.xyz / jnp.exp2(octave)[:, None]).astype(jnp.int32)
-    # Teschner et al. 2003, "Optimized spatial hashing for collision detection", section 3.
-    primes = np.array([73856093, 19349663, 83492791], np.int32)
-    mixed = jnp.bitwise_xor(octave.astype(jnp.int32) * np.int32(2654435), cube[:, 0] * primes[0])
-    mixed = jnp.bitwise_xor(mixed, jnp.bitwise_xor(cube[:, 1] * primes[1], cube[:, 2] * primes[2]))
-    bins = max(2, 1 << (2 * mem.capacity - 1).bit_length())
-    place = jnp.bitwise_and(mixed, bins - 1)
-    counts = jnp.zeros(bins, jnp.int32).at[place].add(mem.valid.astype(jnp.int32))
+    cube = jnp.floor(mem.xyz / jnp.exp2(octave)[:, None])
+    numbers = jnp.concatenate([cube, octave[:, None]], axis=-1).astype(jnp.int32)
+    mixed = jnp.zeros(mem.capacity, jnp.uint32)
+    for axis in range(4):
+        # The multiplier of Knuth 1998, "Sorting and Searching", section 6.4; the high bits are
+        # those that every number has changed.
+        mixed = (mixed ^ numbers[:, axis].astype(jnp.uint32)) * np.uint32(2654435761)
+        mixed = mixed ^ (mixed >> 15)
+    bits = (4 * mem.capacity - 1).bit_length()
+    place = (mixed * np.uint32(2654435761)) >> (32 - bits)
+    counts = jnp.zeros(1 << bits, jnp.int32).at[place].add(mem.valid.astype(jnp.int32))
     return jnp.maximum(counts[place], 1).astype(jnp.float32)
 
 

@@ -1,4 +1,4 @@
-"""Writing that keeps a memory small: what it shows already is fused, what is wrong or too much goes.
+"""Writing that keeps a memory small: what it shows already is fused, what is wrong goes.
 
 Frame by frame, every element is projected into the frame. One that lies where the cell it falls
 into was lifted to *agrees* with the cell: nothing is added, and of the two tokens the better view
@@ -132,7 +132,8 @@ def write(
 def _write_frame(
     mem: LatentMemory, frame: _Frame, options: FusionOptions
 ) -> tuple[LatentMemory, dict[str, Array]]:
-    grid = frame.depth.shape
+    h, w = frame.depth.shape
+    grid = (h, w)
     view = geometry.Camera(frame.intrinsics[None], frame.cam2world[None], grid)
     hits = readout.project_to_cells(mem.xyz, mem.valid, view, grid)
     scale = align(hits, frame.depth, options.align)
