@@ -304,8 +304,10 @@ def test_generate_says_what_is_wrong(run, picture, walk, capsys, tmp_path):
     assert not list(tmp_path.glob("*.world")) and not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize(("capacity", "lost"), [(5, 7), (12, 0)])
-def test_a_full_memory_is_said(capacity, lost, run, picture, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("fuse", "capacity", "lost"), [(False, 5, 7), (False, 12, 0), (True, 5, 0)]
+)
+def test_a_full_memory_is_said(fuse, capacity, lost, run, picture, capsys, tmp_path):
     workdir = Workdir(tmp_path)
     shutil.copytree(run.root / "model", tmp_path / "model")
     # A head for which nothing moves or is sky: every cell is remembered, 4 of the picture and of
@@ -316,12 +318,20 @@ def test_a_full_memory_is_said(capacity, lost, run, picture, capsys, tmp_path):
         "bias": jnp.array([0.0, -1.0, -20.0, -20.0]),
     }
     export(workdir.model("geometry"), params, architecture)
-    options = [f"--config.memory.capacity={capacity}", "--config.sampling.steps=2"]
+    options = [f"--config.memory.capacity={capacity}", f"--config.memory.fuse={fuse}"]
+    options.append("--config.sampling.steps=2")
     out = tmp_path / "full.mp4"
     where = [f"--workdir={tmp_path}", f"--image={picture}", f"--out={out}", f"--frames={CHUNK}"]
     assert command(generate, *options, *where) == 0
     bank = load_world(out.with_suffix(".world")).bank
     assert (int(bank.count), int(bank.dropped)) == (min(capacity, 12), lost)
     said = " ".join(capsys.readouterr().out.split())
+    assert f"memory: {int(bank.valid.sum())} of {capacity} elements" in said
+    record = json.loads(out.with_suffix(".json").read_text())["iterations"]
+    fused, evicted = (
+        sum(chunk[f"elements_{name}"] for chunk in record) for name in ("fused", "evicted")
+    )
+    assert f"{fused} known already" in said and (fused + evicted > 0) == fuse
+    assert (f", {evicted} to make room" in said) == (evicted > 0)
     assert ("memory was full" in said) == (lost > 0)
     assert (f"{lost} elements were not remembered" in said) == (lost > 0)

@@ -35,8 +35,9 @@ def worth(mem: LatentMemory, here: Float[Array, "3"]) -> Float[Array, " n"]:
 def crowding(mem: LatentMemory) -> Float[Array, " n"]:
     """Elements of a similar size in the same cube of space, each counting itself; at least 1.
 
-    Cubes have the edge of the size rounded to a power of two. They are counted by a hash of their
-    numbers, so that now and then two share a count.
+    Cubes have the edge of the size rounded to a power of two and lie along the axes of the world:
+    a world that is turned may evict others. They are counted by a hash of their numbers, so that
+    now and then two share a count.
     """
     octave = jnp.round(jnp.log2(jnp.maximum(mem.size, 1e-6)))
     cube = jnp.floor(mem.xyz / jnp.exp2(octave)[:, None])
