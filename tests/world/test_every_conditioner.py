@@ -150,7 +150,7 @@ def check_rollout(model):
         elements += int(report.written) - int(report.contradicted) - int(report.evicted)
         assert int(world.bank.valid.sum()) == elements
     if model.conditioner.stores == "colours":
-        colours = worlds[0].bank.tokens[: counts[0]]
+        colours = worlds[0].bank.tokens[:cells]
         assert colours.dtype == jnp.uint8
         np.testing.assert_array_equal(colours, PICTURE.reshape(-1, 3))
 
