@@ -1,11 +1,12 @@
 """mirage bench memory: time the latent memory against sort-and-scatter and the RGB point cloud.
 
     mirage bench memory
+    mirage bench memory --walk=100     # of a trained work directory, on walks of 100 chunks
     mirage bench denoiser --help
     mirage bench vae --help
 
-Prints a table and writes <workdir>/bench_memory.json. All times are medians of warm runs, taken in
-turns within one process.
+Prints a table and writes <workdir>/bench_memory.json, or bench_memory_walk.json of walks. All times
+are medians of warm runs, taken in turns within one process.
 """
 
 from __future__ import annotations
@@ -13,13 +14,23 @@ from __future__ import annotations
 import json
 from functools import partial
 
+from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from mirage_jax.cli.helpers import bench_networks, build, common, config_check
+from mirage_jax.cli.helpers import bench_networks, bench_walk, build, common, config_check
+from mirage_jax.cli.helpers.flag_types import Integer
 from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
+
+_WALK = flags.DEFINE(
+    Integer(least=0),
+    "walk",
+    0,
+    "Chunks to walk to and fro along held-out clips of a trained work directory, with memories "
+    "that are fused, fused with little room, and appended; 0 times a made-up room instead.",
+)
 
 
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> None:
@@ -95,7 +106,10 @@ def main() -> None:
     config = common.resolve_config()
     workdir = Workdir(common.workdir())
     common.prepare_jax(config, workdir, timed=True)
-    run(config, workdir, Console())
+    if _WALK.value:
+        bench_walk.run(config, workdir, _WALK.value, Console())
+    else:
+        run(config, workdir, Console())
 
 
 def cli() -> None:

@@ -25,3 +25,9 @@ def test_bench_prints_and_writes_its_numbers(call, monkeypatch, tmp_path):
     # Five latents of four reads each, twice as fine as the 4x4 latents.
     assert (found["poses_per_chunk"], found["read_grid"]) == (20, [8, 8])
     assert found["pictures_per_chunk"] == 17 and found["frames_written_per_chunk"] == 4
+
+
+def test_a_walk_needs_trained_parts(call):
+    code, _, err = call("bench", "--config.tiny=true", "--walk=2")
+    said = " ".join(err.split())
+    assert code == 2 and "encoder: not trained yet" in said and "mirage train" in said
