@@ -19,9 +19,10 @@ from rich.console import Console
 
 from helpers import paths
 from mirage_jax import trajectories
-from mirage_jax.cli import evaluate, generate, record, train
+from mirage_jax.cli import bench, evaluate, generate, record, train
 from mirage_jax.cli.helpers import common
-from mirage_jax.evaluation import efficiency
+from mirage_jax.evaluation import efficiency, memory_walk
+from mirage_jax.evaluation.stopwatch import Times
 from mirage_jax.io import video as video_io
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.training.latent_cache import LatentSource
@@ -304,8 +305,10 @@ def test_generate_says_what_is_wrong(run, picture, walk, capsys, tmp_path):
     assert not list(tmp_path.glob("*.world")) and not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize(("capacity", "lost"), [(5, 7), (12, 0)])
-def test_a_full_memory_is_said(capacity, lost, run, picture, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("fuse", "capacity", "lost"), [(False, 5, 7), (False, 12, 0), (True, 5, 0)]
+)
+def test_a_full_memory_is_said(fuse, capacity, lost, run, picture, capsys, tmp_path):
     workdir = Workdir(tmp_path)
     shutil.copytree(run.root / "model", tmp_path / "model")
     # A head for which nothing moves or is sky: every cell is remembered, 4 of the picture and of
@@ -316,12 +319,38 @@ def test_a_full_memory_is_said(capacity, lost, run, picture, capsys, tmp_path):
         "bias": jnp.array([0.0, -1.0, -20.0, -20.0]),
     }
     export(workdir.model("geometry"), params, architecture)
-    options = [f"--config.memory.capacity={capacity}", "--config.sampling.steps=2"]
+    options = [f"--config.memory.capacity={capacity}", f"--config.memory.fuse={fuse}"]
+    options.append("--config.sampling.steps=2")
     out = tmp_path / "full.mp4"
     where = [f"--workdir={tmp_path}", f"--image={picture}", f"--out={out}", f"--frames={CHUNK}"]
     assert command(generate, *options, *where) == 0
     bank = load_world(out.with_suffix(".world")).bank
     assert (int(bank.count), int(bank.dropped)) == (min(capacity, 12), lost)
     said = " ".join(capsys.readouterr().out.split())
+    assert f"memory: {int(bank.valid.sum())} of {capacity} elements" in said
+    record = json.loads(out.with_suffix(".json").read_text())["iterations"]
+    fused, evicted = (
+        sum(chunk[f"elements_{name}"] for chunk in record) for name in ("fused", "evicted")
+    )
+    assert f"{fused} known already" in said and (fused + evicted > 0) == fuse
+    assert (f", {evicted} to make room" in said) == (evicted > 0)
     assert ("memory was full" in said) == (lost > 0)
     assert (f"{lost} elements were not remembered" in said) == (lost > 0)
+
+
+def test_memories_are_walked_along_held_out_clips(run, monkeypatch, capsys):
+    slots = lambda calls, _: [Times(1.0 + len(call.args[0].xyz), 0.0) for call in calls]  # noqa: E731
+    monkeypatch.setattr(memory_walk, "median_times", slots)
+    small = {name: SMALLER[name] for name in SMALLER if name.startswith(("record", "memory"))}
+    options = [f"--config.{name}={value}" for name, value in small.items()]
+    options += ["--config.tiny=true", f"--workdir={run.root}", "--walk=2"]
+    assert command(bench, *options) == 0
+    written = json.loads((run.root / "bench_memory_walk.json").read_text())
+    assert written["chunks"] == 2 and list(written["worlds"]) == ["procedural"]
+    fused, tight, appended = written["worlds"]["procedural"].values()
+    # A picture and two chunks of two keyframes, each of 2 x 2 cells, less what the head leaves out.
+    assert appended["capacity"] == 5 * 4 and appended["fused"] == appended["dropped"] == 0
+    assert fused["written"] + fused["fused"] == appended["written"] <= 2 * 4 * 4
+    assert tight["dropped"] == 0 and tight["capacity"] <= fused["capacity"]
+    said = capsys.readouterr().out
+    assert "procedural: 2 chunks of 9 frames" in said and f"{fused['fused']:,} fused" in said

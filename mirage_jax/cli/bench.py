@@ -1,13 +1,15 @@
 """mirage bench memory: time the latent memory against sort-and-scatter and the RGB point cloud.
 
     mirage bench memory
-    mirage bench loader --help
+    mirage bench memory --walk=100     # of a trained work directory, on walks of 100 chunks
     mirage bench memory --tiles=100000,1000000,10000000
+    mirage bench loader --help
     mirage bench denoiser --help
     mirage bench vae --help
 
-Prints a table and writes <workdir>/bench_memory.json, or bench_tiles.json with --tiles. All times
-are medians of warm runs, taken in turns within one process.
+Prints a table and writes <workdir>/bench_memory.json, or bench_memory_walk.json with --walk and
+bench_tiles.json with --tiles. All times are medians of warm runs, taken in turns within one
+process.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from mirage_jax.cli.helpers import (
     bench_loader,
     bench_networks,
     bench_tiles,
+    bench_walk,
     build,
     common,
     config_check,
 )
+from mirage_jax.cli.helpers.flag_types import Integer
 from mirage_jax.io import outputs
 from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.workdir import Workdir
@@ -37,6 +41,13 @@ _TILES = flags.DEFINE_list(
     [],
     "Instead of all else, time memories in tiles of so many elements against one that holds what "
     "is in view alone; ten million take 3 GB.",
+)
+_WALK = flags.DEFINE(
+    Integer(least=0),
+    "walk",
+    0,
+    "Chunks to walk to and fro along held-out clips of a trained work directory, with memories "
+    "that are fused, fused with little room, and appended; 0 times a made-up room instead.",
 )
 
 
@@ -116,8 +127,10 @@ def main() -> None:
     elements = bench_tiles.sizes(_TILES.value)
     if elements:
         bench_tiles.run(elements, workdir, Console())
-        return
-    run(config, workdir, Console())
+    elif _WALK.value:
+        bench_walk.run(config, workdir, _WALK.value, Console())
+    else:
+        run(config, workdir, Console())
 
 
 def cli() -> None:

@@ -2,7 +2,9 @@
 
 from mirage_jax.memory import (
     edit,
+    eviction,
     frustum_voxels,
+    fusion,
     regions,
     released,
     retrieval,
@@ -23,7 +25,9 @@ __all__ = [
     "WriteReport",
     "create",
     "edit",
+    "eviction",
     "frustum_voxels",
+    "fusion",
     "nbytes",
     "pool_depth",
     "pool_static",

@@ -150,11 +150,12 @@ def nbytes(mem: LatentMemory) -> int:
     return per_element * int(np.sum(np.asarray(mem.valid)))
 
 
-def _written_splits(mem: LatentMemory, *_: Any, **__: Any) -> tuple[LatentMemory, PartitionSpec]:
+def written_splits(mem: LatentMemory, *_: Any, **__: Any) -> tuple[LatentMemory, PartitionSpec]:
+    """How explicit axes split what a write returns: the memory as before, the report not."""
     return jax.tree.map(spec_of, mem), PartitionSpec()
 
 
-@compiler_splits(_written_splits)
+@compiler_splits(written_splits)
 def write(
     mem: LatentMemory,
     tokens: Num[Array | np.ndarray, "t h w c"],
@@ -210,10 +211,12 @@ class Cells:
 
     Attributes:
       rows: by name of `ELEMENT_FIELDS`, `[T * h * w, ...]`; those to be written are `valid`.
+      depth: `[T, h, w]` float32, metres, 0 in cells that are not to be written.
       unknown_depth, moving: counts of the others, see `WriteReport`.
     """
 
     rows: dict[str, Array]
+    depth: Array
     unknown_depth: Array
     moving: Array
 
@@ -281,6 +284,7 @@ def cells_of_frames(
     }
     return Cells(
         rows,
+        depth=jnp.where(known & is_static, cell_depth, 0.0),
         unknown_depth=jnp.sum(~known, dtype=jnp.int32),
         moving=jnp.sum(known & ~is_static, dtype=jnp.int32),
     )

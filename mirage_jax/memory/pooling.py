@@ -66,7 +66,7 @@ def pool_depth(
     # compare-and-count, several times cheaper than a sort on a CPU and as exact.
     keys = jnp.where(known, jax.lax.bitcast_convert_type(pixels, jnp.int32), _ABSENT)
     rank = (jnp.sum(known, axis=-1, dtype=jnp.int32) + 1) // 2
-    median_key = keys[..., 0] if keys.shape[-1] == 1 else _kth_smallest(keys, rank)
+    median_key = keys[..., 0] if keys.shape[-1] == 1 else kth_smallest(keys, rank)
     usable = (rank > 0) & (median_key < _INFINITE)
     pooled = jax.lax.bitcast_convert_type(jnp.where(usable, median_key, 0), jnp.float32)
     near = jnp.abs(pixels - pooled[..., None]) <= SAME_SURFACE * pooled[..., None]
@@ -84,7 +84,7 @@ def without_nan(depth: Num[Array | np.ndarray, "*b H W"]) -> Float[Array, "*b H 
     return jax.lax.select(depth > 0, depth, jnp.zeros_like(depth)).astype(jnp.float32)
 
 
-def _kth_smallest(keys: Int[Array, "*b p"], k: Int[Array, "*b"]) -> Int[Array, "*b"]:
+def kth_smallest(keys: Int[Array, "*b p"], k: Int[Array, "*b"]) -> Int[Array, "*b"]:
     """The k-th smallest (from 1) of non-negative integers along the last axis."""
 
     def bit(i: Any, prefix: Array) -> Array:

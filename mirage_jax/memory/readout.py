@@ -173,7 +173,7 @@ def read_shard(
         mismatch = jnp.where(same_surface, view_mismatch(mem, views).reshape(-1), jnp.inf)
         # As for depth: the very values that are reduced must be the ones compared afterwards.
         mismatch = jax.lax.optimization_barrier(mismatch)
-        best = shards.minimum(_least(hits, mismatch))
+        best = shards.minimum(least(hits, mismatch))
         candidate = same_surface & (mismatch == best[hits.segment])
     first, sign = shards.first_slot, -1 if cells == "corner" else 1
     winner = shards.minimum(lowest_slot(hits, candidate, first, sign))
@@ -266,7 +266,7 @@ def project_to_cells(
 
 def nearest_depth(hits: Hits) -> Float[Array, " cells_and_outside"]:
     """Least depth per cell, +inf where empty; the last entry belongs to no cell."""
-    return _least(hits, hits.z)
+    return least(hits, hits.z)
 
 
 def lowest_slot(
@@ -336,7 +336,8 @@ def _square_length(x: Array) -> Array:
     return jnp.maximum(jnp.sum(x * x, axis=-1), NEAR * NEAR)
 
 
-def _least(hits: Hits, values: Array) -> Array:
+def least(hits: Hits, values: Float[Array, " vn"]) -> Float[Array, " cells_and_outside"]:
+    """Least value per cell, +inf where empty; the last entry belongs to no cell."""
     empty = jnp.full((hits.cells + 1,), jnp.inf, jnp.float32)
     return empty.at[hits.segment].min(values, mode="promise_in_bounds")
 

@@ -352,9 +352,8 @@ class WorldModel:
             raise ValueError("depth: found none, expected some as the model has no geometry head")
         if bilinear:
             depth = memory.released.bilinear_depth(depth, self.grid)
-        bank, report = self.conditioner.write(
-            bank, Frames(tokens, depth, camera, times, still, confidence, pictures)
-        )
+        seen = Frames(tokens, depth, camera, times, still, confidence, pictures)
+        bank, report = self.conditioner.write(bank, seen, options.fusion(self.context_frames))
         if frames is not None:
             numbers = times.astype(jnp.int32)
             frames = context_frames.add(frames, tokens, depth, camera, numbers, bank)

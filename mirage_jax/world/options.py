@@ -7,6 +7,7 @@ from typing import Any
 
 from mirage_jax.chunks import latents_of_frames
 from mirage_jax.diffusion.samplers import KINDS, METHODS
+from mirage_jax.memory.fusion import FusionOptions
 from mirage_jax.settings import Settings, setting
 
 CHOICES = ("coverage", "voxels")
@@ -54,6 +55,23 @@ class MemoryOptions(Settings):
         "Write the first picture once more with the first chunk; it may be a reference frame "
         "only from then on.",
     )
+    fuse: bool = setting(
+        True,
+        "Store what the memory shows already not again, forget what frames look through, and when "
+        "it is full what is worth least; else all is appended until it is full. Needs cells "
+        "`centre` and a choice of references other than `voxels`, which counts elements by slot.",
+    )
+    match: float = setting(
+        0.15,
+        "Where memories are fused: distance within which cells are the same, in cells.",
+        above=0,
+        most=1,
+    )
+
+    def fusion(self, context_frames: ContextFrameOptions) -> FusionOptions | None:
+        """How what is written is fused with the memory; None where it is appended."""
+        by_slot = bool(context_frames) and context_frames.choice == "voxels"
+        return FusionOptions(match=self.match) if self.fuse and not by_slot else None
 
 
 @dataclasses.dataclass(frozen=True)

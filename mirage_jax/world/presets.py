@@ -43,7 +43,11 @@ PRESETS = {
         conditioner="score",
         cells="corner",
         memory=MemoryOptions(
-            clip_tokens=True, static_only=False, depth_resize="bilinear", rewrite_first=True
+            clip_tokens=True,
+            static_only=False,
+            depth_resize="bilinear",
+            rewrite_first=True,
+            fuse=False,
         ),
         context_frames=ContextFrameOptions(references=4, preceding=8, choice="voxels"),
         sampler=SamplerOptions(steps=20, shift=5.0, method="unipc", schedule="wan_unipc"),
@@ -52,7 +56,7 @@ PRESETS = {
     # Mirage's paper (arXiv 2606.09828).
     "paper": Preset(
         conditioner="visibility",
-        memory=MemoryOptions(reencode=True, depth_resize="bilinear"),
+        memory=MemoryOptions(reencode=True, depth_resize="bilinear", fuse=False),
         context_frames=ContextFrameOptions(references=4, preceding=9, choice="voxels"),
         sampler=SamplerOptions(steps=40, shift=5.0, method="unipc", schedule="wan_unipc"),
     ),

@@ -16,8 +16,8 @@ def check(tiles: TiledMemory, world: World, model: WorldModel) -> None:
     """Checks that a rollout of this world can use these tiles.
 
     Raises:
-      ValueError: if they hold other frames or channels than the world's memory, or references are
-        chosen by what the whole memory holds.
+      ValueError: if they hold other frames or channels than the world's memory, what is written
+        is fused, or references are chosen by what the whole memory holds.
     """
     found = tiles.counters["frames"], tiles.channels
     expected = int(world.bank.frames), world.bank.channels
@@ -25,6 +25,11 @@ def check(tiles: TiledMemory, world: World, model: WorldModel) -> None:
         raise ValueError(
             f"tiles: found {found[0]} written frames of {found[1]} channels, expected the world's "
             f"{expected[0]} of {expected[1]}"
+        )
+    if model.memory.fuse:
+        raise ValueError(
+            "memory: fuse: found True, which rewrites and frees elements of the whole memory, "
+            "expected False for a memory in tiles, which is appended to"
         )
     options = model.context_frames
     if options.references and options.choice != "coverage":

@@ -74,3 +74,9 @@ def test_memories_in_tiles_are_timed_where_they_lie(call, monkeypatch, tmp_path)
     assert found[0]["gathered"] <= 30 * 6 * 8
     code, _, err = call("bench", "--config.tiny=true", "--tiles=many")
     assert code == 2 and "--tiles: found 'many', expected a whole number" in err
+
+
+def test_a_walk_needs_trained_parts(call):
+    code, _, err = call("bench", "--config.tiny=true", "--walk=2")
+    said = " ".join(err.split())
+    assert code == 2 and "encoder: not trained yet" in said and "mirage train" in said

@@ -122,11 +122,13 @@ def check_rollout(model):
     """Two chunks: finite, remembered, their contexts those of the model's conditioner."""
     spy = recorder(model)
     worlds = [spy.start(PICTURE, Camera(INTRINSICS, np.eye(4, dtype=np.float32), SIZE))]
+    reports = []
     context = jax.jit(lambda encoder, bank, camera: model.conditioner(bank, camera, None, encoder))
     for number, chunk in enumerate(mirage_jax.rollout(spy, worlds[0], PATH)):
         assert chunk.index == number and chunk.video.shape == (CHUNK - (number > 0), *SIZE, 3)
         assert chunk.video.std() > 0 and np.isfinite(chunk.world.latent).all()
         worlds.append(chunk.world)
+        reports.append(chunk.report)
         jax.effects_barrier()
         poses = PATH[number * (CHUNK - 1) :][:CHUNK].astype(np.float32)
         camera = Camera(np.tile(INTRINSICS, (CHUNK, 1)), poses, SIZE)
@@ -140,11 +142,15 @@ def check_rollout(model):
             )
             np.testing.assert_allclose(spy.contexts[number], expected[None], atol=1e-5)
     assert len(worlds) == 3
-    counts = [int(world.bank.count) for world in worlds]
-    cells = {"tokens": CELLS, "colours": SIZE[0] * SIZE[1], "nothing": 0}
-    assert counts == [n * cells[model.conditioner.stores] for n in (1, 2, 3)]
+    cells = {"tokens": CELLS, "colours": SIZE[0] * SIZE[1], "nothing": 0}[model.conditioner.stores]
+    elements = cells
+    assert int(worlds[0].bank.valid.sum()) == elements
+    for world, report in zip(worlds[1:], reports, strict=True):
+        assert int(report.written) + int(report.fused) == cells
+        elements += int(report.written) - int(report.contradicted) - int(report.evicted)
+        assert int(world.bank.valid.sum()) == elements
     if model.conditioner.stores == "colours":
-        colours = worlds[0].bank.tokens[: counts[0]]
+        colours = worlds[0].bank.tokens[:cells]
         assert colours.dtype == jnp.uint8
         np.testing.assert_array_equal(colours, PICTURE.reshape(-1, 3))
 

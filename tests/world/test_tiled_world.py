@@ -13,7 +13,7 @@ from mirage_jax.geometry import Camera
 from mirage_jax.memory import tiles
 from mirage_jax.memory.bank import COUNTERS, ELEMENT_FIELDS
 from mirage_jax.world import rollout
-from mirage_jax.world.options import ContextFrameOptions, SamplerOptions
+from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
 
 CHUNKS = 2
 SLOTS = 320
@@ -27,6 +27,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
 def model():
     return tiny_world.world_model(
         sampler=SamplerOptions(steps=1),
+        memory=MemoryOptions(fuse=False),
         context_frames=ContextFrameOptions(references=1, preceding=1),
     )
 
@@ -78,3 +79,6 @@ def test_tiles_of_another_world_and_references_by_voxels_are_refused(model, worl
     voxels = dataclasses.replace(model, context_frames=options)
     with pytest.raises(ValueError, match=r"context_frames: choice: found 'voxels'"):
         rollout(voxels, world, PATH, tiles=tiles.from_memory(world.bank))
+    fused = model.replace(memory=MemoryOptions())
+    with pytest.raises(ValueError, match="memory: fuse: found True.*expected False"):
+        rollout(fused, world, PATH, tiles=tiles.from_memory(world.bank))

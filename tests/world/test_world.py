@@ -25,8 +25,8 @@ from mirage_jax.world.options import MemoryOptions, SamplerOptions
 from mirage_jax.world.timeline import Timeline
 
 CELLS = GRID[0] * GRID[1]
-CAPACITY = 3 * CELLS + 2
-"""Room for the first picture, two chunks of one new latent, and two cells of the third."""
+CAPACITY = 4 * CELLS
+"""Room for all that is remembered of `PATH`: of one picture and of three chunks."""
 START = trajectories.make("orbit_right", 2, angle=30, distance=2)[-1]
 PATH = trajectories.make("look_and_walk", 3 * (CHUNK - 1) + 1, angle=50, distance=0.5, start=START)
 PICTURE = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
@@ -160,31 +160,60 @@ def test_a_rollout_that_is_undone_and_taken_again_is_the_same_bit_for_bit(model,
 
 def test_elements_are_where_their_frame_was_seen_from(started, walk):
     bank = walk.final.bank
-    assert set(np.asarray(bank.time).tolist()) == {0.0, 4.0, 8.0, 12.0}
+    valid = np.asarray(bank.valid)
+    assert set(np.asarray(bank.time)[valid].tolist()) <= {0.0, 4.0, 8.0, 12.0}
+    assert (np.asarray(bank.time)[valid] == 12).any()
     for time in (0, 4, 8, 12):
-        mine = np.asarray(bank.time) == time
-        assert mine.sum() == (CELLS if time < 12 else 2)
+        mine = valid & (np.asarray(bank.time) == time)
         np.testing.assert_allclose(
             bank.origin[mine], np.tile(PATH[time][:3, 3], (mine.sum(), 1)), atol=1e-5
         )
         points = np.asarray(bank.xyz)[mine] - PATH[time][:3, 3]
         x, y, z = (points @ PATH[time][:3, :3]).T
         fx, fy, cx, cy = INTRINSICS
-        cells = np.mgrid[: GRID[0], : GRID[1]].reshape(2, -1)[:, : mine.sum()] + 0.5
-        np.testing.assert_allclose((fx * x / z + cx) / 8, cells[1], atol=1e-3)
-        np.testing.assert_allclose((fy * y / z + cy) / 8, cells[0], atol=1e-3)
+        cells = np.stack([(fy * y / z + cy) / 8, (fx * x / z + cx) / 8], axis=-1)
+        # In the centre of a cell of that frame, each in another.
+        np.testing.assert_allclose(cells, np.floor(cells) + 0.5, atol=1e-3)
+        assert ((cells >= 0) & (cells < GRID)).all()
+        assert len(set(map(tuple, np.floor(cells).tolist()))) == mine.sum()
     # What is stored of the picture is its own latent: its token needs no correction.
+    first = started[0]
+    assert np.asarray(first.bank.valid)[:CELLS].all()
     np.testing.assert_array_equal(
-        bank.tokens[:CELLS], np.asarray(started[0].latent).reshape(CELLS, CHANNELS)
+        first.bank.tokens[:CELLS], np.asarray(first.latent).reshape(CELLS, CHANNELS)
     )
 
 
-def test_a_full_memory_counts_what_it_cannot_hold(started, walk):
+def test_every_cell_of_a_walk_is_accounted_for(started, walk):
     reports = [started[1], *(chunk.report for chunk in walk.chunks)]
-    assert [int(report.written) for report in reports] == [CELLS, CELLS, CELLS, 2]
-    assert [int(report.dropped) for report in reports] == [0, 0, 0, CELLS - 2]
-    assert int(walk.final.bank.count) == CAPACITY
-    assert int(walk.final.bank.dropped) == CELLS - 2
+    elements = 0
+    for report in reports:
+        assert int(report.written) + int(report.fused) == CELLS and int(report.dropped) == 0
+        elements += int(report.written) - int(report.contradicted) - int(report.evicted)
+    bank = walk.final.bank
+    assert elements == int(bank.valid.sum()) <= CAPACITY and int(bank.dropped) == 0
+    assert int(bank.evicted) == sum(int(report.evicted) for report in reports)
+    # The camera goes on to what was seen before: some of it is known.
+    assert sum(int(report.fused) for report in reports) > 0
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_a_full_memory_keeps_the_newest_or_counts_what_it_cannot_hold(model, fuse):
+    """Two pictures back to back, and room for one and two cells more."""
+    back = trajectories.make("orbit_right", 2, angle=180, distance=2)[-1]
+    poses = np.stack([np.eye(4), back @ np.eye(4)]).astype(np.float32)
+    poses[1, :3, 3] = 0
+    camera = Camera(np.tile(INTRINSICS, (2, 1)), poses, SIZE)
+    options = dataclasses.replace(model.memory, fuse=fuse)
+    pictures = to_model_range(np.stack([PICTURE, PICTURE]))
+    capacity = CELLS + 2
+    world, report = begin_jit(model.replace(memory=options), pictures, camera, None, None, capacity)
+    assert int(world.bank.valid.sum()) == int(world.bank.count) == capacity
+    newest = int((np.asarray(world.bank.time) == 1).sum())
+    lost, made_room = int(report.dropped), int(report.evicted)
+    assert (newest, lost, made_room) == ((CELLS, 0, CELLS - 2) if fuse else (2, CELLS - 2, 0))
+    assert int(report.written) == 2 * CELLS - lost
+    assert (int(world.bank.dropped), int(world.bank.evicted)) == (lost, made_room)
 
 
 def test_a_chunk_begins_with_the_latent_it_was_given(model, started, walk):

@@ -93,8 +93,8 @@ def sampler(config: ConfigDict) -> SamplerOptions:
 
 def memory_options(config: ConfigDict) -> MemoryOptions:
     """How a world's memory is made and written."""
-    fields = {
-        "capacity": config.memory.capacity,
+    kept = ("capacity", "fuse", "match")
+    fields = {name: config.memory[name] for name in kept if name in config.memory} | {
         "reencode": config.sampling.reencode,
         "sky_depth": config.sky_depth,
     }

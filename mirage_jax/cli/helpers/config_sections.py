@@ -162,6 +162,10 @@ class MemorySection(Settings):
     """`config.memory`; of which the last four are of the conditioner "folded"."""
 
     capacity: int = setting(4096, "Elements of a rollout's bank.", least=1)
+    fuse: bool = setting(True, "Whether what is shown already is not stored again in rollouts.")
+    match: float = setting(
+        0.15, "Distance within which cells are the same, in cells.", above=0, most=1
+    )
     conditioner: str = setting(
         "folded",
         "Of the denoiser; the baselines are named by --memory.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from mirage_jax.world.walk import Walk, extended_path
 from mirage_jax.world.world_file import WORLD, WorldFile, write_world_file
 
 RECORD = outputs.json_kind("record of a rollout", ["started_from", "seed", "iterations"])
+
+FUSION_COUNTS = ("fused", "contradicted", "evicted")
+"""Counts of a `WriteReport` that stand in the record and in the last lines beside those written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +118,7 @@ def write_rollout(
     console.print(
         f"{frames} new frames -> {files.video}; the world -> {files.world}", soft_wrap=True
     )
+    console.print(_memory_line(world, chunks), soft_wrap=True)
     lost = int(world.bank.dropped) - lost_before
     if lost:
         advice = "raise --config.memory.capacity"
@@ -126,6 +130,19 @@ def write_rollout(
         console.print(
             f"[yellow]the memory was full: {lost} elements were not remembered; {advice}[/]"
         )
+
+
+def _memory_line(world: World, chunks: Sequence[Mapping[str, Any]]) -> str:
+    """What the memory holds, and what the chunks did to it."""
+    written, fused, contradicted, evicted = (
+        sum(chunk[f"elements_{name}"] for chunk in chunks) for name in ("written", *FUSION_COUNTS)
+    )
+    held, capacity = int(world.bank.valid.sum()), world.bank.capacity
+    line = (
+        f"memory: {held:,} of {capacity:,} elements; of the new frames {written:,} cells were "
+        f"added and {fused:,} known already; {contradicted:,} elements went as contradicted"
+    )
+    return f"{line}, {evicted:,} to make room" if evicted else line
 
 
 def _world_file(
@@ -171,4 +188,5 @@ def _chunk_record(chunk: Chunk, start: int, first: int, last: int) -> dict[str, 
         "num_reference_latents": len(chunk.references),
         "elements_written": int(chunk.report.written),
         "elements_left_out": int(chunk.report.unknown_depth) + int(chunk.report.moving),
+        **{f"elements_{name}": int(getattr(chunk.report, name)) for name in FUSION_COUNTS},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
@@ -88,13 +89,26 @@ class Conditioner(Settings):
         return memory.create(capacity, self.token_channels)
 
     def write(
-        self, bank: memory.LatentMemory, frames: Frames
+        self,
+        bank: memory.LatentMemory,
+        frames: Frames,
+        fusion: memory.fusion.FusionOptions | None = None,
     ) -> tuple[memory.LatentMemory, memory.WriteReport]:
-        """Appends frames to the memory."""
+        """Writes frames to the memory.
+
+        Args:
+          bank: the memory.
+          frames: to be written.
+          fusion: how they are fused with it; None appends them, as do kinds that do not store
+            tokens and those of "corner" cells, whatever is given.
+        """
         camera = frames.camera
         if self.cells == "corner":
             camera = memory.released.corner_camera(camera, self.grid(camera.size))
-        return memory.write(
+        write: Any = memory.write
+        if fusion is not None and self.cells == "centre":
+            write = partial(memory.fusion.write, options=fusion)
+        return write(
             bank,
             frames.tokens,
             frames.depth,
@@ -179,7 +193,10 @@ class Nothing(Conditioner):
         return memory.create(1, self.token_channels)
 
     def write(
-        self, bank: memory.LatentMemory, frames: Frames
+        self,
+        bank: memory.LatentMemory,
+        frames: Frames,
+        fusion: memory.fusion.FusionOptions | None = None,
     ) -> tuple[memory.LatentMemory, memory.WriteReport]:
         return bank, memory.WriteReport(*(jnp.zeros((), jnp.int32),) * 4)
 

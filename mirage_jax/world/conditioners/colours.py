@@ -36,7 +36,10 @@ class Rgb(Conditioner):
         return rgb_cloud.create(capacity * self.stride**2)
 
     def write(
-        self, bank: memory.LatentMemory, frames: Frames
+        self,
+        bank: memory.LatentMemory,
+        frames: Frames,
+        fusion: memory.fusion.FusionOptions | None = None,
     ) -> tuple[memory.LatentMemory, memory.WriteReport]:
         if frames.pictures is None:
             raise ValueError("pictures: found none, expected those of the frames that are written")
