@@ -80,5 +80,5 @@ def test_tiles_of_another_world_and_references_by_voxels_are_refused(model, worl
     with pytest.raises(ValueError, match=r"context_frames: choice: found 'voxels'"):
         rollout(voxels, world, PATH, tiles=tiles.from_memory(world.bank))
     fused = model.replace(memory=MemoryOptions())
-    with pytest.raises(ValueError, match="memory: fuse: found True.*expected False"):
+    with pytest.raises(ValueError, match=r"memory: fuse: found True.*expected False"):
         rollout(fused, world, PATH, tiles=tiles.from_memory(world.bank))
