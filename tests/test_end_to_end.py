@@ -299,7 +299,7 @@ def test_generate_says_what_is_wrong(run, picture, walk, capsys, tmp_path):
     poses[2, 0] *= -1
     np.savez(tmp_path / "mirror.npz", cam2world=poses[:CHUNK])
     err = refused(photo, f"--trajectory={tmp_path / 'mirror.npz'}")
-    assert "mirror.npz[2]" in err and "right-handed" in err
+    assert "mirror.npz: frame[2]" in err and "right-handed" in err
     assert "did you mean 'look_away'" in refused(photo, "--trajectory=look_awya")
     assert "not a saved world" in refused(f"--world={notes}")
     assert not list(tmp_path.glob("*.world")) and not list(tmp_path.glob(".*"))

@@ -126,5 +126,5 @@ def test_far_positions_in_float32_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"g\.npz: poses_c2w: found a position 5,400,000 m"):
         read_geometry(path)
     np.savez(tmp_path / "path.npz", cam2world=poses)
-    with pytest.raises(ValueError, match=r"path\.npz: found a position 5,400,000 m"):
+    with pytest.raises(ValueError, match=r"path\.npz: .*found a position 5,400,000 m"):
         trajectories.load(tmp_path / "path.npz")

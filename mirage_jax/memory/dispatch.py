@@ -12,7 +12,7 @@ from mirage_jax.memory.split import split_axes
 
 
 def read(
-    mem: LatentMemory, camera: geometry.Camera, grid: tuple[int, int], **options: Any
+    mem: LatentMemory, camera: geometry.Camera, grid: tuple[int, ...], **options: Any
 ) -> ReadOut:
     """What a memory shows at target poses; arguments, result and errors as for `readout.read`.
 
@@ -20,7 +20,9 @@ def read(
     of them, see `sharded.read`: the result is the same. A bank that lies so (`sharded.shardings`)
     stays where it is.
     """
+    if len(grid) != 2:
+        raise ValueError(f"memory.read: found grid {grid}, expected (rows, columns) of cells")
     axes = split_axes(mem.capacity)
     if axes:
-        return sharded.read(mem, camera, grid, axes=axes, **options)
-    return readout.read(mem, camera, grid, **options)
+        return sharded.read(mem, camera, (grid[0], grid[1]), axes=axes, **options)
+    return readout.read(mem, camera, (grid[0], grid[1]), **options)

@@ -30,7 +30,7 @@ def stored_fields(workdir: Workdir, memory: str) -> dict[str, Any]:
         found["chunk_frames"] = denoiser["chunk_frames"]
     size = denoiser.get("size")
     if isinstance(size, list) and len(size) == 2:
-        found |= {"record.size": size[0], "record.width": 0 if size[0] == size[1] else size[1]}
+        found |= {"record.size": size[0], "record.width": size[1]}
     return found
 
 
@@ -53,6 +53,8 @@ def check_overrides(
     """
     stored, unused = stored_fields(workdir, memory), []
     for name, value in sorted(named.items()):
+        if name == "record.width" and value == 0:  # as the height
+            value = stored.get("record.size", 0)
         if name in stored:
             if json.loads(json.dumps(value)) != stored[name]:
                 raise UserError(

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from mirage_jax.io.numpy_files import ArrayFile, read_array
+from mirage_jax.origin import check_positions
 
 _NUMBER_SPLIT = re.compile(r"[\s,;]+")
 
@@ -113,6 +114,8 @@ def as_matrices(path: Path, value: Any, where: str = "poses") -> np.ndarray:
         raise ValueError(
             f"{path}: {where}: found shape {array.shape}, expected [F, 4, 4] or [F, 3, 4]"
         )
+    if getattr(value, "dtype", None) == np.float32:
+        check_positions(array[:, :3, 3], f"{path}: {where}")
     bottom = np.array([0.0, 0, 0, 1])
     if len(array) and np.isfinite(array).all() and (np.abs(array[:, 3] - bottom) > 1e-6).any():
         if (np.abs(array[:, :, 3] - bottom) < 1e-6).all():
