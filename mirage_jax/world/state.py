@@ -35,7 +35,7 @@ class World:
     context_frames: ContextFrames | None = None
 
     def __repr__(self) -> str:
-        return f"World(frames={self.frames}, {self.bank.count} elements remembered)"
+        return f"World(frames={self.frames}, {self.bank.count} slots of memory used)"
 
 
 def check_world(world: World, model: WorldModel, name: str = "world") -> None:
