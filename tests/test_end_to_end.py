@@ -19,8 +19,8 @@ from rich.console import Console
 
 from helpers import paths
 from mirage_jax import trajectories
-from mirage_jax.cli import bench, evaluate, generate, record, train
-from mirage_jax.cli.helpers import common
+from mirage_jax.cli import evaluate, generate, record, train
+from mirage_jax.cli.helpers import bench_walk, common
 from mirage_jax.evaluation import efficiency, memory_walk
 from mirage_jax.evaluation.stopwatch import Times
 from mirage_jax.io import video as video_io
@@ -338,13 +338,11 @@ def test_a_full_memory_is_said(fuse, capacity, lost, run, picture, capsys, tmp_p
     assert (f"{lost} elements were not remembered" in said) == (lost > 0)
 
 
-def test_memories_are_walked_along_held_out_clips(run, monkeypatch, capsys):
+def test_memories_are_walked_along_held_out_clips(run, monkeypatch):
     slots = lambda calls, _: [Times(1.0 + len(call.args[0].xyz), 0.0) for call in calls]  # noqa: E731
     monkeypatch.setattr(memory_walk, "median_times", slots)
-    small = {name: SMALLER[name] for name in SMALLER if name.startswith(("record", "memory"))}
-    options = [f"--config.{name}={value}" for name, value in small.items()]
-    options += ["--config.tiny=true", f"--workdir={run.root}", "--walk=2"]
-    assert command(bench, *options) == 0
+    log = Console(record=True, width=200, file=io.StringIO())
+    bench_walk.run(tiny_config(), run, 2, log)
     written = json.loads((run.root / "bench_memory_walk.json").read_text())
     assert written["chunks"] == 2 and list(written["worlds"]) == ["procedural"]
     fused, tight, appended = written["worlds"]["procedural"].values()
@@ -352,5 +350,5 @@ def test_memories_are_walked_along_held_out_clips(run, monkeypatch, capsys):
     assert appended["capacity"] == 5 * 4 and appended["fused"] == appended["dropped"] == 0
     assert fused["written"] + fused["fused"] == appended["written"] <= 2 * 4 * 4
     assert tight["dropped"] == 0 and tight["capacity"] <= fused["capacity"]
-    said = capsys.readouterr().out
+    said = log.export_text()
     assert "procedural: 2 chunks of 9 frames" in said and f"{fused['fused']:,} fused" in said

@@ -23,7 +23,7 @@ from mirage_jax.geometry import Camera
 from mirage_jax.memory import LatentMemory, WriteReport
 from mirage_jax.memory.bank import ELEMENT_FIELDS
 from mirage_jax.world import WorldModel
-from mirage_jax.world.latent_encoder import to_model_range
+from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
 
 COUNTS = ("written", "fused", "contradicted", "evicted", "dropped")
 
@@ -150,8 +150,8 @@ class _Seen(NamedTuple):
 
 def _encode(model: WorldModel, clip: WalkedClip, chunks: int) -> list[_Seen]:
     """The first picture and all chunks of a walk, each encoded once, as rollouts encode theirs."""
-    images = jax.jit(model.encoder.encode_images)
-    video = jax.jit(lambda frames: model.encoder.encode(frames[None])[0])
+    images = partial(jax.jit(LatentEncoder.encode_images), model.encoder)
+    video = partial(jax.jit(LatentEncoder.encode), model.encoder)
     latents = images(to_model_range(clip.video[:1]))
     zero = jnp.zeros(1, jnp.float32)
     walk = [_Seen(latents, jnp.ones(1, bool), _camera(model, clip, np.array([0])), zero)]
@@ -161,7 +161,9 @@ def _encode(model: WorldModel, clip: WalkedClip, chunks: int) -> list[_Seen]:
         frames = to_and_fro(len(clip.video), model.chunk_frames, chunk)
         if (latents := known.get(frames.tobytes())) is None:
             pictures = to_model_range(clip.video[frames])
-            latents = images(pictures[written]) if model.memory.reencode else video(pictures)
+            latents = (
+                images(pictures[written]) if model.memory.reencode else video(pictures[None])[0]
+            )
             known[frames.tobytes()] = latents
         is_image = jnp.arange(len(latents)) <= (len(latents) if model.memory.reencode else 0)
         times = chunk * (model.chunk_frames - 1) + np.arange(model.chunk_frames)[written]

@@ -169,7 +169,8 @@ def write(
     """Appends the cells of T frames that are static and of known depth (paper section 3.1, eq. 2).
 
     Pure and jittable; under `jit` donate `mem` to update it in place. Cells that are left out take
-    no slot. Once the capacity is used up, further cells are counted as dropped.
+    no slot. Once the capacity is used up, further cells are counted as dropped; slots that were
+    freed below `count` are not used again, as `fusion.write` does.
 
     Args:
       mem: the memory to extend.

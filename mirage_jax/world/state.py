@@ -45,7 +45,7 @@ class World:
         return self.origin.absolute(np.asarray(self.cam2world))
 
     def __repr__(self) -> str:
-        return f"World(frames={self.frames}, {self.bank.count} elements remembered)"
+        return f"World(frames={self.frames}, {self.bank.count} slots of memory used)"
 
 
 def check_world(world: World, model: WorldModel, name: str = "world") -> None:
