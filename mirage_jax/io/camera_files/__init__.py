@@ -183,13 +183,13 @@ FORMATS: dict[str, Format] = {
     ),
     "recammaster": Format(
         "ReCamMaster",
-        'JSON: {"frame0": {"cam01": "[..] [..] [..] [..]"}, ...}, row vectors',
+        'JSON: {"frame0": {"cam01": "four rows in brackets"}, ...}, row vectors',
         "c2w", "unreal", "none", "cm",
         _J.read_recammaster, _J.write_recammaster,
     ),
     "hm_world": Format(
         "HM-World, HyDRA",
-        'camera.json: {"0": "[..] [..] [..] [..]", ...}, or cond_cam and tgt_cam',
+        'camera.json: {"0": "four rows in brackets", ...}, or cond_cam and tgt_cam',
         "c2w", "unreal", "none", "cm",
         _J.read_hm_world, _J.write_hm_world,
     ),

@@ -82,7 +82,7 @@ def write_hy_worldplay(path: Path, record: CameraRecord) -> None:
 
 
 def _matrix_of_text(path: Path, text: Any, where: str) -> list[list[float]]:
-    """Unreal's "[a b c 0] [..] [..] [x y z 1]": rows are the columns of camera to world."""
+    """Rows in brackets, as Unreal prints a matrix: they are the columns of camera to world."""
     rows = [part.split() for part in _BRACKETS.findall(text)] if isinstance(text, str) else []
     try:
         found = np.array([[float(word) for word in row] for row in rows])
@@ -110,7 +110,7 @@ def _unreal(path: Path, matrices: list, notes: tuple[str, ...]) -> FileCameras:
 
 
 def read_recammaster(path: Path, told: Told) -> FileCameras:
-    """ReCamMaster: {"frame0": {"cam01": "[..] [..] [..] [..]", ...}, ...}; `camera` picks one."""
+    """ReCamMaster: {"frame0": {"cam01": "four rows in brackets", ...}, ...}; `camera` picks one."""
     entries = _in_order(path, _object(path))
     known = sorted(entries[0][1]) if isinstance(entries[0][1], dict) else []
     camera = told.camera or (known[0] if len(known) == 1 else None)
