@@ -44,7 +44,7 @@ class FusionOptions(Settings):
         0.15, "Distance within which a cell agrees with an element, in cells.", above=0, most=1
     )
     depth_error: float = setting(
-        0.1, "Relative error of depth that is allowed for, along the line of sight.", least=0
+        0.25, "Relative error of depth that is allowed for, along the line of sight.", least=0
     )
     octaves: float = setting(
         1.0, "Largest ratio of the two sizes, as a power of two, of what agrees.", above=0

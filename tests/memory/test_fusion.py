@@ -293,7 +293,7 @@ def test_a_frame_whose_depth_is_wrong_as_a_whole_is_aligned():
     mem, report = write(memory.create(60, C), *still([2.0, 2.6, 2.0]))
     np.testing.assert_allclose(report.depth_scale, [1, 1 / 1.3, 1], rtol=1e-6)
     assert int(mem.valid.sum()) == H * W
-    never = fusion.FusionOptions(align=1.0)
+    never = fusion.FusionOptions(align=1.0, depth_error=0.1)
     mem, report = write(memory.create(60, C), *still([2.0, 2.6, 2.0]), options=never)
     np.testing.assert_array_equal(report.depth_scale, [1, 1, 1])
     assert int(mem.valid.sum()) == 2 * H * W
