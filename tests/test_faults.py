@@ -21,6 +21,10 @@ NOT_ATOMIC = {
     "mirage_jax/weights.py": "to the path that `replacing` yields",
     "mirage_jax/io/video.py": "to the path that `replacing` yields",
     "mirage_jax/io/sealed.py": "puts the checksum into what its callers give a temporary name",
+    "mirage_jax/io/safetensors_header.py": "orders what its caller gives a temporary name",
+    "mirage_jax/io/camera_files/saving.py": "to the path that `replacing` yields",
+    "mirage_jax/memory/file_rows.py": "mapped files, whose header says how far they count",
+    "data_pipelines/clip_video_codecs.py": "encodes in memory",
     "mirage_jax/io/lock.py": "holds a lock, not content",
     "data_pipelines/sources/vizdoom.py": "a script of the engine, in a folder of its own",
 }

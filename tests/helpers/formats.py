@@ -492,14 +492,14 @@ def _accept_video(found: Any, original: Any) -> None:
     assert np.isfinite(fps) and fps > 0
 
 
-def _make_lora(folder: Path) -> Path:
+def _make_lora(folder: Path, alpha: float = 4.0) -> Path:
     rng, path = np.random.default_rng(0), folder / "lora.safetensors"
     tensors = {}
     for layer in range(2):
         stem = f"pipe.dit.blocks.{layer}.self_attn.q"
         tensors[f"{stem}.lora_A.weight"] = rng.normal(size=(2, 8)).astype(np.float32)
         tensors[f"{stem}.lora_B.weight"] = rng.normal(size=(8, 2)).astype(np.float32)
-    save_file(tensors, path, metadata={"alpha": "4.0", "rank": "2"})
+    save_file(tensors, path, metadata={"alpha": str(alpha), "rank": "2"})
     return path
 
 

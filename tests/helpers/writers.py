@@ -109,9 +109,8 @@ def _released_source(folder: Path, number: int) -> Path:
     """An export of a low-rank adapter, beside the folder that faults happen in."""
     source = folder.with_name(f"{folder.name}-source-{number}")
     if not source.exists():
-        made = formats._make_lora(_new(folder.with_name(f"{folder.name}-lora-{number}")))
-        options = incoming.ImportOptions(alpha=4.0 + number)
-        incoming.import_checkpoint([made], source, options=options)
+        made = _new(folder.with_name(f"{folder.name}-lora-{number}"))
+        incoming.import_checkpoint([formats._make_lora(made, 4.0 + number)], source)
     return source
 
 

@@ -26,6 +26,7 @@ from data_pipelines.clip_codecs import ENCODINGS
 from mirage_jax.cli.helpers.bench_networks import json_path
 from mirage_jax.cli.helpers.flag_types import Integer, PathName
 from mirage_jax.io import outputs
+from mirage_jax.io.atomic import write_atomically
 
 _CLIPS = flags.DEFINE(PathName(), "recording", "", "Folder of recorded clips; '' records rooms.")
 _SIZE = flags.DEFINE(
@@ -50,7 +51,7 @@ def run(console: Console) -> None:
                 with console.status(f"{encoding}, {count} loader processes"):
                     rows.append({"encoding": encoding, **measure(clips, split, count)})
     outcome = {"loader": rows, "cores": os.cpu_count(), "frames": _FRAMES.value}
-    path.write_text(json.dumps(outcome, indent=1) + "\n")
+    write_atomically(path, json.dumps(outcome, indent=1) + "\n")
     console.print(table(rows))
     console.print(f"-> {path}")
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from mirage_jax.cli.helpers import build, config_check
 from mirage_jax.io import outputs
+from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.workdir import Workdir
 
 CLIPS = 2
@@ -40,7 +41,7 @@ def run(config: ConfigDict, workdir: Workdir, chunks: int, console: Console) -> 
         outcome = memory_walk.measure(
             model, clips, chunks=chunks, advance=lambda: progress.advance(bar)
         )
-    path.write_text(json.dumps(outcome, indent=1) + "\n")
+    write_atomically(path, json.dumps(outcome, indent=1) + "\n")
     for name, found in outcome["worlds"].items():
         console.print(_table(name, found, outcome))
         for memory, walk in found.items():

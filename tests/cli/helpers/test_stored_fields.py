@@ -13,7 +13,12 @@ from mirage_jax.training import checkpoints
 def test_what_weights_were_made_with_has_the_names_of_the_config(trained, tiny_config):
     stored = stored_fields(trained, "latent")
     assert stored["chunk_frames"] == tiny_config.chunk_frames
-    assert stored["record.size"] == tiny_config.record.size and stored["record.width"] == 0
+    size = tiny_config.record.size
+    assert stored["record.size"] == stored["record.width"] == size
+    for width in (0, size):  # 0 is as the height
+        assert check_overrides(trained, "latent", {"record.width": width}, ()) == []
+    with pytest.raises(ValueError, match=r"--config\.record\.width: found 24, expected"):
+        check_overrides(trained, "latent", {"record.width": 24}, ())
     for section in ("denoiser", "vae", "geometry"):
         for name, value in tiny_config[section].items():
             found = stored[f"{section}.{name}"]
