@@ -110,10 +110,11 @@ def write(
       mem, tokens, depth, camera, static, confidence, times: see `memory.write`.
       options: what counts as the same.
     """
-    frames, h, w, _ = tokens.shape
     cells = cells_of_frames(
         mem, tokens, depth, camera, static=static, confidence=confidence, times=times
     )
+    frames, h, w = cells.depth.shape
+    camera = geometry.complete_camera(camera, "memory.fusion.write")
     grid_camera = geometry.resize_camera(camera, (h, w))
     rows = {name: row.reshape(frames, h * w, *row.shape[1:]) for name, row in cells.rows.items()}
     each = _Frame(

@@ -336,6 +336,17 @@ def test_a_small_memory_keeps_the_newest_and_what_is_pinned():
     assert outcomes(report).sum() == LAP * H * W
 
 
+def test_a_matrix_of_intrinsics_is_understood():
+    camera = cameras(np.zeros((1, 3), FLOAT))
+    depth = np.full((1, H, W), 2.0, FLOAT)
+    tokens = np.ones((1, H, W, C), FLOAT)
+    fx, fy, cx, cy = camera.intrinsics[0]
+    matrix = camera.replace(intrinsics=FLOAT([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]))
+    expected = fusion.write(memory.create(CAPACITY, C), tokens, depth, camera)
+    found = fusion.write(memory.create(CAPACITY, C), tokens, depth, matrix)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 @pytest.mark.parametrize(("name", "value"), [("match", 0.0), ("misses", 0), ("clearance", 1.0)])
 def test_options_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}: found {value}"):
