@@ -272,7 +272,7 @@ def load_module(
     module_class: type[T],
     init: Callable[[T], Any],
     *,
-    any_float: bool = False,
+    keep_float: bool = False,
 ) -> tuple[dict[str, Any], T, dict[str, Any]]:
     """Reads an export and rebuilds the module that its parameters belong to.
 
@@ -282,7 +282,7 @@ def load_module(
       field: where in the architecture the module's own fields are.
       module_class: the module to build.
       init: from the module to everything the export should hold; only shapes are computed.
-      any_float: accept parameters of another floating-point type than the module starts with.
+      keep_float: leave floating-point tensors in the type they are stored in, not the module's.
 
     Returns:
       Parameters, module and architecture.
@@ -300,9 +300,10 @@ def load_module(
             f"{path}: field {field}: found what makes no {module_class.__name__} ({error})"
         ) from error
     found, wanted = flatten(params), flatten(nn.unbox(abstract))
-    if any_float:
-        wanted = {name: _in_float_of(found.get(name), leaf) for name, leaf in wanted.items()}
-    compare_tensors(str(path), found, wanted)
+    as_stored = {name: _in_float_of(found.get(name), leaf) for name, leaf in wanted.items()}
+    compare_tensors(str(path), found, as_stored)
+    if not keep_float:
+        params = unflatten({name: x.astype(wanted[name].dtype) for name, x in found.items()})
     return params, module, architecture
 
 

@@ -32,7 +32,7 @@ def read_text_encoder(path: Path) -> tuple[dict[str, Any], TextEncoder]:
     """
     if stored_architecture(path):
         params, network, _ = load_module(
-            path, {"kind": TEXT}, TEXT, TextEncoder, _text_params, any_float=True
+            path, {"kind": TEXT}, TEXT, TextEncoder, _text_params, keep_float=True
         )
     else:
         files, _ = select(open_tensors(path), if_several="text_encoder")

@@ -21,7 +21,7 @@ from mirage_jax.weights import (
     module_fields,
     stored_field,
 )
-from mirage_jax.world import conditioners
+from mirage_jax.world import conditioners, shipped
 from mirage_jax.world.conditioners import Conditioner
 from mirage_jax.world.latent_encoder import LatentEncoder
 from mirage_jax.world.model import WorldModel
@@ -57,8 +57,8 @@ def load(
 
     Args:
       path: a work directory (`runs/quickstart`), the folder of its exported parts (`model` in it:
-        "encoder", "denoiser_latent" and, if there is one, "geometry"), or a released checkpoint,
-        see `released.read_released`.
+        "encoder", "denoiser_latent" and, if there is one, "geometry"), a released checkpoint, see
+        `released.read_released`, or "demo" for the weights that ship, see `shipped`.
       memory: which denoiser of a work directory: "latent", "rgb" or "none".
       preset: how to run it, a key of `presets.PRESETS` or one of one's own; by default as it was
         trained or, for converted weights, as the preset of their conditioner.
@@ -72,7 +72,7 @@ def load(
       FileNotFoundError, ValueError: if a part is missing, does not fit the others, or was trained
         for something else than what is asked for.
     """
-    path = Path(path)
+    path = shipped.folder_of(path)
     if isinstance(preset, str):
         if preset not in PRESETS:
             raise ValueError(f"preset: found {preset!r}, expected one of {', '.join(PRESETS)}")
@@ -201,8 +201,14 @@ def _read_parts(folder: Path, memory: str) -> Parts:
                 "convert`, or name another folder by --workdir"
             )
     encoder = LatentEncoder.load(folder / "encoder")
+    trained_here = not _OF_TRAINING.isdisjoint(stored_architecture(path))
     params, module, made = load_module(
-        path, {"kind": "denoiser"}, "denoiser", Denoiser, _denoiser_params, any_float=True
+        path,
+        {"kind": "denoiser"},
+        "denoiser",
+        Denoiser,
+        _denoiser_params,
+        keep_float=not trained_here,
     )
     channels = encoder.vae.latent_channels
     if encoder.vae.temporal_stride != TEMPORAL_STRIDE:
