@@ -1,6 +1,6 @@
 """mirage generate: video along a camera path, from one picture, with a memory of what was seen.
 
-    mirage generate --image=photo.png --trajectory=look_away
+    mirage generate --image=photo.png --trajectory=look_away   # weights that ship, or your own
     mirage generate --image=photo.png --trajectory=my_path.npz --frames=65 --out=walk.mp4
     mirage generate --image=photo.png --trajectory=forward:2m,turn_left:90,back
     mirage generate --image=photo.png --depth=depth.png        # distances that you know better
@@ -29,7 +29,14 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from mirage_jax import trajectories
-from mirage_jax.cli.helpers import build, common, config_check, flag_values, prompts
+from mirage_jax.cli.helpers import (
+    build,
+    common,
+    config_check,
+    flag_values,
+    prompts,
+    run_weights,
+)
 from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
 from mirage_jax.cli.helpers.rollout_files import OutputFiles, write_rollout
 from mirage_jax.cli.helpers.stored_fields import check_overrides, stored_fields
@@ -240,6 +247,7 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
     model = build.generation_model(
         config,
         workdir,
+        None if common.config_is_named() else common.overrides()[2],
         memory=_DENOISER.value,
         preset=_PRESET.value or "",
         fields=_WITH.value,
@@ -308,7 +316,7 @@ def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> walk.
 
 def _used_fields(entry: str, workdir: Workdir) -> list[str]:
     """Fields of the config that a rollout goes by, see `build.generation_model`."""
-    used = ["tiny", "host_devices"]
+    used = ["tiny", "host_devices", "memory.fuse", "memory.match"]
     if entry == "image":  # a saved world and a geometry bring their own
         used.append("memory.capacity")
     if not stored_fields(workdir, _DENOISER.value).get("chunk_frames"):  # converted weights
@@ -327,7 +335,13 @@ def _frames_per_second(geometry: GeometryFile | None, planned: walk.Walk) -> flo
 
 
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
-    """Writes the video, the world and the record; returns the video's path."""
+    """Writes the video, the world and the record; returns the video's path.
+
+    Args:
+      config: the experiment.
+      workdir: of the weights.
+      console: for progress.
+    """
     config_check.check(config)
     entry, files = _entry(), OutputFiles(Path(_OUT.value))
     _check_flags(files)
@@ -368,9 +382,9 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
 
 def main() -> None:
     config = common.resolve_config()
-    workdir = Workdir(common.workdir())
+    workdir, console = run_weights.workdir(), Console()
     common.prepare_jax(config, workdir)
-    run(config, workdir, Console())
+    run(config, run_weights.trained_or_shipped(workdir, console), console)
 
 
 def cli() -> None:

@@ -20,8 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from mirage_jax import memory
 from mirage_jax.evaluation.stopwatch import median_times
 from mirage_jax.geometry import Camera
-from mirage_jax.memory import LatentMemory, WriteReport
-from mirage_jax.memory.bank import ELEMENT_FIELDS
+from mirage_jax.memory import LatentMemory, WriteReport, edit
 from mirage_jax.world import WorldModel
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
 
@@ -74,11 +73,13 @@ def measure(
       chunks: of a walk.
       repeats: runs per median.
       advance: called after each memory of each clip, `3 * clips` times.
+
     Returns:
       A dict ready for JSON: `chunks`, `device`, `match` and under `worlds`, by world and memory,
       `capacity`, `after_chunks` (by number: `elements`, `bytes`, `read_ms`, `compact_read_ms` and
       `read_ratio` of the two), `growth` (of elements over the last half of the walk), `aligned`
       (share of frames whose depth was scaled) and what became of all cells.
+
     Raises:
       ValueError: if the model's memory is not one that can be fused, or for fewer than two chunks.
     """
@@ -219,7 +220,7 @@ def _read_times(
     frames = to_and_fro(len(clip.video), model.chunk_frames, chunk)
     camera = _camera(model, clip, frames)
     read = jax.jit(model.conditioner.read)
-    both = [bank for found in banks.values() for bank in (found, compact(found))]
+    both = [bank for found in banks.values() for bank in (found, _without_free_slots(found))]
     times = [time.ms for time in median_times([partial(read, b, camera) for b in both], repeats)]
     return {
         name: {"read_ms": whole, "compact_read_ms": small, "read_ratio": whole / small}
@@ -227,11 +228,9 @@ def _read_times(
     }
 
 
-def compact(mem: LatentMemory) -> LatentMemory:
-    """A memory of the same elements in the same order with no free slot (host side)."""
-    held = np.flatnonzero(np.asarray(mem.valid))
-    rows = {name: getattr(mem, name)[held] for name in ELEMENT_FIELDS}
-    return mem.replace(**rows, count=jnp.int32(len(held)))  # type: ignore[attr-defined]
+def _without_free_slots(mem: LatentMemory) -> LatentMemory:
+    small = edit.compact(mem)
+    return edit.with_capacity(small, int(small.count))
 
 
 def _with_memory(model: WorldModel, *, fuse: bool) -> WorldModel:

@@ -234,10 +234,10 @@ def _least_slot(
 def _is_better(mem: LatentMemory, rows: dict[str, Array], slot: Array) -> Bool[Array, " cells"]:
     """Whether a cell is seen from nearer, or with more confidence, than the element it agrees with.
 
-    Confidence per size of the cell; of equals the newer.
+    Confidence per size of the cell; of equals the newer. Of pinned elements no view is better.
     """
     now = rows["confidence"] * mem.size[slot]
-    return now > BETTER * mem.confidence[slot] * rows["size"]
+    return (now > BETTER * mem.confidence[slot] * rows["size"]) & ~mem.pinned[slot]
 
 
 def _judge(

@@ -94,8 +94,6 @@ def read(
       ValueError: for an unknown `prefer` or `cells`, an even `footprint`, a camera or grid of
         another shape, or a NumPy camera or a time that float32 does not keep.
     """
-    if len(grid) != 2:
-        raise ValueError(f"memory.read: found grid {grid}, expected (rows, columns) of cells")
     return read_shard(
         mem,
         camera,

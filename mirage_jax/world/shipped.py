@@ -51,4 +51,4 @@ def write(workdir: str | Path, folder: str | Path) -> None:
     for part in PARTS:
         params, architecture = load_export(Workdir(Path(workdir)).model(part))
         rounded = {name: jnp.asarray(x, jnp.bfloat16) for name, x in flatten(params).items()}
-        export(Path(folder) / part, unflatten(rounded), architecture)
+        export(Workdir(Path(folder)).model(part), unflatten(rounded), architecture)

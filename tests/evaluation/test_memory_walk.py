@@ -61,15 +61,6 @@ def test_every_memory_is_walked_counted_and_timed(monkeypatch):
     assert found["tight"]["capacity"] == max(int(held) // 2, CELLS)
 
 
-def test_a_compacted_memory_shows_the_same():
-    rng = np.random.default_rng(0)
-    mem = memory.create(12, 2)
-    mem = mem.replace(xyz=rng.normal(size=(12, 3)), valid=rng.random(12) < 0.5)
-    small = memory_walk.compact(mem)
-    assert small.capacity == int(small.count) == int(small.valid.sum()) == mem.valid.sum()
-    np.testing.assert_array_equal(small.xyz, mem.xyz[mem.valid])
-
-
 def test_what_cannot_be_fused_is_refused():
     model = tiny_world.world_model()
     corner = model.replace(conditioner=dataclasses.replace(model.conditioner, cells="corner"))

@@ -137,7 +137,7 @@ def frame_by_hand(mem, number, tokens, depth, origin, static, confidence, o):
     free = np.flatnonzero(~mem["valid"]).tolist()
     for c, slot in winner.items():
         now, before = confidence[c] / size[c], mem["confidence"][slot] / (mem["size"][slot] or 1e-9)
-        if mem["size"][slot] > 0 and now > 1.1 * before:
+        if mem["size"][slot] > 0 and now > 1.1 * before and not mem["pinned"][slot]:
             place(slot, c, {})
     for c, slot in zip(new, free, strict=False):
         place(slot, c, {"seen": 1, "pinned": False})

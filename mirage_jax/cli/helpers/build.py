@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,8 @@ from mirage_jax.world.history import NO_FRAMES, NoiseAugmentation
 from mirage_jax.world.latent_encoder import LatentEncoder
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
+
+T = TypeVar("T")
 
 MEMORIES = ("latent", "rgb", "none")
 """What denoisers are trained with: the conditioner of the config, and the baselines."""
@@ -276,6 +278,7 @@ def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel
 def generation_model(
     config: ConfigDict,
     workdir: Workdir,
+    named: Collection[str] | None,
     *,
     memory: str,
     preset: str,
@@ -287,8 +290,14 @@ def generation_model(
 ) -> WorldModel:
     """The model of a work directory for `mirage generate`, whose flags the arguments are.
 
-    Weights that were trained here are sampled as the config says where there is no preset; those
-    that were converted take size and chunk length from the flags.
+    Weights that were trained here are sampled as the config says where there is no preset, or as
+    they were trained where no config is named but for single fields of it; those that were
+    converted take size and chunk length from the flags.
+
+    Args:
+      config: the experiment.
+      workdir: of the weights.
+      named: dotted names of its fields that the command line changes; None if it names the config.
 
     Raises:
       FileNotFoundError, ValueError: as `loading.load` and `presets.apply`.
@@ -307,7 +316,12 @@ def generation_model(
     trained_here = model.trained_beside is not None
     options = memory_options(config)
     if trained_here and chosen is None:
-        model = model.replace(sampler=sampler(config))  # type: ignore[attr-defined]
+        sampling, stored = sampler(config), model.memory
+        if named is not None:
+            changed = {name.removeprefix("sampling.") for name in named}
+            sampling = _with_fields_of(model.sampler, sampling, changed)
+            options = _with_fields_of(stored, options, {n.removeprefix("memory.") for n in changed})
+        model = model.replace(sampler=sampling)  # type: ignore[attr-defined]
     else:
         options = dataclasses.replace(
             model.memory, capacity=options.capacity, sky_depth=options.sky_depth
@@ -318,6 +332,12 @@ def generation_model(
     if chosen is None and (fields or vae_tile is not None):
         model = presets.apply(model, _changed(presets.preset_of(model), fields, vae_tile))
     return model
+
+
+def _with_fields_of(options: T, other: T, names: Collection[str]) -> T:
+    """`options` with those of its fields that are named as they are in `other`."""
+    fields = {f.name for f in dataclasses.fields(options)}  # type: ignore[arg-type]
+    return dataclasses.replace(options, **{n: getattr(other, n) for n in fields & set(names)})  # type: ignore[type-var]
 
 
 def _changed(

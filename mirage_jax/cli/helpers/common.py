@@ -88,6 +88,11 @@ def overrides() -> tuple[str, dict[str, Any], dict[str, Any]]:
     return path, {name: file[name] for name in named}, {name: now[name] for name in named}
 
 
+def config_is_named() -> bool:
+    """Whether the command line names a config other than the default one."""
+    return config_flags.get_config_filename(flags.FLAGS["config"]) != DEFAULT_CONFIG
+
+
 def _set_dotted(config: ConfigDict, name: str, value) -> None:
     *parents, leaf = name.split(".")
     node = config

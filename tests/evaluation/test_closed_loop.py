@@ -1,0 +1,76 @@
+"""Returns in closed loop, against one clip walked by hand."""
+
+import jax
+import numpy as np
+import pytest
+
+from helpers import tiny_world
+from helpers.tiny_world import CHUNK, INTRINSICS, SIZE
+from mirage_jax import trajectories
+from mirage_jax.evaluation import closed_loop, image_metrics
+from mirage_jax.evaluation.protocol import HeldOut
+from mirage_jax.geometry import Camera
+from mirage_jax.world import WorldModel
+from mirage_jax.world.latent_encoder import to_uint8
+
+FRAMES, CLIPS, SEED = 2 * CHUNK - 1, 3, 4
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    video = np.random.default_rng(0).integers(0, 256, (CLIPS, FRAMES, *SIZE, 3), np.uint8)
+    poses = trajectories.make("look_and_walk", FRAMES, angle=50, distance=0.5).astype(np.float32)
+    clips = tiny_world.latent_clips(CLIPS, poses)
+    clips = clips.replace(intrinsics=np.tile(np.float32(INTRINSICS), (CLIPS, 1)))
+    return HeldOut(video, np.stack([poses] * CLIPS), list("abc"), clips)
+
+
+def by_hand(model, held_out, number, *, emptied):
+    """PSNR of the new frames of the first three chunks of one clip."""
+    path = [*range(FRAMES - 1), *range(FRAMES - 3, 0, -1)]
+    poses, truth = held_out.cam2world[number], held_out.video[number]
+    world = model.start(truth[0], Camera(held_out.clips.intrinsics[number], poses[0], SIZE))
+    advance, scores, batch = jax.jit(WorldModel.advance), [], number - number % 2
+    for chunk in range(3):
+        frames = np.take(path, np.arange(CHUNK) + chunk * (CHUNK - 1), mode="wrap")
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(SEED), batch), chunk)
+        key = jax.random.split(key, 2)[number % 2]
+        if emptied:
+            world = world.replace(bank=model.conditioner.create(world.bank.capacity))
+        world, latents, _ = advance(model, world, poses[frames], key)
+        made = to_uint8(model.encoder.decode(latents[None])[0])
+        scores.append(image_metrics.psnr(made[1:], truth[frames[1:]]).mean())
+    return scores
+
+
+def test_batches_score_as_single_clips_do(held_out):
+    model, steps = tiny_world.world_model(), []
+    found = closed_loop.measure(
+        model,
+        held_out,
+        marks=(2, 3),
+        seed=SEED,
+        batch_size=2,
+        advance=lambda: steps.append(1),
+    )
+    assert found["clips"] == CLIPS and found["chunks"] == 3 and len(steps) == 2 * 2 * 3
+    for name, emptied in (("psnr", False), ("psnr_emptied", True)):
+        each = np.array([by_hand(model, held_out, n, emptied=emptied) for n in range(CLIPS)])
+        for mark in (2, 3):
+            scores = each[:, mark - 1]
+            expected = {
+                "mean": scores.mean(),
+                "standard_error": scores.std(ddof=1) / np.sqrt(CLIPS),
+            }
+            assert found[name][str(mark)] == pytest.approx(expected, abs=2e-3)
+    assert found["psnr"] != found["psnr_emptied"]
+
+
+def test_the_table_has_a_row_for_each_memory():
+    score = {"2": {"mean": 20.0, "standard_error": 0.5}}
+    rows = closed_loop.table({"maze": {"psnr": score, "psnr_emptied": score}})
+    assert rows == [
+        ("world", "memory", "chunk 2"),
+        ("maze", "kept", "20.00 +- 0.50"),
+        ("maze", "emptied", "20.00 +- 0.50"),
+    ]
