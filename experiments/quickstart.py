@@ -52,6 +52,9 @@ def get_config(_: str = "") -> ConfigDict:
     c.data.depth_range = 20.0  # metres that it was trained up to: 20 indoors, 80 outdoors
     c.data.encoding = "raw"  # how clips are stored: raw, lossless, visually_lossless
 
+    c.loading = ConfigDict()  # what is trained on; see docs/loading.md
+    c.loading.latents = "cached"  # clips encoded once; "video" encodes them before each step
+
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "context": 1, "tensor": 1})
     c.rules = "full"  # what is split over the mesh: data, fsdp, fsdp_context, full
     c.loader_workers = 0  # loader processes; 0 = threads of the training process

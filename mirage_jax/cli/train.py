@@ -12,9 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -83,7 +81,7 @@ def run(
     """
     config_check.check(config)
     input_check.check_training(config, workdir, _chosen(stage), memory)
-    if not {"encoder", "cache"}.isdisjoint(_chosen(stage)):
+    if _reads_clips(config, stage):
         input_check.check_recordings(config, workdir)
     for name in _chosen(stage):
         _RUNNERS[name](config, workdir, console, memory)
@@ -91,6 +89,14 @@ def run(
 
 def _chosen(stage: str) -> tuple[str, ...]:
     return STAGES if stage == "all" else (stage,)
+
+
+def _reads_clips(config: ConfigDict, stage: str) -> bool:
+    """Whether recorded clips are read, and not their latents alone."""
+    readers = {"encoder", "cache"}
+    if config.loading.latents == "video":
+        readers |= {"geometry", "denoiser"}
+    return not readers.isdisjoint(_chosen(stage))
 
 
 def outputs(workdir: Workdir, stage: str, memory: str) -> tuple[Path, ...]:
@@ -140,29 +146,25 @@ def _cache(config: ConfigDict, workdir: Workdir, console: Console, memory: str) 
 
 
 def _encode_clips(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
-    from mirage_jax.training.latent_encoding import CacheSettings, refresh_cache
+    from mirage_jax.cli.helpers import training_data
+    from mirage_jax.training.latent_encoding import refresh_cache
     from mirage_jax.weights import fingerprint
     from mirage_jax.world.latent_encoder import LatentEncoder
 
     path = workdir.model("encoder")
     encoder, encoder_id = LatentEncoder.load(path), fingerprint(path)
-    rgb = memory == "rgb"
-    settings = CacheSettings(
-        chunk_frames=config.chunk_frames,
-        sky_depth=config.sky_depth,
-        rgb=rgb,
-        preceding=training_sections.denoiser(config).preceding,
-        depth_network=depth_network.identity(config),
-    )
+    settings = training_data.encoding_settings(config, memory)
     depth_of = depth_network.load(config)
+    # Evaluation compares with encoded clips, however the denoiser was trained.
+    splits = ("eval",) if training_data.from_video(config) else ("train", "eval")
     for world in workdir.recorded(config.worlds):
-        for split in ("train", "eval"):
+        for split in splits:
             refresh_cache(
                 encoder,
                 encoder_id,
                 workdir.worlds(world),
                 split,
-                workdir.latents(world, split, rgb=rgb),
+                workdir.latents(world, split, rgb=settings.rgb),
                 settings,
                 say=functools.partial(console.print, markup=False, soft_wrap=True),
                 console=console,
@@ -170,25 +172,8 @@ def _encode_clips(config: ConfigDict, workdir: Workdir, console: Console, memory
             )
 
 
-def _sources(
-    config: ConfigDict, workdir: Workdir, memory: str, texts: Mapping[str, np.ndarray] | None = None
-) -> tuple[Any, Any]:
-    """Cached clips to train on and to evaluate on, with the text of their world if there is one."""
-    from mirage_jax.training.latent_cache import LatentSource
-    from mirage_jax.training.sources import Joined, WithText
-
-    worlds = workdir.recorded(config.worlds)
-
-    def source(split: str) -> Any:
-        paths = {world: workdir.latents(world, split, rgb=memory == "rgb") for world in worlds}
-        if not texts:
-            return LatentSource(paths.values())
-        return Joined([WithText(LatentSource([path]), texts[w]) for w, path in paths.items()])
-
-    return source("train"), source("eval")
-
-
 def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> None:
+    from mirage_jax.cli.helpers.training_data import training_data
     from mirage_jax.training import held_out
     from mirage_jax.training.geometry_task import GeometryTask
     from mirage_jax.weights import export, module_fields
@@ -197,20 +182,24 @@ def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) ->
     vae = LatentEncoder.load(workdir.model("encoder")).vae
     height, width = (side // vae.spatial_stride for side in build.picture_size(config))
     head = build.geometry_head(config)
-    train, evaluated = _sources(config, workdir, "latent")
+    options = _options(config, training_sections.geometry(config), console)
+    data = training_data(config, workdir, "latent", options.mesh)
     params = train_task(
         GeometryTask(head, (height, width, vae.latent_channels), config.sky_depth),
-        train,
+        data.source,
         workdir.stage("geometry"),
-        _options(config, training_sections.geometry(config), console),
+        options,
         name="geometry",
-        eval_batches=functools.partial(held_out.clip_batches, evaluated),
+        transform=data.transform,
+        prepare=data.prepare,
+        eval_batches=functools.partial(held_out.clip_batches, data.held_out),
     )
     made = {"kind": "geometry_head", "head": module_fields(head)}
     first_alone("geometry", lambda: export(workdir.model("geometry"), params, made))
 
 
 def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
+    from mirage_jax.cli.helpers.training_data import training_data
     from mirage_jax.training import held_out
     from mirage_jax.training.branch_task import BranchTask, starting_params
     from mirage_jax.training.denoiser_task import Preview
@@ -220,7 +209,8 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
     from mirage_jax.world.latent_encoder import LatentEncoder
 
     section = training_sections.denoiser(config)
-    train, evaluated = _sources(config, workdir, memory, build.texts(config))
+    options = _options(config, section, console)
+    data = training_data(config, workdir, memory, options.mesh, build.texts(config))
     encoder = LatentEncoder.load(workdir.model("encoder"))
     task = build.denoiser_task(config, memory, encoder.spread)
     latents = task.chunk_latents + task.context_frames.preceding_latents
@@ -228,8 +218,7 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
     task = dataclasses.replace(task, constants=constants(encoder, latents, task.size))
     if task.denoiser.memory_prior:
         console.print("fitting the memory prior")
-        task = dataclasses.replace(task, prior=fit_memory_prior(task, train))
-    options = _options(config, section, console)
+        task = dataclasses.replace(task, prior=fit_memory_prior(task, data.train))
     values = {}
     if section.trained != "all":
         values = build.pretrained(config, task)
@@ -237,7 +226,7 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
         start = starting_params(values, task.denoiser.branch_layers)
         options = dataclasses.replace(options, init_from=start)
     if config.sample_every:
-        records = [evaluated[i] for i in held_out.spread_over(len(evaluated), 4)]
+        records = [data.held_out[i] for i in held_out.spread_over(len(data.held_out), 4)]
         shown = {name: np.stack([record[name] for record in records]) for name in FIELDS}
         preview = Preview(
             encoder, LatentClip(**shown), build.sampler(config), fps=config.evaluation.fps
@@ -245,11 +234,13 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
         task = dataclasses.replace(task, preview=preview)
     params = train_task(
         task,
-        train,
+        data.source,
         workdir.stage(f"denoiser_{memory}"),
         options,
         name=f"denoiser ({memory} memory)",
-        eval_batches=functools.partial(held_out.clip_batches, evaluated),
+        transform=data.transform,
+        prepare=data.prepare,
+        eval_batches=functools.partial(held_out.clip_batches, data.held_out),
     )
     if isinstance(task, BranchTask):
         as_stored = functools.partial(np.asarray, dtype=np.float32)
@@ -276,7 +267,7 @@ def main() -> None:
         folder=workdir.root / "processes",
     )
     console = Console(quiet=jax.process_index() > 0)
-    needs_clips = not {"encoder", "cache"}.isdisjoint(_chosen(_STAGE.value))
+    needs_clips = _reads_clips(config, _STAGE.value)
     if config.get("data", {}).get("root") and needs_clips and not _DRY_RUN.value:
         config_check.check(config)
         first_alone("record", lambda: record.run(config, workdir, console))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,22 @@ class StageOptions:
     console: Console
 
 
+class _Prepared:
+    """Batches with something done to each of them when it is drawn."""
+
+    def __init__(self, batches: loading.Batches, prepare: Callable[[Any], Any]):
+        self._batches, self._prepare = batches, prepare
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return self._prepare(next(self._batches))
+
+    def close(self) -> None:
+        self._batches.close()
+
+
 def train_task(
     task: Task,
     source: Any,
@@ -54,6 +70,7 @@ def train_task(
     *,
     name: str,
     transform: Any = None,
+    prepare: Callable[[Any], Any] | None = None,
     eval_batches: Callable[[], Iterable[Any]] | None = None,
 ) -> Any:
     """Trains one task on one source and returns the averaged parameters, on the host.
@@ -65,12 +82,13 @@ def train_task(
       options: how and where.
       name: shown on the progress line.
       transform: of an element, see `loading.batches`.
+      prepare: of a batch, in this process: what the task gets is what it returns.
       eval_batches: of held-out clips, see `loop.fit`.
     """
     optimizer, schedule = make_optimizer(options.optimizer, options.loop.steps)
-    state = fit(
-        task,
-        lambda start: loading.batches(
+
+    def batches(start: int) -> Iterable[Any]:
+        drawn = loading.batches(
             source,
             transform,
             batch_size=options.batch_size,
@@ -78,7 +96,12 @@ def train_task(
             workers=options.workers,
             start_batch=start,
             shard=processes.batch_share(options.mesh),
-        ),
+        )
+        return drawn if prepare is None else _Prepared(drawn, prepare)
+
+    state = fit(
+        task,
+        batches,
         options.loop,
         workdir=folder,
         optimizer=optimizer,

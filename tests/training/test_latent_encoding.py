@@ -10,7 +10,8 @@ from helpers import tiny_world
 from helpers.made_clips import bare
 from mirage_jax.io.lock import LockedError, locked
 from mirage_jax.nn.video_vae import LatentStats
-from mirage_jax.training.latent_encoding import CacheSettings, load_clips, refresh_cache
+from mirage_jax.training.clip_encoding import EncodingSettings
+from mirage_jax.training.latent_encoding import load_clips, refresh_cache
 from mirage_jax.world.latent_encoder import LatentEncoder
 
 
@@ -25,7 +26,7 @@ def refresh(tmp_path):
 
     def run(encoder="a", **changes):
         said = []
-        settings = CacheSettings(**{"chunk_frames": 5, "sky_depth": 200.0} | changes)
+        settings = EncodingSettings(**{"chunk_frames": 5, "sky_depth": 200.0} | changes)
         place = (tmp_path / "clips", "train", tmp_path / "train.array_record")
         refresh_cache(colours, encoder, *place, settings, say=said.append)
         return said[0]
@@ -100,7 +101,7 @@ def test_depth_that_clips_lack_is_estimated_and_all_counts_as_static(tmp_path):
     seen, said = [], []
 
     def refresh(network="", depth_of=None):
-        settings = CacheSettings(chunk_frames=5, sky_depth=200.0, depth_network=network)
+        settings = EncodingSettings(chunk_frames=5, sky_depth=200.0, depth_network=network)
         place = (tmp_path / "clips", "train", path)
         refresh_cache(colours, "a", *place, settings, say=said.append, depth_of=depth_of)
 

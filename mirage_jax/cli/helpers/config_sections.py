@@ -87,6 +87,17 @@ class DataSection(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadingSection(Settings):
+    """`config.loading`: what of recorded clips is trained on, see docs/loading.md."""
+
+    latents: str = setting(
+        "cached",
+        "Whether clips are encoded once, into a cache, or as video before each step.",
+        choices=("cached", "video"),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshSection(Settings):
     """`config.mesh`."""
 
@@ -225,6 +236,7 @@ class LoRASection(Settings):
 SECTIONS: dict[str, type] = {
     "record": RecordSection,
     "data": DataSection,
+    "loading": LoadingSection,
     "mesh": MeshSection,
     "vae": VAESection,
     "geometry": GeometrySection,
