@@ -19,6 +19,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from data_pipelines import clip_format
 from data_pipelines.clip import ARRAY_FIELDS, META_FIELDS, Bodies, Clip
+from data_pipelines.frame_rates import native_fps, nearest_to_rate
 
 Element = dict[str, Any]
 # Takes one element and a generator seeded by the element's place in the stream alone.
@@ -159,14 +160,48 @@ class Window:
             raise ValueError(f"found a clip of {length} frames, expected at least {self.frames}")
         start = self.stride * int(rng.integers((length - self.frames) // self.stride + 1))
         return {
-            key: _cut(value, slice(start, start + self.frames)) for key, value in element.items()
+            key: cut(value, slice(start, start + self.frames)) for key, value in element.items()
         }
 
 
-def _cut(value: Any, frames: slice) -> Any:
+@dataclasses.dataclass(frozen=True)
+class AtRate:
+    """Keeps the frames nearest in time to a steady rate, for sets of different frame rates.
+
+    Attributes:
+      fps: frames per second that are kept, at most those of the clips.
+    """
+
+    fps: float
+
+    def __call__(self, element: Element, _: np.random.Generator) -> Element:
+        """Returns the element at the rate, its `fps` changed.
+
+        Args:
+          element: has `fps`, `cam2world`, and `times` or None, as those of `ClipSource`.
+
+        Raises:
+          ValueError: the clip has fewer frames per second.
+        """
+        length, times = len(element["cam2world"]), element.get("times")
+        if times is None:
+            times = np.arange(length) / element["fps"]
+        rate = native_fps(times)
+        if self.fps > rate * (1 + 1e-3):
+            raise ValueError(
+                f"clip {element.get('name')!r}: found {rate:g} frames per second, expected at "
+                f"least {self.fps:g}"
+            )
+        frames = nearest_to_rate(times, self.fps)
+        kept = {key: cut(value, frames) for key, value in element.items()}
+        return kept | {"fps": float(self.fps)}
+
+
+def cut(value: Any, frames: slice | np.ndarray) -> Any:
+    """Some of the frames of an array or of bodies; anything else as it is."""
     if isinstance(value, Bodies):
         return value.cut(frames)
-    return value[frames] if isinstance(value, np.ndarray) else value
+    return value[frames] if isinstance(value, np.ndarray) and value.ndim else value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,6 +54,11 @@ def get_config(_: str = "") -> ConfigDict:
 
     c.loading = ConfigDict()  # what is trained on; see docs/loading.md
     c.loading.latents = "cached"  # clips encoded once; "video" encodes them before each step
+    c.loading.fps = 0.0  # frames per second of windows; 0 = as recorded
+    c.loading.window = 0  # frames of windows of longer clips, 1 + n (chunk_frames - 1); 0 = all
+    c.loading.returns = 0.7  # share of windows in which the camera comes back
+    c.loading.gap = 16  # frames between two sights of a place, at least
+    c.loading.later = 0.3  # share of windows whose history may lie after the chunk too
 
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "context": 1, "tensor": 1})
     c.rules = "full"  # what is split over the mesh: data, fsdp, fsdp_context, full

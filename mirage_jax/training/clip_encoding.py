@@ -29,8 +29,8 @@ from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
 DepthOf = Callable[[np.ndarray], np.ndarray]
 """z-depth in metres of the pixels of a uint8 picture [H, W, 3]."""
 
-REQUIRED_FIELDS = ("video", "intrinsics", "cam2world", "name")
-OPTIONAL_FIELDS = ("depth", "mover_ids")
+REQUIRED_FIELDS = ("video", "intrinsics", "cam2world", "name", "fps")
+OPTIONAL_FIELDS = ("depth", "mover_ids", "times")
 """Of a recorded clip, for `EncoderInputs`. What nobody knows to move is remembered as static."""
 
 
@@ -44,6 +44,7 @@ class EncodingSettings(Settings):
     )
     rgb: bool = setting(False, "Whether to encode what the colour-cloud baseline needs, too.")
     preceding: int = setting(0, "Frames before the last chunk, 0 or 1 + 4 n.", least=0)
+    last_only: bool = setting(False, "Whether the last chunk alone is encoded, as of windows.")
     depth_network: str = setting("", "Identifies what estimates the depth that clips lack.")
 
 
@@ -56,12 +57,12 @@ class EncoderInputs:
     Attributes:
       sky_depth: metres at which the sky is put.
       estimates: whether depth that clips lack is estimated later; else they are refused.
-      window: cuts elements first, see `loading.batches`; None takes whole clips.
+      windows: cut elements first, one after the other, see `loading.batches`.
     """
 
     sky_depth: float
     estimates: bool = False
-    window: Transform | None = None
+    windows: tuple[Transform, ...] = ()
 
     def __call__(
         self, element: Mapping[str, Any], rng: np.random.Generator
@@ -73,8 +74,8 @@ class EncoderInputs:
           ValueError: naming the clip, for one without depth where nothing estimates it.
         """
         cut = dict(element)
-        if self.window is not None:
-            cut = self.window(cut, rng)
+        for window in self.windows:
+            cut = window(cut, rng)
         video, depth, movers = cut["video"], cut["depth"], cut["mover_ids"]
         shape = video[::TEMPORAL_STRIDE].shape[:3]
         if depth is not None:
@@ -165,6 +166,7 @@ def _encode_batch(
             chunk_frames=settings.chunk_frames,
             rgb=baseline,
             preceding=settings.preceding,
+            last_only=settings.last_only,
         )
 
     return jax.vmap(one)(to_model_range(video), depth, moving, intrinsics, poses)

@@ -48,8 +48,9 @@ def cache_key(
         "clips": hashlib.sha256(recorded.encode()).hexdigest(),
         **dataclasses.asdict(settings),
     }
-    if not settings.depth_network:  # a cache made without one is what it was
-        del key["depth_network"]
+    for name in ("depth_network", "last_only"):  # a cache made without them is what it was
+        if not key[name]:
+            del key[name]
     return key
 
 

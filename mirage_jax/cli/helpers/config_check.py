@@ -100,6 +100,15 @@ def _check_frames(config: ConfigDict) -> None:
             f"config.denoiser.patch: found {patch} latents in a token, expected a divisor of the "
             f"{latents} of a chunk"
         )
+    window = config.loading.window
+    if window:
+        rest = (window - 1) % (chunk - 1)
+        if rest or not chunk < window <= frames:
+            raise ValueError(
+                f"config.loading.window: found {window}, expected 0 or 1 + {chunk - 1} n, more "
+                f"than a chunk of {chunk} and at most the {frames} of a clip"
+            )
+        frames = window
     preceding, most = config.denoiser_training.preceding, frames - chunk
     if preceding and ((preceding - 1) % TEMPORAL_STRIDE or preceding > most):
         raise ValueError(

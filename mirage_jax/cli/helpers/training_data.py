@@ -54,6 +54,7 @@ def encoding_settings(config: ConfigDict, memory: str) -> EncodingSettings:
         sky_depth=config.sky_depth,
         rgb=memory == "rgb",
         preceding=training_sections.denoiser(config).preceding,
+        last_only=config.loading.window > 0,
         depth_network=depth_network.identity(config),
     )
 
@@ -100,7 +101,9 @@ def training_data(
         return TrainingData(train, train, cached("eval"))
     encoder = LatentEncoder.load(workdir.model("encoder"))
     settings, depth_of = encoding_settings(config, memory), depth_network.load(config)
-    inputs = EncoderInputs(config.sky_depth, estimates=depth_of is not None)
+    inputs = EncoderInputs(
+        config.sky_depth, estimates=depth_of is not None, windows=training_sections.windows(config)
+    )
     alone = ClipEncoder(encoder, settings, depth_of=depth_of)
     source = recorded("train")
     return TrainingData(
