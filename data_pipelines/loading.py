@@ -8,6 +8,7 @@ none on one: grain's own iterator state is not portable in that way.
 import contextlib
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from data_pipelines import clip_format
 from data_pipelines.clip import ARRAY_FIELDS, META_FIELDS, Bodies, Clip
 from data_pipelines.frame_rates import native_fps, nearest_to_rate
+from data_pipelines.tolerance import SKIPPED, Skipped, Substituting, Watch
 
 Element = dict[str, Any]
 # Takes one element and a generator seeded by the element's place in the stream alone.
@@ -94,6 +96,10 @@ class ClipSource:
         Reads every record.
         """
         return [self._meta(index) for index in range(len(self))]
+
+    def title(self, index: int) -> str:
+        """Names a clip by folder, number and its own name, which is read."""
+        return f"{self.paths[0].parent}: clip {index} {self._meta(index)['name']!r}"
 
     def _meta(self, index: int) -> Element:
         with self._named(index):
@@ -214,9 +220,10 @@ class LoaderState:
 class Batches:
     """An endless iterator of batches that knows its position.  Close it, or use it in `with`."""
 
-    def __init__(self, iterator: Any, state: LoaderState):
+    def __init__(self, iterator: Any, state: LoaderState, watch: Watch, skipped: Skipped | None):
         self._iterator = iterator
         self._state = state
+        self._watch, self._skipped = watch, skipped
 
     def __iter__(self) -> Iterator[Element]:
         return self
@@ -224,7 +231,9 @@ class Batches:
     def __next__(self) -> Element:
         if self._iterator is None:
             raise StopIteration
-        batch = next(self._iterator)
+        batch = self._watch.draw(self._iterator)
+        if self._skipped is not None:
+            self._skipped.add(batch.pop(SKIPPED))
         self._state = LoaderState(self._state.batches + 1)
         return batch
 
@@ -233,8 +242,14 @@ class Batches:
         """Batches consumed since the start of the stream, `start_batch` included."""
         return self._state
 
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Numbers of the records skipped since `start_batch`, and why they cannot be read."""
+        return {} if self._skipped is None else dict(self._skipped.reasons)
+
     def close(self) -> None:
         """Stops the loader's threads and processes; the stream then ends."""
+        self._watch.close()
         if self._iterator is not None:
             self._iterator.close()
             # Left to the interpreter's exit, grain's iterator complains about modules gone first.
@@ -264,6 +279,19 @@ class _HostShare(grain.MapDataset):
         return self._parent[batch * self._whole + self._first + place]
 
 
+@dataclasses.dataclass(frozen=True)
+class _KeepingSkipped:
+    """A transform that leaves what `Substituting` adds to an element as it is."""
+
+    transform: Transform
+
+    def __call__(self, element: Element, rng: np.random.Generator) -> Element:
+        if SKIPPED not in element:
+            return self.transform(element, rng)
+        plain = {key: value for key, value in element.items() if key != SKIPPED}
+        return {**self.transform(plain, rng), SKIPPED: element[SKIPPED]}
+
+
 def batches(
     source: Any,
     transform: Transform | None = None,
@@ -273,6 +301,9 @@ def batches(
     workers: int = 0,
     start_batch: int = 0,
     shard: tuple[int, int] = (0, 1),
+    skip_share: float = 0.0,
+    seconds: float = 600.0,
+    say: Callable[[str], None] = warnings.warn,
 ) -> Batches:
     """Returns the endless stream of batches of `source`, from batch `start_batch` on.
 
@@ -288,6 +319,13 @@ def batches(
       workers: loader processes; 0 = threads of this process.
       start_batch: `LoaderState.batches` of the run to go on from.
       shard: (this host, number of hosts).
+      skip_share: of the records of `source`, how many may be skipped because reading them raises
+        ValueError; 0 raises the first. The next that can be read takes their place.
+      seconds: how long a batch may take.
+      say: called with a line of text for every record that is skipped.
+
+    Drawing a batch raises ValueError when more records had to be skipped, and `LoaderError`, naming
+    the clip, when a loader process ends or does not answer.
 
     Raises:
       ValueError: a batch size the hosts cannot share, or a shard, start or worker count below 0.
@@ -300,10 +338,13 @@ def batches(
     if start_batch < 0 or workers < 0:
         raise ValueError(f"found start_batch={start_batch}, workers={workers}, expected 0 or more")
 
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    watch = Watch(source, seconds)
+    skipped = Skipped(source, skip_share, say) if skip_share else None
+    read = Substituting(watch.source) if skipped else watch.source
+    dataset = grain.MapDataset.source(read).seed(seed).shuffle().repeat()
     if transform is not None:
         # Before the host slice, so that an element's generator depends on its global place.
-        dataset = dataset.random_map(transform)
+        dataset = dataset.random_map(_KeepingSkipped(transform))
     share = batch_size // hosts
     dataset = _HostShare(dataset, batch_size, host * share, share)
     dataset = dataset.batch(share, drop_remainder=True)[start_batch:]
@@ -315,4 +356,4 @@ def batches(
             # Grain's workers read absl flags, which outside of absl.app.run nobody has parsed.
             flags.FLAGS.mark_as_parsed()
         iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return Batches(iter(iterable), LoaderState(start_batch))
+    return Batches(iter(iterable), LoaderState(start_batch), watch, skipped)

@@ -121,6 +121,8 @@ def _options(config: ConfigDict, section: TrainingSection, console: Console) -> 
         init_from=section.init_from or None,
         config=config.to_dict(),
         console=console,
+        skip_share=config.loading.skip_share,
+        batch_seconds=config.loading.seconds,
     )
 
 

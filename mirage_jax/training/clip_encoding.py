@@ -134,7 +134,7 @@ class ClipEncoder:
             inputs["depth"] = self._filled(batch)
         if self._sharding is not None:
             inputs = processes.put_share(inputs, self._sharding)
-        made = _encode_batch(self._encoder, *inputs.values(), settings=self._settings)
+        made = _encode_batch(self._encoder, **inputs, settings=self._settings)
         text = {"text": batch["text"]} if "text" in batch else {}
         return {**{name: getattr(made, name) for name in FIELDS}, **text}
 
@@ -153,8 +153,8 @@ _INPUTS = ("video", "depth", "moving", "intrinsics", "cam2world")
 
 @functools.partial(jax.jit, static_argnames="settings")
 def _encode_batch(
-    encoder: LatentEncoder, video: Any, depth: Any, moving: Any, intrinsics: Any, poses: Any,
-    *, settings: EncodingSettings,
+    encoder: LatentEncoder, *, video: Any, depth: Any, moving: Any, intrinsics: Any, cam2world: Any,
+    settings: EncodingSettings,
 ) -> LatentClip:  # fmt: skip
     vae = encoder.vae
     baseline = Rgb(vae.latent_channels, vae.spatial_stride) if settings.rgb else None
@@ -169,7 +169,7 @@ def _encode_batch(
             last_only=settings.last_only,
         )
 
-    return jax.vmap(one)(to_model_range(video), depth, moving, intrinsics, poses)
+    return jax.vmap(one)(to_model_range(video), depth, moving, intrinsics, cam2world)
 
 
 class EncodedClips:

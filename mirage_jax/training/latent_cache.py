@@ -176,6 +176,10 @@ class LatentSource:
                 self._refuse(index, name, "NaN or infinity", "finite numbers")
         return {name: np.asarray(record[name], np.float32) for name in FIELDS}
 
+    def title(self, index: int) -> str:
+        """Names a clip by files and number."""
+        return f"{', '.join(self.paths)}: clip {index}"
+
     def _refuse(self, index: int, name: str, found: str, expected: str) -> NoReturn:
         raise ValueError(
             f"{', '.join(self.paths)}: field {name!r}: found {found} in clip {index}, expected "

@@ -33,6 +33,8 @@ class StageOptions:
       init_from: where parameters come from, see `initialisation.initial_params`; None: scratch.
       config: JSON-serialisable, stored in the checkpoints.
       console: where to print.
+      skip_share: of the records, how many may be skipped because they cannot be read.
+      batch_seconds: how long the loader may take for a batch.
     """
 
     loop: LoopSettings
@@ -44,6 +46,8 @@ class StageOptions:
     init_from: str | Mapping[str, Any] | None
     config: Mapping[str, Any]
     console: Console
+    skip_share: float = 0.01
+    batch_seconds: float = 600.0
 
 
 class _Prepared:
@@ -96,6 +100,9 @@ def train_task(
             workers=options.workers,
             start_batch=start,
             shard=processes.batch_share(options.mesh),
+            skip_share=options.skip_share,
+            seconds=options.batch_seconds,
+            say=lambda text: options.console.print(f"{name}: {text}", markup=False),
         )
         return drawn if prepare is None else _Prepared(drawn, prepare)
 

@@ -117,6 +117,15 @@ def test_clips_by_index_are_those_of_the_cache(recorded, tmp_path):
     assert len(encoded) == COUNT
     for name, value in encoded[4].items():
         np.testing.assert_allclose(value, cached[4][name], rtol=2 * HALF_STEP, atol=1e-5)
+    # The same over the devices of a mesh.
+    elements = [INPUTS(clips[index], np.random.default_rng(0)) for index in range(4)]
+    batch = {name: np.stack([e[name] for e in elements]) for name in elements[0]}
+    mesh = parallel.make_mesh()
+    spread = ClipEncoder(colours, SETTINGS, mesh=mesh)(batch)
+    assert spread["chunks"].sharding.is_equivalent_to(parallel.batch_sharding(mesh), 6)
+    for name in FIELDS:
+        stacked = np.stack([encoded[index][name] for index in range(4)])
+        np.testing.assert_allclose(spread[name], stacked, rtol=1e-5, atol=1e-6)
 
 
 def test_depth_that_a_clip_lacks_is_estimated_beside_clips_that_have_it(recorded):

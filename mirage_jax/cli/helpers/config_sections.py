@@ -108,6 +108,10 @@ class LoadingSection(Settings):
     later: float = setting(
         0.3, "Share of windows whose history may lie after the chunk too.", least=0, most=1
     )
+    skip_share: float = setting(
+        0.01, "Share of the clips that may be skipped as they cannot be read.", least=0, below=1
+    )
+    seconds: float = setting(600.0, "How long the loader may take for a batch.", above=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
