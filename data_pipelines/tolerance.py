@@ -24,7 +24,7 @@ SKIPPED = "_skipped"
 _MOST_IN_A_ROW = 64
 
 
-class LoaderError(RuntimeError):
+class LoaderError(OSError):
     """A loader process ended or does not answer; says which clips it was at."""
 
 

@@ -168,7 +168,7 @@ def _outdated(
     for name in names:
         path = workdir.latents(name, "eval", rgb=rgb)
         key = latent_encoding.cache_key(encoder_id, workdir.worlds(name), "eval", settings)
-        reason = latent_cache.stale(path, key)
+        reason = latent_cache.stale_files(path, key)
         if reason:
             return f"{path}: {reason}"
     return ""

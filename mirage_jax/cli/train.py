@@ -25,16 +25,14 @@ from mirage_jax.cli.helpers import (
     build,
     common,
     config_check,
-    depth_network,
     dry_run,
     input_check,
+    process_flags,
     starts,
     training_sections,
 )
-from mirage_jax.cli.helpers.flag_types import Integer
 from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.io.workdir import Workdir
-from mirage_jax.parallel import processes
 from mirage_jax.parallel.processes import first_alone
 from mirage_jax.training.stage import StageOptions, train_task
 
@@ -53,21 +51,9 @@ _DRY_RUN = flags.DEFINE_bool(
 _PROFILE = flags.DEFINE_string(
     "profile_steps", "", "first:last step of a trace, written to <workdir>/training/STAGE/profile."
 )
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator",
-    "",
-    "host:port of process 0 of a run on several hosts; 'auto' insists on finding it in the "
-    "environment, which is searched anyway where a launcher says that there are several.",
-)
-_PROCESSES = flags.DEFINE(
-    Integer(least=0), "processes", 0, "How many processes; with --coordinator. 0 = not said."
-)
-_PROCESS = flags.DEFINE(
-    Integer(least=-1), "process", -1, "Which of them this is, from 0; -1 = not said."
-)
-_CONNECT_SECONDS = flags.DEFINE(
-    Integer(least=1), "connect_seconds", 300, "How long processes wait for each other at the start."
-)
+
+FLAG_MODULES = (process_flags.__name__,)
+"""Helpers whose flags the command has too, for its help."""
 
 
 def run(
@@ -144,34 +130,9 @@ def _encoder(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> 
 
 
 def _cache(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
-    first_alone(f"cache {memory}", lambda: _encode_clips(config, workdir, console, memory))
+    from mirage_jax.cli.helpers.encoding import encode_recordings
 
-
-def _encode_clips(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
-    from mirage_jax.cli.helpers import training_data
-    from mirage_jax.training.latent_encoding import refresh_cache
-    from mirage_jax.weights import fingerprint
-    from mirage_jax.world.latent_encoder import LatentEncoder
-
-    path = workdir.model("encoder")
-    encoder, encoder_id = LatentEncoder.load(path), fingerprint(path)
-    settings = training_data.encoding_settings(config, memory)
-    depth_of = depth_network.load(config)
-    # Evaluation compares with encoded clips, however the denoiser was trained.
-    splits = ("eval",) if training_data.from_video(config) else ("train", "eval")
-    for world in workdir.recorded(config.worlds):
-        for split in splits:
-            refresh_cache(
-                encoder,
-                encoder_id,
-                workdir.worlds(world),
-                split,
-                workdir.latents(world, split, rgb=settings.rgb),
-                settings,
-                say=functools.partial(console.print, markup=False, soft_wrap=True),
-                console=console,
-                depth_of=depth_of,
-            )
+    encode_recordings(config, workdir, console, memory)
 
 
 def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> None:
@@ -261,13 +222,7 @@ def main() -> None:
         config.profile_steps = profile_steps(_PROFILE.value)
     workdir = Workdir(common.workdir())
     common.prepare_jax(config, workdir)
-    processes.initialize(
-        _COORDINATOR.value,
-        processes=_PROCESSES.value,
-        process=_PROCESS.value,
-        timeout=_CONNECT_SECONDS.value,
-        folder=workdir.root / "processes",
-    )
+    process_flags.connect(workdir)
     console = Console(quiet=jax.process_index() > 0)
     needs_clips = _reads_clips(config, _STAGE.value)
     if config.get("data", {}).get("root") and needs_clips and not _DRY_RUN.value:

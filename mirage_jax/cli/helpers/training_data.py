@@ -59,6 +59,11 @@ def encoding_settings(config: ConfigDict, memory: str) -> EncodingSettings:
     )
 
 
+def cache_settings(config: ConfigDict, memory: str) -> EncodingSettings:
+    """What is encoded of whole clips, once."""
+    return dataclasses.replace(encoding_settings(config, memory), last_only=False)
+
+
 def training_data(
     config: ConfigDict,
     workdir: Workdir,
