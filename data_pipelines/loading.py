@@ -21,6 +21,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from data_pipelines import clip_format
 from data_pipelines.clip import ARRAY_FIELDS, META_FIELDS, Bodies, Clip
 from data_pipelines.frame_rates import native_fps, nearest_to_rate
+from data_pipelines.mixture import Mixture
 from data_pipelines.tolerance import SKIPPED, Skipped, Substituting, Watch
 
 Element = dict[str, Any]
@@ -301,6 +302,7 @@ def batches(
     workers: int = 0,
     start_batch: int = 0,
     shard: tuple[int, int] = (0, 1),
+    mixture: Mixture | None = None,
     skip_share: float = 0.0,
     seconds: float = 600.0,
     say: Callable[[str], None] = warnings.warn,
@@ -319,6 +321,7 @@ def batches(
       workers: loader processes; 0 = threads of this process.
       start_batch: `LoaderState.batches` of the run to go on from.
       shard: (this host, number of hosts).
+      mixture: of the sets that `source` is made of; None draws from all of them alike.
       skip_share: of the records of `source`, how many may be skipped because reading them raises
         ValueError; 0 raises the first. The next that can be read takes their place.
       seconds: how long a batch may take.
@@ -341,13 +344,26 @@ def batches(
     watch = Watch(source, seconds)
     skipped = Skipped(source, skip_share, say) if skip_share else None
     read = Substituting(watch.source) if skipped else watch.source
-    dataset = grain.MapDataset.source(read).seed(seed).shuffle().repeat()
-    if transform is not None:
-        # Before the host slice, so that an element's generator depends on its global place.
-        dataset = dataset.random_map(_KeepingSkipped(transform))
     share = batch_size // hosts
-    dataset = _HostShare(dataset, batch_size, host * share, share)
-    dataset = dataset.batch(share, drop_remainder=True)[start_batch:]
+
+    def shared(dataset: grain.MapDataset) -> grain.MapDataset:
+        if transform is not None:
+            # Before the host slice, so that an element's generator depends on its global place.
+            dataset = dataset.random_map(_KeepingSkipped(transform))
+        dataset = _HostShare(dataset, batch_size, host * share, share)
+        return dataset.batch(share, drop_remainder=True)
+
+    if mixture is None:
+        dataset = shared(grain.MapDataset.source(read).seed(seed).shuffle().repeat())
+    elif sum(mixture.lengths) != len(source):
+        raise ValueError(f"mixture: found {mixture.lengths} clips, expected {len(source)} in all")
+    else:
+        orders = mixture.orders(seed)
+        if not mixture.apart:
+            orders = [mixture.mixed(orders).seed(seed)]
+        parts = [shared(order.map(read.__getitem__)) for order in orders]
+        dataset = mixture.mixed(parts) if mixture.apart else parts[0]
+    dataset = dataset[start_batch:]
     # Decoding holds the interpreter lock for about a millisecond per clip: few threads do.
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
     iterable = dataset.to_iter_dataset(options)

@@ -59,6 +59,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.loading.returns = 0.7  # share of windows in which the camera comes back
     c.loading.gap = 16  # frames between two sights of a place, at least
     c.loading.later = 0.3  # share of windows whose history may lie after the chunk too
+    c.loading.weights = ()  # how often each world is drawn from; () = by its number of clips
     c.loading.skip_share = 0.01  # of the clips, skipped as they cannot be read, before it stops
     c.loading.seconds = 600.0  # for a batch, after which the run stops and names the clip
 

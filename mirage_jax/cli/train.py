@@ -155,6 +155,7 @@ def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) ->
         name="geometry",
         transform=data.transform,
         prepare=data.prepare,
+        mixture=data.mixture,
         eval_batches=functools.partial(held_out.clip_batches, data.held_out),
     )
     made = {"kind": "geometry_head", "head": module_fields(head)}
@@ -203,6 +204,7 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
         name=f"denoiser ({memory} memory)",
         transform=data.transform,
         prepare=data.prepare,
+        mixture=data.mixture,
         eval_batches=functools.partial(held_out.clip_batches, data.held_out),
     )
     if isinstance(task, BranchTask):

@@ -20,6 +20,11 @@ class Joined:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Records of each source."""
+        return tuple(len(source) for source in self._sources)
+
     def __getitem__(self, index: int) -> Any:
         source, own = self._place(index)
         return source[own]

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from data_pipelines import loading
+from data_pipelines.mixture import Mixture
 from mirage_jax.parallel import processes
 from mirage_jax.parallel.rules import Rules
 from mirage_jax.training.loop import fit
@@ -75,6 +76,7 @@ def train_task(
     name: str,
     transform: Any = None,
     prepare: Callable[[Any], Any] | None = None,
+    mixture: Mixture | None = None,
     eval_batches: Callable[[], Iterable[Any]] | None = None,
 ) -> Any:
     """Trains one task on one source and returns the averaged parameters, on the host.
@@ -87,6 +89,7 @@ def train_task(
       name: shown on the progress line.
       transform: of an element, see `loading.batches`.
       prepare: of a batch, in this process: what the task gets is what it returns.
+      mixture: of the sets that the source is made of, see `loading.batches`.
       eval_batches: of held-out clips, see `loop.fit`.
     """
     optimizer, schedule = make_optimizer(options.optimizer, options.loop.steps)
@@ -100,6 +103,7 @@ def train_task(
             workers=options.workers,
             start_batch=start,
             shard=processes.batch_share(options.mesh),
+            mixture=mixture,
             skip_share=options.skip_share,
             seconds=options.batch_seconds,
             say=lambda text: options.console.print(f"{name}: {text}", markup=False),

@@ -38,6 +38,12 @@ def check(config: ConfigDict, *, chunks: bool = True) -> None:
             values = config[name].to_dict()
             values.pop(BY_WORLD.get(name), None)
             from_mapping(kind, values, f"config.{name}")
+    weights = config.get("loading", {}).get("weights", ())
+    if weights and len(weights) != len(config.worlds):
+        raise ValueError(
+            f"config.loading.weights: found {len(weights)}, expected one for each of the "
+            f"{len(config.worlds)} worlds"
+        )
     for world, count in config.record.train_clips.items():
         if count < 1:
             raise ValueError(

@@ -108,6 +108,9 @@ class LoadingSection(Settings):
     later: float = setting(
         0.3, "Share of windows whose history may lie after the chunk too.", least=0, most=1
     )
+    weights: tuple[float | int, ...] = setting(
+        (), "How often each of the worlds is drawn from; () = by their numbers of clips.", above=0
+    )
     skip_share: float = setting(
         0.01, "Share of the clips that may be skipped as they cannot be read.", least=0, below=1
     )

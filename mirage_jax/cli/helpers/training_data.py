@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines.loading import ClipSource, Transform
+from data_pipelines.mixture import Mixture
 from mirage_jax.cli.helpers import depth_network, training_sections
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.training.clip_encoding import (
@@ -31,7 +32,7 @@ class TrainingData:
     """What `stage.train_task` takes, and encoded clips by index.
 
     Attributes:
-      source, transform, prepare: of `train_task`.
+      source, transform, prepare, mixture: of `train_task`.
       train, held_out: encoded clips of both splits, as `LatentSource` gives them.
     """
 
@@ -40,6 +41,7 @@ class TrainingData:
     held_out: Any
     transform: Transform | None = None
     prepare: Callable[[Any], Any] | None = None
+    mixture: Mixture | None = None
 
 
 def from_video(config: ConfigDict) -> bool:
@@ -103,7 +105,8 @@ def training_data(
 
     if not from_video(config):
         train = cached("train")
-        return TrainingData(train, train, cached("eval"))
+        mixture = _mixture(config, worlds, train)
+        return TrainingData(train, train, cached("eval"), mixture=mixture)
     encoder = LatentEncoder.load(workdir.model("encoder"))
     settings, depth_of = encoding_settings(config, memory), depth_network.load(config)
     inputs = EncoderInputs(
@@ -117,4 +120,13 @@ def training_data(
         EncodedClips(recorded("eval"), inputs, alone),
         inputs,
         ClipEncoder(encoder, settings, mesh=mesh, depth_of=depth_of),
+        _mixture(config, worlds, source),
     )
+
+
+def _mixture(config: ConfigDict, worlds: Sequence[str], source: Any) -> Mixture | None:
+    """The config's weights of the worlds that were recorded."""
+    weights = dict(zip(config.worlds, config.loading.weights, strict=False))
+    if not weights or len(worlds) == 1:
+        return None
+    return Mixture(source.lengths, tuple(weights[world] for world in worlds))
