@@ -250,11 +250,11 @@ class Batches:
 
     def close(self) -> None:
         """Stops the loader's threads and processes; the stream then ends."""
-        self._watch.close()
         if self._iterator is not None:
             self._iterator.close()
             # Left to the interpreter's exit, grain's iterator complains about modules gone first.
             self._iterator = None
+        self._watch.close()
 
     def __enter__(self) -> "Batches":
         return self

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
@@ -22,6 +23,7 @@ SKIPPED = "_skipped"
 """Field of an element: number of the record that could not be read, in whose place it is, or -1."""
 
 _MOST_IN_A_ROW = 64
+_NOWHERE = "no clip"
 
 
 class LoaderError(OSError):
@@ -120,6 +122,8 @@ class Watched:
 class Watch:
     """Draws from an iterator and says which clips a process was at that died or does not answer.
 
+    `close()`, or the end of the program, removes what the watched source has left.
+
     Args:
       source: of the loader; `title(index)`, if it has one, names a record.
       seconds: how long a batch may take.
@@ -129,6 +133,7 @@ class Watch:
         self._source, self._seconds = source, seconds
         self._folder = Path(tempfile.mkdtemp(prefix="mirage-loader-"))
         self.source = Watched(source, self._folder)
+        self.close = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def draw(self, iterator: Any) -> Any:
         """The next of the iterator.
@@ -150,11 +155,9 @@ class Watch:
             ) from None
         except RuntimeError as error:
             at = self._at(lambda process, _: not _alive(process))
+            if at == _NOWHERE:
+                raise
             raise LoaderError(f"{error} It was at {at}") from error
-
-    def close(self) -> None:
-        """Removes what the watched source has left."""
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _at(self, concerned: Callable[[int, float], bool]) -> str:
         """Titles of the records that some processes were at, by process and age in seconds."""
@@ -163,7 +166,7 @@ class Watch:
             process, age = int(mark.name.split("-")[0]), time.time() - mark.stat().st_mtime
             if concerned(process, age) and (text := mark.read_text()):
                 found.append(int(text))
-        return ", ".join(self._title(index) for index in sorted(set(found))) or "no clip"
+        return ", ".join(self._title(index) for index in sorted(set(found))) or _NOWHERE
 
     def _title(self, index: int) -> str:
         """The title, if reading it does not hang as well."""
