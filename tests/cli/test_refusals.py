@@ -25,7 +25,8 @@ OF_EXPERIMENTS = (
     "quickstart",
 )
 MODULES = [f"mirage_jax.cli.{name}" for name in (*OF_EXPERIMENTS, "convert")]
-MODULES += ["mirage_jax.cli.helpers.bench_networks", "mirage_jax.cli.helpers.common"]
+HELPERS = ("bench_networks", "common", "process_flags")
+MODULES += [f"mirage_jax.cli.helpers.{name}" for name in HELPERS]
 
 
 @pytest.mark.parametrize(
