@@ -77,7 +77,7 @@ class Bodies:
     present: np.ndarray
     visible: np.ndarray
 
-    def cut(self, frames: slice) -> "Bodies":
+    def cut(self, frames: slice | np.ndarray) -> "Bodies":
         """Returns the states at some of the frames."""
         timed = [name for name in _BODY_ARRAYS if PARTS[f"bodies.{name}"].axes.startswith("T")]
         return dataclasses.replace(self, **{name: getattr(self, name)[frames] for name in timed})

@@ -8,6 +8,7 @@ none on one: grain's own iterator state is not portable in that way.
 import contextlib
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from data_pipelines import clip_format
 from data_pipelines.clip import ARRAY_FIELDS, META_FIELDS, Bodies, Clip
+from data_pipelines.frame_rates import native_fps, nearest_to_rate
+from data_pipelines.mixture import Mixture
+from data_pipelines.tolerance import SKIPPED, Skipped, Substituting, Watch
 
 Element = dict[str, Any]
 # Takes one element and a generator seeded by the element's place in the stream alone.
@@ -94,6 +98,10 @@ class ClipSource:
         """
         return [self._meta(index) for index in range(len(self))]
 
+    def title(self, index: int) -> str:
+        """Names a clip by folder, number and its own name, which is read."""
+        return f"{self.paths[0].parent}: clip {index} {self._meta(index)['name']!r}"
+
     def _meta(self, index: int) -> Element:
         with self._named(index):
             return clip_format.decode(self._record(index), META_FIELDS, missing_ok=True)
@@ -159,14 +167,48 @@ class Window:
             raise ValueError(f"found a clip of {length} frames, expected at least {self.frames}")
         start = self.stride * int(rng.integers((length - self.frames) // self.stride + 1))
         return {
-            key: _cut(value, slice(start, start + self.frames)) for key, value in element.items()
+            key: cut(value, slice(start, start + self.frames)) for key, value in element.items()
         }
 
 
-def _cut(value: Any, frames: slice) -> Any:
+@dataclasses.dataclass(frozen=True)
+class AtRate:
+    """Keeps the frames nearest in time to a steady rate, for sets of different frame rates.
+
+    Attributes:
+      fps: frames per second that are kept, at most those of the clips.
+    """
+
+    fps: float
+
+    def __call__(self, element: Element, _: np.random.Generator) -> Element:
+        """Returns the element at the rate, its `fps` changed.
+
+        Args:
+          element: has `fps`, `cam2world`, and `times` or None, as those of `ClipSource`.
+
+        Raises:
+          ValueError: the clip has fewer frames per second.
+        """
+        length, times = len(element["cam2world"]), element.get("times")
+        if times is None:
+            times = np.arange(length) / element["fps"]
+        rate = native_fps(times)
+        if self.fps > rate * (1 + 1e-3):
+            raise ValueError(
+                f"clip {element.get('name')!r}: found {rate:g} frames per second, expected at "
+                f"least {self.fps:g}"
+            )
+        frames = nearest_to_rate(times, self.fps)
+        kept = {key: cut(value, frames) for key, value in element.items()}
+        return kept | {"fps": float(self.fps)}
+
+
+def cut(value: Any, frames: slice | np.ndarray) -> Any:
+    """Some of the frames of an array or of bodies; anything else as it is."""
     if isinstance(value, Bodies):
         return value.cut(frames)
-    return value[frames] if isinstance(value, np.ndarray) else value
+    return value[frames] if isinstance(value, np.ndarray) and value.ndim else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,9 +221,10 @@ class LoaderState:
 class Batches:
     """An endless iterator of batches that knows its position.  Close it, or use it in `with`."""
 
-    def __init__(self, iterator: Any, state: LoaderState):
+    def __init__(self, iterator: Any, state: LoaderState, watch: Watch, skipped: Skipped | None):
         self._iterator = iterator
         self._state = state
+        self._watch, self._skipped = watch, skipped
 
     def __iter__(self) -> Iterator[Element]:
         return self
@@ -189,7 +232,9 @@ class Batches:
     def __next__(self) -> Element:
         if self._iterator is None:
             raise StopIteration
-        batch = next(self._iterator)
+        batch = self._watch.draw(self._iterator)
+        if self._skipped is not None:
+            self._skipped.add(batch.pop(SKIPPED))
         self._state = LoaderState(self._state.batches + 1)
         return batch
 
@@ -198,12 +243,18 @@ class Batches:
         """Batches consumed since the start of the stream, `start_batch` included."""
         return self._state
 
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Numbers of the records skipped since `start_batch`, and why they cannot be read."""
+        return {} if self._skipped is None else dict(self._skipped.reasons)
+
     def close(self) -> None:
         """Stops the loader's threads and processes; the stream then ends."""
         if self._iterator is not None:
             self._iterator.close()
             # Left to the interpreter's exit, grain's iterator complains about modules gone first.
             self._iterator = None
+        self._watch.close()
 
     def __enter__(self) -> "Batches":
         return self
@@ -229,6 +280,19 @@ class _HostShare(grain.MapDataset):
         return self._parent[batch * self._whole + self._first + place]
 
 
+@dataclasses.dataclass(frozen=True)
+class _KeepingSkipped:
+    """A transform that leaves what `Substituting` adds to an element as it is."""
+
+    transform: Transform
+
+    def __call__(self, element: Element, rng: np.random.Generator) -> Element:
+        if SKIPPED not in element:
+            return self.transform(element, rng)
+        plain = {key: value for key, value in element.items() if key != SKIPPED}
+        return {**self.transform(plain, rng), SKIPPED: element[SKIPPED]}
+
+
 def batches(
     source: Any,
     transform: Transform | None = None,
@@ -238,6 +302,10 @@ def batches(
     workers: int = 0,
     start_batch: int = 0,
     shard: tuple[int, int] = (0, 1),
+    mixture: Mixture | None = None,
+    skip_share: float = 0.0,
+    seconds: float = 600.0,
+    say: Callable[[str], None] = warnings.warn,
 ) -> Batches:
     """Returns the endless stream of batches of `source`, from batch `start_batch` on.
 
@@ -253,6 +321,14 @@ def batches(
       workers: loader processes; 0 = threads of this process.
       start_batch: `LoaderState.batches` of the run to go on from.
       shard: (this host, number of hosts).
+      mixture: of the sets that `source` is made of; None draws from all of them alike.
+      skip_share: of the records of `source`, how many may be skipped because reading them raises
+        ValueError; 0 raises the first. The next that can be read takes their place.
+      seconds: how long a batch may take.
+      say: called with a line of text for every record that is skipped.
+
+    Drawing a batch raises ValueError when more records had to be skipped, and `LoaderError`, naming
+    the clip, when a loader process ends or does not answer.
 
     Raises:
       ValueError: a batch size the hosts cannot share, or a shard, start or worker count below 0.
@@ -265,13 +341,29 @@ def batches(
     if start_batch < 0 or workers < 0:
         raise ValueError(f"found start_batch={start_batch}, workers={workers}, expected 0 or more")
 
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    if transform is not None:
-        # Before the host slice, so that an element's generator depends on its global place.
-        dataset = dataset.random_map(transform)
+    watch = Watch(source, seconds)
+    skipped = Skipped(source, skip_share, say) if skip_share else None
+    read = Substituting(watch.source) if skipped else watch.source
     share = batch_size // hosts
-    dataset = _HostShare(dataset, batch_size, host * share, share)
-    dataset = dataset.batch(share, drop_remainder=True)[start_batch:]
+
+    def shared(dataset: grain.MapDataset) -> grain.MapDataset:
+        if transform is not None:
+            # Before the host slice, so that an element's generator depends on its global place.
+            dataset = dataset.random_map(_KeepingSkipped(transform))
+        dataset = _HostShare(dataset, batch_size, host * share, share)
+        return dataset.batch(share, drop_remainder=True)
+
+    if mixture is None:
+        dataset = shared(grain.MapDataset.source(read).seed(seed).shuffle().repeat())
+    elif sum(mixture.lengths) != len(source):
+        raise ValueError(f"mixture: found {mixture.lengths} clips, expected {len(source)} in all")
+    else:
+        orders = mixture.orders(seed)
+        if not mixture.apart:
+            orders = [mixture.mixed(orders).seed(seed)]
+        parts = [shared(order.map(read.__getitem__)) for order in orders]
+        dataset = mixture.mixed(parts) if mixture.apart else parts[0]
+    dataset = dataset[start_batch:]
     # Decoding holds the interpreter lock for about a millisecond per clip: few threads do.
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
     iterable = dataset.to_iter_dataset(options)
@@ -280,4 +372,4 @@ def batches(
             # Grain's workers read absl flags, which outside of absl.app.run nobody has parsed.
             flags.FLAGS.mark_as_parsed()
         iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return Batches(iter(iterable), LoaderState(start_batch))
+    return Batches(iter(iterable), LoaderState(start_batch), watch, skipped)

@@ -52,6 +52,17 @@ def get_config(_: str = "") -> ConfigDict:
     c.data.depth_range = 20.0  # metres that it was trained up to: 20 indoors, 80 outdoors
     c.data.encoding = "raw"  # how clips are stored: raw, lossless, visually_lossless
 
+    c.loading = ConfigDict()  # what is trained on; see docs/loading.md
+    c.loading.latents = "cached"  # clips encoded once; "video" encodes them before each step
+    c.loading.fps = 0.0  # frames per second of windows; 0 = as recorded
+    c.loading.window = 0  # frames of windows of longer clips, 1 + n (chunk_frames - 1); 0 = all
+    c.loading.returns = 0.7  # share of windows in which the camera comes back
+    c.loading.gap = 16  # frames between two sights of a place, at least
+    c.loading.later = 0.3  # share of windows whose history may lie after the chunk too
+    c.loading.weights = ()  # how often each world is drawn from; () = by its number of clips
+    c.loading.skip_share = 0.01  # of the clips, skipped as they cannot be read, before it stops
+    c.loading.seconds = 600.0  # for a batch, after which the run stops and names the clip
+
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "context": 1, "tensor": 1})
     c.rules = "full"  # what is split over the mesh: data, fsdp, fsdp_context, full
     c.loader_workers = 0  # loader processes; 0 = threads of the training process

@@ -16,8 +16,11 @@ up to 4 reference frames and the 9 preceding frames (`denoiser_training.referenc
 
 `walks` is footage of any layout of docs/data.md at 16 frames a second or more: it is recorded first
 (`mirage record` with the same arguments), 65 frames of 704x1280 a clip, stored encoded. Depth that
-it lacks is estimated by `--config.data.depth_weights`. The worlds that can be recorded here are
-square, and no source for this size.
+it lacks is estimated by `--config.data.depth_weights`. Latents are encoded once (`mirage encode`
+with the same arguments, on several hosts), or before each step: `--config.loading.latents=video`,
+with `--config.record.frames=257 --config.loading.window=65` in windows that come back. `--dry_run`
+says what all of it needs. The worlds that can be recorded here are square, and no source for this
+size.
 
 Compiled for TPU slices, see docs/scaling.md; it has not been trained at this size. The tiny variant
 records and trains on a random backbone, the second command in 42 seconds on two idle CPU cores, and

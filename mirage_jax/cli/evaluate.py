@@ -154,11 +154,11 @@ def _outdated(
     model: Any, workdir: Workdir, config: ConfigDict, names: tuple[str, ...], *, rgb: bool
 ) -> str:
     """Which cache of held-out clips is not of this encoder and these clips, and why; "" if none."""
-    from mirage_jax.training import latent_cache, latent_encoding
+    from mirage_jax.training import clip_encoding, latent_cache, latent_encoding
     from mirage_jax.weights import fingerprint
 
     encoder_id = fingerprint(workdir.model("encoder"))
-    settings = latent_encoding.CacheSettings(
+    settings = clip_encoding.EncodingSettings(
         chunk_frames=model.chunk_frames,
         sky_depth=float(model.memory.sky_depth),
         rgb=rgb,
@@ -168,7 +168,7 @@ def _outdated(
     for name in names:
         path = workdir.latents(name, "eval", rgb=rgb)
         key = latent_encoding.cache_key(encoder_id, workdir.worlds(name), "eval", settings)
-        reason = latent_cache.stale(path, key)
+        reason = latent_cache.stale_files(path, key)
         if reason:
             return f"{path}: {reason}"
     return ""

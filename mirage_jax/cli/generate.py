@@ -136,10 +136,6 @@ _MEMORY_SCALE = flags.DEFINE_list(
     "layers that have it, SCALE,SCALE,...; by default 1.",
 )
 _TEXT = flags.DEFINE(PathName(), "text", "", "File of embedded prompts.")
-_TOKENIZER = flags.DEFINE(
-    PathName(), "tokenizer", "", "UMT5's tokenizer.json or spiece.model, to embed the prompt."
-)
-_TEXT_ENCODER = flags.DEFINE(PathName(), "text_encoder", "", "UMT5's weights, to embed the prompt.")
 _SAVE_TEXT = flags.DEFINE(
     PathName(), "save_text", "", "Where to keep what was embedded, for --text."
 )
@@ -273,8 +269,8 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         negative_prompt=_NEGATIVE.value,
         cfg_scale=_CFG_SCALE.value,
         text=_TEXT.value,
-        tokenizer=_TOKENIZER.value,
-        text_encoder=_TEXT_ENCODER.value,
+        tokenizer=prompts.TOKENIZER.value,
+        text_encoder=prompts.TEXT_ENCODER.value,
         save_text=_SAVE_TEXT.value,
     )
 

@@ -12,9 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -27,16 +25,14 @@ from mirage_jax.cli.helpers import (
     build,
     common,
     config_check,
-    depth_network,
     dry_run,
     input_check,
+    process_flags,
     starts,
     training_sections,
 )
-from mirage_jax.cli.helpers.flag_types import Integer
 from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.io.workdir import Workdir
-from mirage_jax.parallel import processes
 from mirage_jax.parallel.processes import first_alone
 from mirage_jax.training.stage import StageOptions, train_task
 
@@ -55,21 +51,9 @@ _DRY_RUN = flags.DEFINE_bool(
 _PROFILE = flags.DEFINE_string(
     "profile_steps", "", "first:last step of a trace, written to <workdir>/training/STAGE/profile."
 )
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator",
-    "",
-    "host:port of process 0 of a run on several hosts; 'auto' insists on finding it in the "
-    "environment, which is searched anyway where a launcher says that there are several.",
-)
-_PROCESSES = flags.DEFINE(
-    Integer(least=0), "processes", 0, "How many processes; with --coordinator. 0 = not said."
-)
-_PROCESS = flags.DEFINE(
-    Integer(least=-1), "process", -1, "Which of them this is, from 0; -1 = not said."
-)
-_CONNECT_SECONDS = flags.DEFINE(
-    Integer(least=1), "connect_seconds", 300, "How long processes wait for each other at the start."
-)
+
+FLAG_MODULES = (process_flags.__name__,)
+"""Helpers whose flags the command has too, for its help."""
 
 
 def run(
@@ -83,7 +67,7 @@ def run(
     """
     config_check.check(config)
     input_check.check_training(config, workdir, _chosen(stage), memory)
-    if not {"encoder", "cache"}.isdisjoint(_chosen(stage)):
+    if _reads_clips(config, stage):
         input_check.check_recordings(config, workdir)
     for name in _chosen(stage):
         _RUNNERS[name](config, workdir, console, memory)
@@ -91,6 +75,14 @@ def run(
 
 def _chosen(stage: str) -> tuple[str, ...]:
     return STAGES if stage == "all" else (stage,)
+
+
+def _reads_clips(config: ConfigDict, stage: str) -> bool:
+    """Whether recorded clips are read, and not their latents alone."""
+    readers = {"encoder", "cache"}
+    if config.loading.latents == "video":
+        readers |= {"geometry", "denoiser"}
+    return not readers.isdisjoint(_chosen(stage))
 
 
 def outputs(workdir: Workdir, stage: str, memory: str) -> tuple[Path, ...]:
@@ -115,6 +107,8 @@ def _options(config: ConfigDict, section: TrainingSection, console: Console) -> 
         init_from=section.init_from or None,
         config=config.to_dict(),
         console=console,
+        skip_share=config.loading.skip_share,
+        batch_seconds=config.loading.seconds,
     )
 
 
@@ -136,59 +130,13 @@ def _encoder(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> 
 
 
 def _cache(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
-    first_alone(f"cache {memory}", lambda: _encode_clips(config, workdir, console, memory))
+    from mirage_jax.cli.helpers.encoding import encode_recordings
 
-
-def _encode_clips(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
-    from mirage_jax.training.latent_encoding import CacheSettings, refresh_cache
-    from mirage_jax.weights import fingerprint
-    from mirage_jax.world.latent_encoder import LatentEncoder
-
-    path = workdir.model("encoder")
-    encoder, encoder_id = LatentEncoder.load(path), fingerprint(path)
-    rgb = memory == "rgb"
-    settings = CacheSettings(
-        chunk_frames=config.chunk_frames,
-        sky_depth=config.sky_depth,
-        rgb=rgb,
-        preceding=training_sections.denoiser(config).preceding,
-        depth_network=depth_network.identity(config),
-    )
-    depth_of = depth_network.load(config)
-    for world in workdir.recorded(config.worlds):
-        for split in ("train", "eval"):
-            refresh_cache(
-                encoder,
-                encoder_id,
-                workdir.worlds(world),
-                split,
-                workdir.latents(world, split, rgb=rgb),
-                settings,
-                say=functools.partial(console.print, markup=False, soft_wrap=True),
-                console=console,
-                depth_of=depth_of,
-            )
-
-
-def _sources(
-    config: ConfigDict, workdir: Workdir, memory: str, texts: Mapping[str, np.ndarray] | None = None
-) -> tuple[Any, Any]:
-    """Cached clips to train on and to evaluate on, with the text of their world if there is one."""
-    from mirage_jax.training.latent_cache import LatentSource
-    from mirage_jax.training.sources import Joined, WithText
-
-    worlds = workdir.recorded(config.worlds)
-
-    def source(split: str) -> Any:
-        paths = {world: workdir.latents(world, split, rgb=memory == "rgb") for world in worlds}
-        if not texts:
-            return LatentSource(paths.values())
-        return Joined([WithText(LatentSource([path]), texts[w]) for w, path in paths.items()])
-
-    return source("train"), source("eval")
+    encode_recordings(config, workdir, console, memory)
 
 
 def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> None:
+    from mirage_jax.cli.helpers.training_data import training_data
     from mirage_jax.training import held_out
     from mirage_jax.training.geometry_task import GeometryTask
     from mirage_jax.weights import export, module_fields
@@ -197,20 +145,25 @@ def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) ->
     vae = LatentEncoder.load(workdir.model("encoder")).vae
     height, width = (side // vae.spatial_stride for side in build.picture_size(config))
     head = build.geometry_head(config)
-    train, evaluated = _sources(config, workdir, "latent")
+    options = _options(config, training_sections.geometry(config), console)
+    data = training_data(config, workdir, "latent", options.mesh)
     params = train_task(
         GeometryTask(head, (height, width, vae.latent_channels), config.sky_depth),
-        train,
+        data.source,
         workdir.stage("geometry"),
-        _options(config, training_sections.geometry(config), console),
+        options,
         name="geometry",
-        eval_batches=functools.partial(held_out.clip_batches, evaluated),
+        transform=data.transform,
+        prepare=data.prepare,
+        mixture=data.mixture,
+        eval_batches=functools.partial(held_out.clip_batches, data.held_out),
     )
     made = {"kind": "geometry_head", "head": module_fields(head)}
     first_alone("geometry", lambda: export(workdir.model("geometry"), params, made))
 
 
 def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
+    from mirage_jax.cli.helpers.training_data import training_data
     from mirage_jax.training import held_out
     from mirage_jax.training.branch_task import BranchTask, starting_params
     from mirage_jax.training.denoiser_task import Preview
@@ -220,7 +173,8 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
     from mirage_jax.world.latent_encoder import LatentEncoder
 
     section = training_sections.denoiser(config)
-    train, evaluated = _sources(config, workdir, memory, build.texts(config))
+    options = _options(config, section, console)
+    data = training_data(config, workdir, memory, options.mesh, build.texts(config))
     encoder = LatentEncoder.load(workdir.model("encoder"))
     task = build.denoiser_task(config, memory, encoder.spread)
     latents = task.chunk_latents + task.context_frames.preceding_latents
@@ -228,8 +182,7 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
     task = dataclasses.replace(task, constants=constants(encoder, latents, task.size))
     if task.denoiser.memory_prior:
         console.print("fitting the memory prior")
-        task = dataclasses.replace(task, prior=fit_memory_prior(task, train))
-    options = _options(config, section, console)
+        task = dataclasses.replace(task, prior=fit_memory_prior(task, data.train))
     values = {}
     if section.trained != "all":
         values = build.pretrained(config, task)
@@ -237,7 +190,7 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
         start = starting_params(values, task.denoiser.branch_layers)
         options = dataclasses.replace(options, init_from=start)
     if config.sample_every:
-        records = [evaluated[i] for i in held_out.spread_over(len(evaluated), 4)]
+        records = [data.held_out[i] for i in held_out.spread_over(len(data.held_out), 4)]
         shown = {name: np.stack([record[name] for record in records]) for name in FIELDS}
         preview = Preview(
             encoder, LatentClip(**shown), build.sampler(config), fps=config.evaluation.fps
@@ -245,11 +198,14 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
         task = dataclasses.replace(task, preview=preview)
     params = train_task(
         task,
-        train,
+        data.source,
         workdir.stage(f"denoiser_{memory}"),
         options,
         name=f"denoiser ({memory} memory)",
-        eval_batches=functools.partial(held_out.clip_batches, evaluated),
+        transform=data.transform,
+        prepare=data.prepare,
+        mixture=data.mixture,
+        eval_batches=functools.partial(held_out.clip_batches, data.held_out),
     )
     if isinstance(task, BranchTask):
         as_stored = functools.partial(np.asarray, dtype=np.float32)
@@ -268,15 +224,9 @@ def main() -> None:
         config.profile_steps = profile_steps(_PROFILE.value)
     workdir = Workdir(common.workdir())
     common.prepare_jax(config, workdir)
-    processes.initialize(
-        _COORDINATOR.value,
-        processes=_PROCESSES.value,
-        process=_PROCESS.value,
-        timeout=_CONNECT_SECONDS.value,
-        folder=workdir.root / "processes",
-    )
+    process_flags.connect(workdir)
     console = Console(quiet=jax.process_index() > 0)
-    needs_clips = not {"encoder", "cache"}.isdisjoint(_chosen(_STAGE.value))
+    needs_clips = _reads_clips(config, _STAGE.value)
     if config.get("data", {}).get("root") and needs_clips and not _DRY_RUN.value:
         config_check.check(config)
         first_alone("record", lambda: record.run(config, workdir, console))

@@ -147,6 +147,20 @@ def put(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(one, tree, shardings)
 
 
+def put_share(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Arrays of which every process has its share along the split axes, on devices.
+
+    Arrays that are on devices already are whole, and only moved where they lie otherwise.
+    """
+
+    def one(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array):
+            return jax.device_put(leaf, sharding)
+        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+
+    return jax.tree.map(one, tree)
+
+
 def fetch(tree: Any) -> Any:
     """Whole arrays on the host of every process, whatever devices hold them."""
 

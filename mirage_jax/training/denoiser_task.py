@@ -57,6 +57,7 @@ class DenoiserTask(Task):
       conditioner: from the memory to its context.
       size: picture size (H, W).
       chunks: chunks of a clip.
+      last_only: whether clips have latents of their last chunk alone, see `LatentClip`.
       chunk_latents: latents of a chunk.
       context_frames: earlier frames that a chunk is denoised beside; their references are chosen by
         coverage. Needs a conditioner that stores tokens.
@@ -76,6 +77,7 @@ class DenoiserTask(Task):
     size: tuple[int, int]
     chunks: int
     chunk_latents: int
+    last_only: bool = False
     context_frames: ContextFrameOptions = NO_FRAMES
     noise: NoiseAugmentation = NoiseAugmentation()
     constants: Any = None
@@ -106,7 +108,8 @@ class DenoiserTask(Task):
 
     @property
     def table(self) -> scenarios.Scenarios:
-        return scenarios.scenarios(self.chunks, self.chunk_latents)
+        kind = scenarios.last_chunk_scenarios if self.last_only else scenarios.scenarios
+        return kind(self.chunks, self.chunk_latents)
 
     def sample(self, batch: LatentClip, key: PRNGKeyArray, *, train: bool = True) -> Sample:
         """A batch as the denoiser gets it.

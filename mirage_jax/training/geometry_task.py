@@ -20,10 +20,14 @@ def is_image(latents: Array) -> Array:
     return jnp.broadcast_to(jnp.arange(latents.shape[1]) == 0, latents.shape[:2])
 
 
-def per_chunk(keyframes: Array, chunks: int) -> Array:
-    """Keyframe values [B, K, ...] as [B * chunks, T', ...]; neighbours share a keyframe."""
-    per = (keyframes.shape[1] - 1) // chunks
-    index = np.arange(chunks)[:, None] * per + np.arange(per + 1)
+def per_chunk(keyframes: Array, chunks: int, latents: int) -> Array:
+    """Keyframe values [B, K, ...] as [B * chunks, latents, ...], of the last chunks there are.
+
+    Neighbours share a keyframe.
+    """
+    per = latents - 1
+    first = keyframes.shape[1] - 1 - chunks * per
+    index = first + np.arange(chunks)[:, None] * per + np.arange(latents)
     values = keyframes[:, index]
     return values.reshape(-1, *values.shape[2:])
 
@@ -56,7 +60,8 @@ class GeometryTask(Task):
         latents = jnp.asarray(clip.chunks).reshape(-1, *clip.chunks.shape[2:])
         image = is_image(latents)
         depth, static, tokens = (
-            per_chunk(jnp.asarray(field), count) for field in (clip.depth, clip.static, clip.tokens)
+            per_chunk(jnp.asarray(field), count, latents.shape[1])
+            for field in (clip.depth, clip.static, clip.tokens)
         )
         found: Any = self.head.apply({"params": params}, latents, image)
         sky = depth >= 0.99 * self.sky_depth

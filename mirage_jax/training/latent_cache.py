@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,6 +23,67 @@ from mirage_jax.world.latent_clip import FIELDS, LatentClip
 
 _HALF = ("chunks", "tokens", "rgb_chunks", "rgb_hits", "preceding")
 """Stored as float16: far finer than the noise the denoiser is trained with."""
+
+
+FILE_CLIPS = 256
+"""Clips of a file at most, where a cache has several."""
+
+_PART = re.compile(r"-(\d{5})-of-(\d{5})$")
+
+
+def planned_files(path: Path, clips: int, file_clips: int = FILE_CLIPS) -> list[Path]:
+    """Files of the cache called `path`, each of `file_clips` clips but the last."""
+    count = -(-clips // file_clips)
+    if count <= 1:
+        return [path]
+    return [path.with_stem(f"{path.stem}-{n:05d}-of-{count:05d}") for n in range(count)]
+
+
+def cache_files(path: Path) -> list[Path]:
+    """Files that the cache called `path` has now: that file, or all of its parts.
+
+    Raises:
+      ValueError: naming a part that is missing. Where there is none at all, `path` is returned.
+    """
+    found = _parts(path)
+    if path.exists() or not found:
+        return [path]
+    count = int(_PART.search(found[0].stem)[2])  # type: ignore[index]
+    wanted = [path.with_stem(f"{path.stem}-{n:05d}-of-{count:05d}") for n in range(count)]
+    if found != wanted:
+        missing = sorted({p.name for p in wanted} - {p.name for p in found}) or ["of one count"]
+        raise ValueError(
+            f"{path.parent}: found {len(found)} of {count} parts of {path.name} (missing "
+            f"{missing[0]}); run `mirage encode` again"
+        )
+    return found
+
+
+def _parts(path: Path) -> list[Path]:
+    files = path.parent.glob(f"{path.stem}-*-of-*{path.suffix}")
+    return sorted(file for file in files if _PART.search(file.stem))
+
+
+def remove_others(path: Path, planned: Iterable[Path]) -> None:
+    """Removes files of the cache called `path` that are none of those planned, keys first."""
+    for file in {path, *_parts(path)} - set(planned):
+        _key_file(file).unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
+
+
+def part_key(key: Mapping[str, Any], number: int, files: int) -> dict[str, Any]:
+    """The key of one of a cache's files."""
+    return {**key, "part": [number, files]} if files > 1 else dict(key)
+
+
+def stale_files(path: Path, key: Mapping[str, Any]) -> str:
+    """Why the cache called `path` must be made anew, in one file or several; "" if it need not."""
+    try:
+        files = cache_files(path)
+    except ValueError as error:
+        return str(error)
+    keys = (part_key(key, n, len(files)) for n in range(len(files)))
+    return next(filter(None, map(stale, files, keys)), "")
 
 
 def write_cache(path: Path, clips: Iterable[LatentClip]) -> int:
@@ -49,7 +111,7 @@ def write_key(path: Path, key: Mapping[str, Any]) -> None:
         records = reader.num_records()
     finally:
         reader.close()
-    content = {"made_from": dict(key), "file": {"records": records, **_identity(path)}}
+    content = {"made_from": dict(key), "file": {"records": records, **file_identity(path)}}
     write_atomically(_key_file(path), json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
@@ -86,13 +148,18 @@ def _read_key(path: Path) -> dict[str, Any]:
     return content if known else {}
 
 
+def _names_encoder(content: Mapping[str, Any]) -> bool:
+    made_from = content.get("made_from")
+    return isinstance(made_from, dict) and isinstance(made_from.get("encoder"), str)
+
+
 def _other_file(path: Path, content: Mapping[str, Any]) -> str:
     """Why a file is not the one its key was written for; "" if it is."""
     written = content["file"]
     if path.stat().st_size != written["bytes"]:
         return f"found {path.stat().st_size:,} bytes, expected {written['bytes']:,}"
     # Last, since it reads.
-    if _identity(path) != {name: written[name] for name in _IDENTITY}:
+    if file_identity(path) != {name: written[name] for name in _IDENTITY}:
         return "it is another file than was written"
     return ""
 
@@ -101,7 +168,7 @@ _PLACES, _PLACE_BYTES = 64, 4096
 _IDENTITY = ("bytes", "crc32")
 
 
-def _identity(path: Path) -> dict[str, int]:
+def file_identity(path: Path) -> dict[str, int]:
     """Size of a file, and a CRC of it at places all over it: files may be too large to read.
 
     ArrayRecord has checksums of its own, which are compared when a record is read.
@@ -127,7 +194,7 @@ def _to_bytes(batch: LatentClip, index: int) -> bytes:
 
 
 class LatentSource:
-    """Random access to cached clips, over several files (one per world).
+    """Random access to cached clips, of several caches (one per world) of one or more files.
 
     Raises:
       ValueError: naming the file that is missing, empty, damaged or not the one that was written.
@@ -135,14 +202,21 @@ class LatentSource:
     """
 
     def __init__(self, paths: Iterable[Path]):
-        self.paths = [os.fspath(path) for path in paths]
+        self.paths = [os.fspath(file) for path in paths for file in cache_files(path)]
         self._shapes: dict[str, tuple[int, ...]] = {}  # of the first clip read, for all others
+        encoders: set[str] = set()
         for path in map(Path, self.paths):
             if not path.exists():
                 raise ValueError(f"{path}: no such latent cache; run `mirage train` from the start")
             content = _read_key(path)
             if reason := content and _other_file(path, content):
                 raise ValueError(f"{path}: {reason}; {_MADE_ANEW}")
+            encoders |= {content["made_from"]["encoder"]} if _names_encoder(content) else set()
+            if len(encoders) > 1:
+                raise ValueError(
+                    f"{path}: found latents of another encoder than in {self.paths[0]}; "
+                    f"{_MADE_ANEW}"
+                )
         try:
             self._records = ArrayRecordDataSource(self.paths)
             empty = not len(self._records)
@@ -175,6 +249,10 @@ class LatentSource:
             if not np.isfinite(found).all():
                 self._refuse(index, name, "NaN or infinity", "finite numbers")
         return {name: np.asarray(record[name], np.float32) for name in FIELDS}
+
+    def title(self, index: int) -> str:
+        """Names a clip by files and number."""
+        return f"{', '.join(self.paths)}: clip {index}"
 
     def _refuse(self, index: int, name: str, found: str, expected: str) -> NoReturn:
         raise ValueError(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +16,25 @@ from rich.progress import track
 
 from data_pipelines import loading
 from data_pipelines.card import read_card
-from mirage_jax.chunks import TEMPORAL_STRIDE
 from mirage_jax.io.lock import locked
-from mirage_jax.settings import Settings, setting
+from mirage_jax.parallel import make_mesh
 from mirage_jax.training import latent_cache
+from mirage_jax.training.clip_encoding import (
+    OPTIONAL_FIELDS,
+    REQUIRED_FIELDS,
+    ClipEncoder,
+    DepthOf,
+    EncoderInputs,
+    EncodingSettings,
+)
 from mirage_jax.training.latent_cache import LatentSource
-from mirage_jax.world.conditioners import Rgb
-from mirage_jax.world.latent_clip import LatentClip, encode_clip, keyframe_depth
-from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
-
-DepthOf = Callable[[np.ndarray], np.ndarray]
-"""z-depth in metres of the pixels of a uint8 picture [H, W, 3]."""
+from mirage_jax.world.latent_clip import LatentClip
+from mirage_jax.world.latent_encoder import LatentEncoder
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CacheSettings(Settings):
-    """What decides, beside the encoder and the clips, what is in a cache."""
-
-    chunk_frames: int = setting(dataclasses.MISSING, "Frames of a chunk, 1 + 4 n.", least=1)
-    sky_depth: float = setting(
-        dataclasses.MISSING, "Metres at which the sky is remembered.", above=0
-    )
-    rgb: bool = setting(False, "Whether to cache what the colour-cloud baseline needs, too.")
-    preceding: int = setting(0, "Frames before the last chunk, 0 or 1 + 4 n.", least=0)
-    depth_network: str = setting("", "Identifies what estimates the depth that clips lack.")
-
-
-def cache_key(encoder_id: str, clips: Path, split: str, settings: CacheSettings) -> dict[str, Any]:
+def cache_key(
+    encoder_id: str, clips: Path, split: str, settings: EncodingSettings
+) -> dict[str, Any]:
     """What decides what is in the cache of a recorded world, for `latent_cache.stale`.
 
     Args:
@@ -58,8 +49,9 @@ def cache_key(encoder_id: str, clips: Path, split: str, settings: CacheSettings)
         "clips": hashlib.sha256(recorded.encode()).hexdigest(),
         **dataclasses.asdict(settings),
     }
-    if not settings.depth_network:  # a cache made without one is what it was
-        del key["depth_network"]
+    for name in ("depth_network", "last_only"):  # a cache made without them is what it was
+        if not key[name]:
+            del key[name]
     return key
 
 
@@ -69,35 +61,58 @@ def refresh_cache(
     clips: Path,
     split: str,
     out: Path,
-    settings: CacheSettings,
+    settings: EncodingSettings,
     *,
     say: Callable[[str], None],
     console: Console | None = None,
     depth_of: DepthOf | None = None,
+    file_clips: int = latent_cache.FILE_CLIPS,
+    share: tuple[int, int] = (0, 1),
 ) -> None:
     """Makes the cache of a recorded world unless the one there has the same key, and says so.
+
+    A cache of many clips has several files. Those that are there and up to date are kept, so that
+    it goes on where it was killed; files of other keys are replaced or removed.
 
     Args:
       encoder: what encodes.
       encoder_id: of `cache_key`.
-      clips, split, out, settings, console, depth_of: of `encode_clips`.
+      clips, split, settings, console, depth_of: of `encode_clips`.
+      out: file of the cache, from whose name those of several are made.
       say: called with a line of text.
+      file_clips: clips of a file at most.
+      share: (i, n): of its files the i-th of each n is made here.
 
     Raises:
-      LockedError: if another process is making it.
+      LockedError: if another process is making one of these files.
+      ValueError: if `file_clips` is no multiple of the clips that are encoded at once.
     """
+    if file_clips % BATCH:
+        raise ValueError(f"file_clips: found {file_clips}, expected a multiple of {BATCH}")
     key = cache_key(encoder_id, clips, split, settings)
-    if not latent_cache.stale(out, key):
+    if not latent_cache.stale_files(out, key):
         say(f"{out}: up to date")
         return
-    with locked(out.with_suffix(".lock"), f"encoding {clips.name} {split}"):
-        # Again: another process may just have made it.
-        if reason := latent_cache.stale(out, key):
-            say(f"{out}: {reason}")
-            encode_clips(
-                encoder, clips, split, out, settings=settings, console=console, depth_of=depth_of
-            )
-            latent_cache.write_key(out, key)
+    source = loading.ClipSource(clips, split, REQUIRED_FIELDS, optional=OPTIONAL_FIELDS)
+    files = latent_cache.planned_files(out, len(source), file_clips)
+    if share[0] == 0:
+        latent_cache.remove_others(out, files)
+    for number in range(share[0], len(files), share[1]):
+        file, own = files[number], latent_cache.part_key(key, number, len(files))
+        if not latent_cache.stale(file, own):
+            continue
+        with locked(file.with_suffix(".lock"), f"encoding {clips.name} {split}"):
+            # Again: another process may just have made it.
+            if reason := latent_cache.stale(file, own):
+                say(f"{file}: {reason}")
+                first = number * file_clips
+                chosen = range(first, min(first + file_clips, len(source)))
+                _encode(encoder, source, chosen, file, settings, console, depth_of)
+                latent_cache.write_key(file, own)
+
+
+BATCH = 4
+"""Clips that are encoded at once on a device."""
 
 
 def encode_clips(
@@ -106,12 +121,11 @@ def encode_clips(
     split: str,
     out: Path,
     *,
-    settings: CacheSettings,
-    batch_size: int = 4,
+    settings: EncodingSettings,
     console: Console | None = None,
     depth_of: DepthOf | None = None,
 ) -> int:
-    """Encodes every clip of a recorded world once; returns how many there are.
+    """Encodes every clip of a recorded world once, into one file; returns how many there are.
 
     Args:
       encoder: what encodes.
@@ -119,89 +133,66 @@ def encode_clips(
       split: "train" or "eval".
       out: file to write.
       settings: of the cache.
-      batch_size: clips encoded at once.
       console: where to show progress; None shows none.
       depth_of: estimates the depth of pictures of clips that have none; None refuses those.
 
     Raises:
       ValueError: naming the clip, for one without depth where nothing estimates it.
     """
-    # What nobody knows to move is remembered as static.
-    given = ("video", "intrinsics", "cam2world", "name")
-    source = loading.ClipSource(clips, split, given, optional=("depth", "mover_ids"))
-    encode = jax.jit(functools.partial(_encode_batch, settings=settings))
+    source = loading.ClipSource(clips, split, REQUIRED_FIELDS, optional=OPTIONAL_FIELDS)
+    return _encode(encoder, source, range(len(source)), out, settings, console, depth_of)
+
+
+def _encode(
+    encoder: LatentEncoder,
+    source: loading.ClipSource,
+    chosen: range,
+    out: Path,
+    settings: EncodingSettings,
+    console: Console | None,
+    depth_of: DepthOf | None,
+) -> int:
+    """Encodes some clips of a source, no more than two batches in memory at a time."""
+    inputs = EncoderInputs(settings.sky_depth, estimates=depth_of is not None)
+    devices = jax.local_devices()
+    mesh = None
+    if devices[0].platform != "cpu":  # whose devices share cores: nothing would be gained
+        mesh = make_mesh(devices=devices)
+    encode = ClipEncoder(encoder, settings, mesh=mesh, depth_of=depth_of)
+    size = BATCH * (1 if mesh is None else len(devices))
+    whole = np.random.default_rng(0)  # not asked for anything: nothing is cut
 
     def batches() -> Iterator[LatentClip]:
-        starts = range(0, len(source), batch_size)
-        label = f"encoding {clips.name} {split}"
+        pending: tuple[Any, int] | None = None
+        starts, folder = range(chosen.start, chosen.stop, size), source.paths[0].parent
+        label = f"encoding {out.stem}"
         for start in track(starts, label, console=console, disable=console is None):
-            index = np.minimum(np.arange(start, start + batch_size), len(source) - 1)
-            elements = [source[int(i)] for i in index]
-            maps = [_keyframe_maps(e, clips, settings.sky_depth, depth_of) for e in elements]
-            inputs = _host_inputs(elements, maps)
-            encoded = jax.device_get(encode(encoder, *inputs))
-            keep = min(batch_size, len(source) - start)
-            yield jax.tree.map(lambda leaf, keep=keep: leaf[:keep], encoded)
+            index = np.minimum(np.arange(start, start + size), len(source) - 1)
+            try:
+                elements = [inputs(source[int(i)], whole) for i in index]
+            except ValueError as error:
+                known = str(error).startswith(str(folder))
+                raise error if known else ValueError(f"{folder}: {error}") from error
+            batch = {name: np.stack([e[name] for e in elements]) for name in elements[0]}
+            # The devices work on this one while the one before is written, the next one read.
+            encoded = encode(batch)
+            if pending is not None:
+                yield _first(*pending)
+            pending = encoded, min(size, chosen.stop - start)
+        if pending is not None:
+            yield _first(*pending)
 
     return latent_cache.write_cache(out, batches())
 
 
-def _keyframe_maps(
-    element: Mapping[str, Any], clips: Path, sky_depth: float, depth_of: DepthOf | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Depth of a clip's keyframes, and 1 where something moves in them."""
-    depth, movers = element["depth"], element["mover_ids"]
-    keyframes = element["video"][::TEMPORAL_STRIDE]
-    if depth is not None:
-        depth = keyframe_depth(depth, sky_depth)
-    elif depth_of is not None:
-        depth = np.stack([depth_of(picture) for picture in keyframes]).astype(np.float32)
-    else:
-        raise ValueError(
-            f"{clips}: clip {element['name']!r} has no depth; expected footage with depth, or a "
-            "network that estimates it (config.data.depth_weights)"
-        )
-    moving = np.zeros(keyframes.shape[:3], np.float32)
-    if movers is not None:
-        moving[movers[::TEMPORAL_STRIDE] > 0] = 1.0
-    return depth, moving
-
-
-def _host_inputs(
-    elements: Sequence[Mapping[str, Any]], maps: Sequence[tuple[np.ndarray, np.ndarray]]
-) -> tuple[np.ndarray, ...]:
-    poses = np.stack([e["cam2world"] for e in elements])
-    relative = np.linalg.inv(poses[:, :1]) @ poses
-    return (
-        np.stack([e["video"] for e in elements]),
-        np.stack([depth for depth, _ in maps]),
-        np.stack([moving for _, moving in maps]),
-        np.stack([e["intrinsics"][0] for e in elements]),
-        relative.astype(np.float32),
-    )
-
-
-def _encode_batch(
-    encoder: LatentEncoder, video: Any, depth: Any, moving: Any, intrinsics: Any, poses: Any,
-    *, settings: CacheSettings,
-) -> LatentClip:  # fmt: skip
-    vae = encoder.vae
-    baseline = Rgb(vae.latent_channels, vae.spatial_stride) if settings.rgb else None
-
-    def one(*clip: Any) -> LatentClip:
-        return encode_clip(
-            *clip,
-            encoder=encoder,
-            chunk_frames=settings.chunk_frames,
-            rgb=baseline,
-            preceding=settings.preceding,
-        )
-
-    return jax.vmap(one)(to_model_range(video), depth, moving, intrinsics, poses)
+def _first(encoded: Any, count: int) -> LatentClip:
+    """The first clips of a batch, on the host."""
+    found = LatentClip(**jax.device_get(encoded))
+    return jax.tree.map(lambda leaf: leaf[:count], found)
 
 
 def load_clips(path: Path) -> LatentClip:
-    """The cached clips of a file as one batch of numpy arrays."""
+    """The cached clips of a cache as one batch of numpy arrays."""
     source = LatentSource([path])
     records = [source[i] for i in range(len(source))]
     fields: dict[str, Any] = {name: np.stack([r[name] for r in records]) for name in records[0]}

@@ -57,13 +57,7 @@ class Runner:
           ValueError: if devices and micro-batches cannot share it.
         """
         _check_divides(batch, self._of_this_process * self._accumulate, self._accumulate)
-
-        def one(leaf: Any) -> jax.Array:
-            if isinstance(leaf, jax.Array):
-                return jax.device_put(leaf, self._batch_sharding)
-            return jax.make_array_from_process_local_data(self._batch_sharding, np.asarray(leaf))
-
-        return jax.tree.map(one, batch)
+        return processes.put_share(batch, self._batch_sharding)
 
     def compile(self, step: Any, build: states.StateBuilder, batch: Any) -> tuple[Throughput, str]:
         """Ahead of time, so that a second compilation is not merely unlikely but impossible.

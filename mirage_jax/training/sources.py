@@ -20,10 +20,24 @@ class Joined:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Records of each source."""
+        return tuple(len(source) for source in self._sources)
+
     def __getitem__(self, index: int) -> Any:
+        source, own = self._place(index)
+        return source[own]
+
+    def title(self, index: int) -> str:
+        """Names a record, as its source does."""
+        source, own = self._place(index)
+        return source.title(own)
+
+    def _place(self, index: int) -> tuple[Any, int]:
         which = int(np.searchsorted(self._ends, index, side="right"))
         start = int(self._ends[which]) - len(self._sources[which])
-        return self._sources[which][index - start]
+        return self._sources[which], index - start
 
     def __repr__(self) -> str:
         return f"Joined({self._sources})"
@@ -45,6 +59,10 @@ class WithText:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {**self._source[index], "text": self._tokens}
+
+    def title(self, index: int) -> str:
+        """Names a record, as the source does."""
+        return self._source.title(index)
 
     def __repr__(self) -> str:
         return f"WithText({self._source}, {len(self._tokens)} tokens)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from data_pipelines import loading
+from data_pipelines.mixture import Mixture
 from mirage_jax.parallel import processes
 from mirage_jax.parallel.rules import Rules
 from mirage_jax.training.loop import fit
@@ -33,6 +34,8 @@ class StageOptions:
       init_from: where parameters come from, see `initialisation.initial_params`; None: scratch.
       config: JSON-serialisable, stored in the checkpoints.
       console: where to print.
+      skip_share: of the records, how many may be skipped because they cannot be read.
+      batch_seconds: how long the loader may take for a batch.
     """
 
     loop: LoopSettings
@@ -44,6 +47,24 @@ class StageOptions:
     init_from: str | Mapping[str, Any] | None
     config: Mapping[str, Any]
     console: Console
+    skip_share: float = 0.01
+    batch_seconds: float = 600.0
+
+
+class _Prepared:
+    """Batches with something done to each of them when it is drawn."""
+
+    def __init__(self, batches: loading.Batches, prepare: Callable[[Any], Any]):
+        self._batches, self._prepare = batches, prepare
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return self._prepare(next(self._batches))
+
+    def close(self) -> None:
+        self._batches.close()
 
 
 def train_task(
@@ -54,6 +75,8 @@ def train_task(
     *,
     name: str,
     transform: Any = None,
+    prepare: Callable[[Any], Any] | None = None,
+    mixture: Mixture | None = None,
     eval_batches: Callable[[], Iterable[Any]] | None = None,
 ) -> Any:
     """Trains one task on one source and returns the averaged parameters, on the host.
@@ -65,12 +88,14 @@ def train_task(
       options: how and where.
       name: shown on the progress line.
       transform: of an element, see `loading.batches`.
+      prepare: of a batch, in this process: what the task gets is what it returns.
+      mixture: of the sets that the source is made of, see `loading.batches`.
       eval_batches: of held-out clips, see `loop.fit`.
     """
     optimizer, schedule = make_optimizer(options.optimizer, options.loop.steps)
-    state = fit(
-        task,
-        lambda start: loading.batches(
+
+    def batches(start: int) -> Iterable[Any]:
+        drawn = loading.batches(
             source,
             transform,
             batch_size=options.batch_size,
@@ -78,7 +103,16 @@ def train_task(
             workers=options.workers,
             start_batch=start,
             shard=processes.batch_share(options.mesh),
-        ),
+            mixture=mixture,
+            skip_share=options.skip_share,
+            seconds=options.batch_seconds,
+            say=lambda text: options.console.print(f"{name}: {text}", markup=False),
+        )
+        return drawn if prepare is None else _Prepared(drawn, prepare)
+
+    state = fit(
+        task,
+        batches,
         options.loop,
         workdir=folder,
         optimizer=optimizer,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mirage_jax import memory
-from mirage_jax.chunks import TEMPORAL_STRIDE
+from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_clip, frames_of_latents
 from mirage_jax.geometry import Camera
 from mirage_jax.parallel import map_batch
 from mirage_jax.settings import Settings, setting
@@ -131,8 +131,28 @@ def jitter_poses(
 
 def chunk_camera(clip: LatentClip, chunk: Array, size: tuple[int, int]) -> Camera:
     """Cameras of the frames of chunk number `chunk` (traced) of one clip."""
-    frames = (clip.cam2world.shape[0] - 1) // clip.chunks.shape[0] + 1
-    return _cameras(clip, chunk * (frames - 1), frames, size)
+    return _cameras(clip, chunk_start(clip, chunk), chunk_frames(clip), size)
+
+
+def chunk_frames(clip: LatentClip) -> int:
+    """Frames of a chunk of one clip."""
+    return frames_of_latents(clip.chunks.shape[1])
+
+
+def chunk_start(clip: LatentClip, chunk: Array) -> Array:
+    """Number of the first frame of chunk number `chunk` (traced) of those a clip has latents of."""
+    step = chunk_frames(clip) - 1
+    left_out = (clip.cam2world.shape[0] - 1) // step - clip.chunks.shape[0]
+    return (chunk + left_out) * step
+
+
+def situations(clips: LatentClip) -> scenarios.Scenarios:
+    """The situations of a batch of clips, by how many of their chunks have latents."""
+    count, latents = clips.chunks.shape[1:3]
+    whole = chunks_of_clip(clips.cam2world.shape[1], frames_of_latents(latents))
+    if count < whole:
+        return scenarios.last_chunk_scenarios(whole, latents)
+    return scenarios.scenarios(whole, latents)
 
 
 def _cameras(clip: LatentClip, start: Array, frames: int, size: tuple[int, int]) -> Camera:
@@ -203,7 +223,7 @@ def make_sample(
         )
         follows = jnp.asarray(table.goes_on)[scenario]
         if options.preceding:
-            start = chunk * (len(camera) - 1)
+            start = chunk_start(clip, chunk)
             before = _cameras(clip, start - options.preceding, options.preceding, size)
             read = jnp.concatenate([read, conditioner.read(bank, before)])
         mask = jnp.concatenate([present, jnp.broadcast_to(follows, options.preceding_latents)])
@@ -220,7 +240,7 @@ def returning_samples(
     constants: Array | None = None,
 ) -> Sample:
     """A batch coming back, the whole true history in memory."""
-    table = scenarios.scenarios(clips.chunks.shape[1], clips.chunks.shape[2])
+    table = situations(clips)
 
     def one(clip: LatentClip) -> Sample:
         return make_sample(
@@ -241,7 +261,7 @@ def returning_tokens(
     clips: LatentClip, conditioner: Conditioner, size: tuple[int, int]
 ) -> Float[Array, "b t h w m"]:
     """What the memory of `returning_samples` shows at each latent: a token a cell, and whether."""
-    table = scenarios.scenarios(clips.chunks.shape[1], clips.chunks.shape[2])
+    table = situations(clips)
     plain = Visibility(conditioner.token_channels, conditioner.stride, conditioner.cells)
 
     def one(clip: LatentClip) -> Array:

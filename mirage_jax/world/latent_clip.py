@@ -26,7 +26,7 @@ from mirage_jax.chunks import (
 from mirage_jax.geometry import Camera
 from mirage_jax.world.conditioners import Frames, Rgb
 from mirage_jax.world.latent_encoder import LatentEncoder
-from mirage_jax.world.scenarios import scenarios
+from mirage_jax.world.scenarios import last_chunk_scenarios, scenarios
 
 
 @flax.struct.dataclass
@@ -34,7 +34,8 @@ class LatentClip:
     """One clip, or a batch with a leading dimension on every field.
 
     Attributes:
-      chunks: normalised latents of each chunk encoded on its own, [N, T', h, w, C].
+      chunks: normalised latents of each chunk encoded on its own, [N, T', h, w, C]; N = 1 where
+        only the last one is generated and the frames before it need not follow one another.
       tokens: normalised image-mode latents of the keyframes, [K, h, w, C]; keyframe k is frame 4 k.
       depth: metres at the keyframes' cells, 0 = unknown, [K, h, w].
       static: share of a keyframe's cell that does not move, [K, h, w].
@@ -83,6 +84,7 @@ def encode_clip(
     chunk_frames: int,
     rgb: Rgb | None = None,
     preceding: int = 0,
+    last_only: bool = False,
 ) -> LatentClip:
     """Encodes one clip.
 
@@ -96,12 +98,13 @@ def encode_clip(
       chunk_frames: frames of a chunk, neighbours sharing one.
       rgb: the colour-cloud baseline, where it is to be trained.
       preceding: frames before the last chunk to encode as well, 0 or 1 + 4 n.
+      last_only: whether the last chunk alone is encoded, not those before it.
 
     Raises:
       ValueError: if there are fewer frames before the last chunk.
     """
     count = chunks_of_clip(video.shape[0], chunk_frames)
-    starts = [n * (chunk_frames - 1) for n in range(count)]
+    starts = [n * (chunk_frames - 1) for n in range(count - 1 if last_only else 0, count)]
     chunks = encoder.encode(jnp.stack([video[s : s + chunk_frames] for s in starts]))
     height, width = video.shape[1:3]
     keyframes = video[::TEMPORAL_STRIDE]
@@ -116,7 +119,9 @@ def encode_clip(
         seen = Frames(
             tokens, depth, camera[::TEMPORAL_STRIDE], times, 1.0 - moving, pictures=keyframes
         )
-        contexts = rgb_contexts(rgb, seen, camera, encoder=encoder, chunk_frames=chunk_frames)
+        contexts = rgb_contexts(
+            rgb, seen, camera, encoder=encoder, chunk_frames=chunk_frames, last_only=last_only
+        )
         rgb_chunks, rgb_hits = contexts[..., :-TEMPORAL_STRIDE], contexts[..., -TEMPORAL_STRIDE:]
     return LatentClip(
         chunks=chunks,
@@ -140,6 +145,7 @@ def rgb_contexts(
     *,
     encoder: LatentEncoder,
     chunk_frames: int,
+    last_only: bool = False,
 ) -> Float[Array, "s l h w m"]:
     """The baseline's context of every situation a training sample may be in, histories whole.
 
@@ -149,12 +155,14 @@ def rgb_contexts(
       camera: of all its frames.
       encoder: of renderings.
       chunk_frames: frames of a chunk.
+      last_only: whether the last chunk alone is generated.
     """
-    chunks = chunks_of_clip(len(camera), chunk_frames)
-    table = scenarios(chunks, latents_of_frames(chunk_frames))
-    renderings = []
+    chunks, renderings = chunks_of_clip(len(camera), chunk_frames), []
+    situations = last_chunk_scenarios if last_only else scenarios
+    table = situations(chunks, latents_of_frames(chunk_frames))
+    left_out = chunks - 1 if last_only else 0
     for chunk, chosen in zip(table.chunk, table.keyframes, strict=True):
-        start = int(chunk) * (chunk_frames - 1)
+        start = (left_out + int(chunk)) * (chunk_frames - 1)
         depth = jnp.where(jnp.asarray(chosen)[:, None, None], keyframes.depth, 0.0)
         empty = rgb.create(math.prod(keyframes.tokens.shape[:-1]))
         cloud, _ = rgb.write(empty, keyframes._replace(depth=depth))

@@ -36,7 +36,10 @@ class Scenarios:
 
 
 FIRST, RETURN, REVERSED = 0, 1, 2
-"""Indices into `scenarios`: first chunk, last chunk, first chunk remembered from the last."""
+"""Indices into `scenarios`: first chunk, last chunk, first chunk remembered from the last.
+
+`last_chunk_scenarios` has the first two.
+"""
 
 
 def scenarios(
@@ -58,6 +61,24 @@ def scenarios(
         ),
         probability=np.array(probability),
         goes_on=np.array([False, True, False]),
+    )
+
+
+def last_chunk_scenarios(
+    chunks: int, latents_per_chunk: int, probability: tuple[float, float] = (0.2, 0.8)
+) -> Scenarios:
+    """The situations of clips whose last chunk alone is generated, and has latents.
+
+    Its keyframes may come from anywhere (`data_pipelines.return_windows`). Either its first picture
+    alone is remembered, or that and all before it.
+    """
+    start = (chunks - 1) * (latents_per_chunk - 1)
+    index = np.arange(chunks * (latents_per_chunk - 1) + 1)
+    return Scenarios(
+        chunk=np.array([0, 0]),
+        keyframes=np.stack([index == start, index <= start]),
+        probability=np.array(probability),
+        goes_on=np.array([False, True]),
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from mirage_jax.cli import evaluate
 from mirage_jax.cli.helpers import build
-from mirage_jax.training import latent_cache, latent_encoding
+from mirage_jax.training import clip_encoding, latent_cache, latent_encoding
 from mirage_jax.weights import fingerprint
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions
 
@@ -25,7 +25,7 @@ def test_clips_cached_by_another_encoder_are_not_scored(tiny_config, trained, mo
         path = trained.latents("procedural", "eval", rgb=rgb)
         latent_cache.write_cache(path, [])
         own = fingerprint(trained.model("encoder"))
-        made = latent_encoding.CacheSettings(chunk_frames=17, sky_depth=200.0, rgb=rgb)
+        made = clip_encoding.EncodingSettings(chunk_frames=17, sky_depth=200.0, rgb=rgb)
         clips = trained.worlds("procedural")
         key = latent_encoding.cache_key(encoder or own, clips, "eval", made)
         latent_cache.write_key(path, key)

@@ -56,6 +56,21 @@ def test_footage_that_is_not_named_or_not_there_is_refused(call, tmp_path):
 
 
 @pytest.mark.long
+def test_a_video_trains_in_windows_without_a_cache(call, tmp_path):
+    root = tmp_path / "walks"
+    root.mkdir()
+    made_footage.video(root, room(60))
+    where = (*TINY, f"--config.data.root={root}", f"--config.data.lens={LENS}")
+    windows = ("latents=video", "window=13", "gap=4")
+    longer = (*(f"--config.loading.{field}" for field in windows), "--config.record.frames=17")
+    code, _, err = call("train", *where, *longer, "--config.denoiser_training.preceding=1")
+    assert code == 0, err
+    latents = tmp_path / "run" / "latents"
+    assert not list(latents.glob("*train*")) and (latents / "footage-eval.array_record").exists()
+    assert (tmp_path / "run" / "model" / "denoiser_latent").exists()
+
+
+@pytest.mark.long
 def test_a_video_becomes_a_world(call, walks, tmp_path, monkeypatch):
     where = (*TINY, f"--config.data.root={walks}", f"--config.data.lens={LENS}")
     monkeypatch.chdir(tmp_path)

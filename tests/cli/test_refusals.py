@@ -14,9 +14,19 @@ from mirage_jax.cli.helpers import common, flag_types, timing
 from mirage_jax.evaluation import network_costs
 from mirage_jax.world import loading
 
-OF_EXPERIMENTS = ("record", "train", "generate", "evaluate", "bench", "compile", "quickstart")
+OF_EXPERIMENTS = (
+    "record",
+    "encode",
+    "train",
+    "generate",
+    "evaluate",
+    "bench",
+    "compile",
+    "quickstart",
+)
 MODULES = [f"mirage_jax.cli.{name}" for name in (*OF_EXPERIMENTS, "convert")]
-MODULES += ["mirage_jax.cli.helpers.bench_networks", "mirage_jax.cli.helpers.common"]
+HELPERS = ("bench_networks", "common", "process_flags")
+MODULES += [f"mirage_jax.cli.helpers.{name}" for name in HELPERS]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +45,13 @@ MODULES += ["mirage_jax.cli.helpers.bench_networks", "mirage_jax.cli.helpers.com
         ("vae_training.pixels=20", "found 20, expected a multiple of 8 up to 64"),
         ("denoiser_training.preceding=33", "found 33, expected 0 or 1 + 4 n up to 16"),
         ("denoiser_training.preceding=8", "found 8, expected 0 or 1 + 4 n up to 16"),
+        ("loading.window=17", "found 17, expected 0 with latents='cached'"),
+        ("loading.fps=5.0", "found 5.0, expected 0 with latents='cached'"),
+        ("loading.latents=film", "found 'film', expected 'cached' or 'video'"),
         # Counts.
+        ("loading.weights=(1,2,3)", "found 3, expected one for each of the 2 worlds"),
+        ("loading.weights=(1,0)", "found (1, 0), expected > 0"),
+        ("loading.skip_share=1.0", "found 1.0, expected >= 0 and < 1"),
         ("record.train_clips.labmaze=0", "found 0, expected a number >= 1"),
         ("record.eval_clips=0", "found 0, expected >= 1"),
         ("record.workers=-1", "found -1, expected >= 0"),

@@ -71,8 +71,11 @@ def test_chunks_are_laid_out_clip_by_clip():
 def test_neighbouring_chunks_share_a_keyframe():
     keyframes = jnp.arange(2)[:, None] * 100 + jnp.arange(9)
     expected = [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [100, 101, 102, 103, 104]]
-    np.testing.assert_array_equal(geometry_task.per_chunk(keyframes, 2)[:3], expected)
-    np.testing.assert_array_equal(geometry_task.per_chunk(keyframes, 4)[3], [6, 7, 8])
+    np.testing.assert_array_equal(geometry_task.per_chunk(keyframes, 2, 5)[:3], expected)
+    np.testing.assert_array_equal(geometry_task.per_chunk(keyframes, 4, 3)[3], [6, 7, 8])
+    # Of clips with latents of their last chunk alone.
+    last = geometry_task.per_chunk(keyframes, 1, 3)
+    np.testing.assert_array_equal(last, [[6, 7, 8], [106, 107, 108]])
 
 
 def test_the_truth_costs_nothing():

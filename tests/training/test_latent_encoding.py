@@ -10,7 +10,9 @@ from helpers import tiny_world
 from helpers.made_clips import bare
 from mirage_jax.io.lock import LockedError, locked
 from mirage_jax.nn.video_vae import LatentStats
-from mirage_jax.training.latent_encoding import CacheSettings, load_clips, refresh_cache
+from mirage_jax.training.clip_encoding import EncodingSettings
+from mirage_jax.training.latent_cache import LatentSource
+from mirage_jax.training.latent_encoding import load_clips, refresh_cache
 from mirage_jax.world.latent_encoder import LatentEncoder
 
 
@@ -25,7 +27,7 @@ def refresh(tmp_path):
 
     def run(encoder="a", **changes):
         said = []
-        settings = CacheSettings(**{"chunk_frames": 5, "sky_depth": 200.0} | changes)
+        settings = EncodingSettings(**{"chunk_frames": 5, "sky_depth": 200.0} | changes)
         place = (tmp_path / "clips", "train", tmp_path / "train.array_record")
         refresh_cache(colours, encoder, *place, settings, say=said.append)
         return said[0]
@@ -84,6 +86,80 @@ def test_two_processes_do_not_make_one_cache(refresh, tmp_path):
         assert "up to date" in refresh()  # which is only read
 
 
+@pytest.fixture
+def many(tmp_path):
+    """Eleven clips, and what makes their cache in files of four; returns what was said."""
+    source = ProceduralSource(size=16, frames=13, train_worlds=2)
+    record(source, tmp_path / "clips", "train", 11, workers=0, progress=False)
+    stats = LatentStats(jnp.zeros(3), jnp.ones(3))
+    colours = LatentEncoder(None, stats, tiny_world.MeanColours())
+    settings = EncodingSettings(chunk_frames=5, sky_depth=200.0)
+
+    def run(name="train", encoder="a", file_clips=4, **options):
+        said = []
+        place = (tmp_path / "clips", "train", tmp_path / f"{name}.array_record")
+        options = {"say": said.append, "file_clips": file_clips, **options}
+        refresh_cache(colours, encoder, *place, settings, **options)
+        return said
+
+    return run
+
+
+def cached(path):
+    source = LatentSource([path])
+    return [source[i] for i in range(len(source))]
+
+
+def test_several_files_hold_what_one_would(many, tmp_path):
+    many("one", file_clips=12)
+    said = many("several")
+    assert [text.split(": ")[1] for text in said] == ["there is none yet"] * 3
+    parts = sorted(tmp_path.glob("several*.array_record"))
+    assert [path.name for path in parts] == [
+        f"several-0000{n}-of-00003.array_record" for n in range(3)
+    ]
+    one, several = cached(tmp_path / "one.array_record"), cached(tmp_path / "several.array_record")
+    assert len(one) == len(several) == 11
+    for first, second in zip(one, several, strict=True):
+        for name in first:
+            np.testing.assert_array_equal(first[name], second[name])
+    assert many("several") == [f"{tmp_path / 'several.array_record'}: up to date"]
+
+
+def test_hosts_share_the_files_and_what_was_killed_goes_on(many, tmp_path):
+    assert len(many(share=(1, 2))) == 1
+    path = tmp_path / "train.array_record"
+    with pytest.raises(ValueError, match=r"found 1 of 3 parts .*00000-of-00003.*mirage encode"):
+        LatentSource([path])
+    middle = tmp_path / "train-00001-of-00003.array_record"
+    made = middle.stat().st_mtime_ns
+    assert len(many(share=(0, 2))) == 2
+    assert middle.stat().st_mtime_ns == made and len(cached(path)) == 11
+    last = tmp_path / "train-00002-of-00003.array_record"
+    last.unlink()
+    assert many() == [f"{last}: there is none yet"]
+    assert middle.stat().st_mtime_ns == made
+
+
+def test_latents_of_two_encoders_are_never_mixed(many, tmp_path):
+    many()
+    path, first = tmp_path / "train.array_record", tmp_path / "train-00000-of-00003.array_record"
+    many(encoder="b", share=(1, 2))  # the other host has not begun
+    with pytest.raises(ValueError, match=r"latents of another encoder than in .*00000-of-00003"):
+        LatentSource([path])
+    said = many(encoder="b")
+    assert len(said) == 2 and all("made with another encoder" in text for text in said)
+    # In files of another length none of the old ones stays.
+    many(encoder="b", file_clips=8)
+    assert len(list(tmp_path.glob("train-*.array_record"))) == 3 and first.exists()
+    many(encoder="c", file_clips=8)
+    assert len(list(tmp_path.glob("train-*.array_record"))) == 2 and not first.exists()
+    many(encoder="d", file_clips=12)
+    assert not list(tmp_path.glob("train-*.array_record")) and len(cached(path)) == 11
+    with pytest.raises(ValueError, match="file_clips: found 6, expected a multiple of 4"):
+        many(encoder="e", file_clips=6)
+
+
 class WithoutMaps(ProceduralSource):
     """Footage of which only pictures and cameras are known."""
 
@@ -100,7 +176,7 @@ def test_depth_that_clips_lack_is_estimated_and_all_counts_as_static(tmp_path):
     seen, said = [], []
 
     def refresh(network="", depth_of=None):
-        settings = CacheSettings(chunk_frames=5, sky_depth=200.0, depth_network=network)
+        settings = EncodingSettings(chunk_frames=5, sky_depth=200.0, depth_network=network)
         place = (tmp_path / "clips", "train", path)
         refresh_cache(colours, "a", *place, settings, say=said.append, depth_of=depth_of)
 

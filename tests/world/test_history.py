@@ -17,6 +17,7 @@ from mirage_jax.world.history import (
     draw_history,
     jitter_poses,
     make_sample,
+    situations,
     write_history,
 )
 
@@ -174,6 +175,21 @@ def test_samples_are_those_of_the_chunk_to_be_generated(kind, scenario, samples_
             expected = expected[..., : CHANNELS + 1]
         np.testing.assert_allclose(context, expected, atol=1e-4)
         assert expected.any()
+
+
+def test_a_clip_with_latents_of_its_last_chunk_alone_gives_the_same_returns(samples_of):
+    clip = one_clip()
+    last = clip.replace(chunks=clip.chunks[1:])
+    table = situations(jax.tree.map(lambda leaf: leaf[None], last))
+    back = jnp.asarray(scenarios.RETURN)
+    np.testing.assert_array_equal(table.keyframes[back], TABLE.keyframes[back])
+    # A sample of clips whose own first picture is remembered, not that of the whole clip.
+    np.testing.assert_array_equal(table.keyframes[scenarios.FIRST], [False, True, False])
+    options = {"conditioner": READOUT, "size": SIZE, "table": table}
+    found = jax.jit(functools.partial(make_sample, **options))(last, back, table.keyframes[back])
+    expected = samples_of["folded"](clip, back, jnp.asarray(TABLE.keyframes[back]))
+    for part, whole in zip(found[:3], expected[:3], strict=True):
+        np.testing.assert_array_equal(part, whole)
 
 
 def rays_by_hand(poses):

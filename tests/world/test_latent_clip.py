@@ -77,6 +77,16 @@ def test_frames_before_the_last_chunk_are_a_clip_of_their_own():
         encoded(inputs, preceding=8)
 
 
+def test_of_the_last_chunk_alone_all_is_as_of_every_chunk():
+    inputs = clip()
+    every = encoded(inputs, preceding=1)
+    last = encoded(inputs, preceding=1, last_only=True)
+    assert last.chunks.shape[0] == 1
+    np.testing.assert_allclose(last.chunks[0], every.chunks[-1], atol=1e-6)
+    np.testing.assert_allclose(last.preceding, every.preceding, atol=1e-6)
+    np.testing.assert_allclose(last.tokens, every.tokens, atol=1e-6)
+
+
 def test_depth_and_motion_are_pooled_to_cells():
     inputs = clip()
     inputs["depth"][:] = 3
@@ -106,7 +116,8 @@ def test_the_baseline_gets_keyframes_their_depth_and_what_is_static(monkeypatch)
     monkeypatch.setattr(latent_clip, "rgb_contexts", contexts)
     found = encoded(inputs, rgb=RGB)
     rgb, keyframes, camera, options = seen
-    assert rgb == RGB and options == {"encoder": ENCODER, "chunk_frames": 5}
+    expected = {"encoder": ENCODER, "chunk_frames": 5, "last_only": False}
+    assert rgb == RGB and options == expected
     np.testing.assert_array_equal(keyframes.pictures, inputs["video"][[0, 4, 8]])
     np.testing.assert_array_equal(keyframes.depth, inputs["depth"])
     np.testing.assert_array_equal(keyframes.static, 1 - inputs["moving"])

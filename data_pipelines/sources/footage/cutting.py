@@ -3,13 +3,10 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
+from data_pipelines.frame_rates import native_fps, nearest_to_rate
+
 _LONGEST_GAP = 3.5
 """Steps between frames, relative to the median one, beyond which footage is not in one piece."""
-
-
-def native_fps(times: Float[np.ndarray, " n"]) -> float:
-    """Frames per second by the median step; 1 for a single frame."""
-    return round(float(1.0 / np.median(np.diff(times))), 6) if len(times) > 1 else 1.0
 
 
 def windows(
@@ -39,7 +36,7 @@ def windows(
         raise ValueError(f"found {1 / step:g} frames per second, expected at least {fps:g}")
     starts: list[np.ndarray] = []
     for piece in _pieces(times, usable, _LONGEST_GAP * step):
-        picked = piece if not fps else piece[_nearest(times[piece], fps)]
+        picked = piece if not fps else piece[nearest_to_rate(times[piece], fps)]
         last = len(picked) - frames
         starts += [picked[i : i + frames] for i in range(0, last + 1, hop or frames)]
     return starts
@@ -51,15 +48,3 @@ def _pieces(times: np.ndarray, usable: np.ndarray, gap: float) -> list[np.ndarra
         return []
     cut = (np.diff(numbers) > 1) | (np.diff(times[numbers]) > gap)
     return np.split(numbers, np.flatnonzero(cut) + 1)
-
-
-def _nearest(times: np.ndarray, fps: float) -> np.ndarray:
-    """Which times lie nearest to a regular grid from the first on, each once."""
-    count = int(np.floor((times[-1] - times[0]) * fps + 1e-6)) + 1
-    grid = times[0] + np.arange(count) / fps
-    after = np.clip(np.searchsorted(times, grid), 1, max(len(times) - 1, 1))
-    if len(times) == 1:
-        return np.zeros(1, int)
-    before = after - 1
-    nearer = np.where(grid - times[before] <= times[after] - grid, before, after)
-    return np.unique(nearer)

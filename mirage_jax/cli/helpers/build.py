@@ -149,7 +149,8 @@ def denoiser_task(config: ConfigDict, memory: str, data_std: tuple[float, ...]) 
         denoiser=denoiser(config, memory, data_std),
         conditioner=conditioner(config, memory),
         size=picture_size(config),
-        chunks=chunks_of_clip(config.record.frames, config.chunk_frames),
+        chunks=chunks_of_clip(trained_frames(config), config.chunk_frames),
+        last_only=config.loading.window > 0,
         chunk_latents=latents_of_frames(config.chunk_frames),
         context_frames=context_frames(config, memory),
         noise=noise_augmentation(config),
@@ -158,6 +159,11 @@ def denoiser_task(config: ConfigDict, memory: str, data_std: tuple[float, ...]) 
         drop_text=training.drop_text,
         per_frame=training.per_frame,
     )
+
+
+def trained_frames(config: ConfigDict) -> int:
+    """Frames of what the denoiser trains on: of a window, or of a whole clip."""
+    return config.loading.window or config.record.frames
 
 
 def trained(config: ConfigDict) -> str:

@@ -273,7 +273,9 @@ def fail(message: str, status: int = 2) -> NoReturn:
 def _help(doc: str, module: str, path: str, config: ConfigDict | None) -> str:
     """The command's docstring, its flags, and every field of its config with the default."""
     lines = [doc.strip(), "", "Flags:"]
-    ours = (module, __name__)
+    # Run as `python -m`, the command's own module is called __main__.
+    command = sys.modules.get(module, sys.modules["__main__"])
+    ours = (module, *getattr(command, "FLAG_MODULES", ()), __name__)
     for name in ours:
         for flag in flags.FLAGS.flags_by_module_dict().get(name, []) or _main_flags(name, module):
             if name == __name__ and config is None and flag.name != "debug":

@@ -38,6 +38,12 @@ def check(config: ConfigDict, *, chunks: bool = True) -> None:
             values = config[name].to_dict()
             values.pop(BY_WORLD.get(name), None)
             from_mapping(kind, values, f"config.{name}")
+    weights = config.get("loading", {}).get("weights", ())
+    if weights and len(weights) != len(config.worlds):
+        raise ValueError(
+            f"config.loading.weights: found {len(weights)}, expected one for each of the "
+            f"{len(config.worlds)} worlds"
+        )
     for world, count in config.record.train_clips.items():
         if count < 1:
             raise ValueError(
@@ -100,6 +106,15 @@ def _check_frames(config: ConfigDict) -> None:
             f"config.denoiser.patch: found {patch} latents in a token, expected a divisor of the "
             f"{latents} of a chunk"
         )
+    window = config.loading.window
+    if window:
+        rest = (window - 1) % (chunk - 1)
+        if rest or not chunk < window <= frames:
+            raise ValueError(
+                f"config.loading.window: found {window}, expected 0 or 1 + {chunk - 1} n, more "
+                f"than a chunk of {chunk} and at most the {frames} of a clip"
+            )
+        frames = window
     preceding, most = config.denoiser_training.preceding, frames - chunk
     if preceding and ((preceding - 1) % TEMPORAL_STRIDE or preceding > most):
         raise ValueError(

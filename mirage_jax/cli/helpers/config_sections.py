@@ -87,6 +87,51 @@ class DataSection(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadingSection(Settings):
+    """`config.loading`: what of recorded clips is trained on, see docs/loading.md."""
+
+    latents: str = setting(
+        "cached",
+        "Whether clips are encoded once, into a cache, or as video before each step.",
+        choices=("cached", "video"),
+    )
+    fps: float = setting(
+        0.0, "Frames per second that windows are brought to; 0 = as recorded.", least=0
+    )
+    window: int = setting(
+        0, "Frames of the windows of longer clips that are trained on; 0 = whole clips.", least=0
+    )
+    returns: float = setting(
+        0.7, "Share of windows in which the camera comes back, in clips that do.", least=0, most=1
+    )
+    gap: int = setting(16, "Frames between two sights of a place, at least.", least=1)
+    later: float = setting(
+        0.3, "Share of windows whose history may lie after the chunk too.", least=0, most=1
+    )
+    weights: tuple[float | int, ...] = setting(
+        (), "How often each of the worlds is drawn from; () = by their numbers of clips.", above=0
+    )
+    skip_share: float = setting(
+        0.01, "Share of the clips that may be skipped as they cannot be read.", least=0, below=1
+    )
+    seconds: float = setting(600.0, "How long the loader may take for a batch.", above=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.latents == "cached" and (self.window or self.fps):
+            name = "window" if self.window else "fps"
+            raise ValueError(
+                f"{name}: found {getattr(self, name)}, expected 0 with latents='cached': windows "
+                "are cut anew in every epoch; set latents='video'"
+            )
+        if self.fps and not self.window:
+            raise ValueError(
+                f"fps: found {self.fps:g}, expected 0 without a window: clips of other lengths "
+                "make no batch"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshSection(Settings):
     """`config.mesh`."""
 
@@ -225,6 +270,7 @@ class LoRASection(Settings):
 SECTIONS: dict[str, type] = {
     "record": RecordSection,
     "data": DataSection,
+    "loading": LoadingSection,
     "mesh": MeshSection,
     "vae": VAESection,
     "geometry": GeometrySection,

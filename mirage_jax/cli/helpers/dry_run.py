@@ -22,7 +22,7 @@ from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel import footprint, specs
 from mirage_jax.parallel.flops import matmul_flops
 from mirage_jax.training.geometry_task import GeometryTask
-from mirage_jax.training.latent_cache import LatentSource
+from mirage_jax.training.latent_cache import LatentSource, cache_files
 from mirage_jax.training.task import Task
 from mirage_jax.training.throughput import format_count
 from mirage_jax.training.vae_task import VAETask
@@ -70,7 +70,7 @@ def run(
     for stage in stages:
         say("")
         if stage == "cache":
-            say("cache: every clip is encoded once, on process 0")
+            say("cache: every clip is encoded once, by all processes")
             continue
         if stage == "encoder" and starts.encoder_is_given(config):
             say(f"encoder: not trained, read from {starts.is_there(workdir.model('encoder'))}")
@@ -133,9 +133,9 @@ def _data(config: ConfigDict, workdir: Workdir, memory: str) -> list[str]:
 
 
 def _encoded(cache: Path) -> str:
-    if not cache.exists():
-        return "0 encoded"
     try:
+        if not cache_files(cache)[0].exists():
+            return "0 encoded"
         return f"{len(LatentSource([cache])):,} encoded"
     except ValueError as error:
         return f"none encoded ({error})"

@@ -22,7 +22,7 @@ from mirage_jax.training.optimizers import make_optimizer
 from mirage_jax.training.task import Task, parameter_count
 from mirage_jax.world import sample_chunk
 from mirage_jax.world.conditioners import camera_rays
-from mirage_jax.world.scenarios import scenarios
+from mirage_jax.world.scenarios import last_chunk_scenarios, scenarios
 
 Traced = tuple[jax.stages.Traced, dict[str, Any]]
 """A traced program and facts about it, for the report."""
@@ -162,14 +162,20 @@ def _array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
 
 def _clips(config: ConfigDict, count: int, kind: str) -> dict[str, jax.ShapeDtypeStruct]:
     """A batch of `LatentClip`, as the loader hands it over."""
-    frames, channels, grid = config.record.frames, config.vae.latent_channels, latent_grid(config)
+    frames, channels, grid = (
+        build.trained_frames(config),
+        config.vae.latent_channels,
+        latent_grid(config),
+    )
     chunks = chunks_of_clip(frames, config.chunk_frames)
     latents = latents_of_frames(config.chunk_frames)
     keyframes = latents_of_frames(frames)
-    rendered = len(scenarios(chunks, latents).chunk) if kind == "rgb" else 0
+    last_only = config.loading.window > 0
+    situations = last_chunk_scenarios if last_only else scenarios
+    rendered = len(situations(chunks, latents).chunk) if kind == "rgb" else 0
     preceding = build.context_frames(config, kind).preceding_latents
     return {
-        "chunks": _array(count, chunks, latents, *grid, channels),
+        "chunks": _array(count, 1 if last_only else chunks, latents, *grid, channels),
         "tokens": _array(count, keyframes, *grid, channels),
         "depth": _array(count, keyframes, *grid),
         "static": _array(count, keyframes, *grid),

@@ -10,12 +10,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from jaxtyping import Float
 
 from mirage_jax.cli.helpers.common import UserError
+from mirage_jax.cli.helpers.flag_types import PathName
 from mirage_jax.convert.networks import read_text_encoder
 from mirage_jax.io.text import TextEmbeddings, Tokenizer, load_embeddings, save_embeddings
 from mirage_jax.world import WorldModel
+
+TOKENIZER = flags.DEFINE(
+    PathName(), "tokenizer", "", "UMT5's tokenizer.json or spiece.model, to embed prompts."
+)
+TEXT_ENCODER = flags.DEFINE(PathName(), "text_encoder", "", "UMT5's weights, to embed prompts.")
 
 
 def with_prompt(

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from ml_collections import ConfigDict
 
+from data_pipelines.loading import AtRate, Transform
+from data_pipelines.return_windows import ReturnWindow
 from mirage_jax.cli.helpers import build
 from mirage_jax.settings import from_mapping, setting
 from mirage_jax.training.encoder_training import EncoderSettings
@@ -126,10 +128,36 @@ def encoder_settings(config: ConfigDict) -> EncoderSettings:
     )
 
 
+def windows(config: ConfigDict) -> tuple[Transform, ...]:
+    """How recorded clips are cut before they are encoded.
+
+    Raises:
+      ValueError: if a window has no room for a chunk, what precedes it and a history.
+    """
+    loading, cuts = config.loading, list[Transform]()
+    if loading.fps:
+        cuts.append(AtRate(loading.fps))
+    if loading.window:
+        try:
+            window = ReturnWindow(
+                loading.window,
+                config.chunk_frames,
+                denoiser(config).preceding,
+                returns=loading.returns,
+                gap=loading.gap,
+                later=loading.later,
+            )
+        except ValueError as error:
+            raise ValueError(f"config.loading.window: {error}") from error
+        cuts.append(window)
+    return tuple(cuts)
+
+
 def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the field, unless all that stages are trained with is in range."""
     if config.loader_workers < 0:
         raise ValueError(f"config.loader_workers: found {config.loader_workers}, expected >= 0")
+    windows(config)
     for read in OF_STAGE.values():
         section = read(config)
         if section.steps:

@@ -1,0 +1,202 @@
+"""Records that cannot be read, and loader processes that fail or hang: skipped or named.
+
+Both work across processes by what they leave behind: an element says which record it stands for,
+and a file by the loader's processes says what each is at.
+"""
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Element = dict[str, Any]
+
+SKIPPED = "_skipped"
+"""Field of an element: number of the record that could not be read, in whose place it is, or -1."""
+
+_MOST_IN_A_ROW = 64
+_NOWHERE = "no clip"
+
+
+class LoaderError(OSError):
+    """A loader process ended or does not answer; says which clips it was at."""
+
+
+class Substituting:
+    """Random access in which a record that cannot be read is replaced by the next one that can.
+
+    Which one that is depends on the records alone, so that the stream of a loader is the same for
+    any number of processes and hosts.
+    """
+
+    def __init__(self, source: Any):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Element:
+        """The record and `SKIPPED`.
+
+        Raises:
+          ValueError: of the record itself, where none of the next 64 can be read either.
+        """
+        try:
+            return {**self._source[index], SKIPPED: np.int64(-1)}
+        except ValueError:
+            for step in range(1, min(_MOST_IN_A_ROW, len(self)) + 1):
+                try:
+                    found = self._source[(index + step) % len(self)]
+                except ValueError:
+                    continue
+                return {**found, SKIPPED: np.int64(index)}
+            raise
+
+    def __repr__(self) -> str:
+        return f"Substituting({self._source})"
+
+
+class Skipped:
+    """The records that a loader has skipped so far, each once, and when they are too many.
+
+    Args:
+      source: that they are of.
+      share: of its records that may be skipped, 0 to 1.
+      say: called with a line of text for each.
+    """
+
+    def __init__(self, source: Any, share: float, say: Callable[[str], None]):
+        self._source, self._share, self._say = source, share, say
+        self.reasons: dict[int, str] = {}
+
+    def add(self, numbers: np.ndarray) -> None:
+        """Counts the records of a batch's `SKIPPED`.
+
+        Raises:
+          ValueError: if more than the share are skipped by now; lists the first of them.
+        """
+        for number in sorted({int(n) for n in numbers if n >= 0} - self.reasons.keys()):
+            self.reasons[number] = self._reason(number)
+            self._say(f"skipped: {self.reasons[number]}")
+        count, total = len(self.reasons), len(self._source)
+        if count > self._share * total:
+            shown = "; ".join(list(self.reasons.values())[:3])
+            raise ValueError(
+                f"found {count} of {total} clips that cannot be read, expected at most "
+                f"{self._share:.2%}: {shown}"
+            )
+
+    def _reason(self, number: int) -> str:
+        try:
+            self._source[number]
+        except ValueError as error:
+            return str(error)
+        return f"clip {number}: could not be read once, and now can"
+
+
+class Watched:
+    """Random access that leaves in a folder which record each thread has begun to read last."""
+
+    def __init__(self, source: Any, folder: Path):
+        self._source, self._folder = source, folder
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Any:
+        (self._folder / f"{os.getpid()}-{threading.get_ident()}").write_text(str(index))
+        return self._source[index]
+
+    def __repr__(self) -> str:
+        return f"Watched({self._source})"
+
+
+class Watch:
+    """Draws from an iterator and says which clips a process was at that died or does not answer.
+
+    `close()`, or the end of the program, removes what the watched source has left.
+
+    Args:
+      source: of the loader; `title(index)`, if it has one, names a record.
+      seconds: how long a batch may take.
+    """
+
+    def __init__(self, source: Any, seconds: float):
+        self._source, self._seconds = source, seconds
+        self._folder = Path(tempfile.mkdtemp(prefix="mirage-loader-"))
+        self.source = Watched(source, self._folder)
+        self.close = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+
+    def draw(self, iterator: Any) -> Any:
+        """The next of the iterator.
+
+        Raises:
+          LoaderError: naming the clips.
+        """
+        asked: futures.Future[Any] = futures.Future()
+        # Not a pool's: the interpreter would wait for a thread that hangs before it ends.
+        threading.Thread(target=_settle, args=(asked, iterator), daemon=True).start()
+        try:
+            return asked.result(self._seconds)
+        except futures.TimeoutError:
+            if asked.done():  # an error of the loader's own
+                raise
+            at = self._at(lambda _, age: age > 0.5 * self._seconds)
+            raise LoaderError(
+                f"no batch in {self._seconds:g} s (config.loading.seconds); still at {at}"
+            ) from None
+        except RuntimeError as error:
+            at = self._at(lambda process, _: not _alive(process))
+            if at == _NOWHERE:
+                raise
+            raise LoaderError(f"{error} It was at {at}") from error
+
+    def _at(self, concerned: Callable[[int, float], bool]) -> str:
+        """Titles of the records that some processes were at, by process and age in seconds."""
+        found = []
+        for mark in sorted(self._folder.iterdir()):
+            process, age = int(mark.name.split("-")[0]), time.time() - mark.stat().st_mtime
+            if concerned(process, age) and (text := mark.read_text()):
+                found.append(int(text))
+        return ", ".join(self._title(index) for index in sorted(set(found))) or _NOWHERE
+
+    def _title(self, index: int) -> str:
+        """The title, if reading it does not hang as well."""
+        plain = f"clip {index} of {self._source}"
+        if not hasattr(self._source, "title"):
+            return plain
+        found: list[str] = []
+
+        def read() -> None:
+            found.append(self._source.title(index))
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        reader.join(5.0)
+        return found[0] if found else plain
+
+
+def _settle(asked: futures.Future[Any], iterator: Any) -> None:
+    """Gives a future the next of an iterator, or the error of drawing it."""
+    try:
+        asked.set_result(next(iterator))
+    except BaseException as error:
+        asked.set_exception(error)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    # One that has ended and whose end nobody has asked for yet still has a number.
+    state = Path(f"/proc/{process}/stat")
+    return not (state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] == "Z")

@@ -1,0 +1,74 @@
+"""mirage encode: recorded clips to latents, prompts to embeddings, once and for all runs.
+
+    mirage encode --config=experiments/wan22_5b_memory.py --workdir=runs/wan
+    mirage encode --config=experiments/wan22_5b_memory.py --workdir=runs/wan \
+        --tokenizer=umt5/tokenizer.json --text_encoder=exports/text
+
+Reads <workdir>/worlds (`mirage record`) and <workdir>/model/encoder, writes <workdir>/latents: a
+file for every --file_clips clips, which appears when it is whole. Killed, the same command goes on
+with the files that are missing. On several hosts the same command runs on each, and each encodes
+every n-th file on all its devices. Latents are keyed by the encoder's weights, the clips and the
+settings: others are made anew, never mixed in. `mirage train` does the same by itself (its stage
+"cache").
+With --text_encoder the prompts of the config's worlds are embedded too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from mirage_jax.cli.helpers import build, common, config_check, input_check, process_flags, prompts
+from mirage_jax.cli.helpers.flag_types import Integer, PathName
+from mirage_jax.io.workdir import Workdir
+from mirage_jax.parallel.processes import first_alone
+
+_FILE_CLIPS = flags.DEFINE(
+    Integer(least=4), "file_clips", 256, "Clips of a file at most, a multiple of 4."
+)
+_KIND = flags.DEFINE_enum(
+    "encode_for", "latent", build.MEMORIES, "Memory of the denoiser that is to be trained."
+)
+_PROMPTS_TO = flags.DEFINE(
+    PathName(), "prompts_to", "", "File of embedded prompts; '' = <workdir>/latents/text."
+)
+
+FLAG_MODULES = (process_flags.__name__, prompts.__name__)
+"""Helpers whose flags the command has too, for its help."""
+
+
+def main() -> None:
+    from mirage_jax.cli.helpers.encoding import encode_prompts, encode_recordings
+
+    config = common.resolve_config()
+    config_check.check(config)
+    if bool(prompts.TOKENIZER.value) != bool(prompts.TEXT_ENCODER.value):
+        raise common.UserError("--tokenizer and --text_encoder: found one, expected both or none")
+    workdir = Workdir(common.workdir())
+    common.prepare_jax(config, workdir)
+    process_flags.connect(workdir)
+    input_check.check_training(config, workdir, ("cache",), _KIND.value)
+    input_check.check_recordings(config, workdir)
+    console = Console()
+    encode_recordings(
+        config,
+        workdir,
+        console,
+        _KIND.value,
+        splits=("train", "eval"),
+        file_clips=_FILE_CLIPS.value,
+    )
+    if prompts.TEXT_ENCODER.value:
+        out = Path(_PROMPTS_TO.value or workdir.latents("", "").parent / "text.safetensors")
+        tokenizer, encoder = Path(prompts.TOKENIZER.value), Path(prompts.TEXT_ENCODER.value)
+        first_alone("text", lambda: encode_prompts(config, out, console, tokenizer, encoder))
+
+
+def cli() -> None:
+    common.run(main, __name__)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,132 @@
+"""What stages train on: cached latents, or recorded video that is encoded before each step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from data_pipelines.loading import ClipSource, Transform
+from data_pipelines.mixture import Mixture
+from mirage_jax.cli.helpers import depth_network, training_sections
+from mirage_jax.io.workdir import Workdir
+from mirage_jax.training.clip_encoding import (
+    OPTIONAL_FIELDS,
+    REQUIRED_FIELDS,
+    ClipEncoder,
+    EncodedClips,
+    EncoderInputs,
+    EncodingSettings,
+)
+from mirage_jax.training.latent_cache import LatentSource
+from mirage_jax.training.sources import Joined, WithText
+from mirage_jax.world.latent_encoder import LatentEncoder
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """What `stage.train_task` takes, and encoded clips by index.
+
+    Attributes:
+      source, transform, prepare, mixture: of `train_task`.
+      train, held_out: encoded clips of both splits, as `LatentSource` gives them.
+    """
+
+    source: Any
+    train: Any
+    held_out: Any
+    transform: Transform | None = None
+    prepare: Callable[[Any], Any] | None = None
+    mixture: Mixture | None = None
+
+
+def from_video(config: ConfigDict) -> bool:
+    """Whether clips are encoded before each step, and not once into a cache."""
+    return config.loading.latents == "video"
+
+
+def encoding_settings(config: ConfigDict, memory: str) -> EncodingSettings:
+    """What is encoded of clips for the stages of a config."""
+    return EncodingSettings(
+        chunk_frames=config.chunk_frames,
+        sky_depth=config.sky_depth,
+        rgb=memory == "rgb",
+        preceding=training_sections.denoiser(config).preceding,
+        last_only=config.loading.window > 0,
+        depth_network=depth_network.identity(config),
+    )
+
+
+def cache_settings(config: ConfigDict, memory: str) -> EncodingSettings:
+    """What is encoded of whole clips, once."""
+    return dataclasses.replace(encoding_settings(config, memory), last_only=False)
+
+
+def training_data(
+    config: ConfigDict,
+    workdir: Workdir,
+    memory: str,
+    mesh: Mesh,
+    texts: Mapping[str, np.ndarray] | None = None,
+) -> TrainingData:
+    """Clips to train on and to evaluate on, with the text of their world if there is one.
+
+    Args:
+      config: the experiment.
+      workdir: with recorded clips, or their caches, and the encoder.
+      memory: of the denoiser, for which a cache is made.
+      mesh: where batches are encoded.
+      texts: embedded, by world.
+
+    Raises:
+      FileNotFoundError, ValueError: naming what is missing or damaged.
+    """
+    worlds = workdir.recorded(config.worlds)
+
+    def joined(make: Callable[[str], Any]) -> Any:
+        made = [make(world) for world in worlds]
+        if texts:
+            made = [WithText(one, texts[world]) for one, world in zip(made, worlds, strict=True)]
+        return made[0] if len(made) == 1 else Joined(made)
+
+    def cached(split: str) -> Any:
+        return joined(lambda w: LatentSource([workdir.latents(w, split, rgb=memory == "rgb")]))
+
+    def recorded(split: str) -> Any:
+        return joined(
+            lambda w: ClipSource(
+                workdir.worlds(w), split, REQUIRED_FIELDS, optional=OPTIONAL_FIELDS
+            )
+        )
+
+    if not from_video(config):
+        train = cached("train")
+        mixture = _mixture(config, worlds, train)
+        return TrainingData(train, train, cached("eval"), mixture=mixture)
+    encoder = LatentEncoder.load(workdir.model("encoder"))
+    settings, depth_of = encoding_settings(config, memory), depth_network.load(config)
+    inputs = EncoderInputs(
+        config.sky_depth, estimates=depth_of is not None, windows=training_sections.windows(config)
+    )
+    alone = ClipEncoder(encoder, settings, depth_of=depth_of)
+    source = recorded("train")
+    return TrainingData(
+        source,
+        EncodedClips(source, inputs, alone),
+        EncodedClips(recorded("eval"), inputs, alone),
+        inputs,
+        ClipEncoder(encoder, settings, mesh=mesh, depth_of=depth_of),
+        _mixture(config, worlds, source),
+    )
+
+
+def _mixture(config: ConfigDict, worlds: Sequence[str], source: Any) -> Mixture | None:
+    """The config's weights of the worlds that were recorded."""
+    weights = dict(zip(config.worlds, config.loading.weights, strict=False))
+    if not weights or len(worlds) == 1:
+        return None
+    return Mixture(source.lengths, tuple(weights[world] for world in worlds))

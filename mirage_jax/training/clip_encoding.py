@@ -1,0 +1,193 @@
+"""From recorded clips to what is trained on: read by the loader, encoded on the devices.
+
+`EncoderInputs` makes of a recorded clip what the encoder takes, in a loader process; `ClipEncoder`
+encodes batches of that. The latent cache is filled by them, and training without a cache has them
+before every step, so that both see the same latents: those of a cache are rounded to float16, half
+a step of which is 2^-11 of a value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from data_pipelines.loading import Transform
+from mirage_jax.chunks import TEMPORAL_STRIDE
+from mirage_jax.parallel import batch_sharding, processes, replicated
+from mirage_jax.settings import Settings, setting
+from mirage_jax.world.conditioners import Rgb
+from mirage_jax.world.latent_clip import FIELDS, LatentClip, encode_clip, keyframe_depth
+from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
+
+DepthOf = Callable[[np.ndarray], np.ndarray]
+"""z-depth in metres of the pixels of a uint8 picture [H, W, 3]."""
+
+REQUIRED_FIELDS = ("video", "intrinsics", "cam2world", "name", "fps")
+OPTIONAL_FIELDS = ("depth", "mover_ids", "times")
+"""Of a recorded clip, for `EncoderInputs`. What nobody knows to move is remembered as static."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncodingSettings(Settings):
+    """What decides, beside the encoder and the clips, what is encoded."""
+
+    chunk_frames: int = setting(dataclasses.MISSING, "Frames of a chunk, 1 + 4 n.", least=1)
+    sky_depth: float = setting(
+        dataclasses.MISSING, "Metres at which the sky is remembered.", above=0
+    )
+    rgb: bool = setting(False, "Whether to encode what the colour-cloud baseline needs, too.")
+    preceding: int = setting(0, "Frames before the last chunk, 0 or 1 + 4 n.", least=0)
+    last_only: bool = setting(False, "Whether the last chunk alone is encoded, as of windows.")
+    depth_network: str = setting("", "Identifies what estimates the depth that clips lack.")
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderInputs:
+    """A transform of `loading.batches`: a recorded clip as `ClipEncoder` takes it.
+
+    Elements are dicts of `REQUIRED_FIELDS` and `OPTIONAL_FIELDS`; `text` is passed on.
+
+    Attributes:
+      sky_depth: metres at which the sky is put.
+      estimates: whether depth that clips lack is estimated later; else they are refused.
+      windows: cut elements first, one after the other, see `loading.batches`.
+    """
+
+    sky_depth: float
+    estimates: bool = False
+    windows: tuple[Transform, ...] = ()
+
+    def __call__(
+        self, element: Mapping[str, Any], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """uint8 `video` [F, H, W, 3], `depth` and `moving` of its keyframes [K, H, W], `known`,
+        whether the depth is, `intrinsics` [4] of the first frame, and poses relative to it.
+
+        Raises:
+          ValueError: naming the clip, for one without depth where nothing estimates it.
+        """
+        cut = dict(element)
+        for window in self.windows:
+            cut = window(cut, rng)
+        video, depth, movers = cut["video"], cut["depth"], cut["mover_ids"]
+        shape = video[::TEMPORAL_STRIDE].shape[:3]
+        if depth is not None:
+            maps = keyframe_depth(depth, self.sky_depth)
+        elif self.estimates:
+            maps = np.zeros(shape, np.float32)
+        else:
+            raise ValueError(
+                f"clip {cut['name']!r} has no depth; expected footage with depth, or a network "
+                "that estimates it (config.data.depth_weights)"
+            )
+        moving = np.zeros(shape, np.float32)
+        if movers is not None:
+            moving[movers[::TEMPORAL_STRIDE] > 0] = 1.0
+        poses = np.linalg.inv(cut["cam2world"][:1]) @ cut["cam2world"]
+        text = {"text": cut["text"]} if "text" in cut else {}
+        return {
+            "video": video,
+            "depth": maps,
+            "moving": moving,
+            "known": np.array(depth is not None),
+            "intrinsics": cut["intrinsics"][0],
+            "cam2world": poses.astype(np.float32),
+            **text,
+        }
+
+
+class ClipEncoder:
+    """Batches of `EncoderInputs` to fields of `LatentClip`, on the devices of a mesh.
+
+    Args:
+      encoder: of pictures.
+      settings: of what is encoded.
+      mesh: whose devices share the clips of a batch, each process giving its share, and keep the
+        latents; None encodes on one device.
+      depth_of: estimates the depth of keyframes of clips that have none.
+    """
+
+    def __init__(
+        self,
+        encoder: LatentEncoder,
+        settings: EncodingSettings,
+        *,
+        mesh: Mesh | None = None,
+        depth_of: DepthOf | None = None,
+    ):
+        self._encoder, self._settings, self._depth_of = encoder, settings, depth_of
+        self._sharding = None if mesh is None else batch_sharding(mesh)
+        if mesh is not None:
+            self._encoder = processes.put(encoder, replicated(mesh))
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Array]:
+        """Latents on their way, and the batch's `text` if there is one."""
+        inputs = {name: batch[name] for name in _INPUTS}
+        if not batch["known"].all():
+            inputs["depth"] = self._filled(batch)
+        if self._sharding is not None:
+            inputs = processes.put_share(inputs, self._sharding)
+        made = _encode_batch(self._encoder, **inputs, settings=self._settings)
+        text = {"text": batch["text"]} if "text" in batch else {}
+        return {**{name: getattr(made, name) for name in FIELDS}, **text}
+
+    def _filled(self, batch: Mapping[str, Any]) -> np.ndarray:
+        """Depth of the keyframes, estimated where it is not known."""
+        assert self._depth_of is not None, "EncoderInputs refuses such clips"
+        depth = np.array(batch["depth"])
+        for row in np.flatnonzero(~batch["known"]):
+            pictures = batch["video"][row][::TEMPORAL_STRIDE]
+            depth[row] = np.stack([self._depth_of(picture) for picture in pictures])
+        return depth
+
+
+_INPUTS = ("video", "depth", "moving", "intrinsics", "cam2world")
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def _encode_batch(
+    encoder: LatentEncoder, *, video: Any, depth: Any, moving: Any, intrinsics: Any, cam2world: Any,
+    settings: EncodingSettings,
+) -> LatentClip:  # fmt: skip
+    vae = encoder.vae
+    baseline = Rgb(vae.latent_channels, vae.spatial_stride) if settings.rgb else None
+
+    def one(*clip: Any) -> LatentClip:
+        return encode_clip(
+            *clip,
+            encoder=encoder,
+            chunk_frames=settings.chunk_frames,
+            rgb=baseline,
+            preceding=settings.preceding,
+            last_only=settings.last_only,
+        )
+
+    return jax.vmap(one)(to_model_range(video), depth, moving, intrinsics, cam2world)
+
+
+class EncodedClips:
+    """Random access to recorded clips, each encoded when it is asked for; as `LatentSource`.
+
+    Args:
+      source: recorded clips, elements as `inputs` takes them.
+      inputs: what is made of them; its randomness is that of the index.
+      encode: on one device.
+    """
+
+    def __init__(self, source: Any, inputs: EncoderInputs, encode: ClipEncoder):
+        self._source, self._inputs, self._encode = source, inputs, encode
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        made = self._inputs(self._source[index], np.random.default_rng(index))
+        encoded = jax.device_get(self._encode({name: v[None] for name, v in made.items()}))
+        return {name: np.asarray(leaf[0]) for name, leaf in encoded.items()}

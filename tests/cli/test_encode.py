@@ -1,0 +1,76 @@
+"""`mirage encode`: latents of recordings, embeddings of prompts, and what is refused."""
+
+import io
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from data_pipelines.recording import record
+from data_pipelines.sources.procedural import ProceduralSource
+from helpers.command_line import assert_refused
+from mirage_jax.cli.helpers import encoding, prompts
+from mirage_jax.io.text import TextEmbeddings, load_embeddings
+from mirage_jax.training.latent_cache import LatentSource
+
+
+def test_what_is_missing_is_refused(call, trained, tmp_path):
+    where = ("--config.tiny=true", f"--workdir={tmp_path}")
+    assert_refused(call("encode", *where), "no recorded clips of procedural")
+    alone = call("encode", *where, "--tokenizer=tokenizer.json")
+    assert_refused(alone, "--tokenizer and --text_encoder: found one")
+
+
+@pytest.fixture
+def embedded(monkeypatch, tmp_path):
+    """Embeds the prompts of two worlds; returns what was said and which texts were embedded."""
+    asked = []
+
+    def embed(texts, tokenizer, encoder):
+        asked.append(list(texts))
+        tokens = np.arange(len(texts) * 6, dtype=np.float32).reshape(-1, 2, 3) + 1
+        return TextEmbeddings(tuple(texts), tokens, np.full(len(texts), 2, np.int32))
+
+    monkeypatch.setattr(prompts, "embed_prompts", embed)
+    for name in ("tokenizer.json", "text.safetensors"):
+        (tmp_path / name).write_bytes(b"x" * 10)
+
+    def run(**texts):
+        said = io.StringIO()
+        config = ConfigDict({"worlds": tuple(texts), "text": {"prompts": texts}})
+        files = (tmp_path / "tokenizer.json", tmp_path / "text.safetensors")
+        out = tmp_path / "made" / "text.safetensors"
+        encoding.encode_prompts(config, out, Console(file=said, width=200), *files)
+        return said.getvalue(), asked, load_embeddings(out)
+
+    return run
+
+
+def test_prompts_are_embedded_once_for_a_text_encoder(embedded, tmp_path):
+    said, asked, found = embedded(a="a hall", b="a maze", c="a hall")
+    assert asked == [["a hall", "a maze"]] and found.prompts == ("a hall", "a maze")
+    assert "--config.text.embeddings=" in said
+    said, asked, _ = embedded(b="a maze")
+    assert "up to date" in said and len(asked) == 1
+    assert embedded(b="a maze", d="a field")[2].prompts == ("a maze", "a field")
+    (tmp_path / "text.safetensors").write_bytes(b"y" * 10)  # other weights of the same size
+    said, asked, _ = embedded(b="a maze")
+    assert "up to date" not in said and len(asked) == 3
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json: no such file"):
+        (tmp_path / "tokenizer.json").unlink()
+        embedded(b="a maze")
+
+
+@pytest.mark.long
+def test_recordings_are_encoded_in_several_files(call, trained, tmp_path):
+    source = ProceduralSource(size=32, frames=33, train_worlds=2, eval_worlds=2)
+    folder = trained.worlds("procedural")
+    for split, count in (("train", 10), ("eval", 2)):
+        record(source, folder, split, count, workers=0, progress=False)
+    arguments = ("--config.tiny=true", f"--workdir={tmp_path}", "--file_clips=4")
+    code, out, err = call("encode", *arguments)
+    assert code == 0 and out.count("there is none yet") == 4, err
+    assert len(LatentSource([trained.latents("procedural", "train")])) == 10
+    code, out, _ = call("encode", *arguments)
+    assert code == 0 and out.count("up to date") == 2

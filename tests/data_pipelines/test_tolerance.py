@@ -1,0 +1,101 @@
+"""Clips that cannot be read are skipped and counted; processes that die or hang are named."""
+
+import itertools
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from data_pipelines.loading import batches
+from data_pipelines.tolerance import LoaderError
+
+
+class Numbers:
+    """Elements that say which they are; some cannot be read."""
+
+    def __init__(self, count=20, bad=()):
+        self.count, self.bad = count, bad
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise ValueError(f"clips: clip {index} 'walk-{index}': damaged")
+        return {"x": np.int64(index)}
+
+    def title(self, index):
+        return f"clips: clip {index} 'walk-{index}'"
+
+
+def drawn_by(element, rng):
+    return {**element, "draw": rng.integers(1000)}
+
+
+def take(source, count=10, **options):
+    options = {"batch_size": 4, "seed": 5, "say": lambda text: None, **options}
+    with batches(source, drawn_by, **options) as loader:
+        return list(itertools.islice(loader, count)), loader.skipped
+
+
+def test_the_next_that_can_be_read_takes_the_place_of_one_that_cannot():
+    whole, skipped = take(Numbers())
+    assert skipped == {}
+    said = []
+    found, skipped = take(Numbers(bad=(3, 4, 19)), skip_share=0.15, say=said.append)
+    for one, other in zip(whole, found, strict=True):
+        assert set(one) == set(other) == {"x", "draw"}
+        instead = {3: 5, 4: 5, 19: 0}
+        expected = [instead.get(int(x), int(x)) for x in one["x"]]
+        np.testing.assert_array_equal(other["x"], expected)
+        np.testing.assert_array_equal(other["draw"], one["draw"])
+    assert sorted(skipped) == [3, 4, 19]
+    assert all(f"clip {n} 'walk-{n}': damaged" in skipped[n] for n in skipped)
+    assert sorted(said) == sorted(f"skipped: {reason}" for reason in skipped.values())
+
+
+def test_hosts_skip_alike():
+    source, options = Numbers(bad=(3,)), {"skip_share": 0.1}
+    whole, _ = take(source, 5, **options)
+    parts = [take(source, 5, shard=(host, 2), **options)[0] for host in range(2)]
+    for index, batch in enumerate(whole):
+        joined = np.concatenate([part[index]["x"] for part in parts])
+        np.testing.assert_array_equal(joined, batch["x"])
+
+
+def test_more_than_the_share_end_the_stream():
+    with pytest.raises(ValueError, match=r"found 3 of 20 clips .* at most 10.00%: clips: clip"):
+        take(Numbers(bad=(3, 4, 19)), skip_share=0.1)
+    with pytest.raises(ValueError, match="clip 3 'walk-3': damaged"):
+        take(Numbers(bad=(3,)))
+    with pytest.raises(ValueError, match="damaged"):
+        take(Numbers(bad=range(20)), skip_share=0.9)
+
+
+class Fatal(Numbers):
+    """Reading one ends the process, as a decoder may, or takes for ever."""
+
+    def __getitem__(self, index):
+        if index == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_a_process_that_dies_is_named_by_its_clip():
+    with pytest.raises(LoaderError, match=r"exit code -9.*It was at .*clip 7 'walk-7'"):
+        take(Fatal(), workers=1)
+
+
+class Slow(Numbers):
+    def __getitem__(self, index):
+        time.sleep(2.5 if index == 7 else 0)
+        return super().__getitem__(index)
+
+
+def test_a_clip_that_takes_for_ever_is_named():
+    with pytest.raises(
+        LoaderError, match=r"no batch in 0.8 s .*; still at clips: clip 7 'walk-7'$"
+    ):
+        take(Slow(), seconds=0.8)
