@@ -299,6 +299,15 @@ def test_a_chunk_cut_short_is_refused(tmp_path):
     assert "000000.torch: found no whole torch file" in message
 
 
+def test_only_pictures_are_opened_in_a_chunk(tmp_path, monkeypatch):
+    """Pillow would hand PostScript to an interpreter."""
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    monkeypatch.setattr(made_footage, "png", lambda _: postscript)
+    made_footage.pixelsplat(tmp_path, room())
+    message = refusal(made(tmp_path, lens=(), eval_share=0.0))
+    assert "image 0: not a picture" in message
+
+
 def test_a_caption_that_is_not_utf8_is_refused(tmp_path):
     made_footage.mirage_sample(tmp_path, room())
     (tmp_path / "00000007" / "clip.txt").write_bytes(b"caf\xe9")
