@@ -17,6 +17,9 @@ from mirage_jax.world.rollout import DepthEstimator
 from mirage_jax.world.state import World
 from mirage_jax.world.world_file import CameraPath, WorldFile
 
+GEOMETRY_FPS = 16.0
+"""Of a geometry.npz that does not say, as of the videos that Wan was trained on."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Walk:
@@ -30,6 +33,9 @@ class Walk:
       short_last: whether the last chunk may be shorter than the others.
       depth_source: where the depth of generated frames comes from, for people.
       file: what the world was read from, to be carried along; None for a new world.
+      before: cameras of what a new world was written from, the last being where it is; None where
+        that is one picture.
+      fps: frames per second of what it goes on from or along; None where nothing says.
     """
 
     world: World
@@ -39,6 +45,8 @@ class Walk:
     short_last: bool = False
     depth_source: str = "geometry head"
     file: WorldFile | None = None
+    before: CameraPath | None = None
+    fps: float | None = None
 
 
 def camera_path(
@@ -104,6 +112,13 @@ def scene_depth(world: World) -> float:
     if not len(depth):
         raise ValueError("--trajectory: found nothing remembered ahead, expected metres, not x")
     return float(np.median(depth))
+
+
+def continued(file: WorldFile) -> Walk:
+    """A walk yet without a path, from where a saved world is."""
+    between = file.world.origin.frame_seconds
+    fps = 1 / between if between else None
+    return Walk(file.world, file.world.pose[None], file=file, fps=fps)
 
 
 def frames_along(geometry: GeometryFile, start: int, frames: int) -> int:
@@ -178,6 +193,7 @@ def along_geometry(
         depth_estimator,
         short_last=True,
         depth_source=depth_source or "geometry head",
+        fps=geometry.fps or GEOMETRY_FPS,
     )
 
 

@@ -110,6 +110,30 @@ class FootageSource:
         order = np.random.default_rng(seed).permutation(available[world])[:count]
         return (self.clip(world, int(index)) for index in order)
 
+    def capture(self, scene: str = "", most: int = 0) -> Clip:
+        """All that one scene shows as a single clip, whatever gaps in time it has.
+
+        Args:
+          scene: its name; "" for the only one.
+          most: frames at most, spread evenly over those there are; 0 for all.
+
+        Raises:
+          ValueError: naming the scenes where it is not said which, or as `clip`.
+        """
+        names = _scenes(self)
+        if (scene or names[0]) not in names or not (scene or len(names) == 1):
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            found = repr(scene) if scene else f"{len(names)} scenes"
+            raise ValueError(f"{self.root}: found {found}, expected one of {shown}")
+        opened = _open(self, scene or names[0])
+        frames = np.flatnonzero(opened.good)
+        if not len(frames):
+            raise ValueError(f"{opened.file}: found no frame with a pose, expected some")
+        if 0 < most < len(frames):
+            frames = frames[np.linspace(0, len(frames) - 1, most).round().astype(int)]
+        clip = validate(self._read(opened, opened.name, frames))
+        return dataclasses.replace(clip, fps=native_fps(opened.times))
+
     def left_out(self) -> dict[str, int]:
         """How many frames of the files are in no scene, by reason, over all readable scenes."""
         total: dict[str, int] = {}
