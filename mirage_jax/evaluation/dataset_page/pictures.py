@@ -19,7 +19,7 @@ _STRIP = 8
 _POINTS = 20_000
 _UNKNOWN = (52, 56, 66)
 _MOVER = (214, 69, 38)
-Picture = UInt8[np.ndarray, "h w 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
 def data_uri(picture: Picture) -> str:
@@ -119,10 +119,10 @@ def point_check(clip: Clip) -> tuple[Picture, str] | None:
     """
     small = smaller(clip)
     # The farthest apart that share a dozen points, else those that share most.
-    pairs = sorted({*frame_pairs(clip.frames), (0, clip.frames // 8), (0, 1)}, key=lambda p: p[0] - p[1])
+    pairs = {*frame_pairs(clip.frames), (0, clip.frames // 8), (0, 1)}
     found = [
         (pair, matches.match(small.video[pair[0]], small.video[pair[1]]))
-        for pair in pairs
+        for pair in sorted(pairs, key=lambda pair: pair[0] - pair[1])
         if pair[0] < pair[1] < clip.frames
     ]
     if not found:
