@@ -11,6 +11,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from data_pipelines.clip import Clip, validate
 from data_pipelines.sources.footage.cutting import native_fps, windows
@@ -110,6 +111,18 @@ class FootageSource:
         order = np.random.default_rng(seed).permutation(available[world])[:count]
         return (self.clip(world, int(index)) for index in order)
 
+    def scenes(self) -> tuple[str, ...]:
+        """Names of all scenes, held out or not; ValueError for a folder without footage."""
+        return _scenes(self)
+
+    def open(self, scene: str) -> Scene:
+        """A scene, none of its pictures read; ValueError, naming the file, where it cannot."""
+        return _open(self, scene)
+
+    def read(self, scene: str, frames: Int[np.ndarray, " n"]) -> Clip:
+        """Some frames of a scene, increasing, as a clip; errors as `clip`."""
+        return validate(self._read(_open(self, scene), scene, frames))
+
     def capture(self, scene: str = "", most: int = 0) -> Clip:
         """All that one scene shows as a single clip, whatever gaps in time it has.
 
@@ -120,18 +133,18 @@ class FootageSource:
         Raises:
           ValueError: naming the scenes where it is not said which, or as `clip`.
         """
-        names = _scenes(self)
+        names = self.scenes()
         if (scene or names[0]) not in names or not (scene or len(names) == 1):
             shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
             found = repr(scene) if scene else f"{len(names)} scenes"
             raise ValueError(f"{self.root}: found {found}, expected one of {shown}")
-        opened = _open(self, scene or names[0])
+        opened = self.open(scene or names[0])
         frames = np.flatnonzero(opened.good)
         if not len(frames):
             raise ValueError(f"{opened.file}: found no frame with a pose, expected some")
         if 0 < most < len(frames):
             frames = frames[np.linspace(0, len(frames) - 1, most).round().astype(int)]
-        clip = validate(self._read(opened, opened.name, frames))
+        clip = self.read(scene or names[0], frames)
         return dataclasses.replace(clip, fps=native_fps(opened.times))
 
     def left_out(self) -> dict[str, int]:
