@@ -44,7 +44,7 @@ from mirage_jax.cli.helpers import (
 )
 from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
 from mirage_jax.cli.helpers.rollout_files import OutputFiles, write_rollout
-from mirage_jax.cli.helpers.stored_fields import check_overrides, stored_fields
+from mirage_jax.cli.helpers.stored_fields import check_overrides
 from mirage_jax.io.geometry_npz import GeometryFile, read_geometry
 from mirage_jax.io.image_files import read_rgb
 from mirage_jax.io.outputs import check_file
@@ -107,7 +107,7 @@ _FPS = flags.DEFINE(
     Real(above=0.01, below=1000),
     "fps",
     10.0,
-    "Frames per second of the video; by default those of the clip, the geometry or the world.",
+    "Frames per second of the video; by default those of the path's file, the clip or the world.",
 )
 _SEED = flags.DEFINE(Integer(least=0, most=2**32 - 1), "seed", 0, "Seed of the noise.")
 
@@ -303,12 +303,13 @@ def _walk(
     metres = None
     if trajectories.uses_scene_depth(_TRAJECTORY.value):
         metres = walk.scene_depth(begun.world)
-    return dataclasses.replace(
+    planned = dataclasses.replace(
         begun,
         path=_path(model.chunk_frames, begun.world.pose, metres),
         depth_estimator=estimator,
         depth_source=source or begun.depth_source,
     )
+    return walk.with_file_lens(planned, _TRAJECTORY.value, model.size)
 
 
 def _from_clip(config: ConfigDict, model: WorldModel, console: Console) -> walk.Walk:
@@ -331,18 +332,6 @@ def _from_clip(config: ConfigDict, model: WorldModel, console: Console) -> walk.
     )
 
 
-def _used_fields(entry: str, workdir: Workdir) -> list[str]:
-    """Fields of the config that a rollout goes by, see `build.generation_model`."""
-    used = ["tiny", "host_devices", "memory.fuse", "memory.match"]
-    if entry in ("image", "clip"):  # a saved world and a geometry bring their own
-        used.append("memory.capacity")
-    if entry == "clip":
-        used += [f"data.{name}" for name in capture_start.READ_FIELDS]
-    if not stored_fields(workdir, _DENOISER.value).get("chunk_frames"):  # converted weights
-        return [*used, "sky_depth"]
-    return used if _PRESET.value else [*used, "sampling."]
-
-
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
     """Writes the video, the world and the record; returns the video's path.
 
@@ -359,13 +348,16 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
         geometry = read_geometry(Path(_GEOMETRY.value), _START_FRAME.value, insist=_INSIST.value)
     _check_walk(workdir, geometry)
     named = common.overrides()[2]
-    unused = check_overrides(workdir, _DENOISER.value, named, _used_fields(entry, workdir))
+    used = entry_flags.used_fields(entry, workdir, _DENOISER.value, _PRESET.value or "")
+    unused = check_overrides(workdir, _DENOISER.value, named, used)
     if unused:
         names = ", ".join(f"--config.{name}" for name in unused)
         console.print(f"[yellow]not used here: {names}[/]", soft_wrap=True)
     model = _model(config, workdir, geometry)
     planned = _walk(config, entry, model, geometry, console)
-    fps = _FPS.value if flags.FLAGS["fps"].present else planned.fps or _FPS.value
+    fps = planned.fps or _FPS.value
+    if flags.FLAGS["fps"].present:
+        fps, planned = _FPS.value, dataclasses.replace(planned, times=None)
     record: dict[str, Any] = {
         "started_from": {entry: flags.FLAGS[entry].value},
         "trajectory": None if entry == "geometry" else _TRAJECTORY.value,

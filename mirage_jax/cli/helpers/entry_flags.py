@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from absl import flags
 
-from mirage_jax.cli.helpers import common
+from mirage_jax.cli.helpers import capture_start, common
+from mirage_jax.cli.helpers.stored_fields import stored_fields
+from mirage_jax.io.workdir import Workdir
 
 ENTRIES = ("image", "clip", "world", "geometry")
 _ALONG = ("image", "clip", "world")
@@ -38,3 +40,22 @@ def entry() -> str:
             ways = " or ".join(f"--{way}" for way in entries)
             raise common.UserError(f"--{name} does not go with --{given[0]}, only with {ways}")
     return given[0]
+
+
+def used_fields(entry: str, workdir: Workdir, memory: str, preset: str) -> list[str]:
+    """Fields of the config that a rollout goes by, see `build.generation_model`.
+
+    Args:
+      entry: the way to start.
+      workdir: of the weights.
+      memory: which denoiser.
+      preset: name of one; "" for none.
+    """
+    used = ["tiny", "host_devices", "memory.fuse", "memory.match"]
+    if entry in ("image", "clip"):  # a saved world and a geometry bring their own
+        used.append("memory.capacity")
+    if entry == "clip":
+        used += [f"data.{name}" for name in capture_start.READ_FIELDS]
+    if not stored_fields(workdir, memory).get("chunk_frames"):  # converted weights
+        return [*used, "sky_depth"]
+    return used if preset else [*used, "sampling."]
