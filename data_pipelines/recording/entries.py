@@ -55,9 +55,9 @@ def claim(card: dict[str, Any], request: Request, directory: Path) -> dict[str, 
     """
     wanted, split = request.described(), request.split
     entry = card["splits"].setdefault(split, {**wanted, "clip_format": clip_format.FORMAT})
-    # Older cards have no codecs, and the counter of dropped clips among the options.
+    # Older cards have no codecs and no filters, and the counter of dropped clips in the options.
     options = {name: value for name, value in entry["options"].items() if name != "rejected"}
-    known = {"codecs": {}, **entry, "options": options}
+    known = {"codecs": {}, "filters": wanted["filters"], **entry, "options": options}
     for key, value in wanted.items():
         if known.get(key) != value:
             raise ValueError(

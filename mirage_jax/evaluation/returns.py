@@ -46,7 +46,7 @@ class Return:
 def find_returns(
     cam2world: Float[np.ndarray, "n 4 4"], frames: int, history: int, revisit: int
 ) -> list[tuple[Int[np.ndarray, " frames"], float]]:
-    """Clips of one path that come back, the farthest first; no two of one stride share a half.
+    """Clips of one path that come back, the farthest first; no two share more than half.
 
     Args:
       cam2world: in metres, or of a unit in which `PARALLAX_METRES` mean as much.
@@ -118,17 +118,31 @@ class ReturnsSource:
     most: int = 16
     name: ClassVar[str] = "returns"
 
-    @functools.cached_property
+    @property
     def returns(self) -> tuple[Return, ...]:
         """By scene and time."""
-        found = []
+        return self._looked_through[0]
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """Why scenes could not be looked through, naming their files."""
+        return self._looked_through[1]
+
+    @functools.cached_property
+    def _looked_through(self) -> tuple[tuple[Return, ...], tuple[str, ...]]:
+        found, unreadable = [], []
         for world in self.footage.scenes():
-            scene = self.footage.open(world)
+            try:
+                scene = self.footage.open(world)
+            except ValueError as error:
+                unreadable.append(str(error))
+                continue
             good = np.flatnonzero(scene.good)
             some = find_returns(in_comparable_units(scene), self.frames, self.history, self.revisit)
             found += [Return(world, tuple(good[n].tolist()), away) for n, away in some]
         farthest = sorted(found, key=lambda one: -one.away)[: self.most]
-        return tuple(sorted(farthest, key=lambda one: (one.scene, one.frames)))
+        in_order = sorted(farthest, key=lambda one: (one.scene, one.frames))
+        return tuple(in_order), tuple(unreadable)
 
     def worlds(self, split: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(one.scene for one in self.returns)) if split == "eval" else ()

@@ -57,6 +57,8 @@ def captures(tmp_path):
     root = tmp_path / "captures"
     for name, clip in (("a", made_footage.room(66)), ("b", made_footage.room(12))):
         made_footage.tum_rgbd(root / name, clip)
+    made_footage.tum_rgbd(root / "c", made_footage.room(12))
+    (root / "c" / "rgbd_dataset_room" / "groundtruth.txt").write_text("no numbers\n")
     return root
 
 
@@ -68,6 +70,8 @@ def test_returns_are_clips_of_their_frames(captures):
         FootageSource(root=str(captures), size=32, lens=LENS), FRAMES, HISTORY, REVISIT, most=2
     )
     assert isinstance(source, FiniteSource) and pickle.loads(pickle.dumps(source)) == source
+    [reason] = source.unreadable
+    assert "groundtruth.txt" in reason and "captures/c/" in reason
     [world] = source.worlds("eval")  # 12 frames are too few to come back
     assert world == "a/rgbd_dataset_room" and source.worlds("train") == ()
     count = source.clip_counts("eval")[world]

@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from data_pipelines import recording
@@ -46,6 +47,8 @@ def run(config: ConfigDict, workdir: Workdir, root: str, most: int, console: Con
         models["none"] = build.world_model(workdir, "none", config)
     model = models["latent"]
     source = _returns(config, root, model, most)
+    for reason in source.unreadable:
+        console.print(f"[yellow]left out:[/] {escape(reason)}", soft_wrap=True)
     if not source.returns:
         raise common.UserError(
             f"--source {root}: found no {source.frames} frames that leave a place and come back to "
@@ -63,7 +66,7 @@ def run(config: ConfigDict, workdir: Workdir, root: str, most: int, console: Con
             {"scene": one.scene, "frames": list(one.frames), "away": round(one.away, 3)}
             for one in source.returns
         ],
-        "unreadable": report.reasons,
+        "left_out": [*source.unreadable, *report.examples],
         "seed": config.seed,
         "scores": scores,
     }

@@ -313,6 +313,10 @@ def test_what_fails_a_filter_is_left_out_and_the_numbers_of_the_rest_are_kept(wa
         }
     with pytest.raises(ValueError, match="recorded with filters="):
         quiet(source, out, **where | {"filters": Filters(blur=0.5)})
+    card = json.loads((out / "dataset.json").read_text())
+    del card["splits"]["train"]["filters"]  # as before there were any
+    (out / "dataset.json").write_text(json.dumps(card))
+    assert quiet(source, out, **where | {"filters": Filters(blur=0.5)}).clips == 3
     kept = quiet(source, tmp_path / "all", **where | {"filters": Filters(apply=False)})
     assert kept.clips == 6 and kept.reasons == {}
 
