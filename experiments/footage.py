@@ -1,9 +1,11 @@
 """A world that remembers, from footage of one's own: videos or pictures with their cameras.
 
     mirage record   --config=experiments/footage.py --config.data.root=walks --workdir=runs/walks
+    mirage inspect  runs/walks/worlds/footage
     mirage train    --config=experiments/footage.py --config.data.root=walks --workdir=runs/walks
     mirage evaluate --config=experiments/footage.py --config.data.root=walks --workdir=runs/walks
     mirage generate --workdir=runs/walks --image=photo.png --trajectory=look_away
+    mirage generate --workdir=runs/walks --clip=scans/hall --trajectory=look_away
 
 `walks` is a folder of any layout of docs/data.md, or one video with a camera file beside it. Clips
 are 128x128 with 33 frames at 10 a second; another size is `--config.record.size` and `.width`, in

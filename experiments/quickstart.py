@@ -63,6 +63,18 @@ def get_config(_: str = "") -> ConfigDict:
     c.loading.skip_share = 0.01  # of the clips, skipped as they cannot be read, before it stops
     c.loading.seconds = 600.0  # for a batch, after which the run stops and names the clip
 
+    c.filters = ConfigDict()  # which clips of footage are left out; see docs/data.md
+    c.filters.apply = True  # False: measure alone
+    c.filters.black = 0.0  # most black frames, as a share
+    c.filters.blur = 0.65  # most blur, 0 sharp to 1
+    c.filters.cut = 0.3  # most that a change of the picture stands out, 0 to 1
+    c.filters.motion = 1.0  # least motion in the picture, % of its width
+    c.filters.parallax = 0.0  # least of it that no turn of the camera explains, % of the width
+    c.filters.overlay = 0.3  # most captions and logos, % of the pixels
+    c.filters.warp_gain = 2.0  # least dB that depth and poses bring by warping
+    c.filters.seen_through = 3.0  # most points that the depth of other frames denies, %
+    c.filters.epipolar = 1.2  # most distance of points from where poses allow them, % of the width
+
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "context": 1, "tensor": 1})
     c.rules = "full"  # what is split over the mesh: data, fsdp, fsdp_context, full
     c.loader_workers = 0  # loader processes; 0 = threads of the training process

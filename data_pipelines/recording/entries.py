@@ -8,6 +8,7 @@ from typing import Any
 
 from data_pipelines import clip_format
 from data_pipelines.clip_codecs import Codec
+from data_pipelines.filters import Filters
 from data_pipelines.recording.planning import Shard
 from data_pipelines.recording.shards import (
     EXAMPLES,
@@ -29,6 +30,7 @@ class Request:
     seed: int
     shard_clips: int
     codecs: Mapping[str, Codec]
+    filters: Filters | None = None
 
     def described(self) -> dict[str, Any]:
         """As the card has it: plain JSON."""
@@ -41,6 +43,7 @@ class Request:
             "codecs": {
                 part: {"name": codec.name, **_options(codec)} for part, codec in self.codecs.items()
             },
+            "filters": None if self.filters is None else _options(self.filters),
         }
 
 
@@ -52,9 +55,9 @@ def claim(card: dict[str, Any], request: Request, directory: Path) -> dict[str, 
     """
     wanted, split = request.described(), request.split
     entry = card["splits"].setdefault(split, {**wanted, "clip_format": clip_format.FORMAT})
-    # Older cards have no codecs, and the counter of dropped clips among the options.
+    # Older cards have no codecs and no filters, and the counter of dropped clips in the options.
     options = {name: value for name, value in entry["options"].items() if name != "rejected"}
-    known = {"codecs": {}, **entry, "options": options}
+    known = {"codecs": {}, "filters": wanted["filters"], **entry, "options": options}
     for key, value in wanted.items():
         if known.get(key) != value:
             raise ValueError(
@@ -124,6 +127,21 @@ def _read_shard(path: Path, expected: str) -> dict[str, Any]:
     return {**describe(headers, {}, []), "sha256": checksum(path)}
 
 
+def _merged(parts: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Least, mean and most of each measure over all shards."""
+    merged = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        found = [part[name] for part in parts if name in part]
+        clips = sum(part["clips"] for part in found)
+        merged[name] = {
+            "clips": clips,
+            "least": min(part["least"] for part in found),
+            "mean": round(sum(part["mean"] * part["clips"] for part in found) / clips, 4),
+            "most": max(part["most"] for part in found),
+        }
+    return merged
+
+
 _COUNTED = ("worlds", "trajectories", "reasons", "licences", "picture_sizes")
 
 
@@ -140,6 +158,7 @@ def summarise(entry: dict[str, Any], directory: Path) -> dict[str, Any]:
         for part in parts:
             total.update(part.get(key, {}))  # older cards have fewer
         summary[key] = dict(total)
+    summary["measures"] = _merged([part.get("measures", {}) for part in parts])
     seconds = sum(part.get("seconds_of_video", 0.0) for part in parts)
     summary["hours"] = round(seconds / 3600, 4)
     summary["rejected"] = sum(summary["reasons"].values())

@@ -17,6 +17,7 @@ from rich.console import Console
 from data_pipelines import clip_format
 from data_pipelines.card import contact_sheet, read_card, write_card
 from data_pipelines.clip_codecs import Codec
+from data_pipelines.filters import Filters
 from data_pipelines.recording import entries
 from data_pipelines.recording import shards as shard_files
 from data_pipelines.recording.display import Display
@@ -39,9 +40,9 @@ class Report:
       clips: clips in all shards of the split.
       requested: clips asked for; larger than `clips` if some worlds would not give enough.
       rejected: clips drawn and not kept, for any reason.
-      reasons: how many for which reason: those of the source, and "invalid" for clips which
-        `clip.validate` refused.
-      examples: the messages of the first invalid clips.
+      reasons: how many for which reason: those of the source, the names of filters, and "invalid"
+        for clips which `clip.validate` refused.
+      examples: the messages of the first of them.
       shards: paths of all shards of the split, in order.
       resumed: how many of them an earlier run had finished.
       seconds: wall time of this run.
@@ -66,6 +67,7 @@ def check(
     seed: int = 0,
     shard_clips: int = 64,
     codecs: Mapping[str, Codec] | None = None,
+    filters: Filters | None = None,
 ) -> None:
     """Raises the ValueError of `record` for its arguments and its folder, recording nothing."""
     directory = Path(out_dir).absolute()
@@ -73,7 +75,7 @@ def check(
     count = sum(shard.count for shard in shards)
     check_folder(str(directory), directory)
     card = read_card(directory)
-    request = entries.Request(source, split, count, seed, shard_clips, dict(codecs or {}))
+    request = entries.Request(source, split, count, seed, shard_clips, dict(codecs or {}), filters)
     _claim(card, request, directory, shards)
 
 
@@ -89,6 +91,7 @@ def record(
     progress: bool = True,
     console: Console | None = None,
     codecs: Mapping[str, Codec] | None = None,
+    filters: Filters | None = None,
 ) -> Report:
     """Records `count` clips of `split` into `out_dir`, or finishes doing so.
 
@@ -106,6 +109,8 @@ def record(
       progress: show a progress bar with the time left (plain lines where there is no terminal).
       console: where to show it, default standard error.
       codecs: how parts are stored, by name; default all raw, see `clip_format.to_bytes`.
+      filters: that clips have to pass; their numbers go into the clips and the card. None measures
+        nothing.
 
     Returns:
       A `Report`; refused clips are counted in it, replaced where the source can, and shown.
@@ -127,7 +132,7 @@ def record(
         raise ValueError(f"found workers={workers}, expected 0 or more processes")
 
     directory = Path(out_dir).absolute()
-    request = entries.Request(source, split, count, seed, shard_clips, dict(codecs or {}))
+    request = entries.Request(source, split, count, seed, shard_clips, dict(codecs or {}), filters)
     check_folder(str(directory), directory)
     _claim(read_card(directory), request, directory, shards)  # refused before anything is made
     with locked(directory / "lock", f"recording {source.name} {split}"):
@@ -155,7 +160,7 @@ def _record(
 
     try:
         write_card(directory, card)
-        recording = Recording(source, directory, request.codecs)
+        recording = Recording(source, directory, request.codecs, request.filters)
         with (
             contextlib.closing(record_events(recording, todo, workers)) as events,
             Display(f"recording {source.name} {split}", count, progress, console) as display,

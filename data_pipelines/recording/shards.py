@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import itertools
@@ -16,6 +17,8 @@ from array_record.python import array_record_module
 from data_pipelines import clip_format
 from data_pipelines.clip import Clip, validate
 from data_pipelines.clip_codecs import Codec
+from data_pipelines.clip_measures import measure
+from data_pipelines.filters import Filters
 from data_pipelines.recording.planning import Shard, derived_seed
 from data_pipelines.sources import FiniteSource, Source
 from mirage_jax.io.atomic import replacing
@@ -25,6 +28,8 @@ from mirage_jax.io.records import record_writer
 # record (278 kB of 1.5 MB, > 1000 reads/s) beat byte-shuffled and delta-coded depth in both.
 WRITER_OPTIONS = "group_size:1,zstd:3"
 READER_OPTIONS = "readahead_buffer_size:0"
+MEASURES = "measures"
+"""Where the provenance of a clip has what was measured in it."""
 EXAMPLES = 20  # messages of refused clips that are kept
 _ATTEMPTS = 2
 _SPARE_BYTES = 32 << 20
@@ -45,11 +50,21 @@ class Recording(NamedTuple):
       source: of the clips.
       directory: of the shards.
       codecs: by name of the part, see `clip_format.to_bytes`.
+      filters: that clips have to pass; None measures nothing.
     """
 
     source: Source
     directory: Path
     codecs: Mapping[str, Codec]
+    filters: Filters | None = None
+
+
+class _LeftOut(ValueError):
+    """A valid clip that a filter leaves out."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
 
 
 def record_shard(recording: Recording, shard: Shard) -> Generator[Event, None, None]:
@@ -100,7 +115,7 @@ def _stored_clips(
                     clip = source.clip(job.world, number)
                     data, shape = _encoded(recording, clip, shape)
                 except ValueError as error:
-                    yield b"", None, "unreadable", str(error)
+                    yield b"", None, getattr(error, "reason", "unreadable"), str(error)
                     continue
                 yield data, clip, "", ""
             continue
@@ -112,7 +127,7 @@ def _stored_clips(
                 try:
                     data, shape = _encoded(recording, clip, shape)
                 except ValueError as error:
-                    yield b"", None, "invalid", str(error)
+                    yield b"", None, getattr(error, "reason", "invalid"), str(error)
                     continue
                 missing -= 1
                 yield data, clip, "", ""
@@ -133,7 +148,20 @@ def _encoded(
             f"clip {clip.name!r}, video: found {list(clip.video.shape)}, expected {list(shape)} "
             "like the clips before it"
         )
+    if recording.filters is not None:
+        clip = _measured(clip, recording.filters)
     return clip_format.to_bytes(clip, recording.codecs), clip.video.shape
+
+
+def _measured(clip: Clip, filters: Filters) -> Clip:
+    """The clip with its measures in the provenance."""
+    measures = measure(clip)
+    why = filters.why_rejected(measures)
+    if why is not None:
+        reason, message = why
+        raise _LeftOut(reason, f"clip {clip.name!r}, {message}")
+    known = {k: round(v, 4) for k, v in dataclasses.asdict(measures).items() if v is not None}
+    return dataclasses.replace(clip, provenance={**(clip.provenance or {}), MEASURES: known})
 
 
 def _require_space(directory: Path, needed: int) -> None:
@@ -222,8 +250,26 @@ def describe(
         "licences": dict(collections.Counter(meta.get("licence", "not stated") for meta in metas)),
         "picture_sizes": dict(collections.Counter(_taken_at(meta) for meta in metas)),
         "seconds_of_video": round(sum(meta["shape"][0] / meta["fps"] for meta in metas), 3),
+        "measures": _ranges(metas),
         "reasons": reasons,
         "examples": examples[:EXAMPLES],
+    }
+
+
+def _ranges(metas: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """How many clips each measure is known of, with its least, mean and most."""
+    values: dict[str, list[float]] = collections.defaultdict(list)
+    for meta in metas:
+        for name, value in (meta.get("provenance") or {}).get(MEASURES, {}).items():
+            values[name].append(value)
+    return {
+        name: {
+            "clips": len(found),
+            "least": min(found),
+            "mean": round(sum(found) / len(found), 4),
+            "most": max(found),
+        }
+        for name, found in values.items()
     }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
+from scipy import ndimage
 
 from data_pipelines.clip import Clip
 from data_pipelines.sources.paths import REVISIT_FRAMES
@@ -50,6 +51,26 @@ def warp_frame(clip: Clip, source: int, target: int, tolerance: float = 0.03) ->
         psnr_unwarped=_psnr(clip.video[source], expected, covered),
         coverage=float(covered.mean()),
     )
+
+
+def seen_through(clip: Clip, source: int, target: int, tolerance: float = 0.05) -> float:
+    """Share of the known static points of frame `target` that frame `source` looks through.
+
+    Its own depth there is larger by more than `tolerance`, relative: one of the depths, the poses
+    or the intrinsics is wrong. What something nearer hides says nothing. NaN where the frames share
+    too little. ValueError for a clip without depth.
+    """
+    depth = clip.require("depth")
+    uv, z = _project(clip, source, _world_points(clip, target))
+    usable = _static(clip, source) & (depth[source] > 0)
+    # At the rim of something, a pixel beside the right one is behind it.
+    nearest = ndimage.minimum_filter(np.where(usable, depth[source], np.inf), 3)
+    there, inside = _looked_up(nearest, usable, uv, z)
+    inside &= _known(depth[target]) & _static(clip, target)
+    visible = inside & (there > (1 - tolerance) * z)
+    if visible.mean() < 0.05:
+        return float("nan")
+    return float((there > (1 + tolerance) * z)[visible].mean())
 
 
 def revisit_coverage(clip: Clip, stride: int = 4, tolerance: float = 0.1) -> float:
@@ -104,13 +125,20 @@ def _project(clip: Clip, t: int, points: np.ndarray) -> tuple[np.ndarray, np.nda
 def _sees(
     depth: np.ndarray, usable: np.ndarray, uv: np.ndarray, z: np.ndarray, tolerance: float
 ) -> np.ndarray:
+    there, inside = _looked_up(np.where(np.isfinite(depth), depth, 0.0), usable, uv, z)
+    return inside & (np.abs(there - z) < tolerance * z)
+
+
+def _looked_up(
+    depth: np.ndarray, usable: np.ndarray, uv: np.ndarray, z: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Depth of the pixel that each point falls on, and whether it falls on a usable one."""
     height, width = depth.shape
     u, v = uv[..., 0], uv[..., 1]
     inside = (z > 1e-6) & (u >= 0.5) & (u <= width - 0.5) & (v >= 0.5) & (v <= height - 0.5)
     column = np.where(inside, u, 0.0).astype(int)
     row = np.where(inside, v, 0.0).astype(int)
-    there = np.where(np.isfinite(depth), depth, 0.0)[row, column]
-    return inside & usable[row, column] & (np.abs(there - z) < tolerance * z)
+    return depth[row, column], inside & usable[row, column]
 
 
 def _bilinear(picture: Shaped[np.ndarray, "h w 3"], uv: np.ndarray) -> np.ndarray:

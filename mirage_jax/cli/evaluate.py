@@ -3,6 +3,11 @@
 Every control that needs no training is always run. The comparison models (trained without
 memory, and with an RGB point cloud for memory) are scored where `make compare` has trained them;
 otherwise the report says that they are missing.
+
+    mirage evaluate --protocol=revisit --source=captures
+
+scores real captures that come back instead (footage of any layout of docs/data.md, read as
+--config.data.* says), and writes <workdir>/revisit/NAME/scores.json.
 """
 
 from __future__ import annotations
@@ -11,15 +16,23 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from mirage_jax.cli.helpers import build, common, config_check, depth_network, input_check, timing
+from mirage_jax.cli.helpers.flag_types import Integer, PathName
 from mirage_jax.cli.helpers.stored_fields import check_overrides
 from mirage_jax.io import outputs
 from mirage_jax.io.atomic import replacing
 from mirage_jax.io.strict_json import read_object
 from mirage_jax.io.workdir import Workdir
+
+_PROTOCOL = flags.DEFINE_enum("protocol", "revisit", ["revisit"], "What is scored.")
+_SOURCE = flags.DEFINE(
+    PathName(), "source", "", "Footage that comes back, in place of the held-out worlds."
+)
+_RETURNS = flags.DEFINE(Integer(least=1), "returns", 16, "Returns of --source, at most.")
 
 LABELS = {
     "memory": "with memory",
@@ -181,18 +194,11 @@ def _skipped_worlds(workdir: Workdir) -> list[dict[str, str]]:
 
 
 def _held_out(workdir: Workdir, name: str, *, rgb: bool) -> Any:
-    from data_pipelines.loading import ClipSource
-    from mirage_jax.evaluation.protocol import HeldOut
+    from mirage_jax.evaluation import protocol
     from mirage_jax.training.latent_encoding import load_clips
 
-    source = ClipSource(workdir.worlds(name), "eval", fields=("video", "cam2world", "name"))
-    clips = [source[i] for i in range(len(source))]
-    return HeldOut(
-        video=np.stack([clip["video"] for clip in clips]),
-        cam2world=np.stack([clip["cam2world"] for clip in clips]),
-        names=[clip["name"] for clip in clips],
-        clips=load_clips(workdir.latents(name, "eval", rgb=rgb)),
-    )
+    clips = load_clips(workdir.latents(name, "eval", rgb=rgb))
+    return protocol.held_out(workdir.worlds(name), clips)
 
 
 def _geometry(model: Any, held_out: Any) -> dict[str, float]:
@@ -304,6 +310,12 @@ def main() -> None:
     workdir = Workdir(common.workdir())
     check_overrides(workdir, "latent", common.overrides()[2], used=())
     common.prepare_jax(config, workdir)
+    if _SOURCE.value:
+        from mirage_jax.cli.helpers import real_returns
+
+        config_check.check(config)
+        real_returns.run(config, workdir, _SOURCE.value, _RETURNS.value, Console())
+        return
     run(config, workdir, Console())
 
 

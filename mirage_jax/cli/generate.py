@@ -1,16 +1,18 @@
-"""mirage generate: video along a camera path, from one picture, with a memory of what was seen.
+"""mirage generate: video along a camera path, with a memory of what was seen.
 
     mirage generate --image=photo.png --trajectory=look_away   # weights that ship, or your own
     mirage generate --image=photo.png --trajectory=my_path.npz --frames=65 --out=walk.mp4
     mirage generate --image=photo.png --trajectory=forward:2m,turn_left:90,back
     mirage generate --image=photo.png --depth=depth.png        # distances that you know better
+    mirage generate --clip=scans/hall                # from all pictures of a posed clip
     mirage generate --world=walk.world --trajectory=push_in    # go on from where that ended
     mirage generate --workdir=runs/wan --geometry=geometry.npz --preset=released \\
         --prompt="a walk through the room" --text=prompts.safetensors
 
-It starts from a picture, a saved world, or a picture of Mirage's geometry.npz, along whose poses it
-then goes. Written are the video, chunk by chunk as it is made, the world beside it (<out>.world),
-from which a later call continues, and what was done (<out>.json).
+It starts from a picture, from all pictures of a posed clip (a layout of docs/data.md, read as
+--config.data.* says), from a saved world, or from a picture of Mirage's geometry.npz, along whose
+poses it then goes. Written are the video, chunk by chunk as it is made, the world beside it
+(<out>.world), from which a later call continues, and what was done (<out>.json).
 
 Weights are run as they were trained, converted ones as released; --preset has other ways:
 "released" as Mirage's code does it, "paper" as its paper does, "default" as ours does for large
@@ -20,6 +22,7 @@ docs/weights.md.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +34,17 @@ from rich.console import Console
 from mirage_jax import trajectories
 from mirage_jax.cli.helpers import (
     build,
+    capture_start,
     common,
     config_check,
+    entry_flags,
     flag_values,
     prompts,
     run_weights,
 )
 from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
 from mirage_jax.cli.helpers.rollout_files import OutputFiles, write_rollout
-from mirage_jax.cli.helpers.stored_fields import check_overrides, stored_fields
+from mirage_jax.cli.helpers.stored_fields import check_overrides
 from mirage_jax.io.geometry_npz import GeometryFile, read_geometry
 from mirage_jax.io.image_files import read_rgb
 from mirage_jax.io.outputs import check_file
@@ -60,6 +65,16 @@ _DEPTH = flags.DEFINE(
     "",
     "Depth of the picture's pixels, in place of the model's guess: a 16-bit PNG in millimetres, or "
     ".npy or .npz (array 'depth') in metres; 0 = unknown.",
+)
+_CLIP = flags.DEFINE(
+    PathName(), "clip", "", "Footage whose pictures are all written to memory; starts at the last."
+)
+_CLIP_SCENE = flags.DEFINE_string("clip_scene", "", "Which scene of a --clip that has several.")
+_CLIP_PICTURES = flags.DEFINE(
+    Integer(least=0), "clip_pictures", 0, "Of the clip, at most, evenly spread; 0 = all."
+)
+_CLIP_SCALE = flags.DEFINE(
+    Real(least=0), "clip_scale", 0.0, "Metres of a unit of the clip's cameras; 0 = as they are."
 )
 _WORLD = flags.DEFINE(PathName(), "world", "", "Saved world to continue instead of starting anew.")
 _TRAJECTORY = flags.DEFINE(
@@ -92,7 +107,7 @@ _FPS = flags.DEFINE(
     Real(above=0.01, below=1000),
     "fps",
     10.0,
-    "Frames per second of the video; by default those of the geometry or the world.",
+    "Frames per second of the video; by default those of the path's file, the clip or the world.",
 )
 _SEED = flags.DEFINE(Integer(least=0, most=2**32 - 1), "seed", 0, "Seed of the noise.")
 
@@ -150,40 +165,11 @@ _MAX_DEPTH = flags.DEFINE(
     Real(above=0), "max_depth", 20.0, "Metres that --depth_model was trained up to."
 )
 
-_ENTRIES = ("image", "world", "geometry")
-_GOES_WITH = {
-    "depth": ("image",),
-    "fov": ("image",),
-    "trajectory": ("image", "world"),
-    "angle": ("image", "world"),
-    "distance": ("image", "world"),
-    "start_frame": ("geometry",),
-}
-"""Flags that mean something with some of the ways to start alone."""
-
 _READ = (
-    "image", "world", "depth", "geometry", "trajectory", "text", "tokenizer", "text_encoder",
-    "depth_model",
-)  # fmt: skip
+    *("image", "clip", "world", "depth", "geometry", "trajectory"),
+    *("text", "tokenizer", "text_encoder", "depth_model"),
+)
 """Flags of what is read."""
-
-
-def _entry() -> str:
-    """Which way to start was asked for.
-
-    Raises:
-      UserError: unless it is one, and all flags go with it.
-    """
-    given = [name for name in _ENTRIES if flags.FLAGS[name].value]
-    if len(given) != 1:
-        raise common.UserError(
-            "give one of --image=PICTURE, --world=SAVED_WORLD and --geometry=NPZ"
-        )
-    for name, entries in _GOES_WITH.items():
-        if flags.FLAGS[name].present and given[0] not in entries:
-            ways = " or ".join(f"--{entry}" for entry in entries)
-            raise common.UserError(f"--{name} does not go with --{given[0]}, only with {ways}")
-    return given[0]
 
 
 def _check_flags(files: OutputFiles) -> None:
@@ -275,7 +261,13 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
     )
 
 
-def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> walk.Walk:
+def _walk(
+    config: ConfigDict,
+    entry: str,
+    model: WorldModel,
+    geometry: GeometryFile | None,
+    console: Console,
+) -> walk.Walk:
     estimator, source = None, ""
     if _DEPTH_MODEL.value:
         path = Path(_DEPTH_MODEL.value)
@@ -290,10 +282,11 @@ def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> walk.
             depth_source=source,
             insist=_INSIST.value,
         )
-    file = None
     if entry == "world":
         file = read_world_file(Path(_WORLD.value), model)
-        world = file.world
+        begun = walk.continued(file)
+    elif entry == "clip":
+        begun = _from_clip(config, model, console)
     else:
         picture, camera = read_picture(Path(_IMAGE.value), model.size, _FOV.value)
         depth = None
@@ -302,32 +295,37 @@ def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> walk.
                 Path(_DEPTH.value), Path(_IMAGE.value), model.size, insist=_INSIST.value
             )
         world = model.start(picture, camera, depth=depth, insist=_INSIST.value)
+        begun = walk.Walk(world, world.pose[None])
     metres = None
     if trajectories.uses_scene_depth(_TRAJECTORY.value):
-        metres = walk.scene_depth(world)
-    poses = _path(model.chunk_frames, world.pose, metres)
-    source = source or "geometry head"
-    return walk.Walk(world, poses, None, estimator, depth_source=source, file=file)
+        metres = walk.scene_depth(begun.world)
+    planned = dataclasses.replace(
+        begun,
+        path=_path(model.chunk_frames, begun.world.pose, metres),
+        depth_estimator=estimator,
+        depth_source=source or begun.depth_source,
+    )
+    return walk.with_file_lens(planned, _TRAJECTORY.value, model.size)
 
 
-def _used_fields(entry: str, workdir: Workdir) -> list[str]:
-    """Fields of the config that a rollout goes by, see `build.generation_model`."""
-    used = ["tiny", "host_devices", "memory.fuse", "memory.match"]
-    if entry == "image":  # a saved world and a geometry bring their own
-        used.append("memory.capacity")
-    if not stored_fields(workdir, _DENOISER.value).get("chunk_frames"):  # converted weights
-        return [*used, "sky_depth"]
-    return used if _PRESET.value else [*used, "sampling."]
-
-
-def _frames_per_second(geometry: GeometryFile | None, planned: walk.Walk) -> float:
-    """What was asked for, else that of the geometry or of the frames that are there already."""
-    if flags.FLAGS["fps"].present:
-        return _FPS.value
-    if geometry is not None:
-        return geometry.fps or 16.0
-    between = planned.world.origin.frame_seconds
-    return 1 / between if between else _FPS.value
+def _from_clip(config: ConfigDict, model: WorldModel, console: Console) -> walk.Walk:
+    capture = capture_start.read_capture(
+        config,
+        _CLIP.value,
+        model.size,
+        scene=_CLIP_SCENE.value,
+        pictures=_CLIP_PICTURES.value,
+        scale=_CLIP_SCALE.value,
+    )
+    told = "memory.capacity" in common.overrides()[2]
+    return capture_start.start(
+        model,
+        capture,
+        frames=len(_path(model.chunk_frames, np.eye(4), 1.0)),
+        capacity=model.memory.capacity if told else None,
+        insist=_INSIST.value,
+        console=console,
+    )
 
 
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
@@ -339,20 +337,23 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
       console: for progress.
     """
     config_check.check(config)
-    entry, files = _entry(), OutputFiles(Path(_OUT.value))
+    entry, files = entry_flags.entry(), OutputFiles(Path(_OUT.value))
     _check_flags(files)
     geometry = None
     if entry == "geometry":
         geometry = read_geometry(Path(_GEOMETRY.value), _START_FRAME.value, insist=_INSIST.value)
     _check_walk(workdir, geometry)
     named = common.overrides()[2]
-    unused = check_overrides(workdir, _DENOISER.value, named, _used_fields(entry, workdir))
+    used = entry_flags.used_fields(entry, workdir, _DENOISER.value, _PRESET.value or "")
+    unused = check_overrides(workdir, _DENOISER.value, named, used)
     if unused:
         names = ", ".join(f"--config.{name}" for name in unused)
         console.print(f"[yellow]not used here: {names}[/]", soft_wrap=True)
     model = _model(config, workdir, geometry)
-    planned = _walk(entry, model, geometry)
-    fps = _frames_per_second(geometry, planned)
+    planned = _walk(config, entry, model, geometry, console)
+    fps = planned.fps or _FPS.value
+    if flags.FLAGS["fps"].present:
+        fps, planned = _FPS.value, dataclasses.replace(planned, times=None)
     record: dict[str, Any] = {
         "started_from": {entry: flags.FLAGS[entry].value},
         "trajectory": None if entry == "geometry" else _TRAJECTORY.value,

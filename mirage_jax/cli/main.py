@@ -2,6 +2,7 @@
 
     mirage quickstart   the whole chain: record, train, generate, evaluate, report
     mirage record       record clips of third-party worlds to ArrayRecord
+    mirage inspect      a recorded dataset as one page: clips, numbers, checks of the geometry
     mirage encode       latents of recorded clips and embeddings of prompts, once for all runs
     mirage train        train the video autoencoder, its geometry head and the denoiser
     mirage generate     video along a camera path from one picture
@@ -25,7 +26,7 @@ from mirage_jax.cli.helpers.allocator import restart_with_large_pages
 from mirage_jax.cli.helpers.quiet import silence_libraries
 
 COMMANDS = (
-    *("quickstart", "record", "encode", "train", "generate", "trajectory"),
+    *("quickstart", "record", "inspect", "encode", "train", "generate", "trajectory"),
     *("evaluate", "world", "bench", "convert", "compile", "doctor"),
 )
 

@@ -20,10 +20,12 @@ from rich.console import Console
 
 from data_pipelines import recording, sources
 from data_pipelines.clip_codecs import ENCODINGS
+from data_pipelines.filters import Filters
 from mirage_jax.cli.helpers import common, config_check
 from mirage_jax.io import outputs
 from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.workdir import Workdir
+from mirage_jax.settings import from_mapping
 
 
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> tuple[str, ...]:
@@ -37,9 +39,10 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> tuple[str, ..
     with console.status("looking for clips"):
         found, skipped = _sources(config, console)
         splits = {name: _splits(config, name, source) for name, source in found.items()}
-    shared = {"seed": config.record.seed, "shard_clips": config.record.shard_clips}
+    shared: dict[str, Any] = {"seed": config.record.seed, "shard_clips": config.record.shard_clips}
     if footage:
         shared["codecs"] = ENCODINGS[config.data.encoding]
+        shared["filters"] = from_mapping(Filters, config.get("filters") or {}, "config.filters")
     outputs.check_file("worlds/skipped.json", workdir.root / "worlds" / "skipped.json", _SKIPPED)
     for name, source in found.items():
         for split, count in splits[name].items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from data_pipelines.loading import ClipSource
 from mirage_jax.evaluation import image_metrics, results, revisit
 from mirage_jax.world import WorldModel
 from mirage_jax.world.context_frames import keep_references
@@ -47,6 +49,18 @@ class HeldOut:
 
     def __len__(self) -> int:
         return len(self.video)
+
+
+def held_out(recorded: Path, clips: LatentClip) -> HeldOut:
+    """The clips of the split "eval" of a recorded folder, with what they were cached as."""
+    source = ClipSource(recorded, "eval", fields=("video", "cam2world", "name"))
+    read = [source[i] for i in range(len(source))]
+    return HeldOut(
+        video=np.stack([clip["video"] for clip in read]),
+        cam2world=np.stack([clip["cam2world"] for clip in read]),
+        names=[clip["name"] for clip in read],
+        clips=clips,
+    )
 
 
 def returning_chunk(

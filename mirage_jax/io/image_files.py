@@ -31,8 +31,12 @@ _SPARE = 2
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     """A picture file as Pillow opens it, its pixels not yet read; errors within name the file.
+
+    Args:
+      path: the file.
+      data: what it holds, where that is part of another file; `path` then only names it.
 
     Raises:
       ValueError: naming the file, if it is not a picture, damaged, far too large, or of a kind that
@@ -44,10 +48,10 @@ def opened(path: Path) -> Iterator[Image.Image]:
             # Half of what is refused is what Pillow warns of; it is read without a word.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             # Given a name, Pillow maps grey TIFFs into memory, and garbles those that lie.
-            with path.open("rb") as file, Image.open(file, formats=_formats()) as image:
+            with _bytes_of(path, data) as file, Image.open(file, formats=_formats()) as image:
                 yield image
     except UnidentifiedImageError as error:
-        if _is_heif(path):
+        if _is_heif(path, data):
             raise ValueError(
                 f"{path}: a HEIC picture, which is not read here; save it as JPEG or PNG, e.g. by "
                 "`heif-convert`, or let the phone take JPEGs (iPhone: Settings, Camera, Formats, "
@@ -64,7 +68,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
             raise
         if str(error).startswith(str(path)):
             raise
-        raise ValueError(f"{path}: damaged ({error})") from error
+        raise ValueError(f"{path}: damaged ({error}), expected a whole picture") from error
 
 
 @functools.cache
@@ -74,8 +78,12 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _is_heif(path: Path) -> bool:
-    with path.open("rb") as file:
+def _bytes_of(path: Path, data: bytes | None) -> io.BytesIO | io.BufferedReader:
+    return path.open("rb") if data is None else io.BytesIO(data)
+
+
+def _is_heif(path: Path, data: bytes | None) -> bool:
+    with _bytes_of(path, data) as file:
         start = file.read(12)
     return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
 
@@ -93,27 +101,34 @@ def picture_file_size(path: Path) -> tuple[int, int]:
         return (width, height) if lying else (height, width)
 
 
-def read_rgb(path: Path, at_least: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
+def read_rgb(
+    path: Path,
+    at_least: int | None = None,
+    background: tuple[int, int, int] = BACKGROUND,
+    data: bytes | None = None,
+) -> UInt8[np.ndarray, "H W 3"]:
     """A picture file in 8-bit RGB, turned the way up that it was taken.
 
     16-bit greys are scaled, colours of an embedded profile turned into sRGB, and transparent pixels
-    laid on white. Of several pictures in a file the first is read.
+    laid on the background. Of several pictures in a file the first is read.
 
     Args:
       path: the file.
       at_least: pixels that are needed of the shorter side: of a picture with more than twice as
         many, neighbours are averaged while it is read. By default all pixels are read.
+      background: 8-bit RGB that shows through transparent pixels.
+      data: as of `opened`.
 
     Raises:
       ValueError, OSError: as `opened`; ValueError too for pictures whose white is not known
         (floating point, 32 bits) and for the preview in a camera's raw file.
     """
-    with opened(path) as image:
+    with opened(path, data) as image:
         _check_tiff(path, image)
         ends = _ends(path, image)
         if at_least is not None:
             image = _smaller(image, _SPARE * at_least)
-        return np.asarray(_in_rgb(path, ImageOps.exif_transpose(image), ends))
+        return np.asarray(_in_rgb(path, ImageOps.exif_transpose(image), ends, background))
 
 
 def _smaller(image: Image.Image, side: int) -> Image.Image:
@@ -164,21 +179,25 @@ def _ends(path: Path, image: Image.Image) -> tuple[int, int]:
     return ends[::-1] if tags.get(_TIFF_POLARITY) == 0 else ends
 
 
-def _in_rgb(path: Path, image: Image.Image, ends: tuple[int, int]) -> Image.Image:
+def _in_rgb(
+    path: Path, image: Image.Image, ends: tuple[int, int], background: tuple[int, int, int]
+) -> Image.Image:
     if image.mode.startswith("I"):
-        return _grey_in_rgb(image, ends)
+        return _grey_in_rgb(image, ends, background)
     if image.mode == "LAB":
         raise ValueError(f"{path}: found CIELAB colours, expected RGB: convert it first")
     if image.has_transparency_data:
         profile = image.info.get("icc_profile")
         layered = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+        ground = Image.new("RGBA", image.size, (*background, 255))
         image = Image.alpha_composite(ground, layered).convert("RGB")
         image.info["icc_profile"] = profile
     return _in_srgb(image).convert("RGB")
 
 
-def _grey_in_rgb(image: Image.Image, ends: tuple[int, int]) -> Image.Image:
+def _grey_in_rgb(
+    image: Image.Image, ends: tuple[int, int], background: tuple[int, int, int]
+) -> Image.Image:
     """Greys of more than 8 bits; `transparency` is the one value that means transparent."""
     black, white = ends
     share = (np.arange(2**16) - black) / (white - black)
@@ -187,7 +206,7 @@ def _grey_in_rgb(image: Image.Image, ends: tuple[int, int]) -> Image.Image:
     rgb = np.repeat(np.take(table, values, mode="clip")[..., None], 3, axis=-1)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
-        rgb[values == transparent] = BACKGROUND
+        rgb[values == transparent] = background
     return Image.fromarray(rgb)
 
 

@@ -105,6 +105,7 @@ def memory_from_above(
     history: int | None = None,
     size: int = 640,
     headroom: float | int = 0.5,
+    noun: str = "elements",
 ) -> Picture:
     """What is in memory seen from above, with the camera path on top.
 
@@ -120,6 +121,7 @@ def memory_from_above(
       size: longer side of the picture, pixels.
       headroom: elements this far (metres) above the highest camera are left out, so that ceilings
         do not hide the rooms.
+      noun: what the points are called.
     """
     axes = _level_axes(cam2world)
     centres, looks = cam2world[:, :3, 3] @ axes, cam2world[:, :3, 2] @ axes
@@ -141,7 +143,7 @@ def memory_from_above(
     draw = ImageDraw.Draw(picture)
     _draw_path(draw, to_pixel(centres), looks[:, [0, 2]], history, tick=size / 22)
     _draw_scale_bar(draw, metres_per_pixel, shape)
-    label = f"{len(kept):,} elements"
+    label = f"{len(kept):,} {noun}"
     draw.text((shape[1] - 12, shape[0] - 14), label, INK, font=_font(13), anchor="rm")
     return np.asarray(picture)
 

@@ -62,10 +62,15 @@ def load(path: str | Path, frames: int | None = None) -> Float[np.ndarray, "t 4 
         other than `frames`, or poses that are not rigid, right-handed and finite.
       FileNotFoundError: if there is no such file.
     """
-    poses = camera_files.read(path, bare=("c2w", "opencv")).cam2world
+    poses = load_cameras(path).cam2world
     if frames is not None and len(poses) != frames:
         raise ValueError(f"{path}: found {len(poses)} poses, expected {frames}, one per frame")
     return poses
+
+
+def load_cameras(path: str | Path) -> CameraRecord:
+    """All that a camera file says, with intrinsics and times where it has them; as `load`."""
+    return camera_files.read(path, bare=("c2w", "opencv"))
 
 
 def save(path: str | Path, poses: Float[np.ndarray, "t 4 4"]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -10,12 +11,16 @@ from jaxtyping import Float
 from mirage_jax import trajectories
 from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_path, latents_of_frames, whole_latents
 from mirage_jax.io.depth_maps import resample
+from mirage_jax.io.framing import Framing
 from mirage_jax.io.geometry_npz import GeometryFile, resize
 from mirage_jax.world import depth_estimators
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.rollout import DepthEstimator
 from mirage_jax.world.state import World
 from mirage_jax.world.world_file import CameraPath, WorldFile
+
+GEOMETRY_FPS = 16.0
+"""Of a geometry.npz that does not say, as of the videos that Wan was trained on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +35,10 @@ class Walk:
       short_last: whether the last chunk may be shorter than the others.
       depth_source: where the depth of generated frames comes from, for people.
       file: what the world was read from, to be carried along; None for a new world.
+      before: cameras of what a new world was written from, the last being where it is; None where
+        that is one picture.
+      fps: frames per second of what it goes on from or along; None where nothing says.
+      times: seconds since the first frame, where they are not those of `fps`.
     """
 
     world: World
@@ -39,6 +48,9 @@ class Walk:
     short_last: bool = False
     depth_source: str = "geometry head"
     file: WorldFile | None = None
+    before: CameraPath | None = None
+    fps: float | None = None
+    times: Float[np.ndarray, " f"] | None = None
 
 
 def camera_path(
@@ -91,6 +103,42 @@ def camera_path(
     return start @ np.linalg.inv(poses[0]) @ poses
 
 
+def with_file_lens(walk: Walk, trajectory: str, size: tuple[int, int]) -> Walk:
+    """The walk with the zoom and the pace of the camera file that its path is of.
+
+    What the lens of the file does is done to the world's: its focal lengths change in the same
+    ratio from frame to frame, its principal point by the same share of the picture. Frames follow
+    each other as the times of the file say.
+
+    Args:
+      walk: along the path of `camera_path`.
+      trajectory: as given to it; names, steps and keys leave the walk as it is.
+      size: (H, W) of the pictures.
+    """
+    if trajectories.is_keys(trajectory) or trajectories.is_named(trajectory):
+        return walk
+    record, count = trajectories.load_cameras(trajectory), len(walk.path)
+    changes: dict[str, Any] = {}
+    if record.intrinsics is not None and (record.normalised or record.size is not None):
+        own = Framing(record.size or size, size).intrinsics(
+            record.pixel_intrinsics(record.size or size)[:count]
+        )
+        if np.abs(own - own[0]).max() > 1e-3:
+            lens = np.tile(np.asarray(walk.world.intrinsics, np.float64), (count, 1))
+            lens[:, :2] *= own[:, :2] / own[0, :2]
+            lens[:, 2:] += own[:, 2:] - own[0, 2:]
+            changes["intrinsics"] = lens.astype(np.float32)
+    times = record.timestamps
+    # Numbers of frames stand where a format wants times and nobody knew them.
+    if times is not None and count > 1 and not np.array_equal(times, np.arange(len(times))):
+        times = times[:count] - times[0]
+        if not (np.diff(times) > 0).all():
+            raise ValueError(f"{trajectory}: found times that do not rise, expected rising ones")
+        changes["times"] = times
+        changes["fps"] = float(round((count - 1) / times[-1], 6))
+    return dataclasses.replace(walk, **changes)
+
+
 def scene_depth(world: World) -> float:
     """Median z-depth in metres, from where the world is at, of what is remembered in front of it.
 
@@ -104,6 +152,13 @@ def scene_depth(world: World) -> float:
     if not len(depth):
         raise ValueError("--trajectory: found nothing remembered ahead, expected metres, not x")
     return float(np.median(depth))
+
+
+def continued(file: WorldFile) -> Walk:
+    """A walk yet without a path, from where a saved world is."""
+    between = file.world.origin.frame_seconds
+    fps = 1 / between if between else None
+    return Walk(file.world, file.world.pose[None], file=file, fps=fps)
 
 
 def frames_along(geometry: GeometryFile, start: int, frames: int) -> int:
@@ -178,6 +233,7 @@ def along_geometry(
         depth_estimator,
         short_last=True,
         depth_source=depth_source or "geometry head",
+        fps=geometry.fps or GEOMETRY_FPS,
     )
 
 
@@ -199,7 +255,7 @@ def extended_path(
     frames = len(walk.path)
     lens = walk.world.intrinsics if walk.intrinsics is None else walk.intrinsics
     lens = np.broadcast_to(np.asarray(lens, np.float32), (frames, 4))
-    times = np.arange(frames, dtype=np.float64) / fps
+    times = np.arange(frames, dtype=np.float64) / fps if walk.times is None else walk.times
     path = walk.world.origin.relative(walk.path)
     if new:
         return CameraPath(path, lens, times, size)

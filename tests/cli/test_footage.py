@@ -1,14 +1,18 @@
 """Footage of one's own, from its folder to clips and, in the long run, to a generated video."""
 
+import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from data_pipelines.loading import ClipSource
-from helpers import made_footage, paths
+from helpers import made_footage, paths, tiny_world
 from helpers.command_line import assert_refused
 from helpers.made_footage import room
+from mirage_jax import trajectories
+from mirage_jax.cli.helpers import real_returns
 
 LENS = ",".join(f"{float(value):g}" for value in room().intrinsics[0])
 TINY = (f"--config={paths.EXPERIMENTS / 'footage.py'}", "--config.tiny=true")
@@ -53,6 +57,43 @@ def test_footage_that_is_not_named_or_not_there_is_refused(call, tmp_path):
     assert_refused(call("record", *TINY, gone), "none: no such file or folder")
     wrong = "--config.data.format=reel"
     assert_refused(call("record", *TINY, gone, wrong), "data.format", "'reel'", "'video'")
+
+
+def test_captures_that_come_back_are_scored(call, tmp_path, monkeypatch):
+    """All but the networks: the returns are found, recorded, and compared with what is there."""
+    root, model = tmp_path / "captures", tiny_world.world_model()
+    made_footage.tum_rgbd(root, room(24))
+    monkeypatch.setattr(real_returns.build, "world_model", lambda *_: model)
+    monkeypatch.setattr(real_returns, "fingerprint", lambda _: "")
+    monkeypatch.setattr(real_returns, "refresh_cache", lambda *_, **__: None)
+    latents = tiny_world.latent_clips(1, np.tile(np.eye(4), (9, 1, 1)))
+    monkeypatch.setattr(real_returns, "load_clips", lambda _: latents)
+
+    def generated(models, held_out, *, seed):
+        assert set(models) == {"latent"} and held_out.video.shape[1:] == (9, *model.size, 3)
+        truth = held_out.video[:, -5:]
+        return {"memory": truth // 2 + 60, "memory_zeroed": 255 - truth}
+
+    monkeypatch.setattr(real_returns.protocol, "generate", generated)
+    lens = f"--config.data.lens={LENS}"
+    where = (*TINY, f"--source={root}", "--protocol=revisit", "--returns=3", lens)
+    code, out, err = call("evaluate", *where)
+    assert code == 0 and "Latent memory" in out and "Memory emptied" in out, err
+    [file] = (tmp_path / "run" / "revisit").glob("captures-*/scores.json")
+    told = json.loads(file.read_text())
+    assert 1 <= len(told["returns"]) <= 3
+    assert all(len(one["frames"]) == 9 and one["away"] >= 2 for one in told["returns"])
+    revisit = told["scores"]["revisit"]
+    assert revisit["memory"]["psnr"]["mean"] > revisit["memory_zeroed"]["psnr"]["mean"]
+    assert call("evaluate", *where)[0] == 0  # again, from what is recorded
+
+
+def test_captures_that_never_come_back_are_refused(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(real_returns.build, "world_model", lambda *_: tiny_world.world_model())
+    way_out = dataclasses.replace(room(24), cam2world=trajectories.make("push_in", 24, distance=9))
+    made_footage.tum_rgbd(tmp_path / "walk", way_out)
+    where = (*TINY, f"--source={tmp_path / 'walk'}", f"--config.data.lens={LENS}")
+    assert_refused(call("evaluate", *where), "found no 9 frames that leave a place and come back")
 
 
 @pytest.mark.long

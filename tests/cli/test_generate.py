@@ -9,15 +9,16 @@ import pytest
 from PIL import Image
 from safetensors import SafetensorError
 
-from helpers import tiny_world
+from helpers import made_footage, tiny_world
 from helpers.command_line import assert_refused
+from helpers.made_footage import FPS, FRAMES, room
 from helpers.tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE
 from mirage_jax import memory, trajectories
-from mirage_jax.cli.helpers import rollout_files
+from mirage_jax.cli.helpers import capture_start, rollout_files
 from mirage_jax.io import video as video_io
 from mirage_jax.origin import Origin
 from mirage_jax.world import Chunk, World, WorldModel, load_world, loading, save_world
-from mirage_jax.world.options import ContextFrameOptions
+from mirage_jax.world.options import ContextFrameOptions, MemoryOptions
 from mirage_jax.world.world_file import read_world_file
 
 LOST_AT_START, LOST_PER_CHUNK = 2, 3
@@ -177,7 +178,7 @@ def test_the_record_says_what_was_done(generate, picture, pair, tmp_path):
 
 
 def test_one_thing_to_start_from_is_wanted(generate):
-    ways = "give one of --image=PICTURE, --world=SAVED_WORLD and --geometry=NPZ"
+    ways = "give one of --image=PICTURE, --clip=FOLDER, --world=SAVED_WORLD and --geometry=NPZ"
     assert_refused(generate(), ways)
     assert_refused(generate("--image=a.png", "--world=a.world"), ways)
     assert_refused(generate("--image=a.png", "--geometry=a.npz"), ways)
@@ -189,7 +190,7 @@ def test_one_thing_to_start_from_is_wanted(generate):
         (["--world=a", "--depth=b.png"], "--depth does not go with --world, only with --image"),
         (["--world=a", "--fov=60"], "--fov does not go with --world, only with --image"),
         (["--image=a", "--start_frame=1"], "--start_frame does not go with --image, only with --g"),
-        (["--geometry=a", "--angle=3"], "does not go with --geometry, only with --image or --wor"),
+        (["--geometry=a", "--angle=3"], "does not go with --geometry, only with --image or --cli"),
         (["--image=a", "--fov=0"], "--fov: found 0.0, expected > 0 and < 180"),
         (["--image=a", "--fov=180"], "--fov: found 180.0"),
         (["--image=a", "--fov=-20"], "--fov: found -20.0"),
@@ -367,3 +368,73 @@ def test_a_world_goes_on_at_its_own_pace_in_its_own_coordinates(generate, pair):
 def test_a_new_world_says_how_far_its_frames_are_apart(generate, picture, pair):
     assert generate(picture, f"--out={pair / 'new.mp4'}", "--fps=8")[0] == 0
     assert load_world(pair / "new.world").origin == Origin(frame_seconds=1 / 8)
+
+
+# -- from a posed clip ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """What a capture hands over to be remembered."""
+    found = []
+
+    def remembered(model, pictures, camera, *, depth, static, capacity, insist):
+        found.append((pictures, camera, depth, static, capacity))
+        world = started(model.replace(memory=MemoryOptions(capacity=capacity)), None, camera[-1])
+        return world.replace(frames=jnp.int32(len(pictures)))
+
+    monkeypatch.setattr(capture_start, "start_from_capture", remembered)
+    return found
+
+
+def test_all_pictures_of_a_clip_are_remembered_and_the_walk_begins_at_the_last(
+    generate, seen, tmp_path
+):
+    root = tmp_path / "scans"
+    made_footage.tum_rgbd(root, room())
+    out = tmp_path / "a.mp4"
+    code, text, err = generate(f"--clip={root}", f"--out={out}")
+    assert code == 0, err
+    [(pictures, camera, depth, static, capacity)] = seen
+    assert pictures.shape == (FRAMES, *SIZE, 3) and depth.shape == (FRAMES, *SIZE)
+    assert static is None and capacity >= FRAMES * GRID[0] * GRID[1]
+    assert f"{FRAMES} pictures of rgbd_dataset_room are in memory" in text
+    file = read_world_file(out.with_suffix(".world"), tiny_world.world_model())
+    path = file.camera_path
+    assert len(path.times) == FRAMES + CHUNK - 1 == int(file.world.frames)
+    np.testing.assert_allclose(path.cam2world[:FRAMES], camera.cam2world, atol=1e-5)
+    steps = np.linalg.norm(path.cam2world[FRAMES:, :3, 3] - camera.cam2world[-1, :3, 3], axis=1)
+    np.testing.assert_allclose(steps[-1], 1.0, atol=1e-5)  # pushed in by a metre
+    np.testing.assert_allclose(np.diff(path.times), 1 / FPS, atol=1e-5)
+    assert file.origin.frame_seconds == pytest.approx(1 / FPS, rel=1e-4)
+
+
+def test_some_pictures_of_a_clip_and_its_scale_can_be_chosen(generate, seen, tmp_path):
+    root = tmp_path / "scans"
+    made_footage.colmap(root, room())
+    out = f"--out={tmp_path / 'a.mp4'}"
+    code, text, _ = generate(f"--clip={root}", "--clip_pictures=3", out)
+    assert code == 0 and "a scale of their own" in text
+    ways = ("--clip_pictures=3", "--clip_scale=2", "--config.memory.capacity=9")
+    told = generate(f"--clip={root}", *ways, out)
+    assert told[0] == 0 and "a scale of their own" not in told[1]
+    (_, one, none, _, _), (_, two, _, _, capacity) = seen
+    assert none is None and capacity == 9
+    expected = room().cam2world[[0, 6, 11]]
+    np.testing.assert_allclose(one.cam2world, expected, atol=1e-6)
+    np.testing.assert_allclose(two.cam2world[:, :3, 3], 2 * expected[:, :3, 3], atol=1e-6)
+
+
+def test_a_clip_that_is_several_or_none_is_refused(generate, seen, tmp_path):
+    root = tmp_path / "scans"
+    for name in ("a", "b"):
+        made_footage.tum_rgbd(root / name, room())
+    out = f"--out={tmp_path / 'a.mp4'}"
+    names = "a/rgbd_dataset_room, b/rgbd_dataset_room"
+    found = generate(f"--clip={root}", out)
+    assert_refused(found, f"scans: found 2 scenes, expected one of {names}")
+    assert generate(f"--clip={root}", "--clip_scene=b/rgbd_dataset_room", out)[0] == 0
+    found = generate(f"--clip={root}", "--clip_scene=c", out)
+    assert_refused(found, f"found 'c', expected one of {names}")
+    assert_refused(generate(f"--clip={root}", "--fov=60", out), "--fov does not go with --clip")
+    assert_refused(generate(f"--clip={tmp_path / 'none'}", out), "none: no such")

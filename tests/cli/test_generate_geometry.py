@@ -211,7 +211,7 @@ def test_guidance_leads_from_the_negative_prompt_to_the_prompt(
         ),
         (
             ["{prompt}", "--image=a.png"],
-            "give one of --image=PICTURE, --world=SAVED_WORLD and --geometry=NPZ",
+            "give one of --image=PICTURE, --clip=FOLDER, --world=SAVED_WORLD and --geometry=NPZ",
         ),
     ],
 )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from helpers.colour_profiles import linear_rgb_profile
 from mirage_jax.io import image_files
 from mirage_jax.io.image_files import FORMATS, picture_file_size, read_rgb
 
@@ -119,23 +120,6 @@ def test_colours_of_another_profile_become_srgb(tmp_path):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert (read_rgb(saved(tmp_path / "srgb.png", grey, icc_profile=srgb)) == 128).all()
     assert (read_rgb(saved(tmp_path / "bad.png", grey, icc_profile=b"nonsense")) == 128).all()
-
-
-def linear_rgb_profile():
-    """The sRGB profile with a straight line for every tone curve."""
-    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    for index in range(int.from_bytes(data[128:132], "big")):
-        entry = 132 + 12 * index
-        place = int.from_bytes(data[entry + 4 : entry + 8], "big")
-        if data[entry : entry + 4] in (b"rTRC", b"gTRC", b"bTRC"):
-            data[place : place + 12] = b"curv" + bytes(8)
-        if data[entry : entry + 4] == b"desc":
-            size = int.from_bytes(data[entry + 8 : entry + 12], "big")
-            text = data[place : place + size]
-            data[place : place + size] = text.replace(
-                "sRGB".encode("utf-16-be"), "line".encode("utf-16-be")
-            )
-    return bytes(data)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

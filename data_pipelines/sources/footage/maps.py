@@ -1,18 +1,17 @@
 """Depth, masks and captions that lie beside pictures, in folders, archives or arrays."""
 
-import io
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from data_pipelines.sources.footage.exr import read_channel
 from data_pipelines.sources.footage.files import in_order, read_text
 from data_pipelines.sources.footage.picture_files import read_depth_png
 from data_pipelines.sources.footage.scene import Read
 from mirage_jax.io.camera_files import parsing
+from mirage_jax.io.image_files import opened
 
 
 def depth_folder(folder: Path, count: int, metres: float) -> Read | None:
@@ -80,8 +79,8 @@ def archive(path: Path, count: int, read: Callable[[bytes], np.ndarray], suffix:
       ValueError: naming the file, if it is damaged or has another number of members.
     """
     try:
-        with zipfile.ZipFile(path) as opened:
-            names = [name for name in opened.namelist() if name.lower().endswith(suffix)]
+        with zipfile.ZipFile(path) as members:
+            names = [name for name in members.namelist() if name.lower().endswith(suffix)]
             names.sort(key=parsing.natural_key)
     except (zipfile.BadZipFile, OSError) as error:
         raise ValueError(f"{path}: found no whole zip file, expected one ({error})") from error
@@ -91,10 +90,10 @@ def archive(path: Path, count: int, read: Callable[[bytes], np.ndarray], suffix:
         )
 
     def maps(frames: Sequence[int]) -> Iterator[np.ndarray]:
-        with zipfile.ZipFile(path) as opened:
+        with zipfile.ZipFile(path) as members:
             for frame in frames:
                 try:
-                    data = opened.read(names[frame])
+                    data = members.read(names[frame])
                 except (zipfile.BadZipFile, OSError, EOFError) as error:
                     raise ValueError(
                         f"{path}: {names[frame]} (frame {frame}): damaged ({error})"
@@ -112,7 +111,7 @@ def exr_depth(data: bytes) -> np.ndarray:
 
 def png_mask(data: bytes) -> np.ndarray:
     """int32, 1 where a picture is above 0."""
-    with Image.open(io.BytesIO(data)) as image:
+    with opened(Path("mask"), data) as image:
         values = np.asarray(image)
     moving = np.any(values, axis=-1) if values.ndim == 3 else values > 0
     return np.asarray(moving, np.int32)
@@ -121,7 +120,7 @@ def png_mask(data: bytes) -> np.ndarray:
 def _named(path: Path, data: bytes, read: Callable[[bytes], np.ndarray]) -> np.ndarray:
     try:
         return read(data)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 

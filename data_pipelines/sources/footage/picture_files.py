@@ -1,67 +1,36 @@
-"""Picture files as they are to be seen: turned, over a ground, in 8-bit RGB."""
+"""Picture and depth files of footage, by number; what cannot be read is a ValueError."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data_pipelines.sources.footage.files import in_order
+from mirage_jax.io.image_files import opened, picture_file_size, read_rgb
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
-_DAMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def read_picture(path: Path, ground: int = 255) -> UInt8[np.ndarray, "H W 3"]:
-    """One picture file in 8-bit RGB.
-
-    Turned as its EXIF orientation says; transparent pixels, of a palette too, are laid over a grey
-    ground; 16 bits are cut to the upper 8; CMYK and other modes are converted by Pillow.
+    """One picture file in 8-bit RGB, as `image_files.read_rgb` reads it.
 
     Args:
       path: the file.
-      ground: grey of 0 to 255.
+      ground: grey of 0 to 255 that shows through transparent pixels.
 
     Raises:
-      ValueError: naming the file, if it does not exist, is no picture, or damaged.
+      ValueError: naming the file, if it cannot be read, is no picture, or damaged.
     """
-    _require(path)
-    try:
-        with Image.open(path) as image:
-            turned = ImageOps.exif_transpose(image)
-            return np.asarray(_as_rgb(turned, ground))
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not a picture (expected PNG, JPEG, WebP, ...)") from error
-    except _DAMAGE as error:
-        raise ValueError(f"{path}: damaged, expected a whole picture ({error})") from error
-
-
-def _as_rgb(image: Image.Image, ground: int) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image)
-        if values.dtype != np.uint16 and not (image.mode == "I" and 0 <= values.min() <= 65535):
-            raise ValueError(f"found a picture of {values.dtype}, expected 8 or 16 bits")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        over = Image.new("RGBA", image.size, (ground, ground, ground, 255))
-        return Image.alpha_composite(over, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+    with _readable(path):
+        return read_rgb(path, background=(ground, ground, ground))
 
 
 def picture_size(path: Path) -> tuple[int, int]:
     """(H, W) of a picture file as it is to be seen, from its header; errors as `read_picture`."""
-    _require(path)
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            # Orientations 5 to 8 lie on their side.
-            sideways = image.getexif().get(0x0112, 1) >= 5
-            return (width, height) if sideways else (height, width)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not a picture (expected PNG, JPEG, WebP, ...)") from error
-    except _DAMAGE as error:
-        raise ValueError(f"{path}: damaged, expected a whole picture ({error})") from error
+    with _readable(path):
+        return picture_file_size(path)
 
 
 def read_depth_png(path: Path, metres: float, unknown: int = 0) -> Float[np.ndarray, "H W"]:
@@ -75,25 +44,25 @@ def read_depth_png(path: Path, metres: float, unknown: int = 0) -> Float[np.ndar
     Raises:
       ValueError: naming the file, if it does not exist, is damaged or not of 16 bits.
     """
-    _require(path)
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("I;16", "I"):
-                raise ValueError(f"found a picture of mode {image.mode}, expected 16-bit grey")
-            values = np.asarray(image)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: not a picture, expected 16-bit PNG") from error
-    except _DAMAGE as error:
-        raise ValueError(f"{path}: damaged, expected a whole depth picture ({error})") from error
+    with _readable(path), opened(path) as image:
+        if image.mode not in ("I;16", "I"):
+            raise ValueError(f"{path}: found mode {image.mode}, expected 16-bit grey")
+        values = np.asarray(image)
     known = (values != 0) & (values != unknown)
     return np.where(known, values * np.float32(metres), 0).astype(np.float32)
 
 
-def _require(path: Path) -> None:
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raises ValueError, which leaves a clip out where OSError ends a recording."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file, expected a picture")
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: found an empty file, expected a picture")
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error}), expected a picture") from error
 
 
 class PictureFiles:

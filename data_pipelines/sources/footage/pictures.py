@@ -7,10 +7,10 @@
     images/ (rgb/, frames/, color/)     # or the pictures beside the camera file
     depth/, masks/, caption.txt, licence.txt   # optional, as for videos
 
-Pictures are turned by their EXIF orientation, transparent ones laid over a grey ground, 16 bits cut
-to 8. Lens distortion is undone as they are read. What a camera names and the folder lacks is
-refused, or its frame left out and counted where `missing` is "skip"; frames then follow one another
-as if nothing were missing. COLMAP and transforms.json have a scale of their own.
+Pictures are turned by their EXIF orientation, transparent ones laid over a grey ground, 16-bit
+greys scaled to 8. Lens distortion is undone as they are read. What a camera names and the folder
+lacks is refused, or its frame left out and counted where `missing` is "skip"; frames then follow
+one another as if nothing were missing. COLMAP and transforms.json have a scale of their own.
 """
 
 from pathlib import Path

@@ -9,13 +9,11 @@ is run (`torch_chunks`).
 """
 
 import functools
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from data_pipelines.sources.footage import torch_chunks
 from data_pipelines.sources.footage.cameras import make_scene
@@ -25,6 +23,7 @@ from data_pipelines.sources.footage.torch_chunks import Tensor
 from mirage_jax.io.camera_files.conventions import from_convention
 from mirage_jax.io.camera_files.parsing import read_json
 from mirage_jax.io.camera_files.record import CameraRecord, checked
+from mirage_jax.io.image_files import read_rgb
 
 LAYOUT = "folders of NNNNNN.torch chunks with index.json"
 
@@ -129,11 +128,7 @@ class _Images:
             where = f"{self._where}: image {frame}"
             if not isinstance(image, Tensor):
                 raise ValueError(f"{where}: found {type(image).__name__}, expected a tensor")
-            try:
-                with Image.open(io.BytesIO(image.read().tobytes())) as opened:
-                    picture = np.asarray(opened.convert("RGB"))
-            except (UnidentifiedImageError, OSError, SyntaxError) as error:
-                raise ValueError(f"{where}: not a whole picture ({error})") from error
+            picture = read_rgb(Path(where), data=image.read().tobytes())
             if picture.shape[:2] != getattr(self, "size", picture.shape[:2]):
                 raise ValueError(f"{where}: found {picture.shape[:2]}, expected {self.size}")
             yield picture

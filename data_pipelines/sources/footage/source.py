@@ -11,6 +11,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from data_pipelines.clip import Clip, validate
 from data_pipelines.sources.footage.cutting import native_fps, windows
@@ -109,6 +110,42 @@ class FootageSource:
         available = self.clip_counts("train") | self.clip_counts("eval")
         order = np.random.default_rng(seed).permutation(available[world])[:count]
         return (self.clip(world, int(index)) for index in order)
+
+    def scenes(self) -> tuple[str, ...]:
+        """Names of all scenes, held out or not; ValueError for a folder without footage."""
+        return _scenes(self)
+
+    def open(self, scene: str) -> Scene:
+        """A scene, none of its pictures read; ValueError, naming the file, where it cannot."""
+        return _open(self, scene)
+
+    def read(self, scene: str, frames: Int[np.ndarray, " n"]) -> Clip:
+        """Some frames of a scene, increasing, as a clip; errors as `clip`."""
+        return validate(self._read(_open(self, scene), scene, frames))
+
+    def capture(self, scene: str = "", most: int = 0) -> Clip:
+        """All that one scene shows as a single clip, whatever gaps in time it has.
+
+        Args:
+          scene: its name; "" for the only one.
+          most: frames at most, spread evenly over those there are; 0 for all.
+
+        Raises:
+          ValueError: naming the scenes where it is not said which, or as `clip`.
+        """
+        names = self.scenes()
+        if (scene or names[0]) not in names or not (scene or len(names) == 1):
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            found = repr(scene) if scene else f"{len(names)} scenes"
+            raise ValueError(f"{self.root}: found {found}, expected one of {shown}")
+        opened = self.open(scene or names[0])
+        frames = np.flatnonzero(opened.good)
+        if not len(frames):
+            raise ValueError(f"{opened.file}: found no frame with a pose, expected some")
+        if 0 < most < len(frames):
+            frames = frames[np.linspace(0, len(frames) - 1, most).round().astype(int)]
+        clip = self.read(scene or names[0], frames)
+        return dataclasses.replace(clip, fps=native_fps(opened.times))
 
     def left_out(self) -> dict[str, int]:
         """How many frames of the files are in no scene, by reason, over all readable scenes."""

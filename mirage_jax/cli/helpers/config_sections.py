@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 from data_pipelines.clip_codecs import ENCODINGS
+from data_pipelines.filters import Filters
 from data_pipelines.sources.footage.formats import FORMATS
 from mirage_jax.cli.helpers import training_sections
 from mirage_jax.io import camera_files
@@ -270,6 +271,7 @@ class LoRASection(Settings):
 SECTIONS: dict[str, type] = {
     "record": RecordSection,
     "data": DataSection,
+    "filters": Filters,
     "loading": LoadingSection,
     "mesh": MeshSection,
     "vae": VAESection,

@@ -152,7 +152,9 @@ def _world_file(
     known = walk.file or WorldFile(world)
     origin = dataclasses.replace(world.origin, frame_seconds=_frame_seconds(walk, fps))
     world = world.replace(origin=origin)  # type: ignore[attr-defined]
-    path = extended_path(known.camera_path, walk, model.size, fps, walk.file is None)
+    before = walk.before or known.camera_path
+    new = walk.file is None and walk.before is None
+    path = extended_path(before, walk, model.size, fps, new)
     made = {**record, "conditioner": model.conditioner.kind}
     provenance = {**known.provenance, "generated": made}
     return dataclasses.replace(known, world=world, camera_path=path, provenance=provenance)
@@ -161,9 +163,10 @@ def _world_file(
 def _frame_seconds(walk: Walk, fps: float) -> float | None:
     """Seconds between all frames of a world; None where the walk has others than what it began."""
     before = walk.world.origin.frame_seconds
-    if walk.file is None:
+    if walk.file is None and walk.before is None:
         return 1 / fps
-    if walk.file.entities is not None or (before and math.isclose(before * fps, 1, rel_tol=1e-9)):
+    with_entities = walk.file is not None and walk.file.entities is not None
+    if with_entities or (before and math.isclose(before * fps, 1, rel_tol=1e-9)):
         return before
     return None
 

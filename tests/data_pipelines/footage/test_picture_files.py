@@ -9,6 +9,7 @@ from data_pipelines.sources.footage.picture_files import (
     read_depth_png,
     read_picture,
 )
+from helpers.colour_profiles import linear_rgb_profile
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
 
@@ -38,9 +39,21 @@ def test_palettes_with_a_transparent_colour_show_the_ground(tmp_path):
     assert read_picture(path, 7).tolist() == [[[7, 7, 7], [40, 50, 60]]]
 
 
-def test_sixteen_bits_are_cut_to_the_upper_eight(tmp_path):
-    path = saved(tmp_path, Image.fromarray(np.uint16([[0, 255, 256, 65535]])))
-    assert read_picture(path)[0, :, 0].tolist() == [0, 0, 1, 255]
+def test_sixteen_bits_are_scaled_to_eight(tmp_path):
+    path = saved(tmp_path, Image.fromarray(np.uint16([[0, 128, 129, 77 * 257, 65535]])))
+    assert read_picture(path)[0].tolist() == [[v] * 3 for v in (0, 0, 1, 77, 255)]
+
+
+def test_a_transparent_value_of_sixteen_bits_shows_the_ground(tmp_path):
+    path = saved(tmp_path, Image.fromarray(np.uint16([[1000, 65535]])), transparency=1000)
+    assert read_picture(path, 7).tolist() == [[[7] * 3, [255] * 3]]
+
+
+def test_a_picture_is_read_as_when_a_world_starts_from_it(tmp_path):
+    """With its colour profile, for one: what is trained on looks like what is walked into."""
+    data = linear_rgb_profile()
+    path = saved(tmp_path, Image.new("RGB", (2, 2), (128, 128, 128)), icc_profile=data)
+    assert np.abs(read_picture(path).astype(int) - 188).max() <= 2
 
 
 @pytest.mark.parametrize(("mode", "name"), [("L", "a.png"), ("CMYK", "a.jpg"), ("1", "a.png")])
@@ -77,13 +90,17 @@ def test_depth_is_in_metres_and_unknown_is_0(tmp_path):
 def test_what_is_no_picture_is_refused(tmp_path):
     noise = np.random.default_rng(1).integers(0, 256, (40, 40, 3), np.uint8)
     whole = saved(tmp_path, Image.fromarray(noise), "whole.png")
+    deep = saved(tmp_path, Image.fromarray(noise[..., 0].astype(np.uint16) * 257), "deep.png")
     cut = tmp_path / "cut.png"
-    cut.write_bytes(whole.read_bytes()[:300])
+    cut.write_bytes(deep.read_bytes()[:300])
     empty, text, loop = tmp_path / "empty.png", tmp_path / "text.png", tmp_path / "loop.png"
     empty.write_bytes(b"")
     text.write_text("no picture")
     loop.symlink_to(loop)
-    for path, why in ((cut, "damaged"), (empty, "empty"), (text, "not a"), (loop, "no such")):
+    for read in (read_picture, lambda path: read_depth_png(path, 0.001)):
+        with pytest.raises(ValueError, match=r"cut\.png: damaged .*, expected a whole picture$"):
+            read(cut)
+    for path, why in ((empty, "empty"), (text, "not a"), (loop, "no such")):
         for read in (read_picture, lambda path: read_depth_png(path, 0.001)):
             with pytest.raises(ValueError, match=rf"{path.name}: .*{why}.*expected"):
                 read(path)

@@ -14,6 +14,7 @@ from PIL import Image
 from data_pipelines import recording, sources
 from data_pipelines.clip_codecs import ENCODINGS
 from data_pipelines.clip_format import from_bytes, read_header
+from data_pipelines.filters import Filters
 from data_pipelines.loading import ClipSource
 from data_pipelines.recording import read_records
 from data_pipelines.sources.footage import source as footage
@@ -290,6 +291,36 @@ def test_pictures_that_lack_are_refused_or_left_out_and_counted(tmp_path):
     np.testing.assert_allclose(source.clip("room", 0).cam2world, expected, atol=1e-6)
 
 
+def test_what_fails_a_filter_is_left_out_and_the_numbers_of_the_rest_are_kept(walk, tmp_path):
+    copies(walk, 2)
+    (walk / "walk1.mp4").unlink()
+    write_video(walk / "walk1.mp4", np.tile(room().video[:1], (FRAMES, 1, 1, 1)))
+    source = made(walk, eval_share=0.0, frames=4, size=SIZE)
+    out, where = tmp_path / "out", {"count": None, "filters": Filters()}
+    report = quiet(source, out, **where)
+    assert report.clips == 3 and report.reasons == {"motion": 3}
+    assert "walk1.mp4/000000', motion: found 0 %, expected at least 1 %" in report.examples[0]
+    entry = json.loads((out / "dataset.json").read_text())["splits"]["train"]
+    found = [read_header(r)["provenance"]["measures"] for rs in records(out).values() for r in rs]
+    assert len(found) == 3 and entry["filters"]["motion"] == 1.0
+    for name in ("blur", "motion", "warp_gain"):
+        values = [measures[name] for measures in found]
+        assert entry["measures"][name] == {
+            "clips": 3,
+            "least": min(values),
+            "mean": pytest.approx(np.mean(values), abs=1e-3),
+            "most": max(values),
+        }
+    with pytest.raises(ValueError, match="recorded with filters="):
+        quiet(source, out, **where | {"filters": Filters(blur=0.5)})
+    card = json.loads((out / "dataset.json").read_text())
+    del card["splits"]["train"]["filters"]  # as before there were any
+    (out / "dataset.json").write_text(json.dumps(card))
+    assert quiet(source, out, **where | {"filters": Filters(blur=0.5)}).clips == 3
+    kept = quiet(source, tmp_path / "all", **where | {"filters": Filters(apply=False)})
+    assert kept.clips == 6 and kept.reasons == {}
+
+
 def test_a_chunk_cut_short_is_refused(tmp_path):
     made_footage.pixelsplat(tmp_path, room())
     path = tmp_path / "train" / "000000.torch"
@@ -297,6 +328,15 @@ def test_a_chunk_cut_short_is_refused(tmp_path):
     path.write_bytes(data[: len(data) // 2])
     message = refusal(made(tmp_path, lens=(), eval_share=0.0))
     assert "000000.torch: found no whole torch file" in message
+
+
+def test_only_pictures_are_opened_in_a_chunk(tmp_path, monkeypatch):
+    """Pillow would hand PostScript to an interpreter."""
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    monkeypatch.setattr(made_footage, "png", lambda _: postscript)
+    made_footage.pixelsplat(tmp_path, room())
+    message = refusal(made(tmp_path, lens=(), eval_share=0.0))
+    assert "image 0: not a picture" in message
 
 
 def test_a_caption_that_is_not_utf8_is_refused(tmp_path):

@@ -1,0 +1,131 @@
+"""The revisit protocol on real captures: returns are looked for, recorded, encoded and scored."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from data_pipelines import recording
+from data_pipelines.sources.footage.source import FootageSource
+from mirage_jax.cli.helpers import build, capture_start, common, depth_network
+from mirage_jax.evaluation import protocol
+from mirage_jax.evaluation.results import METHODS
+from mirage_jax.evaluation.returns import ReturnsSource
+from mirage_jax.io import outputs
+from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.workdir import Workdir
+from mirage_jax.training.latent_encoding import CacheSettings, load_clips, refresh_cache
+from mirage_jax.weights import fingerprint
+
+SCORES = outputs.json_kind("scores of real returns", ["source", "returns", "scores"])
+
+
+def run(config: ConfigDict, workdir: Workdir, root: str, most: int, console: Console) -> Path:
+    """Scores the model of a work directory on footage, and writes revisit/NAME/scores.json.
+
+    Args:
+      config: of whose `data` the fields of reading are gone by.
+      workdir: of the model.
+      root: folder or file of the footage.
+      most: returns that are scored.
+      console: for progress and the table.
+
+    Raises:
+      UserError: if nothing in the footage comes back.
+      ValueError: as reading the footage, and for footage without depth where nothing estimates it.
+    """
+    models = {"latent": build.world_model(workdir, "latent", config)}
+    if workdir.model("denoiser_none").exists():
+        models["none"] = build.world_model(workdir, "none", config)
+    model = models["latent"]
+    source = _returns(config, root, model, most)
+    for reason in source.unreadable:
+        console.print(f"[yellow]left out:[/] {escape(reason)}", soft_wrap=True)
+    if not source.returns:
+        raise common.UserError(
+            f"--source {root}: found no {source.frames} frames that leave a place and come back to "
+            "within 0.6 m and 15 degrees of it; expected a capture that revisits"
+        )
+    folder = workdir.root / "revisit" / _name(root, source)
+    scores_file = folder / "scores.json"
+    outputs.check_file("evaluate", scores_file, SCORES)
+    report = recording.record(source, folder, "eval", None, workers=0, console=console)
+    held_out = _held_out(config, workdir, folder, model, console)
+    scores = protocol.score(held_out, protocol.generate(models, held_out, seed=config.seed))
+    found = {
+        "source": root,
+        "returns": [
+            {"scene": one.scene, "frames": list(one.frames), "away": round(one.away, 3)}
+            for one in source.returns
+        ],
+        "left_out": [*source.unreadable, *report.examples],
+        "seed": config.seed,
+        "scores": scores,
+    }
+    write_atomically(scores_file, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    console.print(_table(scores))
+    console.print(f"{len(held_out)} returns of {root} -> {scores_file}", soft_wrap=True)
+    return scores_file
+
+
+def _returns(config: ConfigDict, root: str, model: Any, most: int) -> ReturnsSource:
+    data = config.get("data", {})
+    options: dict[str, Any] = {n: data[n] for n in capture_start.READ_FIELDS if n in data}
+    footage = FootageSource(root=root, size=model.size[0], width=model.size[1], **options)
+    frames = config.record.frames
+    return ReturnsSource(
+        footage,
+        frames=frames,
+        history=frames - model.chunk_frames + 1,
+        revisit=protocol.REVISITED_FRAMES,
+        most=most,
+    )
+
+
+def _name(root: str, source: ReturnsSource) -> str:
+    """Of the folder of a footage's returns; others for other frames or another size."""
+    digest = hashlib.sha256(repr((source, source.returns)).encode()).hexdigest()
+    return f"{Path(root).resolve().stem}-{digest[:8]}"
+
+
+def _held_out(
+    config: ConfigDict, workdir: Workdir, folder: Path, model: Any, console: Console
+) -> protocol.HeldOut:
+    settings = CacheSettings(
+        chunk_frames=model.chunk_frames,
+        sky_depth=float(model.memory.sky_depth),
+        preceding=model.context_frames.preceding,
+        depth_network=depth_network.identity(config),
+    )
+    cache = folder / "latents.array_record"
+    refresh_cache(
+        model.encoder,
+        fingerprint(workdir.model("encoder")),
+        folder,
+        "eval",
+        cache,
+        settings,
+        say=functools.partial(console.print, markup=False, soft_wrap=True),
+        console=console,
+        depth_of=depth_network.load(config),
+    )
+    return protocol.held_out(folder, load_clips(cache))
+
+
+def _table(scores: dict[str, Any]) -> Table:
+    table = Table(title="the last four frames of each return", title_justify="left")
+    table.add_column("method")
+    for name in ("PSNR, dB", "SSIM"):
+        table.add_column(name, justify="right")
+    for method, values in scores["revisit"].items():
+        psnr, ssim = values["psnr"], values["ssim"]
+        table.add_row(METHODS[method].label, f"{psnr['mean']:.2f}", f"{ssim['mean']:.3f}")
+    return table
