@@ -97,7 +97,10 @@ _FPS = flags.DEFINE(
 _SEED = flags.DEFINE(Integer(least=0, most=2**32 - 1), "seed", 0, "Seed of the noise.")
 
 _DENOISER = flags.DEFINE_enum(
-    "denoiser", "latent", build.MEMORIES, "Which of the work directory, by its memory."
+    "denoiser",
+    "latent",
+    (*build.MEMORIES, build.STUDENT),
+    "Which of the work directory, by its memory; student: the distilled one, of few steps.",
 )
 _PRESET = flags.DEFINE_enum(
     "preset", None, [*PRESETS], "How the weights are run; by default as they were trained."

@@ -1,10 +1,11 @@
 """mirage train: train the latent encoder, its geometry head and the denoiser on recorded worlds.
 
 Stages, each going on from its newest checkpoint: encoder, cache (clips encoded once), geometry,
-denoiser. Checkpoints, metrics (JSONL and TensorBoard) and sample sheets are in <workdir>/training,
-finished weights in <workdir>/model. Footage (--config.data.root) is recorded first. On several
-hosts the same command runs on each; they find each other through SLURM, GKE and the like, or
-through --coordinator. docs/training.md says more.
+denoiser and, where the experiment says how (experiments/distill.py), distill: a student that
+samples in few steps. Checkpoints, metrics (JSONL and TensorBoard) and sample sheets are in
+<workdir>/training, finished weights in <workdir>/model. Footage (--config.data.root) is recorded
+first. On several hosts the same command runs on each; they find each other through SLURM, GKE and
+the like, or through --coordinator. docs/training.md says more.
 """
 
 from __future__ import annotations
@@ -38,11 +39,14 @@ from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel import processes
 from mirage_jax.parallel.processes import first_alone
+from mirage_jax.training.denoiser_task import DenoiserTask
 from mirage_jax.training.stage import StageOptions, train_task
+from mirage_jax.world.options import SamplerOptions
 
 STAGES = ("encoder", "cache", "geometry", "denoiser")
+"""Of every experiment; those with a section `distill_training` go on with "distill"."""
 
-_STAGE = flags.DEFINE_enum("stage", "all", ("all", *STAGES), "Which stage to run.")
+_STAGE = flags.DEFINE_enum("stage", "all", ("all", *STAGES, "distill"), "Which stage to run.")
 _MEMORY = flags.DEFINE_enum(
     "memory",
     "latent",
@@ -82,22 +86,27 @@ def run(
         a file that a stage reads is missing, or recordings do not fit the config.
     """
     config_check.check(config)
-    input_check.check_training(config, workdir, _chosen(stage), memory)
-    if not {"encoder", "cache"}.isdisjoint(_chosen(stage)):
+    input_check.check_training(config, workdir, _chosen(config, stage), memory)
+    if not {"encoder", "cache"}.isdisjoint(_chosen(config, stage)):
         input_check.check_recordings(config, workdir)
-    for name in _chosen(stage):
+    for name in _chosen(config, stage):
         _RUNNERS[name](config, workdir, console, memory)
 
 
-def _chosen(stage: str) -> tuple[str, ...]:
-    return STAGES if stage == "all" else (stage,)
+def stages(config: ConfigDict) -> tuple[str, ...]:
+    """What "all" runs: `STAGES`, and "distill" where the config says how."""
+    return (*STAGES, "distill") if "distill_training" in config else STAGES
+
+
+def _chosen(config: ConfigDict, stage: str) -> tuple[str, ...]:
+    return stages(config) if stage == "all" else (stage,)
 
 
 def outputs(workdir: Workdir, stage: str, memory: str) -> tuple[Path, ...]:
     """Folders that one stage fills."""
     if stage == "cache":
         return (workdir.latents("", "", rgb=memory == "rgb").parent,)
-    name = f"denoiser_{memory}" if stage == "denoiser" else stage
+    name = workdir.part(stage, memory)
     return workdir.stage(name), workdir.model(name)
 
 
@@ -213,19 +222,12 @@ def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) ->
 def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
     from mirage_jax.training import held_out
     from mirage_jax.training.branch_task import BranchTask, starting_params
-    from mirage_jax.training.denoiser_task import Preview
     from mirage_jax.training.prior_fit import fit_memory_prior
     from mirage_jax.weights import export
-    from mirage_jax.world.latent_clip import FIELDS, LatentClip
-    from mirage_jax.world.latent_encoder import LatentEncoder
 
     section = training_sections.denoiser(config)
     train, evaluated = _sources(config, workdir, memory, build.texts(config))
-    encoder = LatentEncoder.load(workdir.model("encoder"))
-    task = build.denoiser_task(config, memory, encoder.spread)
-    latents = task.chunk_latents + task.context_frames.preceding_latents
-    constants = jax.jit(task.conditioner.constants, static_argnums=(1, 2))
-    task = dataclasses.replace(task, constants=constants(encoder, latents, task.size))
+    task = _whole_task(config, workdir, memory, evaluated, build.sampler(config))
     if task.denoiser.memory_prior:
         console.print("fitting the memory prior")
         task = dataclasses.replace(task, prior=fit_memory_prior(task, train))
@@ -236,13 +238,6 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
         task = build.branch_task(config, task, values)
         start = starting_params(values, task.denoiser.branch_layers)
         options = dataclasses.replace(options, init_from=start)
-    if config.sample_every:
-        records = [evaluated[i] for i in held_out.spread_over(len(evaluated), 4)]
-        shown = {name: np.stack([record[name] for record in records]) for name in FIELDS}
-        preview = Preview(
-            encoder, LatentClip(**shown), build.sampler(config), fps=config.evaluation.fps
-        )
-        task = dataclasses.replace(task, preview=preview)
     params = train_task(
         task,
         train,
@@ -252,14 +247,75 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
         eval_batches=functools.partial(held_out.clip_batches, evaluated),
     )
     if isinstance(task, BranchTask):
-        as_stored = functools.partial(np.asarray, dtype=np.float32)
-        params = task.whole(jax.tree.map(as_stored, values), params)
+        params = task.whole(_stored(values), params)
     architecture = build.denoiser_architecture(config, task)
     path = workdir.model(f"denoiser_{memory}")
     first_alone(f"denoiser {memory}", lambda: export(path, params, architecture))
 
 
-_RUNNERS = {"encoder": _encoder, "cache": _cache, "geometry": _geometry, "denoiser": _denoiser}
+def _distill(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
+    from mirage_jax.training import held_out
+    from mirage_jax.training.branch_task import ADDED, BranchTask
+    from mirage_jax.weights import export
+
+    train, evaluated = _sources(config, workdir, memory, build.texts(config))
+    sampler = build.student_sampler(config)
+    whole = _whole_task(config, workdir, memory, evaluated, sampler)
+    values = build.teacher(config, whole, workdir.model(f"denoiser_{memory}"))
+    task = build.distill_task(config, whole, values)
+    branch = task.base if isinstance(task.base, BranchTask) else None
+    start = values if branch is None else {n: values[n] for n in ADDED if n in values}
+    options = _options(config, training_sections.distill(config), console)
+    params = train_task(
+        task,
+        train,
+        workdir.stage(workdir.part("distill", memory)),
+        dataclasses.replace(options, init_from=start),
+        name="distill",
+        eval_batches=functools.partial(held_out.clip_batches, evaluated),
+    )
+    if branch is not None:
+        params = branch.whole(_stored(values), params)
+    made = build.denoiser_architecture(config, whole)
+    architecture = {**made, "sampler": dataclasses.asdict(sampler)}
+    path = workdir.model(workdir.part("distill", memory))
+    first_alone("distill", lambda: export(path, params, architecture))
+
+
+def _whole_task(
+    config: ConfigDict, workdir: Workdir, memory: str, evaluated: Any, sampler: SamplerOptions
+) -> DenoiserTask:
+    """The task of the whole denoiser, with the clips of its sample sheets where there are any."""
+    from mirage_jax.training import held_out
+    from mirage_jax.training.denoiser_task import Preview
+    from mirage_jax.world.latent_clip import FIELDS, LatentClip
+    from mirage_jax.world.latent_encoder import LatentEncoder
+
+    encoder = LatentEncoder.load(workdir.model("encoder"))
+    task = build.denoiser_task(config, memory, encoder.spread)
+    latents = task.chunk_latents + task.context_frames.preceding_latents
+    constants = jax.jit(task.conditioner.constants, static_argnums=(1, 2))
+    task = dataclasses.replace(task, constants=constants(encoder, latents, task.size))
+    if not config.sample_every:
+        return task
+    records = [evaluated[i] for i in held_out.spread_over(len(evaluated), 4)]
+    shown = {name: np.stack([record[name] for record in records]) for name in FIELDS}
+    preview = Preview(encoder, LatentClip(**shown), sampler, fps=config.evaluation.fps)
+    return dataclasses.replace(task, preview=preview)
+
+
+def _stored(values: Mapping[str, Any]) -> Any:
+    """Parameters as exports hold them."""
+    return jax.tree.map(functools.partial(np.asarray, dtype=np.float32), values)
+
+
+_RUNNERS = {
+    "encoder": _encoder,
+    "cache": _cache,
+    "geometry": _geometry,
+    "denoiser": _denoiser,
+    "distill": _distill,
+}
 
 
 def main() -> None:
@@ -276,12 +332,13 @@ def main() -> None:
         folder=workdir.root / "processes",
     )
     console = Console(quiet=jax.process_index() > 0)
-    needs_clips = not {"encoder", "cache"}.isdisjoint(_chosen(_STAGE.value))
+    chosen = _chosen(config, _STAGE.value)
+    needs_clips = not {"encoder", "cache"}.isdisjoint(chosen)
     if config.get("data", {}).get("root") and needs_clips and not _DRY_RUN.value:
         config_check.check(config)
         first_alone("record", lambda: record.run(config, workdir, console))
     if _DRY_RUN.value:
-        chosen, source = _chosen(_STAGE.value), starts.overridden(*common.overrides(), config.tiny)
+        source = starts.overridden(*common.overrides(), config.tiny)
         dry_run.run(config, workdir, console, chosen, memory=_MEMORY.value, source=source)
     else:
         run(config, workdir, console, _STAGE.value, memory=_MEMORY.value)

@@ -24,6 +24,16 @@ class Workdir:
         """Cached latents of one source and split, with or without the colour-cloud baseline."""
         return self.root / ("latents_rgb" if rgb else "latents") / f"{source}-{split}.array_record"
 
+    @staticmethod
+    def part(stage: str, memory: str) -> str:
+        """Name of what a stage of training makes, for `stage` and `model`.
+
+        Args:
+          stage: "encoder", "geometry", "denoiser" or "distill".
+          memory: of the denoiser: "latent", "rgb" or "none".
+        """
+        return {"denoiser": f"denoiser_{memory}", "distill": "denoiser_student"}.get(stage, stage)
+
     def stage(self, name: str) -> Path:
         """Training folder of a stage: checkpoints, metrics, samples."""
         return self.root / "training" / name

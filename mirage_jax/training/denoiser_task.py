@@ -16,6 +16,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from mirage_jax.chunks import latents_of_frames
 from mirage_jax.diffusion import flow
+from mirage_jax.diffusion.samplers import VelocityFn
 from mirage_jax.io.pictures import contact_sheet
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.parallel import map_batch, processes
@@ -46,6 +47,16 @@ class Preview:
     clips: LatentClip
     sampler: SamplerOptions = SamplerOptions()
     fps: float = 8.0
+
+
+def clips_of(batch: dict[str, Array]) -> LatentClip:
+    """The clips of a batch without what else is in it."""
+    return LatentClip(**{name: batch[name] for name in FIELDS})
+
+
+def after_first(count: int, latents: int) -> Array:
+    """1 for the latents that are generated, 0 for the first, which is given; [count, latents]."""
+    return jnp.broadcast_to(jnp.arange(latents) > 0, (count, latents)).astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,9 +175,9 @@ class DenoiserTask(Task):
 
         Beside the fields of `LatentClip` a batch may hold `text`, encoded text tokens [B, l, e].
         """
-        clip = LatentClip(**{name: batch[name] for name in FIELDS})
         sample_key, sigma_key, noise_key = jax.random.split(key, 3)
-        target, rays, context, frames = self.sample(clip, sample_key, train=train)
+        sample = self.sample(clips_of(batch), sample_key, train=train)
+        target = sample.target
         count, latents = target.shape[:2]
         sigma = flow.sample_sigma(
             sigma_key, count, latents, shift=self.shift, per_frame=self.per_frame
@@ -179,18 +190,30 @@ class DenoiserTask(Task):
             text_key = jax.random.fold_in(key, 3)  # 0..2 give the keys of the split above
             kept = jax.random.uniform(text_key, (count, 1, 1), jnp.float32) >= self.drop_text
             text = text * kept.astype(text.dtype)
-        velocity: Any = self.denoiser.apply(
-            {"params": params},
-            noisy,
-            flow.TIMESTEPS * sigma,
-            memory=context,
-            rays=rays if self.denoiser.ray_channels else None,
-            text=text,
-            **frames,
-        )
-        mask = jnp.broadcast_to(jnp.arange(latents) > 0, (count, latents)).astype(jnp.float32)
-        loss = flow.flow_loss(velocity, target, noise, mask)
-        return loss, {}
+        velocity = self.velocity_fn(params, sample, text)(noisy, flow.TIMESTEPS * sigma)
+        return flow.flow_loss(velocity, target, noise, after_first(count, latents)), {}
+
+    def velocity_fn(self, params: Params, sample: Sample, text: Array | None) -> VelocityFn:
+        """The denoiser on what a batch of samples shows it.
+
+        Args:
+          params: all of the denoiser.
+          sample: of `sample`.
+          text: encoded text tokens, if there are any.
+        """
+
+        def velocity(latents: Array, timestep: Array) -> Any:
+            return self.denoiser.apply(
+                {"params": params},
+                latents,
+                timestep,
+                memory=sample.context,
+                rays=sample.rays if self.denoiser.ray_channels else None,
+                text=text,
+                **sample.frames,
+            )
+
+        return velocity
 
     def tokens(self, batch: dict[str, Array]) -> int:
         """Tokens of the chunks that are denoised."""

@@ -137,10 +137,10 @@ def _check_sizes(config: ConfigDict) -> None:
 def check_batches(config: ConfigDict, shards: Mapping[str, int], stages: Sequence[str]) -> None:
     """Raises ValueError, naming the field, unless the stages' batches split over a mesh's axes."""
     parts = math.prod(shards[axis] for axis in BATCH_AXES)
-    for stage, read in training_sections.OF_STAGE.items():
+    for stage in training_sections.stages(config):
         if stage not in stages:
             continue
-        section: Any = read(config)
+        section: Any = training_sections.OF_STAGE[stage](config)
         name = "vae_training" if stage == "encoder" else f"{stage}_training"
         whole = parts * section.accumulate
         if section.steps and section.batch_size % whole:

@@ -245,6 +245,7 @@ _TRAINING = {
     "vae_training": training_sections.EncoderSection,
     "geometry_training": training_sections.TrainingSection,
     "denoiser_training": training_sections.DenoiserSection,
+    "distill_training": training_sections.DistillSection,
     "guard": Guard,
 }
 

@@ -43,7 +43,7 @@ def run(
       config: the experiment.
       workdir: of the work directory.
       console: where to print.
-      stages: which of `train.STAGES`.
+      stages: which of `train.stages`.
       memory: kind of the denoiser's memory.
       source: a line about where the config comes from.
 
@@ -91,7 +91,7 @@ def run(
             f"{section.learning_rate:g}"
         )
         say(starts.start(config, workdir, stage, memory, section.steps))
-        if stage == "denoiser" and config.denoiser.text_width:
+        if stage in ("denoiser", "distill") and config.denoiser.text_width:
             say(starts.text(config)[1])
         with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
             _describe_step(
@@ -168,6 +168,16 @@ def _geometry(config: ConfigDict, _: str) -> Stage:
 
 def _denoiser(config: ConfigDict, memory: str) -> Stage:
     section = training_sections.denoiser(config)
+    return section, programs.denoiser_task(config, memory), _clip_batch(config, section, memory)
+
+
+def _distill(config: ConfigDict, memory: str) -> Stage:
+    section = training_sections.distill(config)
+    return section, programs.distill_task(config, memory), _clip_batch(config, section, memory)
+
+
+def _clip_batch(config: ConfigDict, section: TrainingSection, memory: str) -> dict[str, Any]:
+    """A batch of a denoiser's clips, with as many text tokens as prompts have where it is known."""
     batch = programs.clip_batch(config, section.batch_size, memory)
     if "text" in batch:
         tokens, _ = starts.text(config)
@@ -176,7 +186,12 @@ def _denoiser(config: ConfigDict, memory: str) -> Stage:
         elif tokens is not None:
             clips, _, width = batch["text"].shape
             batch["text"] = jax.ShapeDtypeStruct((clips, tokens, width), batch["text"].dtype)
-    return section, programs.denoiser_task(config, memory), batch
+    return batch
 
 
-_STAGES = {"encoder": _encoder, "geometry": _geometry, "denoiser": _denoiser}
+_STAGES = {
+    "encoder": _encoder,
+    "geometry": _geometry,
+    "denoiser": _denoiser,
+    "distill": _distill,
+}

@@ -66,6 +66,27 @@ class DenoiserSection(TrainingSection):
             )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillSection(TrainingSection):
+    """`config.distill_training`."""
+
+    ema_decay: float = setting(0.99, "Of the average that is trained towards.", above=0, below=1)
+    teacher: str = setting(
+        "", "Export of the trained denoiser; '': the work directory's; 'random' to try the code."
+    )
+    levels: int = setting(48, "Noise levels that neighbours are drawn from.", least=1)
+    shift: float = setting(1.0, "Of these levels and of the student's sampling.", above=0)
+    cfg_scale: float = setting(1.0, "Guidance by the text that students learn; 1: none.", least=0)
+    sampling_steps: int = setting(2, "In which students are sampled.", least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init_from:
+            raise ValueError(
+                f"init_from: found {self.init_from!r}, expected none: students start as `teacher`"
+            )
+
+
 _Section = TypeVar("_Section", bound=TrainingSection)
 
 
@@ -88,7 +109,22 @@ def denoiser(config: ConfigDict) -> DenoiserSection:
     return _section(DenoiserSection, config, "denoiser_training")
 
 
-OF_STAGE = {"encoder": encoder, "geometry": geometry, "denoiser": denoiser}
+def distill(config: ConfigDict) -> DistillSection:
+    """`config.distill_training`; ValueError as for `encoder`, or if the config has none."""
+    if "distill_training" not in config:
+        raise ValueError(
+            f"config.distill_training: found none in {config.name!r}, expected a section as in "
+            "experiments/distill.py"
+        )
+    return _section(DistillSection, config, "distill_training")
+
+
+OF_STAGE = {"encoder": encoder, "geometry": geometry, "denoiser": denoiser, "distill": distill}
+
+
+def stages(config: ConfigDict) -> tuple[str, ...]:
+    """The stages that `config` has a section for."""
+    return tuple(s for s in OF_STAGE if s != "distill" or "distill_training" in config)
 
 
 def guard(config: ConfigDict) -> Guard:
@@ -130,7 +166,7 @@ def check(config: ConfigDict) -> None:
     """Raises ValueError, naming the field, unless all that stages are trained with is in range."""
     if config.loader_workers < 0:
         raise ValueError(f"config.loader_workers: found {config.loader_workers}, expected >= 0")
-    for read in OF_STAGE.values():
-        section = read(config)
+    for stage in stages(config):
+        section = OF_STAGE[stage](config)
         if section.steps:
             loop(config, section)
