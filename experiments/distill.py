@@ -1,7 +1,8 @@
-"""A student that samples a chunk in one to four steps, of a denoiser that was trained before.
+"""What makes a trained model quick: a student of one to four steps, and a tiny decoder.
 
     mirage train    --config=experiments/distill.py --workdir=runs/quickstart --stage=distill
-    mirage generate --config=experiments/distill.py --workdir=runs/quickstart --denoiser=student
+    mirage train    --config=experiments/distill.py --workdir=runs/quickstart --stage=tiny_decoder
+    mirage generate --workdir=runs/quickstart --denoiser=student --decoder=tiny
     mirage bench steps --config=experiments/distill.py --workdir=runs/quickstart
 
 Causal consistency distillation of the quickstart's denoiser; the student is stored beside it, as
@@ -42,16 +43,44 @@ def get_config(teacher: str = "quickstart") -> ConfigDict:
     training.weight_decay = 0.01
     training.betas = (0.0, 0.999)
     training.ema_decay = 0.99  # of the average that the student is trained towards
-    training.init_from = ""
-    training.accumulate = 1
-    training.optimizer = "adamw"
-    training.clip_norm = 1.0
+
+    decoder = c.tiny_decoder = ConfigDict()  # TAEHV's for Wan 2.2, smaller ones for small latents
+    decoder.widths = (256, 128, 64, 64) if large else (64, 48, 32, 32)
+    decoder.time_upscale = (False, True, True)
+    decoder.space_upscale = (True, True, large)
+    decoder.patch = 2
+    decoder.dtype = "bfloat16" if large else "float32"
+
+    fit = c.tiny_decoder_training = ConfigDict()
+    fit.pixels = 256 if large else c.vae_training.pixels  # training windows
+    fit.steps = 20_000 if large else 600
+    fit.batch_size = 8
+    fit.learning_rate = 3e-4 if large else 2e-3
+    fit.warmup = 50
+    fit.weight_decay = 0.0
+    fit.ema_decay = 0.99
+    fit.schedule = "cosine"
+    fit.betas = (0.9, 0.99)
+
+    for section in (training, fit):
+        section.init_from = ""
+        section.accumulate = 1
+        section.optimizer = "adamw"
+        section.clip_norm = 1.0
 
     tiny = dict(c.tiny_overrides)
     tiny |= {
         "distill_training.steps": 4,
         "distill_training.batch_size": 4,
+        "distill_training.warmup": 0,
         "distill_training.levels": 8,
+        "tiny_decoder.widths": (8, 8, 8, 8),
+        "tiny_decoder.space_upscale": (True, True, False),
+        "tiny_decoder.dtype": "float32",
+        "tiny_decoder_training.pixels": 32,
+        "tiny_decoder_training.steps": 4,
+        "tiny_decoder_training.batch_size": 4,
+        "tiny_decoder_training.warmup": 0,
     }
     c.tiny_overrides = tuple(tiny.items())
     return c

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from data_pipelines import sources
 from helpers import command_line, paths
 from mirage_jax.chunks import latents_of_frames
-from mirage_jax.cli.helpers import build, common
+from mirage_jax.cli.helpers import build, common, quick_models
 from mirage_jax.parallel import unboxed
 from mirage_jax.training.geometry_task import GeometryTask
 
@@ -153,7 +153,7 @@ def test_experiments_can_be_built_and_trained(path, tiny):
     if not whole:
         tasks.append(build.branch_task(config, tasks[0]))
     if "distill_training" in config:
-        tasks.append(build.distill_task(config, tasks[0]))
+        tasks.append(quick_models.distill_task(config, tasks[0]))
     for task in tasks:
         params = unboxed(jax.eval_shape(task.init, key))
         frozen = {} if task.frozen is None else {"frozen": unboxed(task.frozen)}

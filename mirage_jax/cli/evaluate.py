@@ -14,7 +14,15 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mirage_jax.cli.helpers import build, common, config_check, depth_network, input_check, timing
+from mirage_jax.cli.helpers import (
+    build,
+    common,
+    config_check,
+    depth_network,
+    held_out_clips,
+    input_check,
+    timing,
+)
 from mirage_jax.cli.helpers.stored_fields import check_overrides
 from mirage_jax.io import outputs
 from mirage_jax.io.atomic import replacing
@@ -100,7 +108,7 @@ def _measure(config: ConfigDict, workdir: Workdir, console: Console) -> _Found:
     videos: list[dict[str, Any]] = []
     pictures: dict[str, tuple[np.ndarray, str]] = {}
     for name in names:
-        held_out = _held_out(workdir, name, rgb="rgb" in models)
+        held_out = held_out_clips.read(workdir, name, rgb="rgb" in models)
         console.print(f"evaluating {name}: {len(held_out)} held-out clips")
         generated = protocol.generate(models, held_out, seed=config.seed)
         worlds[name] = protocol.score(held_out, generated) | {
@@ -178,21 +186,6 @@ def _skipped_worlds(workdir: Workdir) -> list[dict[str, str]]:
     path = workdir.root / "worlds" / "skipped.json"
     skipped = read_object(path) if path.exists() else {}
     return [{"control": "world", "world": w, "reason": reason} for w, reason in skipped.items()]
-
-
-def _held_out(workdir: Workdir, name: str, *, rgb: bool) -> Any:
-    from data_pipelines.loading import ClipSource
-    from mirage_jax.evaluation.protocol import HeldOut
-    from mirage_jax.training.latent_encoding import load_clips
-
-    source = ClipSource(workdir.worlds(name), "eval", fields=("video", "cam2world", "name"))
-    clips = [source[i] for i in range(len(source))]
-    return HeldOut(
-        video=np.stack([clip["video"] for clip in clips]),
-        cam2world=np.stack([clip["cam2world"] for clip in clips]),
-        names=[clip["name"] for clip in clips],
-        clips=load_clips(workdir.latents(name, "eval", rgb=rgb)),
-    )
 
 
 def _geometry(model: Any, held_out: Any) -> dict[str, float]:

@@ -1,11 +1,12 @@
 """mirage train: train the latent encoder, its geometry head and the denoiser on recorded worlds.
 
 Stages, each going on from its newest checkpoint: encoder, cache (clips encoded once), geometry,
-denoiser and, where the experiment says how (experiments/distill.py), distill: a student that
-samples in few steps. Checkpoints, metrics (JSONL and TensorBoard) and sample sheets are in
-<workdir>/training, finished weights in <workdir>/model. Footage (--config.data.root) is recorded
-first. On several hosts the same command runs on each; they find each other through SLURM, GKE and
-the like, or through --coordinator. docs/training.md says more.
+denoiser and, where the experiment says how (experiments/distill.py), distill, a student that
+samples in few steps, and tiny_decoder, which decodes for less. Checkpoints, metrics (JSONL and
+TensorBoard) and sample sheets are in <workdir>/training, finished weights in <workdir>/model.
+Footage (--config.data.root) is recorded first. On several hosts the same command runs on each; they
+find each other through SLURM, GKE and the like, or through --coordinator. docs/training.md says
+more.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from mirage_jax.cli.helpers import (
     depth_network,
     dry_run,
     input_check,
+    quick_models,
     starts,
     training_sections,
 )
@@ -44,9 +46,14 @@ from mirage_jax.training.stage import StageOptions, train_task
 from mirage_jax.world.options import SamplerOptions
 
 STAGES = ("encoder", "cache", "geometry", "denoiser")
-"""Of every experiment; those with a section `distill_training` go on with "distill"."""
+"""Of every experiment; those with sections for them go on with `training_sections.OPTIONAL`."""
 
-_STAGE = flags.DEFINE_enum("stage", "all", ("all", *STAGES, "distill"), "Which stage to run.")
+_READ_CLIPS = {"encoder", "cache", "tiny_decoder"}
+"""Stages that read recorded clips; the others read the cache."""
+
+_STAGE = flags.DEFINE_enum(
+    "stage", "all", ("all", *STAGES, *training_sections.OPTIONAL), "Which stage to run."
+)
 _MEMORY = flags.DEFINE_enum(
     "memory",
     "latent",
@@ -87,15 +94,16 @@ def run(
     """
     config_check.check(config)
     input_check.check_training(config, workdir, _chosen(config, stage), memory)
-    if not {"encoder", "cache"}.isdisjoint(_chosen(config, stage)):
+    if not _READ_CLIPS.isdisjoint(_chosen(config, stage)):
         input_check.check_recordings(config, workdir)
     for name in _chosen(config, stage):
         _RUNNERS[name](config, workdir, console, memory)
 
 
 def stages(config: ConfigDict) -> tuple[str, ...]:
-    """What "all" runs: `STAGES`, and "distill" where the config says how."""
-    return (*STAGES, "distill") if "distill_training" in config else STAGES
+    """What "all" runs: `STAGES`, and what else the config has a section for."""
+    found = training_sections.stages(config)
+    return (*STAGES, *(name for name in training_sections.OPTIONAL if name in found))
 
 
 def _chosen(config: ConfigDict, stage: str) -> tuple[str, ...]:
@@ -259,10 +267,10 @@ def _distill(config: ConfigDict, workdir: Workdir, console: Console, memory: str
     from mirage_jax.weights import export
 
     train, evaluated = _sources(config, workdir, memory, build.texts(config))
-    sampler = build.student_sampler(config)
+    sampler = quick_models.student_sampler(config)
     whole = _whole_task(config, workdir, memory, evaluated, sampler)
-    values = build.teacher(config, whole, workdir.model(f"denoiser_{memory}"))
-    task = build.distill_task(config, whole, values)
+    values = quick_models.teacher(config, whole, workdir.model(f"denoiser_{memory}"))
+    task = quick_models.distill_task(config, whole, values)
     branch = task.base if isinstance(task.base, BranchTask) else None
     start = values if branch is None else {n: values[n] for n in ADDED if n in values}
     options = _options(config, training_sections.distill(config), console)
@@ -280,6 +288,26 @@ def _distill(config: ConfigDict, workdir: Workdir, console: Console, memory: str
     architecture = {**made, "sampler": dataclasses.asdict(sampler)}
     path = workdir.model(workdir.part("distill", memory))
     first_alone("distill", lambda: export(path, params, architecture))
+
+
+def _tiny_decoder(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> None:
+    from mirage_jax.training.encoder_training import train_tiny_decoder
+    from mirage_jax.weights import export, module_fields
+    from mirage_jax.world.latent_encoder import LatentEncoder
+
+    section = training_sections.tiny_decoder(config)
+    decoder = quick_models.tiny_decoder(config)
+    params = train_tiny_decoder(
+        decoder,
+        LatentEncoder.load(workdir.model("encoder")),
+        [workdir.worlds(world) for world in workdir.recorded(config.worlds)],
+        workdir.stage("tiny_decoder"),
+        _options(config, section, console),
+        frames=config.chunk_frames,
+        pixels=section.pixels,
+    )
+    made = {"kind": "tiny_decoder", "tiny_decoder": module_fields(decoder)}
+    first_alone("tiny_decoder", lambda: export(workdir.model("tiny_decoder"), params, made))
 
 
 def _whole_task(
@@ -315,6 +343,7 @@ _RUNNERS = {
     "geometry": _geometry,
     "denoiser": _denoiser,
     "distill": _distill,
+    "tiny_decoder": _tiny_decoder,
 }
 
 
@@ -333,7 +362,7 @@ def main() -> None:
     )
     console = Console(quiet=jax.process_index() > 0)
     chosen = _chosen(config, _STAGE.value)
-    needs_clips = not {"encoder", "cache"}.isdisjoint(chosen)
+    needs_clips = not _READ_CLIPS.isdisjoint(chosen)
     if config.get("data", {}).get("root") and needs_clips and not _DRY_RUN.value:
         config_check.check(config)
         first_alone("record", lambda: record.run(config, workdir, console))

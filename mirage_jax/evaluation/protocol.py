@@ -78,7 +78,7 @@ def returning_chunk(
     return model.encoder.decode(latents)
 
 
-def _in_batches(
+def in_batches(
     function: Callable[[LatentClip, Array], Array], clips: LatentClip, size: int, seed: int
 ) -> Videos:
     """Applies a jitted function to batches of one shape (the last is padded) as uint8 frames."""
@@ -94,7 +94,7 @@ def _in_batches(
 
 def reconstruct(encoder: LatentEncoder, held_out: HeldOut, batch_size: int = 16) -> Videos:
     """The truth of the last chunk, encoded and decoded."""
-    return _in_batches(lambda batch, _: _decode_last(encoder, batch), held_out.clips, batch_size, 0)
+    return in_batches(lambda batch, _: _decode_last(encoder, batch), held_out.clips, batch_size, 0)
 
 
 @jax.jit
@@ -133,7 +133,7 @@ def generate(
 
         def sample(empty: float, model: WorldModel = model) -> Videos:
             method = lambda batch, key: run(model, batch, key, jnp.asarray(empty))  # noqa: E731
-            return _in_batches(method, held_out.clips, batch_size, seed)
+            return in_batches(method, held_out.clips, batch_size, seed)
 
         videos[names[memory]] = sample(0.0)
         if memory == "latent":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,8 +28,7 @@ from mirage_jax.nn.video_vae import VideoVAE
 from mirage_jax.settings import from_mapping
 from mirage_jax.training.branch_task import ADDED, BranchTask, freeze_backbone
 from mirage_jax.training.denoiser_task import DenoiserTask
-from mirage_jax.training.distill_task import DistillTask, distilled
-from mirage_jax.weights import WEIGHTS, load_export, unflatten
+from mirage_jax.weights import WEIGHTS, unflatten
 from mirage_jax.world import conditioners, loading, presets
 from mirage_jax.world.conditioners import RAY_CHANNELS, Conditioner
 from mirage_jax.world.history import NO_FRAMES, NoiseAugmentation
@@ -236,54 +234,6 @@ def branch_task(
         lora = LoRA(config.lora.rank, config.lora.alpha, tuple(config.lora.targets))
         dropout = config.lora.dropout
     return freeze_backbone(task, values, lora, dropout)
-
-
-def distill_task(
-    config: ConfigDict, task: DenoiserTask, values: dict[str, Any] | None = None
-) -> DistillTask:
-    """The task that makes a student of the denoiser that `task` trains.
-
-    Args:
-      config: the experiment.
-      task: of the whole denoiser.
-      values: parameters of the trained denoiser; None for shapes alone.
-    """
-    section = config.distill_training
-    base = task if trained(config) == "all" else branch_task(config, task, values)
-    options = {name: section[name] for name in ("levels", "shift", "cfg_scale")}
-    return distilled(base, values, **options)
-
-
-def student_sampler(config: ConfigDict) -> SamplerOptions:
-    """How students are sampled."""
-    section = config.distill_training
-    return SamplerOptions(section.sampling_steps, section.shift, "consistency")
-
-
-def teacher(config: ConfigDict, task: DenoiserTask, path: Path) -> dict[str, Any]:
-    """Parameters of the trained denoiser that a student starts from.
-
-    Args:
-      config: the experiment.
-      task: of the whole denoiser.
-      path: of its export, where `distill_training.teacher` names none.
-
-    Raises:
-      FileNotFoundError, ValueError: if there is no export, or it was trained for something else.
-    """
-    named = config.distill_training.teacher
-    if named == "random":
-        return jax.device_get(jax.jit(lambda: nn.unbox(task.init(jax.random.key(config.seed))))())
-    path = Path(named or path)
-    values, made = load_export(path)
-    expected = denoiser_architecture(config, task)
-    for name in ("conditioner", "size", "chunk_frames", "context_frames"):
-        found = made.get(name, expected[name])
-        if json.loads(json.dumps(expected[name])) != found:
-            raise ValueError(
-                f"{path}: field {name}: found {found}, expected {expected[name]} as the config says"
-            )
-    return values
 
 
 def texts(config: ConfigDict) -> dict[str, Float[np.ndarray, "l e"]]:

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mirage_jax.chunks import TEMPORAL_STRIDE, latents_of_frames
-from mirage_jax.cli.helpers import build, training_sections
+from mirage_jax.cli.helpers import build, quick_models, training_sections
 from mirage_jax.cli.helpers.config_sections import BY_WORLD, SECTIONS, RunSection
 from mirage_jax.nn.attention.dispatch import check_backend
 from mirage_jax.parallel import BATCH_AXES
@@ -70,6 +70,8 @@ def _check_modules(config: ConfigDict) -> None:
         check_backend(config.denoiser.attention_backend)
     except ValueError as error:
         raise ValueError(f"config.denoiser.{error}") from error
+    if "tiny_decoder" in config:
+        quick_models.tiny_decoder(config)
     for section in ("vae", "geometry", "denoiser"):
         dtype = config[section].get("dtype", "float32")
         if dtype not in ("float32", "bfloat16"):
@@ -125,13 +127,18 @@ def _check_sizes(config: ConfigDict) -> None:
                 f"config.record.size: found {side}, expected a multiple of {token}, as it is the "
                 "width too"
             )
-    section = training_sections.encoder(config)
+    windows = {}
+    if not training_sections.encoder(config).pretrained:
+        windows["vae_training"] = training_sections.encoder(config).pixels
+    if "tiny_decoder_training" in config:
+        windows["tiny_decoder_training"] = training_sections.tiny_decoder(config).pixels
     most = min(height, width)
-    if not section.pretrained and (section.pixels % stride or section.pixels > most):
-        raise ValueError(
-            f"config.vae_training.pixels: found {section.pixels}, expected a multiple of {stride} "
-            f"up to {most}, the size of the pictures"
-        )
+    for name, pixels in windows.items():
+        if pixels % stride or pixels > most:
+            raise ValueError(
+                f"config.{name}.pixels: found {pixels}, expected a multiple of {stride} up to "
+                f"{most}, the size of the pictures"
+            )
 
 
 def check_batches(config: ConfigDict, shards: Mapping[str, int], stages: Sequence[str]) -> None:

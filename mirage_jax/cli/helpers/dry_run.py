@@ -16,7 +16,14 @@ from rich.console import Console
 
 from data_pipelines import loading
 from mirage_jax import parallel
-from mirage_jax.cli.helpers import build, config_check, programs, starts, training_sections
+from mirage_jax.cli.helpers import (
+    build,
+    config_check,
+    programs,
+    quick_models,
+    starts,
+    training_sections,
+)
 from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel import footprint, specs
@@ -25,7 +32,9 @@ from mirage_jax.training.geometry_task import GeometryTask
 from mirage_jax.training.latent_cache import LatentSource
 from mirage_jax.training.task import Task
 from mirage_jax.training.throughput import format_count
+from mirage_jax.training.tiny_decoder_task import TinyDecoderTask
 from mirage_jax.training.vae_task import VAETask
+from mirage_jax.world.latent_encoder import new_encoder
 
 
 def run(
@@ -157,6 +166,15 @@ def _encoder(config: ConfigDict, _: str) -> Stage:
     return section, task, {"video": jax.ShapeDtypeStruct(shape, jnp.uint8)}
 
 
+def _tiny_decoder(config: ConfigDict, _: str) -> Stage:
+    section = training_sections.tiny_decoder(config)
+    frames, pixels = config.chunk_frames, section.pixels
+    encoder = jax.eval_shape(lambda: new_encoder(build.vae(config)))
+    task = TinyDecoderTask(quick_models.tiny_decoder(config), encoder)
+    shape = (section.batch_size, frames, pixels, pixels, 3)
+    return section, task, {"video": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+
+
 def _geometry(config: ConfigDict, _: str) -> Stage:
     section = training_sections.geometry(config)
     grid = (*programs.latent_grid(config), config.vae.latent_channels)
@@ -194,4 +212,5 @@ _STAGES = {
     "geometry": _geometry,
     "denoiser": _denoiser,
     "distill": _distill,
+    "tiny_decoder": _tiny_decoder,
 }

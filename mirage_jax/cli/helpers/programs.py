@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from mirage_jax import memory, parallel
 from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_clip, latents_of_frames
-from mirage_jax.cli.helpers import build, training_sections
+from mirage_jax.cli.helpers import build, quick_models, training_sections
 from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.geometry import Camera
 from mirage_jax.training import state as states
@@ -112,7 +112,7 @@ def denoiser_task(config: ConfigDict, kind: str) -> DenoiserTask:
 
 def distill_task(config: ConfigDict, kind: str) -> DistillTask:
     """The task that makes a student of `denoiser_task`'s denoiser."""
-    return build.distill_task(config, _task(config, kind))
+    return quick_models.distill_task(config, _task(config, kind))
 
 
 def clip_batch(config: ConfigDict, count: int, kind: str = "latent") -> dict[str, Any]:

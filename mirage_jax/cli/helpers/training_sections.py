@@ -87,11 +87,27 @@ class DistillSection(TrainingSection):
             )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TinyDecoderSection(TrainingSection):
+    """`config.tiny_decoder_training`."""
+
+    pixels: int = setting(REQUIRED, "Side of a training window.", least=1)
+
+
 _Section = TypeVar("_Section", bound=TrainingSection)
 
 
 def _section(kind: type[_Section], config: ConfigDict, name: str) -> _Section:
     return from_mapping(kind, config[name].to_dict(), f"config.{name}")
+
+
+def _optional(kind: type[_Section], config: ConfigDict, name: str) -> _Section:
+    if name not in config:
+        raise ValueError(
+            f"config.{name}: found none in {config.name!r}, expected a section as in "
+            "experiments/distill.py"
+        )
+    return _section(kind, config, name)
 
 
 def encoder(config: ConfigDict) -> EncoderSection:
@@ -111,20 +127,29 @@ def denoiser(config: ConfigDict) -> DenoiserSection:
 
 def distill(config: ConfigDict) -> DistillSection:
     """`config.distill_training`; ValueError as for `encoder`, or if the config has none."""
-    if "distill_training" not in config:
-        raise ValueError(
-            f"config.distill_training: found none in {config.name!r}, expected a section as in "
-            "experiments/distill.py"
-        )
-    return _section(DistillSection, config, "distill_training")
+    return _optional(DistillSection, config, "distill_training")
 
 
-OF_STAGE = {"encoder": encoder, "geometry": geometry, "denoiser": denoiser, "distill": distill}
+def tiny_decoder(config: ConfigDict) -> TinyDecoderSection:
+    """`config.tiny_decoder_training`; errors as for `distill`."""
+    return _optional(TinyDecoderSection, config, "tiny_decoder_training")
+
+
+OF_STAGE = {
+    "encoder": encoder,
+    "geometry": geometry,
+    "denoiser": denoiser,
+    "distill": distill,
+    "tiny_decoder": tiny_decoder,
+}
+
+OPTIONAL = ("distill", "tiny_decoder")
+"""Stages of experiments that have a section for them."""
 
 
 def stages(config: ConfigDict) -> tuple[str, ...]:
     """The stages that `config` has a section for."""
-    return tuple(s for s in OF_STAGE if s != "distill" or "distill_training" in config)
+    return tuple(s for s in OF_STAGE if s not in OPTIONAL or f"{s}_training" in config)
 
 
 def guard(config: ConfigDict) -> Guard:
