@@ -125,7 +125,7 @@ _CHUNK_FRAMES = flags.DEFINE(
     Integer(least=5),
     "chunk_frames",
     RELEASED_CHUNK_FRAMES,
-    "Frames of a chunk of converted weights, 1 + 4 n.",
+    "Frames of a chunk, 1 + 4 n, of converted weights and of those trained on several lengths.",
 )
 _DTYPE = flags.DEFINE_enum(
     "compute_dtype",
@@ -272,6 +272,7 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
     if _SIZE.value:
         wanted["video_size"] = (size, model.size)
     if flags.FLAGS["chunk_frames"].present:
+        model = flag_values.with_chunk_frames(model, workdir, _DENOISER.value, _CHUNK_FRAMES.value)
         wanted["chunk_frames"] = (_CHUNK_FRAMES.value, model.chunk_frames)
     for name, (found, trained) in wanted.items():
         if found != trained:

@@ -27,6 +27,7 @@ from rich.console import Console
 from mirage_jax.cli import record
 from mirage_jax.cli.helpers import (
     build,
+    clip_sources,
     common,
     config_check,
     depth_network,
@@ -164,7 +165,7 @@ def _encode_clips(config: ConfigDict, workdir: Workdir, console: Console, memory
     path = workdir.model("encoder")
     encoder, encoder_id = LatentEncoder.load(path), fingerprint(path)
     rgb = memory == "rgb"
-    settings = CacheSettings(
+    main = CacheSettings(
         chunk_frames=config.chunk_frames,
         sky_depth=config.sky_depth,
         rgb=rgb,
@@ -173,36 +174,19 @@ def _encode_clips(config: ConfigDict, workdir: Workdir, console: Console, memory
     )
     depth_of = depth_network.load(config)
     for world in workdir.recorded(config.worlds):
-        for split in ("train", "eval"):
+        for split, other in clip_sources.caches(config, memory):
+            settings = dataclasses.replace(main, chunk_frames=other) if other else main
             refresh_cache(
                 encoder,
                 encoder_id,
                 workdir.worlds(world),
                 split,
-                workdir.latents(world, split, rgb=rgb),
+                workdir.latents(world, split, rgb=rgb, chunk_frames=other),
                 settings,
                 say=functools.partial(console.print, markup=False, soft_wrap=True),
                 console=console,
                 depth_of=depth_of,
             )
-
-
-def _sources(
-    config: ConfigDict, workdir: Workdir, memory: str, texts: Mapping[str, np.ndarray] | None = None
-) -> tuple[Any, Any]:
-    """Cached clips to train on and to evaluate on, with the text of their world if there is one."""
-    from mirage_jax.training.latent_cache import LatentSource
-    from mirage_jax.training.sources import Joined, WithText
-
-    worlds = workdir.recorded(config.worlds)
-
-    def source(split: str) -> Any:
-        paths = {world: workdir.latents(world, split, rgb=memory == "rgb") for world in worlds}
-        if not texts:
-            return LatentSource(paths.values())
-        return Joined([WithText(LatentSource([path]), texts[w]) for w, path in paths.items()])
-
-    return source("train"), source("eval")
 
 
 def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> None:
@@ -214,7 +198,7 @@ def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) ->
     vae = LatentEncoder.load(workdir.model("encoder")).vae
     height, width = (side // vae.spatial_stride for side in build.picture_size(config))
     head = build.geometry_head(config)
-    train, evaluated = _sources(config, workdir, "latent")
+    train, evaluated = clip_sources.main(config, workdir, "latent")
     params = train_task(
         GeometryTask(head, (height, width, vae.latent_channels), config.sky_depth),
         train,
@@ -234,7 +218,8 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
     from mirage_jax.weights import export
 
     section = training_sections.denoiser(config)
-    train, evaluated = _sources(config, workdir, memory, build.texts(config))
+    texts = build.texts(config)
+    train, evaluated = clip_sources.main(config, workdir, memory, texts)
     task = _whole_task(config, workdir, memory, evaluated, build.sampler(config))
     if task.denoiser.memory_prior:
         console.print("fitting the memory prior")
@@ -248,7 +233,7 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
         options = dataclasses.replace(options, init_from=start)
     params = train_task(
         task,
-        train,
+        clip_sources.of_all_lengths(config, workdir, memory, texts, train),
         workdir.stage(f"denoiser_{memory}"),
         options,
         name=f"denoiser ({memory} memory)",
@@ -266,7 +251,8 @@ def _distill(config: ConfigDict, workdir: Workdir, console: Console, memory: str
     from mirage_jax.training.branch_task import ADDED, BranchTask
     from mirage_jax.weights import export
 
-    train, evaluated = _sources(config, workdir, memory, build.texts(config))
+    texts = build.texts(config)
+    train, evaluated = clip_sources.main(config, workdir, memory, texts)
     sampler = quick_models.student_sampler(config)
     whole = _whole_task(config, workdir, memory, evaluated, sampler)
     values = quick_models.teacher(config, whole, workdir.model(f"denoiser_{memory}"))
@@ -276,7 +262,7 @@ def _distill(config: ConfigDict, workdir: Workdir, console: Console, memory: str
     options = _options(config, training_sections.distill(config), console)
     params = train_task(
         task,
-        train,
+        clip_sources.of_all_lengths(config, workdir, memory, texts, train),
         workdir.stage(workdir.part("distill", memory)),
         dataclasses.replace(options, init_from=start),
         name="distill",

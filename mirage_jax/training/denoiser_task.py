@@ -80,6 +80,7 @@ class DenoiserTask(Task):
         with the method "staggered".
       prior: parameters of the denoiser's memory prior (`prior_fit`), if it has one.
       preview: clips to draw sample sheets of, if any.
+      batch_shapes: lengths of chunks that batches come in, `chunk_latents` being the longest.
     """
 
     denoiser: Denoiser
@@ -96,6 +97,7 @@ class DenoiserTask(Task):
     per_frame: bool = False
     prior: Params | None = None
     preview: Preview | None = None
+    batch_shapes: int = 1
 
     def __post_init__(self) -> None:
         found, expected = self.denoiser.memory_channels, self.conditioner.channels
@@ -103,6 +105,11 @@ class DenoiserTask(Task):
             raise ValueError(
                 f"denoiser: found {found} memory channels, expected {expected} as the conditioner "
                 f"{self.conditioner.kind!r} has"
+            )
+        if self.batch_shapes > 1 and self.conditioner.kind in ("score", "rgb"):
+            raise ValueError(
+                f"chunk_lengths: found {self.batch_shapes} with the conditioner "
+                f"{self.conditioner.kind!r}, expected one, which its constants are of"
             )
         if not self.context_frames:
             return
@@ -115,27 +122,25 @@ class DenoiserTask(Task):
         if self.context_frames.preceding:
             latents_of_frames(self.context_frames.preceding)
 
-    @property
-    def table(self) -> scenarios.Scenarios:
-        return scenarios.scenarios(self.chunks, self.chunk_latents)
-
     def sample(self, batch: LatentClip, key: PRNGKeyArray, *, train: bool = True) -> Sample:
         """A batch as the denoiser gets it.
 
         In training histories are noisy and memories sometimes dropped, references with them; else
-        all is true and kept.
+        all is true and kept. Chunks may be shorter than `chunk_latents`.
         """
+        chunks, latents = batch.chunks.shape[1:3]
+        table = scenarios.scenarios(chunks, latents, between=self.batch_shapes > 1)
 
         def one(clip: LatentClip, key: PRNGKeyArray) -> Sample:
             draw_key, noise_key, drop_key = jax.random.split(key, 3)
-            scenario, keyframes = scenarios.draw(draw_key, self.table)
+            scenario, keyframes = scenarios.draw(draw_key, table)
             found = history.make_sample(
                 clip,
                 scenario,
                 keyframes,
                 conditioner=self.conditioner,
                 size=self.size,
-                table=self.table,
+                table=table,
                 options=self.context_frames,
                 constants=self.constants,
                 key=noise_key if train else None,

@@ -46,6 +46,10 @@ class DistillTask(Task):
     cfg_scale: float = 1.0
     needs_ema: bool = True
 
+    @property
+    def batch_shapes(self) -> int:  # type: ignore[override]
+        return self.base.batch_shapes
+
     def init(self, key: PRNGKeyArray) -> Params:
         return self.base.init(key)
 

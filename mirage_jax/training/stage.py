@@ -13,6 +13,7 @@ from rich.console import Console
 from data_pipelines import loading
 from mirage_jax.parallel import processes
 from mirage_jax.parallel.rules import Rules
+from mirage_jax.training.chunk_lengths import ByLength, mixed_batches
 from mirage_jax.training.loop import fit
 from mirage_jax.training.loop_settings import LoopSettings
 from mirage_jax.training.optimizers import OptimizerSettings, make_optimizer
@@ -60,7 +61,7 @@ def train_task(
 
     Args:
       task: what to train.
-      source: random access to elements, see `loading.batches`.
+      source: random access to elements, see `loading.batches`, or several by length of chunks.
       folder: for checkpoints and logs.
       options: how and where.
       name: shown on the progress line.
@@ -68,17 +69,28 @@ def train_task(
       eval_batches: of held-out clips, see `loop.fit`.
     """
     optimizer, schedule = make_optimizer(options.optimizer, options.loop.steps)
-    state = fit(
-        task,
-        lambda start: loading.batches(
+    seed = options.loop.seed
+
+    def batches(source: Any, start: int) -> Any:
+        return loading.batches(
             source,
             transform,
             batch_size=options.batch_size,
-            seed=options.loop.seed,
+            seed=seed,
             workers=options.workers,
             start_batch=start,
             shard=processes.batch_share(options.mesh),
-        ),
+        )
+
+    def all_batches(start: int) -> Any:
+        if not isinstance(source, ByLength):
+            return batches(source, start)
+        sources = source.sources
+        return mixed_batches(lambda n, at: batches(sources[n], at), tuple(sources), seed, start)
+
+    state = fit(
+        task,
+        all_batches,
         options.loop,
         workdir=folder,
         optimizer=optimizer,

@@ -36,10 +36,12 @@ class Task(Protocol):
         the jitted step as an argument; closed over instead they would be compiled in as constants,
         once more per compilation.
       needs_ema: whether the loss needs the averaged parameters too, which it gets as `ema`.
+      batch_shapes: in how many shapes batches come; a program is compiled for each.
     """
 
     frozen: Any = None
     needs_ema: bool = False
+    batch_shapes: int = 1
 
     def init(self, key: PRNGKeyArray) -> Params:
         """Fresh parameters. Traced, so that they are made sharded; boxed leaves welcome."""

@@ -2,7 +2,10 @@
 
 import numpy as np
 
+from helpers import tiny_world
 from mirage_jax.evaluation import few_steps
+from mirage_jax.evaluation.protocol import HeldOut
+from mirage_jax.world import WorldModel
 from mirage_jax.world.options import SamplerOptions
 
 
@@ -24,14 +27,14 @@ def test_scores_are_means_over_the_revisited_frames(monkeypatch):
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 256, (3, 9, 32, 32, 3)).astype(np.uint8)
 
-    class Model:
+    class Model(tiny_world.stand_in(WorldModel)):
         def __init__(self, sampler=None):
             self.sampler = sampler
 
         def replace(self, sampler):
             return Model(sampler)
 
-    class HeldOut:
+    class Clips(tiny_world.stand_in(HeldOut)):
         video, clips = truth, None
 
     def videos(method, clips, size, seed):
@@ -48,7 +51,7 @@ def test_scores_are_means_over_the_revisited_frames(monkeypatch):
     found = few_steps.measure(
         {"teacher": Model()},
         options,
-        {"maze": HeldOut()},
+        {"maze": Clips()},
         seed=0,
         weights=None,
         advance=lambda: calls.append(1),

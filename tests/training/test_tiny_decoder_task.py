@@ -26,14 +26,14 @@ def test_the_loss_is_the_error_of_the_decoded_clip_and_the_encoder_stays(encoder
     task = TinyDecoderTask(DECODER, encoder, l1_weight=0.5, first_frame_weight=3.0)
     params = nn.unbox(task.init(jax.random.key(0)))
     rng = np.random.default_rng(0)
-    video = rng.integers(0, 256, (2, 5, 16, 16, 3)).astype(np.uint8)
+    video = jnp.asarray(rng.integers(0, 256, (2, 5, 16, 16, 3)), jnp.uint8)
     loss, metrics = task.loss(
         params, {"video": video}, jax.random.key(0), train=True, frozen=encoder
     )
     true = np.asarray(to_model_range(video))
     cells = true.reshape(2, 5, 2, 8, 2, 8, 3).mean((3, 5))
     latents = np.stack([cells[:, 0], cells[:, 1:].mean(1)], axis=1)
-    decoded = np.asarray(DECODER.apply({"params": params}, latents))
+    decoded = np.asarray(DECODER.apply({"params": params}, jnp.asarray(latents)))
     assert decoded.shape == true.shape
     error = (decoded - true) ** 2 + 0.5 * np.abs(decoded - true)
     by_frame = error.mean((0, 2, 3, 4))
@@ -48,7 +48,9 @@ def test_an_encoder_decodes_with_it_and_refuses_one_for_other_latents(tmp_path, 
     weights.export(tmp_path / "tiny", params, made)
     quick = encoder.with_tiny_decoder(tmp_path / "tiny")
     latents = jax.random.normal(jax.random.key(1), (1, 2, 2, 2, 3))
-    np.testing.assert_array_equal(quick.decode(latents), DECODER.apply({"params": params}, latents))
+    np.testing.assert_array_equal(
+        quick.decode(latents), DECODER.apply({"params": params}, jnp.asarray(latents))
+    )
     assert quick.decode(latents).shape == encoder.decode(latents).shape
     large = DECODER.clone(space_upscale=(True, True, True))
     made["tiny_decoder"] = weights.module_fields(large)

@@ -145,6 +145,12 @@ def denoiser(config: ConfigDict, memory: str, data_std: tuple[float, ...]) -> De
     )
 
 
+def chunk_lengths(config: ConfigDict, memory: str = "latent") -> tuple[int, ...]:
+    """Frames of the chunks that a denoiser trains on; of the baselines the longest alone."""
+    lengths = tuple(config.get("chunk_lengths", ())) if memory == "latent" else ()
+    return lengths or (config.chunk_frames,)
+
+
 def denoiser_task(config: ConfigDict, memory: str, data_std: tuple[float, ...]) -> DenoiserTask:
     """The training task of `denoiser`."""
     training = config.denoiser_training
@@ -160,6 +166,7 @@ def denoiser_task(config: ConfigDict, memory: str, data_std: tuple[float, ...]) 
         drop_memory=training.drop_memory,
         drop_text=training.drop_text,
         per_frame=training.per_frame,
+        batch_shapes=len(chunk_lengths(config, memory)),
     )
 
 
@@ -179,7 +186,9 @@ def trained(config: ConfigDict) -> str:
 
 def denoiser_architecture(config: ConfigDict, task: DenoiserTask) -> dict[str, Any]:
     """Everything that decides what a denoiser's weights mean and how they are run."""
-    return loading.denoiser_architecture(
+    lengths = chunk_lengths(config, "latent" if task.batch_shapes > 1 else "none")
+    several = {"chunk_lengths": sorted(lengths)} if len(lengths) > 1 else {}
+    return several | loading.denoiser_architecture(
         task.denoiser,
         task.conditioner,
         size=task.size,

@@ -86,6 +86,17 @@ def _check_modules(config: ConfigDict) -> None:
 def _check_frames(config: ConfigDict) -> None:
     """Lengths of clips, chunks and context frames."""
     chunk, frames = config.chunk_frames, config.record.frames
+    lengths = tuple(config.get("chunk_lengths", ()))
+    if lengths and (
+        max(lengths) != chunk
+        or len(set(lengths)) < len(lengths)
+        or any((n - 1) % TEMPORAL_STRIDE or (frames - 1) % (n - 1) for n in lengths)
+    ):
+        raise ValueError(
+            f"config.chunk_lengths: found {lengths}, expected different lengths 1 + "
+            f"{TEMPORAL_STRIDE} n that divide a clip of {frames} frames, the longest of them "
+            f"chunk_frames ({chunk})"
+        )
     if (chunk - 1) % TEMPORAL_STRIDE:
         raise ValueError(f"config.chunk_frames: found {chunk}, expected 1 + {TEMPORAL_STRIDE} n")
     count, rest = divmod(frames - 1, chunk - 1)
@@ -96,7 +107,11 @@ def _check_frames(config: ConfigDict) -> None:
             f"config.record.frames: found {frames}, expected 1 + {step} n and at least "
             f"{1 + LEAST_CHUNKS * step}, for example {near}: whole chunks of {chunk} frames"
         )
-    latents, patch = latents_of_frames(chunk), config.denoiser.patch[0]
+    patch = config.denoiser.patch[0]
+    latents = next(
+        (n for n in map(latents_of_frames, (chunk, *lengths)) if n % patch),
+        latents_of_frames(chunk),
+    )
     if latents % patch:
         raise ValueError(
             f"config.denoiser.patch: found {patch} latents in a token, expected a divisor of the "

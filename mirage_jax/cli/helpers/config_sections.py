@@ -41,6 +41,11 @@ class RunSection(Settings):
     )
     loader_workers: int = setting(0, "Loader processes; 0 = threads of the program.", least=0)
     chunk_frames: int = setting(REQUIRED, "Frames of a chunk, 1 + 4 n.", least=5)
+    chunk_lengths: tuple[int, ...] = setting(
+        (),
+        "Lengths that the denoiser trains on, chunk_frames the longest; () = that alone.",
+        least=5,
+    )
     sky_depth: float = setting(200.0, "Metres at which the sky is remembered.", above=0)
 
 

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from mirage_jax.cli.helpers import common
+from mirage_jax.io.exports import stored_architecture
+from mirage_jax.io.workdir import Workdir
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.sampling import memory_scale
 
@@ -40,3 +42,14 @@ def with_memory_scale(model: WorldModel, words: Sequence[str]) -> WorldModel:
     except ValueError as error:
         raise common.UserError(f"--memory_scale={','.join(words)}: {error}") from error
     return model.replace(sampler=sampler)  # type: ignore[attr-defined]
+
+
+def with_chunk_frames(
+    model: WorldModel, workdir: Workdir, denoiser: str, frames: int
+) -> WorldModel:
+    """The model with chunks of so many frames, if it was trained on them too; else as it is."""
+    made = stored_architecture(workdir.model(f"denoiser_{denoiser}"))
+    if frames not in made.get("chunk_lengths", ()):
+        return model
+    changed: WorldModel = model.replace(chunk_frames=frames)  # type: ignore[attr-defined]
+    return changed
