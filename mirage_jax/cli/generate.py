@@ -253,10 +253,12 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
     size = None if geometry is None else geometry.original_size or geometry.size
     if _SIZE.value:
         size = flag_values.two_numbers("video_size", _SIZE.value, "HEIGHT,WIDTH in pixels")
+    # A student knows itself how it is sampled, whatever experiment is named.
+    as_config = common.config_is_named() and _DENOISER.value != build.STUDENT
     model = build.generation_model(
         config,
         workdir,
-        None if common.config_is_named() else common.overrides()[2],
+        None if as_config else common.overrides()[2],
         memory=_DENOISER.value,
         preset=_PRESET.value or "",
         fields=_WITH.value,
@@ -265,20 +267,14 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         chunk_frames=_CHUNK_FRAMES.value,
         dtype=_DTYPE.value,
     )
-    if _DECODER.value == "tiny":
-        tiny = model.encoder.with_tiny_decoder(workdir.model("tiny_decoder"))
-        model = model.replace(encoder=tiny)  # type: ignore[attr-defined]
-    wanted: dict[str, tuple[Any, Any]] = {}
-    if _SIZE.value:
-        wanted["video_size"] = (size, model.size)
-    if flags.FLAGS["chunk_frames"].present:
-        model = flag_values.with_chunk_frames(model, workdir, _DENOISER.value, _CHUNK_FRAMES.value)
-        wanted["chunk_frames"] = (_CHUNK_FRAMES.value, model.chunk_frames)
-    for name, (found, trained) in wanted.items():
-        if found != trained:
-            raise common.UserError(
-                f"--{name}: found {found}, expected {trained}, which the weights were trained for"
-            )
+    model = flag_values.as_asked(
+        model,
+        workdir,
+        denoiser=_DENOISER.value,
+        tiny_decoder=_DECODER.value == "tiny",
+        size=size if _SIZE.value else None,
+        chunk_frames=_CHUNK_FRAMES.value if flags.FLAGS["chunk_frames"].present else None,
+    )
     model = flag_values.with_memory_scale(model, _MEMORY_SCALE.value)
     return prompts.with_prompt(
         model,
@@ -334,8 +330,7 @@ def _used_fields(entry: str, workdir: Workdir) -> list[str]:
         used.append("memory.capacity")
     if not stored_fields(workdir, _DENOISER.value).get("chunk_frames"):  # converted weights
         return [*used, "sky_depth"]
-    student = _DENOISER.value == build.STUDENT  # which knows itself how it is sampled
-    return used if _PRESET.value or student else [*used, "sampling."]
+    return used if _PRESET.value else [*used, "sampling."]
 
 
 def _frames_per_second(geometry: GeometryFile | None, planned: walk.Walk) -> float:
@@ -349,13 +344,7 @@ def _frames_per_second(geometry: GeometryFile | None, planned: walk.Walk) -> flo
 
 
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
-    """Writes the video, the world and the record; returns the video's path.
-
-    Args:
-      config: the experiment.
-      workdir: of the weights.
-      console: for progress.
-    """
+    """Writes the video, the world and the record; returns the video's path."""
     config_check.check(config)
     entry, files = _entry(), OutputFiles(Path(_OUT.value))
     _check_flags(files)

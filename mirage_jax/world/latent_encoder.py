@@ -162,7 +162,6 @@ def load_tiny_decoder(path: Path) -> tuple[dict[str, Any], TinyDecoder]:
         "tiny_decoder",
         TinyDecoder,
         lambda module: init_params(module, jax.random.key(0)),
-        any_float=True,
     )
     return params, tiny
 
