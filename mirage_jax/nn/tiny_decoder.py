@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
 from jaxtyping import Array, Float
@@ -134,8 +133,3 @@ def init_params(decoder: TinyDecoder, key: Any) -> Any:
     return decoder.init(key, jnp.zeros((1, 1, 1, 1, decoder.latent_channels), jnp.float32))[
         "params"
     ]
-
-
-def parameter_shapes(decoder: TinyDecoder) -> Any:
-    """Shapes of the parameters of a decoder."""
-    return jax.eval_shape(lambda: init_params(decoder, jax.random.key(0)))

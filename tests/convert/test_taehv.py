@@ -10,7 +10,7 @@ from mirage_jax.convert.incoming import import_checkpoint
 from mirage_jax.convert.outgoing import export_checkpoint
 from mirage_jax.convert.placement import assemble
 from mirage_jax.convert.taehv import taehv_fields, taehv_plan
-from mirage_jax.nn.tiny_decoder import TinyDecoder, parameter_shapes
+from mirage_jax.nn.tiny_decoder import TinyDecoder, init_params
 from mirage_jax.world.latent_encoder import load_tiny_decoder
 
 WIDTHS = (12, 8, 6, 6)
@@ -48,9 +48,10 @@ def test_released_sizes_have_the_released_names():
         assert [shapes[f"decoder.{n}.conv.weight"][0] for n in (7, 13, 19)] == [256, 256, 128]
         assert shapes["decoder.22.weight"] == (3 * patch**2, 64, 3, 3)
         assert "decoder.20.bias" not in shapes and len(shapes) == 64
+        params = jax.eval_shape(lambda module=decoder: init_params(module, jax.random.key(0)))
         ours = {
             jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-            for path, leaf in jax.tree_util.tree_leaves_with_path(parameter_shapes(decoder))
+            for path, leaf in jax.tree_util.tree_leaves_with_path(params)
         }
         assert {p.path: p.shape for p in plan} == ours
         if channels == 48:
