@@ -113,5 +113,5 @@ def sample_chunk(
         method=method,
         pin=pin,
         schedule=levels,
-        key=jax.random.fold_in(key, 1),
+        key=jax.random.fold_in(key, 1) if method == "consistency" else None,
     )
