@@ -122,7 +122,7 @@ def train_tiny_decoder(
         for split in ("train", "eval")
     )
     return train_task(
-        TinyDecoderTask(decoder, encoder),
+        TinyDecoderTask.of_encoder(decoder, encoder),
         train,
         folder,
         options,

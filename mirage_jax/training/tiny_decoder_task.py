@@ -8,6 +8,7 @@ from typing import Any
 from jaxtyping import Array, PRNGKeyArray
 
 from mirage_jax.nn.tiny_decoder import TinyDecoder, init_params
+from mirage_jax.nn.video_vae import LatentStats, VideoVAE
 from mirage_jax.training.task import Params, Task
 from mirage_jax.training.vae_task import psnr, reconstruction_error
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
@@ -21,15 +22,24 @@ class TinyDecoderTask(Task):
 
     Attributes:
       decoder: what is trained.
-      frozen: the encoder.
+      vae: the encoder's module.
+      frozen: its parameters "vae" and the statistics "stats" of its latents, see `of_encoder`.
       l1_weight: of the absolute error beside the squared one.
       first_frame_weight: how much more the first frame counts.
     """
 
     decoder: TinyDecoder
-    frozen: LatentEncoder
+    vae: VideoVAE
+    frozen: Any
     l1_weight: float = 0.05
     first_frame_weight: float = 1.0
+
+    @staticmethod
+    def of_encoder(decoder: TinyDecoder, encoder: LatentEncoder, **options: Any) -> TinyDecoderTask:
+        """The task for the latents of an encoder; `options` are further attributes."""
+        stats = {"mean": encoder.stats.mean, "std": encoder.stats.std}
+        frozen = {"vae": encoder.params, "stats": stats}
+        return TinyDecoderTask(decoder, encoder.vae, frozen, **options)
 
     def init(self, key: PRNGKeyArray) -> Params:
         return init_params(self.decoder, key)
@@ -45,7 +55,8 @@ class TinyDecoderTask(Task):
         **_: Any,
     ) -> tuple[Array, dict[str, Array]]:
         video = to_model_range(batch["video"])
-        latents = frozen.encode(video)
+        encoder = LatentEncoder(frozen["vae"], LatentStats(**frozen["stats"]), self.vae)
+        latents = encoder.encode(video)
         output: Any = self.decoder.apply({"params": params}, latents)
         error = reconstruction_error(
             output, video, l1_weight=self.l1_weight, first_frame_weight=self.first_frame_weight

@@ -10,7 +10,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
 from mirage_jax.nn.tiny_decoder import TinyDecoder, init_params
@@ -138,7 +137,7 @@ class LatentEncoder:
     def load(path: Path) -> LatentEncoder:
         """Reads what `save` wrote; ValueError names what does not fit."""
         params, _, architecture = load_module(
-            path, {"kind": "latent_encoder"}, "vae", VideoVAE, _encoder_params
+            path, {"kind": "latent_encoder"}, "vae", VideoVAE, encoder_params
         )
         return LatentEncoder.of(path, params, architecture)
 
@@ -166,13 +165,8 @@ def load_tiny_decoder(path: Path) -> tuple[dict[str, Any], TinyDecoder]:
     return params, tiny
 
 
-def new_encoder(vae: VideoVAE) -> LatentEncoder:
-    """An untrained encoder."""
-    params = nn.unbox(_encoder_params(vae))
-    return LatentEncoder(params["vae"], LatentStats(**params["stats"]), vae)
-
-
-def _encoder_params(vae: VideoVAE) -> dict[str, Any]:
+def encoder_params(vae: VideoVAE) -> dict[str, Any]:
+    """Fresh parameters of `vae` and statistics of its latents, as exports hold them."""
     video = jnp.zeros((1, 5, *(2 * (vae.spatial_stride,)), 3), jnp.float32)
     stats = dict.fromkeys(("mean", "std"), jnp.zeros(vae.latent_channels, jnp.float32))
     return {"vae": vae.init(jax.random.key(0), video)["params"], "stats": stats}

@@ -23,12 +23,12 @@ def encoder():
 
 
 def test_the_loss_is_the_error_of_the_decoded_clip_and_the_encoder_stays(encoder):
-    task = TinyDecoderTask(DECODER, encoder, l1_weight=0.5, first_frame_weight=3.0)
+    task = TinyDecoderTask.of_encoder(DECODER, encoder, l1_weight=0.5, first_frame_weight=3.0)
     params = nn.unbox(task.init(jax.random.key(0)))
     rng = np.random.default_rng(0)
     video = jnp.asarray(rng.integers(0, 256, (2, 5, 16, 16, 3)), jnp.uint8)
     loss, metrics = task.loss(
-        params, {"video": video}, jax.random.key(0), train=True, frozen=encoder
+        params, {"video": video}, jax.random.key(0), train=True, frozen=task.frozen
     )
     true = np.asarray(to_model_range(video))
     cells = true.reshape(2, 5, 2, 8, 2, 8, 3).mean((3, 5))

@@ -34,7 +34,7 @@ from mirage_jax.training.task import Task
 from mirage_jax.training.throughput import format_count
 from mirage_jax.training.tiny_decoder_task import TinyDecoderTask
 from mirage_jax.training.vae_task import VAETask
-from mirage_jax.world.latent_encoder import new_encoder
+from mirage_jax.world.latent_encoder import encoder_params
 
 
 def run(
@@ -169,8 +169,9 @@ def _encoder(config: ConfigDict, _: str) -> Stage:
 def _tiny_decoder(config: ConfigDict, _: str) -> Stage:
     section = training_sections.tiny_decoder(config)
     frames, pixels = config.chunk_frames, section.pixels
-    encoder = jax.eval_shape(lambda: new_encoder(build.vae(config)))
-    task = TinyDecoderTask(quick_models.tiny_decoder(config), encoder)
+    vae = build.vae(config)
+    frozen = jax.eval_shape(lambda: encoder_params(vae))
+    task = TinyDecoderTask(quick_models.tiny_decoder(config), vae, frozen)
     shape = (section.batch_size, frames, pixels, pixels, 3)
     return section, task, {"video": jax.ShapeDtypeStruct(shape, jnp.uint8)}
 
