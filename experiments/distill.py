@@ -9,7 +9,8 @@ Causal consistency distillation of the quickstart's denoiser; the student is sto
 model/denoiser_student. `experiments/distill.py:wan22_5b` is the same for the memory branch of
 Wan2.2-TI2V-5B with the numbers of Causal Forcing (learning rate 2e-6, betas 0 and .999, batch 8,
 3,000 steps, 48 levels shifted by 5): the branch becomes the student, the backbone stays frozen.
-Neither has been trained to the end, see docs/distillation.md. `--config.tiny=true` runs all stages on a CPU.
+Neither has been trained to the end, see docs/distillation.md. `--config.tiny=true` runs all stages
+on a CPU.
 """
 
 from pathlib import Path
