@@ -80,6 +80,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.loader_workers = 0  # loader processes; 0 = threads of the training process
 
     c.chunk_frames = 17  # 1 + 4 n; the first frame is shared with the previous chunk
+    c.chunk_lengths = ()  # (5, 9, 17): denoise chunks of each, the longest being chunk_frames
     c.sky_depth = 200.0  # metres at which the sky is remembered
 
     c.vae = ConfigDict()

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from data_pipelines import sources
 from helpers import command_line, paths
 from mirage_jax.chunks import latents_of_frames
-from mirage_jax.cli.helpers import build, common
+from mirage_jax.cli.helpers import build, common, quick_models
 from mirage_jax.parallel import unboxed
 from mirage_jax.training.geometry_task import GeometryTask
 
@@ -152,11 +152,14 @@ def test_experiments_can_be_built_and_trained(path, tiny):
     assert jax.eval_shape(vae.init, key, abstract(1, config.chunk_frames, *size, 3))["params"]
     if not whole:
         tasks.append(build.branch_task(config, tasks[0]))
+    if "distill_training" in config:
+        tasks.append(quick_models.distill_task(config, tasks[0]))
     for task in tasks:
         params = unboxed(jax.eval_shape(task.init, key))
         frozen = {} if task.frozen is None else {"frozen": unboxed(task.frozen)}
+        extra = frozen | ({"ema": params} if task.needs_ema else {})
         step = jax.grad(functools.partial(task.loss, train=True), has_aux=True)
-        gradients, _ = jax.eval_shape(step, params, batch, key, **frozen)
+        gradients, _ = jax.eval_shape(step, params, batch, key, **extra)
         assert jax.tree.map(np.shape, gradients) == jax.tree.map(np.shape, params)
 
 

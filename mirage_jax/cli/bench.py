@@ -3,6 +3,7 @@
     mirage bench memory
     mirage bench memory --walk=100     # of a trained work directory, on walks of 100 chunks
     mirage bench memory --tiles=100000,1000000,10000000
+    mirage bench steps --help          # a student of few steps beside its teacher
     mirage bench loader --help
     mirage bench denoiser --help
     mirage bench vae --help
@@ -25,6 +26,7 @@ from rich.table import Table
 from mirage_jax.cli.helpers import (
     bench_loader,
     bench_networks,
+    bench_steps,
     bench_tiles,
     bench_walk,
     build,
@@ -144,8 +146,10 @@ def cli() -> None:
     elif subject in bench_networks.SUBJECTS:
         networks = partial(bench_networks.main, subject)
         common.run(networks, bench_networks.__name__, config=False)
+    elif subject == "steps":
+        common.run(bench_steps.main, bench_steps.__name__)
     elif subject != "memory":
-        known = ", ".join(("memory", "loader", *bench_networks.SUBJECTS))
+        known = ", ".join(("memory", "loader", "steps", *bench_networks.SUBJECTS))
         common.fail(f"bench: no subject {subject!r}, expected one of {known}")
     else:
         common.run(main, __name__)

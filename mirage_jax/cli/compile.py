@@ -2,6 +2,7 @@
 
     mirage compile --config=experiments/wan22_5b_memory.py --topology=v5p:4x4x8
     mirage compile --config=experiments/wan22_5b_memory.py --config.tiny=true --topology=cpu:8
+    mirage compile --config=experiments/distill.py:wan22_5b --program=distill --topology=v5p:4x4x8
 
 No TPU is needed, only its compiler (pip install 'mirage_jax[tpu]'). The mesh is that of the config
 (--config.mesh.data=4 --config.mesh.fsdp=64). Prints what one device needs and writes the same to
@@ -32,7 +33,12 @@ _TOPOLOGY = flags.DEFINE_string(
     "v5p:2x2x4",
     "Slice to compile for: v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x2, cpu:8.",
 )
-_PROGRAM = flags.DEFINE_enum("program", "all", ("all", *PROGRAMS), "What to compile.")
+_PROGRAM = flags.DEFINE_enum(
+    "program",
+    "all",
+    ("all", *PROGRAMS, "distill"),
+    "What to compile; all = train and sample. distill: the step of experiments/distill.py.",
+)
 _LEVEL = flags.DEFINE_enum(
     "optimization_level",
     "O1",

@@ -9,6 +9,7 @@
     mirage convert --source=Wan2.2-TI2V-5B,style.safetensors,speed.safetensors \
         --lora_strength=0.7,1 --model=wan22_ti2v_5b --dtype=bfloat16 --to=exports/styled
     mirage convert --source=all_in_one.safetensors --part=vae --to=exports/vae
+    mirage convert --source=taew2_2.safetensors --to=runs/wan/model/tiny_decoder
     mirage convert --source=Wan2.2-TI2V-5B-Diffusers/text_encoder --to=exports/text
     mirage convert --source=exports/mirage --part=branch --to=vace.safetensors
     mirage convert --source=exports/vae --naming=diffusers --to=vae
@@ -17,14 +18,14 @@
 
 A source is a safetensors file, a folder of them or an index of shards: diffusion transformer,
 control branch (alone or with its base), adapters (one alone, or several with a base they are merged
-into), video VAE, UMT5 text encoder or Depth Anything, in the naming of the original releases, of
-diffusers and transformers or of ComfyUI, in 8 to 64 bits. What a file has beside that is listed. An
-export of ours as the source is written back as safetensors: to a file, or to a folder with shards.
-With --format=orbax either becomes an Orbax checkpoint: `orbax.checkpoint.v1.load` gives its
-parameters on any mesh, the custom metadata hold the architecture. Such a checkpoint as the source
-is taken as an export is; --format=export makes it one again. Every name and shape is checked before
-the first value is read; values go from file to file one tensor at a time, so that little memory is
-needed.
+into), video VAE, TAEHV's tiny decoder, UMT5 text encoder or Depth Anything, in the naming of the
+original releases, of diffusers and transformers or of ComfyUI, in 8 to 64 bits. What a file has
+beside that is listed. An export of ours as the source is written back as safetensors: to a file, or
+to a folder with shards. With --format=orbax either becomes an Orbax checkpoint:
+`orbax.checkpoint.v1.load` gives its parameters on any mesh, the custom metadata hold the
+architecture. Such a checkpoint as the source is taken as an export is; --format=export makes it one
+again. Every name and shape is checked before the first value is read; values go from file to file
+one tensor at a time, so that little memory is needed.
 What was at --to is replaced at the end or not at all; folders of shards and Orbax checkpoints must
 be new.
 """

@@ -20,7 +20,15 @@ from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mirage_jax.cli.helpers import build, common, config_check, depth_network, input_check, timing
+from mirage_jax.cli.helpers import (
+    build,
+    common,
+    config_check,
+    depth_network,
+    held_out_clips,
+    input_check,
+    timing,
+)
 from mirage_jax.cli.helpers.flag_types import Integer, PathName
 from mirage_jax.cli.helpers.stored_fields import check_overrides
 from mirage_jax.io import outputs
@@ -113,7 +121,7 @@ def _measure(config: ConfigDict, workdir: Workdir, console: Console) -> _Found:
     videos: list[dict[str, Any]] = []
     pictures: dict[str, tuple[np.ndarray, str]] = {}
     for name in names:
-        held_out = _held_out(workdir, name, rgb="rgb" in models)
+        held_out = held_out_clips.read(workdir, name, rgb="rgb" in models)
         console.print(f"evaluating {name}: {len(held_out)} held-out clips")
         generated = protocol.generate(models, held_out, seed=config.seed)
         worlds[name] = protocol.score(held_out, generated) | {
@@ -191,14 +199,6 @@ def _skipped_worlds(workdir: Workdir) -> list[dict[str, str]]:
     path = workdir.root / "worlds" / "skipped.json"
     skipped = read_object(path) if path.exists() else {}
     return [{"control": "world", "world": w, "reason": reason} for w, reason in skipped.items()]
-
-
-def _held_out(workdir: Workdir, name: str, *, rgb: bool) -> Any:
-    from mirage_jax.evaluation import protocol
-    from mirage_jax.training.latent_encoding import load_clips
-
-    clips = load_clips(workdir.latents(name, "eval", rgb=rgb))
-    return protocol.held_out(workdir.worlds(name), clips)
 
 
 def _geometry(model: Any, held_out: Any) -> dict[str, float]:

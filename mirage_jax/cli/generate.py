@@ -112,7 +112,16 @@ _FPS = flags.DEFINE(
 _SEED = flags.DEFINE(Integer(least=0, most=2**32 - 1), "seed", 0, "Seed of the noise.")
 
 _DENOISER = flags.DEFINE_enum(
-    "denoiser", "latent", build.MEMORIES, "Which of the work directory, by its memory."
+    "denoiser",
+    "latent",
+    (*build.MEMORIES, build.STUDENT),
+    "Which of the work directory, by its memory; student: the distilled one, of few steps.",
+)
+_DECODER = flags.DEFINE_enum(
+    "decoder",
+    "vae",
+    ("vae", "tiny"),
+    "Of the pictures; tiny: model/tiny_decoder of the work directory, for a tenth of the work.",
 )
 _PRESET = flags.DEFINE_enum(
     "preset", None, [*PRESETS], "How the weights are run; by default as they were trained."
@@ -131,7 +140,7 @@ _CHUNK_FRAMES = flags.DEFINE(
     Integer(least=5),
     "chunk_frames",
     RELEASED_CHUNK_FRAMES,
-    "Frames of a chunk of converted weights, 1 + 4 n.",
+    "Frames of a chunk, 1 + 4 n, of converted weights and of those trained on several lengths.",
 )
 _DTYPE = flags.DEFINE_enum(
     "compute_dtype",
@@ -226,10 +235,12 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
     size = None if geometry is None else geometry.original_size or geometry.size
     if _SIZE.value:
         size = flag_values.two_numbers("video_size", _SIZE.value, "HEIGHT,WIDTH in pixels")
+    # A student knows itself how it is sampled, whatever experiment is named.
+    as_config = common.config_is_named() and _DENOISER.value != build.STUDENT
     model = build.generation_model(
         config,
         workdir,
-        None if common.config_is_named() else common.overrides()[2],
+        None if as_config else common.overrides()[2],
         memory=_DENOISER.value,
         preset=_PRESET.value or "",
         fields=_WITH.value,
@@ -238,16 +249,14 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         chunk_frames=_CHUNK_FRAMES.value,
         dtype=_DTYPE.value,
     )
-    wanted: dict[str, tuple[Any, Any]] = {}
-    if _SIZE.value:
-        wanted["video_size"] = (size, model.size)
-    if flags.FLAGS["chunk_frames"].present:
-        wanted["chunk_frames"] = (_CHUNK_FRAMES.value, model.chunk_frames)
-    for name, (found, trained) in wanted.items():
-        if found != trained:
-            raise common.UserError(
-                f"--{name}: found {found}, expected {trained}, which the weights were trained for"
-            )
+    model = flag_values.as_asked(
+        model,
+        workdir,
+        denoiser=_DENOISER.value,
+        tiny_decoder=_DECODER.value == "tiny",
+        size=size if _SIZE.value else None,
+        chunk_frames=_CHUNK_FRAMES.value if flags.FLAGS["chunk_frames"].present else None,
+    )
     model = flag_values.with_memory_scale(model, _MEMORY_SCALE.value)
     return prompts.with_prompt(
         model,
@@ -329,13 +338,7 @@ def _from_clip(config: ConfigDict, model: WorldModel, console: Console) -> walk.
 
 
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
-    """Writes the video, the world and the record; returns the video's path.
-
-    Args:
-      config: the experiment.
-      workdir: of the weights.
-      console: for progress.
-    """
+    """Writes the video, the world and the record; returns the video's path."""
     config_check.check(config)
     entry, files = entry_flags.entry(), OutputFiles(Path(_OUT.value))
     _check_flags(files)

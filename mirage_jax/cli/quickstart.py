@@ -31,11 +31,11 @@ def main() -> None:
     common.prepare_jax(config, workdir)
     config_check.check(config)
     evaluate.check_outputs(workdir)
-    input_check.check_training(config, workdir, train.STAGES, "latent")
+    input_check.check_training(config, workdir, train.stages(config), "latent")
     console.rule("record")
     with timed(workdir, "record", workdir.root / "worlds"):
         record.run(config, workdir, console)
-    stages = {stage: (stage, "latent") for stage in train.STAGES}
+    stages = {stage: (stage, "latent") for stage in train.stages(config)}
     for title, (stage, memory) in (stages | (_COMPARISONS if _COMPARE.value else {})).items():
         console.rule(title)
         with timed(workdir, title, *train.outputs(workdir, stage, memory)):

@@ -1,10 +1,12 @@
 """mirage train: train the latent encoder, its geometry head and the denoiser on recorded worlds.
 
 Stages, each going on from its newest checkpoint: encoder, cache (clips encoded once), geometry,
-denoiser. Checkpoints, metrics (JSONL and TensorBoard) and sample sheets are in <workdir>/training,
-finished weights in <workdir>/model. Footage (--config.data.root) is recorded first. On several
-hosts the same command runs on each; they find each other through SLURM, GKE and the like, or
-through --coordinator. docs/training.md says more.
+denoiser and, where the experiment says how (experiments/distill.py), distill, a student that
+samples in few steps, and tiny_decoder, which decodes for less. Checkpoints, metrics (JSONL and
+TensorBoard) and sample sheets are in <workdir>/training, finished weights in <workdir>/model.
+Footage (--config.data.root) is recorded first. On several hosts the same command runs on each; they
+find each other through SLURM, GKE and the like, or through --coordinator. docs/training.md says
+more.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,22 +27,29 @@ from rich.console import Console
 from mirage_jax.cli import record
 from mirage_jax.cli.helpers import (
     build,
+    clip_sources,
     common,
     config_check,
     dry_run,
     input_check,
     process_flags,
+    quick_models,
     starts,
     training_sections,
 )
 from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel.processes import first_alone
+from mirage_jax.training.denoiser_task import DenoiserTask
 from mirage_jax.training.stage import StageOptions, train_task
+from mirage_jax.world.options import SamplerOptions
 
 STAGES = ("encoder", "cache", "geometry", "denoiser")
+"""Of every experiment; those with sections for them go on with `training_sections.OPTIONAL`."""
 
-_STAGE = flags.DEFINE_enum("stage", "all", ("all", *STAGES), "Which stage to run.")
+_STAGE = flags.DEFINE_enum(
+    "stage", "all", ("all", *STAGES, *training_sections.OPTIONAL), "Which stage to run."
+)
 _MEMORY = flags.DEFINE_enum(
     "memory",
     "latent",
@@ -66,30 +77,36 @@ def run(
         a file that a stage reads is missing, or recordings do not fit the config.
     """
     config_check.check(config)
-    input_check.check_training(config, workdir, _chosen(stage), memory)
+    input_check.check_training(config, workdir, _chosen(config, stage), memory)
     if _reads_clips(config, stage):
         input_check.check_recordings(config, workdir)
-    for name in _chosen(stage):
+    for name in _chosen(config, stage):
         _RUNNERS[name](config, workdir, console, memory)
 
 
-def _chosen(stage: str) -> tuple[str, ...]:
-    return STAGES if stage == "all" else (stage,)
+def stages(config: ConfigDict) -> tuple[str, ...]:
+    """What "all" runs: `STAGES`, and what else the config has a section for."""
+    found = training_sections.stages(config)
+    return (*STAGES, *(name for name in training_sections.OPTIONAL if name in found))
+
+
+def _chosen(config: ConfigDict, stage: str) -> tuple[str, ...]:
+    return stages(config) if stage == "all" else (stage,)
 
 
 def _reads_clips(config: ConfigDict, stage: str) -> bool:
     """Whether recorded clips are read, and not their latents alone."""
-    readers = {"encoder", "cache"}
+    readers = {"encoder", "cache", "tiny_decoder"}
     if config.loading.latents == "video":
-        readers |= {"geometry", "denoiser"}
-    return not readers.isdisjoint(_chosen(stage))
+        readers |= {"geometry", "denoiser", "distill"}
+    return not readers.isdisjoint(_chosen(config, stage))
 
 
 def outputs(workdir: Workdir, stage: str, memory: str) -> tuple[Path, ...]:
     """Folders that one stage fills."""
     if stage == "cache":
         return (workdir.latents("", "", rgb=memory == "rgb").parent,)
-    name = f"denoiser_{memory}" if stage == "denoiser" else stage
+    name = workdir.part(stage, memory)
     return workdir.stage(name), workdir.model(name)
 
 
@@ -166,20 +183,14 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
     from mirage_jax.cli.helpers.training_data import training_data
     from mirage_jax.training import held_out
     from mirage_jax.training.branch_task import BranchTask, starting_params
-    from mirage_jax.training.denoiser_task import Preview
     from mirage_jax.training.prior_fit import fit_memory_prior
     from mirage_jax.weights import export
-    from mirage_jax.world.latent_clip import FIELDS, LatentClip
-    from mirage_jax.world.latent_encoder import LatentEncoder
 
     section = training_sections.denoiser(config)
     options = _options(config, section, console)
-    data = training_data(config, workdir, memory, options.mesh, build.texts(config))
-    encoder = LatentEncoder.load(workdir.model("encoder"))
-    task = build.denoiser_task(config, memory, encoder.spread)
-    latents = task.chunk_latents + task.context_frames.preceding_latents
-    constants = jax.jit(task.conditioner.constants, static_argnums=(1, 2))
-    task = dataclasses.replace(task, constants=constants(encoder, latents, task.size))
+    texts = build.texts(config)
+    data = training_data(config, workdir, memory, options.mesh, texts)
+    task = _whole_task(config, workdir, memory, data.held_out, build.sampler(config))
     if task.denoiser.memory_prior:
         console.print("fitting the memory prior")
         task = dataclasses.replace(task, prior=fit_memory_prior(task, data.train))
@@ -189,16 +200,9 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
         task = build.branch_task(config, task, values)
         start = starting_params(values, task.denoiser.branch_layers)
         options = dataclasses.replace(options, init_from=start)
-    if config.sample_every:
-        records = [data.held_out[i] for i in held_out.spread_over(len(data.held_out), 4)]
-        shown = {name: np.stack([record[name] for record in records]) for name in FIELDS}
-        preview = Preview(
-            encoder, LatentClip(**shown), build.sampler(config), fps=config.evaluation.fps
-        )
-        task = dataclasses.replace(task, preview=preview)
     params = train_task(
         task,
-        data.source,
+        clip_sources.of_all_lengths(config, workdir, memory, texts, data.source),
         workdir.stage(f"denoiser_{memory}"),
         options,
         name=f"denoiser ({memory} memory)",
@@ -208,14 +212,101 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
         eval_batches=functools.partial(held_out.clip_batches, data.held_out),
     )
     if isinstance(task, BranchTask):
-        as_stored = functools.partial(np.asarray, dtype=np.float32)
-        params = task.whole(jax.tree.map(as_stored, values), params)
+        params = task.whole(_stored(values), params)
     architecture = build.denoiser_architecture(config, task)
     path = workdir.model(f"denoiser_{memory}")
     first_alone(f"denoiser {memory}", lambda: export(path, params, architecture))
 
 
-_RUNNERS = {"encoder": _encoder, "cache": _cache, "geometry": _geometry, "denoiser": _denoiser}
+def _distill(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
+    from mirage_jax.cli.helpers.training_data import training_data
+    from mirage_jax.training import held_out
+    from mirage_jax.training.branch_task import ADDED, BranchTask
+    from mirage_jax.weights import export
+
+    options = _options(config, training_sections.distill(config), console)
+    texts = build.texts(config)
+    data = training_data(config, workdir, memory, options.mesh, texts)
+    sampler = quick_models.student_sampler(config)
+    whole = _whole_task(config, workdir, memory, data.held_out, sampler)
+    values = quick_models.teacher(config, whole, workdir.model(f"denoiser_{memory}"))
+    task = quick_models.distill_task(config, whole, values)
+    branch = task.base if isinstance(task.base, BranchTask) else None
+    start = values if branch is None else {n: values[n] for n in ADDED if n in values}
+    params = train_task(
+        task,
+        clip_sources.of_all_lengths(config, workdir, memory, texts, data.source),
+        workdir.stage(workdir.part("distill", memory)),
+        dataclasses.replace(options, init_from=start),
+        name="distill",
+        transform=data.transform,
+        prepare=data.prepare,
+        mixture=data.mixture,
+        eval_batches=functools.partial(held_out.clip_batches, data.held_out),
+    )
+    if branch is not None:
+        params = branch.whole(_stored(values), params)
+    made = build.denoiser_architecture(config, whole)
+    architecture = {**made, "sampler": dataclasses.asdict(sampler)}
+    path = workdir.model(workdir.part("distill", memory))
+    first_alone("distill", lambda: export(path, params, architecture))
+
+
+def _tiny_decoder(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> None:
+    from mirage_jax.training.encoder_training import train_tiny_decoder
+    from mirage_jax.weights import export, module_fields
+    from mirage_jax.world.latent_encoder import LatentEncoder
+
+    section = training_sections.tiny_decoder(config)
+    decoder = quick_models.tiny_decoder(config)
+    params = train_tiny_decoder(
+        decoder,
+        LatentEncoder.load(workdir.model("encoder")),
+        [workdir.worlds(world) for world in workdir.recorded(config.worlds)],
+        workdir.stage("tiny_decoder"),
+        _options(config, section, console),
+        frames=config.chunk_frames,
+        pixels=section.pixels,
+    )
+    made = {"kind": "tiny_decoder", "tiny_decoder": module_fields(decoder)}
+    first_alone("tiny_decoder", lambda: export(workdir.model("tiny_decoder"), params, made))
+
+
+def _whole_task(
+    config: ConfigDict, workdir: Workdir, memory: str, evaluated: Any, sampler: SamplerOptions
+) -> DenoiserTask:
+    """The task of the whole denoiser, with the clips of its sample sheets where there are any."""
+    from mirage_jax.training import held_out
+    from mirage_jax.training.denoiser_task import Preview
+    from mirage_jax.world.latent_clip import FIELDS, LatentClip
+    from mirage_jax.world.latent_encoder import LatentEncoder
+
+    encoder = LatentEncoder.load(workdir.model("encoder"))
+    task = build.denoiser_task(config, memory, encoder.spread)
+    latents = task.chunk_latents + task.context_frames.preceding_latents
+    constants = jax.jit(task.conditioner.constants, static_argnums=(1, 2))
+    task = dataclasses.replace(task, constants=constants(encoder, latents, task.size))
+    if not config.sample_every:
+        return task
+    records = [evaluated[i] for i in held_out.spread_over(len(evaluated), 4)]
+    shown = {name: np.stack([record[name] for record in records]) for name in FIELDS}
+    preview = Preview(encoder, LatentClip(**shown), sampler, fps=config.evaluation.fps)
+    return dataclasses.replace(task, preview=preview)
+
+
+def _stored(values: Mapping[str, Any]) -> Any:
+    """Parameters as exports hold them."""
+    return jax.tree.map(functools.partial(np.asarray, dtype=np.float32), values)
+
+
+_RUNNERS = {
+    "encoder": _encoder,
+    "cache": _cache,
+    "geometry": _geometry,
+    "denoiser": _denoiser,
+    "distill": _distill,
+    "tiny_decoder": _tiny_decoder,
+}
 
 
 def main() -> None:
@@ -231,8 +322,15 @@ def main() -> None:
         config_check.check(config)
         first_alone("record", lambda: record.run(config, workdir, console))
     if _DRY_RUN.value:
-        chosen, source = _chosen(_STAGE.value), starts.overridden(*common.overrides(), config.tiny)
-        dry_run.run(config, workdir, console, chosen, memory=_MEMORY.value, source=source)
+        source = starts.overridden(*common.overrides(), config.tiny)
+        dry_run.run(
+            config,
+            workdir,
+            console,
+            _chosen(config, _STAGE.value),
+            memory=_MEMORY.value,
+            source=source,
+        )
     else:
         run(config, workdir, console, _STAGE.value, memory=_MEMORY.value)
 

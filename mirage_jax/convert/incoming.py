@@ -1,9 +1,9 @@
 """Released checkpoints to exports of ours, tensor by tensor.
 
 The names of its tensors say what a checkpoint is: a diffusion transformer with or without a
-control branch, a branch alone, an adapter, a video VAE, a text encoder or a depth network. Names
-and shapes are compared with those of the module before a value is read, so that a refusal costs no
-time and leaves no file.
+control branch, a branch alone, an adapter, a video VAE, a tiny decoder, a text encoder or a depth
+network. Names and shapes are compared with those of the module before a value is read, so that a
+refusal costs no time and leaves no file.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def import_checkpoint(
       save: how to write, `save_export` by default; `orbax_folder.save_orbax` is another.
 
     Returns:
-      The kind of export: "denoiser", "memory_branch", "lora", "latent_encoder", "text_encoder" or
-      "depth_anything".
+      The kind of export: "denoiser", "memory_branch", "lora", "latent_encoder", "tiny_decoder",
+      "text_encoder" or "depth_anything".
 
     Raises:
       FileNotFoundError: if a file is missing.

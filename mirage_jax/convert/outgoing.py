@@ -18,7 +18,8 @@ from mirage_jax.convert.lazy_tensors import LazyTensor
 from mirage_jax.convert.lora import RELEASED_PREFIX, lora_plan
 from mirage_jax.convert.orbax_folder import by_layer, is_orbax, open_orbax
 from mirage_jax.convert.placement import Placement, check_params
-from mirage_jax.convert.recognition import DEPTH, TEXT
+from mirage_jax.convert.recognition import DEPTH, TEXT, TINY
+from mirage_jax.convert.taehv import taehv_plan
 from mirage_jax.convert.tensor_files import (
     Spec,
     TensorFiles,
@@ -36,6 +37,7 @@ from mirage_jax.io.outputs import FileKind, check_replaceable, safetensors_metad
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.depth_anything import DepthAnything
 from mirage_jax.nn.lora import LoRA
+from mirage_jax.nn.tiny_decoder import TinyDecoder
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
 from mirage_jax.weights import (
     WEIGHTS,
@@ -257,6 +259,10 @@ def _describe(
         return _Model(plan, lambda name: RELEASED_PREFIX + name, metadata=metadata)
     if kind == TEXT:
         return _Model(umt5_plan(architecture[TEXT]), hf_name if diffusers else str)
+    if kind == TINY:
+        if diffusers:
+            raise ValueError(f"naming: found 'diffusers', expected 'original' for a {TINY}")
+        return _Model(taehv_plan(module_fields(TinyDecoder(**as_fields(architecture[TINY])))))
     if kind == DEPTH:
         return _Model([])
     if kind == "latent_encoder":
@@ -274,14 +280,14 @@ def _describe(
         return _Model(plan, prefix="vae/")
     raise ValueError(
         f"kind: found an export of {kind!r}, expected denoiser, memory_branch, lora, "
-        f"latent_encoder, {TEXT} or {DEPTH}"
+        f"latent_encoder, {TINY}, {TEXT} or {DEPTH}"
     )
 
 
 def _check_file(architecture: Mapping[str, Any], out: Path) -> None:
     """Folders are written as diffusers reads them, which has no place for these networks."""
     kind = architecture["kind"]
-    if kind in (TEXT, DEPTH) and out.suffix.lower() != ".safetensors":
+    if kind in (TEXT, DEPTH, TINY) and out.suffix.lower() != ".safetensors":
         raise ValueError(f"{out}: expected a .safetensors file for a {kind}, not a folder")
 
 

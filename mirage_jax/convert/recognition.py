@@ -19,6 +19,7 @@ from mirage_jax.convert.lora import kept_apart, lora_plan
 from mirage_jax.convert.options import ImportOptions
 from mirage_jax.convert.placement import Placement, Tensors
 from mirage_jax.convert.presets import DENOISERS
+from mirage_jax.convert.taehv import PREFIX, is_taehv, taehv_fields, taehv_plan
 from mirage_jax.convert.tensor_files import CONFIG, TensorFiles
 from mirage_jax.convert.umt5 import is_umt5, umt5_fields, umt5_plan, wan_names
 from mirage_jax.convert.variants import expert_note, refuse_variant
@@ -36,7 +37,7 @@ from mirage_jax.nn.depth_anything import DepthAnything
 from mirage_jax.nn.video_vae import VideoVAE
 from mirage_jax.weights import module_fields
 
-TEXT, DEPTH = "text_encoder", "depth_anything"
+TEXT, DEPTH, TINY = "text_encoder", "depth_anything", "tiny_decoder"
 """Kinds of exports, and the fields of their architecture with the module's own."""
 
 _LISTED = 4
@@ -78,6 +79,8 @@ def recognise(tensors: Tensors, opened: Sequence[TensorFiles], options: ImportOp
     """
     if is_video_vae(tensors):
         return _video_vae(tensors, opened)
+    if is_taehv(tensors):
+        return _tiny_decoder(tensors)
     if is_umt5(tensors):
         return _text_encoder(tensors)
     if is_depth_anything(tensors):
@@ -90,7 +93,8 @@ def recognise(tensors: Tensors, opened: Sequence[TensorFiles], options: ImportOp
         raise ValueError(
             f"found the tensors {', '.join(names[:_LISTED])}{more}, expected those of a Wan "
             "transformer (patch_embedding.weight, blocks.0...), a control branch (vace_blocks.0...)"
-            ", a Wan VAE (encoder.conv1.weight...), a UMT5 encoder, Depth Anything or an adapter"
+            ", a Wan VAE (encoder.conv1.weight...), TAEHV (decoder.1.weight...), a UMT5 encoder, "
+            "Depth Anything or an adapter"
         )
     part = _denoiser(tensors, options.with_config(opened))
     notes = (expert_note(files.path) for files in opened)
@@ -175,6 +179,14 @@ def _numbers(config: Mapping[str, Any], name: str, count: int) -> np.ndarray:
     if not all(-largest <= value <= largest for value in found):
         raise ValueError(f"{CONFIG}: {name}: found {found!r}, expected {count} float32 numbers")
     return np.asarray(found, np.float32)
+
+
+def _tiny_decoder(tensors: Tensors) -> Part:
+    fields = taehv_fields(tensors)
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+    unused = len(tensors) - len(own)
+    notes = (f"not used: {unused} tensors beside the decoder's",) if unused else ()
+    return Part(taehv_plan(fields), {"kind": TINY, TINY: fields}, own, notes=notes)
 
 
 def _text_encoder(tensors: Tensors) -> Part:

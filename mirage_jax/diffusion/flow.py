@@ -21,6 +21,8 @@ __all__ = [
     "TIMESTEPS",
     "add_noise",
     "flow_loss",
+    "masked_mean",
+    "per_frame",
     "sample_sigma",
     "shift_sigma",
     "velocity",
@@ -75,7 +77,8 @@ def sample_sigma(
     return jnp.broadcast_to(shift_sigma(sigma, shift), (batch, frames))
 
 
-def _per_frame(sigma: Array, latents: Array) -> Array:
+def per_frame(sigma: Float[Array, "*b"], latents: Array) -> Array:
+    """Levels of samples or frames, shaped to be multiplied with their latents."""
     return sigma.reshape(*sigma.shape, *(1,) * (latents.ndim - sigma.ndim))
 
 
@@ -83,7 +86,7 @@ def add_noise(
     x0: Float[Array, "b t h w c"], noise: Float[Array, "b t h w c"], sigma: Float[Array, "b t"]
 ) -> Float[Array, "b t h w c"]:
     """(1 - sigma) x0 + sigma noise."""
-    level = _per_frame(sigma, x0)
+    level = per_frame(sigma, x0)
     return (1.0 - level) * x0 + level * noise
 
 
@@ -112,5 +115,12 @@ def flow_loss(
     error = jnp.mean(jnp.square(prediction - velocity(x0, noise)), axis=-1)
     if mask is None:
         return jnp.mean(error)
-    weight = jnp.broadcast_to(_per_frame(mask, error), error.shape)
+    return masked_mean(error, mask)
+
+
+def masked_mean(
+    error: Float[Array, "b t h w"], mask: Float[Array, "b t"] | Float[Array, "b t h w"]
+) -> Float[Array, ""]:
+    """Mean over what counts, weighted by the mask of frames or cells; 0 where nothing does."""
+    weight = jnp.broadcast_to(per_frame(mask, error), error.shape)
     return jnp.sum(error * weight) / jnp.maximum(jnp.sum(weight), 1e-6)

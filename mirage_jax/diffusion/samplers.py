@@ -12,11 +12,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from mirage_jax.diffusion.flow import TIMESTEPS, shift_sigma
 
-METHODS = ("euler", "heun", "unipc")
+METHODS = ("euler", "heun", "unipc", "consistency")
 KINDS = ("uniform", "flow_euler", "flow_unipc", "wan_unipc")
 
 VelocityFn = Callable[[Float[Array, "b t h w c"], Float[Array, "b t"]], Float[Array, "b t h w c"]]
@@ -128,6 +128,7 @@ def sample(
     pin: tuple[Float[Array, "b t h w c"], Float[Array, "b t"]] | None = None,
     schedule: Schedule | None = None,
     trajectory: bool = False,
+    key: PRNGKeyArray | None = None,
 ) -> Float[Array, "b t h w c"] | Float[Array, "n b t h w c"]:
     """Solves dx / dsigma = v(x, sigma) from noise at sigma = 1 to latents at 0.
 
@@ -137,15 +138,17 @@ def sample(
       steps: solver steps; "heun" calls the model twice in each but the last.
       shift: see `flow.shift_sigma`.
       method: "euler" (order 1), "heun" (order 2) or "unipc" (order 2 with corrector, bh2 variant,
-        arXiv 2302.04867).
+        arXiv 2302.04867), or "consistency" for students of `consistency.consistency_loss`: the end
+        of the path is taken at once, and fresh noise added to it for the next level.
       pin: clean latents and a mask [b, t], 1 for the frames that are given. They are put back
         before every model call and at the end, and their timestep is 0.
       schedule: replaces `steps` and `shift`; levels per frame work with "euler" only.
       trajectory: return the state before every step and after the last, [steps + 1, ...].
+      key: of the noise that "consistency" adds between steps.
 
     Raises:
-      ValueError: if the method is unknown or does not take levels per frame, or a schedule per
-        frame has another number of frames than the latents.
+      ValueError: if the method is unknown or does not take levels per frame, a schedule per
+        frame has another number of frames than the latents, or a key is missing.
     """
     if method not in METHODS:
         raise ValueError(f"sampler: found {method!r}, expected one of {', '.join(METHODS)}")
@@ -170,8 +173,13 @@ def sample(
             level = jnp.where(pin[1] > 0, 0.0, level)
         return velocity_fn(x, level).astype(x.dtype)
 
-    solver = {"euler": _euler, "heun": _heun, "unipc": _unipc}[method]
-    last, states = solver(model, put_back, put_back(noise), schedule)
+    if method == "consistency":
+        if key is None:
+            raise ValueError("sampler: found no key, expected one for the noise of 'consistency'")
+        last, states = _consistency(model, put_back, put_back(noise), schedule, key)
+    else:
+        solver = {"euler": _euler, "heun": _heun, "unipc": _unipc}[method]
+        last, states = solver(model, put_back, put_back(noise), schedule)
     if trajectory:
         return jnp.concatenate([states, last[None]])
     return last
@@ -190,6 +198,22 @@ def _euler(model: Model, put_back: PutBack, x: Array, schedule: Schedule) -> tup
         return put_back(x + width * model(x, timestep)), x
 
     return jax.lax.scan(step, x, (jnp.asarray(schedule.timesteps), steps))
+
+
+def _consistency(
+    model: Model, put_back: PutBack, x: Array, schedule: Schedule, key: PRNGKeyArray
+) -> tuple[Array, Array]:
+    levels = jnp.asarray(schedule.sigmas)
+
+    def step(x: Array, row: tuple[Array, ...]) -> tuple[Array, Array]:
+        timestep, sigma, following, key = row
+        end = x - sigma * model(x, timestep)
+        noise = jax.random.normal(key, x.shape, x.dtype)
+        return put_back((1.0 - following) * end + following * noise), x
+
+    keys = jax.random.split(key, len(schedule.timesteps))
+    rows = (jnp.asarray(schedule.timesteps), levels[:-1], levels[1:], keys)
+    return jax.lax.scan(step, x, rows)
 
 
 def _heun(model: Model, put_back: PutBack, x: Array, schedule: Schedule) -> tuple[Array, Array]:

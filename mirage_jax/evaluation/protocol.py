@@ -8,7 +8,7 @@ reconstruction need no training of their own.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,22 @@ class HeldOut:
         return len(self.video)
 
 
-def held_out(recorded: Path, clips: LatentClip) -> HeldOut:
-    """The clips of the split "eval" of a recorded folder, with what they were cached as."""
+def held_out(recorded: Path, clips: LatentClip, chosen: Sequence[int] | None = None) -> HeldOut:
+    """The clips of the split "eval" of a recorded folder, with what they were cached as.
+
+    Args:
+      recorded: the folder.
+      clips: all of them, cached.
+      chosen: numbers of those that are taken; None: all.
+    """
     source = ClipSource(recorded, "eval", fields=("video", "cam2world", "name"))
-    read = [source[i] for i in range(len(source))]
+    numbers = np.arange(len(source)) if chosen is None else np.asarray(chosen)
+    read = [source[int(i)] for i in numbers]
     return HeldOut(
         video=np.stack([clip["video"] for clip in read]),
         cam2world=np.stack([clip["cam2world"] for clip in read]),
         names=[clip["name"] for clip in read],
-        clips=clips,
+        clips=jax.tree.map(lambda leaf: leaf[numbers], clips),
     )
 
 
@@ -92,7 +99,7 @@ def returning_chunk(
     return model.encoder.decode(latents)
 
 
-def _in_batches(
+def in_batches(
     function: Callable[[LatentClip, Array], Array], clips: LatentClip, size: int, seed: int
 ) -> Videos:
     """Applies a jitted function to batches of one shape (the last is padded) as uint8 frames."""
@@ -108,7 +115,7 @@ def _in_batches(
 
 def reconstruct(encoder: LatentEncoder, held_out: HeldOut, batch_size: int = 16) -> Videos:
     """The truth of the last chunk, encoded and decoded."""
-    return _in_batches(lambda batch, _: _decode_last(encoder, batch), held_out.clips, batch_size, 0)
+    return in_batches(lambda batch, _: _decode_last(encoder, batch), held_out.clips, batch_size, 0)
 
 
 @jax.jit
@@ -147,7 +154,7 @@ def generate(
 
         def sample(empty: float, model: WorldModel = model) -> Videos:
             method = lambda batch, key: run(model, batch, key, jnp.asarray(empty))  # noqa: E731
-            return _in_batches(method, held_out.clips, batch_size, seed)
+            return in_batches(method, held_out.clips, batch_size, seed)
 
         videos[names[memory]] = sample(0.0)
         if memory == "latent":

@@ -20,9 +20,27 @@ class Workdir:
         """Recorded clips of one source."""
         return self.root / "worlds" / source
 
-    def latents(self, source: str, split: str, *, rgb: bool = False) -> Path:
-        """Cached latents of one source and split, with or without the colour-cloud baseline."""
-        return self.root / ("latents_rgb" if rgb else "latents") / f"{source}-{split}.array_record"
+    def latents(self, source: str, split: str, *, rgb: bool = False, chunk_frames: int = 0) -> Path:
+        """Cached latents of one source and split.
+
+        Args:
+          source: of the clips.
+          split: "train" or "eval".
+          rgb: with the colour-cloud baseline.
+          chunk_frames: of a cache beside the main one, of chunks of another length; 0: the main.
+        """
+        name = f"{source}-{split}{f'-{chunk_frames}' if chunk_frames else ''}.array_record"
+        return self.root / ("latents_rgb" if rgb else "latents") / name
+
+    @staticmethod
+    def part(stage: str, memory: str) -> str:
+        """Name of what a stage of training makes, for `stage` and `model`.
+
+        Args:
+          stage: "encoder", "geometry", "denoiser" or "distill".
+          memory: of the denoiser: "latent", "rgb" or "none".
+        """
+        return {"denoiser": f"denoiser_{memory}", "distill": "denoiser_student"}.get(stage, stage)
 
     def stage(self, name: str) -> Path:
         """Training folder of a stage: checkpoints, metrics, samples."""

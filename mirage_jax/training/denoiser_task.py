@@ -16,6 +16,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from mirage_jax.chunks import latents_of_frames
 from mirage_jax.diffusion import flow
+from mirage_jax.diffusion.samplers import VelocityFn
 from mirage_jax.io.pictures import contact_sheet
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.parallel import map_batch, processes
@@ -48,6 +49,16 @@ class Preview:
     fps: float = 8.0
 
 
+def clips_of(batch: dict[str, Array]) -> LatentClip:
+    """The clips of a batch without what else is in it."""
+    return LatentClip(**{name: batch[name] for name in FIELDS})
+
+
+def after_first(count: int, latents: int) -> Array:
+    """1 for the latents that are generated, 0 for the first, which is given; [count, latents]."""
+    return jnp.broadcast_to(jnp.arange(latents) > 0, (count, latents)).astype(jnp.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class DenoiserTask(Task):
     """Flow matching on the latents of a chunk, given memory, rays and the chunk's first latent.
@@ -57,7 +68,6 @@ class DenoiserTask(Task):
       conditioner: from the memory to its context.
       size: picture size (H, W).
       chunks: chunks of a clip.
-      last_only: whether clips have latents of their last chunk alone, see `LatentClip`.
       chunk_latents: latents of a chunk.
       context_frames: earlier frames that a chunk is denoised beside; their references are chosen by
         coverage. Needs a conditioner that stores tokens.
@@ -70,6 +80,7 @@ class DenoiserTask(Task):
         with the method "staggered".
       prior: parameters of the denoiser's memory prior (`prior_fit`), if it has one.
       preview: clips to draw sample sheets of, if any.
+      batch_shapes: lengths of chunks that batches come in, `chunk_latents` being the longest.
     """
 
     denoiser: Denoiser
@@ -77,7 +88,6 @@ class DenoiserTask(Task):
     size: tuple[int, int]
     chunks: int
     chunk_latents: int
-    last_only: bool = False
     context_frames: ContextFrameOptions = NO_FRAMES
     noise: NoiseAugmentation = NoiseAugmentation()
     constants: Any = None
@@ -87,6 +97,7 @@ class DenoiserTask(Task):
     per_frame: bool = False
     prior: Params | None = None
     preview: Preview | None = None
+    batch_shapes: int = 1
 
     def __post_init__(self) -> None:
         found, expected = self.denoiser.memory_channels, self.conditioner.channels
@@ -94,6 +105,11 @@ class DenoiserTask(Task):
             raise ValueError(
                 f"denoiser: found {found} memory channels, expected {expected} as the conditioner "
                 f"{self.conditioner.kind!r} has"
+            )
+        if self.batch_shapes > 1 and self.conditioner.kind in ("score", "rgb"):
+            raise ValueError(
+                f"chunk_lengths: found {self.batch_shapes} with the conditioner "
+                f"{self.conditioner.kind!r}, expected one, which its constants are of"
             )
         if not self.context_frames:
             return
@@ -106,28 +122,24 @@ class DenoiserTask(Task):
         if self.context_frames.preceding:
             latents_of_frames(self.context_frames.preceding)
 
-    @property
-    def table(self) -> scenarios.Scenarios:
-        kind = scenarios.last_chunk_scenarios if self.last_only else scenarios.scenarios
-        return kind(self.chunks, self.chunk_latents)
-
     def sample(self, batch: LatentClip, key: PRNGKeyArray, *, train: bool = True) -> Sample:
         """A batch as the denoiser gets it.
 
         In training histories are noisy and memories sometimes dropped, references with them; else
-        all is true and kept.
+        all is true and kept. Chunks may be shorter than `chunk_latents`.
         """
+        table = history.situations(batch, between=self.batch_shapes > 1)
 
         def one(clip: LatentClip, key: PRNGKeyArray) -> Sample:
             draw_key, noise_key, drop_key = jax.random.split(key, 3)
-            scenario, keyframes = scenarios.draw(draw_key, self.table)
+            scenario, keyframes = scenarios.draw(draw_key, table)
             found = history.make_sample(
                 clip,
                 scenario,
                 keyframes,
                 conditioner=self.conditioner,
                 size=self.size,
-                table=self.table,
+                table=table,
                 options=self.context_frames,
                 constants=self.constants,
                 key=noise_key if train else None,
@@ -167,9 +179,9 @@ class DenoiserTask(Task):
 
         Beside the fields of `LatentClip` a batch may hold `text`, encoded text tokens [B, l, e].
         """
-        clip = LatentClip(**{name: batch[name] for name in FIELDS})
         sample_key, sigma_key, noise_key = jax.random.split(key, 3)
-        target, rays, context, frames = self.sample(clip, sample_key, train=train)
+        sample = self.sample(clips_of(batch), sample_key, train=train)
+        target = sample.target
         count, latents = target.shape[:2]
         sigma = flow.sample_sigma(
             sigma_key, count, latents, shift=self.shift, per_frame=self.per_frame
@@ -182,18 +194,30 @@ class DenoiserTask(Task):
             text_key = jax.random.fold_in(key, 3)  # 0..2 give the keys of the split above
             kept = jax.random.uniform(text_key, (count, 1, 1), jnp.float32) >= self.drop_text
             text = text * kept.astype(text.dtype)
-        velocity: Any = self.denoiser.apply(
-            {"params": params},
-            noisy,
-            flow.TIMESTEPS * sigma,
-            memory=context,
-            rays=rays if self.denoiser.ray_channels else None,
-            text=text,
-            **frames,
-        )
-        mask = jnp.broadcast_to(jnp.arange(latents) > 0, (count, latents)).astype(jnp.float32)
-        loss = flow.flow_loss(velocity, target, noise, mask)
-        return loss, {}
+        velocity = self.velocity_fn(params, sample, text)(noisy, flow.TIMESTEPS * sigma)
+        return flow.flow_loss(velocity, target, noise, after_first(count, latents)), {}
+
+    def velocity_fn(self, params: Params, sample: Sample, text: Array | None) -> VelocityFn:
+        """The denoiser on what a batch of samples shows it.
+
+        Args:
+          params: all of the denoiser.
+          sample: of `sample`.
+          text: encoded text tokens, if there are any.
+        """
+
+        def velocity(latents: Array, timestep: Array) -> Any:
+            return self.denoiser.apply(
+                {"params": params},
+                latents,
+                timestep,
+                memory=sample.context,
+                rays=sample.rays if self.denoiser.ray_channels else None,
+                text=text,
+                **sample.frames,
+            )
+
+        return velocity
 
     def tokens(self, batch: dict[str, Array]) -> int:
         """Tokens of the chunks that are denoised."""

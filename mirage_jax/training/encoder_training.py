@@ -1,4 +1,4 @@
-"""The first stage: the latent encoder, on random windows of recorded clips."""
+"""The latent encoder, and a tiny decoder for it, on random windows of recorded clips."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from flax import linen as nn
 
 from data_pipelines import loading
 from mirage_jax.nn.patch_pca import pca_linear_path
+from mirage_jax.nn.tiny_decoder import TinyDecoder
 from mirage_jax.nn.video_vae import VideoVAE, measure_stats, normalise
 from mirage_jax.settings import Settings, setting
 from mirage_jax.training.held_out import spread_over, window_batches
 from mirage_jax.training.sources import Joined, VideoWindow
 from mirage_jax.training.stage import StageOptions, train_task
+from mirage_jax.training.tiny_decoder_task import TinyDecoderTask
 from mirage_jax.training.vae_task import VAETask
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
 
@@ -93,6 +95,41 @@ def train_encoder(
             eval_batches=lambda: window_batches(held_out, settings.frames),
         )
     return _measured(vae, params, sample[:, : settings.frames], settings.stats_per_channel)
+
+
+def train_tiny_decoder(
+    decoder: TinyDecoder,
+    encoder: LatentEncoder,
+    clips: Sequence[Path],
+    folder: Path,
+    options: StageOptions,
+    *,
+    frames: int,
+    pixels: int,
+) -> Any:
+    """Trains a tiny decoder of a trained encoder's latents and returns its parameters.
+
+    Args:
+      decoder: the module.
+      encoder: stays as it is.
+      clips: folders of recorded worlds.
+      folder: for checkpoints and logs.
+      options: how and where.
+      frames, pixels: of training windows.
+    """
+    train, held_out = (
+        Joined([loading.ClipSource(path, split, fields=("video",)) for path in clips])
+        for split in ("train", "eval")
+    )
+    return train_task(
+        TinyDecoderTask.of_encoder(decoder, encoder),
+        train,
+        folder,
+        options,
+        name="tiny decoder",
+        transform=VideoWindow(frames, pixels, encoder.vae.spatial_stride),
+        eval_batches=lambda: window_batches(held_out, frames),
+    )
 
 
 def _measured(vae: VideoVAE, params: Any, video: np.ndarray, per_channel: bool) -> LatentEncoder:

@@ -270,7 +270,7 @@ class _Run:
             ) from None
         batch = self.runner.place(drawn)
         self.logger.waited(self.phases.end("data"))
-        if self.runner.compiled is None:
+        if self.runner.must_compile(batch):
             self.logger.compiled(*self.runner.compile(self.step_fn, self.builder, batch))
             self.phases.end("compile")
         self.profile.before(self.step + 1)

@@ -46,9 +46,9 @@ class Runner:
         self._frozen = None
         if task.frozen is not None:
             self._frozen = processes.put(*sharding_rules.laid_out(task.frozen, mesh, rules))
-        self._batch_shape: Any = None
+        self._programs: dict[str, Any] = {}
+        self._work: list[tuple[int, int]] = []
         self._evaluate: Any = None
-        self.compiled: Any = None
 
     def place(self, batch: Any) -> Any:
         """This process's share of a batch on the devices, leading dimension split.
@@ -59,40 +59,47 @@ class Runner:
         _check_divides(batch, self._of_this_process * self._accumulate, self._accumulate)
         return processes.put_share(batch, self._batch_sharding)
 
+    def must_compile(self, batch: Any) -> bool:
+        """Whether there is no program yet for batches of this shape, and may be one."""
+        most = self._task.batch_shapes
+        return str(_shapes(batch)) not in self._programs and len(self._programs) < most
+
     def compile(self, step: Any, build: states.StateBuilder, batch: Any) -> tuple[Throughput, str]:
         """Ahead of time, so that a second compilation is not merely unlikely but impossible.
 
         Returns:
-          The work of a step, and that and its memory as a line of text.
+          The work of a step, on average over the shapes that are compiled, and that of this one and
+          its memory as a line of text.
         """
-        self._batch_shape = _shapes(batch)
         traced = states.trace_step(step, build, batch, self._frozen, self._mesh)
         flops = matmul_flops(traced.jaxpr)
-        self.compiled = traced.lower().compile()
-        devices = self._mesh.devices
-        work = Throughput(
-            devices.flat[0].device_kind, devices.size, flops, self._task.tokens(batch)
-        )
+        program = traced.lower().compile()
+        self._programs[str(_shapes(batch))] = program
+        devices, tokens = self._mesh.devices, self._task.tokens(batch)
+        self._work.append((flops, tokens))
+        means = (round(sum(values) / len(values)) for values in zip(*self._work, strict=True))
+        work = Throughput(devices.flat[0].device_kind, devices.size, *means)
         text = f"a step takes {format_count(flops)}FLOP in matrix products"
-        if work.tokens:
-            text += f" for {work.tokens:,} tokens"
-        stats = self.compiled.memory_analysis()
+        if tokens:
+            text += f" for {tokens:,} tokens"
+        stats = program.memory_analysis()
         return work, text if stats is None else f"{text}; {footprint.memory_of(stats, None)}"
 
     def step(self, state: states.TrainState, batch: Any) -> tuple[states.TrainState, Any]:
         """The next state and the metrics, both still on their way.
 
         Raises:
-          ValueError: if the batch is of other shapes than the first.
+          ValueError: if the batch is of a shape that nothing was compiled for.
         """
-        shapes = _shapes(batch)
-        if shapes != self._batch_shape:
+        shapes = str(_shapes(batch))
+        if shapes not in self._programs:
+            known = " or ".join(self._programs)
             raise ValueError(
                 f"batch: found {shapes}, expected the shapes of the first batch "
-                f"{self._batch_shape}; give constant sizes (drop the remainder)"
+                f"{known}; give constant sizes (drop the remainder)"
             )
         with jax.transfer_guard("disallow"):
-            return self.compiled(state, batch, self._frozen)
+            return self._programs[shapes](state, batch, self._frozen)
 
     def evaluate(self, state: states.TrainState, batches: Iterable[Any]) -> dict[str, float]:
         """Mean of `task.evaluate` over batches of equal size, with the averaged parameters.

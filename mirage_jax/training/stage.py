@@ -14,6 +14,7 @@ from data_pipelines import loading
 from data_pipelines.mixture import Mixture
 from mirage_jax.parallel import processes
 from mirage_jax.parallel.rules import Rules
+from mirage_jax.training.chunk_lengths import ByLength, mixed_batches
 from mirage_jax.training.loop import fit
 from mirage_jax.training.loop_settings import LoopSettings
 from mirage_jax.training.optimizers import OptimizerSettings, make_optimizer
@@ -83,7 +84,7 @@ def train_task(
 
     Args:
       task: what to train.
-      source: random access to elements, see `loading.batches`.
+      source: random access to elements, see `loading.batches`, or several by length of chunks.
       folder: for checkpoints and logs.
       options: how and where.
       name: shown on the progress line.
@@ -93,13 +94,14 @@ def train_task(
       eval_batches: of held-out clips, see `loop.fit`.
     """
     optimizer, schedule = make_optimizer(options.optimizer, options.loop.steps)
+    seed = options.loop.seed
 
-    def batches(start: int) -> Iterable[Any]:
+    def batches(source: Any, start: int) -> Any:
         drawn = loading.batches(
             source,
             transform,
             batch_size=options.batch_size,
-            seed=options.loop.seed,
+            seed=seed,
             workers=options.workers,
             start_batch=start,
             shard=processes.batch_share(options.mesh),
@@ -110,9 +112,15 @@ def train_task(
         )
         return drawn if prepare is None else _Prepared(drawn, prepare)
 
+    def all_batches(start: int) -> Any:
+        if not isinstance(source, ByLength):
+            return batches(source, start)
+        sources = source.sources
+        return mixed_batches(lambda n, at: batches(sources[n], at), tuple(sources), seed, start)
+
     state = fit(
         task,
-        batches,
+        all_batches,
         options.loop,
         workdir=folder,
         optimizer=optimizer,

@@ -50,7 +50,13 @@ class TrainState:
 def create(
     task: Task, optimizer: optax.GradientTransformation, *, seed: int, with_ema: bool
 ) -> TrainState:
-    """A state at step 0, leaves boxed as `task.init` boxed them. Call it under `jax.jit`."""
+    """A state at step 0, leaves boxed as `task.init` boxed them. Call it under `jax.jit`.
+
+    Raises:
+      ValueError: if the task needs an average and none is kept.
+    """
+    if task.needs_ema and not with_ema:
+        raise ValueError("ema_decay: found 0, expected more: the task trains towards the average")
     key = jax.random.key(seed)
     params = task.init(jax.random.fold_in(key, 0))
     # A copy, for the step donates its input and one buffer cannot be donated twice.
@@ -109,6 +115,8 @@ def make_step(
     def step(state: TrainState, batch: Any, frozen: Any):
         key = jax.random.fold_in(state.key, state.step)
         extra = {} if frozen is None else {"frozen": frozen}
+        if task.needs_ema:
+            extra["ema"] = state.ema
 
         def loss_fn(params, batch, key):
             loss, metrics = task.loss(params, batch, key, train=True, **extra)

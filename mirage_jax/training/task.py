@@ -35,16 +35,27 @@ class Task(Protocol):
         their logical axis names are split over the devices, the others repeated on each. They enter
         the jitted step as an argument; closed over instead they would be compiled in as constants,
         once more per compilation.
+      needs_ema: whether the loss needs the averaged parameters too, which it gets as `ema`.
+      batch_shapes: in how many shapes batches come; a program is compiled for each.
     """
 
     frozen: Any = None
+    needs_ema: bool = False
+    batch_shapes: int = 1
 
     def init(self, key: PRNGKeyArray) -> Params:
         """Fresh parameters. Traced, so that they are made sharded; boxed leaves welcome."""
         ...
 
     def loss(
-        self, params: Params, batch: Any, key: PRNGKeyArray, *, train: bool, frozen: Any = None
+        self,
+        params: Params,
+        batch: Any,
+        key: PRNGKeyArray,
+        *,
+        train: bool,
+        frozen: Any = None,
+        ema: Any = None,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Loss of one batch and metrics to log beside it; pure and jittable.
 
@@ -54,6 +65,7 @@ class Task(Protocol):
           key: randomness of this step.
           train: False during evaluation: no dropout, no noise augmentation.
           frozen: the arrays of `self.frozen`, unboxed; passed only where the task has any.
+          ema: the averaged parameters before this step; passed only where the task needs them.
         """
         ...
 
@@ -62,6 +74,8 @@ class Task(Protocol):
     ) -> dict[str, Float[Array, ""]]:
         """Metrics of one held-out batch, jitted and averaged by the loop. Default: the loss's."""
         extra = {} if frozen is None else {"frozen": frozen}
+        if self.needs_ema:
+            extra["ema"] = params
         loss, metrics = self.loss(params, batch, key, train=False, **extra)
         return {"loss": loss, **metrics}
 

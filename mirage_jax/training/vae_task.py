@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from mirage_jax.io.pictures import contact_sheet
 from mirage_jax.nn.patch_pca import Weights, with_linear_path
@@ -19,6 +19,35 @@ from mirage_jax.nn.video_vae import VideoVAE, kl_divergence, sample_posterior
 from mirage_jax.parallel import processes
 from mirage_jax.training.task import Params, Samples, Task
 from mirage_jax.world.latent_encoder import to_model_range, to_uint8
+
+
+def reconstruction_error(
+    output: Float[Array, "b t height width 3"],
+    video: Float[Array, "b t height width 3"],
+    *,
+    l1_weight: float,
+    first_frame_weight: float,
+) -> Float[Array, ""]:
+    """Mean squared error and a share of the absolute one.
+
+    Args:
+      output: decoded frames.
+      video: true ones.
+      l1_weight: of the absolute error.
+      first_frame_weight: how much more the first frame counts.
+    """
+    weight = jnp.ones(video.shape[1], jnp.float32).at[0].set(first_frame_weight)
+    weight = (weight / weight.sum())[None, :, None, None, None]
+    per_frame = 1.0 / math.prod([video.shape[0], *video.shape[2:]])
+    squared = jnp.square(output - video)
+    error = (squared + l1_weight * jnp.abs(output - video)) * weight
+    return error.sum() * per_frame
+
+
+def psnr(output: Array, video: Array) -> Float[Array, ""]:
+    """Peak signal-to-noise ratio of clipped frames in [-1, 1], dB."""
+    # Values span 2, so a squared error in [-1, 1] is 4 times one in [0, 1].
+    return -10.0 * jnp.log10(jnp.square(jnp.clip(output, -1, 1) - video).mean() / 4.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,16 +95,11 @@ class VAETask(Task):
         mean, logvar = posterior
         latents = sample_posterior(key, mean, logvar) if train else mean
         output: Any = self.vae.apply({"params": params}, latents, method="decode")
-        weight = jnp.ones(video.shape[1], jnp.float32).at[0].set(self.first_frame_weight)
-        weight = (weight / weight.sum())[None, :, None, None, None]
-        per_frame = 1.0 / math.prod([video.shape[0], *video.shape[2:]])
-        squared = jnp.square(output - video)
-        error = (squared + self.l1_weight * jnp.abs(output - video)) * weight
+        error = reconstruction_error(
+            output, video, l1_weight=self.l1_weight, first_frame_weight=self.first_frame_weight
+        )
         kl = kl_divergence(mean, logvar).mean()
-        loss = error.sum() * per_frame + self.kl_weight * kl
-        # Values span 2, so a squared error in [-1, 1] is 4 times one in [0, 1].
-        psnr = -10.0 * jnp.log10(jnp.square(jnp.clip(output, -1, 1) - video).mean() / 4.0)
-        return loss, {"psnr": psnr, "kl": kl}
+        return error + self.kl_weight * kl, {"psnr": psnr(output, video), "kl": kl}
 
     def samples(self, params: Params, step: int) -> Samples | None:
         """True frames above their reconstructions."""

@@ -146,13 +146,18 @@ def chunk_start(clip: LatentClip, chunk: Array) -> Array:
     return (chunk + left_out) * step
 
 
-def situations(clips: LatentClip) -> scenarios.Scenarios:
-    """The situations of a batch of clips, by how many of their chunks have latents."""
+def situations(clips: LatentClip, *, between: bool = False) -> scenarios.Scenarios:
+    """The situations of a batch of clips, by how many of their chunks have latents.
+
+    Args:
+      clips: the batch.
+      between: of whole clips, whether the chunks between the first and the last are generated too.
+    """
     count, latents = clips.chunks.shape[1:3]
     whole = chunks_of_clip(clips.cam2world.shape[1], frames_of_latents(latents))
     if count < whole:
         return scenarios.last_chunk_scenarios(whole, latents)
-    return scenarios.scenarios(whole, latents)
+    return scenarios.scenarios(whole, latents, between=between)
 
 
 def _cameras(clip: LatentClip, start: Array, frames: int, size: tuple[int, int]) -> Camera:

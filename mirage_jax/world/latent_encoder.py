@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from mirage_jax.nn.tiny_decoder import TinyDecoder, init_params
 from mirage_jax.nn.vae_streaming import code_streamed
 from mirage_jax.nn.vae_tiling import decode_tiled, encode_tiled
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE, denormalise, normalise
@@ -40,6 +41,8 @@ class LatentEncoder:
         denoiser's `data_std`.
       tile: rows and columns of cells that are coded at once, half of them in the next tile too;
         () for whole pictures. Less memory, at the price of blended borders: `nn.vae_tiling`.
+      tiny_params: of `tiny`.
+      tiny: decoder that is used in place of that of `vae`, see `with_tiny_decoder`; None: `vae`'s.
       streamed: whether clips are coded latent by latent, with the same result: `nn.vae_streaming`.
     """
 
@@ -48,6 +51,8 @@ class LatentEncoder:
     vae: VideoVAE = flax.struct.field(pytree_node=False)
     spread: tuple[float, ...] = flax.struct.field(pytree_node=False, default=())
     tile: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())
+    tiny_params: Any = None
+    tiny: TinyDecoder | None = flax.struct.field(pytree_node=False, default=None)
     streamed: bool = flax.struct.field(pytree_node=False, default=False)
 
     def encode(self, video: Float[Array, "b t height width 3"]) -> Float[Array, "b l h w c"]:
@@ -65,6 +70,9 @@ class LatentEncoder:
 
     def decode(self, latents: Float[Array, "b l h w c"]) -> Float[Array, "b t height width 3"]:
         """Frames, not clipped, of normalised latents."""
+        if self.tiny is not None:
+            video: Any = self.tiny.apply({"params": self.tiny_params}, latents)
+            return video
 
         def code(latents: Array) -> Array:
             return self._code("decode", latents)
@@ -87,6 +95,21 @@ class LatentEncoder:
     def _tiles(self) -> dict[str, Any]:
         step = tuple(-(-cells // 2) for cells in self.tile)
         return {"spatial_stride": self.vae.spatial_stride, "tile": self.tile, "step": step}
+
+    def with_tiny_decoder(self, path: Path) -> LatentEncoder:
+        """The same encoder with the tiny decoder of an export; the vae's own is not used any more.
+
+        Raises:
+          FileNotFoundError, ValueError: if there is none, or it is for other latents.
+        """
+        params, tiny = load_tiny_decoder(path)
+        for name in ("latent_channels", "spatial_stride", "temporal_stride"):
+            found, expected = getattr(tiny, name), getattr(self.vae, name)
+            if found != expected:
+                raise ValueError(
+                    f"{path}: {name}: found {found}, expected {expected} as the encoder has"
+                )
+        return self.replace(tiny=tiny, tiny_params=params)  # type: ignore[attr-defined]
 
     def encode_white(self, latents: int, size: tuple[int, int]) -> Float[Array, "l h w c"]:
         """Normalised latents of an all-white video that has so many of them.
@@ -114,7 +137,7 @@ class LatentEncoder:
     def load(path: Path) -> LatentEncoder:
         """Reads what `save` wrote; ValueError names what does not fit."""
         params, _, architecture = load_module(
-            path, {"kind": "latent_encoder"}, "vae", VideoVAE, _encoder_params
+            path, {"kind": "latent_encoder"}, "vae", VideoVAE, encoder_params
         )
         return LatentEncoder.of(path, params, architecture)
 
@@ -126,7 +149,24 @@ class LatentEncoder:
         return LatentEncoder(params["vae"], LatentStats(**params["stats"]), vae, tuple(spread))
 
 
-def _encoder_params(vae: VideoVAE) -> dict[str, Any]:
+def load_tiny_decoder(path: Path) -> tuple[dict[str, Any], TinyDecoder]:
+    """Parameters and module of a tiny decoder from an export.
+
+    Raises:
+      FileNotFoundError, ValueError: if there is none, or what is there does not fit.
+    """
+    params, tiny, _ = load_module(
+        path,
+        {"kind": "tiny_decoder"},
+        "tiny_decoder",
+        TinyDecoder,
+        lambda module: init_params(module, jax.random.key(0)),
+    )
+    return params, tiny
+
+
+def encoder_params(vae: VideoVAE) -> dict[str, Any]:
+    """Fresh parameters of `vae` and statistics of its latents, as exports hold them."""
     video = jnp.zeros((1, 5, *(2 * (vae.spatial_stride,)), 3), jnp.float32)
     stats = dict.fromkeys(("mean", "std"), jnp.zeros(vae.latent_channels, jnp.float32))
     return {"vae": vae.init(jax.random.key(0), video)["params"], "stats": stats}

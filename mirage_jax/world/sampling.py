@@ -57,7 +57,7 @@ def sample_chunk(
       first: the given latent.
       context: of the conditioner, for target latents, or for target and preceding ones.
       rays: of the target latents; ignored by denoisers without `ray_channels`.
-      key: of the noise.
+      key: of the noise, and of what the method "consistency" adds between steps.
       options: of the solver.
       noise: to start from in place of what the key gives, for exact comparisons.
       reference: clean latents of earlier frames.
@@ -106,5 +106,12 @@ def sample_chunk(
         method = "euler"
     pin = (clean, mask)
     return samplers.sample(
-        velocity, noise, steps=steps, shift=shift, method=method, pin=pin, schedule=levels
+        velocity,
+        noise,
+        steps=steps,
+        shift=shift,
+        method=method,
+        pin=pin,
+        schedule=levels,
+        key=jax.random.fold_in(key, 1) if method == "consistency" else None,
     )

@@ -46,21 +46,34 @@ def scenarios(
     chunks: int,
     latents_per_chunk: int,
     probability: tuple[float, float, float] = (0.2, 0.5, 0.3),
+    *,
+    between: bool = False,
 ) -> Scenarios:
-    """The three situations for clips of `chunks` chunks; keyframe k is frame 4 k."""
+    """The situations for clips of `chunks` chunks; keyframe k is frame 4 k.
+
+    Args:
+      chunks: of a clip.
+      latents_per_chunk: of a chunk, one of them shared with the chunk before.
+      probability: of the three.
+      between: share that of the last chunk with those between the first and it, as rows after the
+        three; for short chunks, of which the last sees little of the way back. Nothing precedes
+        them as far as context frames go, which are cached for the last chunk alone.
+    """
     if chunks < 2:
         raise ValueError(
             f"chunks: found {chunks}, expected at least 2 (one to leave, one to return)"
         )
     keys_per_chunk = latents_per_chunk - 1
     index = np.arange(chunks * keys_per_chunk + 1)
+    middle = range(1, chunks - 1) if between else range(0)
+    first, later, backwards = probability
+    share = later / (1 + len(middle))
+    remembered = [index == 0, index <= (chunks - 1) * keys_per_chunk, index >= keys_per_chunk]
     return Scenarios(
-        chunk=np.array([0, chunks - 1, 0]),
-        keyframes=np.stack(
-            [index == 0, index <= (chunks - 1) * keys_per_chunk, index >= keys_per_chunk]
-        ),
-        probability=np.array(probability),
-        goes_on=np.array([False, True, False]),
+        chunk=np.array([0, chunks - 1, 0, *middle]),
+        keyframes=np.stack(remembered + [index <= n * keys_per_chunk for n in middle]),
+        probability=np.array([first, share, backwards, *(share for _ in middle)]),
+        goes_on=np.array([False, True, False, *(False for _ in middle)]),
     )
 
 

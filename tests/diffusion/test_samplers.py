@@ -9,6 +9,7 @@ from helpers import paths
 from mirage_jax.diffusion import samplers
 
 GOLDEN = paths.GOLDEN / "schedulers" / "io.npz"
+KEY = jax.random.key(0)
 STEPS = (1, 2, 4, 10, 20, 50)
 REFERENCES = {
     "official_flow_unipc": ("wan_unipc", "unipc"),
@@ -82,7 +83,7 @@ def test_converges_to_the_exact_flow_with_its_order(method, order):
     assert fine < 0.03
 
 
-@pytest.mark.parametrize("method", samplers.METHODS)
+@pytest.mark.parametrize("method", [m for m in samplers.METHODS if m != "consistency"])
 def test_straight_field_is_exact_in_any_number_of_steps(method):
     clean = jnp.asarray(np.random.default_rng(1).normal(size=NOISE.shape), jnp.float32)
     field = lambda latents, timestep: NOISE - clean  # noqa: E731
@@ -103,13 +104,13 @@ def test_pinned_frames_stay_and_are_announced_as_clean(method):
         return jnp.where(seen & announced, gaussian_field(latents, timestep), jnp.nan)
 
     states = samplers.sample(
-        field, NOISE, steps=4, method=method, pin=(clean, mask), trajectory=True
+        field, NOISE, steps=4, method=method, pin=(clean, mask), trajectory=True, key=KEY
     )
     assert states.shape == (5, *NOISE.shape)
     assert np.isfinite(states).all()
     np.testing.assert_array_equal(states[:, 0, 0], np.full_like(states[:, 0, 0], 3.0))
     np.testing.assert_array_equal(states[:, 1, 2], np.full_like(states[:, 1, 2], 3.0))
-    free = samplers.sample(gaussian_field, NOISE, steps=4, method=method)
+    free = samplers.sample(gaussian_field, NOISE, steps=4, method=method, key=KEY)
     np.testing.assert_allclose(states[-1][0, 1:], free[0, 1:], atol=1e-6)
 
 

@@ -37,6 +37,29 @@ def test_step_is_gradient_descent_with_an_average():
     assert second["key"] != metrics["key"]
 
 
+class TowardsAverage(Quadratic):
+    """Trains towards the average of its own parameters."""
+
+    needs_ema = True
+
+    def loss(self, params, batch, key, *, train, frozen=None, ema=None):
+        return 0.5 * jnp.square(params["kernel"] - ema["kernel"]).sum(), {}
+
+
+def test_a_task_that_needs_it_gets_the_average_from_before_the_step():
+    optimizer = optax.sgd(0.25)
+    with pytest.raises(ValueError, match="ema_decay: found 0, expected more"):
+        state.unboxed(TowardsAverage(), optimizer, seed=3, with_ema=False)
+    begin = state.unboxed(TowardsAverage(), optimizer, seed=3, with_ema=True)
+    begin = begin.replace(ema=jax.tree.map(lambda leaf: leaf + 1.0, begin.params))
+    after, metrics = state.make_step(TowardsAverage(), optimizer, ema_decay=0.9)(begin, 0.0, None)
+    np.testing.assert_allclose(metrics["loss"], 3.0, rtol=1e-5)
+    kernel = np.asarray(begin.params["kernel"])
+    np.testing.assert_allclose(after.params["kernel"], kernel + 0.25, rtol=1e-5)
+    found = TowardsAverage().evaluate(begin.params, 0.0, jax.random.key(0))
+    assert float(found["loss"]) == 0.0
+
+
 def test_ema_decay_rises_to_its_limit():
     decays = [float(state.ema_decay_at(jnp.int32(s), 0.9)) for s in (0, 8, 10_000)]
     np.testing.assert_allclose(decays, [0.1, 0.5, 0.9], rtol=1e-6)

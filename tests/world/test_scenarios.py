@@ -42,6 +42,19 @@ def test_the_last_of_three_chunks_returns():
     assert kept == [[0], [0, 1, 2, 3, 4], [2, 3, 4, 5, 6]]
 
 
+def test_short_chunks_are_drawn_all_along_the_way():
+    """Each remembers what was seen before it; the three situations stay where they are."""
+    table = scenarios.scenarios(4, 2, between=True)
+    kept = [np.flatnonzero(row).tolist() for row in table.keyframes]
+    assert table.chunk.tolist() == [0, 3, 0, 1, 2]
+    assert kept == [[0], [0, 1, 2, 3], [1, 2, 3, 4], [0, 1], [0, 1, 2]]
+    np.testing.assert_allclose(table.probability, [0.2, 0.5 / 3, 0.3, 0.5 / 3, 0.5 / 3])
+    assert table.goes_on.tolist() == [False, True, False, False, False]
+    two = scenarios.scenarios(2, 5, between=True)
+    for name, value in vars(scenarios.scenarios(2, 5)).items():
+        np.testing.assert_array_equal(getattr(two, name), value)
+
+
 def test_one_chunk_cannot_leave_and_return():
     with pytest.raises(ValueError, match="found 1, expected at least 2"):
         scenarios.scenarios(1, 5)

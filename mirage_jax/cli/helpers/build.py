@@ -41,6 +41,9 @@ T = TypeVar("T")
 MEMORIES = ("latent", "rgb", "none")
 """What denoisers are trained with: the conditioner of the config, and the baselines."""
 
+STUDENT = "student"
+"""Name of the few-step denoiser among a work directory's, beside those of `MEMORIES`."""
+
 TRAINED = ("all", "branch", "branch_lora")
 """Values of `denoiser_training.trained`."""
 
@@ -142,6 +145,20 @@ def denoiser(config: ConfigDict, memory: str, data_std: tuple[float, ...]) -> De
     )
 
 
+def chunk_lengths(config: ConfigDict, memory: str = "latent") -> tuple[int, ...]:
+    """Frames of the chunks that a denoiser trains on; of the baselines the longest alone.
+
+    Raises:
+      UserError: for several of clips that are encoded before each step, or cut into windows.
+    """
+    lengths = tuple(config.get("chunk_lengths", ())) if memory == "latent" else ()
+    if len(lengths) > 1 and config.loading.latents == "video":
+        raise UserError(
+            f"chunk_lengths: found {lengths} with loading.latents='video', expected 'cached'"
+        )
+    return lengths or (config.chunk_frames,)
+
+
 def denoiser_task(config: ConfigDict, memory: str, data_std: tuple[float, ...]) -> DenoiserTask:
     """The training task of `denoiser`."""
     training = config.denoiser_training
@@ -150,7 +167,6 @@ def denoiser_task(config: ConfigDict, memory: str, data_std: tuple[float, ...]) 
         conditioner=conditioner(config, memory),
         size=picture_size(config),
         chunks=chunks_of_clip(trained_frames(config), config.chunk_frames),
-        last_only=config.loading.window > 0,
         chunk_latents=latents_of_frames(config.chunk_frames),
         context_frames=context_frames(config, memory),
         noise=noise_augmentation(config),
@@ -158,6 +174,7 @@ def denoiser_task(config: ConfigDict, memory: str, data_std: tuple[float, ...]) 
         drop_memory=training.drop_memory,
         drop_text=training.drop_text,
         per_frame=training.per_frame,
+        batch_shapes=len(chunk_lengths(config, memory)),
     )
 
 
@@ -182,7 +199,9 @@ def trained(config: ConfigDict) -> str:
 
 def denoiser_architecture(config: ConfigDict, task: DenoiserTask) -> dict[str, Any]:
     """Everything that decides what a denoiser's weights mean and how they are run."""
-    return loading.denoiser_architecture(
+    lengths = chunk_lengths(config, "latent" if task.batch_shapes > 1 else "none")
+    several = {"chunk_lengths": sorted(lengths)} if len(lengths) > 1 else {}
+    return several | loading.denoiser_architecture(
         task.denoiser,
         task.conditioner,
         size=task.size,

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mirage_jax.chunks import TEMPORAL_STRIDE, latents_of_frames
-from mirage_jax.cli.helpers import build, training_sections
+from mirage_jax.cli.helpers import build, quick_models, training_sections
 from mirage_jax.cli.helpers.config_sections import BY_WORLD, SECTIONS, RunSection
 from mirage_jax.nn.attention.dispatch import check_backend
 from mirage_jax.parallel import BATCH_AXES
@@ -76,6 +76,8 @@ def _check_modules(config: ConfigDict) -> None:
         check_backend(config.denoiser.attention_backend)
     except ValueError as error:
         raise ValueError(f"config.denoiser.{error}") from error
+    if "tiny_decoder" in config:
+        quick_models.tiny_decoder(config)
     for section in ("vae", "geometry", "denoiser"):
         dtype = config[section].get("dtype", "float32")
         if dtype not in ("float32", "bfloat16"):
@@ -90,6 +92,17 @@ def _check_modules(config: ConfigDict) -> None:
 def _check_frames(config: ConfigDict) -> None:
     """Lengths of clips, chunks and context frames."""
     chunk, frames = config.chunk_frames, config.record.frames
+    lengths = tuple(config.get("chunk_lengths", ()))
+    if lengths and (
+        max(lengths) != chunk
+        or len(set(lengths)) < len(lengths)
+        or any((n - 1) % TEMPORAL_STRIDE or (frames - 1) % (n - 1) for n in lengths)
+    ):
+        raise ValueError(
+            f"config.chunk_lengths: found {lengths}, expected different lengths 1 + "
+            f"{TEMPORAL_STRIDE} n that divide a clip of {frames} frames, the longest of them "
+            f"chunk_frames ({chunk})"
+        )
     if (chunk - 1) % TEMPORAL_STRIDE:
         raise ValueError(f"config.chunk_frames: found {chunk}, expected 1 + {TEMPORAL_STRIDE} n")
     count, rest = divmod(frames - 1, chunk - 1)
@@ -100,7 +113,11 @@ def _check_frames(config: ConfigDict) -> None:
             f"config.record.frames: found {frames}, expected 1 + {step} n and at least "
             f"{1 + LEAST_CHUNKS * step}, for example {near}: whole chunks of {chunk} frames"
         )
-    latents, patch = latents_of_frames(chunk), config.denoiser.patch[0]
+    patch = config.denoiser.patch[0]
+    latents = next(
+        (n for n in map(latents_of_frames, (chunk, *lengths)) if n % patch),
+        latents_of_frames(chunk),
+    )
     if latents % patch:
         raise ValueError(
             f"config.denoiser.patch: found {patch} latents in a token, expected a divisor of the "
@@ -140,22 +157,27 @@ def _check_sizes(config: ConfigDict) -> None:
                 f"config.record.size: found {side}, expected a multiple of {token}, as it is the "
                 "width too"
             )
-    section = training_sections.encoder(config)
+    windows = {}
+    if not training_sections.encoder(config).pretrained:
+        windows["vae_training"] = training_sections.encoder(config).pixels
+    if "tiny_decoder_training" in config:
+        windows["tiny_decoder_training"] = training_sections.tiny_decoder(config).pixels
     most = min(height, width)
-    if not section.pretrained and (section.pixels % stride or section.pixels > most):
-        raise ValueError(
-            f"config.vae_training.pixels: found {section.pixels}, expected a multiple of {stride} "
-            f"up to {most}, the size of the pictures"
-        )
+    for name, pixels in windows.items():
+        if pixels % stride or pixels > most:
+            raise ValueError(
+                f"config.{name}.pixels: found {pixels}, expected a multiple of {stride} up to "
+                f"{most}, the size of the pictures"
+            )
 
 
 def check_batches(config: ConfigDict, shards: Mapping[str, int], stages: Sequence[str]) -> None:
     """Raises ValueError, naming the field, unless the stages' batches split over a mesh's axes."""
     parts = math.prod(shards[axis] for axis in BATCH_AXES)
-    for stage, read in training_sections.OF_STAGE.items():
+    for stage in training_sections.stages(config):
         if stage not in stages:
             continue
-        section: Any = read(config)
+        section: Any = training_sections.OF_STAGE[stage](config)
         name = "vae_training" if stage == "encoder" else f"{stage}_training"
         whole = parts * section.accumulate
         if section.steps and section.batch_size % whole:

@@ -42,6 +42,11 @@ class RunSection(Settings):
     )
     loader_workers: int = setting(0, "Loader processes; 0 = threads of the program.", least=0)
     chunk_frames: int = setting(REQUIRED, "Frames of a chunk, 1 + 4 n.", least=5)
+    chunk_lengths: tuple[int, ...] = setting(
+        (),
+        "Lengths that the denoiser trains on, chunk_frames the longest; () = that alone.",
+        least=5,
+    )
     sky_depth: float = setting(200.0, "Metres at which the sky is remembered.", above=0)
 
 
@@ -181,6 +186,23 @@ class GeometrySection(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TinyDecoderModuleSection(Settings):
+    """`config.tiny_decoder`, the fields of `TinyDecoder` but for the latents' channels."""
+
+    widths: tuple[int, int, int, int] = setting(
+        (256, 128, 64, 64), "Channels of the three stages and after them.", least=1
+    )
+    time_upscale: tuple[bool, bool, bool] = setting(
+        (False, True, True), "For each stage, whether it makes two frames of one; two do."
+    )
+    space_upscale: tuple[bool, bool, bool] = setting(
+        (True, True, True), "For each stage, whether it doubles height and width."
+    )
+    patch: int = setting(2, "Pixels that the last convolution gives at once.", least=1)
+    dtype: Any = setting("float32", "Of convolutions: float32 or bfloat16.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DenoiserModuleSection(Settings):
     """`config.denoiser`, those fields of `Denoiser` that an experiment chooses."""
 
@@ -283,8 +305,9 @@ SECTIONS: dict[str, type] = {
     "evaluation": EvaluationSection,
     "compile": CompileSection,
     "lora": LoRASection,
+    "tiny_decoder": TinyDecoderModuleSection,
 }
-"""Kind of every section that is not of training."""
+"""Kind of every section that is not of training; an experiment may lack the last two."""
 
 BY_WORLD = {"record": "train_clips", "text": "prompts"}
 """Fields that hold a value for each world."""
@@ -293,6 +316,8 @@ _TRAINING = {
     "vae_training": training_sections.EncoderSection,
     "geometry_training": training_sections.TrainingSection,
     "denoiser_training": training_sections.DenoiserSection,
+    "distill_training": training_sections.DistillSection,
+    "tiny_decoder_training": training_sections.TinyDecoderSection,
     "guard": Guard,
 }
 

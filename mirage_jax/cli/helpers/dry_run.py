@@ -16,7 +16,14 @@ from rich.console import Console
 
 from data_pipelines import loading
 from mirage_jax import parallel
-from mirage_jax.cli.helpers import build, config_check, programs, starts, training_sections
+from mirage_jax.cli.helpers import (
+    build,
+    config_check,
+    programs,
+    quick_models,
+    starts,
+    training_sections,
+)
 from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel import footprint, specs
@@ -25,7 +32,9 @@ from mirage_jax.training.geometry_task import GeometryTask
 from mirage_jax.training.latent_cache import LatentSource, cache_files
 from mirage_jax.training.task import Task
 from mirage_jax.training.throughput import format_count
+from mirage_jax.training.tiny_decoder_task import TinyDecoderTask
 from mirage_jax.training.vae_task import VAETask
+from mirage_jax.world.latent_encoder import encoder_params
 
 
 def run(
@@ -43,7 +52,7 @@ def run(
       config: the experiment.
       workdir: of the work directory.
       console: where to print.
-      stages: which of `train.STAGES`.
+      stages: which of `train.stages`.
       memory: kind of the denoiser's memory.
       source: a line about where the config comes from.
 
@@ -91,7 +100,7 @@ def run(
             f"{section.learning_rate:g}"
         )
         say(starts.start(config, workdir, stage, memory, section.steps))
-        if stage == "denoiser" and config.denoiser.text_width:
+        if stage in ("denoiser", "distill") and config.denoiser.text_width:
             say(starts.text(config)[1])
         with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
             _describe_step(
@@ -157,6 +166,16 @@ def _encoder(config: ConfigDict, _: str) -> Stage:
     return section, task, {"video": jax.ShapeDtypeStruct(shape, jnp.uint8)}
 
 
+def _tiny_decoder(config: ConfigDict, _: str) -> Stage:
+    section = training_sections.tiny_decoder(config)
+    frames, pixels = config.chunk_frames, section.pixels
+    vae = build.vae(config)
+    frozen = jax.eval_shape(lambda: encoder_params(vae))
+    task = TinyDecoderTask(quick_models.tiny_decoder(config), vae, frozen)
+    shape = (section.batch_size, frames, pixels, pixels, 3)
+    return section, task, {"video": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+
+
 def _geometry(config: ConfigDict, _: str) -> Stage:
     section = training_sections.geometry(config)
     grid = (*programs.latent_grid(config), config.vae.latent_channels)
@@ -168,6 +187,16 @@ def _geometry(config: ConfigDict, _: str) -> Stage:
 
 def _denoiser(config: ConfigDict, memory: str) -> Stage:
     section = training_sections.denoiser(config)
+    return section, programs.denoiser_task(config, memory), _clip_batch(config, section, memory)
+
+
+def _distill(config: ConfigDict, memory: str) -> Stage:
+    section = training_sections.distill(config)
+    return section, programs.distill_task(config, memory), _clip_batch(config, section, memory)
+
+
+def _clip_batch(config: ConfigDict, section: TrainingSection, memory: str) -> dict[str, Any]:
+    """A batch of a denoiser's clips, with as many text tokens as prompts have where it is known."""
     batch = programs.clip_batch(config, section.batch_size, memory)
     if "text" in batch:
         tokens, _ = starts.text(config)
@@ -176,7 +205,13 @@ def _denoiser(config: ConfigDict, memory: str) -> Stage:
         elif tokens is not None:
             clips, _, width = batch["text"].shape
             batch["text"] = jax.ShapeDtypeStruct((clips, tokens, width), batch["text"].dtype)
-    return section, programs.denoiser_task(config, memory), batch
+    return batch
 
 
-_STAGES = {"encoder": _encoder, "geometry": _geometry, "denoiser": _denoiser}
+_STAGES = {
+    "encoder": _encoder,
+    "geometry": _geometry,
+    "denoiser": _denoiser,
+    "distill": _distill,
+    "tiny_decoder": _tiny_decoder,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mirage_jax.cli.helpers import depth_network, prompts, training_data
+from mirage_jax.cli.helpers import clip_sources, depth_network, prompts, training_data
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.strict_json import read_object
@@ -53,14 +54,14 @@ def encode_recordings(
     if not splits:
         splits = ("eval",) if training_data.from_video(config) else ("train", "eval")
     for world in workdir.recorded(config.worlds):
-        for split in splits:
+        for split, other in clip_sources.caches(config, memory, splits):
             refresh_cache(
                 encoder,
                 encoder_id,
                 workdir.worlds(world),
                 split,
-                workdir.latents(world, split, rgb=settings.rgb),
-                settings,
+                workdir.latents(world, split, rgb=settings.rgb, chunk_frames=other),
+                dataclasses.replace(settings, chunk_frames=other) if other else settings,
                 say=functools.partial(console.print, markup=False, soft_wrap=True),
                 console=console,
                 depth_of=depth_of,

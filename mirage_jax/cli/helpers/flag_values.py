@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from mirage_jax.cli.helpers import common
+from mirage_jax.io.exports import stored_architecture
+from mirage_jax.io.workdir import Workdir
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.sampling import memory_scale
 
@@ -40,3 +43,42 @@ def with_memory_scale(model: WorldModel, words: Sequence[str]) -> WorldModel:
     except ValueError as error:
         raise common.UserError(f"--memory_scale={','.join(words)}: {error}") from error
     return model.replace(sampler=sampler)  # type: ignore[attr-defined]
+
+
+def as_asked(
+    model: WorldModel,
+    workdir: Workdir,
+    *,
+    denoiser: str,
+    tiny_decoder: bool,
+    size: tuple[int, int] | None,
+    chunk_frames: int | None,
+) -> WorldModel:
+    """The model with the decoder and the length of chunks that flags ask for.
+
+    Args:
+      model: as it was loaded.
+      workdir: where from.
+      denoiser: which of the work directory.
+      tiny_decoder: decode with the tiny decoder.
+      size: of --video_size, if it was given.
+      chunk_frames: of --chunk_frames, if it was given.
+
+    Raises:
+      UserError: if the weights were trained for another size, or not for chunks of this length.
+      FileNotFoundError, ValueError: if there is no tiny decoder, or it does not fit.
+    """
+    changed: dict[str, Any] = {}
+    if tiny_decoder:
+        changed["encoder"] = model.encoder.with_tiny_decoder(workdir.model("tiny_decoder"))
+    made = stored_architecture(workdir.model(f"denoiser_{denoiser}"))
+    if chunk_frames in made.get("chunk_lengths", ()):
+        changed["chunk_frames"] = chunk_frames
+    model = model.replace(**changed)  # type: ignore[attr-defined]
+    wanted = {"video_size": (size, model.size), "chunk_frames": (chunk_frames, model.chunk_frames)}
+    for name, (found, trained) in wanted.items():
+        if found not in (None, trained):
+            raise common.UserError(
+                f"--{name}: found {found}, expected {trained}, which the weights were trained for"
+            )
+    return model

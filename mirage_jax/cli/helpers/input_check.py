@@ -29,7 +29,7 @@ def check_training(
     mesh = parallel.make_mesh(**config.mesh.to_dict())
     config_check.check_batches(config, dict(mesh.shape), stages)
     for stage in stages:
-        part = f"denoiser_{memory}" if stage == "denoiser" else stage
+        part = workdir.part(stage, memory)
         if stage == "cache":
             check_folder(str(workdir.latents("", "").parent), workdir.latents("", "").parent)
             continue
@@ -46,12 +46,25 @@ def check_training(
         )
     if "encoder" in stages:
         _check_encoder(config, workdir.model("encoder"))
+    if "distill" in stages and "denoiser" not in stages:
+        _check_teacher(config, workdir.model(workdir.part("denoiser", memory)))
     if "denoiser" in stages:
         if memory == "latent":
             _check_conditioner(config, workdir.stage("denoiser_latent"))
         build.texts(config)
         if build.trained(config) != "all" and config.denoiser_training.pretrained != "random":
             build.open_pretrained(config)
+
+
+def _check_teacher(config: ConfigDict, path: Path) -> None:
+    """That there is a trained denoiser to start a student from."""
+    named = training_sections.distill(config).teacher
+    folder = Path(named or path)
+    if named != "random" and not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"{folder}: no {WEIGHTS} there; expected the trained denoiser that is distilled "
+            "(config.distill_training.teacher, or what `mirage train --stage=denoiser` makes)"
+        )
 
 
 def _check_conditioner(config: ConfigDict, run: Path) -> None:

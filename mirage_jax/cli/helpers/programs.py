@@ -13,11 +13,12 @@ from ml_collections import ConfigDict
 
 from mirage_jax import memory, parallel
 from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_clip, latents_of_frames
-from mirage_jax.cli.helpers import build, training_sections
+from mirage_jax.cli.helpers import build, quick_models, training_sections
 from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.geometry import Camera
 from mirage_jax.training import state as states
 from mirage_jax.training.denoiser_task import DenoiserTask
+from mirage_jax.training.distill_task import DistillTask
 from mirage_jax.training.optimizers import make_optimizer
 from mirage_jax.training.task import Task, parameter_count
 from mirage_jax.world import sample_chunk
@@ -35,6 +36,20 @@ def train(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Traced
     program = step(config, section, task, clip_batch(config, clips), mesh, rules)
     facts = _facts(config, task, clips, program.state.abstract.params, program.frozen)
     return program.traced, facts
+
+
+def distill(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Traced:
+    """The step that `loop.fit` runs for a student, as `train` does for its teacher.
+
+    Raises:
+      ValueError: if the config does not say how to distill.
+    """
+    section = training_sections.distill(config)
+    task = distill_task(config, "latent")
+    clips = _batch(config, mesh) * section.accumulate
+    program = step(config, section, task, clip_batch(config, clips), mesh, rules)
+    trained = program.state.abstract.params
+    return program.traced, _facts(config, task.base, clips, trained, program.frozen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +108,11 @@ def denoiser_task(config: ConfigDict, kind: str) -> DenoiserTask:
     task = _task(config, kind)
     whole = training_sections.denoiser(config).trained == "all"
     return task if whole else build.branch_task(config, task)
+
+
+def distill_task(config: ConfigDict, kind: str) -> DistillTask:
+    """The task that makes a student of `denoiser_task`'s denoiser."""
+    return quick_models.distill_task(config, _task(config, kind))
 
 
 def clip_batch(config: ConfigDict, count: int, kind: str = "latent") -> dict[str, Any]:

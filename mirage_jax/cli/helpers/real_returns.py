@@ -22,7 +22,8 @@ from mirage_jax.evaluation.returns import ReturnsSource
 from mirage_jax.io import outputs
 from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.workdir import Workdir
-from mirage_jax.training.latent_encoding import CacheSettings, load_clips, refresh_cache
+from mirage_jax.training.clip_encoding import EncodingSettings
+from mirage_jax.training.latent_encoding import load_clips, refresh_cache
 from mirage_jax.weights import fingerprint
 
 SCORES = outputs.json_kind("scores of real returns", ["source", "returns", "scores"])
@@ -99,7 +100,7 @@ def _name(root: str, source: ReturnsSource) -> str:
 def _held_out(
     config: ConfigDict, workdir: Workdir, folder: Path, model: Any, console: Console
 ) -> protocol.HeldOut:
-    settings = CacheSettings(
+    settings = EncodingSettings(
         chunk_frames=model.chunk_frames,
         sky_depth=float(model.memory.sky_depth),
         preceding=model.context_frames.preceding,

@@ -39,7 +39,7 @@ def encoder_is_given(config: ConfigDict) -> bool:
 
 def start(config: ConfigDict, workdir: Workdir, stage: str, memory: str, steps: int) -> str:
     """Where a stage that trains goes on from: its newest checkpoint, an export, or nothing."""
-    folder = workdir.stage(f"denoiser_{memory}" if stage == "denoiser" else stage)
+    folder = workdir.stage(workdir.part(stage, memory))
     saved = checkpoints.saved_steps(folder / checkpoints.FOLDER)
     denoiser = training_sections.denoiser(config)
     frozen = stage == "denoiser" and denoiser.trained != "all"
@@ -55,6 +55,10 @@ def start(config: ConfigDict, workdir: Workdir, stage: str, memory: str, steps: 
         line = f"starts from the pretrained denoiser {known}"
     elif init_from:
         line = f"starts from the tensors of the same name in {is_there(init_from)}"
+    elif stage == "distill":
+        named = training_sections.distill(config).teacher
+        known = named or str(workdir.model(f"denoiser_{memory}"))
+        line = f"starts as its teacher {known if known == 'random' else is_there(known)}"
     else:
         line = "starts from scratch"
     return f"{line}; frozen weights of {known}" if saved and frozen else line

@@ -68,11 +68,48 @@ class DenoiserSection(TrainingSection):
             )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillSection(TrainingSection):
+    """`config.distill_training`."""
+
+    ema_decay: float = setting(0.99, "Of the average that is trained towards.", above=0, below=1)
+    teacher: str = setting(
+        "", "Export of the trained denoiser; '': the work directory's; 'random' to try the code."
+    )
+    levels: int = setting(48, "Noise levels that neighbours are drawn from.", least=1)
+    shift: float = setting(1.0, "Of these levels and of the student's sampling.", above=0)
+    cfg_scale: float = setting(1.0, "Guidance by the text that students learn; 1: none.", least=0)
+    sampling_steps: int = setting(2, "In which students are sampled.", least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init_from:
+            raise ValueError(
+                f"init_from: found {self.init_from!r}, expected none: students start as `teacher`"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TinyDecoderSection(TrainingSection):
+    """`config.tiny_decoder_training`."""
+
+    pixels: int = setting(REQUIRED, "Side of a training window.", least=1)
+
+
 _Section = TypeVar("_Section", bound=TrainingSection)
 
 
 def _section(kind: type[_Section], config: ConfigDict, name: str) -> _Section:
     return from_mapping(kind, config[name].to_dict(), f"config.{name}")
+
+
+def _optional(kind: type[_Section], config: ConfigDict, name: str) -> _Section:
+    if name not in config:
+        raise ValueError(
+            f"config.{name}: found none in {config.name!r}, expected a section as in "
+            "experiments/distill.py"
+        )
+    return _section(kind, config, name)
 
 
 def encoder(config: ConfigDict) -> EncoderSection:
@@ -90,7 +127,31 @@ def denoiser(config: ConfigDict) -> DenoiserSection:
     return _section(DenoiserSection, config, "denoiser_training")
 
 
-OF_STAGE = {"encoder": encoder, "geometry": geometry, "denoiser": denoiser}
+def distill(config: ConfigDict) -> DistillSection:
+    """`config.distill_training`; ValueError as for `encoder`, or if the config has none."""
+    return _optional(DistillSection, config, "distill_training")
+
+
+def tiny_decoder(config: ConfigDict) -> TinyDecoderSection:
+    """`config.tiny_decoder_training`; errors as for `distill`."""
+    return _optional(TinyDecoderSection, config, "tiny_decoder_training")
+
+
+OF_STAGE = {
+    "encoder": encoder,
+    "geometry": geometry,
+    "denoiser": denoiser,
+    "distill": distill,
+    "tiny_decoder": tiny_decoder,
+}
+
+OPTIONAL = ("distill", "tiny_decoder")
+"""Stages of experiments that have a section for them."""
+
+
+def stages(config: ConfigDict) -> tuple[str, ...]:
+    """The stages that `config` has a section for."""
+    return tuple(s for s in OF_STAGE if s not in OPTIONAL or f"{s}_training" in config)
 
 
 def guard(config: ConfigDict) -> Guard:
@@ -158,7 +219,7 @@ def check(config: ConfigDict) -> None:
     if config.loader_workers < 0:
         raise ValueError(f"config.loader_workers: found {config.loader_workers}, expected >= 0")
     windows(config)
-    for read in OF_STAGE.values():
-        section = read(config)
+    for stage in stages(config):
+        section = OF_STAGE[stage](config)
         if section.steps:
             loop(config, section)

@@ -88,11 +88,16 @@ def test_every_experiment_is_described(path, described, tmp_path):
     assert f"data {config.worlds[0]}: train 0 clips recorded, 0 encoded" in text
     assert re.search(r"\n  blocks/\S+/kernel +\d+x\d+\S* +b?float\d+ +\S+ +[\d,]+\n", text)
     trained = bool(config.vae_training.steps)
-    assert text.count("a step takes 250FLOP in matrix products\n") == 2 + trained
+    further = [stage for stage in train.stages(config) if stage not in train.STAGES]
+    assert text.count("a step takes 250FLOP in matrix products\n") == 2 + trained + len(further)
     assert ("encoder: not trained, taken with its linear path alone" in text) != trained
     frozen = build.trained(config) != "all"
-    assert ("parameters frozen" in text) == frozen
-    assert text.count("\nstarts from scratch\n") == 1 + trained + (not frozen)
+    assert ("parameters frozen" in text) == (frozen or bool(further))
+    scratch = 1 + trained + (not frozen) + ("tiny_decoder" in further)
+    assert text.count("\nstarts from scratch\n") == scratch
+    teacher = tmp_path / "run" / "model" / "denoiser_latent"
+    line = f"\nstarts as its teacher {teacher} (not there yet)\n"
+    assert (line in text) == ("distill" in further)
     assert ("\nstarts from the pretrained denoiser random\n" in text) == frozen
     # It looks and does not touch.
     assert not list((tmp_path / "run").iterdir())

@@ -25,8 +25,8 @@ def load(path, tiny=False):
 def test_every_experiment_is_in_range_and_leaves_nothing_to_defaults(path, tiny):
     config = load(path, tiny)
     training_sections.check(config)
-    for stage, read in training_sections.OF_STAGE.items():
-        section = read(config)
+    for stage in training_sections.stages(config):
+        section = training_sections.OF_STAGE[stage](config)
         name = "vae_training" if stage == "encoder" else f"{stage}_training"
         assert vars(section) == config[name].to_dict()
 
