@@ -16,6 +16,9 @@ from typing import Any
 _NAMES = {
     "Camera": "mirage_jax.geometry",
     "Chunk": "mirage_jax.world",
+    "Controls": "mirage_jax.world",
+    "Session": "mirage_jax.world",
+    "SessionOptions": "mirage_jax.world",
     "World": "mirage_jax.world",
     "WorldModel": "mirage_jax.world",
     "load": "mirage_jax.world",

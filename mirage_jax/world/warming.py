@@ -1,0 +1,84 @@
+"""Compiling all that a session runs before anybody walks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from mirage_jax.memory import edit, regions
+from mirage_jax.world import controls, plan
+from mirage_jax.world.chunk_step import ChunkStep
+from mirage_jax.world.editing import edit_world
+from mirage_jax.world.state import World
+
+if TYPE_CHECKING:
+    from mirage_jax.world.session import Session
+
+
+def warm_up(session: Session, progress: Callable[[str, float], None]) -> None:
+    """Runs everything that a session may run once, on states that are thrown away.
+
+    Args:
+      session: stays as it is.
+      progress: told what comes next, and which share of all is done.
+    """
+    world, camera = session._present(), session.camera
+    jobs: list[tuple[str, Callable[[], Any]]] = [
+        ("chunks", lambda: _walk(session, world)),
+        ("walls", lambda: _walls(session, world)),
+        ("read-out", lambda: plan.read_out(session.model, world.bank, camera)),
+        ("last frame", lambda: plan.decode_frame(session.model.encoder, world.latent)),
+        ("edits", lambda: _edit(session, world, camera)),
+    ]
+    for number, (name, job) in enumerate(jobs):
+        progress(name, number / len(jobs))
+        jax.block_until_ready(job())
+    progress("done", 1.0)
+
+
+def _walk(session: Session, world: World) -> None:
+    """Chunks until states have the shapes of earlier ones: preceding latents grow at first."""
+    step, camera = ChunkStep(session.model), session._cameras(_still(session))
+    seen = set()
+    while (shapes := _shapes(world)) not in seen:
+        seen.add(shapes)
+        generated = step.generate(world, camera, session._key, 0)
+        world, _ = step.remember(world, generated, camera)
+
+
+def _still(session: Session) -> np.ndarray:
+    return np.tile(session.pose, (session.model.chunk_frames - 1, 1, 1))
+
+
+def _shapes(world: World) -> tuple[Any, ...]:
+    return (int(world.frames) == 1, *(np.shape(leaf) for leaf in jax.tree.leaves(world)))
+
+
+def _walls(session: Session, world: World) -> Any:
+    start = np.zeros(3, np.float32)
+    return controls.free_distance(
+        world.bank, start, controls.unit_directions(), session.options.radius
+    )
+
+
+def _edit(session: Session, world: World, camera: Any) -> Any:
+    """Every edit of regions of every kind, of none of the elements."""
+    far = np.full(3, 1e6, np.float32)
+    nothing = np.zeros(world.bank.capacity, bool)
+    shown = plan.shown_elements(session.model, world.bank, camera)
+    spaces = (regions.Box(far, far), regions.Sphere(far, np.float32(1)))
+    by, done = np.eye(4, dtype=np.float32), []
+    for place in (*spaces, shown & nothing):
+        done += [
+            edit.delete(world.bank, place),
+            edit.move(world.bank, place, by),
+            edit.duplicate(world.bank, place, by),
+            edit.pin(world.bank, place),
+        ]
+    done += [edit.swap(world.bank, space, space) for space in spaces]
+    size, cells = session.model.size, session.model.conditioner.cells
+    done.append(edit_world(world, lambda bank: edit.pin(bank, spaces[0]), size, cells=cells)[0])
+    return done
