@@ -43,11 +43,11 @@ UPS = {
 class Controls(Settings):
     """What is held during one chunk; opposite keys cancel."""
 
-    forward: float = setting(0.0, "Ahead, in the plane of the floor.", least=-1, most=1)
-    right: float = setting(0.0, "To the right, in the plane of the floor.", least=-1, most=1)
-    up: float = setting(0.0, "Away from the floor.", least=-1, most=1)
-    yaw: float = setting(0.0, "Turning to the right.", least=-1, most=1)
-    pitch: float = setting(0.0, "Looking up.", least=-1, most=1)
+    forward: float | int = setting(0.0, "Ahead, in the plane of the floor.", least=-1, most=1)
+    right: float | int = setting(0.0, "To the right, in the plane of the floor.", least=-1, most=1)
+    up: float | int = setting(0.0, "Away from the floor.", least=-1, most=1)
+    yaw: float | int = setting(0.0, "Turning to the right.", least=-1, most=1)
+    pitch: float | int = setting(0.0, "Looking up.", least=-1, most=1)
 
     @classmethod
     def of_keys(cls, keys: Iterable[str]) -> Controls:

@@ -143,7 +143,7 @@ class Session:
     def camera(self) -> Camera:
         """The present camera, in the coordinates of the memory."""
         pose = self._file.origin.relative(self.pose).astype(np.float32)
-        return Camera(self._lens[0], jnp.asarray(pose), self.model.size)
+        return Camera(self._lens[0], jax.device_put(pose), self.model.size)
 
     @property
     def picture(self) -> UInt8[np.ndarray, "height width 3"]:
@@ -218,7 +218,7 @@ class Session:
     def _cameras(self, poses: Float[np.ndarray, "f 4 4"]) -> Camera:
         """Of a chunk that starts at the present pose."""
         along = self._file.origin.relative(np.concatenate([self.pose[None], poses]))
-        return Camera(self._lens, jnp.asarray(along.astype(np.float32)), self.model.size)
+        return Camera(self._lens, jax.device_put(along.astype(np.float32)), self.model.size)
 
     def _present(self) -> World:
         return self._state.replace(bank=self._memory.bank)  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ def warm_up(session: Session, progress: Callable[[str, float], None]) -> None:
         ("walls", lambda: _walls(session, world)),
         ("read-out", lambda: plan.read_out(session.model, world.bank, camera)),
         ("last frame", lambda: plan.decode_frame(session.model.encoder, world.latent)),
-        ("edits", lambda: _edit(session, world, camera)),
+        ("edits", lambda: _edits(session, world, camera)),
     ]
     for number, (name, job) in enumerate(jobs):
         progress(name, number / len(jobs))
@@ -40,21 +41,24 @@ def warm_up(session: Session, progress: Callable[[str, float], None]) -> None:
 
 
 def _walk(session: Session, world: World) -> None:
-    """Chunks until states have the shapes of earlier ones: preceding latents grow at first."""
-    step, camera = ChunkStep(session.model), session._cameras(_still(session))
-    seen = set()
-    while (shapes := _shapes(world)) not in seen:
+    """Chunks and edits of states of every shape that there can be: preceding latents grow at first,
+    and an edit may leave them out."""
+    model = session.model
+    step, size, cells = ChunkStep(model), model.size, model.conditioner.cells
+    still = np.tile(session.pose, (model.chunk_frames - 1, 1, 1))
+    camera = session._cameras(still)
+    seen, found = set(), [world]
+    while found:
+        world = found.pop()
+        shapes = (int(world.frames) == 1, *(np.shape(leaf) for leaf in jax.tree.leaves(world)))
+        if shapes in seen:
+            continue
         seen.add(shapes)
         generated = step.generate(world, camera, session._key, 0)
-        world, _ = step.remember(world, generated, camera)
-
-
-def _still(session: Session) -> np.ndarray:
-    return np.tile(session.pose, (session.model.chunk_frames - 1, 1, 1))
-
-
-def _shapes(world: World) -> tuple[Any, ...]:
-    return (int(world.frames) == 1, *(np.shape(leaf) for leaf in jax.tree.leaves(world)))
+        found.append(step.remember(world, generated, camera)[0])
+        for mask in (world.bank.valid, np.zeros(world.bank.capacity, bool)):
+            delete = functools.partial(edit.delete, region=mask)
+            found.append(edit_world(world, delete, size, cells=cells)[0])
 
 
 def _walls(session: Session, world: World) -> Any:
@@ -64,7 +68,7 @@ def _walls(session: Session, world: World) -> Any:
     )
 
 
-def _edit(session: Session, world: World, camera: Any) -> Any:
+def _edits(session: Session, world: World, camera: Any) -> Any:
     """Every edit of regions of every kind, of none of the elements."""
     far = np.full(3, 1e6, np.float32)
     nothing = np.zeros(world.bank.capacity, bool)
@@ -79,6 +83,4 @@ def _edit(session: Session, world: World, camera: Any) -> Any:
             edit.pin(world.bank, place),
         ]
     done += [edit.swap(world.bank, space, space) for space in spaces]
-    size, cells = session.model.size, session.model.conditioner.cells
-    done.append(edit_world(world, lambda bank: edit.pin(bank, spaces[0]), size, cells=cells)[0])
     return done
