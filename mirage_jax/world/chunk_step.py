@@ -21,6 +21,7 @@ from mirage_jax.geometry import Camera
 from mirage_jax.memory import WriteReport
 from mirage_jax.world.chunk_inputs import chunk_inputs
 from mirage_jax.world.model import WorldModel
+from mirage_jax.world.sampling import memory_scale
 from mirage_jax.world.state import World
 
 Clock = Callable[[str, Any], None]
@@ -64,7 +65,15 @@ class ChunkStep:
         Args:
           model: the trained parts.
           clock: told of the stages "read", "denoise", "decode" and "write".
+
+        Raises:
+          ValueError: if guidance is asked for without a text, or another strength of a memory
+            branch there is none of.
         """
+        scale = model.sampler.cfg_scale
+        if scale != 1.0 and model.text is None:
+            raise ValueError(f"sampler: cfg_scale: found {scale} without a text, expected 1")
+        memory_scale(model.denoiser, model.sampler)
         self.model = model
         self.clock = clock
         self._constants: dict[int, Array | None] = {}

@@ -190,40 +190,60 @@ def free_distance(
     return jnp.maximum(jnp.min(ahead, axis=-1), 0.0)
 
 
+def ways(
+    start: Float[np.ndarray, "3"], poses: Float[np.ndarray, "f 4 4"], up: Float[np.ndarray, "3"]
+) -> tuple[Float[np.ndarray, "d 3"], float]:
+    """Unit vectors of a step straight on and turned aside by `SLIDES`, and its length in metres."""
+    step = poses[-1, :3, 3] - start
+    length = float(np.linalg.norm(step))
+    aside = Rotation.from_rotvec(np.radians(np.array(SLIDES))[:, None] * up).as_matrix()
+    return aside @ (step / length if length > 0 else np.zeros(3)), length
+
+
 def stopped(
-    bank: LatentMemory,
     start: Float[np.ndarray, "3"],
     poses: Float[np.ndarray, "f 4 4"],
+    directions: Float[np.ndarray, "d 3"],
+    free: Float[np.ndarray, " d"],
+) -> Moved:
+    """Poses that stop at what is in the way, or slide along it; they turn as before.
+
+    Args:
+      start: position before the first of them.
+      poses: as `walk` gives them.
+      directions: as `ways` gives them.
+      free: how far one can go in each, metres.
+    """
+    travelled = np.linalg.norm(poses[:, :3, 3] - start, axis=1)
+    length = float(np.linalg.norm(poses[-1, :3, 3] - start))
+    if length == 0 or free[0] >= length:
+        return Moved(poses, False)
+    # Of a step turned aside what counts is how far it leads the way that was meant.
+    shares = np.cos(np.radians(np.array(SLIDES)))
+    reach = np.minimum(np.asarray(free, np.float64), length * shares)
+    best = int(np.argmax(reach * shares))
+    poses = poses.copy()
+    part = reach[best] * np.minimum(travelled / length, 1.0)
+    poses[:, :3, 3] = start + directions[best] * part[:, None]
+    return Moved(poses, True)
+
+
+def walk_in(
+    bank: LatentMemory,
+    pose: Float[np.ndarray, "4 4"],
+    controls: Controls,
+    frames: int,
     options: WalkerOptions,
     up: Float[np.ndarray, "3"],
 ) -> Moved:
-    """Poses that stop at what the memory holds, or slide along it; they turn as before.
-
-    Args:
-      bank: the memory.
-      start: position before the first of them, in the memory's coordinates.
-      poses: as `walk` gives them, in the memory's coordinates.
-      options: radius of the body, and whether there are walls.
-      up: unit vector away from the floor.
-    """
-    step = poses[-1, :3, 3] - start
-    length = float(np.linalg.norm(step))
-    if not options.walls or length < 1e-9:
+    """`walk`, stopped by what a memory holds if `options.walls`; poses in its coordinates."""
+    poses = walk(pose, controls, frames, options, up)
+    directions, length = ways(pose[:3, 3], poses, up)
+    if not options.walls or length == 0:
         return Moved(poses, False)
-    aside = Rotation.from_rotvec(np.radians(np.array(SLIDES))[:, None] * up).as_matrix()
-    directions = aside @ (step / length)
-    start32, directions32 = start.astype(np.float32), directions.astype(np.float32)
-    free = np.asarray(free_distance(bank, start32, directions32, options.radius), np.float64)
-    if free[0] >= length:
-        return Moved(poses, False)
-    # Of a step turned aside what counts is how far it leads the way that was meant.
-    shares = np.cos(np.radians(np.array(SLIDES, np.float64)))
-    reach = np.minimum(free, length * shares)
-    best = int(np.argmax(reach * shares))
-    travelled = np.linalg.norm(poses[:, :3, 3] - start, axis=1) / length
-    poses = poses.copy()
-    poses[:, :3, 3] = start + directions[best] * (reach[best] * np.minimum(travelled, 1.0))[:, None]
-    return Moved(poses, True)
+    start, towards = pose[:3, 3].astype(np.float32), directions.astype(np.float32)
+    free = np.asarray(free_distance(bank, start, towards, options.radius))
+    return stopped(pose[:3, 3], poses, directions, free)
 
 
 def unit_directions() -> Any:

@@ -24,7 +24,6 @@ from mirage_jax.world import tiled_world
 from mirage_jax.world.chunk_step import ChunkStep, chunk_number
 from mirage_jax.world.latent_encoder import to_uint8
 from mirage_jax.world.model import WorldModel
-from mirage_jax.world.sampling import memory_scale
 from mirage_jax.world.state import World, check_world
 
 DepthEstimator = Callable[
@@ -104,10 +103,7 @@ def rollout(
         While chunks are made: naming the chunk, if its latents are not finite.
     """
     check_world(world, model)
-    scale = model.sampler.cfg_scale
-    if scale != 1.0 and model.text is None:
-        raise ValueError(f"sampler: cfg_scale: found {scale} without a text, expected 1")
-    memory_scale(model.denoiser, model.sampler)
+    step = ChunkStep(model)
     poses = check_cam2world(path, "camera path")
     if poses.ndim != 3:
         raise ValueError(f"camera path: found shape {poses.shape}, expected [frames, 4, 4]")
@@ -135,7 +131,7 @@ def rollout(
     if tiles is not None:
         tiled_world.check(tiles, world, model)
     key = jax.random.key(0) if key is None else key
-    return _chunks(model, world, poses, key, bounds, intrinsics, depth_estimator, noise, tiles)
+    return _chunks(step, world, poses, key, bounds, intrinsics, depth_estimator, noise, tiles)
 
 
 def _check_noise(noise: Any, bounds: list[tuple[int, int]], latent: tuple[int, ...]) -> None:
@@ -149,7 +145,7 @@ def _check_noise(noise: Any, bounds: list[tuple[int, int]], latent: tuple[int, .
 
 
 def _chunks(
-    model: WorldModel,
+    step: ChunkStep,
     world: World,
     poses: np.ndarray,
     key: PRNGKeyArray,
@@ -159,7 +155,7 @@ def _chunks(
     noise: Any,
     tiles: TiledMemory | None,
 ) -> Iterator[Chunk]:
-    step, memory_depth = ChunkStep(model), jax.jit(WorldModel.memory_depth)
+    model, memory_depth = step.model, jax.jit(WorldModel.memory_depth)
 
     # What is compiled would be compiled again for every other origin.
     origin, world = world.origin, world.replace(origin=Origin())  # type: ignore[attr-defined]

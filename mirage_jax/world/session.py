@@ -210,8 +210,7 @@ class Session:
     def _next_poses(self, state: World, held: Controls) -> tuple[Float[np.ndarray, "f 4 4"], bool]:
         origin, frames = self._file.origin, self.model.chunk_frames - 1
         start = origin.relative(self.pose)
-        free = controls.walk(start, held, frames, self.options, self._up)
-        moved = controls.stopped(state.bank, start[:3, 3], free, self.options, self._up)
+        moved = controls.walk_in(state.bank, start, held, frames, self.options, self._up)
         check_positions(moved.poses[:, :3, 3], "session: position")
         return origin.absolute(moved.poses), moved.blocked
 

@@ -16,10 +16,10 @@ from mirage_jax.world.controls import (
     Controls,
     WalkerOptions,
     free_distance,
-    stopped,
     unit_directions,
     upwards,
     walk,
+    walk_in,
 )
 
 OPTIONS = WalkerOptions(speed=2.0, turn=90.0, fps=16.0, radius=0.25)
@@ -154,7 +154,7 @@ def go(bank, pose, keys, chunks, options=OPTIONS):
     positions, blocked = [pose[:3, 3]], []
     for _ in range(chunks):
         poses = walk(pose, Controls.of_keys(keys), 4, options, UP)
-        moved = stopped(bank, pose[:3, 3], poses, options, UP)
+        moved = walk_in(bank, pose, Controls.of_keys(keys), 4, options, UP)
         np.testing.assert_array_equal(moved.poses[:, :3, :3], poses[:, :3, :3])
         pose = moved.poses[-1]
         positions.append(pose[:3, 3])
