@@ -76,7 +76,8 @@ def test_memories_in_tiles_are_timed_where_they_lie(call, monkeypatch, tmp_path)
     assert code == 2 and "--tiles: found 'many', expected a whole number" in err
 
 
-def test_a_walk_needs_trained_parts(call):
-    code, _, err = call("bench", "--config.tiny=true", "--walk=2")
+@pytest.mark.parametrize("subject", [["--walk=2"], ["explore"]])
+def test_a_walk_needs_trained_parts(call, subject):
+    code, _, err = call("bench", *subject, "--config.tiny=true")
     said = " ".join(err.split())
     assert code == 2 and "encoder: not trained yet" in said and "mirage train" in said
