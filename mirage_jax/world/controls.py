@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from scipy.spatial.transform import Rotation
 
 from mirage_jax.memory import LatentMemory
+from mirage_jax.origin import UPS
 from mirage_jax.settings import Settings, setting
 
 KEYS = {
@@ -31,13 +32,6 @@ KEYS = {
 }
 """What each key holds, and which way."""
 
-UPS = {
-    f"{sign}{axis}": scale * np.eye(3)[number]
-    for number, axis in ((1, "y"), (2, "z"), (0, "x"))
-    for sign, scale in (("-", -1.0), ("", 1.0))
-}
-"""Directions away from the floor, by name; of equal ones the first counts."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Controls(Settings):
@@ -53,9 +47,13 @@ class Controls(Settings):
     def of_keys(cls, keys: Iterable[str]) -> Controls:
         """Of keys that are held, w a s d q e left right up down; each counts once.
 
+        A text is one key, or several of one letter: "left", "wd".
+
         Raises:
           ValueError: naming the key there is none of.
         """
+        if isinstance(keys, str) and keys.lower() in KEYS:
+            keys = (keys,)
         held: dict[str, float] = {}
         for key in sorted({key.lower() for key in keys}):
             if key not in KEYS:

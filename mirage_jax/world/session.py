@@ -39,7 +39,7 @@ from mirage_jax.world.state import World, check_world
 from mirage_jax.world.timeline import Timeline, TimelineOptions
 from mirage_jax.world.trail import Trail
 from mirage_jax.world.warming import warm_up
-from mirage_jax.world.world_file import WorldFile, read_world_file, write_world_file
+from mirage_jax.world.world_file import Branch, WorldFile, read_world_file, write_world_file
 
 
 class _Memory:
@@ -102,7 +102,9 @@ class Session:
         self._colours = plan.TokenColours(file.world.bank.channels)
         self._memory = _Memory(file.world.bank, self)
         self._timeline = Timeline.from_file(file, self._timeline_options)
-        trails = {b.name: Trail.of(b.world, b.camera_path) for b in file.branches if b.world}
+        trails = {
+            b.name: Trail.of(b.world, b.camera_path) for b in file.branches if b.world is not None
+        }
         self._trails = {self._timeline.marked(name): trail for name, trail in trails.items()}
         self._trail: Trail
         self._become(file.world, Trail.of(file.world, file.camera_path, picture))
@@ -191,7 +193,9 @@ class Session:
         poses, blocked = self._next_poses(state, held)
         camera = self._cameras(poses)
         clock("input", None)
-        seen = state if self.memory_on else _emptied(state, self._nothing)
+        seen = state
+        if not self.memory_on:
+            seen = state.replace(bank=state.bank.replace(valid=self._nothing))  # type: ignore[attr-defined]
         number = chunk_number(int(state.frames), self.model.chunk_frames)
         self._chunk.clock = clock
         generated = self._chunk.generate(seen, camera, self._key, number, meanwhile=self._settle)
@@ -377,23 +381,20 @@ class Session:
         timeline, size, fps = self.timeline, self.model.size, self.options.fps
         path = self._trail.camera_path(self.world, size, fps)
         file = timeline.to_file(self._file)
-        branches = []
+        branches: list[Branch] = []
         for branch in file.branches:
             if branch.world is not None and branch.name in timeline.marks:
                 trail = self._trails[timeline.marked(branch.name)]
                 own = trail.camera_path(branch.world, size, fps)
                 branch = dataclasses.replace(branch, camera_path=own)
             branches.append(branch)
+        # Readers look here whether a model can continue the world.
+        made = {"generated": {"conditioner": self.model.conditioner.kind}} | dict(file.provenance)
         return dataclasses.replace(
-            file, world=self.world, camera_path=path, branches=tuple(branches)
+            file, world=self.world, camera_path=path, branches=tuple(branches), provenance=made
         )
 
     def save(self, path: str | Path) -> None:
         """Writes the world as a file, from which `load` goes on bit for bit; errors as of
         `write_world_file`."""
         write_world_file(path, self.to_file())
-
-
-def _emptied(world: World, nothing: Any) -> World:
-    bank = world.bank.replace(valid=nothing)  # type: ignore[attr-defined]
-    return world.replace(bank=bank)  # type: ignore[attr-defined]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from mirage_jax import memory
+from mirage_jax.origin import UPS
 from mirage_jax.world.controls import (
     KEYS,
-    UPS,
     Controls,
     WalkerOptions,
     free_distance,
@@ -52,6 +52,8 @@ def test_keys_are_held_or_cancel_each_other():
     assert Controls.of_keys([]) == Controls()
     assert Controls.of_keys(["W", "w", "left"]) == Controls(forward=1, yaw=-1)
     assert Controls.of_keys(set(KEYS)) == Controls()
+    assert Controls.of_keys("left") == Controls(yaw=-1)
+    assert Controls.of_keys("wd") == Controls(forward=1, right=1)
     with pytest.raises(ValueError, match="keys: found 'x', expected some of w, s, d"):
         Controls.of_keys("wx")
     with pytest.raises(ValueError, match=r"forward: found 1\.5, expected >= -1 and <= 1"):
