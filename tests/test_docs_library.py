@@ -10,7 +10,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 def test_the_blocks_run_one_after_the_other(monkeypatch, tmp_path):
     model = tiny_world.world_model()
-    monkeypatch.setattr("mirage_jax.world.load", {"runs/quickstart": model}.__getitem__)
+    monkeypatch.setattr("mirage_jax.world.load", {"demo": model}.__getitem__)
     monkeypatch.setattr("mirage_jax.world.session.warm_up", lambda session, progress: None)
     monkeypatch.chdir(tmp_path)
     text, names = PAGE.read_text(), {"__name__": "library"}

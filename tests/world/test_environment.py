@@ -130,7 +130,7 @@ def test_some_begin_anew_while_others_go_on(model, starts):
 def test_walkers_that_do_not_go_together_are_refused(model, starts):
     with pytest.raises(ValueError, match="starts: found none"):
         VectorEnvironment(model, [])
-    small = model.start(PICTURE, capacity=12)
+    small = starts[0].replace(bank=model.conditioner.create(12))
     with pytest.raises(ValueError, match=r"starts: found capacities \[12, 30\]"):
         VectorEnvironment(model, [starts[0], small])
     beside = model.replace(context_frames=ContextFrameOptions(preceding=5))

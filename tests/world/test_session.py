@@ -317,7 +317,8 @@ def test_the_read_out_is_black_where_nothing_is_remembered(session, model):
 def test_the_plan_shows_elements_where_they_are_and_how_they_look(model):
     far = np.eye(4)
     far[0, 3] = 3_000_000.0
-    session = Session(model, PICTURE, camera=Camera(INTRINSICS, far, SIZE), options=OPTIONS)
+    world = model.start(PICTURE, Camera(INTRINSICS, far, SIZE))
+    session = Session(model, world, options=OPTIONS)
     session.step("w")
     shown, bank = session.plan(), session.world.bank
     statistics = session.statistics()

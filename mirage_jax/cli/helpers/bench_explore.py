@@ -3,7 +3,8 @@
     mirage bench explore --workdir=runs/quickstart
     mirage bench explore --workdir=runs/quickstart --chunks=1000 --walkers=16
 
-Starts from a recorded clip of the work directory, compiles, fills the memory, and walks. Prints
+Starts from a recorded clip of the work directory, or from the weights and a picture that ship
+(--workdir=demo, or where nothing is trained), compiles, fills the memory, and walks. Prints
 frames a second (new ones alone), where the time goes, whether chunks take longer in the end than
 in the beginning, how long it takes from a key to its picture, and from the start to the first
 picture, and writes <workdir>/bench_explore.json.
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from mirage_jax.cli.helpers import common
+from mirage_jax.cli.helpers import common, run_weights
 from mirage_jax.cli.helpers.flag_types import Integer
 from mirage_jax.io import outputs
 from mirage_jax.io.atomic import write_atomically
@@ -36,19 +37,22 @@ _WALKERS = flags.DEFINE(
 _LENGTH = flags.DEFINE(Integer(least=5), "chunk_frames", 5, "Frames of a chunk: 1 + 4 n.")
 
 
-def run(workdir: Workdir, worlds: Any, console: Console) -> None:
+def run(weights: Workdir, workdir: Workdir, worlds: Any, console: Console) -> None:
     """Walks, prints and writes.
+
+    Args:
+      weights: whose parts and clips are taken.
+      workdir: where the numbers, and what is compiled, are kept.
+      worlds: of the config.
+      console: to print to.
 
     Raises:
       FileNotFoundError: where the work directory has no trained parts or recorded clips.
     """
     begun = time.perf_counter()
     import jax
-    import numpy as np
 
-    from data_pipelines.loading import ClipSource
     from mirage_jax.evaluation import walking
-    from mirage_jax.geometry import Camera
     from mirage_jax.world import Session, SessionOptions, load
 
     path = workdir.root / "bench_explore.json"
@@ -58,16 +62,13 @@ def run(workdir: Workdir, worlds: Any, console: Console) -> None:
     cached = workdir.root / "compilation_cache"
     warm = cached.is_dir() and any(cached.iterdir())
     options = SessionOptions(chunk_frames=_LENGTH.value)
-    model = load(workdir.root)
-    name = workdir.recorded(worlds)[0]
-    clip = ClipSource(workdir.worlds(name), "eval", fields=("video", "intrinsics", "cam2world"))[0]
-    lens, pose = np.asarray(clip["intrinsics"][0]), np.asarray(clip["cam2world"][0], np.float64)
-    camera = Camera(lens, pose, model.size)
+    model = load(weights.root)
+    picture, camera = _start(weights, worlds, model.size)
     seconds = {"load": time.perf_counter() - begun}
     with Progress(console=console) as progress:
         bar = progress.add_task("compiling", total=1.0)
         start = time.perf_counter()
-        session = Session(model, clip["video"][0], camera=camera, options=options)
+        session = Session(model, picture, camera=camera, options=options)
         seconds["start"] = time.perf_counter() - start
         start = time.perf_counter()
         session.warm_up(lambda what, share: progress.update(bar, completed=share))
@@ -88,6 +89,22 @@ def run(workdir: Workdir, worlds: Any, console: Console) -> None:
     write_atomically(path, json.dumps(outcome, indent=1) + "\n")
     _print(outcome, console)
     console.print(f"-> {path}")
+
+
+def _start(weights: Workdir, worlds: Any, size: tuple[int, int]) -> tuple[Any, Any]:
+    """The first picture of a held-out clip and its camera, or a picture that ships."""
+    import numpy as np
+
+    from data_pipelines.loading import ClipSource
+    from mirage_jax.geometry import Camera
+    from mirage_jax.world import shipped
+
+    if weights.root == shipped.DEMO:
+        return next(iter(shipped.start_pictures().values())), None
+    folder = weights.worlds(weights.recorded(worlds)[0])
+    clip = ClipSource(folder, "eval", fields=("video", "intrinsics", "cam2world"))[0]
+    pose = np.asarray(clip["cam2world"][0], np.float64)
+    return clip["video"][0], Camera(np.asarray(clip["intrinsics"][0]), pose, size)
 
 
 def _print(outcome: dict[str, Any], console: Console) -> None:
@@ -131,7 +148,7 @@ def _print(outcome: dict[str, Any], console: Console) -> None:
 
 
 def main() -> None:
-    config = common.resolve_config()
-    workdir = Workdir(common.workdir())
+    config, console = common.resolve_config(), Console()
+    workdir = run_weights.workdir()
     common.prepare_jax(config, workdir, timed=True)
-    run(workdir, config.worlds, Console())
+    run(run_weights.trained_or_shipped(workdir, console), workdir, config.worlds, console)
