@@ -16,6 +16,11 @@ from typing import Any
 _NAMES = {
     "Camera": "mirage_jax.geometry",
     "Chunk": "mirage_jax.world",
+    "Controls": "mirage_jax.world",
+    "Environment": "mirage_jax.world.environment",
+    "Session": "mirage_jax.world",
+    "SessionOptions": "mirage_jax.world",
+    "VectorEnvironment": "mirage_jax.world.vector_environment",
     "World": "mirage_jax.world",
     "WorldModel": "mirage_jax.world",
     "load": "mirage_jax.world",

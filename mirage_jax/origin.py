@@ -13,6 +13,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+UPS = {
+    f"{sign}{axis}": scale * np.eye(3)[number]
+    for number, axis in ((1, "y"), (2, "z"), (0, "x"))
+    for sign, scale in (("-", -1.0), ("", 1.0))
+}
+"""Directions away from the floor, by name: -y is up where the first camera stood upright."""
 NEAR = 1024.0
 """Metres from zero up to which positions are kept as they are: float32 has steps of 0.1 mm."""
 FARTHEST = 2.0**16

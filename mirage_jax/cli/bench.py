@@ -4,6 +4,7 @@
     mirage bench memory --walk=100     # of a trained work directory, on walks of 100 chunks
     mirage bench memory --tiles=100000,1000000,10000000
     mirage bench steps --help          # a student of few steps beside its teacher
+    mirage bench explore --help        # someone who walks: frames a second, and where they go
     mirage bench loader --help
     mirage bench denoiser --help
     mirage bench vae --help
@@ -24,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mirage_jax.cli.helpers import (
+    bench_explore,
     bench_loader,
     bench_networks,
     bench_steps,
@@ -143,13 +145,17 @@ def cli() -> None:
         subject = sys.argv.pop(1)
     if subject == "loader":
         common.run(bench_loader.main, bench_loader.__name__, config=False)
+    elif subject == "explore":
+        common.run(bench_explore.main, bench_explore.__name__)
     elif subject in bench_networks.SUBJECTS:
         networks = partial(bench_networks.main, subject)
         common.run(networks, bench_networks.__name__, config=False)
     elif subject == "steps":
         common.run(bench_steps.main, bench_steps.__name__)
     elif subject != "memory":
-        known = ", ".join(("memory", "loader", "steps", *bench_networks.SUBJECTS))
+        known = ", ".join(
+            ("memory", "explore", "loader", "steps", "movers", *bench_networks.SUBJECTS)
+        )
         common.fail(f"bench: no subject {subject!r}, expected one of {known}")
     else:
         common.run(main, __name__)

@@ -38,10 +38,10 @@ from mirage_jax.cli.helpers import common, world_edits, world_exports
 from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
 from mirage_jax.cli.helpers.world_edits import EDITS, numbers_of, region_of
 from mirage_jax.evaluation.world_page import WORLD_PAGE, world_numbers, world_page
-from mirage_jax.evaluation.world_page.maps import UPS
 from mirage_jax.io import outputs
 from mirage_jax.io.atomic import write_atomically
 from mirage_jax.memory.alignment import AlignmentOptions, estimate_pose
+from mirage_jax.origin import UPS
 from mirage_jax.world import branches, check_world, editing, viewpoints
 from mirage_jax.world.colours import decoded_colours, token_colours
 from mirage_jax.world.loading import load

@@ -24,7 +24,8 @@ from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.origin import Origin
 from mirage_jax.world import context_frames, posed_pictures
 from mirage_jax.world import options as run_options
-from mirage_jax.world.conditioners import Conditioner, Frames, camera_rays
+from mirage_jax.world.chunk_inputs import chunk_inputs
+from mirage_jax.world.conditioners import Conditioner, Frames
 from mirage_jax.world.context_frames import ContextFrames
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
@@ -199,24 +200,9 @@ class WorldModel:
         Returns:
           The latents, and what was read along the chunk.
         """
-        read = self.conditioner.read(world.bank, camera, None, self.encoder)
-        rays = camera_rays(camera, self.grid)
-        context, frames = read, {} if noise is None else {"noise": noise[None]}
-        kept = world.context_frames
-        before = 0 if kept is None else self.preceding_latents(kept)
-        if kept is not None and before:
-            frames["preceding"] = kept.recent[None, :before]
-            context = jnp.concatenate([context, kept.context[:before]])
-        if kept is not None and slots is not None:
-            reference, present = context_frames.take(kept.latents, slots)
-            frames["reference"] = reference[None]
-            mask = jnp.concatenate([present, jnp.ones(before, bool)])
-            frames["frame_mask"] = mask[None]
-        if constants is None:
-            constants = self.constants(len(context))
-        context = self.conditioner.complete(context, constants)
-        batch = context[None] if self.denoiser.memory_channels else None
-        return self.denoise(world.latent[None], batch, rays[None], key, **frames)[0], read
+        given, read = chunk_inputs(self, world, camera, slots, constants)
+        start = {} if noise is None else {"noise": noise[None]}
+        return self.denoise(**given, key=key, **start)[0], read
 
     def constants(self, latents: int) -> Float[Array, "latents h w k"] | None:
         """The conditioner's channels that are the same for every chunk of so many latents."""

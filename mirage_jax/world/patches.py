@@ -10,7 +10,6 @@ import dataclasses
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 State = TypeVar("State")
@@ -75,7 +74,8 @@ def apply_patch(patch: Patch, source: Any) -> Any:
             leaf[change.rows] = change.values
         else:
             leaf = change
-        made.append(leaf if name in patch.on_host else jnp.asarray(leaf))
+        # `jnp.asarray` compiles something for every shape there is.
+        made.append(leaf if name in patch.on_host else jax.device_put(leaf))
     return jax.tree.unflatten(patch.structure, made)
 
 
@@ -99,6 +99,8 @@ def _change(known: Any, leaf: Any) -> Rows | np.ndarray | None:
     if known is not None:
         old = np.asarray(known)
         if (old.shape, old.dtype) == (new.shape, new.dtype):
+            if not new.size:
+                return None
             if new.ndim == 0:
                 return None if old.tobytes() == new.tobytes() else new.copy()
             rows = np.flatnonzero((_bits(old) != _bits(new)).any(axis=1))

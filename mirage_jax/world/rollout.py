@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from mirage_jax import memory
 from mirage_jax.chunks import chunk_bounds, chunks_of_path, latents_of_frames
@@ -21,9 +21,9 @@ from mirage_jax.memory.tiles import TiledMemory
 from mirage_jax.origin import Origin, check_positions
 from mirage_jax.plausible import odd_intrinsics, refuse
 from mirage_jax.world import tiled_world
-from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
+from mirage_jax.world.chunk_step import ChunkStep, chunk_number
+from mirage_jax.world.latent_encoder import to_uint8
 from mirage_jax.world.model import WorldModel
-from mirage_jax.world.sampling import memory_scale
 from mirage_jax.world.state import World, check_world
 
 DepthEstimator = Callable[
@@ -103,10 +103,7 @@ def rollout(
         While chunks are made: naming the chunk, if its latents are not finite.
     """
     check_world(world, model)
-    scale = model.sampler.cfg_scale
-    if scale != 1.0 and model.text is None:
-        raise ValueError(f"sampler: cfg_scale: found {scale} without a text, expected 1")
-    memory_scale(model.denoiser, model.sampler)
+    step = ChunkStep(model)
     poses = check_cam2world(path, "camera path")
     if poses.ndim != 3:
         raise ValueError(f"camera path: found shape {poses.shape}, expected [frames, 4, 4]")
@@ -134,7 +131,7 @@ def rollout(
     if tiles is not None:
         tiled_world.check(tiles, world, model)
     key = jax.random.key(0) if key is None else key
-    return _chunks(model, world, poses, key, bounds, intrinsics, depth_estimator, noise, tiles)
+    return _chunks(step, world, poses, key, bounds, intrinsics, depth_estimator, noise, tiles)
 
 
 def _check_noise(noise: Any, bounds: list[tuple[int, int]], latent: tuple[int, ...]) -> None:
@@ -147,13 +144,8 @@ def _check_noise(noise: Any, bounds: list[tuple[int, int]], latent: tuple[int, .
         )
 
 
-@jax.jit
-def _all_finite(latents: Float[Array, "t h w c"]) -> Bool[Array, ""]:
-    return jnp.isfinite(latents).all()
-
-
 def _chunks(
-    model: WorldModel,
+    step: ChunkStep,
     world: World,
     poses: np.ndarray,
     key: PRNGKeyArray,
@@ -163,17 +155,13 @@ def _chunks(
     noise: Any,
     tiles: TiledMemory | None,
 ) -> Iterator[Chunk]:
-    choose, generate = jax.jit(WorldModel.choose), jax.jit(WorldModel.generate)
-    remember = jax.jit(WorldModel.remember, static_argnames="fresh")
-    memory_depth, decode = jax.jit(WorldModel.memory_depth), jax.jit(LatentEncoder.decode)
-    encode_constants = jax.jit(WorldModel.constants, static_argnums=1)
-    constants: dict[int, Array | None] = {}
+    model, memory_depth = step.model, jax.jit(WorldModel.memory_depth)
 
     # What is compiled would be compiled again for every other origin.
     origin, world = world.origin, world.replace(origin=Origin())  # type: ignore[attr-defined]
     for position, (first, last) in enumerate(bounds):
         done = int(world.frames)
-        number = -((1 - done) // (model.chunk_frames - 1))  # a short chunk counts as one
+        number = chunk_number(done, model.chunk_frames)
         chunk_poses = jnp.asarray(poses[first : last + 1], jnp.float32)
         lens = world.intrinsics if intrinsics is None else intrinsics[first : last + 1]
         lens = jnp.broadcast_to(jnp.asarray(lens, jnp.float32), (len(chunk_poses), 4))
@@ -184,51 +172,33 @@ def _chunks(
             gathered = tiled_world.gather(tiles, model, camera)
             world = world.replace(bank=gathered.memory)  # type: ignore[attr-defined]
 
-        slots, preceding = None, 0
-        if world.context_frames is not None:
-            preceding = model.preceding_latents(world.context_frames)
-            if model.context_frames.references:
-                slots = choose(model, world, camera)
-        count = latents_of_frames(len(camera)) + preceding
-        if count not in constants:
-            constants[count] = encode_constants(model, count)
-        chunk_key = jax.random.fold_in(key, number)
-        given = None if noise is None else jnp.asarray(noise[position], jnp.float32)
-        latents, read = generate(model, world, camera, chunk_key, slots, constants[count], given)
-        pictures = decode(model.encoder, latents[None])[0]
-        if not bool(_all_finite(latents)):
-            raise ValueError(
-                f"chunk {number}: the denoiser's latents are not all finite; expected weights, "
-                "noise levels and a precision with which they are"
-            )
-
+        given = None if noise is None else noise[position]
+        generated = step.generate(world, camera, key, number, given)
         fresh, depth, static = done == 1, None, None
         if depth_estimator is not None:
             written = model.written_frames(len(camera), fresh)
             seen = camera[written]
             frames = [done - 1 + i for i in range(len(camera))[written]]
             known = np.asarray(memory_depth(model, world.bank, seen))
-            depth, static = depth_estimator(to_uint8(pictures[written]), frames, seen, known)
+            depth, static = depth_estimator(
+                to_uint8(generated.pictures[written]), frames, seen, known
+            )
         before = world
-        world, report = remember(
-            model,
+        world, report = step.remember(
             world,
-            latents,
-            read,
+            generated,
             camera,
-            pictures=pictures,
             depth=depth,
             static=static if model.memory.static_only else None,
-            fresh=fresh,
         )
         if tiles is not None and gathered is not None:
             world = tiled_world.absorb(tiles, gathered, before, world)
-        video = to_uint8(pictures)
+        video, slots = to_uint8(generated.pictures), generated.slots
         yield Chunk(
             number,
             video if fresh else video[1:],
             world.replace(origin=origin),  # type: ignore[attr-defined]
             report,
             () if slots is None else tuple(int(n) for n in np.asarray(slots) if n >= 0),
-            preceding,
+            generated.preceding,
         )

@@ -121,6 +121,16 @@ class Timeline:
         return len(list(self._redoable()))
 
     @property
+    def present(self) -> int:
+        """Number of the present state; no other of this timeline ever has it."""
+        return self._present
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Numbers of all states there are."""
+        return tuple(self._states)
+
+    @property
     def nbytes(self) -> int:
         """Bytes that all states but the present one take."""
         return sum(patch.nbytes for patch in self._patches.values())
@@ -142,9 +152,21 @@ class Timeline:
             raise ValueError(f"mark: found {name!r} twice, expected another name")
         self._states[self._present].marks.append(name)
 
+    def marked(self, name: str) -> int:
+        """Number of a marked state.
+
+        Raises:
+          ValueError: if there is no mark of that name.
+        """
+        for number, state in self._states.items():
+            if name in state.marks:
+                return number
+        known = ", ".join(self.marks) or "none"
+        raise ValueError(f"mark: found {name!r}, expected one of those there are: {known}")
+
     def unmark(self, name: str) -> None:
         """Takes a name away; the state may go with the next that is recorded."""
-        self._states[self._marked(name)].marks.remove(name)
+        self._states[self.marked(name)].marks.remove(name)
 
     def at(self, name: str) -> World:
         """A marked state; the present one stays.
@@ -153,7 +175,7 @@ class Timeline:
           ValueError: if there is no mark of that name.
         """
         world, last = self.world, self._present
-        for number in self._path(self._marked(name)):
+        for number in self._path(self.marked(name)):
             world, last = apply_patch(self._patches[_edge(last, number)], world), number
         return world
 
@@ -165,7 +187,7 @@ class Timeline:
         Raises:
           ValueError: if there is no mark of that name.
         """
-        for number in self._path(self._marked(name)):
+        for number in self._path(self.marked(name)):
             self._go(number)
         return self.world
 
@@ -257,13 +279,6 @@ class Timeline:
         down = [number, *self._ancestors(number)]
         shared = next(n for n in up if n in down)
         return [*up[1 : up.index(shared) + 1], *reversed(down[: down.index(shared)])]
-
-    def _marked(self, name: str) -> int:
-        for number, state in self._states.items():
-            if name in state.marks:
-                return number
-        known = ", ".join(self.marks) or "none"
-        raise ValueError(f"mark: found {name!r}, expected one of those there are: {known}")
 
     def _marked_ancestor(self, number: int) -> str | None:
         marks = [self._states[n].marks for n in self._ancestors(number)]

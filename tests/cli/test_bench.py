@@ -8,7 +8,7 @@ import pytest
 from absl.testing import flagsaver
 
 from data_pipelines import recording
-from mirage_jax.cli.helpers import bench_loader, common
+from mirage_jax.cli.helpers import bench_explore, bench_loader, common
 from mirage_jax.evaluation import efficiency, tile_costs
 
 
@@ -80,3 +80,12 @@ def test_a_walk_needs_trained_parts(call):
     code, _, err = call("bench", "--config.tiny=true", "--walk=2")
     said = " ".join(err.split())
     assert code == 2 and "encoder: not trained yet" in said and "mirage train" in said
+
+
+def test_a_walker_needs_trained_parts(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(common, "prepare_jax", lambda *_, **__: None)
+    argv = ["mirage bench", f"--workdir={tmp_path}", "--config.tiny=true"]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as stopped:
+        common.run(bench_explore.main, bench_explore.__name__, argv)
+    assert stopped.value.code == 2 and str(tmp_path) in capsys.readouterr().err

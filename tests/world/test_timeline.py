@@ -105,6 +105,14 @@ def test_patches_of_worlds_of_another_structure_compose(contexts):
         assert bits(apply_patch(patch, path[0])) == bits(path[2])
 
 
+def test_arrays_without_rows_are_the_same():
+    """As preceding latents are after two edits."""
+    one = {"x": np.zeros((0, 2, 3)), "y": jnp.zeros((3, 0))}
+    other = {"x": np.zeros((0, 2, 3)), "y": jnp.zeros((3, 0))}
+    patch = make_patch(one, other)
+    assert patch.nbytes == 0 and bits(apply_patch(patch, one)) == bits(other)
+
+
 def test_arrays_of_numpy_stay_what_they_are():
     one = {"x": np.zeros((3, 2)), "y": jnp.zeros(3)}
     other = {"x": np.eye(3, 2), "y": jnp.ones(3)}

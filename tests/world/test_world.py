@@ -15,6 +15,7 @@ from mirage_jax.nn.geometry_head import Geometry, GeometryHead
 from mirage_jax.nn.video_vae import LatentStats
 from mirage_jax.world import (
     WorldModel,
+    chunk_step,
     load_world,
     rollout,
     save_world,
@@ -118,15 +119,14 @@ def test_noise_can_be_given(model, started, walk):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_latents_that_are_not_finite_stop_the_rollout_by_name(model, started, monkeypatch, value):
-    """One value of one latent of the second chunk is enough; the first is handed over."""
-    generate = WorldModel.generate
+    """One value that the second chunk begins with is enough; the first is handed over."""
+    denoise = chunk_step._denoise
 
-    def breaks(model, world, *arguments):
-        latents, read = generate(model, world, *arguments)
-        bad = jnp.where(world.frames > 1, value, latents[-1, 0, 0, 0])
-        return latents.at[-1, 0, 0, 0].set(bad), read
+    def breaks(model, given, key, number, noise):
+        first = given["first"] if number == 0 else given["first"].at[0, 0, 0, 0].set(value)
+        return denoise(model, given | {"first": first}, key, number, noise)
 
-    monkeypatch.setattr(WorldModel, "generate", breaks)
+    monkeypatch.setattr(chunk_step, "_denoise", breaks)
     chunks = rollout(model, started[0], PATH, KEY)
     assert np.isfinite(np.asarray(next(chunks).world.latent)).all()
     with pytest.raises(ValueError, match=r"^chunk 1: the denoiser's latents are not all finite"):

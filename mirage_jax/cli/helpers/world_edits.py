@@ -11,8 +11,8 @@ from scipy.spatial.transform import Rotation
 
 from mirage_jax import trajectories
 from mirage_jax.cli.helpers.common import UserError
-from mirage_jax.evaluation.world_page.maps import UPS
 from mirage_jax.memory import LatentMemory, edit, regions
+from mirage_jax.origin import UPS
 
 EDITS = ("delete", "move", "swap", "duplicate", "pin", "unpin", "compact")
 REGIONS = {

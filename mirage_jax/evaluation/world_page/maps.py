@@ -10,9 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-UPS = {f"{sign}{axis}": s * np.eye(3)[i] for sign, s in (("", 1.0), ("-", -1.0))
-       for i, axis in enumerate("xyz")}  # fmt: skip
-"""Directions away from the floor, by name: -y is up where the first camera stood upright."""
+from mirage_jax.origin import UPS
 
 # Nine stops of matplotlib's viridis.
 _SCALE = np.array(

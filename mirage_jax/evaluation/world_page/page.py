@@ -83,7 +83,7 @@ def world_page(
     Args:
       file: what is shown.
       title: of the page.
-      up: direction away from the floor, one of `maps.UPS`.
+      up: direction away from the floor, one of `origin.UPS`.
       slab: thickness of the sections, metres; 0: a fifth of the extent.
       colours: of all slots of the memory; by default the principal components of its tokens.
 

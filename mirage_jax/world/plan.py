@@ -1,0 +1,190 @@
+"""What a memory holds, for people to look at: from above, and as a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+
+from mirage_jax import memory
+from mirage_jax.geometry import Camera
+from mirage_jax.memory import LatentMemory
+from mirage_jax.origin import Origin
+from mirage_jax.world.colours import token_colours
+from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
+from mirage_jax.world.model import WorldModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The elements of a memory and the camera among them; arrays of numpy.
+
+    Attributes:
+      xyz: float64 [n, 3], positions in the coordinates the world comes from, metres.
+      colour: uint8 [n, 3], about how they look.
+      age: float32 [n], frames since they were seen as they are.
+      confidence: float32 [n], in [0, 1].
+      pinned: bool [n], whether they stay whatever is written.
+      size: float32 [n], metres that they span, 0 = unknown.
+      slot: int64 [n], their slots in the memory, for masks of edits.
+      capacity: elements that the memory can hold.
+      up: float64 [3], the direction away from the floor, across which the plan is to be drawn.
+      pose: float64 [4, 4], cam2world.
+      frustum: float64 [5, 3], the camera's centre and what is `reach` metres ahead at the corners
+        of its picture: top left, top right, bottom right, bottom left.
+      entities: what moves, each with its track.
+    """
+
+    xyz: Float[np.ndarray, "n 3"]
+    colour: UInt8[np.ndarray, "n 3"]
+    age: Float[np.ndarray, " n"]
+    confidence: Float[np.ndarray, " n"]
+    pinned: np.ndarray
+    size: Float[np.ndarray, " n"]
+    slot: np.ndarray
+    capacity: int
+    up: Float[np.ndarray, "3"]
+    pose: Float[np.ndarray, "4 4"]
+    frustum: Float[np.ndarray, "5 3"]
+    entities: tuple[Any, ...] = ()
+
+
+def corners(camera: Camera, reach: float = 1.0) -> Float[np.ndarray, "5 3"]:
+    """The `Plan.frustum` of one camera, in its own coordinates, float64."""
+    height, width = camera.size
+    fx, fy, cx, cy = np.asarray(camera.intrinsics, np.float64)
+    pose = np.asarray(camera.cam2world, np.float64)
+    pixels = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
+    rays = np.concatenate([(pixels - [cx, cy]) / [fx, fy], np.ones((4, 1))], axis=1)
+    return np.concatenate([pose[None, :3, 3], pose[:3, 3] + reach * rays @ pose[:3, :3].T])
+
+
+def of_memory(
+    bank: LatentMemory,
+    origin: Origin,
+    camera: Camera,
+    colours: Callable[[np.ndarray], UInt8[np.ndarray, "n 3"]],
+    up: Float[np.ndarray, "3"],
+) -> Plan:
+    """The plan of a memory.
+
+    Args:
+      bank: the memory.
+      origin: what it is relative to.
+      camera: one, in its coordinates.
+      colours: of tokens.
+      up: away from the floor.
+    """
+    bank, camera = jax.device_get((bank, camera))
+    slot = np.flatnonzero(bank.valid)
+    when = bank.time[slot]
+    return Plan(
+        xyz=origin.points(bank.xyz[slot]),
+        colour=colours(bank.tokens[slot]),
+        age=np.max(when, initial=0.0) - when,
+        confidence=bank.confidence[slot],
+        pinned=bank.pinned[slot],
+        size=bank.size[slot],
+        slot=slot,
+        capacity=len(bank.valid),
+        up=up,
+        pose=origin.absolute(camera.cam2world),
+        frustum=origin.points(corners(camera)),
+    )
+
+
+def counts(bank: LatentMemory) -> dict[str, int]:
+    """Elements that a memory holds, and what became of others; "bytes" are those of elements."""
+    bank = jax.device_get(bank)
+    return {
+        "elements": int(bank.valid.sum()),
+        "capacity": len(bank.valid),
+        "bytes": memory.nbytes(bank),
+        "pinned": int(bank.pinned.sum()),
+        "evicted": int(bank.evicted),
+        "dropped": int(bank.dropped),
+    }
+
+
+class TokenColours:
+    """A linear map from tokens to colours, fitted to cells of frames and how they were decoded.
+
+    Cheap enough to go on while someone walks: sums of products are all that is kept.
+    """
+
+    def __init__(self, channels: int) -> None:
+        """Knows nothing yet."""
+        self._products = np.zeros((channels + 1, channels + 1))
+        self._colours = np.zeros((channels + 1, 3))
+
+    def add(
+        self, tokens: Float[np.ndarray, "h w c"], picture: UInt8[np.ndarray, "height width 3"]
+    ) -> None:
+        """Takes the cells of a frame into account, whose pixels are a multiple of them."""
+        h, w, channels = tokens.shape
+        height, width = picture.shape[0] // h, picture.shape[1] // w
+        means = picture.reshape(h, height, w, width, 3).mean((1, 3), np.float64).reshape(-1, 3)
+        inputs = np.concatenate([tokens.reshape(-1, channels), np.ones((h * w, 1))], axis=1)
+        self._products += inputs.T @ inputs
+        self._colours += inputs.T @ means
+
+    def __call__(self, tokens: np.ndarray) -> UInt8[np.ndarray, "n 3"]:
+        """Colours of tokens [n, c]; their principal components before any frame was added."""
+        if tokens.dtype == np.uint8 or not self._products.any():
+            return token_colours(tokens)
+        # Directions in which no frame differed say nothing: they are kept small.
+        ridge = 1e-3 * np.trace(self._products) / len(self._products) * np.eye(len(self._products))
+        linear = np.linalg.solve(self._products + ridge, self._colours)
+        values = tokens.astype(np.float64) @ linear[:-1] + linear[-1]
+        return np.clip(np.round(values), 0, 255).astype(np.uint8)
+
+
+@jax.jit
+def _read_out(
+    model: WorldModel, bank: LatentMemory, camera: Camera
+) -> tuple[Float[Array, "height width 3"], Float[Array, "height width"]]:
+    kind, grid = model.conditioner, model.grid
+    if kind.stores == "nothing":
+        return jnp.zeros((*model.size, 3)), jnp.zeros(model.size)
+    if kind.stores == "colours":
+        shown = memory.rgb_cloud.read(bank, camera, model.size)
+        return shown.tokens, shown.visible
+    shown = memory.read(bank, camera, grid, cells=kind.cells)
+    picture = model.encoder.decode(shown.tokens.astype(jnp.float32)[None, None])[0, 0]
+    visible = shown.visible
+    for axis in (0, 1):
+        visible = jnp.repeat(visible, model.size[axis] // grid[axis], axis=axis)
+    return picture, visible
+
+
+def read_out(
+    model: WorldModel, bank: LatentMemory, camera: Camera
+) -> UInt8[np.ndarray, "height width 3"]:
+    """What the memory alone shows at one camera, decoded; black where it holds nothing."""
+    picture, visible = _read_out(model, bank, camera)
+    return to_uint8(picture) * (np.asarray(visible) > 0).astype(np.uint8)[..., None]
+
+
+@jax.jit
+def decode_frame(
+    encoder: LatentEncoder, latent: Float[Array, "h w c"]
+) -> Float[Array, "height width 3"]:
+    """One frame of its latent alone, not clipped."""
+    return encoder.decode(latent[None, None])[0, 0]
+
+
+@jax.jit
+def shown_elements(model: WorldModel, bank: LatentMemory, camera: Camera) -> Bool[Array, " n"]:
+    """Which slots hold an element that the memory shows at one camera."""
+    kind = model.conditioner
+    if kind.stores == "nothing":
+        return jnp.zeros(bank.capacity, bool)
+    grid = model.size if kind.stores == "colours" else model.grid
+    source = memory.read(bank, camera, grid, cells=kind.cells).source.reshape(-1)
+    slot = jnp.where(source >= 0, source, bank.capacity)
+    return jnp.zeros(bank.capacity, bool).at[slot].set(True, mode="drop")
