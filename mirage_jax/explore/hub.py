@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -32,6 +32,7 @@ class Full(ValueError):
     """There is no room for another walker; the message says why."""
 
 
+@runtime_checkable
 class Page(Protocol):
     """A connected page, as the hub needs it."""
 
@@ -54,7 +55,7 @@ class HubOptions(Settings):
 
     walkers: int = setting(8, "Walkers, connected or not.", least=1, most=1000)
     memory_budget: int = setting(2**31, "Bytes of all walkers' worlds and pasts.", least=1)
-    idle_seconds: float = setting(
+    idle_seconds: float | int = setting(
         600.0, "Seconds after which a walker without a page is saved and let go.", above=0
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,11 +41,11 @@ class Axes:
         """Points or directions on the plan."""
         return np.asarray(points, np.float64) @ np.stack([self.across, self.ahead], axis=1)
 
-    def height(self, points: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n"]:
+    def height(self, points: Float[np.ndarray, "*n 3"]) -> Any:
         """How far up points are."""
         return np.asarray(points, np.float64) @ UPS[self.up]
 
-    def point(self, place: tuple[float, float], height: float) -> Float[np.ndarray, "3"]:
+    def point(self, place: Sequence[float | int], height: float | int) -> Float[np.ndarray, "3"]:
         """The point at a place of the plan."""
         return place[0] * self.across + place[1] * self.ahead + height * UPS[self.up]
 

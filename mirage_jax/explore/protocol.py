@@ -36,11 +36,11 @@ class Controls(Settings):
     """What is held now, each from -1 to 1; the newest of them counts, the others are forgotten."""
 
     seq: int = setting(0, "Number, rising; frames carry the last one applied.", least=0, most=2**53)
-    forward: float = setting(0.0, "Forwards or backwards.", least=-1, most=1)
-    right: float = setting(0.0, "To the right or left.", least=-1, most=1)
-    up: float = setting(0.0, "Up or down.", least=-1, most=1)
-    yaw: float = setting(0.0, "Turn to the right or left.", least=-1, most=1)
-    pitch: float = setting(0.0, "Look up or down.", least=-1, most=1)
+    forward: float | int = setting(0.0, "Forwards or backwards.", least=-1, most=1)
+    right: float | int = setting(0.0, "To the right or left.", least=-1, most=1)
+    up: float | int = setting(0.0, "Up or down.", least=-1, most=1)
+    yaw: float | int = setting(0.0, "Turn to the right or left.", least=-1, most=1)
+    pitch: float | int = setting(0.0, "Look up or down.", least=-1, most=1)
 
     @property
     def moves(self) -> bool:
@@ -53,7 +53,7 @@ class Ready(Settings):
     """The page has shown, or soon will have, all that was sent: the next chunk may be made."""
 
     frame: int = setting(0, "The last frame received.", least=0, most=2**53)
-    draw: float = setting(0.0, "Milliseconds to decode and draw its pictures.", least=0, most=1e6)
+    draw: float | int = setting(0.0, "Milliseconds to decode and draw its pictures.", least=0, most=1e6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +99,11 @@ class Edit(Settings):
     """Changes what the memory holds in a column over a square of the plan."""
 
     operation: str = setting("delete", "What to do.", choices=("delete", "move", "swap"))
-    x: float = setting(0.0, "Middle, metres along the plan's horizontal axis.", least=-FAR, most=FAR)
-    z: float = setting(0.0, "Middle, metres along its vertical one.", least=-FAR, most=FAR)
-    radius: float = setting(0.5, "Half a side of the square, metres.", least=0.01, most=1000)
-    to_x: float = setting(0.0, "Of move and swap: the other middle.", least=-FAR, most=FAR)
-    to_z: float = setting(0.0, "Of move and swap: the other middle.", least=-FAR, most=FAR)
+    x: float | int = setting(0.0, "Middle, metres along the plan's horizontal axis.", least=-FAR, most=FAR)
+    z: float | int = setting(0.0, "Middle, metres along its vertical one.", least=-FAR, most=FAR)
+    radius: float | int = setting(0.5, "Half a side of the square, metres.", least=0.01, most=1000)
+    to_x: float | int = setting(0.0, "Of move and swap: the other middle.", least=-FAR, most=FAR)
+    to_z: float | int = setting(0.0, "Of move and swap: the other middle.", least=-FAR, most=FAR)
 
 
 @dataclasses.dataclass(frozen=True)

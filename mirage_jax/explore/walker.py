@@ -92,7 +92,7 @@ class Walker:
           waited: seconds from when they were received until now.
           frame: number of the message.
         """
-        moves = {name: getattr(held, name) for name in protocol.MOVES}
+        moves = {name: float(getattr(held, name)) for name in protocol.MOVES}
         step = self.session.step(Controls(**moves))
         begun = time.perf_counter()
         pictures = [encoded(picture) for picture in np.asarray(step.video)]

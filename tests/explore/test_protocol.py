@@ -54,7 +54,7 @@ def test_what_is_wrong_is_refused_by_its_field(text, said):
     assert said in str(error.value)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
                     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)),
        st.sampled_from([*protocol.MESSAGES]), st.sampled_from(["steps", "x", "kind", "seq", "on"]))  # fmt: skip

@@ -11,9 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from helpers.tiny_world import stand_in
 from mirage_jax import memory
+from mirage_jax.explore import starts
+from mirage_jax.explore.starts import Start
 from mirage_jax.geometry import Camera
 from mirage_jax.origin import Origin
+from mirage_jax.world import session
 from mirage_jax.world.editing import EditOutcome
 from mirage_jax.world.plan import Plan, corners
 
@@ -43,8 +47,7 @@ def rays(pose):
 def drawn(pose):
     """The picture at a pose, and the points that its pixels show."""
     ways, centre = rays(pose), pose[:3, 3]
-    low, high = np.array([-CAPACITY = 100_000
-HALF, HIGH, -HALF]), np.array([HALF, LOW, HALF])
+    low, high = np.array([-HALF, HIGH, -HALF]), np.array([HALF, LOW, HALF])
     with np.errstate(divide="ignore", invalid="ignore"):
         reach = np.where(ways > 0, (high - centre) / ways, (low - centre) / ways)
     reach = np.nan_to_num(reach, nan=np.inf)
@@ -61,7 +64,7 @@ HALF, HIGH, -HALF]), np.array([HALF, LOW, HALF])
     return np.uint8(255 * np.clip(colour * shade, 0, 1)), points
 
 
-class Session:
+class Session(stand_in(session.Session)):
     """See `mirage.Session`; `saved` files hold the poses as text."""
 
     def __init__(self, options=Options(), path=None):
@@ -195,17 +198,16 @@ class Session:
         return cls(path=np.frombuffer(Path(path).read_bytes()).reshape(-1, 4, 4).copy())
 
 
-class Starts:
+class Starts(stand_in(starts.Starts)):
     """See `mirage_jax.explore.starts.Starts`."""
 
     def __init__(self, options=Options(), names=("a room", "the same")):
         self.options = options
         self.model = types.SimpleNamespace(size=SIZE)
-        self.starts = [types.SimpleNamespace(name=name) for name in names]
+        self.starts = tuple(Start(name, lambda: Session(options)) for name in names)
         self.fov = 90.0
 
-    def begin(self, number):
-        return Session(self.options)
+    begin = starts.Starts.begin
 
     def begin_from(self, picture, camera):
         assert picture.shape == (*SIZE, 3)
