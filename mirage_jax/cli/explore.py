@@ -65,7 +65,9 @@ _FPS = flags.DEFINE(
 )
 
 
-async def _serve(make: Callable[[Progress], Starts], hub: Hub, access: Access, console: Console) -> None:
+async def _serve(
+    make: Callable[[Progress], Starts], hub: Hub, access: Access, console: Console
+) -> None:
     from mirage_jax.explore.server import address, serving  # needs the extra
 
     stop = asyncio.Event()
@@ -118,7 +120,7 @@ def _told(console: Console, page: Progress) -> Progress:
 def main() -> None:
     workdir = flags.FLAGS["workdir"]
     entries = Entries(
-        workdir=workdir.value if workdir.present else shipped.NAME,
+        workdir=str(workdir.value) if workdir.present else shipped.NAME,
         fov=_FOV.value,
         image=_IMAGE.value,
         world=_WORLD.value,

@@ -145,7 +145,7 @@ class Connection:
         else:
             self._commands.put_nowait(message)
 
-    def _note_arrival(self, draw: float) -> None:
+    def _note_arrival(self, draw: float | int) -> None:
         if self._place is not None and self._sent_at:
             back = 1e3 * (time.perf_counter() - self._sent_at)
             self._place.walker.ledger.add({"draw": draw, "sent_to_ready": back})

@@ -1,4 +1,4 @@
-"""All walkers of one model: their limits, their turns with the model, and what becomes of idle ones.
+"""All walkers of one model: limits, turns with the model, and what becomes of idle ones.
 
 The model has one worker thread: JAX is called there and nowhere else, so that the event loop always
 answers.

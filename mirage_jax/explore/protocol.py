@@ -53,7 +53,9 @@ class Ready(Settings):
     """The page has shown, or soon will have, all that was sent: the next chunk may be made."""
 
     frame: int = setting(0, "The last frame received.", least=0, most=2**53)
-    draw: float | int = setting(0.0, "Milliseconds to decode and draw its pictures.", least=0, most=1e6)
+    draw: float | int = setting(
+        0.0, "Milliseconds to decode and draw its pictures.", least=0, most=1e6
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +101,9 @@ class Edit(Settings):
     """Changes what the memory holds in a column over a square of the plan."""
 
     operation: str = setting("delete", "What to do.", choices=("delete", "move", "swap"))
-    x: float | int = setting(0.0, "Middle, metres along the plan's horizontal axis.", least=-FAR, most=FAR)
+    x: float | int = setting(
+        0.0, "Middle, metres along the plan's horizontal axis.", least=-FAR, most=FAR
+    )
     z: float | int = setting(0.0, "Middle, metres along its vertical one.", least=-FAR, most=FAR)
     radius: float | int = setting(0.5, "Half a side of the square, metres.", least=0.01, most=1000)
     to_x: float | int = setting(0.0, "Of move and swap: the other middle.", least=-FAR, most=FAR)

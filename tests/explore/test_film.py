@@ -42,7 +42,7 @@ def test_a_copy_goes_on_by_itself():
 
 def test_the_oldest_frames_go_when_there_is_no_room():
     film = Film(0, [], max_bytes=100)
-    for first in range(0, 400, 4):
+    for _ in range(100):
         film.append([bytes(10)] * 4)
         assert sum(map(len, film.pictures)) <= 100
     assert (film.first, film.end) == (390, 400)

@@ -49,16 +49,22 @@ def test_every_message_can_be_sent_with_its_defaults_and_says_what_it_means(name
     ],
 )
 def test_what_is_wrong_is_refused_by_its_field(text, said):
-    with pytest.raises(ValueError, match=".") as error:
+    with pytest.raises(ValueError) as error:
         protocol.parse(text)
     assert said in str(error.value)
 
 
+FIELDS = [(n, f.name) for n, kind in protocol.MESSAGES.items() for f in dataclasses.fields(kind)]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-                    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)),
-       st.sampled_from([*protocol.MESSAGES]), st.sampled_from(["steps", "x", "kind", "seq", "on"]))  # fmt: skip
-def test_any_value_is_taken_or_refused(value, name, field):
+@given(st.floats(-2, 2) | st.integers(-2, 9) | VALUES, st.sampled_from(FIELDS))
+def test_any_value_is_taken_or_refused(value, known):
+    name, field = known
     text = json.dumps({"type": name, field: value})
     try:
         found = protocol.parse(text)

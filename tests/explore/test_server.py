@@ -1,101 +1,29 @@
 """The server from outside, through a client of HTTP and WebSockets; its rooms are drawn."""
 
-import contextlib
 import http.client
 import io
 import json
-import random
 import re
-import socket
-import struct
 import threading
 import time
 
 import av
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from helpers.drawn_session import SIZE, drawn
-from helpers.explorer import TOKEN, running
-from mirage_jax.explore import protocol
-from mirage_jax.explore.connection import MAX_WAITING, MAX_WRONG
+from helpers.explorer import TOKEN, Client, running, visiting
 from mirage_jax.explore.hub import HubOptions
-from mirage_jax.explore.server import MAX_CONNECTIONS, PARTS
+from mirage_jax.explore.server import PARTS
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     with running(tmp_path_factory.mktemp("worlds"), HubOptions(walkers=4)) as found:
         yield found
-
-
-class Client:
-    """A page without a browser."""
-
-    def __init__(self, server, walker=""):
-        self.server = server
-        origin = f"http://{server.host}"
-        url = f"{server.socket}&walker={walker}"
-        self.socket = connect(url, origin=origin, max_size=None, compression=None)
-        self.wait("hello")
-        self.frame = self.wait("frames")
-
-    def say(self, message, **fields):
-        self.socket.send(json.dumps({"type": message, **fields}))
-
-    def receive(self):
-        data = self.socket.recv(timeout=20)
-        if isinstance(data, str):
-            return json.loads(data)
-        (length,) = struct.unpack_from("<I", data)
-        message, start = json.loads(data[4 : 4 + length]), 4 + length
-        message["pictures"] = []
-        for size in message["sizes"]:
-            with Image.open(io.BytesIO(data[start : start + size])) as image:
-                message["pictures"].append(np.asarray(image.convert("RGB")))
-            start += size
-        assert start == len(data)
-        return message
-
-    def wait(self, kind, also=lambda message: True):
-        """The next message of a kind; everything else is passed over, errors unless asked for."""
-        while True:
-            message = self.receive()
-            if message["type"] == "frames":
-                self.frame = message
-                self.say("ready", frame=message["frame"])
-            if message["type"] == "hello":
-                self.hello = message
-            if message["type"] == kind and also(message):
-                return message
-            assert message["type"] != "error", message
-
-    def walk(self, chunks, **held):
-        """Holds controls for so many chunks and lets go; the messages of those and what came."""
-        seq = self.seq = getattr(self, "seq", 0) + 2
-        self.say("controls", seq=seq, **held)
-        found = [self.wait("frames", lambda m: m.get("seq") == seq) for _ in range(chunks)]
-        self.say("controls", seq=seq + 1)
-        self.say("plan")  # answered once the last chunk is made
-        while "seq" in (message := self.wait("frames")):
-            found.append(message)
-        return found
-
-    def close(self):
-        self.socket.close()
-
-
-@contextlib.contextmanager
-def visiting(server, walker=""):
-    client = Client(server, walker)
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 def get(server, path, **headers):
@@ -219,13 +147,6 @@ def test_undo_redo_and_branches(server):
         np.testing.assert_allclose(np.array(client.wait("frames")["pose"])[0, 3], 0)
 
 
-def error_of(client):
-    while (message := client.receive())["type"] != "error":
-        if message["type"] == "frames":
-            client.say("ready", frame=message["frame"])
-    return message["text"]
-
-
 @pytest.mark.parametrize(
     ("kind", "fields", "said"),
     [
@@ -241,7 +162,7 @@ def error_of(client):
 def test_what_cannot_be_done_is_said(server, kind, fields, said):
     with visiting(server) as client:
         client.say(kind, **fields)
-        assert said in error_of(client)
+        assert said in client.error()
         client.walk(1, forward=1)
 
 
@@ -253,7 +174,7 @@ def test_the_plan_shows_the_walk_and_takes_edits(server):
         plan, shown = view["pictures"]
         assert shown.shape == (*SIZE, 3)
         # The walls of the room bound what is held, to a bin and the margin around them.
-        height, width = plan.shape[:2]
+        width = plan.shape[1]
         assert view["left"] == pytest.approx(-4, abs=1)
         assert view["left"] + width * view["pixel"] == pytest.approx(4, abs=1)
         assert view["top"] == pytest.approx(4, abs=1)
@@ -319,7 +240,7 @@ def test_a_dropped_picture_begins_a_world(server):
         assert client.wait("hello")["walker"] != before
         assert client.wait("frames")["frames"] == 1
         client.socket.send(b"GIF89a, not a picture")
-        assert "expected JPEG, PNG or WebP" in error_of(client)
+        assert "expected JPEG, PNG or WebP" in client.error()
 
 
 def test_a_saved_world_is_there_after_the_server_was_started_anew(tmp_path):
