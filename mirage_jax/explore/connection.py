@@ -63,8 +63,8 @@ class Connection:
         self._socket, self._hub, self._downloads = socket, hub, downloads
         self._place: Place | None = None
         self._held = protocol.Controls()
+        self._due: protocol.Controls | None = None
         self._held_at = time.perf_counter()
-        self._sent_at = 0.0
         self._frame = 0
         self._ready = True
         self._commands: asyncio.Queue[Any] = asyncio.Queue(MAX_WAITING)
@@ -136,19 +136,17 @@ class Connection:
         if isinstance(message, protocol.Controls):
             if message.seq >= self._held.seq:
                 self._held, self._held_at = message, time.perf_counter()
+                if message.moves:
+                    self._due = message  # however soon it is let go
         elif isinstance(message, protocol.Ready):
             if message.frame == self._frame and not self._ready:
                 self._ready = True
-                self._note_arrival(message.draw)
+                if self._place is not None and message.send:
+                    self._place.walker.ledger.add({"send": message.send, "draw": message.draw})
         elif self._commands.full():
             raise ValueError(f"found {MAX_WAITING} commands waiting, expected fewer: wait a little")
         else:
             self._commands.put_nowait(message)
-
-    def _note_arrival(self, draw: float | int) -> None:
-        if self._place is not None and self._sent_at:
-            back = 1e3 * (time.perf_counter() - self._sent_at)
-            self._place.walker.ledger.add({"draw": draw, "sent_to_ready": back})
 
     # -- what is done for it ---------------------------------------------------------------------
 
@@ -157,22 +155,27 @@ class Connection:
             await self._tell_status()
             await self._woken(None)
         await self._tell_status()
-        place = await self._hub.resume(secret, self) if secret else None
-        await self._arrive(place or await self._hub.begin(0, self))
+        await self._arrive(await self._resumed(secret) or await self._hub.begin(0, self))
         while True:
             if self._dismissed:
                 await self._socket.close(CLOSE_ELSEWHERE, self._dismissed[:120])
                 return
             if not self._commands.empty():
                 await self._guarded(self._command(self._commands.get_nowait()))
-            elif self._ready and self._held.moves:
+            elif self._may_step:
                 await self._guarded(self._step())
             elif self._lists_stale:
                 await self._tell_lists()
             await self._show_memory()
-            if not (self._commands.qsize() or (self._ready and self._held.moves)):
+            if not (self._commands.qsize() or self._may_step):
                 due = max(0.0, self._view_at + VIEW_SECONDS - time.monotonic())
                 await self._woken(due if self._view_stale else None)
+
+    async def _resumed(self, secret: str) -> Place | None:
+        try:
+            return await self._hub.resume(secret, self)
+        except (ValueError, OSError):  # of a saved world that is gone, or there is no room
+            return None
 
     async def _woken(self, seconds: float | None) -> None:
         with contextlib.suppress(TimeoutError):
@@ -192,15 +195,20 @@ class Connection:
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            self._held = protocol.Controls(self._held.seq)
+            self._held, self._due = protocol.Controls(self._held.seq), None
             await self._send(
                 "error",
                 text="Out of memory: nothing was changed. Close other tabs, or start the server "
                 "with a smaller model.",
             )
 
+    @property
+    def _may_step(self) -> bool:
+        return self._ready and (self._due is not None or self._held.moves)
+
     async def _step(self) -> None:
-        place, held = self._here(), self._held
+        place, held = self._here(), self._due or self._held
+        self._due = None
         self._frame += 1
         waited, self._held_at = time.perf_counter() - self._held_at, math.inf
         # Only the first chunk of what is held answers to something new.
@@ -210,7 +218,6 @@ class Connection:
 
     async def _show(self, message: bytes) -> None:
         self._ready, self._view_stale = False, True
-        self._sent_at = time.perf_counter()
         await self._socket.send(message)
 
     async def _show_memory(self) -> None:
@@ -247,6 +254,8 @@ class Connection:
                 key = self._downloads.add(name, data)
                 await self._send("download", id=key, name=name, bytes=len(data))
                 return
+            case protocol.Leave():
+                await hub.leave(place)
             case protocol.Plan():
                 walker.layer = message.layer
                 self._view_at = 0.0

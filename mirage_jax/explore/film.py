@@ -15,13 +15,17 @@ class Film:
       first: number of the first frame that is kept.
       pictures: those kept, oldest first.
       max_bytes: of all pictures; the oldest go first.
+      nbytes: of the pictures that are kept.
     """
 
     first: int = 0
     pictures: list[bytes] = dataclasses.field(default_factory=list)
     max_bytes: int = MAX_BYTES
     _undone: list[bytes] = dataclasses.field(default_factory=list)
-    _bytes: int = 0
+    nbytes: int = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.nbytes = sum(map(len, self.pictures))
 
     @property
     def end(self) -> int:
@@ -33,8 +37,8 @@ class Film:
         self._undone.clear()
         self._extend(pictures)
         gone = 0
-        while self._bytes > self.max_bytes and gone < len(self.pictures) - 1:
-            self._bytes -= len(self.pictures[gone])
+        while self.nbytes > self.max_bytes and gone < len(self.pictures) - 1:
+            self.nbytes -= len(self.pictures[gone])
             gone += 1
         del self.pictures[:gone]
         self.first += gone
@@ -43,7 +47,7 @@ class Film:
         """Goes back, or forth again, to where so many frames there are; as far as they are kept."""
         while self.end > end and self.pictures:
             picture = self.pictures.pop()
-            self._bytes -= len(picture)
+            self.nbytes -= len(picture)
             self._undone.append(picture)
         if not self.pictures:
             self.first = min(self.first, end)
@@ -56,4 +60,4 @@ class Film:
 
     def _extend(self, pictures: list[bytes]) -> None:
         self.pictures += pictures
-        self._bytes += sum(map(len, pictures))
+        self.nbytes += sum(map(len, pictures))

@@ -156,8 +156,9 @@ class Hub:
         """The walker of a page that comes back, None if nothing is known of it."""
         place = self.places.get(secret)
         if place is None and secret in self._released:
-            world = self._released.pop(secret)
-            return await self.load(world, page, secret)
+            place = await self.load(self._released[secret], page, secret)
+            self._released.pop(secret, None)
+            return place
         if place is not None:
             if place.page is not None:
                 place.page.dismiss("this walk goes on in another tab")
@@ -192,6 +193,13 @@ class Hub:
         session = other.walker.session
         make = session.share if share else session.branch
         return await self._open(make, page, group=other.group if share else None)
+
+    async def leave(self, place: Place) -> None:
+        """Lets a walker go on in a copy of the memory that it shares with others."""
+        await self.run(place.walker.session.leave)
+        self._numbers += 1
+        place.group = self._numbers
+        self.tell_lists()
 
     async def _open(
         self,

@@ -53,9 +53,8 @@ class Ready(Settings):
     """The page has shown, or soon will have, all that was sent: the next chunk may be made."""
 
     frame: int = setting(0, "The last frame received.", least=0, most=2**53)
-    draw: float | int = setting(
-        0.0, "Milliseconds to decode and draw its pictures.", least=0, most=1e6
-    )
+    draw: float | int = setting(0.0, "Milliseconds to decode and draw it.", least=0, most=1e6)
+    send: float | int = setting(0.0, "Milliseconds on the way, 0 = unknown.", least=0, most=1e6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +144,11 @@ class Join(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
+class Leave(Settings):
+    """Goes on in a copy of the memory that is shared with others."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Export(Settings):
     """Asks for the walked path or the memory as a file."""
 
@@ -154,7 +158,7 @@ class Export(Settings):
 MESSAGES: dict[str, type[Settings]] = {
     kind.__name__.lower(): kind
     for kind in (Controls, Ready, Undo, Redo, Mark, Go, Memory, Keyframe, Edit, Plan, Save, Load,
-                 Start, Join, Export)
+                 Start, Join, Leave, Export)
 }  # fmt: skip
 """Kinds of messages from the page, by what they call themselves in `type`."""
 

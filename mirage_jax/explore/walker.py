@@ -65,7 +65,7 @@ class Walker:
       picture: the present one, encoded.
       saved: number of changes when it was last saved, see `changes`.
       changes: how often anything was done to the world.
-      bytes: that the session held when it was last asked.
+      bytes: that session and film took when they were last asked.
     """
 
     def __init__(self, number: int, session: Session, film: Film | None = None) -> None:
@@ -231,7 +231,10 @@ class Walker:
     def state(self) -> dict[str, Any]:
         """Numbers that change with every chunk."""
         numbers = self.session.statistics()
-        self.bytes = int(numbers["bytes"]) + int(numbers["undo_bytes"])
+        # Room is taken by what the memory can hold, not by what it does.
+        per_element = numbers["bytes"] / max(int(numbers["elements"]), 1)
+        memory = round(per_element * int(numbers["capacity"]))
+        self.bytes = memory + int(numbers["undo_bytes"]) + self.film.nbytes
         return {
             "pose": _rounded(self.session.pose),
             "frames": int(numbers["frames"]),

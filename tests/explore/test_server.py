@@ -119,6 +119,15 @@ def test_only_one_chunk_is_made_until_the_page_is_ready_for_the_next(server):
         assert len(received) == 1
 
 
+def test_a_key_that_is_let_go_at_once_walks_a_chunk(server):
+    with visiting(server) as client:
+        client.say("controls", seq=1, forward=1)
+        client.say("controls", seq=2)
+        assert client.wait("frames")["seq"] == 1
+        client.say("plan")
+        assert client.wait("frames")["pose"][2][3] == pytest.approx(0.5)
+
+
 def test_controls_of_a_lower_number_come_too_late(server):
     with visiting(server) as client:
         client.say("controls", seq=10)
@@ -289,6 +298,8 @@ def test_walkers_see_and_join_each_other(server):
         two.wait("view")
         one.walk(1, right=1)
         two.wait("view")  # of what the other has written
+        two.say("leave")
+        two.wait("lists", lambda lists: len(together(lists)) == 1)
         two.say("join", walker=number, share=False)
         two.wait("lists", lambda lists: len(together(lists)) == 1)
 
@@ -306,7 +317,7 @@ def test_no_more_walkers_than_there_is_room_for(tmp_path):
 
 
 def test_no_more_memory_than_the_budget(tmp_path):
-    with running(tmp_path, HubOptions(memory_budget=4000)) as server, visiting(server):
+    with running(tmp_path, HubOptions(memory_budget=4_000_000)) as server, visiting(server):
         with pytest.raises(ConnectionClosed) as closed:
             Client(server)
         assert "of a budget of" in closed.value.rcvd.reason

@@ -118,7 +118,7 @@ class Session(stand_in(session.Session)):
         return types.SimpleNamespace(
             video=video if self.memory_on else 255 - video,
             poses=np.stack(frames),
-            report={"added": len(new)},
+            report={"written": len(new), "fused": 0},
             stages={"input": 0.0, "read": 0.002, "denoise": 0.008, "decode": 0.003, "total": 0.02},
             blocked=blocked,
             moved=True,
@@ -147,6 +147,9 @@ class Session(stand_in(session.Session)):
         return copy.copy(self)
 
     share = branch
+
+    def leave(self):
+        pass
 
     def add_keyframe(self):
         return 7

@@ -16,7 +16,7 @@ const PICTURE_SIDE = 2048; // pixels that a dropped picture is made smaller to
 const state = { seq: 0, sent: "", socket: null, hello: null, pose: null, memory: true, elements: 0, frames: 0,
   messages: 0, blocked: false, retry: 500, ready: false };
 const controls = new Controls(time => held(time));
-const screen = new Screen($("picture"), (frame, draw) => say("ready", { frame, draw: Math.round(draw * 100) / 100 }));
+const screen = new Screen($("picture"), (frame, draw, send) => say("ready", { frame, draw: rounded(draw), send: rounded(send) }));
 const plan = new PlanView($("plan"), (operation, from, to) =>
   say("edit", { operation, x: from[0], z: from[1], to_x: to[0], to_z: to[1], radius: plan.radius }));
 
@@ -73,7 +73,7 @@ function held(time) {
   if (Object.values(now).some(Boolean)) {
     screen.expect(state.seq, time);
     $("hint").classList.add("gone");
-  } else screen.forget();
+  }
 }
 
 // -- what the server says ------------------------------------------------------------------------
@@ -120,6 +120,7 @@ function frames(message, blobs) {
     held(performance.now());
     slow(message.ledger);
     ledger(message.ledger);
+    state.report = message.report;
   } else numbers(message);
   state.pose = message.pose;
   state.blocked = Boolean(message.blocked);
@@ -147,7 +148,8 @@ async function view(message, [above, shown]) {
   canvas.height = readout.height;
   canvas.getContext("2d").drawImage(readout, 0, 0);
   readout.close();
-  $("plan-note").textContent = `${message.elements.toLocaleString()} elements`;
+  const { written, fused } = state.report ?? {};
+  $("plan-note").textContent = `${message.elements.toLocaleString()} elements${written === undefined ? "" : `; last chunk ${written} new, ${fused} known`}`;
   $("scale").hidden = message.layer === "colour";
   $("scale-high").textContent = message.high.toPrecision(3);
 }
@@ -159,6 +161,7 @@ function lists({ branches, walkers, worlds }) {
     const item = element("li", w.here ? "here" : w.together ? "together" : ""), text = element("span");
     text.textContent = w.here ? `Walker ${w.number}, you` : `Walker ${w.number}${w.together ? ", in the same memory" : ""}${w.connected ? "" : ", away"}`;
     item.append(element("i"), text);
+    if (w.here && walkers.some(o => o.together && !o.here)) item.append(button("Go on alone", () => say("leave")));
     if (!w.here) item.append(button("Walk along", () => say("join", { walker: w.number, share: true })), button("Copy", () => say("join", { walker: w.number, share: false })));
     return item;
   }));
@@ -178,6 +181,8 @@ function download({ id, name }) {
   }
   state.playing = false;
 }
+
+function rounded(number) { return Math.round(number * 100) / 100; }
 
 // -- what is shown -------------------------------------------------------------------------------
 
@@ -202,7 +207,7 @@ function veil(text, share = null, again = false) {
 
 const times = {};
 function ledger(stages) {
-  const all = { ...stages, draw: screen.drawn, send: Math.max(0, screen.turnaround - Object.values(stages).reduce((sum, ms) => sum + ms, -stages.input)) };
+  const all = { ...stages, send: screen.send, draw: screen.drawn };
   for (const [name, ms] of Object.entries(all)) times[name] = times[name] === undefined ? ms : 0.8 * times[name] + 0.2 * ms;
   const rows = Object.keys(STAGES).filter(name => name in times), most = Math.max(1, ...rows.map(name => times[name]));
   const body = $("ledger").tBodies[0];

@@ -3,7 +3,7 @@
 const MARGIN = 10; // milliseconds that the next chunk should come early
 
 export class Screen {
-  // ready(frame, draw): called when the server may make the next chunk.
+  // ready(frame, draw, send): called when the server may make the next chunk; milliseconds.
   constructor(canvas, ready) {
     this.canvas = canvas;
     this.context = canvas.getContext("2d", { alpha: false });
@@ -12,6 +12,7 @@ export class Screen {
     this.queue = []; // {image, at, seq}
     this.end = 0;
     this.turnaround = 50; // milliseconds from `ready` to the pictures that it brings
+    this.send = 0;
     this.asked = 0;
     this.shown = []; // times at which frames of the last two seconds were drawn
     this.count = 0;
@@ -27,12 +28,15 @@ export class Screen {
     if (this.waiting.length > 100) this.waiting.shift();
   }
 
-  // What is held was let go before a picture showed it.
-  forget() { this.waiting = []; }
-
   async play(header, blobs, moving) {
     const begun = performance.now();
-    if (this.asked && moving) this.turnaround += 0.3 * (begun - this.asked - this.turnaround);
+    let send = 0;
+    if (this.asked && moving) {
+      const { input, ...work } = header.ledger;
+      send = Math.max(0.01, begun - this.asked - Object.values(work).reduce((sum, ms) => sum + ms, 0));
+      this.send += 0.2 * (send - this.send);
+      this.turnaround += 0.3 * (begun - this.asked - this.turnaround);
+    }
     this.asked = 0;
     let images;
     try {
@@ -50,7 +54,7 @@ export class Screen {
     const early = moving ? this.end - now - this.turnaround - MARGIN : 0;
     const ask = () => {
       this.asked = performance.now();
-      this.ready(header.frame, this.drawn + now - begun);
+      this.ready(header.frame, this.drawn + now - begun, send);
     };
     if (early > 4) setTimeout(ask, early); else ask();
   }
