@@ -3,8 +3,8 @@
     mirage quickstart   the whole chain: record, train, generate, evaluate, report
     mirage record       record clips of third-party worlds to ArrayRecord
     mirage train        train the video autoencoder, its geometry head and the denoiser
-    mirage explore      walk through a world in a browser
     mirage generate     video along a camera path from one picture
+    mirage explore      walk through a world in a browser
     mirage trajectory   show, convert and check camera paths of this and other tools
     mirage evaluate     score held-out worlds; writes results.json and report.html
     mirage world        look at saved worlds, edit, merge, branch and export them
@@ -25,7 +25,7 @@ from mirage_jax.cli.helpers.allocator import restart_with_large_pages
 from mirage_jax.cli.helpers.quiet import silence_libraries
 
 COMMANDS = (
-    *("quickstart", "explore", "record", "train", "generate", "trajectory"),
+    *("quickstart", "record", "train", "generate", "explore", "trajectory"),
     *("evaluate", "world", "bench", "convert", "compile", "doctor"),
 )
 

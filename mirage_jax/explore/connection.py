@@ -33,6 +33,7 @@ VIEW_SECONDS = 0.5
 """Between two pictures of the memory."""
 
 CLOSE_REFUSED, CLOSE_FULL, CLOSE_FAULT, CLOSE_ELSEWHERE = 1008, 1013, 1011, 4001
+_OUT_OF_MEMORY = "Out of memory; nothing was changed. Close other tabs, or use a smaller model."
 _LOG = logging.getLogger(__name__)
 
 
@@ -166,7 +167,7 @@ class Connection:
                 await self._guarded(self._step())
             elif self._lists_stale:
                 await self._tell_lists()
-            await self._show_memory()
+            await self._guarded(self._show_memory())
             if not (self._commands.qsize() or self._may_step):
                 due = max(0.0, self._view_at + VIEW_SECONDS - time.monotonic())
                 await self._woken(due if self._view_stale else None)
@@ -184,23 +185,21 @@ class Connection:
         self._wake.clear()
 
     async def _guarded(self, work: Any) -> None:
-        """Does something for the page; what goes wrong with it is said there."""
+        """Does something for the page; what goes wrong with it is said there, and nothing is held
+        any more, or it would go wrong again."""
         try:
             await work
-        except Full as error:
-            await self._send("error", text=str(error))
-        except (ValueError, OSError) as error:
-            text = str(error) if isinstance(error, ValueError) else error.strerror or "disk error"
-            await self._send("error", text=text[:300])
+            return
+        except ValueError as error:
+            text = str(error)
+        except OSError as error:  # its file is no news for the page
+            text = error.strerror or "the disk failed"
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            self._held, self._due = protocol.Controls(self._held.seq), None
-            await self._send(
-                "error",
-                text="Out of memory: nothing was changed. Close other tabs, or start the server "
-                "with a smaller model.",
-            )
+            text = _OUT_OF_MEMORY
+        self._held, self._due = protocol.Controls(self._held.seq), None
+        await self._send("error", text=text[:300])
 
     @property
     def _may_step(self) -> bool:
@@ -231,8 +230,8 @@ class Connection:
         walker = place.walker
         match message:
             case bytes():
-                size = hub.starts.model.size if hub.starts else (1, 1)
-                fov = hub.starts.fov if hub.starts else 90.0
+                starts = hub.ready()
+                size, fov = starts.model.size, starts.fov
                 picture = await asyncio.to_thread(picture_of_visitor, message, size, fov)
                 await self._arrive(await hub.begin_from(*picture, self))
                 return
@@ -283,9 +282,7 @@ class Connection:
     async def _arrive(self, place: Place) -> None:
         """Shows the page where it is now."""
         self._place = place
-        starts = self._hub.starts
-        if starts is None:
-            raise ValueError("model: found none, expected one that is ready")
+        starts = self._hub.ready()
         options = starts.options
         await self._send(
             "hello",

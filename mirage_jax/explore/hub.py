@@ -150,6 +150,12 @@ class Hub:
         for page in self.pages:
             page.status_changed()
 
+    def ready(self) -> Starts:
+        """What one can begin from; ValueError while the model is not ready."""
+        if self.starts is None:
+            raise ValueError("model: found none yet, expected one that is ready")
+        return self.starts
+
     # -- walkers ---------------------------------------------------------------------------------
 
     async def resume(self, secret: str, page: Page) -> Place | None:
@@ -168,18 +174,18 @@ class Hub:
 
     async def begin(self, number: int, page: Page) -> Place:
         """A walker at one of the starts; Full or ValueError if that cannot be."""
-        return await self._open(lambda: self._ready().begin(number), page)
+        return await self._open(lambda: self.ready().begin(number), page)
 
     async def begin_from(
         self, picture: UInt8[np.ndarray, "h w 3"], camera: Camera, page: Page
     ) -> Place:
         """A walker in a world that begins with a picture; Full if that cannot be."""
-        return await self._open(lambda: self._ready().begin_from(picture, camera), page)
+        return await self._open(lambda: self.ready().begin_from(picture, camera), page)
 
     async def load(self, world: str, page: Page, secret: str = "") -> Place:
         """A walker in a saved world; Full or ValueError if that cannot be."""
         path = self.saved.path_of(world)
-        return await self._open(lambda: self._ready().load(path), page, secret)
+        return await self._open(lambda: self.ready().load(path), page, secret)
 
     async def join(self, number: int, share: bool, page: Page) -> Place:
         """A walker where another one is, in the same memory or a copy.
@@ -300,8 +306,3 @@ class Hub:
         for other in self.places.values():
             if other is not place and other.group == place.group and other.page is not None:
                 other.page.memory_changed()
-
-    def _ready(self) -> Starts:
-        if self.starts is None:
-            raise ValueError("model: found none yet, expected one that is ready")
-        return self.starts

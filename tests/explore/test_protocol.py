@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import paths
 from mirage_jax.explore import protocol
 from mirage_jax.settings import meanings
 
@@ -72,6 +73,20 @@ def test_any_value_is_taken_or_refused(value, known):
         return
     assert type(found) is protocol.MESSAGES[name]
     assert getattr(found, field) == value
+
+
+def test_the_documentation_lists_every_message_with_its_fields():
+    page = (paths.ROOT / "docs" / "explore.md").read_text()
+    said = {}
+    for line in page[page.index("From the page, JSON") :].splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 3:
+            for name in cells[0].split(", "):
+                fields = cells[1].split(", ")
+                only = [f for f in fields if f"({name})" in f or "(" not in f]
+                said[name] = [field.split(" ")[0] for field in only if field]
+    for name, kind in protocol.MESSAGES.items():
+        assert sorted(said[name]) == sorted(field.name for field in dataclasses.fields(kind)), name
 
 
 def test_binary_messages_hold_their_pictures():

@@ -14,7 +14,7 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from helpers.drawn_session import SIZE, drawn
+from helpers.drawn_session import SIZE, Session, drawn
 from helpers.explorer import TOKEN, Client, running, visiting
 from mirage_jax.explore.hub import HubOptions
 from mirage_jax.explore.server import PARTS
@@ -111,12 +111,13 @@ def test_holding_a_key_walks_and_letting_go_stands(server):
 def test_only_one_chunk_is_made_until_the_page_is_ready_for_the_next(server):
     with visiting(server) as client:
         client.say("controls", seq=1, yaw=1)
-        received = []
+        while client.receive().get("seq") != 1:
+            pass
+        later = []
         with pytest.raises(TimeoutError):
             while True:
-                data = client.socket.recv(timeout=0.5)
-                received += [data] if isinstance(data, bytes) and b'"seq": 1' in data[:400] else []
-        assert len(received) == 1
+                later.append(client.socket.recv(timeout=0.5))
+        assert not [data for data in later if isinstance(data, bytes) and b'"seq"' in data[:400]]
 
 
 def test_a_key_that_is_let_go_at_once_walks_a_chunk(server):
@@ -173,6 +174,30 @@ def test_what_cannot_be_done_is_said(server, kind, fields, said):
         client.say(kind, **fields)
         assert said in client.error()
         client.walk(1, forward=1)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("chunk 3: the denoiser's latents are not all finite"), "not all finite"),
+        (MemoryError(), "Out of memory"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), "Out of memory"),
+        (OSError(28, "No space left on device", "/home/someone"), "No space left on device"),
+    ],
+)
+def test_a_chunk_that_fails_is_said_once_and_the_walk_goes_on(server, monkeypatch, error, said):
+    def fails(*arguments):
+        raise error
+
+    with visiting(server) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, "step", fails)
+            client.say("controls", seq=1, forward=1)
+            text = client.error()
+            assert said in text
+            assert "/home" not in text
+        client.seq = 10
+        client.walk(1, forward=1)  # nothing of before is held, nor said again
 
 
 def test_the_plan_shows_the_walk_and_takes_edits(server):

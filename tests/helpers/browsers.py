@@ -77,8 +77,9 @@ def hold(page, key, condition):
 
 
 def stand(page):
-    """Waits until no frame comes any more."""
+    """Waits until nothing is held and no frame comes any more."""
+    until(page, "!mirage.numbers().moving")
     before = -1
-    while before != (now := numbers(page)["drawn"]):
-        before = now
-        page.wait_for_timeout(400)
+    while before != (now := numbers(page))["drawn"]:
+        before = now["drawn"]
+        page.wait_for_timeout(400 + 2 * now["turnaround"])
