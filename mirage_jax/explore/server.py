@@ -40,7 +40,7 @@ _QUIET.setLevel(logging.CRITICAL)  # visitors that speak no HTTP are no news
 
 
 class _Counted(ServerConnection):
-    """A connection that is refused at once where there are too many."""
+    """A connection that is refused at once where this process has too many."""
 
     open = 0
 

@@ -68,12 +68,11 @@ class Walker:
       bytes: that session and film took when they were last asked.
     """
 
-    def __init__(self, number: int, session: Session, film: Film | None = None) -> None:
+    def __init__(self, number: int, session: Session) -> None:
         self.number = number
         self.session = session
         self.picture = encoded(session.picture)
-        end = int(session.world.frames)
-        self.film = film or Film(end - 1, [self.picture])
+        self.film = Film(int(session.world.frames) - 1, [self.picture])
         self.ledger = Ledger()
         self.branches = [
             Branch(name, frames, b"", None) for name, frames in session.timeline.marks.items()

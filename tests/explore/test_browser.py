@@ -63,13 +63,11 @@ def test_looking_away_and_back_undo_and_branches(server, browser):
         there, steps = pixels(page), numbers(page)["drawn"] // 4
         for _ in range(steps):
             page.keyboard.press("z")
-        until(page, "mirage.numbers().pose[0][0] === 1")
-        page.wait_for_timeout(200)
+        until(page, "mirage.numbers().pose[0][0] === 1 && !mirage.numbers().moving")
         np.testing.assert_array_equal(pixels(page), start)
         assert page.locator("#undo").is_disabled()
         page.click("#branches button")
-        until(page, "mirage.numbers().pose[0][0] !== 1")
-        page.wait_for_timeout(200)
+        until(page, "mirage.numbers().pose[0][0] !== 1 && !mirage.numbers().moving")
         np.testing.assert_array_equal(pixels(page), there)
 
 

@@ -15,6 +15,7 @@ from mirage_jax.explore.starts import Start, Starts
 from mirage_jax.explore.walker import Walker
 from mirage_jax.geometry import Camera
 from mirage_jax.world.session import Session, SessionOptions
+from mirage_jax.world.world_file import read_world_file
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (*tiny_world.SIZE, 3), np.uint8)
 WALK = protocol.Controls(seq=3, forward=1, yaw=1)
@@ -99,7 +100,9 @@ def test_a_saved_world_is_the_same_in_every_bit(starts, walker, tmp_path):
     again = Walker(2, starts.load(tmp_path / "a.world"))
     assert_same(state(again), state(walker))
     assert [branch["name"] for branch in again.branch_list()] == ["branch 1"]
-    np.testing.assert_allclose(again.session.path, walker.session.path)
+    np.testing.assert_allclose(again.session.pose, walker.session.pose)
+    file = read_world_file(tmp_path / "a.world")
+    np.testing.assert_allclose(file.camera_path.cam2world, walker.session.path)
 
 
 def test_the_view_shows_what_is_held(walker):

@@ -34,7 +34,7 @@ def page_at(browser, url, size=(1100, 800), touch=False, wait=60):
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.set_default_timeout(60_000)
         page.goto(url)
-        until(page, "window.mirage?.numbers().connected && mirage.numbers().pose", wait)
+        until(page, "window.mirage?.numbers().pose && !mirage.numbers().moving", wait)
         yield page
         assert problems == []
 

@@ -337,7 +337,7 @@ controls.liftOn($("lift-down"), -1);
 
 // For measurements: numbers of this page, in milliseconds and metres.
 window.mirage = {
-  numbers: () => ({ connected: state.ready, moving: Object.values(controls.state()).some(Boolean), pose: state.pose, elements: state.elements, frames: state.frames, blocked: state.blocked,
+  numbers: () => ({ connected: state.ready, moving: !screen.still || Object.values(controls.state()).some(Boolean), pose: state.pose, elements: state.elements, frames: state.frames, blocked: state.blocked,
     memory: state.memory, drawn: screen.count, rate: screen.rate(), median: screen.percentile(0.5), p95: screen.percentile(0.95),
     samples: screen.latencies.length, turnaround: screen.turnaround, messages: state.messages, ledger: { ...times } }),
   reset: () => { screen.latencies = []; screen.count = 0; },

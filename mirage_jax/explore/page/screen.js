@@ -9,7 +9,8 @@ export class Screen {
     this.context = canvas.getContext("2d", { alpha: false });
     this.ready = ready;
     this.fps = 16;
-    this.queue = []; // {image, at, seq}
+    this.queue = []; // {image, at, seq, moving}
+    this.decoding = 0; // chunks
     this.end = 0;
     this.turnaround = 50; // milliseconds from `ready` to the pictures that it brings
     this.send = 0;
@@ -39,11 +40,13 @@ export class Screen {
     }
     this.asked = 0;
     let images;
+    this.decoding += 1;
     try {
       images = await Promise.all(blobs.map(blob => createImageBitmap(blob)));
     } catch {
       images = []; // a picture that cannot be decoded is left out; the next will come
     }
+    this.decoding -= 1;
     const now = performance.now(), interval = 1000 / this.fps;
     let at = Math.max(now, this.end);
     for (const image of images) {
@@ -86,6 +89,9 @@ export class Screen {
     while (this.waiting.length && this.waiting[0].seq <= seq) this.latencies.push(done - this.waiting.shift().time);
     if (this.latencies.length > 500) this.latencies.shift();
   }
+
+  // Whether all that came is drawn.
+  get still() { return !this.decoding && !this.queue.length; }
 
   // Distinct frames a second, of the last two seconds.
   rate() {
