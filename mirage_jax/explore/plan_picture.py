@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mirage_jax.evaluation.world_page.maps import UPS, bins, coloured, mean_picture, views
+from mirage_jax.evaluation.world_page.maps import bins, coloured, mean_picture, views
+from mirage_jax.origin import UPS
 from mirage_jax.world.plan import Plan
 
 HEADROOM = 0.5

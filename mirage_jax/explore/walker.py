@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from mirage_jax.evaluation.world_page.maps import UPS
 from mirage_jax.explore import protocol
 from mirage_jax.explore.exports import export
 from mirage_jax.explore.film import Film
@@ -22,6 +21,7 @@ from mirage_jax.explore.ledger import Ledger
 from mirage_jax.explore.pictures import encoded, encoded_exactly, thumbnail
 from mirage_jax.explore.plan_picture import Axes, plan_picture
 from mirage_jax.memory import edit, regions
+from mirage_jax.origin import UPS
 from mirage_jax.world.controls import Controls
 from mirage_jax.world.session import Session
 
