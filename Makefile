@@ -7,10 +7,13 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart compare test test-long fuzz faults lint bench docs clean
+.PHONY: help explore quickstart compare test test-long fuzz faults lint bench docs clean
 
 help: ## these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+explore: $(VENV)/.installed ## walk through a world in a browser, without training
+	$(BIN)/mirage explore --open
 
 quickstart: $(VENV)/.installed ## record worlds, train, generate, evaluate: runs/quickstart/report.html
 	$(BIN)/mirage quickstart --config=$(CONFIG) --workdir=$(WORKDIR)
@@ -49,11 +52,11 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -q -c require
 
 $(VENV)/.installed: setup.cfg pyproject.toml requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) -e '.[worlds]'
+	$(INSTALL) -e '.[worlds,explore]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(INSTALL) -e '.[worlds,text,dev]'
+	$(INSTALL) -e '.[worlds,explore,text,dev]'
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -6,6 +6,7 @@
     mirage encode       latents of recorded clips and embeddings of prompts, once for all runs
     mirage train        train the video autoencoder, its geometry head and the denoiser
     mirage generate     video along a camera path from one picture
+    mirage explore      walk through a world in a browser
     mirage trajectory   show, convert and check camera paths of this and other tools
     mirage evaluate     score held-out worlds; writes results.json and report.html
     mirage world        look at saved worlds, edit, merge, branch and export them
@@ -26,8 +27,8 @@ from mirage_jax.cli.helpers.allocator import restart_with_large_pages
 from mirage_jax.cli.helpers.quiet import silence_libraries
 
 COMMANDS = (
-    *("quickstart", "record", "inspect", "encode", "train", "generate", "trajectory"),
-    *("evaluate", "world", "bench", "convert", "compile", "doctor"),
+    *("quickstart", "record", "inspect", "encode", "train", "generate", "explore"),
+    *("trajectory", "evaluate", "world", "bench", "convert", "compile", "doctor"),
 )
 
 

@@ -14,6 +14,7 @@ from mirage_jax.cli import evaluate, main
 
 ROOT = paths.ROOT
 CONFIG = f"--config={paths.EXPERIMENTS / 'quickstart.py'}"
+NO_CONFIG = ("convert", "explore", "trajectory", "doctor", "inspect")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["help"]])
@@ -50,9 +51,7 @@ def test_a_command_gets_the_rest_of_the_line(monkeypatch):
     assert seen == [["mirage evaluate", "--workdir=x"]]
 
 
-@pytest.mark.parametrize(
-    "command", [c for c in main.COMMANDS if c not in ("convert", "trajectory", "doctor", "inspect")]
-)
+@pytest.mark.parametrize("command", [c for c in main.COMMANDS if c not in NO_CONFIG])
 def test_help_lists_flags_and_every_field(command, call):
     code, out, _ = call(command, "--help")
     assert code == 0

@@ -34,7 +34,7 @@ _FILL = flags.DEFINE(
 _WALKERS = flags.DEFINE(
     Integer(least=0), "walkers", 0, "Time so many walkers that share a step, too; 0: none."
 )
-_LENGTH = flags.DEFINE(Integer(least=5), "chunk_frames", 5, "Frames of a chunk: 1 + 4 n.")
+_LENGTH = flags.DEFINE(Integer(least=5), "chunk_length", 5, "Frames of a chunk: 1 + 4 n.")
 
 
 def run(weights: Workdir, workdir: Workdir, worlds: Any, console: Console) -> None:

@@ -14,6 +14,8 @@ from typing import Literal
 OK, NOTE, FAILED = "ok", "note", "failed"
 
 EXTRAS = {
+    "explore": ("`mirage explore`, a walk in a browser", ("websockets",)),
+    "browser": ("tests of its page, in a Chromium of the system", ("playwright",)),
     "worlds": (
         "record Freedoom, rendered and LabMaze worlds",
         ("vizdoom", "mujoco", "labmaze"),

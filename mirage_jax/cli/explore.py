@@ -1,0 +1,161 @@
+"""mirage explore: walk through a world in a browser.
+
+    mirage explore --open                       # with the weights that ship
+    mirage explore --image=photo.png            # from a picture of one's own
+    mirage explore --clip=footage/hall          # from pictures with camera poses
+    mirage explore --world=walk.world           # go on where `generate` or an earlier walk ended
+    mirage explore --workdir=runs/quickstart    # with weights of one's own
+
+Prints the address of the page, with the token that it needs. Only this machine is listened to,
+unless --host says otherwise. Saved worlds, those of walks that end too, are in --saved. See
+docs/explore.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import sys
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from mirage_jax.cli.helpers import common
+from mirage_jax.cli.helpers.compilation import use_own_kernels
+from mirage_jax.cli.helpers.explore_starts import Entries, Progress, make_starts
+from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
+from mirage_jax.explore.hub import Hub, HubOptions
+from mirage_jax.explore.saved import SavedWorlds
+from mirage_jax.explore.security import Access, is_loopback, new_token
+from mirage_jax.explore.starts import Starts
+from mirage_jax.io import outputs
+from mirage_jax.world import shipped
+from mirage_jax.world.session import SessionOptions
+
+_IMAGE = flags.DEFINE(PathName(), "image", "", "Picture to start from.")
+_CLIP = flags.DEFINE(PathName(), "clip", "", "Footage with camera poses to start from.")
+_WORLD = flags.DEFINE(PathName(), "world", "", "Saved world to go on from.")
+_FOV = flags.DEFINE(Real(above=0, below=180), "fov", 90.0, "Degrees across a picture's middle.")
+_SAVED = flags.DEFINE(PathName(), "saved", "runs/explore", "Folder for saved worlds.")
+_HOST = flags.DEFINE_string(
+    "host", "127.0.0.1", "Address to listen on; 0.0.0.0 for all of this machine's."
+)
+_NAMES = flags.DEFINE_list(
+    "host_names", [], "Further names by which browsers reach this machine, NAME,NAME,..."
+)
+_PORT = flags.DEFINE(
+    Integer(least=0, most=65535), "port", 8008, "Port to listen on; 0 for any that is free."
+)
+_OPEN = flags.DEFINE_bool("open", False, "Open the page in this machine's browser.")
+_WALKERS = flags.DEFINE(Integer(least=1, most=1000), "walkers", 8, "Walkers at a time.")
+_BUDGET = flags.DEFINE(
+    Integer(least=1), "memory_budget", 2048, "Megabytes for the worlds of all walkers."
+)
+_IDLE = flags.DEFINE(
+    Real(above=0), "idle", 600.0, "Seconds after which a walk without a page is saved and ended."
+)
+_FPS = flags.DEFINE(
+    Real(least=1, most=120), "fps", 16.0, "Frames a second of the walk, made and played."
+)
+
+
+async def _serve(
+    make: Callable[[Progress], Starts], hub: Hub, access: Access, console: Console
+) -> None:
+    from mirage_jax.explore.server import address, serving  # needs the extra
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # on Windows
+            loop.add_signal_handler(number, stop.set)
+    async with serving(hub, access, _PORT.value, make) as (server, preparing):
+        url = address(server, access)
+        console.print(f"walk at [bold]{url}[/]", soft_wrap=True)
+        if not is_loopback(access.host):
+            console.print(
+                "[yellow]other machines can reach this address; nothing is encrypted: whoever "
+                "reads the traffic can walk here[/]",
+                soft_wrap=True,
+            )
+        if _OPEN.value and _has_screen():
+            webbrowser.open(url)
+        waiting = asyncio.create_task(stop.wait())
+        await asyncio.wait((preparing, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if preparing.done():
+            preparing.result()
+            console.print("ready; Ctrl-C saves all walks and ends")
+            await waiting
+        console.print("saving what was walked")
+
+
+def _has_screen() -> bool:
+    return sys.platform != "linux" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+
+
+def _prepare_jax(saved: Path) -> None:
+    import jax
+
+    use_own_kernels()
+    jax.config.update("jax_compilation_cache_dir", str(saved / "compilation_cache"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def _told(console: Console, page: Progress) -> Progress:
+    """Progress for the page and the terminal."""
+
+    def told(text: str, share: float) -> None:
+        console.print(f"{share:4.0%} {text}")
+        page(text, share)
+
+    return told
+
+
+def main() -> None:
+    workdir = flags.FLAGS["workdir"]
+    entries = Entries(
+        workdir=str(workdir.value) if workdir.present else shipped.NAME,
+        fov=_FOV.value,
+        image=_IMAGE.value,
+        world=_WORLD.value,
+        clip=_CLIP.value,
+    )
+    saved = Path(_SAVED.value)
+    outputs.check_folder(f"--saved {saved}", saved)
+    try:
+        import websockets  # noqa: F401
+    except ImportError as error:
+        raise common.UserError(
+            "the explorer needs websockets: pip install 'mirage_jax[explore]'"
+        ) from error
+    _prepare_jax(saved)
+    console = Console()
+    limits = HubOptions(_WALKERS.value, _BUDGET.value * 10**6, _IDLE.value)
+    hub = Hub(SavedWorlds(saved), limits)
+    access = Access(new_token(), _HOST.value, tuple(_NAMES.value))
+
+    def make(page: Progress) -> Starts:
+        return make_starts(entries, SessionOptions(fps=_FPS.value), _told(console, page))
+
+    try:
+        asyncio.run(_serve(make, hub, access, console))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise common.UserError(
+            f"--port {_PORT.value}: found another program there; expected a free one, e.g. --port=0"
+        ) from error
+
+
+def cli() -> None:
+    common.run(main, __name__, config=False)
+
+
+if __name__ == "__main__":
+    cli()

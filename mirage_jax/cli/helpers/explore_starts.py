@@ -1,0 +1,109 @@
+"""The model of `mirage explore` and where a walk begins: from its flags, read and compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.sources.footage.source import FootageSource
+from mirage_jax.cli.helpers.common import UserError
+from mirage_jax.explore.starts import Start, Starts
+from mirage_jax.geometry import Camera
+from mirage_jax.io.framing import Framing
+from mirage_jax.io.picture_files import read_picture
+from mirage_jax.world import WorldModel, loading, shipped
+from mirage_jax.world.session import Session, SessionOptions
+from mirage_jax.world.state import World
+from mirage_jax.world.world_file import read_world_file
+
+CLIP_FRAMES = 17
+"""Frames of a clip that a walk begins from."""
+
+CLIP_STRIDE = 4
+"""Of them, one in so many is remembered."""
+
+Progress = Callable[[str, float], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entries:
+    """What the flags say that is walked with and from; one of the last three at most.
+
+    Attributes:
+      workdir: of the model; the weights that ship by default.
+      fov: degrees across the shorter side of pictures.
+      image: a picture.
+      world: a saved world.
+      clip: a folder of footage with camera poses.
+    """
+
+    workdir: str
+    fov: float
+    image: str = ""
+    world: str = ""
+    clip: str = ""
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("image", "world", "clip") if getattr(self, name)]
+        if len(given) > 1:
+            raise UserError(
+                f"found {' and '.join(f'--{name}' for name in given)}, expected one of them"
+            )
+        for name in given:
+            if not Path(getattr(self, name)).exists():
+                raise UserError(f"--{name}: {getattr(self, name)}: no such file")
+
+
+def make_starts(entries: Entries, options: SessionOptions, progress: Progress) -> Starts:
+    """Reads the model, makes the first world, and compiles all that a walk runs.
+
+    Args:
+      entries: of the flags.
+      options: of all sessions.
+      progress: told what is done, and which share of all is.
+
+    Raises:
+      ValueError, OSError: if anything cannot be read or does not fit.
+    """
+    progress("reading the weights", 0.0)
+    model = loading.load(entries.workdir)
+    starts = _starts(model, entries, options)
+    progress(f"{starts[0].name}: the first picture", 0.1)
+    session = starts[0].begin()
+    session.warm_up(lambda what, share: progress(what, 0.2 + 0.8 * share))
+    return Starts(model, options, starts, entries.fov)
+
+
+def _starts(model: WorldModel, entries: Entries, options: SessionOptions) -> tuple[Start, ...]:
+    def session(start: Any, camera: Camera | None = None) -> Session:
+        return Session(model, start, options=options, camera=camera)
+
+    if entries.world:
+        path = Path(entries.world)
+        return (Start(path.stem, lambda: session(read_world_file(path, model))),)
+    if entries.clip:
+        world = _world_of_clip(model, entries.clip)
+        return (Start(Path(entries.clip).name, lambda: session(world)),)
+    if entries.image:
+        path = Path(entries.image)
+        picture, camera = read_picture(path, model.size, entries.fov)
+        return (Start(path.stem, lambda: session(picture, camera)),)
+    return tuple(
+        Start(name, partial(session, Framing(picture.shape[:2], model.size).picture(picture)))
+        for name, picture in shipped.start_pictures().items()
+    )
+
+
+def _world_of_clip(model: WorldModel, folder: str) -> World:
+    height, width = model.size
+    source = FootageSource(
+        root=folder, size=height, width=width, frames=CLIP_FRAMES, eval_share=0.0
+    )
+    clip = source.clip(source.worlds("train")[0], 0)
+    kept = slice(None, None, CLIP_STRIDE)
+    camera = Camera(clip.intrinsics[kept], clip.cam2world[kept], model.size)
+    depth = None if clip.depth is None else clip.depth[kept]
+    return model.start(clip.video[kept], camera, depth=depth)

@@ -1,0 +1,92 @@
+"""The folder of saved worlds. Names of files are made here and never come from a page."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from mirage_jax.io.atomic import write_atomically
+
+_ID = re.compile(r"[0-9a-f]{16}")
+MAX_LISTED = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedWorld:
+    """A saved world.
+
+    Attributes:
+      id: by which the page asks for it.
+      written: when, ISO 8601 to the second in UTC.
+      bytes: size of its file.
+      picture: the last frame, encoded; empty if it is missing.
+    """
+
+    id: str
+    written: str
+    bytes: int
+    picture: bytes
+
+
+class SavedWorlds:
+    """Worlds in one folder, `<id>.world` with a picture `<id>.jpg` beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, write: Callable[[Path], None], picture: bytes) -> str:
+        """Writes a world under a new id.
+
+        Args:
+          write: writes the file.
+          picture: of the place, encoded.
+
+        Returns:
+          The id.
+
+        Raises:
+          OSError: if that fails, e.g. on a full disk.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        world = secrets.token_hex(8)
+        write(self.folder / f"{world}.world")
+        write_atomically(self.folder / f"{world}.jpg", picture)
+        return world
+
+    def path_of(self, world: str) -> Path:
+        """The file of an id; ValueError if there is none."""
+        path = self.folder / f"{world}.world"
+        if not _ID.fullmatch(world) or not path.is_file():
+            raise ValueError(f"world: found {world[:20]!r}, expected one of the saved worlds")
+        return path
+
+    def newest(self) -> list[SavedWorld]:
+        """The newest worlds, newest first, at most `MAX_LISTED`."""
+        found = []
+        for path in self.folder.glob("*.world"):
+            if _ID.fullmatch(path.stem):
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    found.append((path.stat(), path))
+        found.sort(key=lambda entry: entry[0].st_mtime, reverse=True)
+        return [
+            SavedWorld(
+                path.stem,
+                datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC).isoformat(
+                    timespec="seconds"
+                ),
+                status.st_size,
+                _picture(path.with_suffix(".jpg")),
+            )
+            for status, path in found[:MAX_LISTED]
+        ]
+
+
+def _picture(path: Path) -> bytes:
+    with contextlib.suppress(OSError):
+        return path.read_bytes()
+    return b""

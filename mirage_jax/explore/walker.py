@@ -1,0 +1,273 @@
+"""One walker: a session, its film, branches and times, and what the page is told of them.
+
+All of it runs in the worker thread of the model, never in the event loop.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mirage_jax.explore import protocol
+from mirage_jax.explore.exports import export
+from mirage_jax.explore.film import Film
+from mirage_jax.explore.ledger import Ledger
+from mirage_jax.explore.pictures import encoded, encoded_exactly, thumbnail
+from mirage_jax.explore.plan_picture import Axes, plan_picture
+from mirage_jax.memory import edit, regions
+from mirage_jax.origin import UPS
+from mirage_jax.world.controls import Controls
+from mirage_jax.world.session import Session
+
+MAX_BRANCHES = 32
+_PATH_POINTS = 200
+_MOST_ENTITIES = 64
+_COLUMN = 1000.0
+"""Metres above and below the camera that an edit reaches."""
+
+_NO_STAGES = ("total",)
+"""Of `Step.stages`, what is no stage."""
+
+
+@dataclasses.dataclass
+class Branch:
+    """A state of the world to which one can go again.
+
+    Attributes:
+      name: of the mark.
+      frame: how many frames there were.
+      picture: the last of them, small and encoded; empty for those of a file.
+      film: of the way there; None for those of a file.
+    """
+
+    name: str
+    frame: int
+    picture: bytes
+    film: Film | None
+
+
+class Walker:
+    """A session as the page sees it.
+
+    Attributes:
+      number: by which other walkers know this one.
+      session: the walk.
+      film: its pictures.
+      ledger: its times.
+      branches: states that were kept.
+      layer: what the plan is coloured by.
+      picture: the present one, encoded.
+      saved: number of changes when it was last saved, see `changes`.
+      changes: how often anything was done to the world.
+      bytes: that session and film took when they were last asked.
+    """
+
+    def __init__(self, number: int, session: Session) -> None:
+        self.number = number
+        self.session = session
+        self.picture = encoded(session.picture)
+        self.film = Film(int(session.world.frames) - 1, [self.picture])
+        self.ledger = Ledger()
+        self.branches = [
+            Branch(name, frames, b"", None) for name, frames in session.timeline.marks.items()
+        ]
+        self.layer = protocol.LAYERS[0]
+        self.changes = self.saved = self.bytes = 0
+        self.state()
+
+    # -- walking ---------------------------------------------------------------------------------
+
+    def step(self, held: protocol.Controls, waited: float, frame: int) -> bytes:
+        """Walks a chunk on, and gives the message with its pictures.
+
+        Args:
+          held: the controls.
+          waited: seconds from when they were received until now.
+          frame: number of the message.
+        """
+        moves = {name: float(getattr(held, name)) for name in protocol.MOVES}
+        step = self.session.step(Controls(**moves))
+        begun = time.perf_counter()
+        pictures = [encoded(picture) for picture in np.asarray(step.video)]
+        stages = {n: 1e3 * s for n, s in step.stages.items() if n not in _NO_STAGES}
+        stages["input"] = stages.get("input", 0.0) + 1e3 * waited
+        stages["encode"] = 1e3 * (time.perf_counter() - begun)
+        self.film.append(pictures)
+        self.picture = pictures[-1]
+        self.changes += 1
+        self.ledger.add(stages)
+        fields = {
+            "frame": frame,
+            "seq": held.seq,
+            "applied": moves,
+            "pose": _rounded(step.poses[-1]),
+            "ledger": {name: round(value, 2) for name, value in stages.items()},
+            "blocked": bool(step.blocked),
+            "report": step.report,
+        }
+        return protocol.binary_message("frames", fields, pictures)
+
+    def still(self, frame: int) -> bytes:
+        """The message with the present picture alone."""
+        return protocol.binary_message("frames", {**self.state(), "frame": frame}, [self.picture])
+
+    def view(self) -> bytes:
+        """The message with what the memory holds: the plan, and what it shows at the pose."""
+        plan = self.session.plan()
+        path = np.asarray(self.session.path, np.float64)
+        picture, place = plan_picture(plan, path, self.layer)
+        axes, every = Axes.of(plan.up), max(1, -(-len(path) // _PATH_POINTS))
+        track = axes.flat(path[::-1][::every][::-1, :3, 3])
+        frustum = axes.flat(plan.frustum - plan.frustum[0])
+        fields = {
+            **self.state(),
+            **place,
+            "layer": self.layer,
+            "track": _rounded(track),
+            "camera": _rounded(axes.flat(plan.pose[:3, 3])),
+            "ahead": _rounded(axes.flat(plan.pose[:3, 2])),
+            "frustum": _rounded(frustum[1:3]),
+            "entities": [_entity(entity, axes) for entity in plan.entities[:_MOST_ENTITIES]],
+        }
+        shown = encoded(self.session.read_out())
+        return protocol.binary_message("view", fields, [encoded_exactly(picture), shown])
+
+    # -- what buttons do -------------------------------------------------------------------------
+
+    def undo(self, steps: int) -> None:
+        """Goes so many chunks back; ValueError if there are not so many."""
+        self.session.undo(steps)
+        self._moved_in_time()
+
+    def redo(self, steps: int) -> None:
+        """Goes so many forth again; ValueError if not so many were undone."""
+        self.session.redo(steps)
+        self._moved_in_time()
+
+    def mark(self) -> None:
+        """Keeps the present state as a branch.
+
+        Raises:
+          ValueError: if there are too many.
+        """
+        if len(self.branches) >= MAX_BRANCHES:
+            raise ValueError(f"branch: found {MAX_BRANCHES} already, which are all that are kept")
+        taken = self.session.timeline.marks
+        name = next(name for n in itertools.count(1) if (name := f"branch {n}") not in taken)
+        self.session.mark(name)
+        frames = int(self.session.world.frames)
+        self.branches.append(Branch(name, frames, self.thumbnail(), self.film.copy()))
+
+    def go(self, number: int) -> None:
+        """Goes to a branch; ValueError if there is none of that number."""
+        if number >= len(self.branches):
+            raise ValueError(f"branch: found {number}, expected less than {len(self.branches)}")
+        branch = self.branches[number]
+        self.session.go(branch.name)
+        self.picture = encoded(self.session.picture)
+        frames = int(self.session.world.frames)
+        self.film = branch.film.copy() if branch.film else Film(frames - 1, [self.picture])
+        self.changes += 1
+
+    def edit(self, wanted: protocol.Edit) -> str:
+        """Deletes, moves or swaps what the memory holds over a square of the plan; says how
+        much."""
+        plan = self.session.plan()
+        axes, origin = Axes.of(plan.up), np.asarray(self.session.world.origin.space)
+        height = float(axes.height(plan.pose[:3, 3]))
+        reach = np.where(UPS[axes.up] == 0, wanted.radius, _COLUMN)
+        here, there = (
+            axes.point(place, height) - origin
+            for place in ((wanted.x, wanted.z), (wanted.to_x, wanted.to_z))
+        )
+        one, other = (
+            regions.Box(np.float32(middle - reach), np.float32(middle + reach))
+            for middle in (here, there)
+        )
+        by = np.eye(4, dtype=np.float32)
+        by[:3, 3] = there - here
+        changes = {
+            "delete": lambda mem: edit.delete(mem, one),
+            "move": lambda mem: edit.move(mem, one, by),
+            "swap": lambda mem: edit.swap(mem, one, other),
+        }
+        outcome = self.session.edit(changes[wanted.operation])
+        self.changes += 1
+        self.picture = encoded(self.session.picture)
+        counts = {name: n for name, n in outcome.memory.items() if n}
+        return ", ".join(f"{n:,} elements {name}" for name, n in counts.items()) or "nothing there"
+
+    def set_memory(self, on: bool) -> None:
+        """Lets what is generated read the memory, or an emptied one."""
+        self.session.memory_on = on
+
+    def keyframe(self) -> int:
+        """Makes the memory keep what it shows from here; says how many elements that is."""
+        self.changes += 1
+        return int(self.session.add_keyframe())
+
+    def save(self, path: Path) -> None:
+        """Writes the world."""
+        self.session.save(path)
+        self.saved = self.changes
+
+    def thumbnail(self) -> bytes:
+        """The present picture, made small."""
+        return thumbnail(self.picture)
+
+    def export(self, kind: str) -> bytes:
+        """A file, see `exports.export`."""
+        return export(kind, self.session, self.film, self.ledger)
+
+    # -- what the page is told -------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Numbers that change with every chunk."""
+        numbers = self.session.statistics()
+        # Room is taken by what the memory can hold, not by what it does.
+        per_element = numbers["bytes"] / max(int(numbers["elements"]), 1)
+        memory = round(per_element * int(numbers["capacity"]))
+        self.bytes = memory + int(numbers["undo_bytes"]) + self.film.nbytes
+        return {
+            "pose": _rounded(self.session.pose),
+            "frames": int(numbers["frames"]),
+            "elements": int(numbers["elements"]),
+            "capacity": int(numbers["capacity"]),
+            "bytes": self.bytes,
+            "undoable": int(numbers["undoable"]),
+            "redoable": int(numbers["redoable"]),
+            "memory_on": bool(self.session.memory_on),
+        }
+
+    def branch_list(self) -> list[dict[str, Any]]:
+        """The branches, with their pictures as texts."""
+        return [
+            {"name": branch.name, "frame": branch.frame, "picture": data_uri(branch.picture)}
+            for branch in self.branches
+        ]
+
+    def _moved_in_time(self) -> None:
+        self.film.go_to(int(self.session.world.frames))
+        known = self.film.end == int(self.session.world.frames) and self.film.pictures
+        self.picture = self.film.pictures[-1] if known else encoded(self.session.picture)
+        self.changes += 1
+
+
+def data_uri(picture: bytes) -> str:
+    """An encoded picture as the address of one; empty if there is none."""
+    return "data:image/jpeg;base64," + base64.b64encode(picture).decode() if picture else ""
+
+
+def _rounded(numbers: Any) -> list[Any]:
+    return np.round(np.asarray(numbers, np.float64), 5).tolist()
+
+
+def _entity(entity: Any, axes: Axes) -> dict[str, Any]:
+    track = axes.flat(np.asarray(entity["track"], np.float64)[-_PATH_POINTS:])
+    return {"name": str(entity["name"])[:40], "track": _rounded(track)}

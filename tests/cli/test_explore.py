@@ -1,0 +1,94 @@
+"""What `mirage explore` refuses before it serves anything, and what it makes of its flags."""
+
+import socket
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import command_line, tiny_world
+from helpers.command_line import assert_refused
+from mirage_jax.cli.helpers import common, explore_starts
+from mirage_jax.cli.helpers.explore_starts import Entries
+from mirage_jax.world import shipped
+from mirage_jax.world.session import SessionOptions
+
+
+@pytest.fixture
+def explore(monkeypatch, capsys, tmp_path):
+    def run(*arguments):
+        given = [f"--saved={tmp_path / 'saved'}", *arguments]
+        return command_line.run("explore", given, monkeypatch, capsys)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--image=a.png", "--world=b.world"], "found --image and --world, expected one of them"),
+        (["--image=not_there.png"], "--image: not_there.png: no such file"),
+        (["--clip=not_there"], "--clip: not_there: no such file"),
+        (["--port=70000"], "--port: found 70000"),
+        (["--fps=0"], "--fps"),
+        (["--memory_budget=0"], "--memory_budget"),
+        (["--walkers=0"], "--walkers"),
+        (["--saved=setup.cfg"], "--saved setup.cfg"),
+        (["photo.png"], "unexpected argument 'photo.png'"),
+    ],
+)
+def test_what_cannot_be_is_refused(explore, arguments, said, monkeypatch):
+    monkeypatch.chdir(command_line.paths.ROOT)
+    assert_refused(explore(*arguments), said)
+
+
+def test_a_port_that_is_taken_is_said(explore, monkeypatch):
+    monkeypatch.setattr("mirage_jax.cli.explore._prepare_jax", lambda saved: None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert_refused(explore(f"--port={port}"), f"--port {port}: found another program there")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_world.world_model()
+
+
+def begun(model, monkeypatch, **entries):
+    """The starts of these flags, nothing of them compiled."""
+    told = []
+    monkeypatch.setattr(explore_starts.loading, "load", lambda path: model)
+    monkeypatch.setattr("mirage_jax.world.session.Session.warm_up", lambda self, progress: None)
+    starts = explore_starts.make_starts(
+        Entries(**{"workdir": "demo", "fov": 90.0, **entries}),
+        SessionOptions(),
+        lambda text, share: told.append((text, share)),
+    )
+    assert [share for _, share in told] == sorted(share for _, share in told)
+    return starts
+
+
+def test_a_picture_is_cut_to_the_size_of_the_model(model, monkeypatch, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    starts = begun(model, monkeypatch, image=str(tmp_path / "photo.png"))
+    assert [start.name for start in starts.starts] == ["photo"]
+    session = starts.begin(0)
+    expected = picture.reshape(16, 2, 24, 2, 3).mean((1, 3))
+    assert np.abs(session.picture - expected).max() <= 1
+    with pytest.raises(ValueError, match="start: found 1"):
+        starts.begin(1)
+
+
+def test_what_ships_begins_in_every_picture(model, monkeypatch):
+    starts = begun(model, monkeypatch)
+    assert [start.name for start in starts.starts] == [*shipped.start_pictures()]
+    last = starts.begin(len(starts.starts) - 1)
+    assert last.picture.shape == (*model.size, 3)
+    first = starts.begin(0)
+    assert not np.array_equal(first.picture, last.picture)
+
+
+def test_no_two_entries_at_a_time(tmp_path):
+    with pytest.raises(common.UserError, match="--world and --clip"):
+        Entries("demo", 90.0, world=str(tmp_path), clip=str(tmp_path))
