@@ -68,6 +68,10 @@ class Ground:
         return np.asarray(~hidden.any(-1)).reshape(shape)
 
 
+OPEN_GROUND = Ground(np.zeros((0, 2, 2)), np.zeros(0, bool))
+"""Without a block."""
+
+
 def _slabs(
     points: np.ndarray, directions: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

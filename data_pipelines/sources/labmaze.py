@@ -36,6 +36,7 @@ from data_pipelines.sources.stage import Placed, View, check_lens
 EYE = 1.1  # metres
 PITCH = (-10.0, 4.0)  # degrees, one value per clip
 SUPERSAMPLING = 2
+PLACES = 12  # tried for a clip with walking bodies
 
 TRAIN_WORLDS = tuple(f"labmaze/style_{1 + seed % 4:02d}-{seed:04d}" for seed in range(40))
 # Other mazes, and every fifth in a style of pictures that training has not seen.
@@ -132,10 +133,10 @@ class _Maze:
     def record(self, seed: int, kind: str) -> Clip | str:
         """A clip, or why there is none."""
         source, rng = self.source, np.random.default_rng(seed)
+        if source.bodies:
+            return self._record_walkers(rng, kind, seed)
         start = self._free_point(rng)
         yaw = self._open_yaw(rng, start)
-        if source.bodies:
-            return self._record_walkers(rng, start, yaw, kind, seed)
         path = paths.sample_path(rng, source.frames, start, yaw, self.plan.is_free, kind)
         if path is None:
             return "no room"
@@ -144,29 +145,34 @@ class _Maze:
         bodies = self._body_paths(rng, path) if living else None
         return self._film(path, pitch, bodies, seed)
 
-    def _record_walkers(
-        self, rng: np.random.Generator, start: np.ndarray, yaw: float, kind: str, seed: int
-    ) -> Clip | str:
-        source = self.source
-        path = living.sample_camera(rng, source.frames, start, yaw, self.plan.is_free, kind)
-        if path is None:
-            return "no room"
-        pitch = float(np.deg2rad(rng.uniform(*PITCH)))
-        poses = self._poses(path, pitch)
-        half_angle = float(np.deg2rad(FIELD_OF_VIEW / 2))
-        scene = living.sample_scene(rng, source, self.ground, path, poses, source.fps, half_angle)
-        if isinstance(scene, str):
-            return scene
-        return living.film(
-            self,
-            scene,
-            source.intrinsics,
-            world=self.world,
-            source=source.name,
-            seed=seed,
-            fps=source.fps,
-            name=f"{self.world.replace('/', '-')}-{seed:010d}",
-        )
+    def _record_walkers(self, rng: np.random.Generator, kind: str, seed: int) -> Clip | str:
+        """A clip of the first of a few places in which bodies come again."""
+        source, reason = self.source, "no room"
+        for _ in range(PLACES):
+            start = self._free_point(rng)
+            yaw = self._open_yaw(rng, start)
+            path = living.sample_camera(rng, source.frames, start, yaw, self.plan.is_free, kind)
+            if path is None:
+                continue
+            poses = self._poses(path, float(np.deg2rad(rng.uniform(*PITCH))))
+            half_angle = float(np.deg2rad(FIELD_OF_VIEW / 2))
+            scene = living.sample_scene(
+                rng, source, self.ground, path, poses, source.fps, half_angle
+            )
+            if isinstance(scene, str):
+                reason = scene
+                continue
+            return living.film(
+                self,
+                scene,
+                source.intrinsics,
+                world=self.world,
+                source=source.name,
+                seed=seed,
+                fps=source.fps,
+                name=f"{self.world.replace('/', '-')}-{seed:010d}",
+            )
+        return reason
 
     @functools.cached_property
     def ground(self) -> Ground:

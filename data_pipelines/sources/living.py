@@ -15,7 +15,7 @@ from data_pipelines.clip import Clip
 from data_pipelines.sources import bodies, paths
 from data_pipelines.sources.bodies import Walkers
 from data_pipelines.sources.body_kinds import KINDS, LOOKS, look_alikes
-from data_pipelines.sources.ground import Ground
+from data_pipelines.sources.ground import OPEN_GROUND, Ground
 from data_pipelines.sources.options import option
 from data_pipelines.sources.stage import Placed, Stage
 
@@ -24,14 +24,15 @@ WATCH = "watch"
 MOST_BODIES = 4
 
 WATCHING = 0.5  # share of clips
+BEHIND = 0.7  # share of these that look for a body that walls hide
 DRIFT = (0.4, 12.0)  # metres and degrees that a watching camera moves at most
 SPEEDS = (0.5, 1.6)  # metres per second
 TURN_RATES = (0.3, 1.0)  # radians per second, of those that turn
 STANDING, TURNING = 0.1, 0.25  # shares of bodies
-NEAR, REACH = 1.2, 4.5  # metres between a camera and a body that it is to see well
-CLEAR = 1.0  # metres that bodies keep from the camera, where the camera is shown
+NEAR, REACH = 1.5, 4.5  # metres between a camera and a body that it is to see well
+CLEAR = 1.4  # metres that bodies keep from the camera, where the camera is shown
 LEAST_SEEN, LEAST_HIDDEN, LEAST_DUE = 5, 4, 4  # frames
-PROPOSALS, ROUNDS = 64, 4
+PROPOSALS, ROUNDS = 96, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +172,7 @@ class _View:
     def sample(self, rng: np.random.Generator, kind: str, comes_again: bool) -> Walkers | None:
         """The states of one body at the clip's frames, None where none was found."""
         radius = np.full(PROPOSALS, KINDS[kind].radius)
+        behind_wanted = comes_again and self.path.kind == WATCH and rng.random() < BEHIND
         for _ in range(ROUNDS):
             start = self._propose(rng)
             free = self.ground.is_free(start.positions, radius)
@@ -180,7 +182,8 @@ class _View:
             walks = bodies.walk(self.ground, start, reach, int(self.numbers[-1]) + 1, self.seconds)
             good = self._clear(walks)
             if comes_again:
-                good &= self._comes_again(walks)
+                again, behind = self._comes_again(walks)
+                good &= again & (behind | (not behind_wanted))
             if good.any():
                 return walks[self.numbers, np.flatnonzero(good)[0]]
         return None
@@ -205,25 +208,26 @@ class _View:
         gap = np.linalg.norm(walks.positions[self.numbers] - self.path.positions[:, None], axis=-1)
         return gap.min(0) >= CLEAR
 
-    def _comes_again(self, walks: Walkers) -> np.ndarray:
-        """Whether a body is seen, then hidden for a while, then due."""
+    def _comes_again(self, walks: Walkers) -> tuple[np.ndarray, np.ndarray]:
+        """Whether a body is seen, then hidden for a while, then due; and hidden by walls mostly."""
         middle = len(self.cam2world) // 2
         # While frames are left out, the camera stays as the middle one has it.
         waiting = np.minimum(np.arange(self.numbers[-1] + 1), middle)
         poses = self.cam2world[waiting].copy()
         poses[self.numbers] = self.cam2world
-        shown = bodies.visible_from(self.ground, poses, walks.positions, self.half_angle, REACH)
-        early, late = shown[: middle + 1], shown[self.numbers[middle + 1 :]]
+        where = poses, walks.positions, self.half_angle
+        near = bodies.visible_from(self.ground, *where, REACH)
+        shown = bodies.visible_from(self.ground, *where, np.inf)
+        ahead = bodies.visible_from(OPEN_GROUND, *where, np.inf)
+        early, late = near[: middle + 1], near[self.numbers[middle + 1 :]]
         steps = np.arange(len(shown))[:, None]
         last = middle - early[::-1].argmax(0)
         first = self.numbers[middle + 1] + late.argmax(0)
-        hidden = ((steps > last) & (steps < first) & ~shown).sum(0)
-        between = np.maximum(first - last - 1, 1)
-        return np.asarray(
-            (early.sum(0) >= LEAST_SEEN)
-            & (late.sum(0) >= LEAST_DUE)
-            & (hidden >= np.maximum(LEAST_HIDDEN, between / 2))
-        )
+        unseen = (steps > last) & (steps < first) & ~shown
+        hidden = unseen.sum(0)
+        again = (early.sum(0) >= LEAST_SEEN) & (late.sum(0) >= LEAST_DUE)
+        again &= hidden >= np.maximum(LEAST_HIDDEN, (first - last - 1) / 2)
+        return again, 2 * (unseen & ahead).sum(0) > hidden
 
 
 def placed(scene: Scene, frame: int) -> tuple[Placed, ...]:
