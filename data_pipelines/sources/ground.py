@@ -46,6 +46,8 @@ class Ground:
         Returns:
           Metres, inf where nothing is ever touched, and 0 (x) or 1 (y).
         """
+        if not len(self.blocks):
+            return np.full(len(points), np.inf), np.zeros(len(points), int)
         reach = radius[:, None, None]
         enter, leave = _slabs(
             points, directions, self.blocks[:, 0] - reach, self.blocks[:, 1] + reach

@@ -1,8 +1,15 @@
 """mirage evaluate: score held-out worlds and write results.json and report.html.
 
+    mirage evaluate
+    mirage evaluate --config=experiments/living.py --protocol=permanence --videos=peer=FOLDER
+
 Every control that needs no training is always run. The comparison models (trained without
 memory, and with an RGB point cloud for memory) are scored where `make compare` has trained them;
 otherwise the report says that they are missing.
+
+With --protocol=permanence clips with walking bodies are scored instead (experiments/living.py): is
+who went out of sight still there, and where? It writes permanence.json and permanence.png, and
+scores baselines, the trained model if there is one, and folders of other models' videos.
 """
 
 from __future__ import annotations
@@ -11,15 +18,49 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mirage_jax.cli.helpers import build, common, config_check, depth_network, input_check, timing
+from mirage_jax.cli.helpers import (
+    build,
+    common,
+    config_check,
+    depth_network,
+    input_check,
+    permanence,
+    timing,
+)
+from mirage_jax.cli.helpers.flag_types import Integer, PathName
 from mirage_jax.cli.helpers.stored_fields import check_overrides
 from mirage_jax.io import outputs
 from mirage_jax.io.atomic import replacing
 from mirage_jax.io.strict_json import read_object
 from mirage_jax.io.workdir import Workdir
+
+_PROTOCOL = flags.DEFINE_enum(
+    "protocol",
+    "revisit",
+    ["revisit", "permanence"],
+    "What is scored: places that are seen again, or bodies that walked out of sight.",
+)
+_VIDEOS = flags.DEFINE_list(
+    "videos",
+    [],
+    "NAME=FOLDER of another model's videos, for --protocol=permanence; may be several.",
+)
+_CASES = flags.DEFINE(
+    PathName(),
+    "cases",
+    "",
+    "Folder for what such a model is given; nothing is scored then. For --protocol=permanence.",
+)
+_PIXELS = flags.DEFINE(
+    Integer(least=1),
+    "least_pixels",
+    80,
+    "Of a body, at least, in a view that is judged, for --protocol=permanence.",
+)
 
 LABELS = {
     "memory": "with memory",
@@ -304,7 +345,19 @@ def main() -> None:
     workdir = Workdir(common.workdir())
     check_overrides(workdir, "latent", common.overrides()[2], used=())
     common.prepare_jax(config, workdir)
-    run(config, workdir, Console())
+    if _PROTOCOL.value == "revisit":
+        if _VIDEOS.value or _CASES.value:
+            raise common.UserError("--videos, --cases: found some, expected --protocol=permanence")
+        run(config, workdir, Console())
+        return
+    permanence.run(
+        config,
+        workdir,
+        Console(),
+        videos=_VIDEOS.value,
+        cases=_CASES.value,
+        pixels=_PIXELS.value,
+    )
 
 
 def cli() -> None:

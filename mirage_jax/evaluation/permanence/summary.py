@@ -58,25 +58,34 @@ class Place:
     shown: bool
 
 
-Measure = tuple[str, Callable[[Any], float | None], Callable[[np.ndarray], float]]
+Weights = Float[np.ndarray, "draws n"]
+Reduce = Callable[[Float[np.ndarray, " n"], Weights], Float[np.ndarray, " draws"]]
+Measure = tuple[str, Callable[[Any], float | None], Reduce]
 
 
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean())
+def weighted_mean(values: Float[np.ndarray, " n"], weights: Weights) -> Float[np.ndarray, " draws"]:
+    """Means of values that count as often as the weights say."""
+    return weights @ values / weights.sum(1)
 
 
-def _median(values: np.ndarray) -> float:
-    return float(np.median(values))
+def weighted_median(
+    values: Float[np.ndarray, " n"], weights: Weights
+) -> Float[np.ndarray, " draws"]:
+    """Medians of values that count as often as the weights say, whole numbers."""
+    order = values.argsort()
+    counted, half = weights[:, order].cumsum(1), weights.sum(1, keepdims=True) / 2
+    low, high = (counted >= half).argmax(1), (counted > half).argmax(1)
+    return (values[order][low] + values[order][high]) / 2
 
 
 MEASURES: tuple[Measure, ...] = (
-    ("present", lambda v: float(v.present), _mean),
-    ("who", lambda v: None if v.who is None else float(v.who), _mean),
-    ("state_error", lambda v: v.state_error, _median),
-    ("metres", lambda v: v.metres, _median),
-    ("order", lambda v: None if v.order is None else v.order[0] / v.order[1], _mean),
+    ("present", lambda v: float(v.present), weighted_mean),
+    ("who", lambda v: None if v.who is None else float(v.who), weighted_mean),
+    ("state_error", lambda v: v.state_error, weighted_median),
+    ("metres", lambda v: v.metres, weighted_median),
+    ("order", lambda v: None if v.order is None else v.order[0] / v.order[1], weighted_mean),
 )
-"""Name, value of a verdict (None where it has none), and how values become one number."""
+"""Name, value of a verdict (None where it has none), and how values become a number."""
 
 
 def summarise(verdicts: Sequence[Verdict], seed: int = 0) -> dict[str, Any]:
@@ -111,36 +120,26 @@ def _measure(verdicts: Sequence[Verdict], seed: int) -> dict[str, Any]:
 
 def share_shown(places: Sequence[Place], seed: int = 0) -> dict[str, Any]:
     """Share of places without a body in which one is shown, as an entry of `summarise`."""
-    return interval([(place.world, float(place.shown)) for place in places], _mean, seed)
+    return interval([(place.world, float(place.shown)) for place in places], weighted_mean, seed)
 
 
-def interval(
-    valued: Sequence[tuple[str, float]], reduce: Callable[[np.ndarray], float], seed: int = 0
-) -> dict[str, Any]:
+def interval(valued: Sequence[tuple[str, float]], reduce: Reduce, seed: int = 0) -> dict[str, Any]:
     """A number with its 95 % interval by drawing worlds with replacement.
 
     Args:
       valued: world and value of each view.
-      reduce: values to one number.
+      reduce: values, and how often each counts, to numbers.
       seed: of the draws.
     """
     entry: dict[str, Any] = {"value": None, "low": None, "high": None, "views": len(valued)}
     if not valued:
         return entry
-    by_world: dict[str, list[float]] = {}
-    for world, value in valued:
-        by_world.setdefault(world, []).append(value)
-    groups = [np.array(values) for values in by_world.values()]
-    entry["value"] = reduce(np.concatenate(groups))
-    if len(groups) >= LEAST_WORLDS:
-        drawn = _draws(groups, reduce, seed)
-        entry["low"], entry["high"] = (float(q) for q in np.quantile(drawn, [0.025, 0.975]))
+    worlds, world = np.unique([name for name, _ in valued], return_inverse=True)
+    values = np.array([value for _, value in valued], float)
+    entry["value"] = float(reduce(values, np.ones((1, len(values))))[0])
+    if len(worlds) >= LEAST_WORLDS:
+        drawn = np.random.default_rng(seed).integers(len(worlds), size=(DRAWS, len(worlds)))
+        times = (drawn[:, :, None] == np.arange(len(worlds))).sum(1).astype(float)
+        found = reduce(values, times[:, world])
+        entry["low"], entry["high"] = (float(q) for q in np.quantile(found, [0.025, 0.975]))
     return entry
-
-
-def _draws(
-    groups: list[np.ndarray], reduce: Callable[[np.ndarray], float], seed: int
-) -> Float[np.ndarray, " draws"]:
-    rng = np.random.default_rng(seed)
-    chosen = rng.integers(len(groups), size=(DRAWS, len(groups)))
-    return np.array([reduce(np.concatenate([groups[i] for i in row])) for row in chosen])
