@@ -61,6 +61,12 @@ _PIXELS = flags.DEFINE(
     80,
     "Of a body, at least, in a view that is judged, for --protocol=permanence.",
 )
+_PAIRS = flags.DEFINE_bool(
+    "pairs",
+    False,
+    "Judge pairs of clips, too, in which a body came to its last sight from elsewhere, for "
+    "--protocol=permanence.",
+)
 
 LABELS = {
     "memory": "with memory",
@@ -357,6 +363,7 @@ def main() -> None:
         videos=_VIDEOS.value,
         cases=_CASES.value,
         pixels=_PIXELS.value,
+        pairs=_PAIRS.value,
     )
 
 

@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
+from data_pipelines.clip import validate
 from data_pipelines.sources import bodies
 from data_pipelines.sources.bodies import Walkers
 from data_pipelines.sources.counterfactual import replay
@@ -13,7 +14,7 @@ from data_pipelines.sources.ground import Ground
 from data_pipelines.sources.living import Scene, film
 from data_pipelines.sources.paths import level_cam2world
 from data_pipelines.sources.procedural import ProceduralSource
-from mirage_jax.evaluation.permanence import baselines, protocol, scores, summary, views
+from mirage_jax.evaluation.permanence import baselines, pairs, protocol, scores, summary, views
 from mirage_jax.evaluation.permanence.placements import place_body
 from mirage_jax.evaluation.permanence.summary import Verdict
 from mirage_jax.evaluation.permanence.views import BEHIND, LEFT, LOOKED_AWAY, ViewOptions
@@ -190,7 +191,7 @@ def clips():
 
 @pytest.fixture(scope="module")
 def outcome(clips):
-    return protocol.score_clips(((clip, {}) for clip in clips), OPTIONS)
+    return protocol.score_clips(((clip, {}) for clip in clips), OPTIONS, again=lambda _: {})
 
 
 def test_known_answers_get_known_scores(outcome):
@@ -206,6 +207,8 @@ def test_known_answers_get_known_scores(outcome):
         for kind in (outcome.ghosts, outcome.hallucinated):
             assert not any(place.shown for place in kind.get(method, []))
     assert len(outcome.hallucinated["oracle_state"]) > 0
+    assert outcome.pairs["oracle_state"] and all(p.shown for p in outcome.pairs["oracle_state"])
+    assert not any(pair.shown for pair in outcome.pairs["nothing_remembered"])
     assert set(outcome.summarise()["methods"]) == set(baselines.BASELINES)
 
 
@@ -261,3 +264,27 @@ def test_measured_motion_is_the_true_one():
     place, velocity = baselines.measured_motion(clip, view)
     np.testing.assert_allclose(place, clip.bodies.body2world[8, 0, :2, 3], atol=0.15)
     np.testing.assert_allclose(velocity, [0.0, 0.5], atol=0.15)
+
+
+def test_counterfactual_pairs_share_the_last_sight_and_nothing_else(clips):
+    found = []
+    for clip in clips:
+        with replay(clip) as scene:
+            for view in views.judged_views(clip, scene.stage.ground, dataclasses.replace(OPTIONS)):
+                other = pairs.other_way(scene, view, 10)
+                if other is not None:
+                    found.append((clip, view, other))
+    clip, view, other = found[0]
+    index = clip.bodies.ids.tolist().index(view.body)
+    gap = np.linalg.norm((clip.bodies.body2world - other.bodies.body2world)[:, :, :2, 3], axis=-1)
+    assert gap[view.last_seen, index] < 1e-9 and gap[view.frame, index] >= pairs.APART
+    assert (np.delete(gap, index, axis=1) == 0).all() and (gap[0, index] > 0.01)
+    validate(other)
+    with replay(other) as moved:
+        numbers = np.rint((other.times - other.times[0]) * other.fps).astype(int)
+        walked = moved.walk_on(0, view.body, int(numbers[-1]) + 1)[numbers]
+        stored = other.bodies.body2world[:, index, :2, 3]
+        np.testing.assert_allclose(walked[:, :2], stored, atol=1e-4)
+    one, two = clip.video[view.frame], other.video[view.frame]
+    assert pairs.told_apart(one, two, one, two)
+    assert not pairs.told_apart(one, one, one, two) and not pairs.told_apart(two, one, one, two)

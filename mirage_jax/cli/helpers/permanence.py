@@ -33,6 +33,7 @@ def run(
     videos: Sequence[str] = (),
     cases: str = "",
     pixels: int = 80,
+    pairs: bool = False,
 ) -> dict[str, Any]:
     """Scores the held-out clips of a work directory; writes permanence.json and permanence.png.
 
@@ -43,12 +44,15 @@ def run(
       videos: NAME=FOLDER of other models' videos.
       cases: folder to write what those models are given to, in place of scoring; "" scores.
       pixels: of a body, at least, in a judged view.
+      pairs: whether to make counterfactual pairs as well; there are no videos of these.
     """
     from mirage_jax.evaluation.permanence import protocol, views
     from mirage_jax.evaluation.permanence import videos as video_folders
 
     config_check.check(config)
     folders = _folders(videos)
+    if pairs and folders:
+        raise common.UserError("--pairs: found --videos too, expected one of them")
     if cases:
         for clip in track(list(_clips(config, workdir)), "writing cases", console=console):
             video_folders.write_case(cases, clip)
@@ -75,6 +79,7 @@ def run(
     found = protocol.score_clips(
         ((clip, methods(clip)) for clip in track(clips, "scoring clips", console=console)),
         views.ViewOptions(pixels=pixels),
+        again=methods if pairs else None,
         each=keep,
     )
     outcome = {"pixels": pixels, "seed": config.seed, **found.summarise(config.seed)}
@@ -147,6 +152,7 @@ _COLUMNS = {
     "order": "order %",
     "ghosts": "ghosts %",
     "hallucinated": "hallucinated %",
+    "pairs": "pairs told apart %",
 }
 
 

@@ -18,7 +18,7 @@ from data_pipelines.clip import Clip
 from data_pipelines.sources.bodies import visible_from
 from data_pipelines.sources.body_kinds import KINDS
 from data_pipelines.sources.counterfactual import Replay, State, open_world
-from mirage_jax.evaluation.permanence import scores, summary
+from mirage_jax.evaluation.permanence import pairs, scores, summary
 from mirage_jax.evaluation.permanence.baselines import BASELINES
 from mirage_jax.evaluation.permanence.placements import Placements, place_body
 from mirage_jax.evaluation.permanence.summary import Place, Verdict
@@ -55,6 +55,7 @@ class Scores:
       verdicts: of each method.
       ghosts: by method, whether bodies are shown where they were last seen and are no longer.
       hallucinated: by method, whether bodies are shown in empty places.
+      pairs: by method, whether the clips of counterfactual pairs are told apart (`pairs`).
       excluded: views whose reconstruction fails, by reason; what they are of is not judged.
       views: judged views.
       clips: clips looked at.
@@ -63,6 +64,7 @@ class Scores:
     verdicts: dict[str, list[Verdict]] = dataclasses.field(default_factory=dict)
     ghosts: dict[str, list[Place]] = dataclasses.field(default_factory=dict)
     hallucinated: dict[str, list[Place]] = dataclasses.field(default_factory=dict)
+    pairs: dict[str, list[Place]] = dataclasses.field(default_factory=dict)
     excluded: dict[str, int] = dataclasses.field(default_factory=lambda: {"absent": 0, "other": 0})
     views: int = 0
     clips: int = 0
@@ -72,7 +74,7 @@ class Scores:
         methods = {}
         for method, verdicts in self.verdicts.items():
             methods[method] = summary.summarise(verdicts, seed)
-            for name in ("ghosts", "hallucinated"):
+            for name in ("ghosts", "hallucinated", "pairs"):
                 places = getattr(self, name).get(method, [])
                 methods[method][name] = summary.share_shown(places, seed)
         out = sum(self.excluded.values())
@@ -90,6 +92,7 @@ def score_clips(
     options: ViewOptions | None = None,
     *,
     baselines: bool = True,
+    again: Callable[[Clip], Videos] | None = None,
     each: Callable[[Clip, JudgedView, Mapping[str, Picture]], None] | None = None,
 ) -> Scores:
     """Scores clips, those of one world best after each other: it is opened once.
@@ -98,6 +101,8 @@ def score_clips(
       clips: recorded clips with walking bodies, and what methods generated for them.
       options: which views are judged.
       baselines: whether to score `baselines.BASELINES` too.
+      again: what the same methods make of the other clip of a counterfactual pair; without it there
+        are none.
       each: called with every judged view and the pictures of all methods.
 
     Raises:
@@ -108,7 +113,10 @@ def score_clips(
         first = next(group)
         with open_world(first[0]) as stage:
             for clip, videos in itertools.chain([first], group):
-                _score_clip(found, Replay(clip, stage), videos, options, baselines, each)
+                replay = Replay(clip, stage)
+                judged = _score_clip(found, replay, videos, options, baselines, each)
+                if again is not None and judged:
+                    _score_pair(found, replay, judged, videos, options, baselines, again)
     return found
 
 
@@ -124,8 +132,9 @@ def _score_clip(
     options: ViewOptions,
     baselines: bool,
     each: Callable[[Clip, JudgedView, Mapping[str, Picture]], None] | None,
-) -> None:
-    clip = replay.clip
+) -> list[JudgedView]:
+    """Scores the judged views of a clip; returns those that are not excluded."""
+    clip, scored = replay.clip, []
     given = history_frames(clip)
     for method, video in videos.items():
         expected = clip.video[given:].shape
@@ -145,6 +154,7 @@ def _score_clip(
         if baselines:
             pictures |= {name: draw(replay, view) for name, draw in BASELINES.items()}
         found.views += 1
+        scored.append(view)
         empty = [
             *((found.ghosts, place) for place in _left_places(replay, view, options)),
             *((found.hallucinated, place) for place in _empty_places(replay, view)),
@@ -157,6 +167,38 @@ def _score_clip(
                     kind.setdefault(method, []).append(Place(clip.world, shown))
         if each is not None:
             each(clip, view, pictures)
+    return scored
+
+
+def _score_pair(
+    found: Scores,
+    replay: Replay,
+    judged: list[JudgedView],
+    videos: Videos,
+    options: ViewOptions,
+    baselines: bool,
+    again: Callable[[Clip], Videos],
+) -> None:
+    """Scores the first pair that can be made of a clip, if any."""
+    clip, given = replay.clip, history_frames(replay.clip)
+    for view in judged:
+        other = pairs.other_way(replay, view, options.known_pixels)
+        if other is None:
+            continue
+        moved, frame = Replay(other, replay.stage), view.frame
+        others = again(other)
+        drawn = {
+            name: (video[frame - given], others[name][frame - given])
+            for name, video in videos.items()
+        }
+        if baselines:
+            drawn |= {
+                name: (draw(replay, view), draw(moved, view)) for name, draw in BASELINES.items()
+            }
+        for method, (one, two) in drawn.items():
+            apart = pairs.told_apart(one, two, clip.video[frame], other.video[frame])
+            found.pairs.setdefault(method, []).append(Place(clip.world, apart))
+        return
 
 
 def judge(picture: Picture, placements: Placements) -> Verdict:

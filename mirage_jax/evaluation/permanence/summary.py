@@ -47,11 +47,11 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Whether a picture shows a body where there is none.
+    """Whether a picture shows what is asked of it, such as a body in a place where there is none.
 
     Attributes:
       world: of the clip.
-      shown: whether the picture is nearer to the rendering with it.
+      shown: whether it does.
     """
 
     world: str
@@ -119,7 +119,7 @@ def _measure(verdicts: Sequence[Verdict], seed: int) -> dict[str, Any]:
 
 
 def share_shown(places: Sequence[Place], seed: int = 0) -> dict[str, Any]:
-    """Share of places without a body in which one is shown, as an entry of `summarise`."""
+    """Share of those that show what is asked of them, as an entry of `summarise`."""
     return interval([(place.world, float(place.shown)) for place in places], weighted_mean, seed)
 
 

@@ -105,7 +105,7 @@ def _check_poses(path: Path, clip: Clip) -> None:
         )
 
 
-def _shrink(frames: Video, size: tuple[int, int], path: Path) -> Video:
+def _shrink(frames: Video, size: tuple[int, int], path: Path) -> UInt8[np.ndarray, "frames h w 3"]:
     (height, width), (rows, columns) = size, frames.shape[1:3]
     factor = rows // height
     if factor < 1 or (rows, columns) != (factor * height, factor * width):
