@@ -352,8 +352,11 @@ def main() -> None:
     check_overrides(workdir, "latent", common.overrides()[2], used=())
     common.prepare_jax(config, workdir)
     if _PROTOCOL.value == "revisit":
-        if _VIDEOS.value or _CASES.value:
-            raise common.UserError("--videos, --cases: found some, expected --protocol=permanence")
+        for flag in (_VIDEOS, _CASES, _PAIRS):
+            if flag.value:
+                raise common.UserError(
+                    f"--{flag.name}: found {flag.value!r}, expected --protocol=permanence with it"
+                )
         run(config, workdir, Console())
         return
     permanence.run(
