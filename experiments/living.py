@@ -5,7 +5,8 @@ mirage train    --config=experiments/living.py --workdir=runs/living
 mirage evaluate --config=experiments/living.py --workdir=runs/living --protocol=permanence
 
 The system of the quickstart on other clips: three walking bodies in each, look-alikes among them,
-their exact states stored; docs/permanence.md tells what is scored.
+their exact states stored; docs/permanence.md tells what is scored, and what baselines reach. The
+weights of such a training have not been measured yet.
 """
 
 from pathlib import Path
