@@ -185,11 +185,8 @@ def tables(outcome: Mapping[str, Any]) -> list[Table]:
 
 
 def _cell(entry: Mapping[str, Any], title: str) -> str:
-    """Value, half the width of its interval, and of how many views."""
+    """Value, and of how many views; the interval is in the file alone."""
     if entry["value"] is None:
         return "-"
-    scale, digits = (100, 0) if title.endswith("%") else (1, 2)
-    text = f"{scale * entry['value']:.{digits}f}"
-    if entry["low"] is not None:
-        text += f" [{scale * entry['low']:.{digits}f} {scale * entry['high']:.{digits}f}]"
+    text = f"{100 * entry['value']:.0f}" if title.endswith("%") else f"{entry['value']:.2f}"
     return f"{text} ({entry['views']})"
