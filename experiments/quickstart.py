@@ -28,6 +28,10 @@ def get_config(_: str = "") -> ConfigDict:
     c.record.gamma = 0.6  # of Freedoom, which is dark; stored in the clip
     c.record.train_clips = ConfigDict({"freedoom": 1200, "labmaze": 320, "procedural": 64})
     c.record.eval_clips = 64  # per world, on maps and mazes never trained on
+    c.record.bodies = 0  # that walk in every clip, see experiments/living.py; 0 = as worlds have it
+    c.record.skip = 4  # simulated frames left out while they are unseen, at least
+    c.record.skip_spread = 96  # so many more at most
+    c.record.due = 0.8  # share of clips that look for a body that comes again
     c.record.workers = 2
     c.record.seed = 0
     c.record.shard_clips = 64

@@ -55,8 +55,10 @@ def claim(card: dict[str, Any], request: Request, directory: Path) -> dict[str, 
     """
     wanted, split = request.described(), request.split
     entry = card["splits"].setdefault(split, {**wanted, "clip_format": clip_format.FORMAT})
-    # Older cards have no codecs and no filters, and the counter of dropped clips in the options.
+    # Older cards have no codecs and no filters, the counter of dropped clips among the options, and
+    # not those options that came later: they were recorded as these are by default.
     options = {name: value for name, value in entry["options"].items() if name != "rejected"}
+    options = _defaults(request.source) | options
     known = {"codecs": {}, "filters": wanted["filters"], **entry, "options": options}
     for key, value in wanted.items():
         if known.get(key) != value:
@@ -87,6 +89,15 @@ def _options(thing: Any) -> dict[str, Any]:
         names = [field.name for field in dataclasses.fields(thing) if field.init]
         options = {name: getattr(thing, name) for name in names}
     return {key: _plain(value) for key, value in options.items()}
+
+
+def _defaults(source: Source) -> dict[str, Any]:
+    """Values of the options that have some."""
+    if not dataclasses.is_dataclass(source):
+        return {}
+    fields = [field for field in dataclasses.fields(source) if field.init]
+    known = {field.name: field.default for field in fields}
+    return {k: _plain(v) for k, v in known.items() if v is not dataclasses.MISSING}
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ exact, in metres, from a second pass without textures, which also tells what is 
 
 import contextlib
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterator
 from importlib import util
@@ -15,7 +16,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data_pipelines.clip import Clip
-from data_pipelines.sources import paths
+from data_pipelines.sources import living, paths
+from data_pipelines.sources.body_kinds import KINDS, part_colours
+from data_pipelines.sources.ground import Ground
 from data_pipelines.sources.labmaze_model import (
     FAR,
     FIELD_OF_VIEW,
@@ -28,10 +31,12 @@ from data_pipelines.sources.labmaze_plan import CELL, make_plan
 from data_pipelines.sources.offscreen import gl_backend, import_mujoco
 from data_pipelines.sources.options import option
 from data_pipelines.sources.rendered import RenderedSource
+from data_pipelines.sources.stage import Placed, View, check_lens
 
 EYE = 1.1  # metres
 PITCH = (-10.0, 4.0)  # degrees, one value per clip
 SUPERSAMPLING = 2
+PLACES = 12  # tried for a clip with walking bodies
 
 TRAIN_WORLDS = tuple(f"labmaze/style_{1 + seed % 4:02d}-{seed:04d}" for seed in range(40))
 # Other mazes, and every fifth in a style of pictures that training has not seen.
@@ -40,13 +45,14 @@ _WORLD = re.compile(r"labmaze/(style_\d\d)-(\d{4})")
 
 
 @dataclasses.dataclass(frozen=True)
-class LabmazeSource(RenderedSource):
+class LabmazeSource(living.LivingOptions, RenderedSource):
     """Clips of textured mazes, "labmaze/style_02-0013": pictures, then seed; with fixed props.
 
-    In living clips bodies move about; only these have mover ids.
+    In living clips bodies move about; only these have mover ids. With `bodies`, all clips are
+    living, their bodies walk on the floor, and the clips have their states.
     """
 
-    living: float = option(0.2, "share of clips in which bodies move about", 0.0, 1.0)
+    living: float = option(0.2, "share of clips in which bodies swing, without `bodies`", 0.0, 1.0)
     name: ClassVar[str] = "labmaze"
     train_worlds: ClassVar[tuple[str, ...]] = TRAIN_WORLDS
     eval_worlds: ClassVar[tuple[str, ...]] = EVAL_WORLDS
@@ -61,6 +67,26 @@ class LabmazeSource(RenderedSource):
         if backend is None:
             return False, f"no offscreen OpenGL ({reason}); install libegl1 or libosmesa6"
         return True, ""
+
+    @property
+    def intrinsics(self) -> np.ndarray:
+        """float32 [4], of every frame."""
+        focal = self.size / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2)
+        return np.array([focal, focal, self.size / 2, self.size / 2], np.float32)
+
+    @classmethod
+    def with_lens(cls, height: int, width: int, intrinsics: np.ndarray) -> "LabmazeSource":
+        """The source with these pictures; see `stage.StagedSource`."""
+        source = cls(size=height)
+        check_lens(height, width, intrinsics, source.intrinsics)
+        return source
+
+    @contextlib.contextmanager
+    def open_stage(self, world: str) -> Iterator["_Maze"]:
+        """Opens a maze for rendering with walking bodies; see `stage.StagedSource`."""
+        self.check_world(world)
+        with _Maze(dataclasses.replace(self, bodies=self.bodies or living.MOST_BODIES), world) as m:
+            yield m
 
     @contextlib.contextmanager
     def _open(self, world: str) -> Iterator[Callable[[int, str], Clip | str]]:
@@ -82,7 +108,8 @@ class _Maze:
         mujoco = import_mujoco()
         self.mujoco, size = mujoco, self.source.size
         self.stack = contextlib.ExitStack()
-        xml = maze_xml(self.plan, self.style, self.seed, SUPERSAMPLING * size)
+        pixels, stock = SUPERSAMPLING * size, living.MOST_BODIES if self.source.bodies else 0
+        xml = maze_xml(self.plan, self.style, self.seed, pixels, stock)
         self.model = mujoco.MjModel.from_xml_string(xml)
         self.data = mujoco.MjData(self.model)
         context = mujoco.GLContext(SUPERSAMPLING * size, SUPERSAMPLING * size)
@@ -106,6 +133,8 @@ class _Maze:
     def record(self, seed: int, kind: str) -> Clip | str:
         """A clip, or why there is none."""
         source, rng = self.source, np.random.default_rng(seed)
+        if source.bodies:
+            return self._record_walkers(rng, kind, seed)
         start = self._free_point(rng)
         yaw = self._open_yaw(rng, start)
         path = paths.sample_path(rng, source.frames, start, yaw, self.plan.is_free, kind)
@@ -115,6 +144,81 @@ class _Maze:
         living = bool(rng.random() < source.living)
         bodies = self._body_paths(rng, path) if living else None
         return self._film(path, pitch, bodies, seed)
+
+    def _record_walkers(self, rng: np.random.Generator, kind: str, seed: int) -> Clip | str:
+        """A clip of the first of a few places in which bodies come again."""
+        source, reason = self.source, "no room"
+        for _ in range(PLACES):
+            start = self._free_point(rng)
+            yaw = self._open_yaw(rng, start)
+            path = living.sample_camera(rng, source.frames, start, yaw, self.plan.is_free, kind)
+            if path is None:
+                continue
+            poses = self._poses(path, float(np.deg2rad(rng.uniform(*PITCH))))
+            half_angle = float(np.deg2rad(FIELD_OF_VIEW / 2))
+            scene = living.sample_scene(
+                rng, source, self.ground, path, poses, source.fps, half_angle
+            )
+            if isinstance(scene, str):
+                reason = scene
+                continue
+            return living.film(
+                self,
+                scene,
+                source.intrinsics,
+                world=self.world,
+                source=source.name,
+                seed=seed,
+                fps=source.fps,
+                name=f"{self.world.replace('/', '-')}-{seed:010d}",
+            )
+        return reason
+
+    @functools.cached_property
+    def ground(self) -> Ground:
+        return self.plan.ground()
+
+    def view(
+        self, cam2world: np.ndarray, bodies: tuple[Placed, ...] = (), *, alone: bool = False
+    ) -> View:
+        """Renders the maze; see `stage.Stage`. At most MOST_BODIES bodies of a kind."""
+        numbers = self._place(bodies)
+        ahead = cam2world[:3, 2]
+        self.camera.lookat[:] = cam2world[:3, 3] + 1e-3 * ahead
+        self.camera.azimuth = np.rad2deg(np.arctan2(ahead[1], ahead[0]))
+        self.camera.elevation = np.rad2deg(np.arcsin(np.clip(ahead[2], -1.0, 1.0)))
+        self.options.geomgroup[0] = not alone
+        picture = self._picture()
+        depth, segments = self._depth_and_segments()
+        return View(picture, depth, numbers[self._mover_ids(segments)])
+
+    def _place(self, bodies: tuple[Placed, ...]) -> np.ndarray:
+        """Puts bodies of the stock in their places; mover id by MuJoCo's number of a body."""
+        kinds, used = list(KINDS), dict.fromkeys(KINDS, 0)
+        numbers = np.zeros(self.model.nbody, np.int32)
+        self.data.mocap_pos[:] = [0.0, 0.0, PARKED]
+        for body in bodies:
+            slot = kinds.index(body.kind) * living.MOST_BODIES + used[body.kind]
+            used[body.kind] += 1
+            if used[body.kind] > living.MOST_BODIES:
+                raise ValueError(
+                    f"bodies: found {used[body.kind]} or more of kind {body.kind!r}, expected at "
+                    f"most {living.MOST_BODIES}"
+                )
+            pose = body.body2world
+            half = np.arctan2(pose[1, 0], pose[0, 0]) / 2
+            self.data.mocap_pos[slot] = pose[:3, 3]
+            self.data.mocap_quat[slot] = [np.cos(half), 0.0, 0.0, np.sin(half)]
+            row = slot + 1  # the world is body 0
+            first = self.model.body_geomadr[row]
+            self.model.geom_rgba[first : first + 3, :3] = part_colours(body.look)
+            numbers[row] = body.number
+        self.mujoco.mj_forward(self.model, self.data)
+        return numbers
+
+    def _poses(self, path: paths.Path, pitch: float) -> np.ndarray:
+        centres = np.concatenate([path.positions, np.full((len(path.yaws), 1), EYE)], 1)
+        return paths.level_cam2world(centres, path.yaws, pitch)
 
     def _free_point(self, rng: np.random.Generator) -> np.ndarray:
         extent = CELL * np.array(self.plan.wall.shape[::-1])
@@ -168,13 +272,10 @@ class _Maze:
             depth[t], segments = self._depth_and_segments()
             if bodies is not None:
                 movers[t] = self._mover_ids(segments)
-        focal = size / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2)
         return Clip(
             video=video,
             depth=depth,
-            intrinsics=np.tile(
-                np.array([focal, focal, size / 2, size / 2], np.float32), (frames, 1)
-            ),
+            intrinsics=np.tile(source.intrinsics, (frames, 1)),
             cam2world=poses,
             mover_ids=movers,
             world=self.world,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from data_pipelines.sources.body_kinds import KINDS
 from data_pipelines.sources.labmaze_plan import CELL, Plan
 
 WALL_HEIGHT = 2.6  # metres
@@ -14,14 +15,16 @@ PARKED = -20.0  # height of movers in clips where nothing moves: below the floor
 _OVERLAP = 1.002  # of neighbouring planes, so that no sky shines through the seams
 
 
-def maze_xml(plan: Plan, style: str, seed: int, pixels: int) -> str:
+def maze_xml(plan: Plan, style: str, seed: int, pixels: int, walkers: int = 0) -> str:
     """MuJoCo model of a maze: one plane per cell of floor and per visible face of wall.
 
     style: of labmaze's pictures, "style_01" to "style_05". pixels: side of the largest picture.
+    walkers: bodies of every kind to have in stock, in place of the movers that swing.
     """
     rng = np.random.default_rng(seed)
     textures, walls, floors = _textures(style, f"sky_{1 + seed % 3:02d}")
     geometry = [*_floors(plan, floors), *_walls(plan, walls, rng), *_props(plan, walls, rng)]
+    movers = _walkers(walkers) if walkers else _movers(rng)
     return f"""<mujoco>
   <visual>
     <map znear="{NEAR}" zfar="{FAR}"/>
@@ -34,7 +37,7 @@ def maze_xml(plan: Plan, style: str, seed: int, pixels: int) -> str:
   <worldbody>
     <light directional="true" dir=".5 .3 -1" diffuse=".4 .4 .4" castshadow="false"/>
     <light directional="true" dir="-.4 -.7 -.6" diffuse=".25 .25 .25" castshadow="false"/>
-    {"".join(geometry)}{"".join(_movers(rng))}
+    {"".join(geometry)}{"".join(movers)}
   </worldbody>
 </mujoco>"""
 
@@ -116,6 +119,28 @@ def _movers(rng: np.random.Generator) -> Iterator[str]:
             f'<body mocap="true" pos="0 0 {PARKED}"><geom type="{shape}" size="{size}" '
             f'rgba="{_colour(rng)}" contype="0" conaffinity="0"/></body>'
         )
+
+
+def _walkers(stock: int) -> Iterator[str]:
+    """`stock` bodies of each kind in turn, below the floor; their colours are set when rendering.
+
+    They are of group 1, everything else of group 0, so that they can be rendered alone.
+    """
+    for kind in KINDS.values():
+        for _ in range(stock):
+            parts = []
+            for part in kind.parts:
+                x, _, z = part.half
+                size = {
+                    "sphere": f"{x}",
+                    "cylinder": f"{x} {z}",
+                    "box": " ".join(map(str, part.half)),
+                }[part.shape]
+                parts.append(
+                    f'<geom type="{part.shape}" size="{size}" group="1" contype="0" '
+                    f'pos="0 0 {part.height - kind.height / 2}" conaffinity="0"/>'
+                )
+            yield f'<body mocap="true" pos="0 0 {PARKED}">{"".join(parts)}</body>'
 
 
 def _colour(rng: np.random.Generator) -> str:

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float
 
+from data_pipelines.sources.ground import Ground
+
 CELL = 2.0  # metres
 CELLS = 11  # along either side of a maze, an odd number
 CLEARANCE = 0.4  # metres that the camera keeps from walls and props
@@ -33,6 +35,14 @@ class Plan:
         blocked = self.wall[np.where(inside, row, 0), np.where(inside, column, 0)] | ~inside
         gap = np.linalg.norm(np.asarray(points)[:, None] - self.props[None, :, :2], axis=-1)
         return ~blocked.any(1) & (gap > self.props[:, 2] + CLEARANCE).all(1)
+
+    def ground(self) -> Ground:
+        """What bodies walk into: cells of wall, which hide them, and props, which do not."""
+        cells = [self.centre(*cell) for cell in np.argwhere(self.wall).tolist()]
+        centres = np.concatenate([np.array(cells), self.props[:, :2]])
+        half = np.concatenate([np.full(len(cells), CELL / 2), self.props[:, 2]])[:, None]
+        hides = np.arange(len(centres)) < len(cells)
+        return Ground(np.stack([centres - half, centres + half], 1), hides)
 
 
 def make_plan(seed: int) -> Plan:

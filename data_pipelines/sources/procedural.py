@@ -1,10 +1,11 @@
-"""Textured box rooms with pillars, crates and one rolling ball, ray-cast in numpy.
+"""Textured box rooms with pillars, crates and a rolling ball or walking bodies, cast in numpy.
 
 For tests, and for machines that have no engine.  Everything about a clip is known in closed form:
-surfaces are axis-aligned planes and one sphere, depth is exact, and colours do not depend on the
-view, so that a warped frame must agree with the next one wherever nothing moved.
+surfaces are axis-aligned planes, a sphere or the parts of bodies, depth is exact, and colours do
+not depend on the view, so that a warped frame must agree with the next one wherever nothing moved.
 """
 
+import contextlib
 import dataclasses
 import zlib
 from collections.abc import Iterator
@@ -14,9 +15,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32, UInt8
 
 from data_pipelines.clip import Clip
+from data_pipelines.sources import body_rays, living
+from data_pipelines.sources.ground import Ground
 from data_pipelines.sources.options import check_options, option
 from data_pipelines.sources.paths import KINDS, LEAST_FRAMES, level_cam2world, sample_path
 from data_pipelines.sources.rendered import worlds_of_split
+from data_pipelines.sources.stage import Placed, View, check_lens
 
 EYE_HEIGHT = 1.5  # metres
 CLEARANCE = 0.4  # metres between the camera and any surface
@@ -54,6 +58,18 @@ class Room:
         blocked = ((points[:, None] > low) & (points[:, None] < high)).all(-1).any(-1)
         return np.asarray(inside & ~blocked)
 
+    def ground(self) -> Ground:
+        """What bodies walk into: the walls and the boxes; those up to the ceiling hide them."""
+        (x, y), far = self.extent[:2], 1.0
+        walls = [
+            [[-far, -far], [0.0, y + far]],
+            [[x, -far], [x + far, y + far]],
+            [[-far, -far], [x + far, 0.0]],
+            [[-far, y], [x + far, y + far]],
+        ]
+        hides = np.concatenate([np.ones(4, bool), self.boxes[:, 1, 2] >= self.extent[2]])
+        return Ground(np.concatenate([np.array(walls), self.boxes[:, :, :2]]), hides)
+
     def ball_centre(self, phase: float) -> Float[np.ndarray, "3"]:
         """Centre of the ball at `phase` in turns: 0 and 1 at one end, 0.5 at the other."""
         return self.ball[0] + (self.ball[1] - self.ball[0]) * (
@@ -62,20 +78,40 @@ class Room:
 
 
 @dataclasses.dataclass(frozen=True)
-class ProceduralSource:
+class ProceduralSource(living.LivingOptions):
     """Source of clips in generated rooms; see `sources.Source`."""
 
     size: int = option(64, "pixels along either side of the square picture", 1)
     frames: int = option(33, "per clip; half of them leave, half come back", LEAST_FRAMES)
     fov: float = option(90.0, "horizontal field of view in degrees", 1.0, 179.0)
     fps: float = option(10.0, "playing speed noted in the clips, and pace of the ball", 1e-3)
-    ball: bool = option(True, "whether a ball rolls in the rooms")
+    ball: bool = option(True, "whether a ball rolls in the rooms, where no bodies walk")
     train_worlds: int = option(24, "number of rooms to train on", 0)
     eval_worlds: int = option(8, "number of held-out rooms", 0)
     name: ClassVar[str] = "procedural"
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    @property
+    def intrinsics(self) -> np.ndarray:
+        """float32 [4], of every frame."""
+        focal = self.size / 2 / np.tan(np.deg2rad(self.fov) / 2)
+        return np.array([focal, focal, self.size / 2, self.size / 2], np.float32)
+
+    @classmethod
+    def with_lens(cls, height: int, width: int, intrinsics: np.ndarray) -> "ProceduralSource":
+        """The source with these pictures; see `stage.StagedSource`."""
+        fov = float(np.rad2deg(2 * np.arctan(width / 2 / float(intrinsics[0]))))
+        source = cls(size=height, fov=fov)
+        check_lens(height, width, intrinsics, source.intrinsics)
+        return source
+
+    @contextlib.contextmanager
+    def open_stage(self, world: str) -> Iterator["_RoomStage"]:
+        """Opens a room for rendering with walking bodies; see `stage.StagedSource`."""
+        room = make_room(world)
+        yield _RoomStage(self, room, room.ground())
 
     def worlds(self, split: str) -> tuple[str, ...]:
         """Returns the rooms of `split`; ValueError unless "train" or "eval"."""
@@ -88,12 +124,23 @@ class ProceduralSource:
 
     def clips(self, world: str, count: int, seed: int) -> Iterator[Clip]:
         """Yields `count` clips of one room, returning easily and with parallax by turns."""
-        room = make_room(world)
-        focal = self.size / 2 / np.tan(np.deg2rad(self.fov) / 2)
-        intrinsics = np.array([focal, focal, self.size / 2, self.size / 2], np.float32)
+        room, intrinsics = make_room(world), self.intrinsics
         for index in range(count):
             rng = np.random.default_rng([seed, index, zlib.crc32(world.encode())])
             kind = KINDS[index % len(KINDS)]
+            if self.bodies:
+                scene = self._scene(room, rng, kind)
+                yield living.film(
+                    _RoomStage(self, room, room.ground()),
+                    scene,
+                    intrinsics,
+                    world=world,
+                    source=self.name,
+                    seed=seed,
+                    fps=self.fps,
+                    name=f"{world}-{seed}-{index:04d}",
+                )
+                continue
             cam2world, phases = self._path(room, rng, kind)
             pictures = [
                 render(room, pose, intrinsics, self.size, phase if self.ball else None)
@@ -114,6 +161,23 @@ class ProceduralSource:
                 fps=self.fps,
                 name=f"{world}-{seed}-{index:04d}",
             )
+
+    def _scene(self, room: Room, rng: np.random.Generator, kind: str) -> living.Scene:
+        ground, half_angle = room.ground(), float(np.deg2rad(self.fov / 2))
+        for _ in range(1000):
+            start = rng.uniform([0.0, 0.0], room.extent[:2])
+            if not room.is_free(start[None])[0]:
+                continue
+            yaw = rng.uniform(-np.pi, np.pi)
+            path = living.sample_camera(rng, self.frames, start, yaw, room.is_free, kind)
+            if path is None:
+                continue
+            positions = np.column_stack([path.positions, np.full(self.frames, EYE_HEIGHT)])
+            poses = level_cam2world(positions, path.yaws)
+            scene = living.sample_scene(rng, self, ground, path, poses, self.fps, half_angle)
+            if not isinstance(scene, str):
+                return scene
+        raise RuntimeError(f"no bodies for {self.frames} frames fit a room of {room.extent}")
 
     def _path(
         self, room: Room, rng: np.random.Generator, kind: str
@@ -138,6 +202,23 @@ class ProceduralSource:
             positions = np.column_stack([path.positions, np.full(self.frames, EYE_HEIGHT)])
             return level_cam2world(positions, path.yaws), phases
         raise RuntimeError(f"no {kind} path of {self.frames} frames fits a room of {room.extent}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _RoomStage:
+    """A room for rendering; see `stage.Stage`."""
+
+    source: ProceduralSource
+    room: Room
+    ground: Ground
+
+    def view(
+        self, cam2world: np.ndarray, bodies: tuple[Placed, ...] = (), *, alone: bool = False
+    ) -> View:
+        source = self.source
+        return View(
+            *render(self.room, cam2world, source.intrinsics, source.size, None, bodies, alone=alone)
+        )
 
 
 def make_room(world: str) -> Room:
@@ -169,6 +250,9 @@ def render(
     intrinsics: Float[np.ndarray, "4"],
     size: int,
     phase: float | None,
+    bodies: tuple[Placed, ...] = (),
+    *,
+    alone: bool = False,
 ) -> tuple[
     UInt8[np.ndarray, "size size 3"],
     Float[np.ndarray, "size size"],
@@ -176,7 +260,8 @@ def render(
 ]:
     """Returns colour, z-depth in metres and mover ids (1 = the ball) of one view.
 
-    `phase` places the ball (see `Room.ball_centre`); None leaves it out.
+    `phase` places the ball (see `Room.ball_centre`); None leaves it out. `bodies` are shown with
+    their numbers for ids; `alone` shows what else there is behind them.
     """
     fx, fy, cx, cy = intrinsics.astype(np.float64)
     v, u = np.mgrid[:size, :size].reshape(2, -1) + 0.5
@@ -212,6 +297,11 @@ def render(
         band = 0.5 + 0.5 * np.tanh(6 * np.sin(5 * normal[:, :1] + 3 * normal[:, 2:]))
         paint = band * np.array([0.95, 0.85, 0.2]) + (1 - band) * np.array([0.75, 0.1, 0.15])
         colour[hit] = paint * (0.7 + 0.3 * normal[:, 2:])
+    if bodies:
+        near, numbers, paints = body_rays.meet(eye, rays, bodies)
+        hit = (near < depth) | (alone & (numbers > 0))
+        depth, mover_ids = np.where(hit, near, depth), np.where(hit, numbers, mover_ids)
+        colour[hit] = paints[hit]
     shape = size, size
     return (
         (colour * 255 + 0.5).astype(np.uint8).reshape(*shape, 3),

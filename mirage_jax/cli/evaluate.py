@@ -1,5 +1,8 @@
 """mirage evaluate: score held-out worlds and write results.json and report.html.
 
+    mirage evaluate
+    mirage evaluate --config=experiments/living.py --protocol=permanence --videos=peer=FOLDER
+
 Every control that needs no training is always run. The comparison models (trained without
 memory, and with an RGB point cloud for memory) are scored where `make compare` has trained them;
 otherwise the report says that they are missing.
@@ -8,6 +11,17 @@ otherwise the report says that they are missing.
 
 scores real captures that come back instead (footage of any layout of docs/data.md, read as
 --config.data.* says), and writes <workdir>/revisit/NAME/scores.json.
+
+    mirage evaluate --protocol=closed_loop
+
+starts from the first picture of each held-out clip and walks to and fro along it, everything else
+being the model's own: PSNR by chunk, with the memory and with it emptied; writes closed_loop.json.
+
+    mirage evaluate --protocol=permanence
+
+scores clips with walking bodies (experiments/living.py): is who went out of sight still there, and
+where? It writes permanence.json and permanence.png, and scores baselines, the trained model if
+there is one, and folders of other models' videos.
 """
 
 from __future__ import annotations
@@ -27,6 +41,7 @@ from mirage_jax.cli.helpers import (
     depth_network,
     held_out_clips,
     input_check,
+    permanence,
     timing,
 )
 from mirage_jax.cli.helpers.flag_types import Integer, PathName
@@ -36,11 +51,44 @@ from mirage_jax.io.atomic import replacing
 from mirage_jax.io.strict_json import read_object
 from mirage_jax.io.workdir import Workdir
 
-_PROTOCOL = flags.DEFINE_enum("protocol", "revisit", ["revisit"], "What is scored.")
+_PROTOCOL = flags.DEFINE_enum(
+    "protocol",
+    "revisit",
+    ["revisit", "closed_loop", "permanence"],
+    "What is scored: places that are seen again, after a true past or after one that the model made "
+    "up, or bodies that walked out of sight.",
+)
 _SOURCE = flags.DEFINE(
     PathName(), "source", "", "Footage that comes back, in place of the held-out worlds."
 )
 _RETURNS = flags.DEFINE(Integer(least=1), "returns", 16, "Returns of --source, at most.")
+_VIDEOS = flags.DEFINE_list(
+    "videos",
+    [],
+    "NAME=FOLDER of another model's videos, for --protocol=permanence; may be several.",
+)
+_CASES = flags.DEFINE(
+    PathName(),
+    "cases",
+    "",
+    "Folder for what such a model is given; nothing is scored then. For --protocol=permanence.",
+)
+_PIXELS = flags.DEFINE(
+    Integer(least=1),
+    "least_pixels",
+    80,
+    "Of a body, at least, in a view that is judged, for --protocol=permanence.",
+)
+_PAIRS = flags.DEFINE_bool(
+    "pairs",
+    False,
+    "Judge pairs of clips, too, in which a body came to its last sight from elsewhere, for "
+    "--protocol=permanence.",
+)
+_GOES_WITH = {"source": "revisit", "returns": "revisit"} | dict.fromkeys(
+    ("videos", "cases", "least_pixels", "pairs"), "permanence"
+)
+"""Flags that mean something with one protocol alone."""
 
 LABELS = {
     "memory": "with memory",
@@ -310,13 +358,33 @@ def main() -> None:
     workdir = Workdir(common.workdir())
     check_overrides(workdir, "latent", common.overrides()[2], used=())
     common.prepare_jax(config, workdir)
-    if _SOURCE.value:
+    for name, protocol in _GOES_WITH.items():
+        if flags.FLAGS[name].present and protocol != _PROTOCOL.value:
+            raise common.UserError(
+                f"--{name}: found --protocol={_PROTOCOL.value} with it, expected {protocol}"
+            )
+    if _PROTOCOL.value == "permanence":
+        permanence.run(
+            config,
+            workdir,
+            Console(),
+            videos=_VIDEOS.value,
+            cases=_CASES.value,
+            pixels=_PIXELS.value,
+            pairs=_PAIRS.value,
+        )
+    elif _PROTOCOL.value == "closed_loop":
+        from mirage_jax.cli.helpers import closed_loop
+
+        config_check.check(config)
+        closed_loop.run(config, workdir, Console())
+    elif _SOURCE.value:
         from mirage_jax.cli.helpers import real_returns
 
         config_check.check(config)
         real_returns.run(config, workdir, _SOURCE.value, _RETURNS.value, Console())
-        return
-    run(config, workdir, Console())
+    else:
+        run(config, workdir, Console())
 
 
 def cli() -> None:

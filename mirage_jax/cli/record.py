@@ -91,10 +91,7 @@ def _sources(
             skipped[name] = reason
             console.print(f"[yellow]{name} is left out: {reason}[/]")
             continue
-        options = {"size": size, "frames": config.record.frames}
-        if "gamma" in sources.source_options(name):
-            options["gamma"] = config.record.gamma
-        found[name] = sources.make(name, **options)
+        found[name] = sources.make(name, **_options(config, name))
         if name not in config.record.train_clips:
             known = ", ".join(config.record.train_clips)
             raise common.UserError(f"record.train_clips: no number for {name!r}, only for {known}")
@@ -102,6 +99,20 @@ def _sources(
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise common.UserError(f"no world can be rendered on this machine ({reasons})")
     return found, skipped
+
+
+def _options(config: ConfigDict, name: str) -> dict[str, Any]:
+    """What a world is recorded with; UserError if it has no walking bodies, and some are wanted."""
+    record, known = config.record, sources.source_options(name)
+    options = {"size": record.size, "frames": record.frames}
+    if "gamma" in known:
+        options["gamma"] = record.gamma
+    if record.bodies:
+        if "bodies" not in known:
+            raise common.UserError(f"record.bodies: found {record.bodies}, expected 0 for {name}")
+        walking = ("bodies", "skip", "skip_spread", "due")
+        options |= {option: record[option] for option in walking}
+    return options
 
 
 def _footage(config: ConfigDict, size: tuple[int, int], console: Console) -> sources.Source:

@@ -60,6 +60,16 @@ def test_freedoom_without_its_engine_is_left_out_and_said(tiny_config, tmp_path,
     assert "freedoom is left out: vizdoom cannot be imported" in console.export_text()
 
 
+def test_walking_bodies_are_recorded_where_they_are_asked_for(tiny_config):
+    config = recording_config(tiny_config, procedural=1)
+    assert record._options(config, "procedural") == {"size": 16, "frames": 13}
+    config.record.bodies = 2
+    source = record._sources(config, QUIET)[0]["procedural"]
+    assert source == ProceduralSource(size=16, frames=13, bodies=2, skip=4, skip_spread=96, due=0.8)
+    with pytest.raises(common.UserError, match="bodies: found 2, expected 0 for freedoom"):
+        record._options(config, "freedoom")
+
+
 def test_a_recording_that_fails_is_one_line(call, monkeypatch):
     def fails(*_, **__):
         raise recording.RecordingError("the engine is gone")

@@ -29,6 +29,8 @@ def as_first_format(path, count):
     for entry in card["splits"].values():
         entry["clip_format"] = "mirage-clip-1"
         entry["options"]["rejected"] = "Counter()"
+        for option in ("bodies", "skip", "skip_spread", "due"):
+            del entry["options"][option]  # there was no such option
         del entry["codecs"]
     (path / "dataset.json").write_text(json.dumps(card))
     return card

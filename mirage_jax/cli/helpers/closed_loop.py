@@ -3,52 +3,49 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from mirage_jax.cli.helpers import build, held_out_clips
 from mirage_jax.evaluation import closed_loop
 from mirage_jax.io import outputs
-from mirage_jax.io.atomic import replacing
+from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.workdir import Workdir
 
 KIND = outputs.json_kind("file of closed-loop results", ["seed", "worlds"])
 FILE = "closed_loop.json"
+BATCH = 16
+"""Clips walked at once."""
 
 
-def run(
-    model: Any,
-    worlds: Mapping[str, Callable[[], Any]],
-    workdir: Workdir,
-    console: Console,
-    *,
-    seed: int,
-) -> dict[str, Any]:
-    """Walks, prints a table, and writes <workdir>/closed_loop.json.
+def run(config: ConfigDict, workdir: Workdir, console: Console) -> dict[str, Any]:
+    """Walks along the held-out clips, prints a table, and writes <workdir>/closed_loop.json.
 
     Args:
-      model: the trained model.
-      worlds: from names to what gives their held-out clips (`protocol.HeldOut`).
-      workdir: where the results go.
+      config: of the experiment.
+      workdir: with the trained parts and cached clips.
       console: for the progress and the table.
-      seed: of the noise.
+
+    Raises:
+      FileNotFoundError, ValueError: naming what is missing.
     """
     path = workdir.root / FILE
     outputs.check_file("evaluate", path, KIND)
-    found = {}
+    model, found = build.world_model(workdir, "latent", config), {}
     with Progress(console=console) as progress:
-        for name, held_out in worlds.items():
-            clips, size = held_out(), 16
-            steps = 2 * max(closed_loop.MARKS) * -(-len(clips) // size)
+        for name in workdir.recorded(config.worlds):
+            clips = held_out_clips.read(workdir, name)
+            steps = 2 * max(closed_loop.MARKS) * -(-len(clips) // BATCH)
             task = progress.add_task(name, total=steps)
             found[name] = closed_loop.measure(
                 model,
                 clips,
-                seed=seed,
-                batch_size=size,
+                seed=config.seed,
+                batch_size=BATCH,
                 advance=lambda task=task: progress.advance(task),
             )
     head, *rows = closed_loop.table(found)
@@ -56,8 +53,7 @@ def run(
     for row in rows:
         shown.add_row(*row)
     console.print(shown)
-    outcome = {"seed": seed, "worlds": found}
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(outcome, indent=1) + "\n")
+    outcome = {"seed": config.seed, "worlds": found}
+    write_atomically(path, json.dumps(outcome, indent=1, allow_nan=False) + "\n")
     console.print(f"results: {path}")
     return outcome

@@ -1,0 +1,192 @@
+"""mirage evaluate --protocol=permanence: who walked out of sight, and is due again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mirage_jax.cli.helpers import build, common, config_check
+from mirage_jax.io import outputs
+from mirage_jax.io.atomic import replacing, write_atomically
+from mirage_jax.io.pictures import contact_sheet
+from mirage_jax.io.workdir import Workdir
+
+SHOWN = 9
+"""Judged views on the sheet, at most."""
+_PARTS = ("encoder", "geometry", "denoiser_latent")
+
+
+def run(
+    config: ConfigDict,
+    workdir: Workdir,
+    console: Console,
+    *,
+    videos: Sequence[str] = (),
+    cases: str = "",
+    pixels: int = 80,
+    pairs: bool = False,
+) -> dict[str, Any]:
+    """Scores the held-out clips of a work directory; writes permanence.json and permanence.png.
+
+    Args:
+      config: of the experiment.
+      workdir: with recorded clips of walking bodies and, perhaps, trained weights.
+      console: for the tables.
+      videos: NAME=FOLDER of other models' videos.
+      cases: folder to write what those models are given to, in place of scoring; "" scores.
+      pixels: of a body, at least, in a judged view.
+      pairs: whether to make counterfactual pairs as well; there are no videos of these.
+    """
+    from mirage_jax.evaluation.permanence import protocol, views
+    from mirage_jax.evaluation.permanence import videos as video_folders
+
+    config_check.check(config)
+    folders = _folders(videos)
+    if pairs and folders:
+        raise common.UserError("--pairs: found --videos too, expected one of them")
+    if cases:
+        for clip in track(list(_clips(config, workdir)), "writing cases", console=console):
+            video_folders.write_case(cases, clip)
+        return {}
+    path = workdir.root / "permanence.json"
+    outputs.check_file("evaluate", path, outputs.json_kind("permanence scores", ["methods"]))
+    outputs.check_file("evaluate", path.with_suffix(".png"), SHEET)
+    model = _model(config, workdir, console)
+    clips = sorted(_clips(config, workdir), key=lambda clip: (clip.source, clip.world))
+    shown: list[dict[str, np.ndarray]] = []
+
+    def methods(clip: Any) -> dict[str, np.ndarray]:
+        found = {} if model is None else _generated(model, clip, config.seed)
+        given = {
+            name: video_folders.read_video_of(folder, clip) for name, folder in folders.items()
+        }
+        return found | given
+
+    def keep(clip: Any, view: Any, pictures: Mapping[str, np.ndarray]) -> None:
+        if view.displacement >= protocol.GONE:
+            last = {"last sight": clip.video[view.last_seen], "truth": clip.video[view.frame]}
+            shown.append(last | {k: v for k, v in pictures.items() if k != "oracle_state"})
+
+    found = protocol.score_clips(
+        ((clip, methods(clip)) for clip in track(clips, "scoring clips", console=console)),
+        views.ViewOptions(pixels=pixels),
+        again=methods if pairs else None,
+        each=keep,
+    )
+    outcome = {"pixels": pixels, "seed": config.seed, **found.summarise(config.seed)}
+    write_atomically(path, json.dumps(outcome, indent=1, allow_nan=False) + "\n")
+    if shown:
+        _write_sheet(path.with_suffix(".png"), shown)
+    for table in tables(outcome):
+        console.print(table)
+    console.print(f"-> {path}")
+    return outcome
+
+
+SHEET = outputs.FileKind("sheet of views", lambda path: b"\x89PNG" in path.read_bytes()[:8])
+
+
+def _folders(videos: Sequence[str]) -> dict[str, Path]:
+    folders = {}
+    for word in videos:
+        name, equals, folder = word.partition("=")
+        if not (name and equals and Path(folder).is_dir()):
+            raise common.UserError(f"--videos: found {word!r}, expected NAME=FOLDER of videos")
+        folders[name] = Path(folder)
+    return folders
+
+
+def _clips(config: ConfigDict, workdir: Workdir) -> Iterator[Any]:
+    """Held-out clips with walking bodies; UserError, naming the folder, for one without."""
+    from data_pipelines.loading import ClipSource
+
+    for name in workdir.recorded(config.worlds):
+        folder = workdir.worlds(name)
+        source = ClipSource(folder, "eval")
+        for index in range(len(source)):
+            clip = source.clip(index)
+            if clip.bodies is None:
+                raise common.UserError(
+                    f"{folder}: found clips without bodies, expected some recorded with "
+                    "config.record.bodies, as experiments/living.py has it"
+                )
+            yield clip
+
+
+def _model(config: ConfigDict, workdir: Workdir, console: Console) -> Any:
+    """The trained model of the work directory; None, and said, where there is none."""
+    if not all(workdir.model(part).exists() for part in _PARTS):
+        console.print(f"{workdir.root}: no trained weights, baselines and videos alone are scored")
+        return None
+    return build.world_model(workdir, "latent", config)
+
+
+def _generated(model: Any, clip: Any, seed: int) -> dict[str, np.ndarray]:
+    from mirage_jax.evaluation.permanence import rollouts
+
+    return rollouts.videos_of(model, clip, seed=seed)
+
+
+def _write_sheet(path: Path, shown: list[dict[str, np.ndarray]]) -> None:
+    """One column for each of some judged views, one row for each method."""
+    chosen = np.linspace(0, len(shown) - 1, min(SHOWN, len(shown))).round().astype(int)
+    rows = {label: np.stack([shown[i][label] for i in chosen]) for label in shown[0]}
+    with replacing(path) as partial:
+        Image.fromarray(contact_sheet(rows, columns=SHOWN)).save(partial, format="PNG")
+
+
+_COLUMNS = {
+    "present": "present %",
+    "who": "who %",
+    "state_error": "state error",
+    "metres": "metres",
+    "order": "order %",
+    "ghosts": "ghosts %",
+    "hallucinated": "hallucinated %",
+    "pairs": "pairs told apart %",
+}
+
+
+def tables(outcome: Mapping[str, Any]) -> list[Table]:
+    """Of all scores, and of presence and state error by hidden time and by kind of hiding."""
+    out = outcome["excluded"]
+    share = "" if out["share"] is None else f", {100 * out['share']:.0f} % excluded by the encoder"
+    whole = Table(
+        "method",
+        *_COLUMNS.values(),
+        title=f"{outcome['views']} judged views of {outcome['clips']} clips{share}",
+    )
+    for method, entry in outcome["methods"].items():
+        whole.add_row(method, *(_cell(entry[name], title) for name, title in _COLUMNS.items()))
+    first = next(iter(outcome["methods"].values()), None)
+    if first is None:
+        return [whole]
+    curves = []
+    for name in ("present", "state_error"):
+        for group in ("hidden", "kind"):
+            title = f"{_COLUMNS[name]} by " + (
+                "hidden frames" if group == "hidden" else "kind of hiding"
+            )
+            table = Table("method", *first[group], title=title)
+            for method, entry in outcome["methods"].items():
+                cells = (_cell(part[name], _COLUMNS[name]) for part in entry[group].values())
+                table.add_row(method, *cells)
+            curves.append(table)
+    return [whole, *curves]
+
+
+def _cell(entry: Mapping[str, Any], title: str) -> str:
+    """Value, and of how many views; the interval is in the file alone."""
+    if entry["value"] is None:
+        return "-"
+    text = f"{100 * entry['value']:.0f}" if title.endswith("%") else f"{entry['value']:.2f}"
+    return f"{text} ({entry['views']})"

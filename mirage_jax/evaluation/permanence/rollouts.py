@@ -1,0 +1,103 @@
+"""What a trained model makes of a clip's second half, and what its memory shows by itself.
+
+The first half is given with its cameras; the frames that were left out are not told, as long as
+models have no time that passes without pictures.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from data_pipelines.clip import Clip
+from mirage_jax import memory
+from mirage_jax.chunks import TEMPORAL_STRIDE
+from mirage_jax.evaluation.permanence.protocol import RECONSTRUCTION
+from mirage_jax.evaluation.permanence.views import history_frames
+from mirage_jax.geometry import Camera
+from mirage_jax.world import World, WorldModel, rollout
+from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range, to_uint8
+
+Video = UInt8[np.ndarray, "frames height width 3"]
+
+
+def videos_of(model: WorldModel, clip: Clip, *, seed: int) -> dict[str, Video]:
+    """The second half of a clip as a model has it.
+
+    Args:
+      model: trained, for pictures of the clip's size.
+      clip: with depth and mover ids.
+      seed: of the noise.
+
+    Returns:
+      "memory": generated with the head's depth and masks; "memory_true": with true depth and what
+      moves left out by true masks; "readout" and "readout_true": what those memories, as they are
+      after the first half, show at the same poses, decoded frame by frame; and the reconstruction.
+
+    Raises:
+      ValueError: naming the clip, if it is of another size, or the model's chunks do not fit it.
+    """
+    given = history_frames(clip)
+    if clip.size != tuple(model.size) or clip.frames - given != model.chunk_frames - 1:
+        raise ValueError(
+            f"clip {clip.name!r}: found {clip.frames - given} frames of {clip.size} after those "
+            f"given, expected {model.chunk_frames - 1} of {tuple(model.size)}"
+        )
+    found = {RECONSTRUCTION: _reconstruct(model.encoder, clip.video[given - 1 :])[1:]}
+    for suffix, told in (("", False), ("_true", True)):
+        world = start(model, clip, told=told)
+        found[f"memory{suffix}"] = _generate(model, world, clip, seed)
+        found[f"readout{suffix}"] = _decode_memory(model, world, _camera(clip, slice(given, None)))
+    return found
+
+
+def start(model: WorldModel, clip: Clip, *, told: bool) -> World:
+    """A world that has seen the first half of a clip, every fourth frame of it.
+
+    `told` gives true depth, and true masks of what moves.
+    """
+    frames = slice(0, history_frames(clip), TEMPORAL_STRIDE)
+    maps: dict[str, Any] = {}
+    if told:
+        still = clip.require("mover_ids")[frames] == 0
+        maps = {"depth": clip.require("depth")[frames], "static": still.astype(np.float32)}
+    return model.start(clip.video[frames], _camera(clip, frames), **maps)
+
+
+def _camera(clip: Clip, frames: slice) -> Camera:
+    return Camera(clip.intrinsics[frames], clip.cam2world[frames].astype(np.float32), clip.size)
+
+
+def _generate(model: WorldModel, world: World, clip: Clip, seed: int) -> Video:
+    path = clip.cam2world[history_frames(clip) - 1 :]
+    chunks = rollout(model, world, path, jax.random.key(seed))
+    return np.concatenate([chunk.video for chunk in chunks])
+
+
+def _reconstruct(encoder: LatentEncoder, video: Video) -> Video:
+    return to_uint8(_code(encoder, to_model_range(video)[None])[0])
+
+
+@jax.jit
+def _code(
+    encoder: LatentEncoder, video: Float[Array, "b t height width 3"]
+) -> Float[Array, "b t height width 3"]:
+    return encoder.decode(encoder.encode(video))
+
+
+def _decode_memory(model: WorldModel, world: World, camera: Camera) -> Video:
+    return to_uint8(_show(model, world.bank, camera, model.grid))
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _show(
+    model: WorldModel, bank: memory.LatentMemory, camera: Camera, grid: tuple[int, int]
+) -> Float[Array, "t height width 3"]:
+    cells = model.conditioner.cells
+    tokens = memory.read(bank, camera, grid, cells=cells).tokens
+    return jnp.clip(model.encoder.decode(tokens[:, None])[:, 0], -1.0, 1.0)

@@ -1,0 +1,113 @@
+"""What models are given of a clip, and what is taken of their videos and rollouts."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines.sources.procedural import ProceduralSource
+from helpers import tiny_world
+from mirage_jax.evaluation.permanence import rollouts, videos
+from mirage_jax.io.pictures import enlarge
+from mirage_jax.io.video import write_video
+from mirage_jax.world.latent_encoder import to_model_range, to_uint8
+
+SOURCE = ProceduralSource(size=16, frames=10, bodies=1, skip=6, skip_spread=0, due=0.0)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    made = next(SOURCE.clips("procedural/eval-001", 1, seed=3))
+    cut = dataclasses.replace(
+        made,
+        **{
+            name: getattr(made, name)[1:]
+            for name in ("video", "depth", "intrinsics", "cam2world", "mover_ids", "times")
+        },
+        bodies=made.bodies.cut(slice(1, None)),
+    )
+    assert cut.frames == 9  # five given, four to come
+    return cut
+
+
+def test_a_case_holds_the_given_frames_and_all_cameras(clip, tmp_path):
+    path = videos.write_case(tmp_path, clip)
+    told = json.loads((path / "clip.json").read_text())
+    assert told["given"] == 5 == len(list(path.glob("*.png")))
+    for frame in range(5):
+        picture = np.asarray(Image.open(path / f"frame_{frame:03d}.png"))
+        np.testing.assert_array_equal(picture, clip.video[frame])
+    np.testing.assert_array_equal(told["cam2world"], clip.cam2world)
+    np.testing.assert_array_equal(told["times"], clip.times)
+
+
+def test_videos_are_read_from_folders(clip, tmp_path):
+    name = tmp_path / f"{videos.file_name(clip)}.mp4"
+    with pytest.raises(ValueError, match="mp4: found no file, expected the video of clip"):
+        videos.read_video_of(tmp_path, clip)
+    smooth = np.broadcast_to(
+        np.arange(9, dtype=np.uint8)[:, None, None, None] * 20, clip.video.shape
+    )
+    for frames in (smooth, smooth[5:], enlarge(smooth, 3)):
+        write_video(name, frames, 8, scale=1, crf=0)
+        read = videos.read_video_of(tmp_path, clip)
+        assert read.shape == (4, 16, 16, 3)
+        np.testing.assert_allclose(read[:, 8, 8, 0], smooth[5:, 0, 0, 0], atol=3)
+    write_video(name, smooth[2:], 8, scale=1)
+    with pytest.raises(ValueError, match="found 7 frames, expected 4, or all 9"):
+        videos.read_video_of(tmp_path, clip)
+    write_video(name, smooth[:, :8], 8, scale=1)
+    with pytest.raises(ValueError, match="found frames of 8x16, expected 16x16"):
+        videos.read_video_of(tmp_path, clip)
+
+
+def test_videos_along_another_path_are_refused(clip, tmp_path):
+    name = tmp_path / f"{videos.file_name(clip)}.mp4"
+    write_video(name, clip.video, 8, scale=1)
+    poses = clip.cam2world.copy()
+    for kept in (poses, poses[5:]):
+        name.with_suffix(".json").write_text(json.dumps({"cam2world": kept.tolist()}))
+        assert len(videos.read_video_of(tmp_path, clip)) == 4
+    poses[7, 0, 3] += 0.3
+    name.with_suffix(".json").write_text(json.dumps({"cam2world": poses.tolist()}))
+    with pytest.raises(ValueError, match=r"cam2world: found poses 0\.3 away, expected those of"):
+        videos.read_video_of(tmp_path, clip)
+    name.with_suffix(".json").write_text(json.dumps({"cam2world": poses[:3].tolist()}))
+    with pytest.raises(ValueError, match=r"found poses of shape \(3, 4, 4\)"):
+        videos.read_video_of(tmp_path, clip)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_world.world_model().replace(size=(16, 16))
+
+
+@pytest.mark.long
+def test_rollouts_and_read_outs_have_the_frames_that_are_to_come(clip, model):
+    found = rollouts.videos_of(model, clip, seed=0)
+    assert set(found) == {
+        *("reconstruction", "memory", "memory_true", "readout", "readout_true"),
+    }
+    for video in found.values():
+        assert video.shape == (4, 16, 16, 3) and video.dtype == np.uint8
+    last = to_model_range(clip.video[4:])[None]
+    coded = to_uint8(model.encoder.decode(model.encoder.encode(last)))[0, 1:]
+    np.testing.assert_allclose(found["reconstruction"].astype(int), coded, atol=1)
+    with pytest.raises(ValueError, match=r"found 4 frames of \(16, 16\) after those given"):
+        rollouts.videos_of(model.replace(size=(16, 24)), clip, seed=0)
+
+
+def test_a_model_is_given_every_fourth_frame_and_what_it_is_told(clip):
+    class Recorder:
+        def start(self, pictures, camera, **maps):
+            return pictures, camera, maps
+
+    start = rollouts.start.__wrapped__  # without the check of its signature
+    pictures, camera, maps = start(Recorder(), clip, told=True)
+    np.testing.assert_array_equal(pictures, clip.video[[0, 4]])
+    np.testing.assert_allclose(camera.cam2world, clip.cam2world[[0, 4]], atol=1e-6)
+    np.testing.assert_array_equal(maps["depth"], clip.depth[[0, 4]])
+    np.testing.assert_array_equal(maps["static"], clip.mover_ids[[0, 4]] == 0)
+    assert start(Recorder(), clip, told=False)[2] == {}
