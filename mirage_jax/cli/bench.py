@@ -4,6 +4,7 @@
     mirage bench memory --walk=100     # of a trained work directory, on walks of 100 chunks
     mirage bench memory --tiles=100000,1000000,10000000
     mirage bench loader --help
+    mirage bench movers --help
     mirage bench denoiser --help
     mirage bench vae --help
 
@@ -24,6 +25,7 @@ from rich.table import Table
 
 from mirage_jax.cli.helpers import (
     bench_loader,
+    bench_movers,
     bench_networks,
     bench_tiles,
     bench_walk,
@@ -141,11 +143,13 @@ def cli() -> None:
         subject = sys.argv.pop(1)
     if subject == "loader":
         common.run(bench_loader.main, bench_loader.__name__, config=False)
+    elif subject == "movers":
+        common.run(bench_movers.main, bench_movers.__name__, config=False)
     elif subject in bench_networks.SUBJECTS:
         networks = partial(bench_networks.main, subject)
         common.run(networks, bench_networks.__name__, config=False)
     elif subject != "memory":
-        known = ", ".join(("memory", "loader", *bench_networks.SUBJECTS))
+        known = ", ".join(("memory", "loader", "movers", *bench_networks.SUBJECTS))
         common.fail(f"bench: no subject {subject!r}, expected one of {known}")
     else:
         common.run(main, __name__)
