@@ -15,7 +15,7 @@ from mirage_jax.memory.movers.detections import Detections, crops, detect, with_
 from mirage_jax.memory.movers.floor import estimate_up, update_floor
 from mirage_jax.memory.movers.observation import MoverReport, observe
 from mirage_jax.memory.movers.plan import Obstacles, obstacles
-from mirage_jax.memory.movers.readout import MoverReadOut, read
+from mirage_jax.memory.movers.readout import MoverReadOut, read, read_along
 from mirage_jax.memory.movers.state import (
     CONFIRMED,
     FREE,
@@ -47,6 +47,7 @@ __all__ = [
     "observe",
     "obstacles",
     "read",
+    "read_along",
     "update_floor",
     "with_views",
 ]

@@ -12,7 +12,9 @@ from jaxtyping import Array, Float
 
 from mirage_jax import geometry
 from mirage_jax.memory.movers import views
-from mirage_jax.memory.movers.state import Movers, horizontal, unit
+from mirage_jax.memory.movers.plan import Obstacles
+from mirage_jax.memory.movers.state import DEFAULT, MoverOptions, Movers, horizontal, unit
+from mirage_jax.memory.movers.unseen import advance
 from mirage_jax.memory.readout import NEAR, NO_SLOT, flatten
 
 SAMPLES = 4
@@ -164,3 +166,32 @@ def _read_one(
         uncertainty=jnp.where(there, movers.uncertainty[best], 0.0),
         source=jnp.where(there, best, -1),
     )
+
+
+def read_along(
+    movers: Movers,
+    camera: geometry.Camera,
+    times: Float[Array, " n"],
+    grid: tuple[int, int],
+    static_depth: Float[Array, "n h w"],
+    obstacles: Obstacles | None = None,
+    options: MoverOptions = DEFAULT,
+) -> MoverReadOut:
+    """`read` along a path: every view shows bodies where they will be by then.
+
+    Args:
+      movers: the table.
+      camera: target cameras, leading dimension [n].
+      times: of each, seconds, never decreasing.
+      grid: cells (h, w).
+      static_depth: of what stands still, 0 = nothing.
+      obstacles: what is in bodies' way.
+      options: of `advance`.
+    """
+
+    def step(table: Movers, view: tuple[Any, Array, Array]) -> tuple[Movers, MoverReadOut]:
+        at, time, depth = view
+        table = advance(table, time, obstacles, options)
+        return table, read(table, at, grid, depth)
+
+    return jax.lax.scan(step, movers, (flatten(camera), times, static_depth))[1]
