@@ -183,7 +183,7 @@ def follow(
       depth_error: standard deviation of the log of each frame's depth as a whole.
       rng: of those errors.
     """
-    options = movers.MoverOptions(fps=FPS, depth_error=max(depth_error, 0.01))
+    options = movers.MoverOptions(fps=FPS, depth_error=max(depth_error, 0.03))
     lens = jnp.asarray(intrinsics())
 
     def camera(yaw: float) -> Camera:

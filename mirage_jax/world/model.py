@@ -120,7 +120,7 @@ class WorldModel:
         begin = jax.jit(WorldModel.begin, static_argnums=(5, 6))
         model_range = to_model_range(pictures)
         world = begin(self, model_range, camera, depths, still, capacity, keyframes)[0]
-        return world.replace(origin=origin)
+        return world.replace(origin=moving.timed(origin, self.movers))
 
     def begin(
         self,

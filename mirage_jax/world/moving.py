@@ -14,6 +14,7 @@ from mirage_jax import memory
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import movers
 from mirage_jax.memory.movers import MoverOptions, MoverReport, Movers
+from mirage_jax.origin import Origin
 
 FLAGS = 3
 """Channels of a body beside its token: alpha, age, uncertainty."""
@@ -28,6 +29,23 @@ def start(camera: Camera, channels: int, options: MoverOptions) -> Movers:
       options: sizes.
     """
     return movers.create(channels, movers.estimate_up(camera.cam2world), options)
+
+
+def timed(origin: Origin, options: MoverOptions | None) -> Origin:
+    """The origin of a world with bodies, which says how long a frame takes.
+
+    Raises:
+      ValueError: if it says so already, and otherwise than the options.
+    """
+    if options is None:
+        return origin
+    seconds = 1.0 / options.fps
+    if origin.frame_seconds is not None and abs(origin.frame_seconds - seconds) > 1e-6 * seconds:
+        raise ValueError(
+            f"origin: frame_seconds: found {origin.frame_seconds:g}, expected {seconds:g} as "
+            f"bodies are kept at {options.fps:g} frames a second"
+        )
+    return dataclasses.replace(origin, frame_seconds=origin.frame_seconds or seconds)
 
 
 def observe(

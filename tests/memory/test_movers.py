@@ -15,6 +15,7 @@ from mirage_jax import memory
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import movers
 from mirage_jax.memory.movers import association, motion, observation, views
+from mirage_jax.memory.movers.state import GIVEN
 
 SIZE = 32
 FOCAL = 16.0
@@ -176,7 +177,9 @@ def test_the_floor_is_found_and_gives_the_scale_of_a_frame():
     update = jax.jit(movers.update_floor)
     state, scale = update(start, depth, mask > 0, camera())
     np.testing.assert_allclose([state.floor, scale], [0.0, 1.0], atol=0.02)
-    _, scale = update(state.replace(floor_weight=jnp.inf), 0.8 * depth, mask > 0, camera())
+    _, scale = update(
+        state.replace(floor_weight=jnp.float32(GIVEN)), 0.8 * depth, mask > 0, camera()
+    )
     np.testing.assert_allclose(scale, 1 / 0.8, atol=0.03)
     wall = np.full_like(depth, 3.0)
     state, scale = update(start, wall, mask > 9, camera())

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mirage_jax import geometry
-from mirage_jax.memory.movers.state import Movers
+from mirage_jax.memory.movers.state import GIVEN, Movers
 
 LOWEST = 0.1
 """Share of a frame's points below which the floor is looked for."""
@@ -72,7 +72,7 @@ def update_floor(
     weight = jnp.where(good, 1.0, 0.0)
     total = jnp.minimum(movers.floor_weight, MOST_WEIGHT) + weight
     moved = (centre - mean) - movers.floor
-    given = jnp.isinf(movers.floor_weight)  # was given, and stays
+    given = movers.floor_weight >= GIVEN
     floor = movers.floor + jnp.where(given, 0.0, weight / jnp.maximum(total, 1.0)) * moved
     kept = jnp.where(given, movers.floor_weight, total)
     movers = movers.replace(  # type: ignore[attr-defined]

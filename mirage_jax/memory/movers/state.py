@@ -70,6 +70,9 @@ class MoverOptions(Settings):
 
 DEFAULT = MoverOptions()
 
+GIVEN = 1e9
+"""Weight of a floor whose height is given, and does not change."""
+
 
 @flax.struct.dataclass
 class Movers:
@@ -81,7 +84,7 @@ class Movers:
     Attributes:
       up: `[3]` unit vector away from the floor.
       floor: height of the floor along `up`, metres.
-      floor_weight: how often it was seen so far; 0 = unknown.
+      floor_weight: how often it was seen so far; 0 = unknown, `GIVEN` = given, and stays.
       time: seconds, what the state is an estimate for.
       id: `[K]` int32, never used twice.
       status: `[K]` int32, `FREE`, `TENTATIVE`, `CONFIRMED` or `LOST`.
@@ -188,7 +191,7 @@ def create(
     return Movers(
         up=up / jnp.linalg.norm(up),
         floor=jnp.asarray(0.0 if floor is None else floor, jnp.float32),
-        floor_weight=jnp.asarray(0.0 if floor is None else np.inf, jnp.float32),
+        floor_weight=jnp.asarray(0.0 if floor is None else GIVEN, jnp.float32),
         time=jnp.asarray(time, jnp.float32),
         id=jnp.full(k, -1, jnp.int32),
         status=jnp.full(k, FREE, jnp.int32),
