@@ -198,11 +198,13 @@ def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) ->
     height, width = (side // vae.spatial_stride for side in build.picture_size(config))
     head = build.geometry_head(config)
     train, evaluated = _sources(config, workdir, "latent")
+    section = training_sections.geometry(config)
+    grid = (height, width, vae.latent_channels)
     params = train_task(
-        GeometryTask(head, (height, width, vae.latent_channels), config.sky_depth),
+        GeometryTask(head, grid, config.sky_depth, section.mover_weight),
         train,
         workdir.stage("geometry"),
-        _options(config, training_sections.geometry(config), console),
+        _options(config, section, console),
         name="geometry",
         eval_batches=functools.partial(held_out.clip_batches, evaluated),
     )

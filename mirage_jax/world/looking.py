@@ -61,6 +61,7 @@ def look(
         if options.static_only:
             still = (found.mover_logit[0] < 0).astype(jnp.float32)
             if static is not None:
+                still = memory.pool_static(still, model.grid)
                 still = still * (memory.pool_static(static, model.grid) > 0.5)
     if depth is not None:
         depth = jnp.where(jnp.isposinf(depth), options.sky_depth, depth)
