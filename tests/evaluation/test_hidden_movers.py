@@ -50,7 +50,7 @@ def test_errors_of_known_places():
 
 @pytest.mark.long
 def test_bench_movers_finds_hidden_balls_better_than_frozen_ones(monkeypatch, capsys, tmp_path):
-    flags = ["--rooms=2", "--balls=1", "--hidden=16", "--depth_errors=0"]
+    flags = ["--rooms=2", "--balls=1", "--hidden_frames=16", "--depth_errors=0"]
     monkeypatch.setattr(sys, "argv", ["mirage bench", *flags])
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as leave:
         argv = ["mirage bench", *flags, f"--json={tmp_path / 'errors.json'}"]

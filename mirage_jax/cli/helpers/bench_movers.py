@@ -1,7 +1,7 @@
 """mirage bench movers: how well the memory knows where a body is that nobody sees.
 
     mirage bench movers
-    mirage bench movers --rooms=8 --balls=4 --every=1 --depth_errors=0,0.1,0.3
+    mirage bench movers --rooms=8 --balls=4 --watch_every=1 --depth_errors=0,0.1,0.3
 
 No network: true masks and true depth, or depth that is wrong by a factor of its own in every frame,
 of a ball that rolls through held-out generated rooms and bounces. Prints the distance between where
@@ -29,12 +29,14 @@ _ROOMS = flags.DEFINE(Integer(least=1), "rooms", 8, "Held-out rooms.")
 _BALLS = flags.DEFINE(Integer(least=1), "balls", 4, "Balls in each, half of them rolling in bows.")
 _EVERY = flags.DEFINE(
     Integer(least=1),
-    "every",
+    "watch_every",
     4,
     "Of the 17 watched frames one in so many is brought into memory; rollouts take every fourth.",
 )
 _HIDDEN = flags.DEFINE_list(
-    "hidden", ["4", "8", "16", "32", "64", "100"], "Frames (of 10 a second) for which it is hidden."
+    "hidden_frames",
+    ["4", "8", "16", "32", "64", "100"],
+    "Frames (of 10 a second) for which it is hidden.",
 )
 _ERRORS = flags.DEFINE_list(
     "depth_errors", ["0", "0.3"], "Standard deviations of the log of each frame's depth as a whole."
@@ -46,7 +48,7 @@ def run(console: Console) -> None:
 
     path = json_path("movers")
     outputs.check_file(f"--json {path}", path, outputs.json_kind("file of errors", ["errors"]))
-    hidden = sorted({_number("hidden", word, int, 1) for word in _HIDDEN.value})
+    hidden = sorted({_number("hidden_frames", word, int, 1) for word in _HIDDEN.value})
     errors = sorted({_number("depth_errors", word, float, 0) for word in _ERRORS.value})
     total = _ROOMS.value * _BALLS.value * len(errors)
     bar = iter(track(range(total), "balls", console=console, transient=True))
