@@ -6,6 +6,7 @@
     mirage bench steps --help          # a student of few steps beside its teacher
     mirage bench explore --help        # someone who walks: frames a second, and where they go
     mirage bench loader --help
+    mirage bench movers --help
     mirage bench denoiser --help
     mirage bench vae --help
 
@@ -27,6 +28,7 @@ from rich.table import Table
 from mirage_jax.cli.helpers import (
     bench_explore,
     bench_loader,
+    bench_movers,
     bench_networks,
     bench_steps,
     bench_tiles,
@@ -147,6 +149,8 @@ def cli() -> None:
         common.run(bench_loader.main, bench_loader.__name__, config=False)
     elif subject == "explore":
         common.run(bench_explore.main, bench_explore.__name__)
+    elif subject == "movers":
+        common.run(bench_movers.main, bench_movers.__name__, config=False)
     elif subject in bench_networks.SUBJECTS:
         networks = partial(bench_networks.main, subject)
         common.run(networks, bench_networks.__name__, config=False)

@@ -162,10 +162,12 @@ def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) ->
     vae = LatentEncoder.load(workdir.model("encoder")).vae
     height, width = (side // vae.spatial_stride for side in build.picture_size(config))
     head = build.geometry_head(config)
-    options = _options(config, training_sections.geometry(config), console)
+    section = training_sections.geometry(config)
+    options = _options(config, section, console)
     data = training_data(config, workdir, "latent", options.mesh)
+    grid = (height, width, vae.latent_channels)
     params = train_task(
-        GeometryTask(head, (height, width, vae.latent_channels), config.sky_depth),
+        GeometryTask(head, grid, config.sky_depth, section.mover_weight),
         data.source,
         workdir.stage("geometry"),
         options,

@@ -1,10 +1,12 @@
-"""The pose-keyed latent memory: `create`, `write`, `read`; retrieval; the RGB cloud baseline."""
+"""The pose-keyed latent memory: `create`, `write`, `read`; retrieval; what moves; the RGB
+cloud baseline."""
 
 from mirage_jax.memory import (
     edit,
     eviction,
     frustum_voxels,
     fusion,
+    movers,
     regions,
     released,
     retrieval,
@@ -28,6 +30,7 @@ __all__ = [
     "eviction",
     "frustum_voxels",
     "fusion",
+    "movers",
     "nbytes",
     "pool_depth",
     "pool_static",

@@ -101,6 +101,7 @@ class WriteReport:
       evicted: elements removed to make room.
       depth_scale: `[T]` float32, what the depth of each frame was multiplied by to agree with the
         memory; None where it is taken as it is.
+      movers: what became of moving bodies (`movers.MoverReport`); None where none are kept.
     """
 
     written: Any
@@ -111,6 +112,7 @@ class WriteReport:
     contradicted: Any = 0
     evicted: Any = 0
     depth_scale: Any = None
+    movers: Any = None
 
 
 def create(capacity: int, channels: int, dtype: Any = jnp.float32) -> LatentMemory:

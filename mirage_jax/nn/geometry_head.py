@@ -37,7 +37,7 @@ class Geometry:
 
     log_depth: Float[Array, "b t gh gw"]
     log_scale: Float[Array, "b t gh gw"]
-    mover_logit: Float[Array, "b t gh gw"]
+    mover_logit: Float[Array, "b t mh mw"]
     sky_logit: Float[Array, "b t gh gw"]
     image_tokens: Float[Array, "b t h w c"]
 
@@ -59,6 +59,8 @@ class GeometryHead(nn.Module):
       width: channels.
       layers: residual convolutions.
       cells_up: finer grid of the predicted maps, 1 or 2 per latent cell along each axis.
+      movers_up: grid of the mover logits, where that is to be finer than the other maps': so many
+        per latent cell along each axis, e.g. the encoder's stride for pixels; 0 = as `cells_up`.
       initial_depth: metres that a new head predicts everywhere.
       dtype: of the convolutions.
     """
@@ -66,6 +68,7 @@ class GeometryHead(nn.Module):
     width: int = 48
     layers: int = 2
     cells_up: int = 1
+    movers_up: int = 0
     initial_depth: float = 3.0
     dtype: Any = jnp.float32
 
@@ -95,16 +98,27 @@ class GeometryHead(nn.Module):
         zeros = nn.initializers.zeros_init()
         up = self.cells_up
         maps = Conv2d(4 * up**2, 1, dtype=self.dtype, kernel_init=zeros, name="maps")(x)
-        maps = maps.reshape(b, t, h, w, up, up, 4).transpose(0, 1, 2, 4, 3, 5, 6)
-        maps = maps.reshape(b, t, h * up, w * up, 4)
+        maps = _unfold(maps, up)
+        mover_logit = maps[..., 2]
+        if self.movers_up:
+            fine = self.movers_up
+            movers = Conv2d(fine**2, 1, dtype=self.dtype, kernel_init=zeros, name="movers")(x)
+            mover_logit = _unfold(movers, fine)[..., 0]
         change = Conv2d(c, 1, dtype=self.dtype, kernel_init=zeros, name="tokens")(x)
         return Geometry(
             log_depth=maps[..., 0] + jnp.log(jnp.float32(self.initial_depth)),
             log_scale=maps[..., 1],
-            mover_logit=maps[..., 2],
+            mover_logit=mover_logit,
             sky_logit=maps[..., 3],
             image_tokens=latents + jnp.where(image, 0.0, change),
         )
+
+
+def _unfold(maps: Float[Array, "b t h w m"], up: int) -> Float[Array, "b t gh gw c"]:
+    """Channels to a grid `up` times as fine: sub-cell (y, x) of (i, j) at (up i + y, up j + x)."""
+    b, t, h, w, channels = maps.shape
+    maps = maps.reshape(b, t, h, w, up, up, channels // up**2).transpose(0, 1, 2, 4, 3, 5, 6)
+    return maps.reshape(b, t, h * up, w * up, channels // up**2)
 
 
 def masked_mean(values: Float[Array, "*shape"], mask: Any = None) -> Float[Array, ""]:
@@ -141,10 +155,18 @@ def depth_loss(
     return masked_mean(loss, _weight(known, mask))
 
 
-def logit_loss(logit: Float[Array, "*shape"], target: Any, mask: Any = None) -> Float[Array, ""]:
-    """Binary cross-entropy of a mover or sky logit, in nats; `target` in [0, 1]."""
+def logit_loss(
+    logit: Float[Array, "*shape"], target: Any, mask: Any = None, *, weight: float = 1.0
+) -> Float[Array, ""]:
+    """Binary cross-entropy of a mover or sky logit, in nats; `target` in [0, 1].
+
+    With a `weight` of w what is there counts w times as much as what is not, so that a logit is
+    positive from a probability of 1 / (1 + w) on: of what is rare little is missed.
+    """
     target = jnp.asarray(target, jnp.float32)
     loss = jax.nn.softplus(logit) - logit * target
+    if weight != 1.0:
+        loss = loss + (weight - 1.0) * target * jax.nn.softplus(-logit)
     return masked_mean(loss, mask)
 
 

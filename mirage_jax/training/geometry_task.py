@@ -32,6 +32,13 @@ def per_chunk(keyframes: Array, chunks: int, latents: int) -> Array:
     return values.reshape(-1, *values.shape[2:])
 
 
+def on_grid(shares: Array, grid: tuple[int, ...]) -> Array:
+    """Shares of cells [B, T, h, w] on a grid that is so many times as fine: repeated."""
+    for axis, size in ((2, grid[0]), (3, grid[1])):
+        shares = jnp.repeat(shares, size // shares.shape[axis], axis=axis)
+    return shares
+
+
 @dataclasses.dataclass(frozen=True)
 class GeometryTask(Task):
     """Laplace likelihood of log-depth, cross-entropy of movers and sky, error of image tokens.
@@ -42,11 +49,13 @@ class GeometryTask(Task):
       head: the module.
       grid: cells (h, w) and channels of a latent, to initialise with.
       sky_depth: depth at and beyond which a cell counts as sky.
+      mover_weight: how many times as much a moving cell counts as one that stands still.
     """
 
     head: GeometryHead
     grid: tuple[int, int, int]
     sky_depth: float = 200.0
+    mover_weight: float = 1.0
 
     def init(self, key: PRNGKeyArray) -> Params:
         latents = jnp.zeros((1, 2, *self.grid), jnp.float32)
@@ -68,7 +77,11 @@ class GeometryTask(Task):
         parts = {
             "depth": heads.depth_loss(found.log_depth, found.log_scale, depth, mask=~sky),
             "sky": heads.logit_loss(found.sky_logit, sky, mask=depth > 0),
-            "mover": heads.logit_loss(found.mover_logit, 1.0 - static),
+            "mover": heads.logit_loss(
+                found.mover_logit,
+                on_grid(1.0 - static, found.mover_logit.shape[2:]),
+                weight=self.mover_weight,
+            ),
             "tokens": heads.token_loss(
                 found.image_tokens,
                 tokens,

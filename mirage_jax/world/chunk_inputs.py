@@ -36,7 +36,10 @@ def chunk_inputs(
       The arguments of `WorldModel.denoise` for a batch of one, but for the key and the noise; and
       what was read along the chunk.
     """
-    read = model.conditioner.read(world.bank, camera, None, model.encoder)
+    times = (world.frames - 1 + jnp.arange(camera.shape[0])).astype(jnp.float32)
+    read = model.conditioner.read(
+        world.bank, camera, times, model.encoder, world.movers, model.movers
+    )
     context, frames = read, {}
     kept = world.context_frames
     before = 0 if kept is None else model.preceding_latents(kept)

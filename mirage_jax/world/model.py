@@ -19,15 +19,17 @@ from mirage_jax import memory
 from mirage_jax.chunks import TEMPORAL_STRIDE, latent_cameras, whole_latents
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import LatentMemory, WriteReport
+from mirage_jax.memory.movers import MoverOptions, Movers
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.origin import Origin
-from mirage_jax.world import context_frames, posed_pictures
+from mirage_jax.world import context_frames, moving, posed_pictures
 from mirage_jax.world import options as run_options
 from mirage_jax.world.chunk_inputs import chunk_inputs
 from mirage_jax.world.conditioners import Conditioner, Frames
 from mirage_jax.world.context_frames import ContextFrames
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
+from mirage_jax.world.looking import look
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
 from mirage_jax.world.sampling import sample_chunk
 from mirage_jax.world.state import World
@@ -48,6 +50,7 @@ class WorldModel:
       size: picture size (H, W).
       chunk_frames: frames of a chunk, one shared with the chunk before.
       sampler, memory, context_frames: options.
+      movers: how bodies that move are kept; None = they are not.
       trained_beside: the most context frames that the weights were trained with; None: unknown.
       text, negative_text: embedded prompts, [n, e]; guidance leads from the second to the first.
     """
@@ -63,6 +66,7 @@ class WorldModel:
     sampler: SamplerOptions = _static(default=SamplerOptions())
     memory: MemoryOptions = _static(default=MemoryOptions())
     context_frames: ContextFrameOptions = _static(default=ContextFrameOptions())
+    movers: MoverOptions | None = _static(default=None)
     trained_beside: ContextFrameOptions | None = _static(default=None)
     text: Any = None
     negative_text: Any = None
@@ -117,7 +121,7 @@ class WorldModel:
         begin = jax.jit(WorldModel.begin, static_argnums=(5, 6))
         model_range = to_model_range(pictures)
         world = begin(self, model_range, camera, depths, still, capacity, keyframes)[0]
-        return world.replace(origin=origin)
+        return world.replace(origin=moving.timed(origin, self.movers))
 
     def begin(
         self,
@@ -139,7 +143,10 @@ class WorldModel:
             frames = context_frames.create(
                 keyframes, self.grid, channels, self.conditioner.read_channels
             )
-        bank, report, _, with_pictures = self.observe(
+        bodies = None
+        if self.movers is not None:
+            bodies = moving.start(camera, channels, self.movers)
+        bank, report, _, with_pictures, bodies = self.observe(
             self.conditioner.create(capacity),
             latents,
             jnp.ones(count, bool),
@@ -149,11 +156,13 @@ class WorldModel:
             depth=depth,
             static=static,
             frames=frames,
+            movers=bodies,
         )
         pose = jnp.asarray(camera.cam2world[-1], jnp.float32)
         lens = jnp.asarray(camera.intrinsics[-1], jnp.float32)
         kept = frames if self.memory.rewrite_first else with_pictures
-        return World(bank, latents[-1], pose, lens, jnp.asarray(count, jnp.int32), kept), report
+        number = jnp.asarray(count, jnp.int32)
+        return World(bank, latents[-1], pose, lens, number, kept, movers=bodies), report
 
     def advance(
         self, world: World, cam2world: Float[Array, "f 4 4"], key: PRNGKeyArray
@@ -265,7 +274,8 @@ class WorldModel:
         written = self.written_frames(frames, fresh)
         times = (world.frames - 1 + jnp.arange(frames)[written]).astype(jnp.float32)
         reencode = self.memory.reencode
-        if pictures is None and (reencode or self.conditioner.stores == "colours"):
+        needed = reencode or self.conditioner.stores == "colours" or self.movers is not None
+        if pictures is None and needed:
             pictures = self.encoder.decode(latents[None])[0]
         seen: Any = None if pictures is None else jnp.clip(pictures, -1.0, 1.0)[written]
         if reencode:
@@ -273,7 +283,7 @@ class WorldModel:
             is_image = jnp.ones(observed.shape[0], bool)
         else:
             observed, is_image = latents, jnp.arange(latents.shape[0]) == 0
-        bank, report, tokens, kept = self.observe(
+        bank, report, tokens, kept, bodies = self.observe(
             world.bank,
             observed,
             is_image,
@@ -283,12 +293,13 @@ class WorldModel:
             depth=depth,
             static=static,
             frames=world.context_frames,
+            movers=world.movers,
         )
         if kept is not None and self.context_frames.preceding:
-            kept = self._with_recent(kept, bank, latents, read, camera, pictures)
+            kept = self._with_recent(kept, bank, latents, read, camera, pictures, bodies)
         lens, pose = camera.intrinsics[-1], camera.cam2world[-1]
         count = world.frames + frames - 1
-        return World(bank, tokens[-1], pose, lens, count, kept, world.origin), report
+        return World(bank, tokens[-1], pose, lens, count, kept, world.origin, bodies), report
 
     def observe(
         self,
@@ -302,7 +313,8 @@ class WorldModel:
         depth: Float[Array, "k dh dw"] | None = None,
         static: Float[Array, "k sh sw"] | None = None,
         frames: ContextFrames | None = None,
-    ) -> tuple[LatentMemory, WriteReport, Float[Array, "k h w c"], Any]:
+        movers: Movers | None = None,
+    ) -> tuple[LatentMemory, WriteReport, Float[Array, "k h w c"], Any, Any]:
         """Writes the last K latents at the poses of the last frame each covers.
 
         Geometry is the head's, which sees the latents before those K too; a `depth` in metres (0 =
@@ -310,40 +322,25 @@ class WorldModel:
         the grid of cells (any size, where `depth_resize` is "bilinear"). `static`, 1 = stands
         still, is of the size of the depth and counts beside what the head finds.
 
-        Returns the memory, what was written, the tokens that were, and the context frames with
-        these, if there are any.
+        Returns the memory, what was written, the tokens that were, and the context frames and the
+        moving bodies (which need the pictures) with these, if there are any.
         """
-        options, new = self.memory, slice(latents.shape[0] - times.shape[0], None)
-        bilinear = options.depth_resize == "bilinear"
-        if bilinear and static is not None:
-            static = memory.released.nearest_mask(static, self.grid)
-        tokens, confidence, still = latents[new], None, static
-        if self.head is not None:
-            found: Any = self.head.apply(
-                {"params": self.head_params}, latents[None], is_image[None]
-            )
-            found = jax.tree.map(lambda leaf: leaf[:, new], found)
-            if not options.clip_tokens:
-                tokens = found.image_tokens[0]
-            if options.static_only:
-                still = (found.mover_logit[0] < 0).astype(jnp.float32)
-                if static is not None:
-                    still = still * (memory.pool_static(static, self.grid) > 0.5)
-        if depth is not None:
-            depth = jnp.where(jnp.isposinf(depth), options.sky_depth, depth)
-        elif self.head is not None:
-            depth = jnp.where(found.sky_logit > 0, options.sky_depth, found.depth)[0]
-            confidence = found.confidence[0]  # says nothing of a depth that is not the head's
-        else:
-            raise ValueError("depth: found none, expected some as the model has no geometry head")
-        if bilinear:
-            depth = memory.released.bilinear_depth(depth, self.grid)
-        seen = Frames(tokens, depth, camera, times, still, confidence, pictures)
-        bank, report = self.conditioner.write(bank, seen, options.fusion(self.context_frames))
+        seen = look(self, latents, is_image, times.shape[0], depth, static)
+        tokens = seen.tokens
+        written = Frames(tokens, seen.depth, camera, times, seen.still, seen.confidence, pictures)
+        fusion = self.memory.fusion(self.context_frames)
+        bank, report = self.conditioner.write(bank, written, fusion)
         if frames is not None:
             numbers = times.astype(jnp.int32)
-            frames = context_frames.add(frames, tokens, depth, camera, numbers, bank)
-        return bank, report, tokens, frames
+            frames = context_frames.add(frames, tokens, seen.depth, camera, numbers, bank)
+        if movers is not None and self.movers is not None and pictures is not None:
+            movers, counts = moving.observe(
+                movers, bank, pictures, seen.moving, seen.depth, camera, times,
+                encode=self.encoder.encode_images, stride=self.conditioner.stride,
+                options=self.movers,
+            )  # fmt: skip
+            report = report.replace(movers=counts)  # type: ignore[attr-defined]
+        return bank, report, tokens, frames, movers
 
     def written_frames(self, frames: int, fresh: bool = False) -> slice:
         """Which of a chunk's frames are written to memory: the last that each new latent covers."""
@@ -369,6 +366,7 @@ class WorldModel:
         read: Array,
         camera: Camera,
         pictures: Any,
+        bodies: Movers | None,
     ) -> ContextFrames:
         """The context frames with the end of this chunk, which precedes the next."""
         preceding = self.context_frames.preceding
@@ -377,6 +375,7 @@ class WorldModel:
             last = camera.shape[0] - 1
             recent = slice(last - whole_latents(min(preceding, last)), last)
             latents = self.encoder.encode(jnp.clip(pictures, -1.0, 1.0)[recent][None])[0]
-            read = self.conditioner.read(bank, camera[recent], None, self.encoder)
+            seen = camera[recent]
+            read = self.conditioner.read(bank, seen, None, self.encoder, bodies, self.movers)
             return kept.replace(recent=latents, context=read)  # type: ignore[attr-defined]
         return context_frames.follow(kept, latents, read, preceding)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from mirage_jax import memory
 from mirage_jax.geometry import check_cam2world, check_intrinsics
+from mirage_jax.memory.movers import Movers
 from mirage_jax.origin import Origin
 from mirage_jax.world.context_frames import ContextFrames
 
@@ -29,6 +30,7 @@ class World:
       frames: frames so far, those it was started from included; also the time.
       context_frames: earlier frames that chunks may be denoised beside; None where there are none.
       origin: what positions and times are relative to, in float64 and on the host; static.
+      movers: bodies that move; None where they are not kept.
     """
 
     bank: memory.LatentMemory
@@ -38,6 +40,7 @@ class World:
     frames: Any
     context_frames: ContextFrames | None = None
     origin: Origin = flax.struct.field(pytree_node=False, default=Origin())
+    movers: Movers | None = None
 
     @property
     def pose(self) -> Float[np.ndarray, "4 4"]:

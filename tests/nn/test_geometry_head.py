@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from mirage_jax.nn import geometry_head
-from mirage_jax.nn.geometry_head import Geometry, GeometryHead
+from mirage_jax.nn.geometry_head import Geometry, GeometryHead, logit_loss
 
 
 def latents_and_flags(seed=0, b=2, t=3, h=3, w=4, c=5):
@@ -87,6 +87,30 @@ def test_finer_maps_stay_in_their_cell():
     out = jax.jit(head.apply)(params, latents, flags)
     expected = np.tile(bias[..., 2], (3, 4))
     np.testing.assert_allclose(out.mover_logit[0, 0], expected)
+
+
+def test_mover_logits_can_be_finer_than_the_rest_without_changing_it():
+    latents, flags = latents_and_flags()
+    plain, fine = GeometryHead(width=8), GeometryHead(width=8, movers_up=4)
+    params = randomised(fine, latents, flags)
+    bias = jnp.arange(16.0)
+    movers = params["params"]["movers"]
+    params["params"]["movers"] = {"kernel": 0 * movers["kernel"], "bias": bias}
+    found = jax.jit(fine.apply)(params, latents, flags)
+    np.testing.assert_allclose(found.mover_logit[1, 2], np.tile(bias.reshape(4, 4), (3, 4)))
+    without = {"params": {n: p for n, p in params["params"].items() if n != "movers"}}
+    expected = jax.jit(plain.apply)(without, latents, flags)
+    for name in ("log_depth", "log_scale", "sky_logit", "image_tokens"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_a_weighted_logit_is_positive_from_a_smaller_share_on():
+    share, weight = 0.02, 60.0
+    slope = jax.grad(lambda x: logit_loss(jnp.full(4, x), share, weight=weight))
+    best = np.log(weight * share / (1 - share))
+    assert best > 0 > np.log(share / (1 - share))
+    np.testing.assert_allclose(slope(jnp.float32(best)), 0.0, atol=1e-5)
+    assert float(slope(jnp.float32(best - 0.5))) < -1e-3 < 1e-3 < float(slope(best + 0.5))
 
 
 def test_depth_and_confidence_are_finite_whatever_the_network_says():

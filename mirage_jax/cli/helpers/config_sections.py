@@ -185,6 +185,7 @@ class GeometrySection(Settings):
     width: int = setting(48, "Channels.", least=1)
     layers: int = setting(2, "Residual convolutions.", least=0)
     cells_up: int = setting(1, "Finer grid of the maps.", choices=(1, 2))
+    movers_up: int = setting(0, "Of the mover logits alone; 0 = as the others.", least=0)
     initial_depth: float = setting(3.0, "Metres that a new head predicts.", above=0)
     dtype: Any = setting("float32", "Of matrix products: float32 or bfloat16.")
 
@@ -318,7 +319,7 @@ BY_WORLD = {"record": "train_clips", "text": "prompts"}
 
 _TRAINING = {
     "vae_training": training_sections.EncoderSection,
-    "geometry_training": training_sections.TrainingSection,
+    "geometry_training": training_sections.GeometryTrainingSection,
     "denoiser_training": training_sections.DenoiserSection,
     "distill_training": training_sections.DistillSection,
     "tiny_decoder_training": training_sections.TinyDecoderSection,

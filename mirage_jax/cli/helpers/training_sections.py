@@ -43,6 +43,15 @@ class EncoderSection(TrainingSection):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class GeometryTrainingSection(TrainingSection):
+    """`config.geometry_training`."""
+
+    mover_weight: float = setting(
+        1.0, "How many times as much a moving cell counts as a still one.", above=0
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DenoiserSection(TrainingSection):
     """`config.denoiser_training`."""
 
@@ -117,9 +126,9 @@ def encoder(config: ConfigDict) -> EncoderSection:
     return _section(EncoderSection, config, "vae_training")
 
 
-def geometry(config: ConfigDict) -> TrainingSection:
+def geometry(config: ConfigDict) -> GeometryTrainingSection:
     """`config.geometry_training`; ValueError as for `encoder`."""
-    return _section(TrainingSection, config, "geometry_training")
+    return _section(GeometryTrainingSection, config, "geometry_training")
 
 
 def denoiser(config: ConfigDict) -> DenoiserSection:

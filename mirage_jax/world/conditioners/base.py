@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 from mirage_jax import memory
 from mirage_jax.chunks import latents_of_frames
 from mirage_jax.geometry import Camera
+from mirage_jax.memory.movers import MoverOptions, Movers
 from mirage_jax.memory.readout import CELLS
 from mirage_jax.nn.rows import aligned
 from mirage_jax.settings import Settings, setting
@@ -48,11 +49,15 @@ class View(NamedTuple):
       camera: cameras of the frames, leading dimension [frames], frames = 1 + 4 n.
       times: of the frames, for what moves.
       encoder: for kinds that encode what they render.
+      movers: bodies that move, for kinds that show them; None = none are known.
+      mover_options: how they are kept.
     """
 
     camera: Camera
     times: Float[Array, " frames"] | None = None
     encoder: LatentEncoder | None = None
+    movers: Movers | None = None
+    mover_options: MoverOptions = MoverOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +129,15 @@ class Conditioner(Settings):
         camera: Camera,
         times: Float[Array, " frames"] | None = None,
         encoder: LatentEncoder | None = None,
+        movers: Movers | None = None,
+        mover_options: MoverOptions | None = None,
     ) -> Float[Array, "latents h w r"]:
-        """What the memory shows along frames, without what all videos share; see `__call__`."""
-        return self.read_view(bank, View(camera, times, encoder))
+        """What the memory shows along frames, without what all videos share; see `__call__`.
+
+        Bodies, where they are shown, move on to the `times` of the frames, their numbers.
+        """
+        options = mover_options or MoverOptions()
+        return self.read_view(bank, View(camera, times, encoder, movers, options))
 
     def read_view(self, bank: memory.LatentMemory, view: View) -> Float[Array, "latents h w r"]:
         """What every kind has to say how to do; see `read`."""
@@ -171,7 +182,7 @@ class Conditioner(Settings):
         Args:
           bank: the memory.
           camera: cameras of the frames, leading dimension [frames], frames = 1 + 4 n.
-          times: of the frames, for what moves; nothing that is stored does so far.
+          times: of the frames, for what moves.
           encoder: for kinds that encode what they render.
         """
         read = self.read(bank, camera, times, encoder)

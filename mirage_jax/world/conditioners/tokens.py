@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
@@ -10,10 +11,11 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from mirage_jax import memory
-from mirage_jax.chunks import latent_cameras
+from mirage_jax.chunks import frames_per_latent, latent_cameras
 from mirage_jax.geometry import Camera
-from mirage_jax.memory.readout import CELLS
+from mirage_jax.memory.readout import CELLS, flatten
 from mirage_jax.settings import setting
+from mirage_jax.world import moving
 from mirage_jax.world.conditioners.base import Conditioner, View
 from mirage_jax.world.latent_encoder import LatentEncoder
 
@@ -28,7 +30,8 @@ class Folded(Conditioner):
     the last pose alone does not say what the other frames show.
 
     Of every read: tokens, [tokens of holes,] visibility, confidence and inverse depth [and where
-    holes were filled]; zero where nothing is stored. Brackets: with `footprint` > 1.
+    holes were filled]; zero where nothing is stored. Brackets: with `footprint` > 1. With `movers`,
+    behind all these: token, alpha, age and uncertainty of the body that is there by then.
     """
 
     kind = "folded"
@@ -46,11 +49,17 @@ class Folded(Conditioner):
         least=1,
     )
 
+    movers: bool = setting(
+        False, "Show bodies that move as well, in channels of their own behind the others."
+    )
+
     @property
     def read_channels(self) -> int:
         per_read = self.token_channels + self._FLAGS
         if self.footprint > 1:
             per_read += self.token_channels + 1
+        if self.movers:
+            per_read += self.token_channels + moving.FLAGS
         return self.reads * self.fine * self.fine * per_read
 
     def read_view(self, bank: memory.LatentMemory, view: View) -> Float[Array, "latents h w r"]:
@@ -76,7 +85,36 @@ class Folded(Conditioner):
         extras = jnp.stack([hit, confidence, inverse_depth, *flags], axis=-1)
         fields = jnp.concatenate([*tokens, extras.astype(bank.tokens.dtype)], axis=-1)
         fine = {"fh": self.fine, "fw": self.fine, "h": height, "w": width}
-        return rearrange(fields, "t r (h fh) (w fw) c -> t h w (r fh fw c)", **fine)
+        folded = partial(rearrange, pattern="t r (h fh) (w fw) c -> t h w (r fh fw c)", **fine)
+        if not self.movers:
+            return folded(fields)
+        bodies = self._bodies(bank, view, cameras, readout.depth)
+        return jnp.concatenate([folded(fields), folded(bodies.astype(fields.dtype))], axis=-1)
+
+    def _bodies(
+        self,
+        bank: memory.LatentMemory,
+        view: View,
+        cameras: Camera,
+        static_depth: Float[Array, "latents reads h w"],
+    ) -> Float[Array, "latents reads h w c"]:
+        """What bodies show in each read; where times are not given, at the table's own."""
+        lead = cameras.shape
+        if view.times is None:
+            now = jnp.zeros(()) if view.movers is None else view.movers.time
+            times = jnp.broadcast_to(now * view.mover_options.fps, lead)
+        else:
+            times = frames_per_latent(view.times, self.reads)
+        found = moving.read_channels(
+            view.movers,
+            bank,
+            flatten(cameras),
+            times.reshape(-1),
+            static_depth.reshape(-1, *static_depth.shape[2:]),
+            channels=self.token_channels,
+            options=view.mover_options,
+        )
+        return found.reshape(*lead, *found.shape[1:])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from mirage_jax.origin import Origin
 from mirage_jax.world import context_frames
 from mirage_jax.world.state import World
 from mirage_jax.world.world_file import container as world_container
+from mirage_jax.world.world_file.entities import from_parts, to_parts
 from mirage_jax.world.world_file.records import MINOR, Branch, CameraPath, Extras, WorldFile
 from mirage_jax.world.world_file.schema import BRANCHED, PARTS, check_part
 
@@ -48,7 +49,7 @@ def pack(source: str, file: WorldFile) -> tuple[dict[str, np.ndarray], dict[str,
         world has what only a world can have.
     """
     tensors = {f"origin/{name}": leaf for name, leaf in _origin_tensors(file.origin).items()}
-    tensors |= _state_tensors(file.world, file.camera_path, file.entities)
+    tensors |= _state_tensors(source, file.world, file.camera_path, file.entities)
     entries = []
     for branch in file.branches:
         prefix = None if branch.world is None else f"branches/{branch.name}/"
@@ -64,7 +65,7 @@ def pack(source: str, file: WorldFile) -> tuple[dict[str, np.ndarray], dict[str,
                     f"{source}: part branches, branch {branch.name!r}: found {branch.world.origin},"
                     f" expected {file.origin} as the file's world has"
                 )
-            own = _state_tensors(branch.world, branch.camera_path, branch.entities)
+            own = _state_tensors(source, branch.world, branch.camera_path, branch.entities)
             tensors |= {f"{prefix}{name}": leaf for name, leaf in own.items()}
         entries.append({n: getattr(branch, n) for n in _BRANCH_FIELDS} | {"prefix": prefix})
     parts: dict[str, Any] = {
@@ -105,9 +106,21 @@ def _origin_tensors(origin: Origin) -> dict[str, np.ndarray]:
 
 
 def _state_tensors(
-    world: World, path: CameraPath | None, entities: Mapping[str, np.ndarray] | None
+    source: str,
+    world: World,
+    path: CameraPath | None,
+    entities: Mapping[str, np.ndarray] | None,
 ) -> dict[str, np.ndarray]:
     tensors = {name: np.asarray(leaf, order="C") for name, leaf in by_name(world).items()}
+    if world.movers is not None:
+        seconds = world.origin.frame_seconds
+        if seconds is None:
+            raise ValueError(
+                f"{source}: part origin: found no frame_seconds, expected some as there are bodies "
+                "that move in metres per second"
+            )
+        entities, own = to_parts(world.movers, seconds, entities)
+        tensors |= {f"movers/{name}": leaf for name, leaf in own.items()}
     if path is not None:
         size = np.asarray(path.size, np.int32)
         tensors |= {f"camera_path/{n}": v for n, v in (vars(path) | {"size": size}).items()}
@@ -117,8 +130,9 @@ def _state_tensors(
 
 
 def by_name(world: World) -> dict[str, Any]:
-    """Leaves by their names in the file, in the order of the tree."""
-    leaves = jax.tree_util.tree_flatten_with_path(world)[0]
+    """Leaves by their names in the file, in the order of the tree; moving bodies left out."""
+    still = world.replace(movers=None)  # type: ignore[attr-defined]
+    leaves = jax.tree_util.tree_flatten_with_path(still)[0]
     named = {}
     for (field, *rest), leaf in leaves:
         below = [str(getattr(key, "name", key)) for key in rest]
@@ -242,7 +256,11 @@ def unpack_state(
                 f"{where('camera_path/times')}: found one that is not after the one before, "
                 "expected increasing times"
             )
-    return world, path, found.get("entities"), used
+    entities = found.get("entities")
+    if entities is not None and "movers" in found:
+        bodies = from_parts(entities, found["movers"])
+        world = world.replace(movers=bodies)  # type: ignore[attr-defined]
+    return world, path, entities, used
 
 
 def _newer_fields(static: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

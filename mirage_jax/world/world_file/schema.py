@@ -158,6 +158,20 @@ PARTS: Mapping[str, Part] = {
             "track_position": _f32("T", 3),
         }
     ),
+    "movers": Part(
+        {
+            "floor": _f32(),
+            "floor_weight": _f32(),
+            "time": _f32(),
+            "turn_covariance": _f32("K", 7),
+            "oriented": _bool("K"),
+            "last_seen": _f32("K"),
+            "hits": _i32("K"),
+            "misses": _i32("K"),
+            "view_pixels": _f32("K", "V"),
+            "view_time": _f32("K", "V"),
+        }
+    ),
     "camera_path": Part(
         {
             "cam2world": _f64("F", 4, 4),
@@ -173,7 +187,7 @@ PARTS: Mapping[str, Part] = {
 MAY_BE_ZERO = ("P", "M", "T")
 """Lengths that may be 0; all others are at least 1."""
 
-BRANCHED = ("rollout", "static", "context_frames", "entities", "camera_path")
+BRANCHED = ("rollout", "static", "context_frames", "entities", "movers", "camera_path")
 """Parts that a branch may have of its own."""
 
 

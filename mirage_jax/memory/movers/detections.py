@@ -1,0 +1,301 @@
+"""From the mask of a frame to bodies on the floor: where each is, how sure that is, and a crop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mirage_jax import geometry
+from mirage_jax.memory import pooling
+from mirage_jax.memory.movers.connected import components
+from mirage_jax.memory.movers.state import DEFAULT, MoverOptions, Movers, horizontal, unit
+
+BEHIND = 0.4
+"""How far behind its visible surface a body's middle lies, in widths of the body: the median depth
+of a cylinder's near half is .87 of its radius in front of its axis, that of a ball's .71."""
+ROUNDNESS = 0.05
+"""How much bodies differ in that, in widths."""
+NEARER = 0.85
+"""Share of a body's depth below which what borders on it hides some of it."""
+MOST_BORDER = 0.15
+"""Share of a mask's own size that may be hidden before it counts as cut off."""
+UNKNOWN = 1e3
+"""Standard deviation in metres of what a frame does not tell."""
+
+
+@flax.struct.dataclass
+class Detections:
+    """D places for bodies found in one frame, largest first.
+
+    Attributes:
+      valid: `[D]` bool.
+      position: `[D, 3]` metres, where the middle of the body meets the floor.
+      covariance: `[D, 3, 3]` of the position.
+      extent: `[D, 2]` width and height, metres.
+      whole: `[D]` bool, whether neither the picture nor anything in front cuts it off.
+      pixels: `[D]` int32, of its mask.
+      direction: `[D, 3]` unit vector from the middle of the body to the camera, world axes.
+      box: `[D, 3]` top, left and side of the square crop, pixels of the mask; the body stands in
+        the middle of its lower edge.
+      size: `[D]` side of the crop, metres.
+      alpha: `[D, a, a]` share of each cell of the crop that the body covers.
+      tokens: `[D, a, a, C]` of the crop, see `with_views`; C = 0 where there are none.
+      dropped: int32, bodies that had no place.
+    """
+
+    valid: Any
+    position: Any
+    covariance: Any
+    extent: Any
+    whole: Any
+    pixels: Any
+    direction: Any
+    box: Any
+    size: Any
+    alpha: Any
+    tokens: Any
+    dropped: Any
+
+
+def detect(
+    movers: Movers,
+    mask: Bool[Array, "height width"] | Int[Array, "height width"],
+    depth: Float[Array, "height width"],
+    camera: geometry.Camera,
+    options: MoverOptions = DEFAULT,
+) -> Detections:
+    """Finds the bodies of one frame.
+
+    A body's distance is told by the depth of its own pixels and, where the floor is known and the
+    body's foot in the picture and free, by where the ray through its foot meets the floor; both
+    count by how exact they are. Where they contradict each other the body does not stand on the
+    floor, and its own depth counts alone.
+
+    Args:
+      movers: the table, for its floor.
+      mask: what moves; numbers tell bodies apart where they are known, see `components`.
+      depth: z-depth in metres, of the mask's size; 0 = unknown, inf = sky.
+      camera: of the frame, no leading dimensions.
+      options: sizes and errors.
+    """
+    height, width = mask.shape
+    found = components(mask, options.detections, options.least_pixels)
+    depth = jnp.where(jnp.isfinite(depth), depth, 0.0)
+    grid_camera = geometry.resize_camera(camera, (height, width))
+
+    def one(mask: Array, pixels: Array) -> dict[str, Array]:
+        return _measure(movers, mask, pixels, depth, grid_camera, options)
+
+    rows = jax.vmap(one)(found.masks, found.pixels)
+    cells = options.view_cells
+    return Detections(
+        pixels=found.pixels,
+        dropped=found.dropped,
+        tokens=jnp.zeros((options.detections, cells, cells, 0), jnp.float32),
+        **rows,
+    )
+
+
+def _measure(
+    movers: Movers,
+    mask: Array,
+    pixels: Array,
+    depth: Array,
+    camera: geometry.Camera,
+    options: MoverOptions,
+) -> dict[str, Array]:
+    height, width = mask.shape
+    k = jnp.asarray(camera.intrinsics, jnp.float32)
+    pose = jnp.asarray(camera.cam2world, jnp.float32)
+    up, centre = movers.up, pose[:3, 3]
+    rows, columns = mask.any(axis=1), mask.any(axis=0)
+    top, bottom = _ends(rows)
+    left, right = _ends(columns)
+    middle = jnp.sum(mask * (jnp.arange(width) + 0.5)) / jnp.maximum(pixels, 1)
+    own, _ = pooling.pool_depth(jnp.where(mask, depth, 0.0), (1, 1))
+    own = own.reshape(())
+
+    foot_seen = bottom < height
+    hidden = _share_hidden(mask, depth, own)
+    whole = foot_seen & (top > 0) & (left > 0) & (right < width) & (hidden < MOST_BORDER)
+
+    across = own / k[0]  # metres of a pixel at the body
+    body_width, body_height = (right - left) * across, (bottom - top) * own / k[1]
+    foot_ray = _ray(k, pose, middle, bottom)
+    # Both distances are along the horizontal part of the ray through the foot, to the middle.
+    flat = jnp.linalg.norm(horizontal(foot_ray, up))
+    own_range = own * flat + BEHIND * body_width
+    own_error = options.depth_error * own * flat + ROUNDNESS * body_width
+    drop = -jnp.sum(foot_ray * up)  # metres down for one of depth
+    above = jnp.sum(centre * up) - movers.floor
+    meets = foot_seen & (movers.floor_weight > 0) & (drop > 1e-3) & (above > 0)
+    under = depth[jnp.minimum(bottom, height - 1), jnp.clip(middle, 0, width - 1).astype(int)]
+    floor_under = above / jnp.maximum(-jnp.sum(_ray(k, pose, middle, bottom + 0.5) * up), 1e-3)
+    meets &= ~((under > 0) & (under < NEARER * floor_under))  # something stands before the foot
+    floor_depth = jnp.where(meets, above / jnp.where(meets, drop, 1.0), 0.0)
+    floor_range = floor_depth * flat + 0.5 * BEHIND * body_width
+    pixel_drop = options.pixel_error / k[1]  # error of `drop`
+    floor_error = jnp.where(
+        meets,
+        floor_depth * flat * jnp.hypot(pixel_drop / jnp.maximum(drop, 1e-3),
+                                       options.floor_error / jnp.maximum(above, 1e-3))
+        + ROUNDNESS * body_width,
+        UNKNOWN,
+    )  # fmt: skip
+    gap, allowed = own_range - floor_range, 3.0 * jnp.hypot(own_error, floor_error)
+    agree = meets & (jnp.abs(gap) <= allowed)
+    floor_weight = jnp.where(agree, 1.0 / floor_error**2, 0.0)
+    own_weight = 1.0 / own_error**2
+    total = own_weight + floor_weight
+    distance = (own_weight * own_range + floor_weight * floor_range) / total
+    # Metres grow with the distance at which the same pixels are seen.
+    scale = distance / jnp.maximum(own_range, 1e-3)
+    body_width, body_height = body_width * scale, body_height * scale
+
+    ahead = unit(horizontal(foot_ray, up), -unit(centre, up))
+    beside = jnp.cross(ahead, up)
+    # Down the ray as far as the surface, then level to the middle.
+    surface = jnp.maximum(distance - BEHIND * body_width, 0.0) / jnp.maximum(flat, 1e-3)
+    foot = centre + foot_ray * surface
+    position = foot + ahead * (distance - surface * flat)
+    on_floor = position + (movers.floor - jnp.sum(position * up)) * up
+    position = jnp.where(agree, on_floor, position)
+
+    sideways = options.pixel_error * across * scale
+    cut_side = (left <= 0) | (right >= width) | (hidden >= MOST_BORDER)
+    sideways = sideways + jnp.where(cut_side, 0.5 * body_width, 0.0)
+    along = 1.0 / jnp.sqrt(total)
+    upright = jnp.where(
+        agree,
+        options.floor_error,
+        jnp.where(foot_seen, sideways + along * drop / jnp.maximum(flat, 1e-3), body_height + 1.0),
+    )
+    axes = jnp.stack([ahead, beside, up])
+    variances = jnp.square(jnp.stack([along, sideways, upright]))
+    covariance = jnp.sum(axes[:, :, None] * variances[:, None, None] * axes[:, None, :], axis=0)
+
+    side = jnp.maximum(jnp.maximum(right - left, bottom - top), options.view_cells)
+    side = side.astype(jnp.float32)
+    corner = jnp.stack([bottom - side, 0.5 * (left + right) - side / 2])
+    box = jnp.concatenate([corner, side[None]]).astype(jnp.float32)
+    to_camera = centre - (position + 0.5 * body_height * up)
+    return {
+        "valid": (pixels > 0) & (own > 0),
+        "position": position,
+        "covariance": covariance,
+        "extent": jnp.stack([body_width, body_height]),
+        "whole": whole,
+        "direction": unit(to_camera, up),
+        "box": box,
+        "size": side * across * scale,
+        "alpha": _crop_alpha(mask, box, options.view_cells),
+    }
+
+
+def _ends(line: Bool[Array, " n"]) -> tuple[Array, Array]:
+    """First number at which a line is true, and the one after the last; both 0 if nowhere."""
+    size = line.shape[0]
+    last = size - jnp.argmax(line[::-1])
+    return jnp.argmax(line), jnp.where(line.any(), last, 0)
+
+
+def _ray(k: Array, pose: Array, u: Array, v: Array) -> Float[Array, "3"]:
+    """World vector from the lens to z-depth 1 at these picture coordinates."""
+    local = jnp.stack([(u - k[2]) / k[0], (v - k[3]) / k[1], jnp.ones(())])
+    return jnp.sum(pose[:3, :3] * local, axis=-1)
+
+
+def _share_hidden(mask: Array, depth: Array, own: Array) -> Array:
+    """Neighbours beside and above the mask that are nearer, as a share of the mask's border.
+
+    Those below it are left out: there lies the floor in front of it.
+    """
+    wide = jnp.pad(mask, 1)
+    left, right, under = wide[1:-1, 2:], wide[1:-1, :-2], wide[2:, 1:-1]
+    border = (left | right | under) & ~mask  # pixels to the left, to the right, above
+    nearer = border & (depth > 0) & (depth < NEARER * own)
+    return jnp.sum(nearer) / jnp.maximum(jnp.sum(border), 1)
+
+
+# -- crops ---------------------------------------------------------------------------------------
+
+
+def crops(
+    picture: Float[Array, "height width c"],
+    mask: Bool[Array, "mh mw"] | Int[Array, "mh mw"],
+    found: Detections,
+    size: int,
+) -> Float[Array, "d size size c"]:
+    """Square crops of all bodies, enlarged to `size` pixels and on neutral ground (0).
+
+    Args:
+      picture: in [-1, 1].
+      mask: what moves, of the size that `found` was detected at.
+      found: the bodies.
+      size: pixels along each side.
+    """
+    shares = mask.shape[0] / picture.shape[0], mask.shape[1] / picture.shape[1]
+    moving = (jnp.asarray(mask) != 0).astype(jnp.float32)
+
+    def one(box: Array) -> Array:
+        rows, columns = _sample_points(box, size)
+        alpha = _nearest(moving[..., None], rows, columns)
+        pixels = _bilinear(picture, rows / shares[0], columns / shares[1])
+        return pixels * alpha
+
+    return jax.vmap(one)(found.box)
+
+
+def with_views(found: Detections, tokens: Float[Array, "d a a c"]) -> Detections:
+    """The detections with the tokens of their crops.
+
+    Raises:
+      ValueError: if they are not of the crops' cells.
+    """
+    if tokens.shape[:3] != found.alpha.shape:
+        raise ValueError(
+            f"movers: tokens of crops have shape {tokens.shape}, expected "
+            f"{(*found.alpha.shape, 'C')}"
+        )
+    return found.replace(tokens=tokens)  # type: ignore[attr-defined]
+
+
+def _sample_points(box: Array, size: int) -> tuple[Array, Array]:
+    """Rows and columns of the middles of `size` x `size` equal parts of a crop."""
+    steps = (jnp.arange(size, dtype=jnp.float32) + 0.5) / size * box[2]
+    return box[0] + steps, box[1] + steps
+
+
+def _crop_alpha(mask: Array, box: Array, cells: int) -> Float[Array, "a a"]:
+    fine = 4 * cells
+    rows, columns = _sample_points(box, fine)
+    inside = _nearest(mask.astype(jnp.float32)[..., None], rows, columns)[..., 0]
+    return pooling.pool_static(inside, (cells, cells))
+
+
+def _nearest(picture: Array, rows: Array, columns: Array) -> Array:
+    """Values of the pixels that hold the points, 0 outside."""
+    height, width = picture.shape[:2]
+    row, column = jnp.floor(rows).astype(jnp.int32), jnp.floor(columns).astype(jnp.int32)
+    inside = ((row >= 0) & (row < height))[:, None] & ((column >= 0) & (column < width))[None]
+    values = picture[jnp.clip(row, 0, height - 1)][:, jnp.clip(column, 0, width - 1)]
+    return jnp.where(inside[..., None], values, 0.0)
+
+
+def _bilinear(picture: Array, rows: Array, columns: Array) -> Array:
+    """Values between pixel centres, those of the border outside."""
+
+    def along(values: Array, points: Array, axis: int) -> Array:
+        size = values.shape[axis]
+        place = jnp.clip(points - 0.5, 0.0, size - 1.0)
+        first = jnp.floor(place).astype(jnp.int32)
+        share = (place - first).reshape((-1,) + (1,) * (values.ndim - 1 - axis))
+        low = jnp.take(values, first, axis=axis)
+        high = jnp.take(values, jnp.minimum(first + 1, size - 1), axis=axis)
+        return low * (1.0 - share) + high * share
+
+    return along(along(picture, rows, 0), columns, 1)

@@ -1,0 +1,105 @@
+"""What stands in a body's way: a plan of the static memory, seen from above."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from mirage_jax.memory.bank import LatentMemory
+from mirage_jax.memory.movers.state import (
+    DEFAULT,
+    MoverOptions,
+    Movers,
+    any_horizontal,
+    horizontal,
+    unit,
+)
+
+CELLS, CELL = 160, 0.2
+"""Cells of the plan along each side, and metres of one."""
+BODY_HEIGHT = 2.0
+"""Metres above the floor from which on bodies pass below."""
+SPREAD, MOST_WIDTH = 5, 0.4
+"""Points that stand for an element, and how wide it is taken to be at most: far away a cell spans
+more than a metre, and what it shows of a wall seen at a slant does not lie across its ray."""
+
+
+@flax.struct.dataclass
+class Obstacles:
+    """Squares of the floor that are taken.
+
+    Attributes:
+      taken: `[n, n]` bool, by steps along `first`, then along `second`.
+      corner: `[3]` metres, where the first square begins.
+      first, second: `[3]` unit vectors of the floor.
+      cell: metres along a square's side; static.
+    """
+
+    taken: Any
+    corner: Any
+    first: Any
+    second: Any
+    cell: float = flax.struct.field(pytree_node=False, default=CELL)
+
+    def at(self, points: Float[Array | np.ndarray, "*n 3"]) -> Bool[Array, "*n"]:
+        """Whether points, at any height, lie over a square that is taken; outside none is."""
+        place, inside = self._place(points)
+        return self.taken[place[..., 0], place[..., 1]] & inside
+
+    def _place(self, points: Any) -> tuple[Array, Array]:
+        offset = points - self.corner
+        along = jnp.stack([jnp.sum(offset * a, axis=-1) for a in (self.first, self.second)], -1)
+        along = along / self.cell
+        size = self.taken.shape[0]
+        inside = jnp.all((along >= 0) & (along < size), axis=-1)
+        place = jnp.where(inside[..., None], along, 0.0).astype(jnp.int32)
+        return place, inside
+
+
+def empty(movers: Movers, here: Float[Array | np.ndarray, "3"], cells: int = CELLS) -> Obstacles:
+    """A plan around a place on which nothing is taken."""
+    first = any_horizontal(movers.up)
+    second = jnp.cross(movers.up, first)
+    corner = jnp.asarray(here, jnp.float32) - 0.5 * cells * CELL * (first + second)
+    return Obstacles(jnp.zeros((cells, cells), bool), corner, first, second)
+
+
+def obstacles(
+    movers: Movers,
+    bank: LatentMemory,
+    here: Float[Array | np.ndarray, "3"],
+    options: MoverOptions = DEFAULT,
+    *,
+    cells: int = CELLS,
+) -> Obstacles:
+    """The plan of a memory around a place.
+
+    Elements between `step_height` and `BODY_HEIGHT` above the floor are in the way, each as wide
+    as its cell, up to `MOST_WIDTH`, at right angles to the line it was seen along. Where the floor
+    is not known nothing is in the way.
+
+    Args:
+      movers: the table, for its floor.
+      bank: what stands still.
+      here: middle of the plan, e.g. the camera.
+      options: heights.
+      cells: of the plan along each side.
+    """
+    plan = empty(movers, here, cells)
+    height = jnp.sum(bank.xyz * movers.up, axis=-1) - movers.floor
+    in_way = bank.valid & (height > options.step_height) & (height < BODY_HEIGHT)
+    in_way &= movers.floor_weight > 0
+    line = horizontal(bank.xyz - bank.origin, movers.up)
+    across = jnp.cross(unit(line, plan.first), movers.up)
+    steps = np.linspace(-0.5, 0.5, SPREAD, dtype=np.float32)[:, None, None]
+    points = bank.xyz + steps * jnp.minimum(bank.size, MOST_WIDTH)[:, None] * across
+    place, inside = plan._place(points)
+    hit = inside & in_way
+    # A maximum: unlike other scatters it does not depend on the order.
+    taken = plan.taken.at[place[..., 0], place[..., 1]].max(hit)
+    return dataclasses.replace(plan, taken=taken)

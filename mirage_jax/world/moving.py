@@ -1,0 +1,164 @@
+"""Moving bodies of a world: brought into the table frame by frame, and read along a chunk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mirage_jax import memory
+from mirage_jax.geometry import Camera
+from mirage_jax.memory import movers
+from mirage_jax.memory.movers import MoverOptions, MoverReport, Movers
+from mirage_jax.origin import Origin
+
+FLAGS = 3
+"""Channels of a body beside its token: alpha, age, uncertainty."""
+
+
+def start(camera: Camera, channels: int, options: MoverOptions) -> Movers:
+    """An empty table for a world that begins with these cameras, which are held upright.
+
+    Args:
+      camera: of the first pictures, leading dimension [k].
+      channels: of a token.
+      options: sizes.
+    """
+    return movers.create(channels, movers.estimate_up(camera.cam2world), options)
+
+
+def timed(origin: Origin, options: MoverOptions | None) -> Origin:
+    """The origin of a world with bodies, which says how long a frame takes.
+
+    Raises:
+      ValueError: if it says so already, and otherwise than the options.
+    """
+    if options is None:
+        return origin
+    seconds = 1.0 / options.fps
+    if origin.frame_seconds is not None and abs(origin.frame_seconds - seconds) > 1e-6 * seconds:
+        raise ValueError(
+            f"origin: frame_seconds: found {origin.frame_seconds:g}, expected {seconds:g} as "
+            f"bodies are kept at {options.fps:g} frames a second"
+        )
+    return dataclasses.replace(origin, frame_seconds=origin.frame_seconds or seconds)
+
+
+def observe(
+    table: Movers,
+    bank: memory.LatentMemory,
+    pictures: Float[Array, "k height width 3"],
+    moving: Bool[Array, "k mh mw"],
+    depth: Float[Array, "k dh dw"],
+    camera: Camera,
+    times: Float[Array, " k"],
+    *,
+    encode: Callable[[Float[Array, "n s s 3"]], Float[Array, "n a a c"]],
+    stride: int,
+    options: MoverOptions,
+) -> tuple[Movers, MoverReport]:
+    """Brings frames into the table, one after the other; appearances are encoded crops.
+
+    Args:
+      table: the bodies known so far.
+      bank: what stands still.
+      pictures: the frames, in [-1, 1].
+      moving: what is taken to move; its size and that of `depth` are multiples of one another.
+      depth: z-depth in metres; 0 = unknown.
+      camera: of the frames.
+      times: numbers of the frames.
+      encode: pictures to image-mode latents.
+      stride: pixels of a latent's cell.
+      options: the filter's numbers.
+
+    Returns:
+      The table, and the counts of all frames together.
+    """
+    moving, depth = same_size(moving, depth)
+    share = moving.shape[1] * moving.shape[2] / (pictures.shape[1] * pictures.shape[2])
+    least = max(round(options.least_pixels * share), 1)
+    options = dataclasses.replace(options, least_pixels=least)
+    plan = movers.obstacles(table, bank, jnp.asarray(camera.centre)[-1], options)
+
+    def floors(table: Movers, frame: tuple[Any, ...]) -> tuple[Movers, Array]:
+        mask, metres, view = frame
+        return movers.update_floor(table, metres, mask, view)
+
+    table, scales = jax.lax.scan(floors, table, (moving, depth, camera))
+    depth = depth * scales[:, None, None]
+    found = jax.vmap(lambda m, z, view: movers.detect(table, m, z, view, options))(
+        moving, depth, camera
+    )
+    size = options.view_cells * stride
+    crops = jax.vmap(lambda p, m, d: movers.crops(p, m, d, size))(pictures, moving, found)
+    tokens = encode(crops.reshape(-1, size, size, crops.shape[-1]))
+    found = found.replace(tokens=tokens.reshape(*crops.shape[:2], *tokens.shape[1:]))  # type: ignore[attr-defined]
+
+    def step(table: Movers, frame: tuple[Any, ...]) -> tuple[Movers, MoverReport]:
+        bodies, metres, mask, view, time = frame
+        return movers.observe(
+            table, bodies, metres, mask, view, time, obstacles=plan, options=options
+        )
+
+    seconds = times / options.fps
+    table, reports = jax.lax.scan(step, table, (found, depth, moving, camera, seconds))
+    return table, jax.tree.map(lambda counts: jnp.sum(counts, dtype=jnp.int32), reports)
+
+
+def same_size(
+    moving: Bool[Array, "k mh mw"], depth: Float[Array, "k dh dw"]
+) -> tuple[Bool[Array, "k h w"], Float[Array, "k h w"]]:
+    """A mask and a depth of the larger of their sizes, the other's pixels repeated.
+
+    Raises:
+      ValueError: if neither is a multiple of the other.
+    """
+    height, width = (max(a, b) for a, b in zip(moving.shape[1:], depth.shape[1:], strict=True))
+    for name, shape in (("moving", moving.shape), ("depth", depth.shape)):
+        if height % shape[1] or width % shape[2]:
+            raise ValueError(
+                f"{name}: found size {shape[1:]}, expected one that divides {(height, width)}"
+            )
+
+    def repeated(values: Array) -> Array:
+        values = jnp.repeat(values, height // values.shape[1], axis=1)
+        return jnp.repeat(values, width // values.shape[2], axis=2)
+
+    return repeated(moving), repeated(depth)
+
+
+def read_channels(
+    table: Movers | None,
+    bank: memory.LatentMemory,
+    camera: Camera,
+    times: Float[Array, " n"],
+    static_depth: Float[Array, "n h w"],
+    *,
+    channels: int,
+    options: MoverOptions,
+) -> Float[Array, "n h w c"]:
+    """What bodies show in views along a path: token, alpha, and the logarithms of 1 + age and 1 +
+    uncertainty where a body is; zero where none is, and everywhere without a table.
+
+    Args:
+      table: the bodies; None = none are known.
+      bank: what stands still.
+      camera: of the views, leading dimension [n].
+      times: of each, numbers of frames, never decreasing.
+      static_depth: what stands still in them, 0 = nothing.
+      channels: of a token.
+      options: the filter's numbers.
+    """
+    views, h, w = static_depth.shape
+    if table is None:
+        return jnp.zeros((views, h, w, channels + FLAGS), jnp.float32)
+    plan = movers.obstacles(table, bank, jnp.asarray(camera.centre)[0], options)
+    seen = movers.read_along(
+        table, camera, times / options.fps, (h, w), static_depth, plan, options
+    )
+    flags = [seen.alpha, jnp.log1p(seen.age), jnp.log1p(seen.uncertainty)]
+    return jnp.concatenate([seen.tokens.astype(jnp.float32), jnp.stack(flags, -1)], axis=-1)
