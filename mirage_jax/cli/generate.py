@@ -48,6 +48,7 @@ from mirage_jax.io.text import EMBEDDINGS
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.world import WorldModel, depth_estimators, loading, walk
 from mirage_jax.world.loading import RELEASED_CHUNK_FRAMES
+from mirage_jax.world.path_file import NO_FILE, read_path_file
 from mirage_jax.world.presets import PRESETS, with_fields
 from mirage_jax.world.world_file import read_world_file
 
@@ -92,7 +93,8 @@ _FPS = flags.DEFINE(
     Real(above=0.01, below=1000),
     "fps",
     10.0,
-    "Frames per second of the video; by default those of the geometry or the world.",
+    "Frames per second of the video; by default those of the geometry, of the times of the "
+    "trajectory's file, or of the world.",
 )
 _SEED = flags.DEFINE(Integer(least=0, most=2**32 - 1), "seed", 0, "Seed of the noise.")
 
@@ -311,7 +313,11 @@ def _walk(entry: str, model: WorldModel, geometry: GeometryFile | None) -> walk.
         metres = walk.scene_depth(world)
     poses = _path(model.chunk_frames, world.pose, metres)
     source = source or "geometry head"
-    return walk.Walk(world, poses, None, estimator, depth_source=source, file=file)
+    beside = NO_FILE
+    if not trajectories.is_named(_TRAJECTORY.value):
+        asked = _FPS.value if flags.FLAGS["fps"].present else None
+        beside = read_path_file(_TRAJECTORY.value, len(poses), fps=asked)
+    return walk.Walk(world, poses, None, estimator, False, source, file, beside)
 
 
 def _used_fields(entry: str, workdir: Workdir) -> list[str]:
@@ -330,6 +336,8 @@ def _frames_per_second(geometry: GeometryFile | None, planned: walk.Walk) -> flo
         return _FPS.value
     if geometry is not None:
         return geometry.fps or 16.0
+    if planned.path_file.fps is not None:
+        return planned.path_file.fps
     between = planned.world.origin.frame_seconds
     return 1 / between if between else _FPS.value
 
@@ -357,6 +365,8 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
     model = _model(config, workdir, geometry)
     planned = _walk(entry, model, geometry)
     fps = _frames_per_second(geometry, planned)
+    for line in planned.path_file.said:
+        console.print(line, soft_wrap=True, markup=False)
     record: dict[str, Any] = {
         "started_from": {entry: flags.FLAGS[entry].value},
         "trajectory": None if entry == "geometry" else _TRAJECTORY.value,

@@ -13,6 +13,7 @@ from mirage_jax.io.depth_maps import resample
 from mirage_jax.io.geometry_npz import GeometryFile, resize
 from mirage_jax.world import depth_estimators
 from mirage_jax.world.model import WorldModel
+from mirage_jax.world.path_file import NO_FILE, PathFile
 from mirage_jax.world.rollout import DepthEstimator
 from mirage_jax.world.state import World
 from mirage_jax.world.world_file import CameraPath, WorldFile
@@ -30,6 +31,7 @@ class Walk:
       short_last: whether the last chunk may be shorter than the others.
       depth_source: where the depth of generated frames comes from, for people.
       file: what the world was read from, to be carried along; None for a new world.
+      path_file: what the file of the path says beside poses, the times of its frames above all.
     """
 
     world: World
@@ -39,6 +41,7 @@ class Walk:
     short_last: bool = False
     depth_source: str = "geometry head"
     file: WorldFile | None = None
+    path_file: PathFile = NO_FILE
 
 
 def camera_path(
@@ -200,6 +203,8 @@ def extended_path(
     lens = walk.world.intrinsics if walk.intrinsics is None else walk.intrinsics
     lens = np.broadcast_to(np.asarray(lens, np.float32), (frames, 4))
     times = np.arange(frames, dtype=np.float64) / fps
+    if walk.path_file.times is not None:
+        times = walk.path_file.times - walk.path_file.times[0]
     path = walk.world.origin.relative(walk.path)
     if new:
         return CameraPath(path, lens, times, size)

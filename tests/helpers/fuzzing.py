@@ -173,7 +173,12 @@ def _serve(module: str) -> None:
             if name not in samples:
                 place = Path(folder) / f"{len(samples)}"
                 place.mkdir()
-                samples[name] = Sample(formats[name], place)
+                try:
+                    samples[name] = Sample(formats[name], place)
+                except Exception:
+                    answers.write(json.dumps({"broken": traceback.format_exc()}) + "\n")
+                    answers.flush()
+                    return
                 _limit_memory()
             counts: collections.Counter = collections.Counter()
             findings = []
@@ -217,6 +222,8 @@ class Worker:
             self._ask(name, start, stop)
             last, answer = start, None
             for message in self._answers():
+                if "broken" in message:
+                    raise RuntimeError(f"{name}: its sample cannot be read\n{message['broken']}")
                 if "case" in message:
                     last = message["case"]
                 else:
