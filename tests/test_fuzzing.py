@@ -30,6 +30,7 @@ ONCE_WRONG = [
     ("cameras of matrices", 241),  # names that are a number
     ("Orbax export", 536),  # a list for a checksum
     ("footage of Mirage's samples", 29),  # an .npy header that is no Python
+    ("footage of 7-Scenes", 1472),  # depth of which nothing is known
 ]
 
 # Public functions that take a path, read it, and are no entry of their own.

@@ -32,7 +32,7 @@ from mirage_jax.memory.bank import (
     cells_of_frames,
     written_splits,
 )
-from mirage_jax.memory.explicit_axes import compiler_splits
+from mirage_jax.parallel.explicit_axes import compiler_splits
 from mirage_jax.settings import Settings, setting
 
 

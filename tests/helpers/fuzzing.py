@@ -18,6 +18,7 @@ import argparse
 import collections
 import contextlib
 import dataclasses
+import gc
 import importlib
 import json
 import os
@@ -180,6 +181,9 @@ def _serve(module: str) -> None:
                     answers.flush()
                     return
                 _limit_memory()
+                # Orbax collects garbage again and again, and would look through all of JAX.
+                gc.collect()
+                gc.freeze()
             counts: collections.Counter = collections.Counter()
             findings = []
             for number in range(task["start"], task["stop"]):
