@@ -82,7 +82,7 @@ def _masks(path: Path, count: int, size: tuple[int, int]) -> Read:
     sides = arrays["shape"].reshape(-1).tolist()
     if len(sides) != 2:
         raise ValueError(f"{path}: shape: found {sides}, expected height and width")
-    shape = as_size(path, *sides, "shape")
+    shape = as_size(path, sides[0], sides[1], "shape")
     if max(shape) > _LARGEST_MASK:
         raise ValueError(f"{path}: shape: found {shape}, expected at most {_LARGEST_MASK} pixels")
     names = [f"f_{frame}_{part}" for frame in range(count) for part in _ROWS]
