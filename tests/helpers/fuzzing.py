@@ -39,7 +39,8 @@ FORMATS = "helpers.formats"
 SECONDS = 8
 MEMORY = 2 << 30
 _TOO_LONG = f"took longer than {SECONDS} s, twice"
-_KILLED_AFTER = 60  # seconds without a sign of a process
+_KILLED_AFTER = 60  # seconds of computing without a sign of a process
+_GIVEN_UP_AFTER = 900  # seconds on the clock without one: a busy machine stops for long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,16 +286,26 @@ class _Watch:
     def __init__(self, process: subprocess.Popen) -> None:
         import threading
 
-        self._process, self._last = process, time.monotonic()
+        self._process = process
+        self.alive()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def alive(self) -> None:
-        self._last = time.monotonic()
+        self._last, self._busy = time.monotonic(), self._computed()
+
+    def _computed(self) -> float:
+        """Seconds that the process has computed; those on the clock where nothing says it."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return time.monotonic()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _watch(self) -> None:
         while not self._done.wait(1.0):
-            if time.monotonic() - self._last > _KILLED_AFTER:
+            waited, busy = time.monotonic() - self._last, self._computed() - self._busy
+            if busy > _KILLED_AFTER or waited > _GIVEN_UP_AFTER:
                 self._process.kill()
 
     def __enter__(self) -> None:
