@@ -30,6 +30,7 @@ ONCE_WRONG = [
     ("cameras of matrices", 241),  # names that are a number
     ("Orbax export", 536),  # a list for a checksum
     ("footage of Mirage's samples", 29),  # an .npy header that is no Python
+    ("footage of pixelSplat", 6016),  # times that are weeks apart
     ("footage of SpatialVID", 1606),  # rows of a mask without indices
     ("footage of 7-Scenes", 1472),  # depth of which nothing is known
 ]
