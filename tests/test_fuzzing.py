@@ -7,11 +7,13 @@ import zlib
 
 import pytest
 
-from helpers import faulty_formats, forged_crc, fuzzing
+from data_pipelines.sources.footage import formats as footage
+from helpers import camera_formats, faulty_formats, footage_formats, forged_crc, fuzzing
 from helpers.exhaustive import LONG
 from helpers.formats import FORMATS
 from helpers.mutations import damaged
 from helpers.paths import ROOT
+from mirage_jax.io import camera_files
 
 CASES = 400 if LONG else 24
 
@@ -23,6 +25,14 @@ ONCE_WRONG = [
     ("geometry.npz", 4370),  # negative depth
     ("UMT5", 1084),  # fewer rows than heads
     ("text embeddings", 4709),  # tokens that are whole numbers
+    ("cameras of vipe", 160),  # one number of a lens for each frame
+    ("cameras of lyra", 484),  # intrinsics that are one number
+    ("cameras of matrices", 241),  # names that are a number
+    ("Orbax export", 536),  # a list for a checksum
+    ("footage of Mirage's samples", 29),  # an .npy header that is no Python
+    ("footage of pixelSplat", 6016),  # times that are weeks apart
+    ("footage of SpatialVID", 1606),  # rows of a mask without indices
+    ("footage of 7-Scenes", 1472),  # depth of which nothing is known
 ]
 
 # Public functions that take a path, read it, and are no entry of their own.
@@ -46,20 +56,10 @@ NOT_FORMATS = {
     "networks.read_text_encoder": "UMT5, or an export",
     "timeline.from_file": "takes a world file that was read",
     "cameras.read_cameras": "cameras, read by `camera_files.read`",
-    "colmap.read_colmap": "a folder of three files, cut off and faulty in test_camera_files_bad",
-    "matrices.read_matrices": "a camera path, or a folder of them",
     "parsing.read_text": "read with cameras",
+    "path_file.read_path_file": "what `camera_files.read` gives",
     "parsing.read_json": "read with cameras",
     "parsing.read_arrays": "read with cameras",
-    "text_files.read_tum": "a camera path .txt",
-    "array_files.read_geometry_cameras": "geometry.npz; nothing of the pictures is asked for",
-    "array_files.read_llff": "cameras that are only read: no sample is made so far",
-    "json_files.read_record3d": "cameras that are only read: no sample is made so far",
-    "json_files.read_splatting": "cameras that are only read: no sample is made so far",
-    "files.read_numbers": "a table of footage, of which no sample is written so far",
-    "files.read_text": "a caption, of which no sample is written so far",
-    "picture_files.read_depth_png": "a depth map of footage, of which no sample is written so far",
-    "torch_chunks.load": "a chunk of footage, refused by name in footage/test_readers",
     "text.Tokenizer": "read by the tokenizers and sentencepiece packages",
 }
 
@@ -111,10 +111,20 @@ def test_every_kind_of_fault_is_found(name, finding, tmp_path, monkeypatch):
 def test_what_ends_the_process_is_found_and_the_others_are_tried():
     worker = fuzzing.Worker("helpers.faulty_formats")
     outcomes = list(fuzzing.run(["_ends_the_process"], 2, worker=worker))
+    with pytest.raises(RuntimeError, match=r"_has_no_sample: its sample .*\n(.*\n)*.*KeyError"):
+        next(fuzzing.run(["_has_no_sample"], 2, worker=worker))
     worker.close()
     (outcome,) = fuzzing.merged(outcomes).values()
     assert outcome.cases == 2 and outcome.findings
     assert all("ended the process (-11" in finding for finding in outcome.findings)
+
+
+def test_every_camera_format_is_tried():
+    assert {*camera_formats.WRITTEN, *camera_formats.READ_ONLY} == set(camera_files.FORMATS)
+
+
+def test_every_layout_of_footage_is_tried():
+    assert {format for format, _ in footage_formats.LAYOUTS.values()} == set(footage.FORMATS)
 
 
 def test_damage_is_the_same_for_the_same_number():

@@ -314,7 +314,8 @@ def _walk(
         depth_estimator=estimator,
         depth_source=source or begun.depth_source,
     )
-    return walk.with_file_lens(planned, _TRAJECTORY.value, model.size)
+    asked = _FPS.value if flags.FLAGS["fps"].present else None
+    return walk.with_path_file(planned, _TRAJECTORY.value, model.size, fps=asked)
 
 
 def _from_clip(config: ConfigDict, model: WorldModel, console: Console) -> walk.Walk:
@@ -354,9 +355,9 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
         console.print(f"[yellow]not used here: {names}[/]", soft_wrap=True)
     model = _model(config, workdir, geometry)
     planned = _walk(config, entry, model, geometry, console)
-    fps = planned.fps or _FPS.value
-    if flags.FLAGS["fps"].present:
-        fps, planned = _FPS.value, dataclasses.replace(planned, times=None)
+    fps = _FPS.value if flags.FLAGS["fps"].present else planned.fps or _FPS.value
+    for line in planned.path_file.said:
+        console.print(line, soft_wrap=True, markup=False)
     record: dict[str, Any] = {
         "started_from": {entry: flags.FLAGS[entry].value},
         "trajectory": None if entry == "geometry" else _TRAJECTORY.value,

@@ -129,9 +129,13 @@ def _checksums(path: Path) -> dict[str, Any]:
     try:
         sums = parse_object((path / CHECKSUMS).read_bytes())
         architecture, tensors = sums["architecture"], sums["tensors"]
-        lists = isinstance(tensors, dict) and all(isinstance(s, list) for s in tensors.values())
-        if type(architecture) is not int or not lists:
-            raise ValueError("expected a number, and a list of numbers for every tensor")
+        if type(architecture) is not int or not isinstance(tensors, dict):
+            raise ValueError("expected a number, and sums of tensors by name")
+        if not all(
+            isinstance(sums, list) and all(type(number) is int for number in sums)
+            for sums in tensors.values()
+        ):
+            raise ValueError("expected a list of numbers for every tensor")
         return {"architecture": architecture, "tensors": tensors}
     except (FileNotFoundError, ValueError, KeyError) as error:
         raise DamagedCheckpoint(f"{path / CHECKSUMS}: unreadable, {reason_of(error)}") from error

@@ -27,9 +27,18 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what numpy writes
 _INFLATED = 1032  # the most bytes that DEFLATE can make of one
 _SUFFIX = ".npy"
 _MAGIC = b"\x93NUMPY"
+ZIP_FAILURES = (
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    OSError,
+)
+"""What `zipfile` raises of archives that are damaged, or compressed or encrypted in other ways."""
 _FAILURES = (
-    *(OSError, ValueError, EOFError, SyntaxError, TypeError, KeyError, OverflowError),
-    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError),
+    *(ValueError, SyntaxError, TypeError, KeyError, OverflowError, tokenize.TokenError),
+    *ZIP_FAILURES,
 )
 
 
@@ -99,6 +108,17 @@ def read_array(path: Path) -> np.ndarray:
         _check(file, path.stat().st_size)
         file.seek(0)
         return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def map_array(path: Path) -> np.ndarray:
+    """The array of an .npy file, whose values are read when they are used; errors as `read_array`.
+
+    It is read-only.
+    """
+    with _translated(path, "not a readable .npy file"):
+        with path.open("rb") as file:
+            _check(file, path.stat().st_size)
+        return np.load(path, allow_pickle=False, mmap_mode="r")
 
 
 def _check(file: Any, size: int) -> None:

@@ -9,11 +9,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+
+from mirage_jax.io.atomic import partial_path
+
+_LONGEST_NAME = 255  # bytes, of nearly every file system
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +56,7 @@ def check_file(
     """
     if suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(f"{where}: found {path.suffix!r}, expected {' or '.join(suffixes)}")
+    _check_name(where, path)
     if path.is_dir():
         raise ValueError(f"{where}: that is a folder, expected {_a(kind.name)}'s name")
     check_parents(where, path)
@@ -60,19 +66,38 @@ def check_file(
 
 def check_folder(where: str, path: Path) -> None:
     """Raises ValueError, naming `where`, unless files can be written into a folder of that name."""
+    _check_name(where, path)
     if os.path.lexists(path) and not path.is_dir():
         raise ValueError(f"{where}: {path} is no folder, expected one or a new name")
     check_parents(where, path / "file")
 
 
+def _check_name(where: str, path: Path) -> None:
+    if not path.name:  # the folder that one is in
+        return
+    length = len(os.fsencode(path.name))
+    spare = _LONGEST_NAME - len(os.fsencode(partial_path(path).name))
+    if spare < 0:
+        raise ValueError(
+            f"{where}: found a name of {length} bytes, expected at most {length + spare}"
+        )
+
+
 def check_parents(where: str, path: Path) -> None:
-    """Raises ValueError, naming `where`, unless the folder of `path` is or can be made."""
+    """Raises ValueError, naming `where`, unless the folder of `path` is or can be made.
+
+    A file without a name is made in it, since no permission says what a file system will do.
+    """
     for folder in path.absolute().parents:
         if os.path.lexists(folder):
             if not folder.is_dir():
                 raise ValueError(f"{where}: {folder} is no folder, expected another name")
-            if not os.access(folder, os.W_OK | os.X_OK):
-                raise ValueError(f"{where}: {folder} may not be written to, expected another")
+            try:
+                tempfile.TemporaryFile(dir=folder).close()
+            except OSError as error:
+                raise ValueError(
+                    f"{where}: {folder} may not be written to ({error.strerror}), expected another"
+                ) from error
             return
 
 

@@ -20,9 +20,9 @@ from jaxtyping import Array, Bool, Float, Num
 
 from mirage_jax import geometry
 from mirage_jax.memory import pooling
-from mirage_jax.memory.explicit_axes import compiler_splits, spec_of
 from mirage_jax.memory.split import split_axes
 from mirage_jax.origin import check_positions, check_times
+from mirage_jax.parallel.explicit_axes import compiler_splits, spec_of
 
 # A cell is written if more than this share of it is static.
 STATIC_SHARE = 0.5

@@ -160,7 +160,11 @@ def merge(
             f"{mem.tokens.dtype} of {mem.channels}"
         )
     shifted = _moved(other, other.valid, pose)
-    shifted = _replace(shifted, frame=other.frame + mem.frames, time=other.time + time)
+    shifted = _replace(
+        shifted,
+        frame=other.frame + mem.frames,
+        time=other.time + jnp.asarray(time, other.time.dtype),
+    )
     known = jnp.zeros_like(other.valid)
     if voxel > 0:
         number = number_voxels(jnp.concatenate([mem.xyz, shifted.xyz]), voxel)

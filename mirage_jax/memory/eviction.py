@@ -27,7 +27,7 @@ def worth(mem: LatentMemory, here: Float[Array, "3"]) -> Float[Array, " n"]:
       here: where the camera is.
     """
     age = (mem.frames - mem.frame).astype(jnp.float32)
-    distance = jnp.linalg.norm(mem.xyz - here, axis=-1)
+    distance = jnp.linalg.norm(mem.xyz - here[None], axis=-1)
     fresh, near = 1.0 + age / OLD_FRAMES, 1.0 + distance / FAR_METRES
     return mem.confidence / (fresh * near * crowding(mem))
 

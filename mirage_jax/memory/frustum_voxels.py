@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mirage_jax import geometry
 from mirage_jax.memory import readout
 from mirage_jax.memory.bank import LatentMemory
-from mirage_jax.memory.explicit_axes import compiler_splits
+from mirage_jax.parallel.explicit_axes import compiler_splits
 
 THRESHOLD = 0.04
 """Least intersection over union of a reference frame."""

@@ -32,7 +32,7 @@ from mirage_jax.memory.bank import (
     cells_of_frames,
     written_splits,
 )
-from mirage_jax.memory.explicit_axes import compiler_splits
+from mirage_jax.parallel.explicit_axes import compiler_splits
 from mirage_jax.settings import Settings, setting
 
 
@@ -207,7 +207,7 @@ def agreement(
     """
     cell = jnp.minimum(hits.segment, hits.cells - 1)
     point, size = rows["xyz"][cell], rows["size"][cell]
-    ray = point - jnp.asarray(view.centre, jnp.float32)[0]
+    ray = point - jnp.asarray(view.centre, jnp.float32)
     range_ = jnp.maximum(jnp.linalg.norm(ray, axis=-1), readout.NEAR)
     offset = mem.xyz - point
     along = jnp.sum(offset * ray, axis=-1) / range_
@@ -257,7 +257,9 @@ def _judge(
         valid=mem.valid & ~gone,
         seen=mem.seen + agrees,
         missed=missed,
-        confidence=mem.confidence * jnp.where(through & ~mem.pinned, LESS_CONFIDENCE, 1.0),
+        confidence=jnp.where(
+            through & ~mem.pinned, mem.confidence * LESS_CONFIDENCE, mem.confidence
+        ),
     )
     return mem, jnp.sum(gone, dtype=jnp.int32)
 
@@ -289,13 +291,15 @@ def align(
     ratio = jnp.where(both, shown / jnp.where(both, depth, 1.0), 0.0)
     scale = pooling.pool_depth(ratio, (1, 1))[0].reshape(())
     scale = jnp.where((scale >= 1.0 / MOST_SCALE) & (scale <= MOST_SCALE), scale, 1.0)
-    count = jnp.maximum(jnp.sum(both), 1)
 
-    def share(of: Any) -> Array:
-        return jnp.sum(both & (jnp.abs(jnp.log(jnp.where(both, ratio, 1.0) / of)) < SAME_DEPTH))
+    def number(cells: Array) -> Array:
+        return jnp.sum(cells, dtype=jnp.float32)
 
-    improved = (share(scale) - share(1.0)) / count > gain
-    enough = jnp.sum(both) >= LEAST_OVERLAP * depth.size
+    def agreeing(of: Any) -> Array:
+        return number(both & (jnp.abs(jnp.log(jnp.where(both, ratio, 1.0) / of)) < SAME_DEPTH))
+
+    improved = (agreeing(scale) - agreeing(1.0)) / jnp.maximum(number(both), 1.0) > gain
+    enough = number(both) >= LEAST_OVERLAP * depth.size
     return jnp.where(improved & enough, scale, 1.0)
 
 

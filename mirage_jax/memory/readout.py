@@ -21,8 +21,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mirage_jax import geometry
 from mirage_jax.memory.bank import LatentMemory
-from mirage_jax.memory.explicit_axes import compiler_splits, spec_of_views
 from mirage_jax.origin import check_positions, check_times
+from mirage_jax.parallel.explicit_axes import compiler_splits, spec_of_views
 
 # Elements nearer than this (metres) are behind or inside the lens.
 NEAR = 1e-3

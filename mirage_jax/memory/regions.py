@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -30,13 +31,14 @@ class Box:
 
     def contains(self, xyz: Float[Array, "*n 3"]) -> Bool[Array, "*n"]:
         """Which points lie in it."""
-        low, high = jnp.asarray(self.low, jnp.float32), jnp.asarray(self.high, jnp.float32)
+        low, high = (_aligned(corner, xyz.ndim) for corner in (self.low, self.high))
         return jnp.all((xyz >= low) & (xyz <= high), axis=-1)
 
     @property
     def pose(self) -> Float[Array, "4 4"]:
         """From the region's own axes, which begin at its centre, to the world's."""
-        return translation(0.5 * (jnp.asarray(self.low) + jnp.asarray(self.high)))
+        low, high = (_aligned(corner, 1) for corner in (self.low, self.high))
+        return translation(0.5 * (low + high))
 
 
 @flax.struct.dataclass
@@ -53,8 +55,9 @@ class Sphere:
 
     def contains(self, xyz: Float[Array, "*n 3"]) -> Bool[Array, "*n"]:
         """Which points lie in it."""
-        offset = xyz - jnp.asarray(self.centre, jnp.float32)
-        return jnp.sum(offset * offset, axis=-1) <= jnp.square(jnp.asarray(self.radius))
+        offset = xyz - _aligned(self.centre, xyz.ndim)
+        radius = jnp.asarray(self.radius, jnp.float32)
+        return jnp.sum(offset * offset, axis=-1) <= jnp.square(radius)
 
     @property
     def pose(self) -> Float[Array, "4 4"]:
@@ -77,7 +80,7 @@ class OrientedBox:
     def contains(self, xyz: Float[Array, "*n 3"]) -> Bool[Array, "*n"]:
         """Which points lie in it."""
         own = transform(geometry.invert_pose(jnp.asarray(self.pose, jnp.float32)), xyz)
-        return jnp.all(jnp.abs(own) <= 0.5 * jnp.asarray(self.size, jnp.float32), axis=-1)
+        return jnp.all(jnp.abs(own) <= 0.5 * _aligned(self.size, xyz.ndim), axis=-1)
 
 
 Region = Box | Sphere | OrientedBox | Bool[Array, " n"] | Bool[np.ndarray, " n"]
@@ -109,5 +112,11 @@ def transform(
     pose: Float[Array | np.ndarray, "4 4"], points: Float[Array, "*n 3"]
 ) -> Float[Array, "*n 3"]:
     """Points moved by a rigid transform, in float32 products also on accelerators."""
-    turned = jnp.sum(points[..., None, :] * pose[:3, :3], axis=-1)
-    return jnp.asarray(turned + pose[:3, 3])
+    turn = _aligned(pose[:3, :3], points.ndim + 1)
+    turned = jnp.sum(points[..., None, :] * turn, axis=-1)
+    return turned + _aligned(pose[:3, 3], points.ndim)
+
+
+def _aligned(values: Any, ndim: int) -> Array:
+    """In float32 and with axes of length one in front, which JAX may be told not to add itself."""
+    return jax.lax.broadcast_to_rank(jnp.asarray(values, jnp.float32), ndim)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mirage_jax import geometry
 from mirage_jax.memory import pooling, readout
-from mirage_jax.memory.explicit_axes import compiler_splits, spec_of
+from mirage_jax.parallel.explicit_axes import compiler_splits, spec_of
 
 
 @flax.struct.dataclass

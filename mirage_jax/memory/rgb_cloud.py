@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from mirage_jax import geometry
 from mirage_jax.memory import bank, dispatch, pooling, readout
-from mirage_jax.memory.explicit_axes import compiler_splits, spec_of_views
+from mirage_jax.parallel.explicit_axes import compiler_splits, spec_of_views
 
 
 def create(capacity: int, channels: int = 3, dtype: Any = jnp.uint8) -> bank.LatentMemory:

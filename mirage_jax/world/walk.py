@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from mirage_jax import trajectories
 from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_path, latents_of_frames, whole_latents
+from mirage_jax.io.camera_files import CameraRecord
 from mirage_jax.io.depth_maps import resample
 from mirage_jax.io.framing import Framing
 from mirage_jax.io.geometry_npz import GeometryFile, resize
 from mirage_jax.world import depth_estimators
 from mirage_jax.world.model import WorldModel
+from mirage_jax.world.path_file import NO_FILE, PathFile, of_record
 from mirage_jax.world.rollout import DepthEstimator
 from mirage_jax.world.state import World
 from mirage_jax.world.world_file import CameraPath, WorldFile
@@ -38,7 +39,7 @@ class Walk:
       before: cameras of what a new world was written from, the last being where it is; None where
         that is one picture.
       fps: frames per second of what it goes on from or along; None where nothing says.
-      times: seconds since the first frame, where they are not those of `fps`.
+      path_file: what the file of the path says beside poses, the times of its frames above all.
     """
 
     world: World
@@ -50,7 +51,7 @@ class Walk:
     file: WorldFile | None = None
     before: CameraPath | None = None
     fps: float | None = None
-    times: Float[np.ndarray, " f"] | None = None
+    path_file: PathFile = NO_FILE
 
 
 def camera_path(
@@ -103,40 +104,49 @@ def camera_path(
     return start @ np.linalg.inv(poses[0]) @ poses
 
 
-def with_file_lens(walk: Walk, trajectory: str, size: tuple[int, int]) -> Walk:
-    """The walk with the zoom and the pace of the camera file that its path is of.
+def with_path_file(
+    walk: Walk, trajectory: str, size: tuple[int, int], *, fps: float | None = None
+) -> Walk:
+    """The walk with the zoom and the times of the camera file that its path is of.
 
     What the lens of the file does is done to the world's: its focal lengths change in the same
-    ratio from frame to frame, its principal point by the same share of the picture. Frames follow
-    each other as the times of the file say.
+    ratio from frame to frame, its principal point by the same share of the picture.
 
     Args:
       walk: along the path of `camera_path`.
       trajectory: as given to it; names, steps and keys leave the walk as it is.
       size: (H, W) of the pictures.
+      fps: frames per second that are asked for in place of the file's times.
     """
     if trajectories.is_keys(trajectory) or trajectories.is_named(trajectory):
         return walk
     record, count = trajectories.load_cameras(trajectory), len(walk.path)
-    changes: dict[str, Any] = {}
-    if record.intrinsics is not None and (record.normalised or record.size is not None):
-        own = Framing(record.size or size, size).intrinsics(
-            record.pixel_intrinsics(record.size or size)[:count]
-        )
-        if np.abs(own - own[0]).max() > 1e-3:
-            lens = np.tile(np.asarray(walk.world.intrinsics, np.float64), (count, 1))
-            lens[:, :2] *= own[:, :2] / own[0, :2]
-            lens[:, 2:] += own[:, 2:] - own[0, 2:]
-            changes["intrinsics"] = lens.astype(np.float32)
-    times = record.timestamps
-    # Numbers of frames stand where a format wants times and nobody knew them.
-    if times is not None and count > 1 and not np.array_equal(times, np.arange(len(times))):
-        times = times[:count] - times[0]
-        if not (np.diff(times) > 0).all():
-            raise ValueError(f"{trajectory}: found times that do not rise, expected rising ones")
-        changes["times"] = times
-        changes["fps"] = float(round((count - 1) / times[-1], 6))
-    return dataclasses.replace(walk, **changes)
+    lens = _zoomed(walk, record, size)
+    found = of_record(trajectory, record, count, fps=fps, zooms=lens is not None)
+    return dataclasses.replace(
+        walk,
+        intrinsics=walk.intrinsics if lens is None else lens,
+        path_file=found,
+        fps=walk.fps if found.fps is None else found.fps,
+    )
+
+
+def _zoomed(
+    walk: Walk, record: CameraRecord, size: tuple[int, int]
+) -> Float[np.ndarray, "f 4"] | None:
+    """Intrinsics of every frame, as the record's change; None where it says of no change."""
+    if record.intrinsics is None or not (record.normalised or record.size is not None):
+        return None
+    count = len(walk.path)
+    own = Framing(record.size or size, size).intrinsics(
+        record.pixel_intrinsics(record.size or size)[:count]
+    )
+    if np.abs(own - own[0]).max() <= 1e-3:
+        return None
+    lens = np.tile(np.asarray(walk.world.intrinsics, np.float64), (count, 1))
+    lens[:, :2] *= own[:, :2] / own[0, :2]
+    lens[:, 2:] += own[:, 2:] - own[0, 2:]
+    return lens.astype(np.float32)
 
 
 def scene_depth(world: World) -> float:
@@ -255,7 +265,9 @@ def extended_path(
     frames = len(walk.path)
     lens = walk.world.intrinsics if walk.intrinsics is None else walk.intrinsics
     lens = np.broadcast_to(np.asarray(lens, np.float32), (frames, 4))
-    times = np.arange(frames, dtype=np.float64) / fps if walk.times is None else walk.times
+    times = np.arange(frames, dtype=np.float64) / fps
+    if walk.path_file.times is not None:
+        times = walk.path_file.times - walk.path_file.times[0]
     path = walk.world.origin.relative(walk.path)
     if new:
         return CameraPath(path, lens, times, size)

@@ -15,7 +15,9 @@ from helpers.made_footage import FPS, FRAMES, room
 from helpers.tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE
 from mirage_jax import memory, trajectories
 from mirage_jax.cli.helpers import capture_start, rollout_files
+from mirage_jax.io import camera_files
 from mirage_jax.io import video as video_io
+from mirage_jax.io.camera_files import CameraRecord
 from mirage_jax.origin import Origin
 from mirage_jax.world import Chunk, World, WorldModel, load_world, loading, save_world
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions
@@ -438,3 +440,20 @@ def test_a_clip_that_is_several_or_none_is_refused(generate, seen, tmp_path):
     assert_refused(found, f"found 'c', expected one of {names}")
     assert_refused(generate(f"--clip={root}", "--fov=60", out), "--fov does not go with --clip")
     assert_refused(generate(f"--clip={tmp_path / 'none'}", out), "none: no such")
+
+
+def test_times_of_a_path_are_those_of_its_frames(generate, picture, pair):
+    times = 1.7e9 + np.array([0.0, 0.1, 0.2, 0.3, 0.7])
+    record = CameraRecord(trajectories.make("push_in", CHUNK), timestamps=times)
+    path, out = pair / "path.json", pair / "timed.mp4"
+    camera_files.write(path, record)
+    ways = f"--trajectory={path}", f"--out={out}"
+    code, said, _ = generate(picture, *ways)
+    assert code == 0 and f"{path}: its times give 5.714 frames per second; frames lie 0.1" in said
+    assert json.loads(out.with_suffix(".json").read_text())["fps"] == pytest.approx(4 / 0.7)
+    file = read_world_file(out.with_suffix(".world"))
+    np.testing.assert_allclose(file.camera_path.times, times - times[0], atol=1e-6)
+    assert file.origin == Origin(time=1.7e9, frame_seconds=None)
+    code, said, _ = generate(picture, *ways, "--fps=8")
+    assert code == 0 and "are not used: --fps=8" in said
+    assert load_world(out.with_suffix(".world")).origin == Origin(frame_seconds=1 / 8)

@@ -1,7 +1,7 @@
 """Writers whose disk is full or read-only, who meet an error or are killed, at any call.
 
     python tests/helpers/faults.py           # every call of every writer; needs a C compiler
-    python tests/helpers/faults.py --writer=export
+    python tests/helpers/faults.py --writer=export --fault=killed
     python tests/helpers/faults.py --writer=export --fault=killed --at=7
 
 faults.c is put before the C library (LD_PRELOAD), so that calls of libraries in C++ and Rust are
@@ -329,6 +329,7 @@ def run(
     names: Sequence[str],
     most: int = 0,
     raced: Sequence[str] | None = None,
+    kinds: Sequence[str] = tuple(FAULTS),
 ) -> Iterator[tuple[Case, str]]:
     """Yields cases, each with what is wrong after it or "".
 
@@ -338,10 +339,11 @@ def run(
       names: of writers.
       most: cases of each, drawn at random; 0: all.
       raced: writers that two processes run at once, too; None: all that may be.
+      kinds: of faults.
     """
     for name in names:
         trial = Trial(server, name, root)
-        chosen = cases({name: trial})
+        chosen = cases({name: trial}, kinds)
         if most and most < len(chosen):
             chosen = random.Random(name).sample(chosen, most)
         for case in chosen:
@@ -380,7 +382,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in names:
             tried: collections.Counter = collections.Counter()
             wrong = []
-            for case, finding in run(server, Path(folder), [name], options.most):
+            kinds = [options.fault] if options.fault else list(FAULTS)
+            for case, finding in run(server, Path(folder), [name], options.most, kinds=kinds):
                 tried[case.fault] += 1
                 if finding:
                     wrong.append(f"{case.writer}, {case.fault} at call {case.at}: {finding}")

@@ -47,10 +47,14 @@ def _ends_the_process(path: Path) -> None:
         ctypes.string_at(0)
 
 
+def _has_no_sample(path: Path) -> None:
+    raise KeyError("content")
+
+
 FORMATS = {
     read.__name__: Format(read.__name__, _make, read, lambda found, original: None, (), ours=True)
     for read in (
         *(_takes_anything, _raises_another_error, _names_no_file),
-        *(_hangs, _asks_for_memory, _ends_the_process),
+        *(_hangs, _asks_for_memory, _ends_the_process, _has_no_sample),
     )
 }

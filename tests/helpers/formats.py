@@ -23,6 +23,8 @@ from data_pipelines import card, clip, clip_format
 from data_pipelines.loading import ClipSource
 from data_pipelines.sources import doom_map
 from helpers import forged_crc, geometry_npz, made_clips, paths, tiny_world, wads
+from helpers.camera_formats import CAMERA_FORMATS, POSES
+from helpers.footage_formats import FOOTAGE_FORMATS
 from helpers.format_entry import Damage, Format, canonical
 from helpers.mutations import joined
 from mirage_jax import trajectories, weights
@@ -30,7 +32,7 @@ from mirage_jax.convert import incoming, orbax_folder
 from mirage_jax.convert.tensor_files import open_tensors
 from mirage_jax.convert.umt5 import from_umt5, umt5_fields
 from mirage_jax.geometry import check_cam2world
-from mirage_jax.io import camera_files, depth_maps, picture_files, text, video
+from mirage_jax.io import depth_maps, picture_files, text, video
 from mirage_jax.io.geometry_npz import read_geometry
 from mirage_jax.memory import create
 from mirage_jax.training import checkpoints, guard, latent_cache, metrics
@@ -38,8 +40,6 @@ from mirage_jax.training.state import TrainState
 from mirage_jax.world import world_file
 from mirage_jax.world.latent_clip import FIELDS
 from mirage_jax.world.state import World
-
-POSES = trajectories.make("look_away", 9)
 
 
 def _finite(content: Any) -> None:
@@ -376,46 +376,6 @@ def _path_format(suffix: str) -> Format:
     return Format(f"camera path {suffix}", make, trajectories.load, accept, readers)
 
 
-def _camera_format(name: str) -> Format:
-    """A camera file of another tool, in the format of `camera_files.FORMATS` of this name."""
-    lens = np.tile([30.0, 31.0, 16.0, 12.0], (len(POSES), 1))
-    names = tuple(f"{n:03d}.png" for n in range(len(POSES)))
-    record = camera_files.CameraRecord(POSES, lens, (24, 32), names=names)
-
-    def make(folder: Path) -> Path:
-        path = folder / CAMERA_FILES[name]
-        camera_files.write(path, record, name)
-        return path
-
-    def read(path: Path) -> Any:
-        return camera_files.read(path, name, bare=("c2w", "opencv"))
-
-    def accept(found: Any, original: Any) -> None:
-        check_cam2world(found.cam2world, "poses")
-        _finite([x for x in (found.intrinsics, found.timestamps) if x is not None])
-
-    reader = f"{camera_files.FORMATS[name].read.__module__.rpartition('.')[2]}.read_{name}"
-    return Format(f"cameras of {name}", make, read, accept, ("camera_files.read", reader))
-
-
-CAMERA_FILES = {
-    "re10k": "a.txt",
-    "kitti": "a.txt",
-    "transforms": "transforms.json",
-    "motionctrl": "a.json",
-    "recammaster": "a.json",
-    "hm_world": "camera.json",
-    "worldscore": "a.json",
-    "vipe": "pose.npz",
-    "lyra": "a.npz",
-    "spatialvid": "poses.npy",
-    "lingbot": "poses.npy",
-    "spatia": "a.txt",
-    "hy_worldplay": "a.json",
-}
-"""Formats that are written, and a name that each may have."""
-
-
 def _accept_geometry(found: Any, original: Any) -> None:
     count, size = len(found.cam2world), found.size
     check_cam2world(found.cam2world, "poses")
@@ -611,7 +571,8 @@ FORMATS: dict[str, Format] = {
         Format("metrics", _make_metrics, metrics.read_metrics, _accept_metrics,
                ("metrics.read_metrics",)),
         *(_path_format(suffix) for suffix in (".npz", ".npy", ".json", ".txt")),
-        *(_camera_format(name) for name in CAMERA_FILES),
+        *CAMERA_FORMATS,
+        *FOOTAGE_FORMATS,
         Format("geometry.npz", lambda folder: geometry_npz.save(folder / "geometry.npz"),
                read_geometry, _accept_geometry, ("geometry_npz.read_geometry",)),
         *(_picture_format(suffix) for suffix in ("png", "jpg", "webp")),

@@ -18,6 +18,7 @@ import argparse
 import collections
 import contextlib
 import dataclasses
+import gc
 import importlib
 import json
 import os
@@ -38,7 +39,8 @@ FORMATS = "helpers.formats"
 SECONDS = 8
 MEMORY = 2 << 30
 _TOO_LONG = f"took longer than {SECONDS} s, twice"
-_KILLED_AFTER = 60  # seconds without a sign of a process
+_KILLED_AFTER = 60  # seconds of computing without a sign of a process
+_GIVEN_UP_AFTER = 900  # seconds on the clock without one: a busy machine stops for long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +175,16 @@ def _serve(module: str) -> None:
             if name not in samples:
                 place = Path(folder) / f"{len(samples)}"
                 place.mkdir()
-                samples[name] = Sample(formats[name], place)
+                try:
+                    samples[name] = Sample(formats[name], place)
+                except Exception:
+                    answers.write(json.dumps({"broken": traceback.format_exc()}) + "\n")
+                    answers.flush()
+                    return
                 _limit_memory()
+                # Orbax collects garbage again and again, and would look through all of JAX.
+                gc.collect()
+                gc.freeze()
             counts: collections.Counter = collections.Counter()
             findings = []
             for number in range(task["start"], task["stop"]):
@@ -217,6 +227,8 @@ class Worker:
             self._ask(name, start, stop)
             last, answer = start, None
             for message in self._answers():
+                if "broken" in message:
+                    raise RuntimeError(f"{name}: its sample cannot be read\n{message['broken']}")
                 if "case" in message:
                     last = message["case"]
                 else:
@@ -274,16 +286,26 @@ class _Watch:
     def __init__(self, process: subprocess.Popen) -> None:
         import threading
 
-        self._process, self._last = process, time.monotonic()
+        self._process = process
+        self.alive()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def alive(self) -> None:
-        self._last = time.monotonic()
+        self._last, self._busy = time.monotonic(), self._computed()
+
+    def _computed(self) -> float:
+        """Seconds that the process has computed; those on the clock where nothing says it."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return time.monotonic()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _watch(self) -> None:
         while not self._done.wait(1.0):
-            if time.monotonic() - self._last > _KILLED_AFTER:
+            waited, busy = time.monotonic() - self._last, self._computed() - self._busy
+            if busy > _KILLED_AFTER or waited > _GIVEN_UP_AFTER:
                 self._process.kill()
 
     def __enter__(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,15 +61,33 @@ def test_a_file_that_is_read_is_found_under_every_name(folder, name):
         outputs.check_file("--out", folder / name, OURS, reads={"--in": folder / "ours.json"})
 
 
-def test_folders_must_be_folders_that_can_be_written_to(folder, monkeypatch):
+def test_folders_must_be_folders(folder):
     outputs.check_folder("--to", folder)
     outputs.check_folder("--to", folder / "new" / "more")
     for name in ("ours.json", "dangling.json"):
         with pytest.raises(ValueError, match=f"--to: .*{name} is no folder"):
             outputs.check_folder("--to", folder / name)
-    monkeypatch.setattr(os, "access", lambda path, mode: path != folder)
-    with pytest.raises(ValueError, match=f"--to: {folder} may not be written to"):
-        outputs.check_folder("--to", folder / "new")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="only Linux has such a folder")
+def test_a_folder_that_takes_no_files_is_found_whatever_its_permissions_say():
+    # Root may write to it, by its mode; nobody can make a file in it.
+    with pytest.raises(ValueError, match=r"--to: /proc may not be written to \(.+\)"):
+        outputs.check_folder("--to", Path("/proc/new"))
+    with pytest.raises(ValueError, match="--out: /proc may not be written to"):
+        outputs.check_file("--out", Path("/proc/new.json"), OURS)
+
+
+def test_a_name_that_leaves_no_room_for_a_temporary_one_is_found(folder):
+    before = sorted(folder.iterdir())
+    for name in ("x" * 250 + ".json", "ü" * 120 + ".json", "x" * 300 + ".json"):
+        with pytest.raises(ValueError, match=rf"--out: found a name of {len(name.encode())} bytes"):
+            outputs.check_file("--out", folder / name, OURS)
+        with pytest.raises(ValueError, match="--to: found a name of"):
+            outputs.check_folder("--to", folder / name)
+    outputs.check_file("--out", folder / ("x" * 150 + ".json"), OURS)
+    outputs.check_folder("--to", Path("."))
+    assert sorted(folder.iterdir()) == before
 
 
 @pytest.mark.parametrize(

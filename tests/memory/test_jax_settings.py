@@ -3,11 +3,20 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from helpers.programs import dtypes
 from mirage_jax import geometry, memory
 from mirage_jax.geometry import Camera
-from mirage_jax.memory import frustum_voxels, released, retrieval, rgb_cloud
+from mirage_jax.memory import (
+    edit,
+    frustum_voxels,
+    fusion,
+    regions,
+    released,
+    retrieval,
+    rgb_cloud,
+)
 
 GRID, SIZE, FRAMES = (4, 6), (16, 24), 2
 RNG = np.random.default_rng(0)
@@ -63,6 +72,27 @@ def colours(pictures, depth, camera):
     return rgb_cloud.read(cloud, camera, SIZE)
 
 
+def fused(tokens, depth, camera):
+    return fusion.write(memory.create(60, 3), tokens, depth, camera)
+
+
+def edited(bank):
+    """Every edit of every kind of region."""
+    box = regions.Box((-1.0, -1.0, 0.0), (1.0, 1.0, 9.0))
+    ball = regions.Sphere((0.0, 0.0, 3.0), 2.0)
+    turned = regions.OrientedBox(POSES[1], (1.0, 2.0, 9.0))
+    whole = jnp.ones(bank.capacity, bool)
+    return (
+        [edit.delete(bank, region) for region in (box, ball, turned, whole)],
+        edit.move(bank, turned, POSES[1]),
+        edit.swap(bank, ball, turned),
+        edit.duplicate(bank, box, POSES[1]),
+        edit.pin(bank, ball),
+        edit.merge(bank, bank, POSES[1], time=2.0, voxel=0.1),
+        edit.diff(bank, edit.compact(bank)),
+    )
+
+
 def everything(tokens, depth, pictures, camera):
     bank, report = written(tokens, depth, camera)
     return (
@@ -102,6 +132,27 @@ def test_nothing_is_computed_in_64_bits():
         wide = jax.make_jaxpr(lambda x: 2.0 * x)(np.ones(2))
     assert "float64" not in dtypes(program.jaxpr) and len(dtypes(program.jaxpr)) > 3
     assert "float64" in dtypes(wide.jaxpr)
+
+
+def test_fused_writes_and_edits_are_float32_of_given_ranks():
+    with jax.enable_x64(True), jax.checking_leaks(), jax.numpy_rank_promotion("raise"):
+        writes = jax.make_jaxpr(fused)(TOKENS, DEPTH, CAMERA)
+        edits = jax.make_jaxpr(edited)(memory.create(60, 3))
+    assert "float64" not in dtypes(writes.jaxpr) | dtypes(edits.jaxpr)
+
+
+@pytest.mark.long
+def test_fused_writes_and_edits_do_not_depend_on_settings():
+    def run(*arguments):
+        bank, report = fused(*arguments)
+        return bank, report, edited(bank)
+
+    few = TOKENS[:1], KNOWN[:1], CAMERA[:1]
+    expected = jax.jit(run)(*few)
+    with jax.disable_jit(), jax.debug_nans(True), jax.enable_x64(True):
+        found = run(*few)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-5)
 
 
 def test_cameras_of_float64_give_float32_points_and_elements():

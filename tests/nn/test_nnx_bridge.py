@@ -136,6 +136,27 @@ def program(function, params):
     return re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(function)(params)))
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("kind", CASES, ids=lambda kind: kind.__name__)
+def test_a_module_computes_the_same_without_jit_and_with_every_check(kind):
+    module, inputs, *options = CASES[kind]
+    options = options[0] if options else {}
+    variables = jax.eval_shape(lambda: nn.unbox(module.init(jax.random.key(0), *inputs, **options)))
+    draw = np.random.default_rng(0).normal
+    variables = jax.tree.map(lambda leaf: jnp.float32(0.2 * draw(size=leaf.shape)), variables)
+    expected = jax.jit(lambda v: module.apply(v, *inputs, **options))(variables)
+    with (
+        jax.disable_jit(),
+        jax.debug_nans(True),
+        jax.numpy_rank_promotion("raise"),
+        jax.enable_x64(True),
+    ):
+        found = module.apply(variables, *inputs, **options)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype == np.float32
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", CASES, ids=lambda kind: kind.__name__)
 def test_a_wrapped_module_computes_the_same(kind):
     """In float32 where JAX counts in 64 bits, and with no broadcast that is not asked for."""

@@ -86,6 +86,34 @@ def test_a_chunk_is_generated_and_remembered_in_float32(model):
         return wide.advance(world, path, KEY)[:2], slots
 
     assert "float64" not in found_in(chunk, jnp.zeros((1, *SIZE, 3)))
+    with jax.disable_jit():  # loops are unrolled, and functions within called as they are
+        assert "float64" not in found_in(fused_chunk(model), jnp.zeros((1, *SIZE, 3)))
+
+
+def fused_chunk(model):
+    """A chunk whose memory is fused, as it is where no reference frames are kept."""
+    path = jnp.asarray(trajectories.make("look_away", CHUNK, angle=60), jnp.float32)
+    camera = Camera(INTRINSICS[None], np.eye(4, dtype=np.float32)[None], SIZE)
+    assert model.memory.fusion(model.context_frames) is not None
+
+    def chunk(pictures):
+        world, _ = model.begin(pictures, camera)
+        return model.advance(world, path, KEY)[:2]
+
+    return chunk
+
+
+@pytest.mark.long
+def test_a_chunk_is_the_same_without_jit_and_has_no_nan():
+    model = tiny_world.world_model(
+        memory=MemoryOptions(capacity=64), sampler=SamplerOptions(steps=1)
+    )
+    chunk, pictures = fused_chunk(model), jnp.full((1, *SIZE, 3), 0.3)
+    expected = jax.jit(chunk)(pictures)
+    with jax.disable_jit(), jax.debug_nans(True), jax.numpy_rank_promotion("raise"):
+        found = chunk(pictures)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-3, atol=1e-3)
 
 
 def test_steps_of_training_are_float32(model):

@@ -6,8 +6,9 @@ import pytest
 from mirage_jax import memory, trajectories
 from mirage_jax.io import camera_files
 from mirage_jax.io.camera_files import CameraRecord
+from mirage_jax.world.path_file import NO_FILE
 from mirage_jax.world.state import World
-from mirage_jax.world.walk import Walk, camera_path, extended_path, scene_depth, with_file_lens
+from mirage_jax.world.walk import Walk, camera_path, extended_path, scene_depth, with_path_file
 
 START = trajectories.make("orbit_left", 2, angle=40, distance=2)[-1]
 
@@ -96,7 +97,7 @@ def test_the_depth_of_a_scene_is_the_median_of_what_lies_ahead():
 def walk_along(path, size=(48, 64)):
     lens = np.array([50, 52, 31, 25], np.float32)
     world = World(memory.create(1, 1), None, START.astype(np.float32), lens, 1)
-    return with_file_lens(Walk(world, path_of(str(path))), str(path), size)
+    return with_path_file(Walk(world, path_of(str(path))), str(path), size)
 
 
 def test_a_file_that_zooms_zooms_the_lens_of_the_world(tmp_path):
@@ -112,7 +113,7 @@ def test_a_file_that_zooms_zooms_the_lens_of_the_world(tmp_path):
     np.testing.assert_allclose(found.intrinsics[:, :2], zoom[:, None] * [[50, 52]], rtol=1e-5)
     np.testing.assert_allclose(found.intrinsics[:, 2], 31, rtol=1e-5)
     np.testing.assert_allclose(found.intrinsics[:, 3], 25 + 0.48 * (zoom - 1), rtol=1e-4)
-    assert found.fps == pytest.approx(8) and found.times[-1] == pytest.approx(2)
+    assert found.fps == pytest.approx(8) and found.path_file.times[-1] == pytest.approx(5)
     path = extended_path(None, found, (48, 64), 8.0, True)
     np.testing.assert_allclose(path.times, np.arange(17) / 8, atol=1e-5)
     np.testing.assert_array_equal(path.intrinsics, found.intrinsics)
@@ -121,8 +122,8 @@ def test_a_file_that_zooms_zooms_the_lens_of_the_world(tmp_path):
 def test_a_file_of_one_lens_without_times_leaves_both_to_the_world(tmp_path):
     trajectories.save(tmp_path / "walk.json", trajectories.make("push_in", 17))
     found = walk_along(tmp_path / "walk.json")
-    assert found.intrinsics is None and found.times is None and found.fps is None
+    assert found.intrinsics is None and found.path_file == NO_FILE and found.fps is None
     trajectories.save(tmp_path / "walk.txt", trajectories.make("push_in", 17))
     assert walk_along(tmp_path / "walk.txt").fps is None  # TUM, timed by frame numbers
     named = Walk(found.world, path_of("push_in"))
-    assert with_file_lens(named, "push_in", (48, 64)) is named
+    assert with_path_file(named, "push_in", (48, 64)) is named

@@ -12,6 +12,7 @@ from data_pipelines.sources.footage.picture_files import read_depth_png
 from data_pipelines.sources.footage.scene import Read
 from mirage_jax.io.camera_files import parsing
 from mirage_jax.io.image_files import opened
+from mirage_jax.io.numpy_files import ZIP_FAILURES, map_array
 
 
 def depth_folder(folder: Path, count: int, metres: float) -> Read | None:
@@ -82,7 +83,7 @@ def archive(path: Path, count: int, read: Callable[[bytes], np.ndarray], suffix:
         with zipfile.ZipFile(path) as members:
             names = [name for name in members.namelist() if name.lower().endswith(suffix)]
             names.sort(key=parsing.natural_key)
-    except (zipfile.BadZipFile, OSError) as error:
+    except ZIP_FAILURES as error:
         raise ValueError(f"{path}: found no whole zip file, expected one ({error})") from error
     if len(names) != count:
         raise ValueError(
@@ -94,7 +95,7 @@ def archive(path: Path, count: int, read: Callable[[bytes], np.ndarray], suffix:
             for frame in frames:
                 try:
                     data = members.read(names[frame])
-                except (zipfile.BadZipFile, OSError, EOFError) as error:
+                except ZIP_FAILURES as error:
                     raise ValueError(
                         f"{path}: {names[frame]} (frame {frame}): damaged ({error})"
                     ) from error
@@ -137,12 +138,9 @@ def mask_array(path: Path, count: int) -> Read:
 
 
 def _array(path: Path, kinds: tuple[str, ...]) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable .npy file ({error})") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:
-        raise ValueError(f"{path}: found {getattr(array, 'dtype', type(array))}, expected numbers")
+    array = map_array(path)
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"{path}: found {array.dtype}, expected numbers")
     return array
 
 

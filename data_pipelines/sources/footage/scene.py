@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float
 
 from mirage_jax.pose_checks import check_cam2world, check_intrinsics
 
+_LONGEST_STEP = 1e6  # seconds: frames per second are kept to six places
+
 # Yields one array for each of the frames asked for, whose numbers increase.
 Read = Callable[[Sequence[int]], Iterator[np.ndarray]]
 
@@ -62,12 +64,14 @@ class Scene:
                 f"{self.file}: found {len(self.times)} times, {len(self.cam2world)} poses and "
                 f"{len(self.intrinsics)} intrinsics, expected one of each per frame"
             )
-        falling = np.flatnonzero(~(np.diff(self.times) > 0))
+        steps = np.diff(self.times)
+        falling = np.flatnonzero(~((steps > 0) & (steps < _LONGEST_STEP)))
         if falling.size:
             frame = int(falling[0]) + 1
             raise ValueError(
                 f"{self.file}: frame {frame}: found {self.times[frame]:g} s after "
-                f"{self.times[frame - 1]:g} s, expected increasing times"
+                f"{self.times[frame - 1]:g} s, expected increasing times, less than "
+                f"{_LONGEST_STEP:g} s apart"
             )
         good = self.good
         poses = np.where(good[:, None, None], self.cam2world, np.eye(4))

@@ -103,7 +103,11 @@ class FootageSource:
         if not 0 <= index < len(cut.clips):
             raise IndexError(f"clip {index} of {len(cut.clips)} of {world}")
         scene = _open(self, _scene_of(self, world))
-        return validate(self._read(scene, world, cut.clips[index]))
+        clip = self._read(scene, world, cut.clips[index])
+        try:
+            return validate(clip)
+        except ValueError as error:
+            raise ValueError(f"{scene.file}: {error}") from error
 
     def clips(self, world: str, count: int, seed: int) -> Iterator[Clip]:
         """At most `count` clips of a scene, each once, in an order that the seed decides."""

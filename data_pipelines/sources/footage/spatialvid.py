@@ -21,7 +21,7 @@ from data_pipelines.sources.footage.cutting import native_fps
 from data_pipelines.sources.footage.files import below, walk
 from data_pipelines.sources.footage.scene import Read, ReadOptions, Scene
 from data_pipelines.sources.footage.video import video_reader
-from mirage_jax.io.camera_files.parsing import read_arrays, read_json
+from mirage_jax.io.camera_files.parsing import as_size, read_arrays, read_json
 from mirage_jax.io.depth_maps import resample
 from mirage_jax.io.video_frames import VideoFrames
 
@@ -29,6 +29,8 @@ LAYOUT = "videos/ and annotations/ with poses.npy"
 LICENCE = "CC-BY-NC-SA-4.0"
 
 _INTERVAL = 0.2  # seconds
+_ROWS = ("data", "indices", "indptr")
+_LARGEST_MASK = 1 << 14  # along a side
 _CAPTIONS = ("SceneSummary", "OptCamMotion", "CamMotion", "SceneDesc")
 
 
@@ -77,14 +79,24 @@ def _masks(path: Path, count: int, size: tuple[int, int]) -> Read:
     found = sum(name.endswith("_indptr") for name in arrays)
     if found != count or "shape" not in arrays:
         raise ValueError(f"{path}: found masks of {found} frames, expected {count} and a shape")
-    shape = tuple(int(side) for side in arrays["shape"])
+    sides = arrays["shape"].reshape(-1).tolist()
+    if len(sides) != 2:
+        raise ValueError(f"{path}: shape: found {sides}, expected height and width")
+    shape = as_size(path, sides[0], sides[1], "shape")
+    if max(shape) > _LARGEST_MASK:
+        raise ValueError(f"{path}: shape: found {shape}, expected at most {_LARGEST_MASK} pixels")
+    names = [f"f_{frame}_{part}" for frame in range(count) for part in _ROWS]
+    if missing := [name for name in names if name not in arrays]:
+        raise ValueError(f"{path}: found no array {missing[0]}, expected {', '.join(_ROWS)} of all")
 
     def read(frames: Sequence[int]) -> Iterator[np.ndarray]:
         for frame in frames:
-            parts = tuple(arrays[f"f_{frame}_{part}"] for part in ("data", "indices", "indptr"))
+            parts = tuple(arrays[f"f_{frame}_{part}"] for part in _ROWS)
             try:
-                mask = sparse.csr_matrix(parts, shape=shape).toarray()
-            except ValueError as error:
+                rows = sparse.csr_matrix(parts, shape=shape)
+                rows.check_format(full_check=True)  # indices beyond it would be written anywhere
+                mask = rows.toarray()
+            except (ValueError, TypeError) as error:
                 raise ValueError(f"{path}: frame {frame}: {error}") from error
             yield resample((mask != 0).astype(np.int32), size)
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from mirage_jax.io.numpy_files import ZIP_FAILURES
+
 _DTYPES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
@@ -52,7 +54,7 @@ class Tensor:
         try:
             with zipfile.ZipFile(self.archive) as archive:
                 data = archive.read(self.storage.file)
-        except (zipfile.BadZipFile, KeyError, OSError, EOFError) as error:
+        except (KeyError, *ZIP_FAILURES) as error:
             raise ValueError(f"{self.archive}: {self.storage.file}: damaged ({error})") from error
         start = self.offset * dtype.itemsize
         if len(data) < start + count * dtype.itemsize:
@@ -121,7 +123,7 @@ def load(path: Path) -> Any:
             if order in archive.namelist() and archive.read(order) != b"little":
                 raise ValueError(f"{path}: found big-endian numbers, expected little-endian ones")
             data = archive.read(names[0])
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except ZIP_FAILURES as error:
         raise ValueError(
             f"{path}: found no whole torch file, expected one of the zip format ({error})"
         ) from error

@@ -151,6 +151,8 @@ def _world_file(
     """The state after the walk, with all that the file it was read from had beside."""
     known = walk.file or WorldFile(world)
     origin = dataclasses.replace(world.origin, frame_seconds=_frame_seconds(walk, fps))
+    if walk.file is None and walk.path_file.times is not None:
+        origin = dataclasses.replace(origin, time=float(walk.path_file.times[0]))
     world = world.replace(origin=origin)  # type: ignore[attr-defined]
     before = walk.before or known.camera_path
     new = walk.file is None and walk.before is None
@@ -163,6 +165,8 @@ def _world_file(
 def _frame_seconds(walk: Walk, fps: float) -> float | None:
     """Seconds between all frames of a world; None where the walk has others than what it began."""
     before = walk.world.origin.frame_seconds
+    if not walk.path_file.even:
+        return None
     if walk.file is None and walk.before is None:
         return 1 / fps
     with_entities = walk.file is not None and walk.file.entities is not None

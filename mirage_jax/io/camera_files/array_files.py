@@ -85,6 +85,10 @@ def read_vipe(path: Path, told: Told) -> FileCameras:
     lens = None
     if lens_file.is_file():
         values, lens_order = _indexed(lens_file, read_arrays(lens_file))
+        if values.ndim != 2 or values.shape[1] < 4:
+            raise ValueError(
+                f"{lens_file}: data: found shape {values.shape}, expected [{len(order)}, 4]"
+            )
         if not np.array_equal(lens_order, order):
             raise ValueError(
                 f"{lens_file}: inds: found {len(lens_order)} frames, expected the {len(order)} of "

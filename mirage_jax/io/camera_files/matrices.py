@@ -68,7 +68,6 @@ def named_arrays(path: Path, content: dict[str, Any]) -> FileCameras:
     times, size = _first(content, _TIMES), _first(content, ("size",))
     if times is not None:
         times = as_floats(path, times, "timestamps").reshape(-1)
-    names = content.get("names")
     return FileCameras(
         matrices,
         direction,
@@ -78,8 +77,17 @@ def named_arrays(path: Path, content: dict[str, Any]) -> FileCameras:
         intrinsics=None if lens is None else as_intrinsics(path, lens, len(matrices)),
         size=None if size is None else _size(path, size),
         timestamps=times,
-        names=None if names is None else tuple(map(str, names)),
+        names=_names(path, content.get("names")),
     )
+
+
+def _names(path: Path, value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    names = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: names: found {str(value)[:40]}, expected a list of texts")
+    return tuple(names)
 
 
 def _first(content: dict[str, Any], names: tuple[str, ...]) -> Any:

@@ -137,10 +137,9 @@ def as_intrinsics(path: Path, value: Any, count: int, where: str = "intrinsics")
       ValueError: naming the file and `where`, for any other shape or number, or a skewed lens.
     """
     array = as_floats(path, value, where)
-    if array.shape in ((4,), (3, 3)):
-        array = np.broadcast_to(array, (count, *array.shape))
-    if len(array) == 1 and array.shape[1:] in ((4,), (3, 3)):
-        array = np.broadcast_to(array, (count, *array.shape[1:]))
+    if array.shape in ((4,), (3, 3), (1, 4), (1, 3, 3)):
+        one = array.reshape(array.shape[-2:] if array.shape[-1] == 3 else 4)
+        array = np.broadcast_to(one, (count, *one.shape))
     if array.shape == (count, 3, 3):
         plain = array.copy()
         plain[:, (0, 1, 0, 1), (0, 1, 2, 2)] = 0.0

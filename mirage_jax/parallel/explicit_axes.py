@@ -1,8 +1,8 @@
 """Arrays that a mesh with explicit axes splits (`jax.make_mesh` makes such axes by default).
 
 There every operation must say how its result is split, which a scatter over all elements of all
-views cannot. Within a function of the memory the compiler decides instead, as on a mesh of `Auto`
-axes, and only what comes out is split by rule.
+views, or the reshapes of a network, cannot. Within a function of the memory or a module the
+compiler decides instead, as on a mesh of `Auto` axes, and only what comes out is split by rule.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,6 +59,29 @@ def compiler_splits(outputs: Callable[..., Any]) -> Callable[[F], F]:
         return wrapped  # type: ignore[return-value]
 
     return decorate
+
+
+def apply(module: nn.Module, variables: Any, *inputs: Any, **options: Any) -> Any:
+    """`module.apply` of inputs on a mesh with explicit axes, or on any other or none.
+
+    Args:
+      module: one of `mirage_jax.nn`, or any other of Linen.
+      variables: of the module, split or not.
+      inputs: with a batch along their first axis.
+      options: further arguments of `module.apply`, such as `method`.
+
+    Returns:
+      What the module returns; all arrays are split along their first axis as the first input is.
+    """
+    leaves = jax.tree.leaves((inputs, options))
+    first = next((leaf for leaf in leaves if isinstance(leaf, jax.Array)), None)
+    batch = PartitionSpec(*tuple(spec_of(first))[:1]) if first is not None else PartitionSpec()
+
+    @compiler_splits(lambda *_, **__: batch)
+    def run(variables: Any, *inputs: Any, **options: Any) -> Any:
+        return module.apply(variables, *inputs, **options)
+
+    return run(variables, *inputs, **options)
 
 
 def spec_of(array: Any) -> PartitionSpec:

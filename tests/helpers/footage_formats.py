@@ -1,0 +1,69 @@
+"""Footage in every layout that is read, with all its tables, maps and captions, for `fuzzing`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.clip import validate
+from data_pipelines.sources.footage import pixelsplat, source
+from helpers import made_footage
+from helpers.format_entry import Format
+
+_SIZE = 16
+
+
+@functools.cache
+def _room() -> Any:
+    return made_footage.room(10, _SIZE)
+
+
+LAYOUTS: dict[str, tuple[str, Callable[..., None]]] = {
+    "7-Scenes": ("seven_scenes", made_footage.seven_scenes),
+    "TUM RGB-D": ("tum_rgbd", made_footage.tum_rgbd),
+    "RealEstate10K": ("re10k", made_footage.re10k),
+    "pixelSplat": ("pixelsplat", made_footage.pixelsplat),
+    "SpatialVID": ("spatialvid", made_footage.spatialvid),
+    "ViPE": ("vipe", made_footage.vipe),
+    "Mirage's samples": ("vipe", made_footage.mirage_sample),
+    "videos": ("video", made_footage.video),
+    "transforms.json": ("pictures", made_footage.transforms),
+}
+"""Name: the reader, and what writes a sample of its layout into a folder."""
+
+_READERS = {
+    "7-Scenes": ("files.read_numbers", "files.read_text", "picture_files.read_depth_png"),
+    "pixelSplat": ("torch_chunks.load",),
+}
+
+
+def _footage_format(name: str) -> Format:
+    format, write = LAYOUTS[name]
+
+    def make(folder: Path) -> Path:
+        write(folder, _room())
+        return folder
+
+    def read(folder: Path) -> Any:
+        for function in (*vars(source).values(), *vars(pixelsplat).values()):
+            if hasattr(function, "cache_clear"):  # it keeps what it has read of these names
+                function.cache_clear()
+        lens = tuple(map(float, _room().intrinsics[0])) if format == "video" else ()
+        options = {"frames": 2, "size": 8, "eval_share": 0.0, "lens": lens}
+        footage = source.FootageSource(root=str(folder), format=format, **options)
+        return [footage.clip(scene, 0) for scene in footage.worlds("train")]
+
+    def accept(found: Any, original: Any) -> None:
+        for one in found:
+            validate(one)
+            assert one.video.shape == (2, 8, 8, 3) and one.video.dtype == np.uint8
+            assert one.depth is None or not np.isnan(one.depth).any()
+
+    return Format(f"footage of {name}", make, read, accept, _READERS.get(name, ()))
+
+
+FOOTAGE_FORMATS = tuple(_footage_format(name) for name in LAYOUTS)
