@@ -55,8 +55,8 @@ _PROTOCOL = flags.DEFINE_enum(
     "protocol",
     "revisit",
     ["revisit", "closed_loop", "permanence"],
-    "What is scored: places that are seen again, after a true past or after one that the model made "
-    "up, or bodies that walked out of sight.",
+    "What is scored: places that are seen again, after a true past or one that the model made up, "
+    "or bodies that walked out of sight.",
 )
 _SOURCE = flags.DEFINE(
     PathName(), "source", "", "Footage that comes back, in place of the held-out worlds."
