@@ -121,6 +121,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.geometry_training.warmup = 50
     c.geometry_training.weight_decay = 1e-3
     c.geometry_training.ema_decay = 0.99
+    c.geometry_training.mover_weight = 1.0  # of cells that move, which are rare
 
     c.denoiser = ConfigDict()
     c.denoiser.width = 192

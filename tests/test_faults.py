@@ -23,6 +23,8 @@ NOT_ATOMIC = {
     "mirage_jax/io/sealed.py": "puts the checksum into what its callers give a temporary name",
     "mirage_jax/io/safetensors_header.py": "orders what its caller gives a temporary name",
     "mirage_jax/io/camera_files/saving.py": "to the path that `replacing` yields",
+    "mirage_jax/explore/pictures.py": "a picture in a temporary folder, gone when it is read",
+    "data_pipelines/tolerance.py": "which record a thread is at, in a temporary folder",
     "mirage_jax/memory/file_rows.py": "mapped files, whose header says how far they count",
     "data_pipelines/clip_video_codecs.py": "encodes in memory",
     "mirage_jax/io/lock.py": "holds a lock, not content",

@@ -59,7 +59,11 @@ _PROTOCOL = flags.DEFINE_enum(
     "or bodies that walked out of sight.",
 )
 _SOURCE = flags.DEFINE(
-    PathName(), "source", "", "Footage that comes back, in place of the held-out worlds."
+    PathName(),
+    "source",
+    "",
+    "Footage that comes back, in place of the held-out worlds.",
+    allow_override=True,  # `mirage convert` has one too, for programs that import both
 )
 _RETURNS = flags.DEFINE(Integer(least=1), "returns", 16, "Returns of --source, at most.")
 _VIDEOS = flags.DEFINE_list(
@@ -361,7 +365,7 @@ def main() -> None:
     for name, protocol in _GOES_WITH.items():
         if flags.FLAGS[name].present and protocol != _PROTOCOL.value:
             raise common.UserError(
-                f"--{name}: found --protocol={_PROTOCOL.value} with it, expected {protocol}"
+                f"--{name}: found --protocol={_PROTOCOL.value}, expected --protocol={protocol}"
             )
     if _PROTOCOL.value == "permanence":
         permanence.run(

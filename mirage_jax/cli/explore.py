@@ -22,6 +22,7 @@ import sys
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from rich.console import Console
@@ -38,10 +39,15 @@ from mirage_jax.io import outputs
 from mirage_jax.world import shipped
 from mirage_jax.world.session import SessionOptions
 
-_IMAGE = flags.DEFINE(PathName(), "image", "", "Picture to start from.")
-_CLIP = flags.DEFINE(PathName(), "clip", "", "Footage with camera poses to start from.")
-_WORLD = flags.DEFINE(PathName(), "world", "", "Saved world to go on from.")
-_FOV = flags.DEFINE(Real(above=0, below=180), "fov", 90.0, "Degrees across a picture's middle.")
+_SHARED: Any = {"allow_override": True}
+"""Flags that `mirage generate` has too, for programs that import both commands."""
+
+_IMAGE = flags.DEFINE(PathName(), "image", "", "Picture to start from.", **_SHARED)
+_CLIP = flags.DEFINE(PathName(), "clip", "", "Footage with poses to start from.", **_SHARED)
+_WORLD = flags.DEFINE(PathName(), "world", "", "Saved world to go on from.", **_SHARED)
+_FOV = flags.DEFINE(
+    Real(above=0, below=180), "fov", 90.0, "Degrees across a picture's middle.", **_SHARED
+)
 _SAVED = flags.DEFINE(PathName(), "saved", "runs/explore", "Folder for saved worlds.")
 _HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "Address to listen on; 0.0.0.0 for all of this machine's."
@@ -61,7 +67,7 @@ _IDLE = flags.DEFINE(
     Real(above=0), "idle", 600.0, "Seconds after which a walk without a page is saved and ended."
 )
 _FPS = flags.DEFINE(
-    Real(least=1, most=120), "fps", 16.0, "Frames a second of the walk, made and played."
+    Real(least=1, most=120), "pace", 16.0, "Frames a second of the walk, made and played."
 )
 
 

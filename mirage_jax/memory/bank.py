@@ -114,6 +114,11 @@ class WriteReport:
     depth_scale: Any = None
     movers: Any = None
 
+    @property
+    def counts(self) -> dict[str, Any]:
+        """Numbers of cells and elements by name, without what is no such number."""
+        return {name: n for name, n in vars(self).items() if name not in ("depth_scale", "movers")}
+
 
 def create(capacity: int, channels: int, dtype: Any = jnp.float32) -> LatentMemory:
     """An empty memory.

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from mirage_jax.geometry import Camera
-from mirage_jax.world import posed_pictures
+from mirage_jax.world import moving, posed_pictures
 from mirage_jax.world.latent_encoder import to_model_range
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.state import World
@@ -65,7 +65,7 @@ def start_from_capture(
         seen = to_model_range(pictures[start:end])
         maps = part(depths, start, end), part(still, start, end)
         world = more(model, world, seen, camera[start:end], *maps)
-    return world.replace(origin=origin)  # type: ignore[attr-defined]
+    return world.replace(origin=moving.timed(origin, model.movers))  # type: ignore[attr-defined]
 
 
 def _more(
@@ -79,7 +79,7 @@ def _more(
     """The world after more pictures: what `WorldModel.begin` does with its first."""
     latents = model.encoder.encode_images(pictures)
     count = len(latents)
-    bank, _, _, frames = model.observe(
+    bank, _, _, frames, bodies = model.observe(
         world.bank,
         latents,
         jnp.ones(count, bool),
@@ -89,8 +89,10 @@ def _more(
         depth=depth,
         static=static,
         frames=world.context_frames,
+        movers=world.movers,
     )
     kept = world.context_frames if model.memory.rewrite_first else frames
     pose = jnp.asarray(camera.cam2world[-1], jnp.float32)
     lens = jnp.asarray(camera.intrinsics[-1], jnp.float32)
-    return World(bank, latents[-1], pose, lens, world.frames + count, kept)
+    number = world.frames + count
+    return World(bank, latents[-1], pose, lens, number, kept, movers=bodies)

@@ -206,8 +206,7 @@ class Session:
         self._become(after, self._trail.walked(poses, video[-1]))
         self._colours.add(np.asarray(after.latent, np.float32), video[-1])
         self._unrecorded = "chunk"
-        counts = {name: int(n) for name, n in vars(jax.device_get(report)).items()
-                  if name != "depth_scale"}  # fmt: skip
+        counts = {name: int(n) for name, n in jax.device_get(report.counts).items()}
         clock("total", None)
         return Step(video, poses, counts, clock.stages, blocked, moved, number)
 

@@ -142,11 +142,7 @@ class VectorEnvironment(base("VectorEnv", "gymnasium.vector")):  # type: ignore[
         self._worlds, self.poses = worlds, poses[:, -1]
         self._frames = self._frames + self.options.chunk_frames - 1
         self._steps = self._steps + 1
-        written = {
-            name: np.asarray(number)
-            for name, number in vars(jax.device_get(report)).items()
-            if name != "depth_scale"
-        }
+        written = {name: np.asarray(n) for name, n in jax.device_get(report.counts).items()}
         info = {"video": video, "pose": self.poses, "blocked": blocked, **written}
         none = np.zeros(self.num_envs, bool)
         rewards = np.zeros(self.num_envs) if self._reward is None else self._reward(info)

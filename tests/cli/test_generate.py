@@ -342,8 +342,8 @@ def test_fields_that_nothing_goes_by_are_said(generate, picture, pair, monkeypat
     out = f"--out={pair / 'new.mp4'}"
     _, said, _ = generate(picture, out, "--config.sampling.steps=3", "--config.sky_depth=9.0")
     assert "not used here: --config.sampling.steps " in said + " "  # weights that say nothing
-    command = importlib.import_module("mirage_jax.cli.generate")
-    monkeypatch.setattr(command, "stored_fields", lambda *_: {"chunk_frames": CHUNK})
+    flags = importlib.import_module("mirage_jax.cli.helpers.entry_flags")
+    monkeypatch.setattr(flags, "stored_fields", lambda *_: {"chunk_frames": CHUNK})
     code, said, _ = generate(picture, out, "--config.seed=3", "--config.sampling.steps=3")
     assert code == 0 and "not used here: --config.seed " in said + " "
     assert "sampling" not in said

@@ -150,7 +150,7 @@ def test_a_flag_that_is_not_finite_is_refused_by_name(call, flag):
 
 def test_help_says_what_flags_and_fields_mean_and_may_be(call):
     _, out, _ = call("generate", "--help")
-    assert "those of the geometry or the world. (> 0.01 and < 1000) (default: 10.0)" in out
+    assert "the clip or the world. (> 0.01 and < 1000) (default: 10.0)" in out
     assert "record.frames = 33  # Of a clip, 1 + n (chunk_frames - 1), n at least 2. (>= 1)" in out
     lines = out.split("overridden as --config.NAME=VALUE:")[1].strip().splitlines()
     bare = {line.split(" = ")[0].strip() for line in lines if "  # " not in line}

@@ -118,7 +118,7 @@ def test_what_was_seen_comes_back_and_survives_a_kill(saved, browser):
 
 @pytest.mark.parametrize("fps", [16, 30])
 def test_how_fast_it_is(saved, browser, fps):
-    with explorer(saved, signal.SIGTERM, f"--fps={fps}") as url:
+    with explorer(saved, signal.SIGTERM, f"--pace={fps}") as url:
         began = time.monotonic()
         with page_at(browser, url, wait=SECONDS) as page:
             first_picture = time.monotonic() - began

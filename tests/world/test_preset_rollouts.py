@@ -18,7 +18,7 @@ from mirage_jax import memory
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import frustum_voxels, released
 from mirage_jax.nn.video_vae import LatentStats
-from mirage_jax.world import WorldModel, load_world, rollout, save_world
+from mirage_jax.world import WorldModel, chunk_step, load_world, rollout, save_world
 from mirage_jax.world.conditioners import make
 from mirage_jax.world.latent_encoder import LatentEncoder
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
@@ -176,21 +176,13 @@ def test_the_released_preset_does_what_the_released_code_does():
 
 def test_the_latent_of_white_is_computed_once_per_length(monkeypatch):
     """Five chunks of three lengths: two latents beside none, one and two of the chunk before."""
-    run, computed = jax.jit, []
+    run, computed = chunk_step._encode_constants, []
 
-    def counted(function, **options):
-        """`jax.jit`, whose every call is noted where it is that of the constants."""
-        compiled = run(function, **options)
-        if function is not WorldModel.constants:
-            return compiled
+    def counted(model, latents):
+        computed.append(latents)
+        return run(model, latents)
 
-        def call(model, latents):
-            computed.append(latents)
-            return compiled(model, latents)
-
-        return call
-
-    monkeypatch.setattr(jax, "jit", counted)
+    monkeypatch.setattr(chunk_step, "_encode_constants", counted)
     _, chunks, calls = walk(model("released"), 21)
     assert [chunk.preceding for chunk in chunks] == [0, 1, 2, 2, 2]
     assert computed == [2, 3, 4]

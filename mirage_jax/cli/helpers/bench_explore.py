@@ -1,7 +1,7 @@
 """mirage bench explore: how fast one walks through a world, without a browser.
 
     mirage bench explore --workdir=runs/quickstart
-    mirage bench explore --workdir=runs/quickstart --chunks=1000 --walkers=16
+    mirage bench explore --workdir=runs/quickstart --chunks=1000 --together=16
 
 Starts from a recorded clip of the work directory, or from the weights and a picture that ship
 (--workdir=demo, or where nothing is trained), compiles, fills the memory, and walks. Prints
@@ -32,7 +32,7 @@ _FILL = flags.DEFINE(
     Integer(least=0), "fill", 400, "At most so many chunks before, until the memory is full."
 )
 _WALKERS = flags.DEFINE(
-    Integer(least=0), "walkers", 0, "Time so many walkers that share a step, too; 0: none."
+    Integer(least=0), "together", 0, "Time so many walkers that share a step, too; 0: none."
 )
 _LENGTH = flags.DEFINE(Integer(least=5), "chunk_length", 5, "Frames of a chunk: 1 + 4 n.")
 

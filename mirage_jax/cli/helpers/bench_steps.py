@@ -26,7 +26,7 @@ from mirage_jax.io.workdir import Workdir
 
 _STEPS = flags.DEFINE_list("steps", ["1", "2", "4"], "Steps that both are sampled in.")
 _MANY = flags.DEFINE(Integer(least=1), "many", 20, "Steps of the teacher at its best.")
-_CLIPS = flags.DEFINE(Integer(least=1), "clips", 64, "Held-out clips of each world, at most.")
+_CLIPS = flags.DEFINE(Integer(least=1), "held_out", 64, "Held-out clips of each world, at most.")
 
 
 def run(

@@ -87,7 +87,7 @@ def test_help_is_of_the_subject(call):
 def test_unknown_subjects_and_sizes_are_one_line(call, monkeypatch):
     code, _, err = call("networks")
     assert code == 2
-    assert "no subject 'networks', expected one of memory, loader, denoiser, vae" in err
+    assert "no subject 'networks', expected one of memory, explore, loader, " in err
 
     def refuse(*_, **__):
         raise ValueError("size: found 'huge', expected one of tiny")
