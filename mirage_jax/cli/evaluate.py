@@ -44,7 +44,7 @@ from mirage_jax.cli.helpers import (
     permanence,
     timing,
 )
-from mirage_jax.cli.helpers.flag_types import Integer, PathName
+from mirage_jax.cli.helpers.flag_types import Integer, PathName, PathNames
 from mirage_jax.cli.helpers.stored_fields import check_overrides
 from mirage_jax.io import outputs
 from mirage_jax.io.atomic import replacing
@@ -59,10 +59,10 @@ _PROTOCOL = flags.DEFINE_enum(
     "or bodies that walked out of sight.",
 )
 _SOURCE = flags.DEFINE(
-    PathName(),
+    PathNames(),
     "source",
-    "",
-    "Footage that comes back, in place of the held-out worlds.",
+    [],
+    "Footage that comes back, in place of the held-out worlds; several are scored one by one.",
     allow_override=True,  # `mirage convert` has one too, for programs that import both
 )
 _RETURNS = flags.DEFINE(Integer(least=1), "returns", 16, "Returns of --source, at most.")
@@ -386,7 +386,8 @@ def main() -> None:
         from mirage_jax.cli.helpers import real_returns
 
         config_check.check(config)
-        real_returns.run(config, workdir, _SOURCE.value, _RETURNS.value, Console())
+        for source in _SOURCE.value:
+            real_returns.run(config, workdir, source, _RETURNS.value, Console())
     else:
         run(config, workdir, Console())
 

@@ -42,7 +42,8 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> tuple[str, ..
     shared: dict[str, Any] = {"seed": config.record.seed, "shard_clips": config.record.shard_clips}
     if footage:
         shared["codecs"] = ENCODINGS[config.data.encoding]
-        shared["filters"] = from_mapping(Filters, config.get("filters") or {}, "config.filters")
+        filters = config.filters.to_dict() if "filters" in config else {}
+        shared["filters"] = from_mapping(Filters, filters, "config.filters")
     outputs.check_file("worlds/skipped.json", workdir.root / "worlds" / "skipped.json", _SKIPPED)
     for name, source in found.items():
         for split, count in splits[name].items():
