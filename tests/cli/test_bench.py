@@ -86,6 +86,6 @@ def test_a_walker_needs_trained_parts(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(common, "prepare_jax", lambda *_, **__: None)
     argv = ["mirage bench", f"--workdir={tmp_path}", "--config.tiny=true"]
     monkeypatch.setattr(sys, "argv", argv)
-    with pytest.raises(SystemExit) as stopped:
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as stopped:
         common.run(bench_explore.main, bench_explore.__name__, argv)
     assert stopped.value.code == 2 and str(tmp_path) in capsys.readouterr().err
