@@ -98,7 +98,9 @@ GOLDEN = {
 
 
 @pytest.mark.skipif(jax.__version__ not in GOLDEN, reason="no golden numbers for this XLA")
-@pytest.mark.parametrize("run", ["branch", "joint", "whole"])
+@pytest.mark.parametrize(
+    "run", ["branch", *(pytest.param(run, marks=pytest.mark.long) for run in ("joint", "whole"))]
+)
 def test_collectives_of_the_training_step(run, request):
     report, _ = request.getfixturevalue(run)
     assert counts(report) == GOLDEN[jax.__version__][run]

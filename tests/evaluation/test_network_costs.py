@@ -98,6 +98,7 @@ def test_a_vae_is_measured_on_the_latents_and_clips_of_its_strides():
             assert jax.tree.leaves(out)[0].shape == network.inputs[frames].shape
 
 
+@pytest.mark.long
 def test_passes_of_a_vae_are_its_encoder_its_decoder_and_the_gradient_of_both():
     network = network_costs.vae(VAE)
     params, inputs = drawn(network)

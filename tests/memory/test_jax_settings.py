@@ -107,6 +107,7 @@ def everything(tokens, depth, pictures, camera):
 ARGUMENTS = (TOKENS, DEPTH, PICTURES, CAMERA)
 
 
+@pytest.mark.long
 def test_results_do_not_depend_on_settings():
     expected = jax.jit(everything)(*ARGUMENTS)
     with (

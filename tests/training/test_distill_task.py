@@ -80,6 +80,7 @@ def loss_of(task, batch):
     return run
 
 
+@pytest.mark.long
 def test_with_one_level_the_loss_is_that_of_the_velocities(made):
     """From pure noise to data in one step: the goal is where the teacher's own step ends."""
     task, teacher, student, batch = made

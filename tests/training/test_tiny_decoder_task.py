@@ -22,6 +22,7 @@ def encoder():
     return LatentEncoder({}, LatentStats(jnp.zeros(3), jnp.ones(3)), tiny_world.MeanColours())
 
 
+@pytest.mark.long
 def test_the_loss_is_the_error_of_the_decoded_clip_and_the_encoder_stays(encoder):
     task = TinyDecoderTask.of_encoder(DECODER, encoder, l1_weight=0.5, first_frame_weight=3.0)
     params = nn.unbox(task.init(jax.random.key(0)))
