@@ -121,7 +121,7 @@ _DECODER = flags.DEFINE_enum(
     "decoder",
     "vae",
     ("vae", "tiny"),
-    "Of the pictures; tiny: model/tiny_decoder of the work directory, for a tenth of the work.",
+    "Of the pictures; tiny: model/tiny_decoder of the work directory, a smaller network.",
 )
 _PRESET = flags.DEFINE_enum(
     "preset", None, [*PRESETS], "How the weights are run; by default as they were trained."

@@ -10,7 +10,8 @@ import pytest
 import mirage_jax as mirage
 from helpers.paths import ROOT
 from mirage_jax.evaluation import image_metrics
-from mirage_jax.weights import load_export
+from mirage_jax.io.workdir import Workdir
+from mirage_jax.weights import fingerprint, load_export
 from mirage_jax.world import shipped
 from mirage_jax.world.latent_encoder import to_model_range, to_uint8
 
@@ -57,6 +58,14 @@ def test_a_start_picture_is_decoded_as_it_was(model):
 
     made = to_uint8(coded(to_model_range(pictures)))
     assert image_metrics.psnr(made, pictures).min() > 20
+
+
+def test_they_are_written_as_they_lie_there(tmp_path):
+    """Rounded tensors round to themselves."""
+    shipped.write(shipped.DEMO, tmp_path)
+    for part in shipped.PARTS:
+        written, kept = (Workdir(f).model(part) for f in (tmp_path, shipped.DEMO))
+        assert fingerprint(written) == fingerprint(kept)
 
 
 def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
