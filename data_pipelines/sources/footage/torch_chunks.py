@@ -6,7 +6,7 @@ obeyed; the name of anything else is refused.
 """
 
 import dataclasses
-import io
+import functools
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mirage_jax.io.numpy_files import ZIP_FAILURES
+from mirage_jax.io.plain_pickle import unpickle
 
 _DTYPES = {
     "FloatStorage": "<f4",
@@ -65,45 +66,27 @@ class Tensor:
         return np.frombuffer(data, dtype, count, start).reshape(self.shape).copy()
 
 
-class _Reader(pickle.Unpickler):
-    """Knows no name but those that tensors are made of."""
+def _storage(path: Path, folder: str, pid: Any) -> _Storage:
+    kind, dtype, key, _, count = pid
+    known = kind == "storage" and dtype in _DTYPES.values() and str(key).isalnum()
+    if not known or not isinstance(count, int):
+        raise ValueError(f"{path}: found storage {pid!r}, expected one of numbers")
+    return _Storage(dtype, f"{folder}/data/{key}", count)
 
-    def __init__(self, data: bytes, path: Path, folder: str):
-        super().__init__(io.BytesIO(data))
-        self._path, self._folder = path, folder
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return self._tensor
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
-        raise ValueError(
-            f"{self._path}: found {module}.{name}, expected tensors, lists, dicts, texts, bytes "
-            "and numbers alone"
-        )
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _, count = pid
-        known = kind == "storage" and dtype in _DTYPES.values() and str(key).isalnum()
-        if not known or not isinstance(count, int):
-            raise ValueError(f"{self._path}: found storage {pid!r}, expected one of numbers")
-        return _Storage(dtype, f"{self._folder}/data/{key}", count)
-
-    def _tensor(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Tensor:
-        if not isinstance(storage, _Storage):
-            raise ValueError(f"{self._path}: found a tensor of {storage!r}, expected a storage")
-        sizes = tuple(int(side) for side in shape)
-        dense: list[int] = []
-        step = 1
-        for side in reversed(sizes):
-            dense.insert(0, step)
-            step *= side
-        strided = [s for s, side in zip(stride, sizes, strict=True) if side > 1]
-        if strided != [s for s, side in zip(dense, sizes, strict=True) if side > 1]:
-            raise ValueError(f"{self._path}: found a tensor of strides {stride}, expected dense")
-        return Tensor(self._path, storage, int(offset), sizes)
+def _tensor(path: Path, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Tensor:
+    if not isinstance(storage, _Storage):
+        raise ValueError(f"{path}: found a tensor of {storage!r}, expected a storage")
+    sizes = tuple(int(side) for side in shape)
+    dense: list[int] = []
+    step = 1
+    for side in reversed(sizes):
+        dense.insert(0, step)
+        step *= side
+    strided = [s for s, side in zip(stride, sizes, strict=True) if side > 1]
+    if strided != [s for s, side in zip(dense, sizes, strict=True) if side > 1]:
+        raise ValueError(f"{path}: found a tensor of strides {stride}, expected dense")
+    return Tensor(path, storage, int(offset), sizes)
 
 
 def load(path: Path) -> Any:
@@ -127,12 +110,16 @@ def load(path: Path) -> Any:
         raise ValueError(
             f"{path}: found no whole torch file, expected one of the zip format ({error})"
         ) from error
+    names = {
+        ("torch._utils", "_rebuild_tensor_v2"): functools.partial(_tensor, path),
+        ("collections", "OrderedDict"): OrderedDict,
+        **{("torch", name): dtype for name, dtype in _DTYPES.items()},
+    }
+    expected = "tensors, lists, dicts, texts, bytes and numbers"
     try:
-        content = _Reader(data, path, folder).load()
-    except ValueError:
-        raise
-    except Exception as error:  # what pickle raises for damaged data has no common base
-        raise ValueError(f"{path}: data.pkl: damaged ({error!r})") from error
+        content = unpickle(data, path, names, expected, functools.partial(_storage, path, folder))
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path}: data.pkl: damaged ({error})") from error
     return _checked(content, path)
 
 
