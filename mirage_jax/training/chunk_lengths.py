@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,11 +26,12 @@ class ByLength:
 
 def drawn_lengths(lengths: Sequence[int], seed: int, steps: int) -> np.ndarray:
     """Frames of a chunk in each of the first steps, all lengths alike; a longer draw goes on."""
-    blocks = [
-        np.random.default_rng([seed, block]).integers(len(lengths), size=BLOCK)
-        for block in range(-(-steps // BLOCK))
-    ]
-    index = np.concatenate([np.zeros(0, np.int64), *blocks])[:steps]
+    blocks = [_drawn_block(lengths, seed, block) for block in range(-(-steps // BLOCK))]
+    return np.concatenate([np.zeros(0, np.int64), *blocks])[:steps]
+
+
+def _drawn_block(lengths: Sequence[int], seed: int, block: int) -> np.ndarray:
+    index = np.random.default_rng([seed, block]).integers(len(lengths), size=BLOCK)
     return np.asarray(lengths)[index]
 
 
@@ -48,12 +50,11 @@ def mixed_batches(
     opened = {n: open_batches(n, int((before == n).sum())) for n in lengths}
     streams = {n: iter(batches) for n, batches in opened.items()}
     try:
-        step = start
-        while True:
-            upcoming = drawn_lengths(lengths, seed, (step // BLOCK + 1) * BLOCK)[step:]
-            for length in upcoming:
+        done = start % BLOCK
+        for block in itertools.count(start // BLOCK):
+            for length in _drawn_block(lengths, seed, block)[done:]:
                 yield next(streams[int(length)])
-            step += len(upcoming)
+            done = 0
     finally:
         for batches in opened.values():
             close = getattr(batches, "close", None)
