@@ -199,8 +199,7 @@ def trained(config: ConfigDict) -> str:
 
 def denoiser_architecture(config: ConfigDict, task: DenoiserTask) -> dict[str, Any]:
     """Everything that decides what a denoiser's weights mean and how they are run."""
-    lengths = chunk_lengths(config, "latent" if task.batch_shapes > 1 else "none")
-    several = {"chunk_lengths": sorted(lengths)} if len(lengths) > 1 else {}
+    several = {"chunk_lengths": sorted(config.chunk_lengths)} if task.batch_shapes > 1 else {}
     return several | loading.denoiser_architecture(
         task.denoiser,
         task.conditioner,
