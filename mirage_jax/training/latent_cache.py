@@ -28,14 +28,16 @@ _HALF = ("chunks", "tokens", "rgb_chunks", "rgb_hits", "preceding")
 FILE_CLIPS = 256
 """Clips of a file at most, where a cache has several."""
 
-_PART = re.compile(r"-(\d{5})-of-(\d{5})$")
+_PART = r"-(\d{5})-of-(\d{5})"
 
 
 def planned_files(path: Path, clips: int, file_clips: int = FILE_CLIPS) -> list[Path]:
     """Files of the cache called `path`, each of `file_clips` clips but the last."""
     count = -(-clips // file_clips)
-    if count <= 1:
-        return [path]
+    return [path] if count <= 1 else _named_parts(path, count)
+
+
+def _named_parts(path: Path, count: int) -> list[Path]:
     return [path.with_stem(f"{path.stem}-{n:05d}-of-{count:05d}") for n in range(count)]
 
 
@@ -48,8 +50,8 @@ def cache_files(path: Path) -> list[Path]:
     found = _parts(path)
     if path.exists() or not found:
         return [path]
-    count = int(_PART.search(found[0].stem)[2])  # type: ignore[index]
-    wanted = [path.with_stem(f"{path.stem}-{n:05d}-of-{count:05d}") for n in range(count)]
+    count = int(found[0].stem[-5:])
+    wanted = _named_parts(path, count)
     if found != wanted:
         missing = sorted({p.name for p in wanted} - {p.name for p in found}) or ["of one count"]
         raise ValueError(
@@ -60,8 +62,10 @@ def cache_files(path: Path) -> list[Path]:
 
 
 def _parts(path: Path) -> list[Path]:
-    files = path.parent.glob(f"{path.stem}-*-of-*{path.suffix}")
-    return sorted(file for file in files if _PART.search(file.stem))
+    # The whole name: "a-train" is not the cache that "a-train-5-00000-of-00002" is a part of.
+    name = re.compile(re.escape(path.stem) + _PART)
+    files = path.parent.glob(f"*{path.suffix}")
+    return sorted(file for file in files if name.fullmatch(file.stem))
 
 
 def remove_others(path: Path, planned: Iterable[Path]) -> None:

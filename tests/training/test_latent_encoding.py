@@ -160,6 +160,16 @@ def test_latents_of_two_encoders_are_never_mixed(many, tmp_path):
         many(encoder="e", file_clips=6)
 
 
+def test_a_cache_beside_another_of_a_longer_name_leaves_it_alone(many, tmp_path):
+    many("train-5")
+    others = {path: path.stat().st_mtime_ns for path in tmp_path.glob("train-5*.array_record")}
+    many("train")
+    assert len(others) == 3 and len(cached(tmp_path / "train.array_record")) == 11
+    assert len(many("train", encoder="b")) == 3
+    assert {path: path.stat().st_mtime_ns for path in others} == others
+    assert "up to date" in many("train-5")[0]
+
+
 class WithoutMaps(ProceduralSource):
     """Footage of which only pictures and cameras are known."""
 
