@@ -323,7 +323,7 @@ def batches(
       shard: (this host, number of hosts).
       mixture: of the sets that `source` is made of; None draws from all of them alike.
       skip_share: of the records of `source`, how many may be skipped because reading them raises
-        ValueError; 0 raises the first. The next that can be read takes their place.
+        ValueError; 0 raises the first. The next of its set that can be read takes their place.
       seconds: how long a batch may take.
       say: called with a line of text for every record that is skipped.
 
@@ -343,7 +343,8 @@ def batches(
 
     watch = Watch(source, seconds)
     skipped = Skipped(source, skip_share, say) if skip_share else None
-    read = Substituting(watch.source) if skipped else watch.source
+    lengths = mixture.lengths if mixture else ()
+    read = Substituting(watch.source, lengths) if skipped else watch.source
     share = batch_size // hosts
 
     def shared(dataset: grain.MapDataset) -> grain.MapDataset:

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,16 @@ class Substituting:
 
     Which one that is depends on the records alone, so that the stream of a loader is the same for
     any number of processes and hosts.
+
+    Args:
+      source: random access to records.
+      lengths: of the sets that it is made of, which may have pictures of other shapes: the next
+        one is of the same set, whose first follows its last. () for one set.
     """
 
-    def __init__(self, source: Any):
+    def __init__(self, source: Any, lengths: Sequence[int] = ()):
         self._source = source
+        self._ends = np.cumsum(lengths or (len(source),))
 
     def __len__(self) -> int:
         return len(self._source)
@@ -52,9 +58,12 @@ class Substituting:
         try:
             return {**self._source[index], SKIPPED: np.int64(-1)}
         except ValueError:
-            for step in range(1, min(_MOST_IN_A_ROW, len(self)) + 1):
+            own = int(np.searchsorted(self._ends, index, side="right"))
+            first = int(self._ends[own - 1]) if own else 0
+            length = int(self._ends[own]) - first
+            for step in range(1, min(_MOST_IN_A_ROW, length) + 1):
                 try:
-                    found = self._source[(index + step) % len(self)]
+                    found = self._source[first + (index - first + step) % length]
                 except ValueError:
                     continue
                 return {**found, SKIPPED: np.int64(index)}

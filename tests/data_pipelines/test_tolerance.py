@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.loading import batches
+from data_pipelines.mixture import Mixture
 from data_pipelines.tolerance import LoaderError
 
 
@@ -63,6 +64,13 @@ def test_hosts_skip_alike():
     for index, batch in enumerate(whole):
         joined = np.concatenate([part[index]["x"] for part in parts])
         np.testing.assert_array_equal(joined, batch["x"])
+
+
+def test_the_next_is_of_the_same_set_of_a_mixture():
+    mixture = Mixture((12, 8), (1.0, 1.0), apart=True)
+    found, skipped = take(Numbers(bad=(11, 19)), 10, mixture=mixture, skip_share=0.1)
+    assert sorted(skipped) == [11, 19]
+    assert all(len({x < 12 for x in batch["x"]}) == 1 for batch in found)
 
 
 def test_more_than_the_share_end_the_stream():
