@@ -67,6 +67,11 @@ class _LeftOut(ValueError):
         self.reason = reason
 
 
+def _reason(error: ValueError, otherwise: str) -> str:
+    """The filter's, not the `reason` that a UnicodeDecodeError has."""
+    return error.reason if isinstance(error, _LeftOut) else otherwise
+
+
 def record_shard(recording: Recording, shard: Shard) -> Generator[Event, None, None]:
     """Records one shard, saying how it goes; the last event is "done" with the shard's entry."""
     metas: list[dict[str, Any]] = []
@@ -115,7 +120,7 @@ def _stored_clips(
                     clip = source.clip(job.world, number)
                     data, shape = _encoded(recording, clip, shape)
                 except ValueError as error:
-                    yield b"", None, getattr(error, "reason", "unreadable"), str(error)
+                    yield b"", None, _reason(error, "unreadable"), str(error)
                     continue
                 yield data, clip, "", ""
             continue
@@ -127,7 +132,7 @@ def _stored_clips(
                 try:
                     data, shape = _encoded(recording, clip, shape)
                 except ValueError as error:
-                    yield b"", None, getattr(error, "reason", "invalid"), str(error)
+                    yield b"", None, _reason(error, "invalid"), str(error)
                     continue
                 missing -= 1
                 yield data, clip, "", ""
