@@ -102,12 +102,7 @@ class FootageSource:
             raise ValueError(cut.problem)
         if not 0 <= index < len(cut.clips):
             raise IndexError(f"clip {index} of {len(cut.clips)} of {world}")
-        scene = _open(self, _scene_of(self, world))
-        clip = self._read(scene, world, cut.clips[index])
-        try:
-            return validate(clip)
-        except ValueError as error:
-            raise ValueError(f"{scene.file}: {error}") from error
+        return self._valid(_open(self, _scene_of(self, world)), world, cut.clips[index])
 
     def clips(self, world: str, count: int, seed: int) -> Iterator[Clip]:
         """At most `count` clips of a scene, each once, in an order that the seed decides."""
@@ -125,7 +120,7 @@ class FootageSource:
 
     def read(self, scene: str, frames: Int[np.ndarray, " n"]) -> Clip:
         """Some frames of a scene, increasing, as a clip; errors as `clip`."""
-        return validate(self._read(_open(self, scene), scene, frames))
+        return self._valid(_open(self, scene), scene, frames)
 
     def capture(self, scene: str = "", most: int = 0) -> Clip:
         """All that one scene shows as a single clip, whatever gaps in time it has.
@@ -158,6 +153,13 @@ class FootageSource:
             for reason, count in _cut(self, name).left_out.items():
                 total[reason] = total.get(reason, 0) + count
         return {reason: count for reason, count in total.items() if count}
+
+    def _valid(self, scene: Scene, world: str, frames: np.ndarray) -> Clip:
+        clip = self._read(scene, world, frames)
+        try:
+            return validate(clip)
+        except ValueError as error:
+            raise ValueError(f"{scene.file}: {error}") from error
 
     def _read(self, scene: Scene, world: str, frames: np.ndarray) -> Clip:
         numbers = frames.tolist()
