@@ -167,18 +167,19 @@ def _encode(
         starts, folder = range(chosen.start, chosen.stop, size), source.paths[0].parent
         label = f"encoding {out.stem}"
         for start in track(starts, label, console=console, disable=console is None):
-            index = np.minimum(np.arange(start, start + size), len(source) - 1)
+            count = min(size, chosen.stop - start)
             try:
-                elements = [inputs(source[int(i)], whole) for i in index]
+                elements = [inputs(source[start + n], whole) for n in range(count)]
             except ValueError as error:
                 known = str(error).startswith(str(folder))
                 raise error if known else ValueError(f"{folder}: {error}") from error
+            elements += elements[-1:] * (size - count)  # one shape for all batches
             batch = {name: np.stack([e[name] for e in elements]) for name in elements[0]}
             # The devices work on this one while the one before is written, the next one read.
             encoded = encode(batch)
             if pending is not None:
                 yield _first(*pending)
-            pending = encoded, min(size, chosen.stop - start)
+            pending = encoded, count
         if pending is not None:
             yield _first(*pending)
 
