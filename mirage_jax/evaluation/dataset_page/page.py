@@ -112,11 +112,13 @@ def some_clips(directory: Path, entry: Mapping[str, Any], count: int) -> Iterato
 
 def _split(directory: Path, split: str, entry: Mapping[str, Any], count: int) -> str:
     filters = from_mapping(Filters, entry.get("filters") or {}, f"{directory / CARD}: filters")
-    found = [(clip, measure(clip)) for clip in some_clips(directory, entry, count)]
-    # What is doubtful first.
-    found.sort(key=lambda one: -len(filters.failed(one[1])))
-    shown = "".join(_clip(clip, measures, filters) for clip, measures in found)
-    doubtful = sum(bool(filters.failed(measures)) for _, measures in found)
+    found, parts = list[Measures](), list[tuple[int, str]]()
+    for clip in some_clips(directory, entry, count):  # one in memory at a time
+        found.append(measure(clip))
+        parts.append((len(filters.failed(found[-1])), _clip(clip, found[-1], filters)))
+    parts.sort(key=lambda part: -part[0])  # what is doubtful first
+    shown = "".join(text for _, text in parts)
+    doubtful = sum(fails > 0 for fails, _ in parts)
     return (
         f"<h2>{escape(split)}</h2>{_cards(entry)}{_left_out(entry)}{_ranges(found, entry, filters)}"
         f"<h3>{len(found)} of {entry.get('clips', 0):,} clips; {doubtful} of them fail a filter"
@@ -163,7 +165,7 @@ def _left_out(entry: Mapping[str, Any]) -> str:
     return f"<details><summary>Left out: {escape(reasons)}</summary><ul>{lines}</ul></details>"
 
 
-def _ranges(found: list[tuple[Clip, Measures]], entry: Mapping[str, Any], filters: Filters) -> str:
+def _ranges(found: list[Measures], entry: Mapping[str, Any], filters: Filters) -> str:
     """The least, mean and most of each measure: of all clips where the card has it."""
     rows = []
     for name, meaning in MEANINGS.items():
@@ -193,8 +195,8 @@ def _ranges(found: list[tuple[Clip, Measures]], entry: Mapping[str, Any], filter
     )
 
 
-def _range_of(found: list[tuple[Clip, Measures]], name: str) -> dict[str, Any] | None:
-    values = [value for _, m in found if (value := getattr(m, name)) is not None]
+def _range_of(found: list[Measures], name: str) -> dict[str, Any] | None:
+    values = [value for m in found if (value := getattr(m, name)) is not None]
     if not values:
         return None
     mean = sum(values) / len(values)

@@ -40,22 +40,29 @@ def frames(clip: Clip) -> Picture:
     numbers = spread(clip.frames, _STRIP)
     rows = [np.concatenate([resized(clip.video[t]) for t in numbers], axis=1)]
     if clip.depth is not None:
-        rows.append(np.concatenate([resized(_nearness(clip, t)) for t in numbers], axis=1))
+        scale = _depth_scale(clip.depth)
+        rows.append(np.concatenate([resized(_nearness(clip, t, scale)) for t in numbers], axis=1))
     return np.concatenate(rows)
 
 
-def _nearness(clip: Clip, t: int) -> Picture:
-    """Depth of a frame, near = light; on the scale of the whole clip."""
-    depth = clip.require("depth")
+def _depth_scale(depth: Float[np.ndarray, "t h w"]) -> tuple[float, float]:
+    """Logarithms of nearly the least and the largest depth of a clip."""
     known = (depth > 0) & np.isfinite(depth)
     low, high = np.percentile(np.log(depth[known]), [2, 98]) if known.any() else (0.0, 1.0)
-    share = (high - np.log(np.where(known[t], depth[t], 1.0))) / max(high - low, 1e-6)
+    return float(low), float(high)
+
+
+def _nearness(clip: Clip, t: int, scale: tuple[float, float]) -> Picture:
+    """Depth of a frame, near = light; on the scale of the whole clip."""
+    depth, (low, high) = clip.require("depth")[t], scale
+    known = (depth > 0) & np.isfinite(depth)
+    share = (high - np.log(np.where(known, depth, 1.0))) / max(high - low, 1e-6)
     shade = 235 * np.clip(share, 0, 1) + 12
     picture = np.repeat(shade[..., None], 3, -1).astype(np.uint8)
     if clip.mover_ids is not None:
         picture[clip.mover_ids[t] > 0] = _MOVER
-    picture[~(depth[t] > 0)] = _UNKNOWN
-    picture[np.isposinf(depth[t])] = 12, 12, 12
+    picture[~(depth > 0)] = _UNKNOWN
+    picture[np.isposinf(depth)] = 12, 12, 12
     return picture
 
 
@@ -93,12 +100,12 @@ def warp_check(clip: Clip) -> tuple[Picture, str] | None:
     Returns:
       The picture and what it shows; None without depth, or where no two frames share anything.
     """
-    found = [one for one in warps_of(smaller(clip)) if one[2].coverage > 0.02]
+    small = smaller(clip)
+    found = [one for one in warps_of(small) if one[2].coverage > 0.02]
     if not found:
         return None
     # Far apart, but with much in common.
     source, target, warp = max(found, key=lambda one: (one[1] - one[0]) * one[2].coverage)
-    small = smaller(clip)
     moved = np.where(warp.covered[..., None], warp.picture, _UNKNOWN)
     error = 3 * np.abs(warp.picture - small.video[target])
     error = np.where(warp.covered[..., None], np.clip(error, 0, 255), _UNKNOWN)
