@@ -70,7 +70,7 @@ def measure(clip: Clip) -> Measures:
     return Measures(
         black=float(np.mean([np.percentile(g, 95) < _BLACK for g in greys])),
         blur=float(np.median([_blur(clip.video[t]) for t in spread(clip.frames, 3)])),
-        cut=_cut(small.video),
+        cut=_cut(small.video, greys),
         motion=motion,
         parallax=parallax,
         overlay=_overlay(greys, motion),
@@ -198,10 +198,9 @@ def _median(values: list[float | None]) -> float | None:
     return float(np.median(known)) if known else None
 
 
-def _cut(video: UInt8[np.ndarray, "t h w 3"]) -> float:
+def _cut(video: UInt8[np.ndarray, "t h w 3"], greys: Float[np.ndarray, "t h w"]) -> float:
     if len(video) < 3:
         return 0.0
-    greys = [matches.grey(picture) for picture in video]
     colours = [_colours(picture) for picture in video]
     change = np.array(
         [

@@ -68,14 +68,12 @@ def find_returns(
     found.sort(key=lambda one: -one[1])
     chosen: list[tuple[np.ndarray, float]] = []
     for numbers, away in found:
-        shared = [len(np.intersect1d(_span(numbers), _span(other))) for other, _ in chosen]
+        shared = [
+            min(numbers[-1], other[-1]) - max(numbers[0], other[0]) + 1 for other, _ in chosen
+        ]
         if 2 * max(shared, default=0) <= np.ptp(numbers):
             chosen.append((numbers, away))
     return chosen
-
-
-def _span(numbers: np.ndarray) -> np.ndarray:
-    return np.arange(numbers[0], numbers[-1] + 1)
 
 
 def _away(poses: np.ndarray, history: int, revisit: int) -> float:
