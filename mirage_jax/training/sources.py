@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,18 @@ class Joined:
 
     def __repr__(self) -> str:
         return f"Joined({self._sources})"
+
+
+def of_worlds(
+    worlds: Sequence[str],
+    make: Callable[[str], Any],
+    texts: Mapping[str, np.ndarray] | None = None,
+) -> Any:
+    """The sources that `make` makes of worlds as one, with the text of each if there is one."""
+    made = [make(world) for world in worlds]
+    if texts:
+        made = [WithText(one, texts[world]) for one, world in zip(made, worlds, strict=True)]
+    return made[0] if len(made) == 1 else Joined(made)
 
 
 class WithText:

@@ -44,6 +44,19 @@ class Capture:
         return self.clip.depth is None and scale == "arbitrary" and not self.scaled
 
 
+def footage(config: ConfigDict, root: str, size: tuple[int, int]) -> FootageSource:
+    """Footage of any layout of docs/data.md, with pictures of a model's size.
+
+    Args:
+      config: of whose `data` the `READ_FIELDS` are gone by.
+      root: folder or file.
+      size: (H, W) to come to.
+    """
+    data = config.get("data", {})
+    options: dict[str, Any] = {name: data[name] for name in READ_FIELDS if name in data}
+    return FootageSource(root=root, size=size[0], width=size[1], **options)
+
+
 def read_capture(
     config: ConfigDict,
     root: str,
@@ -53,12 +66,10 @@ def read_capture(
     pictures: int = 0,
     scale: float | int = 0.0,
 ) -> Capture:
-    """Reads footage of any layout of docs/data.md.
+    """Reads a scene of footage.
 
     Args:
-      config: of whose `data` the `READ_FIELDS` are gone by.
-      root: folder or file.
-      size: (H, W) to come to.
+      config, root, size: of `footage`.
       scene: which of several.
       pictures: at most, evenly spread; 0 for all.
       scale: metres of a unit of the cameras; 0 where that is not said, which leaves it.
@@ -66,10 +77,7 @@ def read_capture(
     Raises:
       ValueError: as `FootageSource.capture`.
     """
-    data = config.get("data", {})
-    options: dict[str, Any] = {name: data[name] for name in READ_FIELDS if name in data}
-    source = FootageSource(root=root, size=size[0], width=size[1], **options)
-    clip = source.capture(scene, pictures)
+    clip = footage(config, root, size).capture(scene, pictures)
     if scale:
         poses = clip.cam2world.copy()
         poses[:, :3, 3] *= scale

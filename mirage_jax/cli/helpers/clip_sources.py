@@ -12,7 +12,7 @@ from mirage_jax.cli.helpers import build
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.training.chunk_lengths import ByLength
 from mirage_jax.training.latent_cache import LatentSource
-from mirage_jax.training.sources import Joined, WithText
+from mirage_jax.training.sources import of_worlds
 
 
 def caches(
@@ -48,12 +48,13 @@ def of_all_lengths(
     worlds = workdir.recorded(config.worlds)
 
     def source(chunk_frames: int) -> Any:
-        made = []
-        for world in worlds:
-            path = workdir.latents(world, "train", rgb=memory == "rgb", chunk_frames=chunk_frames)
-            one = LatentSource([path])
-            made.append(WithText(one, texts[world]) if texts else one)
-        return made[0] if len(made) == 1 else Joined(made)
+        def read(world: str) -> LatentSource:
+            rgb = memory == "rgb"
+            return LatentSource(
+                [workdir.latents(world, "train", rgb=rgb, chunk_frames=chunk_frames)]
+            )
+
+        return of_worlds(worlds, read, texts)
 
     return ByLength({**{n: source(n) for n in others}, config.chunk_frames: whole})
 

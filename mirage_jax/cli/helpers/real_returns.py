@@ -14,7 +14,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from data_pipelines import recording
-from data_pipelines.sources.footage.source import FootageSource
 from mirage_jax.cli.helpers import build, capture_start, common, depth_network
 from mirage_jax.evaluation import protocol
 from mirage_jax.evaluation.results import METHODS
@@ -78,12 +77,9 @@ def run(config: ConfigDict, workdir: Workdir, root: str, most: int, console: Con
 
 
 def _returns(config: ConfigDict, root: str, model: Any, most: int) -> ReturnsSource:
-    data = config.get("data", {})
-    options: dict[str, Any] = {n: data[n] for n in capture_start.READ_FIELDS if n in data}
-    footage = FootageSource(root=root, size=model.size[0], width=model.size[1], **options)
     frames = config.record.frames
     return ReturnsSource(
-        footage,
+        capture_start.footage(config, root, model.size),
         frames=frames,
         history=frames - model.chunk_frames + 1,
         revisit=protocol.REVISITED_FRAMES,

@@ -23,7 +23,7 @@ from mirage_jax.training.clip_encoding import (
     EncodingSettings,
 )
 from mirage_jax.training.latent_cache import LatentSource
-from mirage_jax.training.sources import Joined, WithText
+from mirage_jax.training.sources import of_worlds
 from mirage_jax.world.latent_encoder import LatentEncoder
 
 
@@ -87,21 +87,18 @@ def training_data(
     """
     worlds = workdir.recorded(config.worlds)
 
-    def joined(make: Callable[[str], Any]) -> Any:
-        made = [make(world) for world in worlds]
-        if texts:
-            made = [WithText(one, texts[world]) for one, world in zip(made, worlds, strict=True)]
-        return made[0] if len(made) == 1 else Joined(made)
-
     def cached(split: str) -> Any:
-        return joined(lambda w: LatentSource([workdir.latents(w, split, rgb=memory == "rgb")]))
+        def read(world: str) -> LatentSource:
+            return LatentSource([workdir.latents(world, split, rgb=memory == "rgb")])
+
+        return of_worlds(worlds, read, texts)
 
     def recorded(split: str) -> Any:
-        return joined(
-            lambda w: ClipSource(
-                workdir.worlds(w), split, REQUIRED_FIELDS, optional=OPTIONAL_FIELDS
-            )
-        )
+        def read(world: str) -> ClipSource:
+            folder = workdir.worlds(world)
+            return ClipSource(folder, split, REQUIRED_FIELDS, optional=OPTIONAL_FIELDS)
+
+        return of_worlds(worlds, read, texts)
 
     if not from_video(config):
         train = cached("train")
