@@ -32,7 +32,7 @@ _KIND = flags.DEFINE_enum(
     "encode_for", "latent", build.MEMORIES, "Memory of the denoiser that is to be trained."
 )
 _PROMPTS_TO = flags.DEFINE(
-    PathName(), "prompts_to", "", "File of embedded prompts; '' = <workdir>/latents/text."
+    PathName(), "prompts_to", "", "File of embedded prompts; '' = latents/text.safetensors."
 )
 
 FLAG_MODULES = (process_flags.__name__, prompts.__name__)

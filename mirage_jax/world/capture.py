@@ -32,8 +32,8 @@ def start_from_capture(
 ) -> World:
     """A world whose memory was written from all pictures of a capture, and that is at the last.
 
-    As `WorldModel.start`, but device memory does not grow with the number of pictures: they are
-    encoded and written `batch` at a time, each batch fused with what is known already.
+    As `WorldModel.start`, but pictures are encoded and written `batch` at a time, each batch fused
+    with what is known already: on the device nothing but the memory grows with their number.
 
     Args:
       model: what encodes and writes.
