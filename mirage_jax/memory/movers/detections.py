@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -100,6 +100,37 @@ def detect(
     )
 
 
+class _Outline(NamedTuple):
+    """A body in the picture: rows and columns of the mask at which it begins and is over.
+
+    Attributes:
+      top, bottom, left, right: see above.
+      middle: column of its middle.
+      depth: z-depth of its visible surface, 0 = unknown.
+      foot_seen: whether it ends above the lower edge of the picture.
+      cut_side: whether its left and right may not be its own.
+      whole: see `Detections`.
+    """
+
+    top: Array
+    bottom: Array
+    left: Array
+    right: Array
+    middle: Array
+    depth: Array
+    foot_seen: Array
+    cut_side: Array
+    whole: Array
+
+
+class _Foot(NamedTuple):
+    """The ray through a body's foot: for one of z-depth, metres along the floor and down."""
+
+    ray: Float[Array, "3"]
+    flat: Array
+    drop: Array
+
+
 def _measure(
     movers: Movers,
     mask: Array,
@@ -108,44 +139,22 @@ def _measure(
     camera: geometry.Camera,
     options: MoverOptions,
 ) -> dict[str, Array]:
-    height, width = mask.shape
     k = jnp.asarray(camera.intrinsics, jnp.float32)
     pose = jnp.asarray(camera.cam2world, jnp.float32)
     up, centre = movers.up, pose[:3, 3]
-    rows, columns = mask.any(axis=1), mask.any(axis=0)
-    top, bottom = _ends(rows)
-    left, right = _ends(columns)
-    middle = jnp.sum(mask * (jnp.arange(width) + 0.5)) / jnp.maximum(pixels, 1)
-    own, _ = pooling.pool_depth(jnp.where(mask, depth, 0.0), (1, 1))
-    own = own.reshape(())
+    seen = _outline(mask, pixels, depth)
+    across = seen.depth / k[0]  # metres of a pixel at the body
+    body_width = (seen.right - seen.left) * across
+    body_height = (seen.bottom - seen.top) * seen.depth / k[1]
+    ray = _ray(k, pose, seen.middle, seen.bottom)
+    foot = _Foot(ray, jnp.linalg.norm(horizontal(ray, up)), -jnp.sum(ray * up))
 
-    foot_seen = bottom < height
-    hidden = _share_hidden(mask, depth, own)
-    whole = foot_seen & (top > 0) & (left > 0) & (right < width) & (hidden < MOST_BORDER)
-
-    across = own / k[0]  # metres of a pixel at the body
-    body_width, body_height = (right - left) * across, (bottom - top) * own / k[1]
-    foot_ray = _ray(k, pose, middle, bottom)
     # Both distances are along the horizontal part of the ray through the foot, to the middle.
-    flat = jnp.linalg.norm(horizontal(foot_ray, up))
-    own_range = own * flat + BEHIND * body_width
-    own_error = options.depth_error * own * flat + ROUNDNESS * body_width
-    drop = -jnp.sum(foot_ray * up)  # metres down for one of depth
-    above = jnp.sum(centre * up) - movers.floor
-    meets = foot_seen & (movers.floor_weight > 0) & (drop > 1e-3) & (above > 0)
-    under = depth[jnp.minimum(bottom, height - 1), jnp.clip(middle, 0, width - 1).astype(int)]
-    floor_under = above / jnp.maximum(-jnp.sum(_ray(k, pose, middle, bottom + 0.5) * up), 1e-3)
-    meets &= ~((under > 0) & (under < NEARER * floor_under))  # something stands before the foot
-    floor_depth = jnp.where(meets, above / jnp.where(meets, drop, 1.0), 0.0)
-    floor_range = floor_depth * flat + 0.5 * BEHIND * body_width
-    pixel_drop = options.pixel_error / k[1]  # error of `drop`
-    floor_error = jnp.where(
-        meets,
-        floor_depth * flat * jnp.hypot(pixel_drop / jnp.maximum(drop, 1e-3),
-                                       options.floor_error / jnp.maximum(above, 1e-3))
-        + ROUNDNESS * body_width,
-        UNKNOWN,
-    )  # fmt: skip
+    own_range = seen.depth * foot.flat + BEHIND * body_width
+    own_error = options.depth_error * seen.depth * foot.flat + ROUNDNESS * body_width
+    floor_range, floor_error, meets = _floor_range(
+        movers, seen, foot, depth, (k, pose), body_width, options
+    )
     gap, allowed = own_range - floor_range, 3.0 * jnp.hypot(own_error, floor_error)
     agree = meets & (jnp.abs(gap) <= allowed)
     floor_weight = jnp.where(agree, 1.0 / floor_error**2, 0.0)
@@ -156,44 +165,90 @@ def _measure(
     scale = distance / jnp.maximum(own_range, 1e-3)
     body_width, body_height = body_width * scale, body_height * scale
 
-    ahead = unit(horizontal(foot_ray, up), -unit(centre, up))
-    beside = jnp.cross(ahead, up)
+    ahead = unit(horizontal(ray, up), -unit(centre, up))
     # Down the ray as far as the surface, then level to the middle.
-    surface = jnp.maximum(distance - BEHIND * body_width, 0.0) / jnp.maximum(flat, 1e-3)
-    foot = centre + foot_ray * surface
-    position = foot + ahead * (distance - surface * flat)
+    surface = jnp.maximum(distance - BEHIND * body_width, 0.0) / jnp.maximum(foot.flat, 1e-3)
+    position = centre + ray * surface + ahead * (distance - surface * foot.flat)
     on_floor = position + (movers.floor - jnp.sum(position * up)) * up
     position = jnp.where(agree, on_floor, position)
 
-    sideways = options.pixel_error * across * scale
-    cut_side = (left <= 0) | (right >= width) | (hidden >= MOST_BORDER)
-    sideways = sideways + jnp.where(cut_side, 0.5 * body_width, 0.0)
-    along = 1.0 / jnp.sqrt(total)
-    upright = jnp.where(
-        agree,
-        options.floor_error,
-        jnp.where(foot_seen, sideways + along * drop / jnp.maximum(flat, 1e-3), body_height + 1.0),
-    )
-    axes = jnp.stack([ahead, beside, up])
+    along, sideways = 1.0 / jnp.sqrt(total), options.pixel_error * across * scale
+    sideways = sideways + jnp.where(seen.cut_side, 0.5 * body_width, 0.0)
+    slanted = sideways + along * foot.drop / jnp.maximum(foot.flat, 1e-3)
+    upright = jnp.where(seen.foot_seen, slanted, body_height + 1.0)
+    upright = jnp.where(agree, options.floor_error, upright)
+    axes = jnp.stack([ahead, jnp.cross(ahead, up), up])
     variances = jnp.square(jnp.stack([along, sideways, upright]))
     covariance = jnp.sum(axes[:, :, None] * variances[:, None, None] * axes[:, None, :], axis=0)
 
-    side = jnp.maximum(jnp.maximum(right - left, bottom - top), options.view_cells)
-    side = side.astype(jnp.float32)
-    corner = jnp.stack([bottom - side, 0.5 * (left + right) - side / 2])
-    box = jnp.concatenate([corner, side[None]]).astype(jnp.float32)
+    box = _box(seen, options.view_cells)
     to_camera = centre - (position + 0.5 * body_height * up)
     return {
-        "valid": (pixels > 0) & (own > 0),
+        "valid": (pixels > 0) & (seen.depth > 0),
         "position": position,
         "covariance": covariance,
         "extent": jnp.stack([body_width, body_height]),
-        "whole": whole,
+        "whole": seen.whole,
         "direction": unit(to_camera, up),
         "box": box,
-        "size": side * across * scale,
+        "size": box[2] * across * scale,
         "alpha": _crop_alpha(mask, box, options.view_cells),
     }
+
+
+def _outline(mask: Array, pixels: Array, depth: Array) -> _Outline:
+    height, width = mask.shape
+    top, bottom = _ends(mask.any(axis=1))
+    left, right = _ends(mask.any(axis=0))
+    middle = jnp.sum(mask * (jnp.arange(width) + 0.5)) / jnp.maximum(pixels, 1)
+    own, _ = pooling.pool_depth(jnp.where(mask, depth, 0.0), (1, 1))
+    own = own.reshape(())
+    free = _share_hidden(mask, depth, own) < MOST_BORDER
+    foot_seen = bottom < height
+    sides = (left > 0) & (right < width) & free
+    whole = foot_seen & (top > 0) & sides
+    return _Outline(top, bottom, left, right, middle, own, foot_seen, ~sides, whole)
+
+
+def _floor_range(
+    movers: Movers,
+    seen: _Outline,
+    foot: _Foot,
+    depth: Array,
+    view: tuple[Array, Array],
+    body_width: Array,
+    options: MoverOptions,
+) -> tuple[Array, Array, Array]:
+    """How far away a body stands by where the ray through its foot meets the floor.
+
+    Returns:
+      Metres along the floor to its middle, their error (`UNKNOWN` where the floor does not tell),
+      and whether it does.
+    """
+    (k, pose), (height, width) = view, depth.shape
+    above = jnp.sum(pose[:3, 3] * movers.up) - movers.floor
+    meets = seen.foot_seen & (movers.floor_weight > 0) & (foot.drop > 1e-3) & (above > 0)
+    column = jnp.clip(seen.middle, 0, width - 1).astype(int)
+    under = depth[jnp.minimum(seen.bottom, height - 1), column]
+    below = _ray(k, pose, seen.middle, seen.bottom + 0.5)
+    floor_under = above / jnp.maximum(-jnp.sum(below * movers.up), 1e-3)
+    meets &= ~((under > 0) & (under < NEARER * floor_under))  # something stands before the foot
+    floor_depth = jnp.where(meets, above / jnp.where(meets, foot.drop, 1.0), 0.0)
+    floor_range = floor_depth * foot.flat + 0.5 * BEHIND * body_width
+    drop_error = options.pixel_error / k[1]
+    relative = jnp.hypot(
+        drop_error / jnp.maximum(foot.drop, 1e-3), options.floor_error / jnp.maximum(above, 1e-3)
+    )
+    error = floor_depth * foot.flat * relative + ROUNDNESS * body_width
+    return floor_range, jnp.where(meets, error, UNKNOWN), meets
+
+
+def _box(seen: _Outline, cells: int) -> Float[Array, "3"]:
+    """Top, left and side of the square crop of a body, at least a pixel for every cell."""
+    side = jnp.maximum(jnp.maximum(seen.right - seen.left, seen.bottom - seen.top), cells)
+    side = side.astype(jnp.float32)
+    corner = jnp.stack([seen.bottom - side, 0.5 * (seen.left + seen.right) - side / 2])
+    return jnp.concatenate([corner, side[None]]).astype(jnp.float32)
 
 
 def _ends(line: Bool[Array, " n"]) -> tuple[Array, Array]:
