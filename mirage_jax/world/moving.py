@@ -96,7 +96,7 @@ def observe(
     size = options.view_cells * stride
     crops = jax.vmap(lambda p, m, d: movers.crops(p, m, d, size))(pictures, moving, found)
     tokens = encode(crops.reshape(-1, size, size, crops.shape[-1]))
-    found = found.replace(tokens=tokens.reshape(*crops.shape[:2], *tokens.shape[1:]))  # type: ignore[attr-defined]
+    found = jax.vmap(movers.with_views)(found, tokens.reshape(*crops.shape[:2], *tokens.shape[1:]))
 
     def step(table: Movers, frame: tuple[Any, ...]) -> tuple[Movers, MoverReport]:
         bodies, metres, mask, view, time = frame

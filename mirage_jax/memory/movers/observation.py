@@ -29,6 +29,7 @@ from mirage_jax.memory.movers.state import (
     emptied,
     horizontal,
     unit,
+    with_rows,
 )
 from mirage_jax.memory.movers.unseen import advance
 
@@ -110,7 +111,7 @@ def observe(
     movers, missed, lost = _doubt(movers, seen, depth, moving, camera, options)
     stale = (movers.status == TENTATIVE) & ~seen
     stale &= movers.time - movers.last_seen > options.tentative
-    gone = stale | (movers.present & (movers.status == TENTATIVE) & lost)
+    gone = stale | ((movers.status == TENTATIVE) & lost)
     movers = emptied(movers, gone)
 
     new = found.valid & ~matched
@@ -302,13 +303,8 @@ def _births(
         "last_seen": jnp.broadcast_to(movers.time, movers.last_seen.shape),
         "hits": one,
     }
-    rows = {}
-    for name, value in values.items():
-        row = getattr(movers, name)
-        chosen = here.reshape(-1, *(1,) * (row.ndim - 1))
-        rows[name] = jnp.where(chosen, value.astype(row.dtype), row)
+    movers = with_rows(movers, here, values)
     movers = movers.replace(  # type: ignore[attr-defined]
-        **rows,
         next_id=movers.next_id + jnp.sum(born, dtype=jnp.int32),
         evicted=movers.evicted + evicted,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -169,8 +170,6 @@ def create(
     options: MoverOptions = DEFAULT,
     *,
     floor: float | None = None,
-    time: Any = 0.0,
-    dtype: Any = jnp.float32,
 ) -> Movers:
     """A table without bodies.
 
@@ -179,8 +178,6 @@ def create(
       up: direction away from the floor, of any length but 0.
       options: sizes.
       floor: height of the floor along `up`, where it is known; else `update_floor` finds it.
-      time: seconds.
-      dtype: of the tokens.
     """
     k, v, a = options.slots, options.views, options.view_cells
     up = jnp.asarray(up, jnp.float32)
@@ -192,7 +189,7 @@ def create(
         up=up / jnp.linalg.norm(up),
         floor=jnp.asarray(0.0 if floor is None else floor, jnp.float32),
         floor_weight=jnp.asarray(0.0 if floor is None else GIVEN, jnp.float32),
-        time=jnp.asarray(time, jnp.float32),
+        time=zeros(),
         id=jnp.full(k, -1, jnp.int32),
         status=jnp.full(k, FREE, jnp.int32),
         position=zeros(k, 3),
@@ -206,7 +203,7 @@ def create(
         hits=jnp.zeros(k, jnp.int32),
         misses=jnp.zeros(k, jnp.int32),
         view_valid=jnp.zeros((k, v), bool),
-        view_tokens=jnp.zeros((k, v, a, a, channels), dtype),
+        view_tokens=zeros(k, v, a, a, channels),
         view_alpha=zeros(k, v, a, a),
         view_direction=zeros(k, v, 3),
         view_size=zeros(k, v),
@@ -219,12 +216,17 @@ def create(
 
 def emptied(movers: Movers, slots: Bool[Array, " k"]) -> Movers:
     """The table with the chosen slots free again."""
-    free = {"id": -1, "status": FREE}
+    free = dict.fromkeys(SLOT_FIELDS, 0) | {"id": -1, "status": FREE}
+    return with_rows(movers, slots, free)
+
+
+def with_rows(movers: Movers, chosen: Bool[Array, " k *v"], values: Mapping[str, Any]) -> Movers:
+    """The table with other values, by field, where they are chosen: slots, or views of slots."""
     rows = {}
-    for name in SLOT_FIELDS:
+    for name, value in values.items():
         row = getattr(movers, name)
-        chosen = slots.reshape(-1, *(1,) * (row.ndim - 1))
-        rows[name] = jnp.where(chosen, jnp.asarray(free.get(name, 0), row.dtype), row)
+        here = chosen.reshape(*chosen.shape, *(1,) * (row.ndim - chosen.ndim))
+        rows[name] = jnp.where(here, jnp.asarray(value, row.dtype), row)
     return movers.replace(**rows)  # type: ignore[attr-defined]
 
 

@@ -7,21 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mirage_jax.memory.movers.detections import Detections
-from mirage_jax.memory.movers.state import Movers, own_axes
+from mirage_jax.memory.movers.state import Movers, own_axes, with_rows
 
 SAME_VIEW = 0.6
 """Radians between directions up to which a new view takes the place of an old one."""
 WORSE = 0.7
 """Share of an old view's pixels that a new one must have to take its place."""
-VIEW_FIELDS = (
-    "view_valid",
-    "view_tokens",
-    "view_alpha",
-    "view_direction",
-    "view_size",
-    "view_pixels",
-    "view_time",
-)
 
 
 def own_direction(movers: Movers, world: Float[Array, "k 3"]) -> Float[Array, "k 3"]:
@@ -77,12 +68,7 @@ def add(
     here = (jnp.arange(movers.view_valid.shape[1])[None] == place[:, None]) & (shown & good)[
         :, None
     ]
-    rows = {}
-    for name in VIEW_FIELDS:
-        row = getattr(movers, name)
-        value = values[name][:, None].astype(row.dtype)
-        rows[name] = jnp.where(here.reshape(*here.shape, *(1,) * (row.ndim - 2)), value, row)
-    return movers.replace(**rows)  # type: ignore[attr-defined]
+    return with_rows(movers, here, {name: value[:, None] for name, value in values.items()})
 
 
 def orient(movers: Movers, heading: Float[Array, "k 3"], known: Bool[Array, " k"]) -> Movers:
