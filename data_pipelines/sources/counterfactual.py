@@ -44,6 +44,10 @@ class Replay:
         assert self.clip.bodies is not None  # `replay` has checked
         return self.clip.bodies
 
+    def index(self, number: int) -> int:
+        """Which of the clip's bodies has an id."""
+        return self.bodies.ids.tolist().index(number)
+
     def render(
         self,
         frame: int,
@@ -82,12 +86,12 @@ class Replay:
 
     def state(self, frame: int, number: int) -> State:
         """Where a body is at a frame."""
-        pose = self.bodies.body2world[frame, self.bodies.ids.tolist().index(number)]
+        pose = self.bodies.body2world[frame, self.index(number)]
         return float(pose[0, 3]), float(pose[1, 3]), float(np.arctan2(pose[1, 0], pose[0, 0]))
 
     def walk_on(self, frame: int, number: int, steps: int) -> Float[np.ndarray, "t 3"]:
         """States of a body at `steps` simulated frames from one on, those left out included."""
-        index = self.bodies.ids.tolist().index(number)
+        index = self.index(number)
         start = bodies.walkers_of(self.bodies, frame)[index : index + 1]
         return self.simulate(start, self.bodies.kinds[index], steps)
 
@@ -100,7 +104,7 @@ class Replay:
     def _placed(
         self, frame: int, number: int, moved: Mapping[int, State], looks: Mapping[int, str]
     ) -> Placed:
-        index = self.bodies.ids.tolist().index(number)
+        index = self.index(number)
         kind, look = self.bodies.kinds[index], looks.get(number, self.bodies.looks[index])
         pose = self.bodies.body2world[frame, index]
         if number in moved:

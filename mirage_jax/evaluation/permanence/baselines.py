@@ -58,7 +58,7 @@ def constant_velocity(replay: Replay, view: JudgedView) -> Picture:
 def constant_velocity_and_walls(replay: Replay, view: JudgedView) -> Picture:
     """The same, but walls turn it back, as they do."""
     place, velocity = measured_motion(replay.clip, view)
-    index = replay.bodies.ids.tolist().index(view.body)
+    index = replay.index(view.body)
     kind = replay.bodies.kinds[index]
     if not replay.stage.ground.is_free(place[None], KINDS[kind].radius)[0]:
         # The measured place is in a wall by the error of measuring.

@@ -37,7 +37,7 @@ def other_way(replay: Replay, view: JudgedView, least_pixels: int) -> Clip | Non
         time, and in which the frames of the judged view differ.
     """
     clip = replay.clip
-    index = replay.bodies.ids.tolist().index(view.body)
+    index = replay.index(view.body)
     numbers = np.rint((clip.timestamps - clip.timestamps[0]) * clip.fps).astype(int)
     now = walking.walkers_of(replay.bodies, view.last_seen)[index : index + 1]
     if now.speeds[0] == 0:

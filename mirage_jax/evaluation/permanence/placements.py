@@ -54,8 +54,7 @@ class Placements:
     @property
     def look(self) -> str:
         """How the body looks."""
-        bodies = self.replay.bodies
-        return bodies.looks[bodies.ids.tolist().index(self.view.body)]
+        return self.replay.bodies.looks[self.replay.index(self.view.body)]
 
     def looks(self, place: int) -> UInt8[np.ndarray, "k height width 3"]:
         """Renderings in a place: as the body looks, then as its look-alikes do."""
@@ -104,7 +103,7 @@ def _possible(replay: Replay, view: JudgedView) -> list[State]:
     track = replay.walk_on(view.last_seen, view.body, steps)
     numbers = np.unique(np.rint(ALONG * view.hidden).astype(int))
     states = [true, *(_state(track[number]) for number in numbers)]
-    index = replay.bodies.ids.tolist().index(view.body)
+    index = replay.index(view.body)
     velocity = replay.bodies.velocity[view.last_seen, index, :2]
     seconds = view.hidden / replay.clip.fps
     x, y, heading = track[0]

@@ -246,7 +246,7 @@ def _empty_places(replay: Replay, view: JudgedView) -> list[State]:
     rng = np.random.default_rng([view.frame, view.body, replay.clip.seed or 0])
     pose = replay.clip.cam2world[view.frame]
     bodies = replay.bodies
-    index = bodies.ids.tolist().index(view.body)
+    index = replay.index(view.body)
     taken = [state[:2] for n in bodies.ids.tolist() for state in (
         replay.state(view.frame, n), replay.state(history_frames(replay.clip) - 1, n),
         replay.state(view.last_seen, n),

@@ -6,7 +6,6 @@ models have no time that passes without pictures.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -91,13 +90,12 @@ def _code(
 
 
 def _decode_memory(model: WorldModel, world: World, camera: Camera) -> Video:
-    return to_uint8(_show(model, world.bank, camera, model.grid))
+    return to_uint8(_show(model, world.bank, camera))
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@jax.jit
 def _show(
-    model: WorldModel, bank: memory.LatentMemory, camera: Camera, grid: tuple[int, int]
+    model: WorldModel, bank: memory.LatentMemory, camera: Camera
 ) -> Float[Array, "t height width 3"]:
-    cells = model.conditioner.cells
-    tokens = memory.read(bank, camera, grid, cells=cells).tokens
+    tokens = memory.read(bank, camera, model.grid, cells=model.conditioner.cells).tokens
     return jnp.clip(model.encoder.decode(tokens[:, None])[:, 0], -1.0, 1.0)
