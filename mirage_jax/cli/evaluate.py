@@ -361,12 +361,12 @@ def main() -> None:
     config = common.resolve_config()
     workdir = Workdir(common.workdir())
     check_overrides(workdir, "latent", common.overrides()[2], used=())
-    common.prepare_jax(config, workdir)
     for name, protocol in _GOES_WITH.items():
         if flags.FLAGS[name].present and protocol != _PROTOCOL.value:
             raise common.UserError(
                 f"--{name}: found --protocol={_PROTOCOL.value}, expected --protocol={protocol}"
             )
+    common.prepare_jax(config, workdir)
     if _PROTOCOL.value == "permanence":
         permanence.run(
             config,

@@ -28,7 +28,7 @@ from mirage_jax.io.atomic import write_atomically
 _ROOMS = flags.DEFINE(Integer(least=1), "rooms", 8, "Held-out rooms.")
 _BALLS = flags.DEFINE(Integer(least=1), "balls", 4, "Balls in each, half of them rolling in bows.")
 _EVERY = flags.DEFINE(
-    Integer(least=1),
+    Integer(least=1, most=16),  # a line needs two sights
     "watch_every",
     4,
     "Of the 17 watched frames one in so many is brought into memory; rollouts take every fourth.",
@@ -72,7 +72,9 @@ def _number(flag: str, word: str, kind: type, least: float | int) -> Any:
     except ValueError:
         value = None
     if value is None or not least <= value < 1e4:
-        raise ValueError(f"--{flag}: found {word!r}, expected numbers from {least}, with commas")
+        raise ValueError(
+            f"--{flag}: found {word!r}, expected numbers from {least} and below 10,000, with commas"
+        )
     return value
 
 

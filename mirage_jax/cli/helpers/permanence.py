@@ -22,6 +22,7 @@ from mirage_jax.io.workdir import Workdir
 
 SHOWN = 9
 """Judged views on the sheet, at most."""
+SHEET = outputs.FileKind("sheet of views", lambda path: path.read_bytes().startswith(b"\x89PNG"))
 _PARTS = ("encoder", "geometry", "denoiser_latent")
 
 
@@ -90,9 +91,6 @@ def run(
         console.print(table)
     console.print(f"-> {path}")
     return outcome
-
-
-SHEET = outputs.FileKind("sheet of views", lambda path: b"\x89PNG" in path.read_bytes()[:8])
 
 
 def _folders(videos: Sequence[str]) -> dict[str, Path]:
