@@ -28,7 +28,7 @@ OPTIONS = movers.MoverOptions(
 STOPPING = dataclasses.replace(OPTIONS, contact="stop")
 PLANE = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]], np.float32)  # looks along +x, z is up
 
-plan_of = jax.jit(movers.obstacles, static_argnames=("options", "cells"))
+plan_of = jax.jit(movers.obstacles, static_argnames="options")
 components = jax.jit(movers.components, static_argnums=(1, 2))
 detect = jax.jit(movers.detect, static_argnames="options")
 bring = jax.jit(movers.observe, static_argnames="options")

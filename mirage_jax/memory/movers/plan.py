@@ -37,14 +37,12 @@ class Obstacles:
       taken: `[n, n]` bool, by steps along `first`, then along `second`.
       corner: `[3]` metres, where the first square begins.
       first, second: `[3]` unit vectors of the floor.
-      cell: metres along a square's side; static.
     """
 
     taken: Any
     corner: Any
     first: Any
     second: Any
-    cell: float = flax.struct.field(pytree_node=False, default=CELL)
 
     def at(self, points: Float[Array | np.ndarray, "*n 3"]) -> Bool[Array, "*n"]:
         """Whether points, at any height, lie over a square that is taken; outside none is."""
@@ -54,19 +52,19 @@ class Obstacles:
     def _place(self, points: Any) -> tuple[Array, Array]:
         offset = points - self.corner
         along = jnp.stack([jnp.sum(offset * a, axis=-1) for a in (self.first, self.second)], -1)
-        along = along / self.cell
+        along = along / CELL
         size = self.taken.shape[0]
         inside = jnp.all((along >= 0) & (along < size), axis=-1)
         place = jnp.where(inside[..., None], along, 0.0).astype(jnp.int32)
         return place, inside
 
 
-def empty(movers: Movers, here: Float[Array | np.ndarray, "3"], cells: int = CELLS) -> Obstacles:
+def _empty(movers: Movers, here: Float[Array | np.ndarray, "3"]) -> Obstacles:
     """A plan around a place on which nothing is taken."""
     first = any_horizontal(movers.up)
     second = jnp.cross(movers.up, first)
-    corner = jnp.asarray(here, jnp.float32) - 0.5 * cells * CELL * (first + second)
-    return Obstacles(jnp.zeros((cells, cells), bool), corner, first, second)
+    corner = jnp.asarray(here, jnp.float32) - 0.5 * CELLS * CELL * (first + second)
+    return Obstacles(jnp.zeros((CELLS, CELLS), bool), corner, first, second)
 
 
 def obstacles(
@@ -74,8 +72,6 @@ def obstacles(
     bank: LatentMemory,
     here: Float[Array | np.ndarray, "3"],
     options: MoverOptions = DEFAULT,
-    *,
-    cells: int = CELLS,
 ) -> Obstacles:
     """The plan of a memory around a place.
 
@@ -88,9 +84,8 @@ def obstacles(
       bank: what stands still.
       here: middle of the plan, e.g. the camera.
       options: heights.
-      cells: of the plan along each side.
     """
-    plan = empty(movers, here, cells)
+    plan = _empty(movers, here)
     height = jnp.sum(bank.xyz * movers.up, axis=-1) - movers.floor
     in_way = bank.valid & (height > options.step_height) & (height < BODY_HEIGHT)
     in_way &= movers.floor_weight > 0
