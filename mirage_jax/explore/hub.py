@@ -273,9 +273,13 @@ class Hub:
         return world
 
     async def release(self, place: Place) -> None:
-        """Lets a walker go, after saving what was done since it last was; OSError if that fails."""
+        """Lets a walker go, after saving what was done since it last was, unless another page takes
+        it up meanwhile; OSError if that fails."""
+        page = place.page
         if place.walker.changes > place.walker.saved:
             world = await self.save(place)
+            if place.page is not None and place.page is not page:
+                return
             self._released[place.secret] = world
             while len(self._released) > 1000:
                 del self._released[next(iter(self._released))]
@@ -284,15 +288,24 @@ class Hub:
 
     async def release_idle(self) -> None:
         """Saves and lets go of those whose page has been gone for long."""
-        now = time.monotonic()
-        for place in list(self.places.values()):
-            if place.page is None and now - place.left > self.options.idle_seconds:
-                await self.release(place)
+        since = time.monotonic() - self.options.idle_seconds
+        await self._release_each(lambda place: place.page is None and place.left < since)
 
     async def release_all(self) -> None:
         """Saves and lets go of all."""
+        await self._release_each(lambda place: True)
+
+    async def _release_each(self, goes: Callable[[Place], bool]) -> None:
+        """Lets go of every walker that can be saved; raises the last OSError of the others."""
+        failed: OSError | None = None
         for place in list(self.places.values()):
-            await self.release(place)
+            if goes(place):
+                try:
+                    await self.release(place)
+                except OSError as error:
+                    failed = error
+        if failed is not None:
+            raise failed
 
     # -- telling pages ---------------------------------------------------------------------------
 
