@@ -31,9 +31,6 @@ _MOST_ENTITIES = 64
 _COLUMN = 1000.0
 """Metres above and below the camera that an edit reaches."""
 
-_NO_STAGES = ("total",)
-"""Of `Step.stages`, what is no stage."""
-
 
 @dataclasses.dataclass
 class Branch:
@@ -95,7 +92,7 @@ class Walker:
         step = self.session.step(Controls(**moves))
         begun = time.perf_counter()
         pictures = [encoded(picture) for picture in np.asarray(step.video)]
-        stages = {n: 1e3 * s for n, s in step.stages.items() if n not in _NO_STAGES}
+        stages = {n: 1e3 * s for n, s in step.stages.items() if n != "total"}
         stages["input"] = stages.get("input", 0.0) + 1e3 * waited
         stages["encode"] = 1e3 * (time.perf_counter() - begun)
         self.film.append(pictures)
@@ -163,6 +160,7 @@ class Walker:
         self.session.mark(name)
         frames = int(self.session.world.frames)
         self.branches.append(Branch(name, frames, self.thumbnail(), self.film.copy()))
+        self.changes += 1
 
     def go(self, number: int) -> None:
         """Goes to a branch; ValueError if there is none of that number."""
@@ -254,8 +252,7 @@ class Walker:
 
     def _moved_in_time(self) -> None:
         self.film.go_to(int(self.session.world.frames))
-        known = self.film.end == int(self.session.world.frames) and self.film.pictures
-        self.picture = self.film.pictures[-1] if known else encoded(self.session.picture)
+        self.picture = encoded(self.session.picture)  # edits change it, not the film
         self.changes += 1
 
 

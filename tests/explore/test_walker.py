@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import tiny_world
+from helpers import drawn_session, tiny_world
 from mirage_jax.explore import protocol
+from mirage_jax.explore.pictures import encoded
 from mirage_jax.explore.starts import Start, Starts
 from mirage_jax.explore.walker import Walker
 from mirage_jax.geometry import Camera
@@ -91,6 +92,14 @@ def test_undo_gives_the_world_and_the_film_of_before(walker):
         walker.go(1)
 
 
+def test_undo_shows_what_the_session_shows_where_the_film_has_another_picture():
+    walker = Walker(1, drawn_session.Session())
+    walker.step(WALK, 0.0, 1)
+    walker.set_memory(False)  # changes what a drawn session shows, as an edit may of a real one
+    walker.undo(1)
+    assert walker.picture == encoded(walker.session.picture) != walker.film.pictures[-1]
+
+
 def test_a_saved_world_is_the_same_in_every_bit(starts, walker, tmp_path):
     walker.step(WALK, 0.0, 1)
     walker.mark()
@@ -103,6 +112,8 @@ def test_a_saved_world_is_the_same_in_every_bit(starts, walker, tmp_path):
     np.testing.assert_allclose(again.session.pose, walker.session.pose)
     file = read_world_file(tmp_path / "a.world")
     np.testing.assert_allclose(file.camera_path.cam2world, walker.session.path)
+    walker.mark()
+    assert walker.changes > walker.saved
 
 
 def test_the_view_shows_what_is_held(walker):
