@@ -105,9 +105,12 @@ def test_a_picture_that_is_chosen_begins_a_world(server, browser):
     with page_at(browser, server.url) as page:
         page.locator("#picture").focus()
         hold(page, "s", "mirage.numbers().drawn >= 4")
+        assert numbers(page)["pose"][2][3] < 0
         picture = {"name": "a.png", "mimeType": "image/png", "buffer": file.getvalue()}
         page.set_input_files("#file", picture)
-        until(page, "mirage.numbers().pose[2][3] === 0")
+        until(page, "mirage.numbers().pose[2][3] === 0 && !mirage.numbers().moving")
+        assert distance(pixels(page), numbers(page)["pose"]) < 4
+        assert page.locator("#notes .error").count() == 0
         page.set_input_files("#file", {**picture, "buffer": b"nothing"})
         page.wait_for_selector("#notes .error")
 
@@ -118,6 +121,7 @@ def test_two_tabs_walk_in_one_memory(server, browser):
         hold(one, "w", "mirage.numbers().drawn >= 4")
         two.locator("#walkers li:not(.here) >> text=Walk along").first.wait_for()
         pose = numbers(one)["pose"]
+        assert pose[2][3] > 0 == numbers(two)["pose"][2][3]
         number = one.locator("#walkers li.here span").inner_text().split()[1].rstrip(",")
         two.locator(f"#walkers li:has-text('Walker {number}') >> text=Walk along").click()
         until(two, f"mirage.numbers().pose[2][3] === {pose[2][3]}")
