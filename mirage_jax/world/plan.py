@@ -100,12 +100,12 @@ def of_memory(
 
 def counts(bank: LatentMemory) -> dict[str, int]:
     """Elements that a memory holds, and what became of others; "bytes" are those of elements."""
-    bank = jax.device_get(bank)
+    valid, pinned = jax.device_get((bank.valid, bank.pinned))
     return {
-        "elements": int(bank.valid.sum()),
-        "capacity": len(bank.valid),
+        "elements": int(valid.sum()),
+        "capacity": len(valid),
         "bytes": memory.nbytes(bank),
-        "pinned": int(bank.pinned.sum()),
+        "pinned": int(pinned.sum()),
         "evicted": int(bank.evicted),
         "dropped": int(bank.dropped),
     }
