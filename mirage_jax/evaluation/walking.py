@@ -6,6 +6,7 @@ the same as the one before are not counted.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import statistics
 import time
@@ -107,12 +108,11 @@ def measure_together(
       options: how they walk.
     """
     together = VectorEnvironment(model, starts, options=options)
-    names = ("forward", "right", "up", "yaw", "pitch")
 
     def step(number: int) -> float:
         held = Controls.of_keys(PATTERN[number % len(PATTERN)])
         start = time.perf_counter()
-        together.step(np.tile([getattr(held, name) for name in names], (len(starts), 1)))
+        together.step(np.tile(dataclasses.astuple(held), (len(starts), 1)))
         return time.perf_counter() - start
 
     step(0)

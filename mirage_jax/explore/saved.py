@@ -23,13 +23,11 @@ class SavedWorld:
     Attributes:
       id: by which the page asks for it.
       written: when, ISO 8601 to the second in UTC.
-      bytes: size of its file.
       picture: the last frame, encoded; empty if it is missing.
     """
 
     id: str
     written: str
-    bytes: int
     picture: bytes
 
 
@@ -79,7 +77,6 @@ class SavedWorlds:
                 datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC).isoformat(
                     timespec="seconds"
                 ),
-                status.st_size,
                 _picture(path.with_suffix(".jpg")),
             )
             for status, path in found[:MAX_LISTED]

@@ -31,11 +31,8 @@ def folder_of(path: str | Path) -> Path:
 
 def start_pictures() -> dict[str, UInt8[np.ndarray, "height width 3"]]:
     """Pictures to start a world of the shipped weights from, by name; of its size."""
-    return {path.stem.removeprefix("start_"): read_rgb(path) for path in _pictures()}
-
-
-def _pictures() -> list[Path]:
-    return sorted(DEMO.glob("start_*.png"))
+    pictures = sorted(DEMO.glob("start_*.png"))
+    return {path.stem.removeprefix("start_"): read_rgb(path) for path in pictures}
 
 
 def write(workdir: str | Path, folder: str | Path) -> None:

@@ -155,7 +155,6 @@ export class PlanView {
     this.metre(c, w, h, view.scale);
     this.line(c, d.track, INK, 2);
     for (const entity of d.entities) this.entity(c, entity);
-    for (const other of d.others ?? []) this.dot(c, other, LEAD);
     this.camera(c, d);
     if (this.tool !== "look") this.selection(c);
   }
