@@ -77,10 +77,14 @@ def run(
         a file that a stage reads is missing, or recordings do not fit the config.
     """
     config_check.check(config)
+    if memory != "latent" and stage in training_sections.OPTIONAL:
+        raise common.UserError(f"--memory: found {memory} with --stage={stage}, expected latent")
     input_check.check_training(config, workdir, _chosen(config, stage), memory)
     if _reads_clips(config, stage):
         input_check.check_recordings(config, workdir)
     for name in _chosen(config, stage):
+        if memory != "latent" and name in training_sections.OPTIONAL:
+            continue  # a student and a tiny decoder are of the latent denoiser's work directory
         _RUNNERS[name](config, workdir, console, memory)
 
 

@@ -38,6 +38,8 @@ def measure(
 ) -> dict[str, Any]:
     """PSNR of the new frames of some chunks, with the memory and with it emptied before each.
 
+    Context frames, of models that are denoised beside some, stay in both.
+
     Args:
       model: encoder, head and denoiser of a trained work directory.
       held_out: the clips to walk along.
@@ -59,10 +61,10 @@ def measure(
         chosen = np.minimum(np.arange(start, start + batch_size), len(held_out) - 1)
         real = min(batch_size, len(held_out) - start)
         truth, poses = held_out.video[chosen], held_out.clips.cam2world[chosen]
+        first = to_model_range(truth[:, 0])
+        begun = begin(model, first, held_out.clips.intrinsics[chosen], poses[:, 0])
         for name in found:
-            emptied = name == "psnr_emptied"
-            pictures = to_model_range(truth[:, 0])
-            worlds = begin(model, pictures, held_out.clips.intrinsics[chosen], poses[:, 0])
+            emptied, worlds = name == "psnr_emptied", begun
             for chunk in range(max(marks)):
                 frames = to_and_fro(truth.shape[1], model.chunk_frames, chunk)
                 key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), start), chunk)

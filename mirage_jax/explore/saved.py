@@ -53,7 +53,8 @@ class SavedWorlds:
         self.folder.mkdir(parents=True, exist_ok=True)
         world = secrets.token_hex(8)
         write(self.folder / f"{world}.world")
-        write_atomically(self.folder / f"{world}.jpg", picture)
+        with contextlib.suppress(OSError):  # it is saved, without its picture
+            write_atomically(self.folder / f"{world}.jpg", picture)
         return world
 
     def path_of(self, world: str) -> Path:

@@ -59,7 +59,8 @@ def load(
       path: a work directory (`runs/quickstart`), the folder of its exported parts (`model` in it:
         "encoder", "denoiser_latent" and, if there is one, "geometry"), a released checkpoint, see
         `released.read_released`, or "demo" for the weights that ship, see `shipped`.
-      memory: which denoiser of a work directory: "latent", "rgb" or "none".
+      memory: which denoiser of a work directory: "latent", "rgb", "none" or "student", the one
+        of few steps that was distilled.
       preset: how to run it, a key of `presets.PRESETS` or one of one's own; by default as it was
         trained or, for converted weights, as the preset of their conditioner.
       size: of the pictures (H, W), for weights that do not say.

@@ -333,7 +333,9 @@ class WorldModel:
         if frames is not None:
             numbers = times.astype(jnp.int32)
             frames = context_frames.add(frames, tokens, seen.depth, camera, numbers, bank)
-        if movers is not None and self.movers is not None and pictures is not None:
+        if movers is not None and self.movers is not None:
+            if pictures is None:
+                raise ValueError("pictures: found none, expected some as moving bodies are kept")
             movers, counts = moving.observe(
                 movers, bank, pictures, seen.moving, seen.depth, camera, times,
                 encode=self.encoder.encode_images, stride=self.conditioner.stride,

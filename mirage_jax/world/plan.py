@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from mirage_jax import memory
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import LatentMemory
+from mirage_jax.memory.movers import CONFIRMED, Movers
 from mirage_jax.origin import Origin
 from mirage_jax.world.colours import token_colours
 from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
@@ -37,7 +38,8 @@ class Plan:
       pose: float64 [4, 4], cam2world.
       frustum: float64 [5, 3], the camera's centre and what is `reach` metres ahead at the corners
         of its picture: top left, top right, bottom right, bottom left.
-      entities: what moves, each with its track.
+      entities: bodies that are known to move, each with its `name` and `track` [m, 3], which ends
+        where it is taken to be; so far it is that place alone.
     """
 
     xyz: Float[np.ndarray, "n 3"]
@@ -70,6 +72,7 @@ def of_memory(
     camera: Camera,
     colours: Callable[[np.ndarray], UInt8[np.ndarray, "n 3"]],
     up: Float[np.ndarray, "3"],
+    movers: Movers | None = None,
 ) -> Plan:
     """The plan of a memory.
 
@@ -79,8 +82,9 @@ def of_memory(
       camera: one, in its coordinates.
       colours: of tokens.
       up: away from the floor.
+      movers: bodies that move, if they are kept.
     """
-    bank, camera = jax.device_get((bank, camera))
+    bank, camera, movers = jax.device_get((bank, camera, movers))
     slot = np.flatnonzero(bank.valid)
     when = bank.time[slot]
     return Plan(
@@ -95,6 +99,14 @@ def of_memory(
         up=up,
         pose=origin.absolute(camera.cam2world),
         frustum=origin.points(corners(camera)),
+        entities=() if movers is None else _entities(movers, origin),
+    )
+
+
+def _entities(movers: Movers, origin: Origin) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {"name": f"body {movers.id[k]}", "track": origin.points(movers.position[k][None])}
+        for k in np.flatnonzero(movers.status == CONFIRMED)
     )
 
 

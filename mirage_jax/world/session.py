@@ -330,9 +330,8 @@ class Session:
 
     def plan(self) -> Plan:
         """What the memory holds, to be drawn from above."""
-        return plan.of_memory(
-            self._memory.bank, self._file.origin, self.camera, self._colours, self._up
-        )
+        bank, movers = self._memory.bank, self._state.movers
+        return plan.of_memory(bank, self._file.origin, self.camera, self._colours, self._up, movers)
 
     def add_keyframe(self) -> int:
         """Pins what the memory shows from here: it stays, whatever is written; its number of

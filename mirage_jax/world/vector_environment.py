@@ -99,7 +99,8 @@ class VectorEnvironment(base("VectorEnv", "gymnasium.vector")):  # type: ignore[
         """Back to where episodes begin.
 
         Args:
-          seed: of the first walker's noise, one more for each next; None: as before.
+          seed: of the first walker's noise, one more for each next, of those that go back; None: as
+            before.
           options: "reset_mask", bool [n]: whose; by default all.
 
         Raises:
@@ -170,7 +171,8 @@ class VectorEnvironment(base("VectorEnv", "gymnasium.vector")):  # type: ignore[
         frames = np.array([int(world.frames) for world in self._starts])
         if seed is not None:
             seeds = seed + np.arange(self.num_envs)
-            self._keys = jnp.stack([jax.random.key(int(number)) for number in seeds])
+            keys = jnp.stack([jax.random.key(int(number)) for number in seeds])
+            self._keys = keys if mask.all() else jnp.where(mask, keys, self._keys)
         if mask.all():
             self._worlds, self.poses, self._frames = fresh, poses, frames
             self._steps = np.zeros(self.num_envs, int)

@@ -5,6 +5,11 @@ from mirage_jax.cli import train
 from mirage_jax.io.workdir import Workdir
 
 
+def test_students_are_of_the_latent_memory(call):
+    found = call("train", "--stage=distill", "--memory=rgb")
+    assert_refused(found, "--memory: found rgb with --stage=distill, expected latent")
+
+
 def test_stages_out_of_order_say_what_is_missing(call, tmp_path):
     recorded_first = "run `mirage record` first"
     for stage in ("encoder", "geometry", "denoiser"):

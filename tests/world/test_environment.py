@@ -123,6 +123,13 @@ def test_some_begin_anew_while_others_go_on(model, starts):
     again = together.step(np.stack([ACTIONS[0, 0], ACTIONS[1, 1]]))
     np.testing.assert_array_equal(again[4]["video"][0], first[4]["video"][0])
     assert again[3].tolist() == [False, True]
+    # A seed is for those that begin anew.
+    seeded = VectorEnvironment(model, starts, options=OPTIONS)
+    seeded.step(ACTIONS[0])
+    seeded.reset(seed=9, options={"reset_mask": np.array([True, False])})
+    video = seeded.step(np.stack([ACTIONS[0, 0], ACTIONS[1, 1]]))[4]["video"]
+    np.testing.assert_array_equal(video[1], again[4]["video"][1])
+    assert (video[0] != again[4]["video"][0]).any()
     with pytest.raises(ValueError, match=r"reset_mask: found int64 \(2,\), expected bool"):
         together.reset(options={"reset_mask": np.zeros(2, int)})
 

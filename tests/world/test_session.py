@@ -10,12 +10,12 @@ from helpers import tiny_world
 from helpers.tiny_world import INTRINSICS, SIZE
 from mirage_jax import Controls, Session, SessionOptions, memory, rollout
 from mirage_jax.geometry import Camera, project
-from mirage_jax.memory import regions
+from mirage_jax.memory import movers, regions
 from mirage_jax.origin import Origin
 from mirage_jax.trajectories import make
 from mirage_jax.world.latent_encoder import to_uint8
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions
-from mirage_jax.world.plan import decode_frame
+from mirage_jax.world.plan import TokenColours, decode_frame, of_memory
 from mirage_jax.world.world_file import read_world_file
 
 START = make("orbit_right", 2, angle=30, distance=2)[-1]
@@ -335,6 +335,23 @@ def test_the_plan_shows_elements_where_they_are_and_how_they_look(model):
     uv, z = project(np.float32(local), Camera(INTRINSICS, np.eye(4, dtype=np.float32), SIZE))
     np.testing.assert_allclose(uv, [[0, 0], [24, 0], [24, 16], [0, 16]], atol=1e-4)
     np.testing.assert_allclose(z, 1, atol=1e-5)
+
+
+def test_the_plan_names_bodies_that_are_known(model):
+    world = model.start(PICTURE)
+    table = movers.create(world.bank.channels, np.float32([0, -1, 0]))
+    table = table.replace(
+        status=table.status.at[:2].set(np.int32([movers.TENTATIVE, movers.CONFIRMED])),
+        id=table.id.at[1].set(7),
+        position=table.position.at[1].set(np.float32([1, 2, 3])),
+    )
+    camera, colours = (
+        Camera(INTRINSICS, np.eye(4, dtype=np.float32), SIZE),
+        TokenColours(world.bank.channels),
+    )
+    shown = of_memory(world.bank, Origin((10, 0, 0)), camera, colours, np.eye(3)[1], table)
+    [body] = shown.entities
+    assert body["name"] == "body 7" and body["track"].tolist() == [[11, 2, 3]]
 
 
 def test_a_keyframe_stays_whatever_is_written(session):

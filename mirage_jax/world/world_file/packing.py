@@ -257,7 +257,11 @@ def unpack_state(
                 "expected increasing times"
             )
     entities = found.get("entities")
-    if entities is not None and "movers" in found:
+    if "movers" in found:
+        if entities is None:
+            raise ValueError(
+                f"{source}: part movers: found without entities that can be read, expected both"
+            )
         bodies = from_parts(entities, found["movers"])
         world = world.replace(movers=bodies)  # type: ignore[attr-defined]
     return world, path, entities, used
