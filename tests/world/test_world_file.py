@@ -23,7 +23,7 @@ from helpers import paths, tiny_world
 from helpers.exhaustive import LONG
 from helpers.tiny_world import CHANNELS, GRID, INTRINSICS, SIZE
 from mirage_jax import memory, trajectories
-from mirage_jax.memory import Keyframes
+from mirage_jax.memory import Keyframes, movers
 from mirage_jax.origin import Origin
 from mirage_jax.world import World, context_frames, rollout
 from mirage_jax.world.world_file import (
@@ -438,6 +438,25 @@ def test_newer_parts_are_passed_on_or_refused_as_they_ask(whole, tmp_path):
             read_world_file(with_part(name, version, True))
     with pytest.raises(ValueError, match=r"part static: .*version 3, which is required"):
         read_world_file(with_part("static", 3, False))
+
+
+def test_bodies_are_read_with_their_entities_or_not_at_all(tmp_path):
+    table = movers.create(CHANNELS, np.float32([0, -1, 0]))
+    world = make_world().replace(movers=table, origin=Origin(frame_seconds=0.5))
+    path = tmp_path / "bodies.world"
+    save_world(path, world)
+    tensors, header = taken_apart(path)
+    entities = {"version": 2, "required": False}
+    newer = {**header, "parts": {**header["parts"], "entities": entities}}
+    file = read_world_file(put_together(path, tensors, newer))
+    assert file.world.movers is None and file.entities is None
+    write_world_file(path, file)
+    assert_same_bits(taken_apart(path)[0], tensors)
+    assert taken_apart(path)[1]["parts"] == newer["parts"]
+    alone = {name: leaf for name, leaf in tensors.items() if not name.startswith("entities/")}
+    parts = {name: entry for name, entry in header["parts"].items() if name != "entities"}
+    with pytest.raises(ValueError, match="part movers: found no part entities beside it"):
+        read_world_file(put_together(path, alone, {**header, "parts": parts}))
 
 
 def test_a_newer_format_is_refused_whatever_else_it_holds(whole, tmp_path):

@@ -260,7 +260,7 @@ def unpack_state(
     if "movers" in found:
         if entities is None:
             raise ValueError(
-                f"{source}: part movers: found without entities that can be read, expected both"
+                f"{source}: part movers: found no part entities beside it, expected both"
             )
         bodies = from_parts(entities, found["movers"])
         world = world.replace(movers=bodies)  # type: ignore[attr-defined]
@@ -354,6 +354,8 @@ def _check_parts(
                 "mirage_jax"
             )
         unknown.append(name)
+    if "entities" in unknown and "movers" in header["parts"] and "movers" not in unknown:
+        unknown.append("movers")  # which says of the same bodies what entities do not
     for name, known in PARTS.items():
         if known.everywhere and name not in header["parts"]:
             raise ValueError(f"{source}: part {name}: found none, expected one in every file")
