@@ -89,6 +89,7 @@ class VectorEnvironment(base("VectorEnv", "gymnasium.vector")):  # type: ignore[
         lenses = np.stack([np.asarray(world.intrinsics, np.float32) for world in self._starts])
         self._lenses = jnp.asarray(np.broadcast_to(lenses[:, None], frames))
         self._worlds: World
+        self._keys: Any
         self._frames: Int[np.ndarray, " n"]
         self._steps: Int[np.ndarray, " n"]
         self._begin(np.ones(self.num_envs, bool), options.seed)

@@ -110,14 +110,14 @@ def load(path: Path) -> Any:
         raise ValueError(
             f"{path}: found no whole torch file, expected one of the zip format ({error})"
         ) from error
-    names = {
+    allowed = {
         ("torch._utils", "_rebuild_tensor_v2"): functools.partial(_tensor, path),
         ("collections", "OrderedDict"): OrderedDict,
         **{("torch", name): dtype for name, dtype in _DTYPES.items()},
     }
     expected = "tensors, lists, dicts, texts, bytes and numbers"
     try:
-        content = unpickle(data, path, names, expected, functools.partial(_storage, path, folder))
+        content = unpickle(data, path, allowed, expected, functools.partial(_storage, path, folder))
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: data.pkl: damaged ({error})") from error
     return _checked(content, path)
