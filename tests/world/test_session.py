@@ -349,7 +349,7 @@ def test_the_plan_names_bodies_that_are_known(model):
         Camera(INTRINSICS, np.eye(4, dtype=np.float32), SIZE),
         TokenColours(world.bank.channels),
     )
-    shown = of_memory(world.bank, Origin((10, 0, 0)), camera, colours, np.eye(3)[1], table)
+    shown = of_memory(world.bank, Origin((10.0, 0.0, 0.0)), camera, colours, np.eye(3)[1], table)
     [body] = shown.entities
     assert body["name"] == "body 7" and body["track"].tolist() == [[11, 2, 3]]
 
