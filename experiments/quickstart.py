@@ -144,6 +144,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.memory.fine = 2  # read-out grid relative to the latents'
     c.memory.prefer = "nearest"
     c.memory.footprint = 3  # cells; what falls near an empty cell is shown beside it; 1 = nothing
+    c.memory.movers = False  # keep bodies that move, see docs/movers.md and experiments/living.py
 
     c.text = ConfigDict()
     c.text.embeddings = ""  # file of embedded prompts (mirage_jax.io.text); "" trains without text

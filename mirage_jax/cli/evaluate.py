@@ -231,12 +231,8 @@ def _outdated(
     from mirage_jax.weights import fingerprint
 
     encoder_id = fingerprint(workdir.model("encoder"))
-    settings = clip_encoding.EncodingSettings(
-        chunk_frames=model.chunk_frames,
-        sky_depth=float(model.memory.sky_depth),
-        rgb=rgb,
-        preceding=model.context_frames.preceding,
-        depth_network=depth_network.identity(config),
+    settings = clip_encoding.settings_of(
+        model, rgb=rgb, depth_network=depth_network.identity(config)
     )
     for name in names:
         path = workdir.latents(name, "eval", rgb=rgb)
@@ -258,10 +254,10 @@ def _geometry(model: Any, held_out: Any) -> dict[str, float]:
     import jax
 
     from mirage_jax.training.geometry_task import GeometryTask
-    from mirage_jax.world.latent_clip import FIELDS
+    from mirage_jax.world.latent_clip import fields_of
 
     task = GeometryTask(model.head, (0, 0, 0), model.memory.sky_depth)
-    batch = {name: getattr(held_out.clips, name) for name in FIELDS}
+    batch = fields_of(held_out.clips)
     loss = jax.jit(lambda params, batch: task.loss(params, batch, jax.random.key(0), train=False))
     _, metrics = loss(model.head_params, batch)
     return {name: float(value) for name, value in metrics.items()}

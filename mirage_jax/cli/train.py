@@ -284,7 +284,7 @@ def _whole_task(
     """The task of the whole denoiser, with the clips of its sample sheets where there are any."""
     from mirage_jax.training import held_out
     from mirage_jax.training.denoiser_task import Preview
-    from mirage_jax.world.latent_clip import FIELDS, LatentClip
+    from mirage_jax.world.latent_clip import from_fields
     from mirage_jax.world.latent_encoder import LatentEncoder
 
     encoder = LatentEncoder.load(workdir.model("encoder"))
@@ -295,8 +295,8 @@ def _whole_task(
     if not config.sample_every:
         return task
     records = [evaluated[i] for i in held_out.spread_over(len(evaluated), 4)]
-    shown = {name: np.stack([record[name] for record in records]) for name in FIELDS}
-    preview = Preview(encoder, LatentClip(**shown), sampler, fps=config.evaluation.fps)
+    shown = {name: np.stack([record[name] for record in records]) for name in records[0]}
+    preview = Preview(encoder, from_fields(shown), sampler, fps=config.evaluation.fps)
     return dataclasses.replace(task, preview=preview)
 
 

@@ -22,9 +22,11 @@ from data_pipelines.loading import Transform
 from mirage_jax.chunks import TEMPORAL_STRIDE
 from mirage_jax.parallel import batch_sharding, processes, replicated
 from mirage_jax.settings import Settings, setting
-from mirage_jax.world.conditioners import Rgb
-from mirage_jax.world.latent_clip import FIELDS, LatentClip, encode_clip, keyframe_depth
+from mirage_jax.world.body_reads import BodyReads
+from mirage_jax.world.conditioners import Folded, Rgb
+from mirage_jax.world.latent_clip import LatentClip, encode_clip, fields_of, keyframe_depth
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
+from mirage_jax.world.model import WorldModel
 
 DepthOf = Callable[[np.ndarray], np.ndarray]
 """z-depth in metres of the pixels of a uint8 picture [H, W, 3]."""
@@ -46,6 +48,29 @@ class EncodingSettings(Settings):
     preceding: int = setting(0, "Frames before the last chunk, 0 or 1 + 4 n.", least=0)
     last_only: bool = setting(False, "Whether the last chunk alone is encoded, as of windows.")
     depth_network: str = setting("", "Identifies what estimates the depth that clips lack.")
+    bodies: BodyReads | None = setting(None, "How moving bodies are kept; None = they are not.")
+    movers_up: int = setting(
+        0, "Finer cells per cell and axis, of which it is kept what moves; 0 = none.", least=0
+    )
+
+
+def settings_of(
+    model: WorldModel, *, rgb: bool = False, depth_network: str = ""
+) -> EncodingSettings:
+    """What is encoded of clips that a model is evaluated on; arguments as of `EncodingSettings`."""
+    conditioner, bodies = model.conditioner, None
+    if isinstance(conditioner, Folded) and model.movers is not None and conditioner.movers:
+        fusion = model.memory.fusion(model.context_frames)
+        bodies = BodyReads(conditioner, model.movers, fusion)
+    return EncodingSettings(
+        chunk_frames=model.chunk_frames,
+        sky_depth=float(model.memory.sky_depth),
+        rgb=rgb,
+        preceding=model.context_frames.preceding,
+        depth_network=depth_network,
+        bodies=bodies,
+        movers_up=0 if model.head is None else model.head.movers_up,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +93,8 @@ class EncoderInputs:
         self, element: Mapping[str, Any], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         """uint8 `video` [F, H, W, 3], `depth` and `moving` of its keyframes [K, H, W], `known`,
-        whether the depth is, `intrinsics` [4] of the first frame, and poses relative to it.
+        whether the depth is, `intrinsics` [4] of the first frame, and poses and `seconds` relative
+        to it.
 
         Raises:
           ValueError: naming the clip, for one without depth where nothing estimates it.
@@ -97,10 +123,19 @@ class EncoderInputs:
             "depth": maps,
             "moving": moving,
             "known": np.array(depth is not None),
+            "seconds": _seconds(cut),
             "intrinsics": cut["intrinsics"][0],
             "cam2world": poses.astype(np.float32),
             **text,
         }
+
+
+def _seconds(clip: Mapping[str, Any]) -> np.ndarray:
+    """When each frame of a clip was taken, since its first."""
+    times = clip.get("times")
+    if times is None:
+        times = np.arange(len(clip["video"])) / clip["fps"]
+    return (times - times[0]).astype(np.float32)
 
 
 class ClipEncoder:
@@ -136,7 +171,7 @@ class ClipEncoder:
             inputs = processes.put_share(inputs, self._sharding)
         made = _encode_batch(self._encoder, **inputs, settings=self._settings)
         text = {"text": batch["text"]} if "text" in batch else {}
-        return {**{name: getattr(made, name) for name in FIELDS}, **text}
+        return {**fields_of(made), **text}
 
     def _filled(self, batch: Mapping[str, Any]) -> np.ndarray:
         """Depth of the keyframes, estimated where it is not known."""
@@ -148,18 +183,19 @@ class ClipEncoder:
         return depth
 
 
-_INPUTS = ("video", "depth", "moving", "intrinsics", "cam2world")
+_INPUTS = ("video", "depth", "moving", "intrinsics", "cam2world", "seconds")
 
 
 @functools.partial(jax.jit, static_argnames="settings")
 def _encode_batch(
     encoder: LatentEncoder, *, video: Any, depth: Any, moving: Any, intrinsics: Any, cam2world: Any,
-    settings: EncodingSettings,
+    seconds: Any, settings: EncodingSettings,
 ) -> LatentClip:  # fmt: skip
     vae = encoder.vae
     baseline = Rgb(vae.latent_channels, vae.spatial_stride) if settings.rgb else None
+    bodies = settings.bodies
 
-    def one(*clip: Any) -> LatentClip:
+    def one(seconds: Array, *clip: Any) -> LatentClip:
         return encode_clip(
             *clip,
             encoder=encoder,
@@ -167,9 +203,12 @@ def _encode_batch(
             rgb=baseline,
             preceding=settings.preceding,
             last_only=settings.last_only,
+            bodies=bodies,
+            times=None if bodies is None else seconds * bodies.options.fps,
+            movers_up=settings.movers_up,
         )
 
-    return jax.vmap(one)(to_model_range(video), depth, moving, intrinsics, cam2world)
+    return jax.vmap(one)(seconds, to_model_range(video), depth, moving, intrinsics, cam2world)
 
 
 class EncodedClips:

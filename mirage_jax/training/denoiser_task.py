@@ -18,6 +18,7 @@ from mirage_jax.chunks import latents_of_frames
 from mirage_jax.diffusion import flow
 from mirage_jax.diffusion.samplers import VelocityFn
 from mirage_jax.io.pictures import contact_sheet
+from mirage_jax.memory.fusion import FusionOptions
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.parallel import map_batch, processes
 from mirage_jax.training.memory_view import cloud_view, decode_each, token_view
@@ -26,7 +27,7 @@ from mirage_jax.world import history, scenarios
 from mirage_jax.world.conditioners import Conditioner
 from mirage_jax.world.context_frames import keep_references
 from mirage_jax.world.history import NO_FRAMES, NoiseAugmentation, Sample
-from mirage_jax.world.latent_clip import FIELDS, LatentClip
+from mirage_jax.world.latent_clip import LatentClip, from_fields
 from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
 from mirage_jax.world.options import ContextFrameOptions, SamplerOptions
 from mirage_jax.world.sampling import sample_chunk
@@ -49,11 +50,6 @@ class Preview:
     fps: float = 8.0
 
 
-def clips_of(batch: dict[str, Array]) -> LatentClip:
-    """The clips of a batch without what else is in it."""
-    return LatentClip(**{name: batch[name] for name in FIELDS})
-
-
 def after_first(count: int, latents: int) -> Array:
     """1 for the latents that are generated, 0 for the first, which is given; [count, latents]."""
     return jnp.broadcast_to(jnp.arange(latents) > 0, (count, latents)).astype(jnp.float32)
@@ -71,6 +67,7 @@ class DenoiserTask(Task):
       chunk_latents: latents of a chunk.
       context_frames: earlier frames that a chunk is denoised beside; their references are chosen by
         coverage. Needs a conditioner that stores tokens.
+      fusion: how histories are written, see `Conditioner.write`.
       noise: on histories written to the memory; those of the RGB baseline are true.
       constants: of the conditioner, for the latents of a chunk and those that precede it.
       shift: noise-level shift.
@@ -89,6 +86,7 @@ class DenoiserTask(Task):
     chunks: int
     chunk_latents: int
     context_frames: ContextFrameOptions = NO_FRAMES
+    fusion: FusionOptions | None = None
     noise: NoiseAugmentation = NoiseAugmentation()
     constants: Any = None
     shift: float = 1.0
@@ -141,6 +139,7 @@ class DenoiserTask(Task):
                 size=self.size,
                 table=table,
                 options=self.context_frames,
+                fusion=self.fusion,
                 constants=self.constants,
                 key=noise_key if train else None,
                 noise=self.noise,
@@ -180,7 +179,7 @@ class DenoiserTask(Task):
         Beside the fields of `LatentClip` a batch may hold `text`, encoded text tokens [B, l, e].
         """
         sample_key, sigma_key, noise_key = jax.random.split(key, 3)
-        sample = self.sample(clips_of(batch), sample_key, train=train)
+        sample = self.sample(from_fields(batch), sample_key, train=train)
         target = sample.target
         count, latents = target.shape[:2]
         sigma = flow.sample_sigma(
@@ -259,6 +258,7 @@ class DenoiserTask(Task):
             conditioner=self.conditioner,
             size=self.size,
             options=self.context_frames,
+            fusion=self.fusion,
             constants=self.constants,
         )
         key = jax.random.key(0)
@@ -267,7 +267,7 @@ class DenoiserTask(Task):
         )
         videos = {"decoded": decode_each(encoder, target)}
         if self.conditioner.stores == "tokens":
-            tokens = history.returning_tokens(clips, self.conditioner, self.size)
+            tokens = history.returning_tokens(clips, self.conditioner, self.size, self.fusion)
             videos["memory"] = token_view(encoder, tokens)
         elif context is not None:
             videos["memory"] = cloud_view(encoder, context)

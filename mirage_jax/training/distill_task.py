@@ -20,9 +20,10 @@ from mirage_jax.diffusion.consistency import consistency_loss, draw_neighbours
 from mirage_jax.diffusion.samplers import VelocityFn, guided
 from mirage_jax.parallel import rules
 from mirage_jax.training.branch_task import ADDED, BranchTask
-from mirage_jax.training.denoiser_task import DenoiserTask, after_first, clips_of
+from mirage_jax.training.denoiser_task import DenoiserTask, after_first
 from mirage_jax.training.task import Params, Samples, Task
 from mirage_jax.world.history import Sample
+from mirage_jax.world.latent_clip import from_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ class DistillTask(Task):
         them, and are sampled without.
         """
         sample_key, level_key, noise_key = jax.random.split(key, 3)
-        sample = self.base.sample(clips_of(batch), sample_key, train=train)
+        sample = self.base.sample(from_fields(batch), sample_key, train=train)
         count, latents = sample.target.shape[:2]
         mask = after_first(count, latents)
         levels = draw_neighbours(level_key, count, self.levels, self.shift)

@@ -12,7 +12,7 @@ from jaxtyping import Array, PRNGKeyArray
 from mirage_jax.nn import geometry_head as heads
 from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.training.task import Params, Task
-from mirage_jax.world.latent_clip import LatentClip
+from mirage_jax.world.latent_clip import from_fields
 
 
 def is_image(latents: Array) -> Array:
@@ -64,13 +64,18 @@ class GeometryTask(Task):
     def loss(
         self, params: Params, batch: dict[str, Array], key: PRNGKeyArray, *, train: bool, **_: Any
     ) -> tuple[Array, dict[str, Array]]:
-        clip = LatentClip(**batch)
+        clip = from_fields(batch)
         count = clip.chunks.shape[1]
         latents = jnp.asarray(clip.chunks).reshape(-1, *clip.chunks.shape[2:])
         image = is_image(latents)
         depth, static, tokens = (
             per_chunk(jnp.asarray(field), count, latents.shape[1])
             for field in (clip.depth, clip.static, clip.tokens)
+        )
+        moves = (
+            1.0 - static
+            if clip.moving is None
+            else per_chunk(jnp.asarray(clip.moving), count, latents.shape[1])
         )
         found: Any = self.head.apply({"params": params}, latents, image)
         sky = depth >= 0.99 * self.sky_depth
@@ -79,7 +84,7 @@ class GeometryTask(Task):
             "sky": heads.logit_loss(found.sky_logit, sky, mask=depth > 0),
             "mover": heads.logit_loss(
                 found.mover_logit,
-                on_grid(1.0 - static, found.mover_logit.shape[2:]),
+                on_grid(moves, found.mover_logit.shape[2:]),
                 weight=self.mover_weight,
             ),
             "tokens": heads.token_loss(

@@ -19,9 +19,9 @@ from safetensors.numpy import load, save
 from mirage_jax.io.atomic import replacing, write_atomically
 from mirage_jax.io.records import record_writer
 from mirage_jax.io.strict_json import parse_object
-from mirage_jax.world.latent_clip import FIELDS, LatentClip
+from mirage_jax.world.latent_clip import FIELDS, OPTIONAL_FIELDS, LatentClip, fields_of
 
-_HALF = ("chunks", "tokens", "rgb_chunks", "rgb_hits", "preceding")
+_HALF = ("chunks", "tokens", "rgb_chunks", "rgb_hits", "preceding", "bodies", "moving")
 """Stored as float16: far finer than the noise the denoiser is trained with."""
 
 
@@ -191,9 +191,9 @@ def _key_file(path: Path) -> Path:
 
 def _to_bytes(batch: LatentClip, index: int) -> bytes:
     record = {}
-    for name in FIELDS:
+    for name, values in fields_of(batch).items():
         dtype = np.float16 if name in _HALF else np.float32
-        record[name] = np.ascontiguousarray(getattr(batch, name)[index], dtype)
+        record[name] = np.ascontiguousarray(values[index], dtype)
     return save(record)
 
 
@@ -243,7 +243,9 @@ class LatentSource:
                 f"{', '.join(self.paths)}: clip {index} cannot be read ({error}); if it stays so, "
                 "remove the file and run `mirage train --stage=cache`"
             ) from error
-        for name in FIELDS:
+        known = self._shapes or record  # the first clip says which optional ones there are
+        names = (*FIELDS, *(name for name in OPTIONAL_FIELDS if name in known))
+        for name in names:
             if name not in record:
                 self._refuse(index, name, "none", "one")
             found, dtype = record[name], np.dtype(np.float16 if name in _HALF else np.float32)
@@ -252,7 +254,7 @@ class LatentSource:
                 self._refuse(index, name, f"{found.dtype} {found.shape}", f"{dtype} {shape}")
             if not np.isfinite(found).all():
                 self._refuse(index, name, "NaN or infinity", "finite numbers")
-        return {name: np.asarray(record[name], np.float32) for name in FIELDS}
+        return {name: np.asarray(record[name], np.float32) for name in names}
 
     def title(self, index: int) -> str:
         """Names a clip by files and number."""

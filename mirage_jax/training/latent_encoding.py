@@ -28,7 +28,7 @@ from mirage_jax.training.clip_encoding import (
     EncodingSettings,
 )
 from mirage_jax.training.latent_cache import LatentSource
-from mirage_jax.world.latent_clip import LatentClip
+from mirage_jax.world.latent_clip import LatentClip, from_fields
 from mirage_jax.world.latent_encoder import LatentEncoder
 
 
@@ -49,7 +49,8 @@ def cache_key(
         "clips": hashlib.sha256(recorded.encode()).hexdigest(),
         **dataclasses.asdict(settings),
     }
-    for name in ("depth_network", "last_only"):  # a cache made without them is what it was
+    # A cache made without these is what it was before there were any.
+    for name in ("depth_network", "last_only", "bodies", "movers_up"):
         if not key[name]:
             del key[name]
     return key
@@ -188,7 +189,7 @@ def _encode(
 
 def _first(encoded: Any, count: int) -> LatentClip:
     """The first clips of a batch, on the host."""
-    found = LatentClip(**jax.device_get(encoded))
+    found = from_fields(jax.device_get(encoded))
     return jax.tree.map(lambda leaf: leaf[:count], found)
 
 
@@ -197,4 +198,4 @@ def load_clips(path: Path) -> LatentClip:
     source = LatentSource([path])
     records = [source[i] for i in range(len(source))]
     fields: dict[str, Any] = {name: np.stack([r[name] for r in records]) for name in records[0]}
-    return LatentClip(**fields)
+    return from_fields(fields)

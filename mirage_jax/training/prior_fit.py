@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mirage_jax.training.denoiser_task import DenoiserTask
-from mirage_jax.world.latent_clip import FIELDS, LatentClip
+from mirage_jax.world.latent_clip import from_fields
 
 Pairs = Iterable[tuple[Array, Array]]
 
@@ -45,8 +45,8 @@ def fit_memory_prior(
     def draw() -> Iterator[tuple[Array, Array]]:
         for number, chosen in enumerate(order.reshape(batches, batch_size)):
             records = [source[int(index)] for index in chosen]
-            fields: dict[str, Any] = {n: np.stack([r[n] for r in records]) for n in FIELDS}
-            made = samples(LatentClip(**fields), jax.random.fold_in(key, number))
+            fields: dict[str, Any] = {n: np.stack([r[n] for r in records]) for n in records[0]}
+            made = samples(from_fields(fields), jax.random.fold_in(key, number))
             # The first latent of a chunk is given.
             yield made.context[:, 1 : made.target.shape[1]], made.target[:, 1:]
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mirage_jax import memory
 from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_clip, frames_of_latents
 from mirage_jax.geometry import Camera
+from mirage_jax.memory.fusion import FusionOptions
 from mirage_jax.parallel import map_batch
 from mirage_jax.settings import Settings, setting
 from mirage_jax.world import context_frames, scenarios
@@ -100,9 +101,12 @@ def draw_history(
 
 
 def write_history(
-    conditioner: Conditioner, history: History, static: Float[Array, "k h w"]
+    conditioner: Conditioner,
+    history: History,
+    static: Float[Array, "k h w"],
+    fusion: FusionOptions | None = None,
 ) -> memory.LatentMemory:
-    """A fresh memory of these keyframes, of the cells that stand still."""
+    """A fresh memory of these keyframes, of the cells that stand still, fused as a rollout's is."""
     tokens, depth, confidence, camera = history
     frames = Frames(
         tokens,
@@ -112,7 +116,7 @@ def write_history(
         static=static,
         confidence=jnp.broadcast_to(confidence[:, None, None], depth.shape),
     )
-    return conditioner.write(conditioner.create(depth.size), frames)[0]
+    return conditioner.write(conditioner.create(depth.size), frames, fusion)[0]
 
 
 def jitter_poses(
@@ -191,6 +195,7 @@ def make_sample(
     size: tuple[int, int],
     table: scenarios.Scenarios,
     options: ContextFrameOptions = NO_FRAMES,
+    fusion: FusionOptions | None = None,
     constants: Array | None = None,
     key: PRNGKeyArray | None = None,
     noise: NoiseAugmentation | None = None,
@@ -205,6 +210,7 @@ def make_sample(
       size: of the pictures (H, W).
       table: the situations.
       options: of the context frames.
+      fusion: how the history is written, see `Conditioner.write`.
       constants: of the conditioner, for the chunk's and the preceding latents.
       key: randomness of the noise; None for a true history.
       noise: on the history.
@@ -220,8 +226,11 @@ def make_sample(
         context = jnp.concatenate([clip.rgb_chunks[scenario], clip.rgb_hits[scenario]], axis=-1)
         return Sample(target, rays, context, {})
     history = draw_history(clip, keyframes, size, key=key, noise=noise)
-    bank = write_history(conditioner, history, jnp.asarray(clip.static))
+    bank = write_history(conditioner, history, jnp.asarray(clip.static), fusion)
     read, frames = conditioner.read(bank, camera), {}
+    if clip.bodies is not None:  # read where the clip was encoded, by the same conditioner
+        shown = clip.bodies[scenario]
+        read = jnp.concatenate([read[..., : -shown.shape[-1]], shown.astype(read.dtype)], axis=-1)
     if options:
         reference, present = context_frames.references(
             history.tokens, history.depth, history.camera, camera, options.references
@@ -242,6 +251,7 @@ def returning_samples(
     conditioner: Conditioner,
     size: tuple[int, int],
     options: ContextFrameOptions = NO_FRAMES,
+    fusion: FusionOptions | None = None,
     constants: Array | None = None,
 ) -> Sample:
     """A batch coming back, the whole true history in memory."""
@@ -256,6 +266,7 @@ def returning_samples(
             size=size,
             table=table,
             options=options,
+            fusion=fusion,
             constants=constants,
         )
 
@@ -263,7 +274,10 @@ def returning_samples(
 
 
 def returning_tokens(
-    clips: LatentClip, conditioner: Conditioner, size: tuple[int, int]
+    clips: LatentClip,
+    conditioner: Conditioner,
+    size: tuple[int, int],
+    fusion: FusionOptions | None = None,
 ) -> Float[Array, "b t h w m"]:
     """What the memory of `returning_samples` shows at each latent: a token a cell, and whether."""
     table = situations(clips)
@@ -271,7 +285,7 @@ def returning_tokens(
 
     def one(clip: LatentClip) -> Array:
         history = draw_history(clip, jnp.asarray(table.keyframes[scenarios.RETURN]), size)
-        bank = write_history(plain, history, jnp.asarray(clip.static))
+        bank = write_history(plain, history, jnp.asarray(clip.static), fusion)
         camera = chunk_camera(clip, jnp.asarray(table.chunk[scenarios.RETURN]), size)
         return plain.read(bank, camera)
 

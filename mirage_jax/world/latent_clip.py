@@ -9,12 +9,15 @@ written and read inside the training step.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
 from mirage_jax import memory
@@ -24,6 +27,7 @@ from mirage_jax.chunks import (
     latents_of_frames,
 )
 from mirage_jax.geometry import Camera
+from mirage_jax.world.body_reads import BodyReads, body_reads
 from mirage_jax.world.conditioners import Frames, Rgb
 from mirage_jax.world.latent_encoder import LatentEncoder
 from mirage_jax.world.scenarios import last_chunk_scenarios, scenarios
@@ -46,6 +50,10 @@ class LatentClip:
       rgb_hits: share of each cell's pixels that the cloud covers, per frame, [S, T', h, w, 4].
       preceding: normalised latents of the frames right before the last chunk, encoded as a clip of
         their own, [P, h, w, C]; P = 0 where chunks are not denoised beside them.
+      bodies: what moving bodies show along the chunk of each scenario, see `body_reads`,
+        [S, T', h, w, m]; None where the memory keeps none.
+      moving: share of a keyframe's finer cells that moves, [K, mh, mw]; None where `static` says
+        enough.
     """
 
     chunks: Float[Array | np.ndarray, "*b n t h w c"]
@@ -57,9 +65,27 @@ class LatentClip:
     rgb_chunks: Float[Array | np.ndarray, "*b s t h w c"]
     rgb_hits: Float[Array | np.ndarray, "*b s t h w 4"]
     preceding: Float[Array | np.ndarray, "*b p h w c"]
+    bodies: Any = None
+    moving: Any = None
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(LatentClip))
+OPTIONAL_FIELDS = ("bodies", "moving")
+FIELDS = tuple(
+    field.name for field in dataclasses.fields(LatentClip) if field.name not in OPTIONAL_FIELDS
+)
+"""Those that every clip has."""
+
+
+def fields_of(clip: LatentClip) -> dict[str, Any]:
+    """The fields of a clip, or of a batch, that there are."""
+    found = {name: getattr(clip, name) for name in (*FIELDS, *OPTIONAL_FIELDS)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def from_fields(fields: Mapping[str, Any]) -> LatentClip:
+    """A clip, or a batch, from what `fields_of` gives and whatever else there is."""
+    optional = {name: fields[name] for name in OPTIONAL_FIELDS if name in fields}
+    return LatentClip(**{name: fields[name] for name in FIELDS}, **optional)
 
 
 def keyframe_depth(
@@ -85,6 +111,9 @@ def encode_clip(
     rgb: Rgb | None = None,
     preceding: int = 0,
     last_only: bool = False,
+    bodies: BodyReads | None = None,
+    times: Float[Array, " f"] | None = None,
+    movers_up: int = 0,
 ) -> LatentClip:
     """Encodes one clip.
 
@@ -99,6 +128,9 @@ def encode_clip(
       rgb: the colour-cloud baseline, where it is to be trained.
       preceding: frames before the last chunk to encode as well, 0 or 1 + 4 n.
       last_only: whether the last chunk alone is encoded, not those before it.
+      bodies: how moving bodies are kept, where the denoiser is shown them.
+      times: numbers of the frames, for bodies; by default none is left out.
+      movers_up: finer cells per cell, along each axis, that `moving` tells of; 0 = none.
 
     Raises:
       ValueError: if there are fewer frames before the last chunk.
@@ -111,14 +143,23 @@ def encode_clip(
     tokens = encoder.encode(keyframes[:, None])[:, 0]
     cells = tokens.shape[1], tokens.shape[2]
     camera = Camera(jnp.broadcast_to(intrinsics, (video.shape[0], 4)), cam2world, (height, width))
+    still, numbers = 1.0 - moving, jnp.arange(len(keyframes), dtype=jnp.float32)
+    seen = Frames(tokens, depth, camera[::TEMPORAL_STRIDE], numbers, still, pictures=keyframes)
+    shown = None
+    if bodies is not None:
+        shown = body_reads(
+            bodies,
+            seen,
+            camera,
+            jnp.arange(len(video), dtype=jnp.float32) if times is None else times,
+            encode=functools.partial(_encode_images, encoder),
+            chunk_frames=chunk_frames,
+            last_only=last_only,
+        )
     if rgb is None:
         rgb_chunks = jnp.zeros((0, *chunks.shape[1:]), chunks.dtype)
         rgb_hits = jnp.zeros((0, *chunks.shape[1:4], TEMPORAL_STRIDE), chunks.dtype)
     else:
-        times = jnp.arange(len(keyframes), dtype=jnp.float32)
-        seen = Frames(
-            tokens, depth, camera[::TEMPORAL_STRIDE], times, 1.0 - moving, pictures=keyframes
-        )
         contexts = rgb_contexts(
             rgb, seen, camera, encoder=encoder, chunk_frames=chunk_frames, last_only=last_only
         )
@@ -127,7 +168,7 @@ def encode_clip(
         chunks=chunks,
         tokens=tokens,
         depth=memory.pool_depth(depth, cells)[0],
-        static=memory.pool_static(1.0 - moving, cells),
+        static=memory.pool_static(still, cells),
         intrinsics=intrinsics,
         cam2world=cam2world,
         rgb_chunks=rgb_chunks,
@@ -135,7 +176,25 @@ def encode_clip(
         preceding=_encode_before(video, starts[-1], preceding, encoder.encode)
         if preceding
         else chunks[0, :0],
+        bodies=shown,
+        moving=memory.pool_static(moving, (cells[0] * movers_up, cells[1] * movers_up))
+        if movers_up
+        else None,
     )
+
+
+@custom_vmap
+def _encode_images(encoder: LatentEncoder, pictures: Array) -> Array:
+    return encoder.encode_images(pictures)
+
+
+@_encode_images.def_vmap
+def _encode_together(
+    size: int, batched: Any, encoder: LatentEncoder, pictures: Array
+) -> tuple[Array, bool]:
+    """Pictures of all clips at once: XLA's CPU backend (jaxlib 0.10.2) crashes otherwise."""
+    tokens = _encode_images(encoder, pictures.reshape(-1, *pictures.shape[2:]))
+    return tokens.reshape(size, -1, *tokens.shape[1:]), True
 
 
 def rgb_contexts(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from mirage_jax.chunks import TEMPORAL_STRIDE
 from mirage_jax.io.exports import stored_architecture
 from mirage_jax.io.workdir import Workdir
+from mirage_jax.memory.movers import MoverOptions
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.settings import from_mapping
@@ -106,6 +107,7 @@ def load(
         sampler=_options(where, made, "sampler", SamplerOptions),
         memory=_memory_options(where, made),
         context_frames=trained_beside or ContextFrameOptions(),
+        movers=_options(where, made, "movers", MoverOptions) if "movers" in made else None,
         trained_beside=trained_beside,
     )
     if preset is None and not trained_here:
@@ -156,9 +158,11 @@ def denoiser_architecture(
     sampler: SamplerOptions,
     memory: MemoryOptions,
     context_frames: ContextFrameOptions,
+    movers: MoverOptions | None = None,
 ) -> dict[str, Any]:
     """Everything that decides what a denoiser's weights mean and how they are run by default."""
-    return {
+    kept = {} if movers is None else {"movers": dataclasses.asdict(movers)}
+    return kept | {
         "kind": "denoiser",
         "denoiser": module_fields(denoiser),
         "conditioner": conditioners.to_fields(conditioner),

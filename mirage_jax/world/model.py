@@ -93,6 +93,7 @@ class WorldModel:
         capacity: int | None = None,
         keyframes: int | None = None,
         origin: Origin | None = None,
+        times: Float[np.ndarray, " k"] | None = None,
         insist: bool = False,
     ) -> World:
         """A world that knows one picture, or the pictures of a posed clip.
@@ -109,6 +110,8 @@ class WorldModel:
             for, were each of them all new.
           origin: what the world keeps positions and times relative to; by default zero or, of
             cameras far from it (as in UTM), beside the first. Give those as float64 NumPy arrays.
+          times: of the pictures, as numbers of frames that increase; by default one after the
+            other. Bodies move on in between.
           insist: take depths that look like millimetres, or intrinsics like other pictures'.
 
         Raises:
@@ -120,7 +123,8 @@ class WorldModel:
         camera, origin = posed_pictures.placed(camera, origin)
         begin = jax.jit(WorldModel.begin, static_argnums=(5, 6))
         model_range = to_model_range(pictures)
-        world = begin(self, model_range, camera, depths, still, capacity, keyframes)[0]
+        numbers = posed_pictures.numbers_of_pictures(times, len(pictures))
+        world = begin(self, model_range, camera, depths, still, capacity, keyframes, numbers)[0]
         return world.replace(origin=moving.timed(origin, self.movers))
 
     def begin(
@@ -131,6 +135,7 @@ class WorldModel:
         static: Float[Array, "k sh sw"] | None = None,
         capacity: int | None = None,
         keyframes: int | None = None,
+        times: Float[Array, " k"] | None = None,
     ) -> tuple[World, WriteReport]:
         """`start` of pictures in [-1, 1] and their cameras, and what was written; can be jitted."""
         capacity = self.memory.capacity if capacity is None else capacity
@@ -143,6 +148,7 @@ class WorldModel:
             frames = context_frames.create(
                 keyframes, self.grid, channels, self.conditioner.read_channels
             )
+        times = jnp.arange(count, dtype=jnp.float32) if times is None else times
         bodies = None
         if self.movers is not None:
             bodies = moving.start(camera, channels, self.movers)
@@ -151,7 +157,7 @@ class WorldModel:
             latents,
             jnp.ones(count, bool),
             camera,
-            jnp.arange(count, dtype=jnp.float32),
+            times,
             pictures=pictures,
             depth=depth,
             static=static,
@@ -161,7 +167,7 @@ class WorldModel:
         pose = jnp.asarray(camera.cam2world[-1], jnp.float32)
         lens = jnp.asarray(camera.intrinsics[-1], jnp.float32)
         kept = frames if self.memory.rewrite_first else with_pictures
-        number = jnp.asarray(count, jnp.int32)
+        number = times[-1].astype(jnp.int32) + 1
         return World(bank, latents[-1], pose, lens, number, kept, movers=bodies), report
 
     def advance(

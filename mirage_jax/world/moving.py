@@ -95,6 +95,8 @@ def observe(
     )
     size = options.view_cells * stride
     crops = jax.vmap(lambda p, m, d: movers.crops(p, m, d, size))(pictures, moving, found)
+    # Encoding is not to be fused with the cutting out: XLA then compiles for minutes on a CPU.
+    crops = jax.lax.optimization_barrier(crops)
     tokens = encode(crops.reshape(-1, size, size, crops.shape[-1]))
     found = jax.vmap(movers.with_views)(found, tokens.reshape(*crops.shape[:2], *tokens.shape[1:]))
 

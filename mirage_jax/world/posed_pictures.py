@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics, field_of_view
 from mirage_jax.origin import Origin, check_positions, origin_near
@@ -66,6 +66,23 @@ def posed_pictures(
     lens = check_intrinsics(camera.intrinsics, size, "camera: intrinsics")
     refuse("camera: intrinsics", odd_intrinsics(lens, size), insist)
     return pictures, camera
+
+
+def numbers_of_pictures(times: Any, count: int) -> Float[np.ndarray, " k"] | None:
+    """Numbers of frames, checked; None where there are none.
+
+    Raises:
+      ValueError: unless there are as many as pictures, not negative, each larger than the last.
+    """
+    if times is None:
+        return None
+    numbers = np.asarray(times, np.float32)
+    if numbers.shape != (count,) or not np.all(np.diff(numbers, prepend=-1.0) > 0):
+        raise ValueError(
+            f"times: found {numbers.tolist()}, expected {count} numbers of frames, not negative "
+            "and each larger than the one before"
+        )
+    return numbers
 
 
 def placed(camera: Camera, origin: Origin | None) -> tuple[Camera, Origin]:

@@ -21,6 +21,8 @@ from mirage_jax.convert.tensor_files import TensorFiles, open_tensors
 from mirage_jax.io.exports import READABLE, check_export
 from mirage_jax.io.text import load_embeddings
 from mirage_jax.io.workdir import Workdir
+from mirage_jax.memory.fusion import FusionOptions
+from mirage_jax.memory.movers import MoverOptions
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.nn.lora import LoRA
@@ -86,7 +88,12 @@ def conditioner(config: ConfigDict, memory: str = "latent") -> Conditioner:
         "stride": vae(config).spatial_stride,
     }
     if kind == "folded":
-        fields |= {name: config.memory[name] for name in ("reads", "fine", "prefer", "footprint")}
+        names = ("reads", "fine", "prefer", "footprint", "movers")
+        fields |= {name: config.memory[name] for name in names if name in config.memory}
+    elif config.memory.get("movers", False) and memory == "latent":
+        raise UserError(
+            f"config.memory.movers: found True with conditioner {kind!r}, expected 'folded'"
+        )
     return conditioners.make(kind, "config.memory.conditioner", **fields)
 
 
@@ -104,6 +111,19 @@ def memory_options(config: ConfigDict) -> MemoryOptions:
         "sky_depth": config.sky_depth,
     }
     return from_mapping(MemoryOptions, fields, "config.memory")
+
+
+def fusion(config: ConfigDict, memory: str = "latent") -> FusionOptions | None:
+    """How histories are written in training: as rollouts write; None = appended."""
+    if memory != "latent":
+        return None
+    return memory_options(config).fusion(context_frames(config, memory))
+
+
+def movers(config: ConfigDict, memory: str = "latent") -> MoverOptions | None:
+    """How bodies that move are kept; None = they are not."""
+    kept = memory == "latent" and config.memory.get("movers", False)
+    return MoverOptions() if kept else None
 
 
 def context_frames(config: ConfigDict, memory: str = "latent") -> ContextFrameOptions:
@@ -169,6 +189,7 @@ def denoiser_task(config: ConfigDict, memory: str, data_std: tuple[float, ...]) 
         chunks=chunks_of_clip(trained_frames(config), config.chunk_frames),
         chunk_latents=latents_of_frames(config.chunk_frames),
         context_frames=context_frames(config, memory),
+        fusion=fusion(config, memory),
         noise=noise_augmentation(config),
         shift=training.shift,
         drop_memory=training.drop_memory,
@@ -208,6 +229,7 @@ def denoiser_architecture(config: ConfigDict, task: DenoiserTask) -> dict[str, A
         sampler=sampler(config),
         memory=memory_options(config),
         context_frames=task.context_frames,
+        movers=movers(config) if getattr(task.conditioner, "movers", False) else None,
     )
 
 

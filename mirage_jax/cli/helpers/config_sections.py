@@ -232,7 +232,7 @@ class DenoiserModuleSection(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MemorySection(Settings):
-    """`config.memory`; of which the last four are of the conditioner "folded"."""
+    """`config.memory`; of which the last five are of the conditioner "folded"."""
 
     capacity: int = setting(4096, "Elements of a rollout's bank.", least=1)
     fuse: bool = setting(True, "Whether what is shown already is not stored again in rollouts.")
@@ -248,6 +248,7 @@ class MemorySection(Settings):
     fine: int = setting(2, "The read-out grid relative to the latents'.", least=1)
     prefer: str = setting("nearest", "Which hit a cell keeps.", choices=("nearest", "best_view"))
     footprint: int = setting(1, "Odd width in cells of what an element covers.", least=1)
+    movers: bool = setting(False, "Whether bodies that move are kept, and shown to the denoiser.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,7 +21,7 @@ from mirage_jax.evaluation.returns import ReturnsSource
 from mirage_jax.io import outputs
 from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.workdir import Workdir
-from mirage_jax.training.clip_encoding import EncodingSettings
+from mirage_jax.training.clip_encoding import settings_of
 from mirage_jax.training.latent_encoding import load_clips, refresh_cache
 from mirage_jax.weights import fingerprint
 
@@ -96,12 +96,7 @@ def _name(root: str, source: ReturnsSource) -> str:
 def _held_out(
     config: ConfigDict, workdir: Workdir, folder: Path, model: Any, console: Console
 ) -> protocol.HeldOut:
-    settings = EncodingSettings(
-        chunk_frames=model.chunk_frames,
-        sky_depth=float(model.memory.sky_depth),
-        preceding=model.context_frames.preceding,
-        depth_network=depth_network.identity(config),
-    )
+    settings = settings_of(model, depth_network=depth_network.identity(config))
     cache = folder / "latents.array_record"
     refresh_cache(
         model.encoder,

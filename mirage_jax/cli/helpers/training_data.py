@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.loading import ClipSource, Transform
 from data_pipelines.mixture import Mixture
-from mirage_jax.cli.helpers import depth_network, training_sections
+from mirage_jax.cli.helpers import build, depth_network, training_sections
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.training.clip_encoding import (
     OPTIONAL_FIELDS,
@@ -24,6 +24,8 @@ from mirage_jax.training.clip_encoding import (
 )
 from mirage_jax.training.latent_cache import LatentSource
 from mirage_jax.training.sources import of_worlds
+from mirage_jax.world.body_reads import BodyReads
+from mirage_jax.world.conditioners import Folded
 from mirage_jax.world.latent_encoder import LatentEncoder
 
 
@@ -51,6 +53,10 @@ def from_video(config: ConfigDict) -> bool:
 
 def encoding_settings(config: ConfigDict, memory: str) -> EncodingSettings:
     """What is encoded of clips for the stages of a config."""
+    conditioner, movers = build.conditioner(config, memory), build.movers(config, memory)
+    bodies = None
+    if movers is not None and isinstance(conditioner, Folded):
+        bodies = BodyReads(conditioner, movers, build.fusion(config, memory))
     return EncodingSettings(
         chunk_frames=config.chunk_frames,
         sky_depth=config.sky_depth,
@@ -58,6 +64,8 @@ def encoding_settings(config: ConfigDict, memory: str) -> EncodingSettings:
         preceding=training_sections.denoiser(config).preceding,
         last_only=config.loading.window > 0,
         depth_network=depth_network.identity(config),
+        bodies=bodies,
+        movers_up=config.geometry.get("movers_up", 0),
     )
 
 

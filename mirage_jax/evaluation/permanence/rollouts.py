@@ -1,7 +1,7 @@
 """What a trained model makes of a clip's second half, and what its memory shows by itself.
 
-The first half is given with its cameras; the frames that were left out are not told, as long as
-models have no time that passes without pictures.
+The first half is given with its cameras, and then how many frames are left out: models that keep
+bodies move them on by so much.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from data_pipelines.clip import Clip
 from mirage_jax import memory
 from mirage_jax.chunks import TEMPORAL_STRIDE
 from mirage_jax.evaluation.permanence.protocol import RECONSTRUCTION
-from mirage_jax.evaluation.permanence.views import history_frames
+from mirage_jax.evaluation.permanence.views import frame_numbers, history_frames
 from mirage_jax.geometry import Camera
+from mirage_jax.memory import movers
 from mirage_jax.world import World, WorldModel, rollout
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range, to_uint8
 
@@ -56,16 +57,22 @@ def videos_of(model: WorldModel, clip: Clip, *, seed: int) -> dict[str, Video]:
 
 
 def start(model: WorldModel, clip: Clip, *, told: bool) -> World:
-    """A world that has seen the first half of a clip, every fourth frame of it.
+    """A world that has seen the first half of a clip, every fourth frame of it, some time ago.
 
     `told` gives true depth, and true masks of what moves.
     """
-    frames = slice(0, history_frames(clip), TEMPORAL_STRIDE)
+    given = history_frames(clip)
+    frames = slice(0, given, TEMPORAL_STRIDE)
+    numbers = frame_numbers(clip)
     maps: dict[str, Any] = {}
     if told:
         still = clip.require("mover_ids")[frames] == 0
         maps = {"depth": clip.require("depth")[frames], "static": still.astype(np.float32)}
-    return model.start(clip.video[frames], _camera(clip, frames), **maps)
+    world = model.start(
+        clip.video[frames], _camera(clip, frames), times=numbers[frames] - numbers[0], **maps
+    )
+    left_out = int(numbers[given] - numbers[given - 1] - 1)
+    return world.replace(frames=world.frames + left_out)  # type: ignore[attr-defined]
 
 
 def _camera(clip: Clip, frames: slice) -> Camera:
@@ -90,12 +97,19 @@ def _code(
 
 
 def _decode_memory(model: WorldModel, world: World, camera: Camera) -> Video:
-    return to_uint8(_show(model, world.bank, camera))
+    return to_uint8(_show(model, world, camera))
 
 
 @jax.jit
-def _show(
-    model: WorldModel, bank: memory.LatentMemory, camera: Camera
-) -> Float[Array, "t height width 3"]:
-    tokens = memory.read(bank, camera, model.grid, cells=model.conditioner.cells).tokens
+def _show(model: WorldModel, world: World, camera: Camera) -> Float[Array, "t height width 3"]:
+    """What the memory shows of the frames that follow, bodies where they will be by then."""
+    still = memory.read(world.bank, camera, model.grid, cells=model.conditioner.cells)
+    tokens = still.tokens
+    if model.movers is not None and world.movers is not None:
+        times = (world.frames + jnp.arange(len(camera))) / model.movers.fps
+        plan = movers.obstacles(world.movers, world.bank, camera.centre[0], model.movers)
+        bodies = movers.read_along(
+            world.movers, camera, times, model.grid, still.depth, plan, model.movers
+        )
+        tokens = jnp.where(bodies.alpha[..., None] >= 0.5, bodies.tokens, tokens)
     return jnp.clip(model.encoder.decode(tokens[:, None])[:, 0], -1.0, 1.0)

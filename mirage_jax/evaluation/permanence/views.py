@@ -57,6 +57,11 @@ def history_frames(clip: Clip) -> int:
     return clip.frames // 2 + 1
 
 
+def frame_numbers(clip: Clip) -> Int[np.ndarray, " frames"]:
+    """When each frame was simulated, in frames since the first; some may have been left out."""
+    return np.rint((clip.timestamps - clip.timestamps[0]) * clip.fps).astype(int)
+
+
 def pixel_counts(clip: Clip) -> Int[np.ndarray, "frames bodies"]:
     """Pixels that show each body."""
     return (clip.require("mover_ids")[..., None] == _bodies(clip).ids).sum((1, 2))
@@ -74,7 +79,7 @@ def judged_views(clip: Clip, ground: Ground, options: ViewOptions) -> list[Judge
       ValueError: naming the clip, if it has no bodies or no mover ids.
     """
     bodies, counts, given = _bodies(clip), pixel_counts(clip), history_frames(clip)
-    numbers = np.rint((clip.timestamps - clip.timestamps[0]) * clip.fps).astype(int)
+    numbers = frame_numbers(clip)
     found = []
     for index, body in enumerate(bodies.ids.tolist()):
         seen = np.flatnonzero(counts[:given, index] >= options.seen_pixels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
@@ -58,9 +57,18 @@ class Folded(Conditioner):
         per_read = self.token_channels + self._FLAGS
         if self.footprint > 1:
             per_read += self.token_channels + 1
-        if self.movers:
-            per_read += self.token_channels + moving.FLAGS
-        return self.reads * self.fine * self.fine * per_read
+        return self._folded_into_cell * per_read + self.body_channels
+
+    @property
+    def body_channels(self) -> int:
+        """The last of `read_channels`: what bodies show; none without `movers`."""
+        per_read = self.token_channels + moving.FLAGS if self.movers else 0
+        return self._folded_into_cell * per_read
+
+    @property
+    def _folded_into_cell(self) -> int:
+        """Reads, and cells of each, that are folded into one cell."""
+        return self.reads * self.fine * self.fine
 
     def read_view(self, bank: memory.LatentMemory, view: View) -> Float[Array, "latents h w r"]:
         height, width = self.grid(view.camera.size)
@@ -84,12 +92,33 @@ class Folded(Conditioner):
         inverse_depth = present / jnp.maximum(depth, 0.1)
         extras = jnp.stack([hit, confidence, inverse_depth, *flags], axis=-1)
         fields = jnp.concatenate([*tokens, extras.astype(bank.tokens.dtype)], axis=-1)
-        fine = {"fh": self.fine, "fw": self.fine, "h": height, "w": width}
-        folded = partial(rearrange, pattern="t r (h fh) (w fw) c -> t h w (r fh fw c)", **fine)
         if not self.movers:
-            return folded(fields)
-        bodies = self._bodies(bank, view, cameras, readout.depth)
-        return jnp.concatenate([folded(fields), folded(bodies.astype(fields.dtype))], axis=-1)
+            return self._folded(fields)
+        bodies = self._bodies(bank, view, cameras, readout.depth).astype(fields.dtype)
+        return jnp.concatenate([self._folded(fields), self._folded(bodies)], axis=-1)
+
+    def read_bodies(
+        self, bank: memory.LatentMemory, view: View, *, backwards: bool = False
+    ) -> Float[Array, "latents h w r"]:
+        """What bodies show along a chunk: the last `body_channels` of `read_view`.
+
+        Args:
+          bank: what stands still.
+          view: with bodies.
+          backwards: whether the times of the frames decrease.
+        """
+        height, width = self.grid(view.camera.size)
+        cameras = latent_cameras(view.camera, self.reads)
+        cells = (height * self.fine, width * self.fine)
+        depth = memory.read(bank, cameras, cells, prefer=self.prefer).depth
+        return self._folded(self._bodies(bank, view, cameras, depth, backwards))
+
+    def _folded(
+        self, fields: Float[Array, "latents reads gh gw c"]
+    ) -> Float[Array, "latents h w r"]:
+        """All reads of a latent, and all finer cells of a cell, as channels of the cell."""
+        fine = {"fh": self.fine, "fw": self.fine}
+        return rearrange(fields, "t r (h fh) (w fw) c -> t h w (r fh fw c)", **fine)
 
     def _bodies(
         self,
@@ -97,9 +126,10 @@ class Folded(Conditioner):
         view: View,
         cameras: Camera,
         static_depth: Float[Array, "latents reads h w"],
+        backwards: bool = False,
     ) -> Float[Array, "latents reads h w c"]:
         """What bodies show in each read; where times are not given, at the table's own."""
-        lead = cameras.shape
+        lead, step = cameras.shape, -1 if backwards else 1
         if view.times is None:
             now = jnp.zeros(()) if view.movers is None else view.movers.time
             times = jnp.broadcast_to(now * view.mover_options.fps, lead)
@@ -108,13 +138,13 @@ class Folded(Conditioner):
         found = moving.read_channels(
             view.movers,
             bank,
-            flatten(cameras),
-            times.reshape(-1),
-            static_depth.reshape(-1, *static_depth.shape[2:]),
+            flatten(cameras)[::step],
+            times.reshape(-1)[::step],
+            static_depth.reshape(-1, *static_depth.shape[2:])[::step],
             channels=self.token_channels,
             options=view.mover_options,
         )
-        return found.reshape(*lead, *found.shape[1:])
+        return found[::step].reshape(*lead, *found.shape[1:])
 
 
 @dataclasses.dataclass(frozen=True)

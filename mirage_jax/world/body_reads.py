@@ -1,0 +1,106 @@
+"""What bodies show along the chunks of a clip, from histories kept as rollouts keep theirs.
+
+Bodies need masks and pictures, which the latents of a clip do not hold. What a denoiser trains on
+is therefore read where the clip is encoded: for each situation of `scenarios` its keyframes are
+brought into an empty table, one after the other, and the table is read along the chunk, moved on to
+the time of each frame. Of the situation in which the future is remembered time runs backwards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_clip, latents_of_frames
+from mirage_jax.geometry import Camera
+from mirage_jax.memory.fusion import FusionOptions
+from mirage_jax.memory.movers import MoverOptions
+from mirage_jax.world import moving
+from mirage_jax.world.conditioners import Folded, Frames
+from mirage_jax.world.conditioners.base import View
+from mirage_jax.world.scenarios import last_chunk_scenarios, scenarios
+
+
+@dataclasses.dataclass(frozen=True)
+class BodyReads:
+    """How bodies are kept and read.
+
+    Attributes:
+      conditioner: with `movers`, as the denoiser has it.
+      options: of the table; its `fps` is that of the frame numbers.
+      fusion: how what stands still is written; None appends it.
+    """
+
+    conditioner: Folded
+    options: MoverOptions
+    fusion: FusionOptions | None
+
+
+def body_reads(
+    settings: BodyReads,
+    keyframes: Frames,
+    camera: Camera,
+    times: Float[Array, " f"],
+    *,
+    encode: Callable[[Float[Array, "n s s 3"]], Float[Array, "n a a c"]],
+    chunk_frames: int,
+    last_only: bool = False,
+) -> Float[Array, "s l h w m"]:
+    """What bodies show along the chunk of every situation a training sample may be in.
+
+    Args:
+      settings: how they are kept and read.
+      keyframes: every fourth frame of a clip, with pictures, and depth and motion of their pixels;
+        their times do not count.
+      camera: of all frames.
+      times: numbers of all frames, which may leave some out.
+      encode: pictures to image-mode latents.
+      chunk_frames: frames of a chunk.
+      last_only: whether the last chunk alone is generated.
+
+    Returns:
+      The last channels of `Folded.read`, as many as `Folded.body_channels`.
+    """
+    conditioner, options = settings.conditioner, settings.options
+    keyframes = keyframes._replace(times=times[::TEMPORAL_STRIDE])
+    chunks = chunks_of_clip(len(camera), chunk_frames)
+    table = (last_chunk_scenarios if last_only else scenarios)(
+        chunks, latents_of_frames(chunk_frames)
+    )
+    left_out = chunks - 1 if last_only else 0
+    found = []
+    for chunk, remembered in zip(table.chunk, table.keyframes, strict=True):
+        start = (left_out + int(chunk)) * (chunk_frames - 1)
+        chosen = np.flatnonzero(remembered)
+        backwards = chosen[0] * TEMPORAL_STRIDE > start
+        order = chosen[::-1] if backwards else chosen
+        seen = jax.tree.map(lambda part, order=order: part[order], keyframes)
+        along = slice(start, start + chunk_frames)
+        # The first frame of a chunk is given; time that passes before the second passes unseen.
+        now = times[along].at[0].set(times[start + 1] - 1)
+        if backwards:
+            seen = seen._replace(times=times[-1] - seen.times)
+            now = times[-1] - times[along]
+        empty = conditioner.create(math.prod(seen.tokens.shape[:-1]))
+        bank, _ = conditioner.write(empty, seen, settings.fusion)
+        bodies, _ = moving.observe(
+            moving.start(seen.camera, conditioner.token_channels, options),
+            bank,
+            seen.pictures,
+            seen.static < 0.5,
+            seen.depth,
+            seen.camera,
+            seen.times,
+            encode=encode,
+            stride=conditioner.stride,
+            options=options,
+        )
+        view = View(camera[along], now, movers=bodies, mover_options=options)
+        found.append(conditioner.read_bodies(bank, view, backwards=bool(backwards)))
+    return jnp.stack(found)
