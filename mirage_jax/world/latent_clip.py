@@ -9,12 +9,12 @@ written and read inside the training step.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
@@ -152,7 +152,7 @@ def encode_clip(
             seen,
             camera,
             jnp.arange(len(video), dtype=jnp.float32) if times is None else times,
-            encode=functools.partial(_encode_images, encoder),
+            encode=_encoding_together(encoder),
             chunk_frames=chunk_frames,
             last_only=last_only,
         )
@@ -183,18 +183,23 @@ def encode_clip(
     )
 
 
-@custom_vmap
-def _encode_images(encoder: LatentEncoder, pictures: Array) -> Array:
-    return encoder.encode_images(pictures)
+def _encoding_together(encoder: LatentEncoder) -> Callable[[Array], Array]:
+    """`encode_images` that under `vmap` encodes the pictures of all clips at once.
 
+    XLA's CPU backend (jaxlib 0.10.2) crashes otherwise.
+    """
+    leaves, structure = jax.tree.flatten(encoder)
 
-@_encode_images.def_vmap
-def _encode_together(
-    size: int, batched: Any, encoder: LatentEncoder, pictures: Array
-) -> tuple[Array, bool]:
-    """Pictures of all clips at once: XLA's CPU backend (jaxlib 0.10.2) crashes otherwise."""
-    tokens = _encode_images(encoder, pictures.reshape(-1, *pictures.shape[2:]))
-    return tokens.reshape(size, -1, *tokens.shape[1:]), True
+    @custom_vmap
+    def encode(pictures: Array, *leaves: Array) -> Array:
+        return structure.unflatten(leaves).encode_images(pictures)
+
+    @encode.def_vmap
+    def together(size: int, _: Any, pictures: Array, *leaves: Array) -> tuple[Array, bool]:
+        tokens = encode(pictures.reshape(-1, *pictures.shape[2:]), *leaves)
+        return tokens.reshape(size, -1, *tokens.shape[1:]), True
+
+    return lambda pictures: encode(pictures, *leaves)
 
 
 def rgb_contexts(

@@ -13,7 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, UInt8
 
 from mirage_jax import memory
 from mirage_jax.chunks import TEMPORAL_STRIDE, latent_cameras, whole_latents
@@ -93,7 +93,7 @@ class WorldModel:
         capacity: int | None = None,
         keyframes: int | None = None,
         origin: Origin | None = None,
-        times: Float[np.ndarray, " k"] | None = None,
+        times: Num[np.ndarray, " n"] | None = None,
         insist: bool = False,
     ) -> World:
         """A world that knows one picture, or the pictures of a posed clip.
