@@ -106,6 +106,19 @@ def test_sky_and_unknown_cells_have_no_depth_and_unknown_ones_no_sky():
     assert parts["sky"] == pytest.approx(30 / 70, rel=1e-5)
 
 
+def test_masks_of_finer_cells_are_learnt_from_where_there_are_any():
+    fields = batch()
+    finer = np.zeros((2, 5, 2 * GRID[0], 2 * GRID[1]), np.float32)
+    finer[1, 3, 1, 0] = 1.0  # of the cell that `static` says moves, one part of four
+    logits = jnp.where(jnp.asarray(finer) > 0, 30.0, -30.0)
+    rows = [(clip, chunk) for clip in range(2) for chunk in ([0, 1, 2], [2, 3, 4])]
+    found = jnp.stack([logits[clip][jnp.array(chunk)] for clip, chunk in rows])
+    _, parts, _ = metrics(fields | {"moving": jnp.asarray(finer)}, mover_logit=found)
+    assert parts["mover"] == pytest.approx(0, abs=1e-6)
+    _, parts, _ = metrics(fields, mover_logit=found)  # all of the cell would have to be
+    assert parts["mover"] == pytest.approx(30 * 3 / (12 * 6 * 4), rel=1e-5)
+
+
 def test_known_depth_and_movers_count():
     fields = batch()
     right = truth(fields)
