@@ -26,6 +26,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.record.train_clips.procedural = 480
 
     c.memory.movers = True
+    c.memory.fuse_histories = True  # what a rollout will read
     c.geometry.movers_up = 4  # masks of two pixels: a body has few cells
     c.geometry_training.mover_weight = 4.0  # what moves is one cell in twenty
 

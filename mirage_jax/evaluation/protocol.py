@@ -88,7 +88,7 @@ def returning_chunk(
         conditioner=model.conditioner,
         size=model.size,
         options=options,
-        fusion=model.memory.fusion(options),
+        fusion=model.memory.history_fusion(options),
         constants=model.constants(latents),
     )
     if context is not None:

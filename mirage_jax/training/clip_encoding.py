@@ -60,7 +60,7 @@ def settings_of(
     """What is encoded of clips that a model is evaluated on; arguments as of `EncodingSettings`."""
     conditioner, bodies = model.conditioner, None
     if isinstance(conditioner, Folded) and model.movers is not None and conditioner.movers:
-        fusion = model.memory.fusion(model.context_frames)
+        fusion = model.memory.history_fusion(model.context_frames)
         bodies = BodyReads(conditioner, model.movers, fusion)
     return EncodingSettings(
         chunk_frames=model.chunk_frames,

@@ -192,7 +192,7 @@ def _encoding_together(encoder: LatentEncoder) -> Callable[[Array], Array]:
 
     @custom_vmap
     def encode(pictures: Array, *leaves: Array) -> Array:
-        return structure.unflatten(leaves).encode_images(pictures)
+        return jax.tree.unflatten(structure, leaves).encode_images(pictures)
 
     @encode.def_vmap
     def together(size: int, _: Any, pictures: Array, *leaves: Array) -> tuple[Array, bool]:

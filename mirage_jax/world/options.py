@@ -61,6 +61,10 @@ class MemoryOptions(Settings):
         "it is full what is worth least; else all is appended until it is full. Needs cells "
         "`centre` and a choice of references other than `voxels`, which counts elements by slot.",
     )
+    fuse_histories: bool = setting(
+        False,
+        "Whether that holds for true histories too, in training and where returns are scored.",
+    )
     match: float = setting(
         0.15,
         "Where memories are fused: distance within which cells are the same, in cells.",
@@ -72,6 +76,10 @@ class MemoryOptions(Settings):
         """How what is written is fused with the memory; None where it is appended."""
         by_slot = bool(context_frames) and context_frames.choice == "voxels"
         return FusionOptions(match=self.match) if self.fuse and not by_slot else None
+
+    def history_fusion(self, context_frames: ContextFrameOptions) -> FusionOptions | None:
+        """How true histories are fused; None where they are appended."""
+        return self.fusion(context_frames) if self.fuse_histories else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -105,7 +105,7 @@ def sampler(config: ConfigDict) -> SamplerOptions:
 
 def memory_options(config: ConfigDict) -> MemoryOptions:
     """How a world's memory is made and written."""
-    kept = ("capacity", "fuse", "match")
+    kept = ("capacity", "fuse", "fuse_histories", "match")
     fields = {name: config.memory[name] for name in kept if name in config.memory} | {
         "reencode": config.sampling.reencode,
         "sky_depth": config.sky_depth,
@@ -113,11 +113,11 @@ def memory_options(config: ConfigDict) -> MemoryOptions:
     return from_mapping(MemoryOptions, fields, "config.memory")
 
 
-def fusion(config: ConfigDict, memory: str = "latent") -> FusionOptions | None:
-    """How histories are written in training: as rollouts write; None = appended."""
+def history_fusion(config: ConfigDict, memory: str = "latent") -> FusionOptions | None:
+    """How histories are fused in training; None = appended."""
     if memory != "latent":
         return None
-    return memory_options(config).fusion(context_frames(config, memory))
+    return memory_options(config).history_fusion(context_frames(config, memory))
 
 
 def movers(config: ConfigDict, memory: str = "latent") -> MoverOptions | None:
@@ -189,7 +189,7 @@ def denoiser_task(config: ConfigDict, memory: str, data_std: tuple[float, ...]) 
         chunks=chunks_of_clip(trained_frames(config), config.chunk_frames),
         chunk_latents=latents_of_frames(config.chunk_frames),
         context_frames=context_frames(config, memory),
-        fusion=fusion(config, memory),
+        fusion=history_fusion(config, memory),
         noise=noise_augmentation(config),
         shift=training.shift,
         drop_memory=training.drop_memory,

@@ -236,6 +236,7 @@ class MemorySection(Settings):
 
     capacity: int = setting(4096, "Elements of a rollout's bank.", least=1)
     fuse: bool = setting(True, "Whether what is shown already is not stored again in rollouts.")
+    fuse_histories: bool = setting(False, "Whether that holds for histories in training too.")
     match: float = setting(
         0.15, "Distance within which cells are the same, in cells.", above=0, most=1
     )

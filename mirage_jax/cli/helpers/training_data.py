@@ -56,7 +56,7 @@ def encoding_settings(config: ConfigDict, memory: str) -> EncodingSettings:
     conditioner, movers = build.conditioner(config, memory), build.movers(config, memory)
     bodies = None
     if movers is not None and isinstance(conditioner, Folded):
-        bodies = BodyReads(conditioner, movers, build.fusion(config, memory))
+        bodies = BodyReads(conditioner, movers, build.history_fusion(config, memory))
     return EncodingSettings(
         chunk_frames=config.chunk_frames,
         sky_depth=config.sky_depth,
