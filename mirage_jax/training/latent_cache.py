@@ -244,7 +244,10 @@ class LatentSource:
                 "remove the file and run `mirage train --stage=cache`"
             ) from error
         known = self._shapes or record  # the first clip says which optional ones there are
-        names = (*FIELDS, *(name for name in OPTIONAL_FIELDS if name in known))
+        optional = [name for name in OPTIONAL_FIELDS if name in known]
+        for name in set(OPTIONAL_FIELDS).intersection(record).difference(optional):
+            self._refuse(index, name, "one", "none, as the clips before")
+        names = (*FIELDS, *optional)
         for name in names:
             if name not in record:
                 self._refuse(index, name, "none", "one")

@@ -47,11 +47,32 @@ def test_cached_clips_come_back(tmp_path, scenarios):
 
 def test_a_cache_of_before_a_field_was_is_named(tmp_path, monkeypatch):
     path = tmp_path / "a.array_record"
-    monkeypatch.setattr(latent_cache, "FIELDS", FIELDS[:-1])
+
+    def older(clips):
+        return {name: getattr(clips, name) for name in FIELDS[:-1]}
+
+    monkeypatch.setattr(latent_cache, "fields_of", older)
     latent_cache.write_cache(path, [tiny_world.latent_clips(1, POSES)])
-    monkeypatch.setattr(latent_cache, "FIELDS", FIELDS)
     with pytest.raises(ValueError, match=re.escape(str(path)) + f".*'{FIELDS[-1]}': found none"):
         LatentSource([path])[0]
+
+
+def test_what_moves_is_kept_of_all_clips_or_of_none(tmp_path):
+    plain = tiny_world.latent_clips(1, POSES)
+    moving = np.full((1, plain.depth.shape[1], 4, 6), 0.25, np.float32)
+    with_movers = plain.replace(moving=moving)
+    paths = [tmp_path / "a.array_record", tmp_path / "b.array_record"]
+    latent_cache.write_cache(paths[0], [with_movers])
+    latent_cache.write_cache(paths[1], [plain])
+    source = LatentSource(paths)
+    assert list(source[0]) == [*FIELDS, "moving"]
+    np.testing.assert_array_equal(source[0]["moving"], moving[0])
+    assert load_clips(paths[0]).moving.shape == moving.shape and load_clips(paths[1]).moving is None
+    with pytest.raises(ValueError, match="'moving': found none in clip 1, expected one"):
+        source[1]
+    with pytest.raises(ValueError, match="'moving': found one in clip 1, expected none"):
+        other = LatentSource(paths[::-1])
+        _ = other[0], other[1]
 
 
 def test_a_cache_that_is_not_there_is_named(tmp_path):

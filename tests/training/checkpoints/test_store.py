@@ -53,6 +53,14 @@ def save(workdir, *steps, keep=3, **options):
             store.save(make_state(step, **options), {"batches": step, "means": {"loss": [0.1, 2]}})
 
 
+@pytest.fixture(scope="module")
+def two_saved(tmp_path_factory):
+    """A run with checkpoints 4 and 8; to be copied."""
+    workdir = tmp_path_factory.mktemp("saved")
+    save(workdir, 4, 8)
+    return workdir
+
+
 def restore(workdir, **options):
     said = []
     with Checkpoints(workdir) as store:
@@ -92,8 +100,8 @@ def damaged_files(folder: Path):
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
-def test_damage_anywhere_in_the_data_is_noticed_or_harmless(tmp_path, how):
-    save(tmp_path, 4, 8)
+def test_damage_anywhere_in_the_data_is_noticed_or_harmless(tmp_path, two_saved, how):
+    shutil.copytree(two_saved, tmp_path, dirs_exist_ok=True)
     folder = tmp_path / "checkpoints" / "8"
     good = tmp_path / "good"
     shutil.copytree(folder, good)
@@ -125,8 +133,10 @@ def test_damage_anywhere_in_the_data_is_noticed_or_harmless(tmp_path, how):
 
 
 @pytest.mark.parametrize("part", ["params", "ema", "optimizer"])
-def test_one_bit_that_the_storage_does_not_notice_is_noticed(tmp_path, monkeypatch, part):
-    save(tmp_path, 4, 8)
+def test_one_bit_that_the_storage_does_not_notice_is_noticed(
+    tmp_path, two_saved, monkeypatch, part
+):
+    shutil.copytree(two_saved, tmp_path, dirs_exist_ok=True)
     load = reading._load
 
     def one_bit_off(path, wanted):
@@ -147,8 +157,8 @@ def test_one_bit_that_the_storage_does_not_notice_is_noticed(tmp_path, monkeypat
     assert any("checksum does not match" in line for line in said)
 
 
-def test_training_goes_on_saving_after_a_damaged_one_was_set_aside(tmp_path):
-    save(tmp_path, 4, 8)
+def test_training_goes_on_saving_after_a_damaged_one_was_set_aside(tmp_path, two_saved):
+    shutil.copytree(two_saved, tmp_path, dirs_exist_ok=True)
     for file in damaged_files(tmp_path / "checkpoints" / "8" / "params"):
         file.unlink()
     assert restore(tmp_path)[0][1]["step"] == 4
@@ -180,10 +190,17 @@ PASSING = [
 ]
 
 
-@pytest.mark.parametrize("fault", PASSING, ids=repr)
-@pytest.mark.parametrize("of", ["meta", "params"])
-def test_a_passing_fault_stops_and_touches_nothing(tmp_path, monkeypatch, fault, of):
-    save(tmp_path, 4, 8)
+@pytest.mark.parametrize(
+    ("fault", "of"),
+    [
+        *((fault, "params") for fault in PASSING),
+        (PASSING[0], "meta"),
+        *(pytest.param(fault, "meta", marks=pytest.mark.long) for fault in PASSING[1:]),
+    ],
+    ids=repr,
+)
+def test_a_passing_fault_stops_and_touches_nothing(tmp_path, two_saved, monkeypatch, fault, of):
+    shutil.copytree(two_saved, tmp_path, dirs_exist_ok=True)
     load = reading.ocp.load_checkpointables
 
     def fails(path, wanted):
@@ -208,9 +225,9 @@ def test_a_passing_fault_stops_and_touches_nothing(tmp_path, monkeypatch, fault,
     assert restore(tmp_path)[0][1]["step"] == 8
 
 
-def test_a_disk_that_does_not_answer_is_no_damage(tmp_path):
+def test_a_disk_that_does_not_answer_is_no_damage(tmp_path, two_saved):
     # With nothing replaced: the system's own error, out of the storage library.
-    save(tmp_path, 4, 8)
+    shutil.copytree(two_saved, tmp_path, dirs_exist_ok=True)
     for file in damaged_files(tmp_path / "checkpoints" / "8" / "params"):
         file.unlink()
         file.symlink_to(file.name)  # "Too many levels of symbolic links", whoever opens it
@@ -219,8 +236,8 @@ def test_a_disk_that_does_not_answer_is_no_damage(tmp_path):
     assert checkpoints.saved_steps(tmp_path / "checkpoints") == [4, 8]
 
 
-def test_what_is_wrong_once_only_is_no_damage(tmp_path, monkeypatch):
-    save(tmp_path, 4, 8)
+def test_what_is_wrong_once_only_is_no_damage(tmp_path, two_saved, monkeypatch):
+    shutil.copytree(two_saved, tmp_path, dirs_exist_ok=True)
     load, calls = reading._load, []
 
     def once_wrong(path, wanted):
@@ -238,8 +255,8 @@ def test_what_is_wrong_once_only_is_no_damage(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("how", ["cut", "empty", "gone", "part gone"])
 @pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "_strings.json", "d"])
-def test_lost_and_truncated_files_are_damage(tmp_path, name, how):
-    save(tmp_path, 4, 8)
+def test_lost_and_truncated_files_are_damage(tmp_path, two_saved, name, how):
+    shutil.copytree(two_saved, tmp_path, dirs_exist_ok=True)
     part = tmp_path / "checkpoints" / "8" / ("meta" if name == "_strings.json" else "params")
     for file in part.glob("d/*") if name == "d" else [part / name]:
         data = file.read_bytes()
@@ -254,8 +271,8 @@ def test_lost_and_truncated_files_are_damage(tmp_path, name, how):
     assert checkpoints.saved_steps(tmp_path / "checkpoints") == [4]
 
 
-def test_a_run_without_intact_checkpoints_begins_anew_only_when_told_to(tmp_path):
-    save(tmp_path, 4, 8)
+def test_a_run_without_intact_checkpoints_begins_anew_only_when_told_to(tmp_path, two_saved):
+    shutil.copytree(two_saved, tmp_path, dirs_exist_ok=True)
     for step in (4, 8):
         shutil.rmtree(tmp_path / "checkpoints" / str(step) / "optimizer")
     for _ in range(2):
@@ -279,8 +296,8 @@ def test_a_run_without_intact_checkpoints_begins_anew_only_when_told_to(tmp_path
     assert_same(checkpoints.load_params(tmp_path), make_state(8).ema)
 
 
-def test_starting_over_never_discards_an_intact_checkpoint(tmp_path):
-    save(tmp_path, 4, 8)
+def test_starting_over_never_discards_an_intact_checkpoint(tmp_path, two_saved):
+    shutil.copytree(two_saved, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "checkpoints" / "8" / "params")
     for _ in range(2):
         with Checkpoints(tmp_path) as store:
@@ -328,8 +345,8 @@ def test_another_format_is_named_and_not_taken_for_damage(tmp_path, monkeypatch)
     assert checkpoints.saved_steps(tmp_path / "checkpoints") == [4]
 
 
-def test_load_params_prefers_the_average_and_passes_over_damage(tmp_path):
-    save(tmp_path, 4, 8)
+def test_load_params_prefers_the_average_and_passes_over_damage(tmp_path, two_saved):
+    shutil.copytree(two_saved, tmp_path, dirs_exist_ok=True)
     assert_same(checkpoints.load_params(tmp_path), make_state(8).ema)
     assert_same(checkpoints.load_params(tmp_path, ema=False), make_state(8).params)
     assert_same(checkpoints.load_params(tmp_path, step=4), make_state(4).ema)
