@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -95,13 +95,7 @@ class Skipped:
         for number in sorted({int(n) for n in numbers if n >= 0} - self.reasons.keys()):
             self.reasons[number] = self._reason(number)
             self._say(f"skipped: {self.reasons[number]}")
-        count, total = len(self.reasons), len(self._source)
-        if count > self._share * total:
-            shown = "; ".join(list(self.reasons.values())[:3])
-            raise ValueError(
-                f"found {count} of {total} clips that cannot be read, expected at most "
-                f"{self._share:.2%}: {shown}"
-            )
+        check_share(self.reasons, len(self._source), self._share)
 
     def _reason(self, number: int) -> str:
         try:
@@ -109,6 +103,22 @@ class Skipped:
         except ValueError as error:
             return str(error)
         return f"clip {number}: could not be read once, and now can"
+
+
+def check_share(reasons: Mapping[int, str], total: int, share: float) -> None:
+    """Raises ValueError where more than a share of `total` records cannot be read.
+
+    Args:
+      reasons: why, by the number of the record; the first three are named.
+      total: all there are.
+      share: of them, 0 to 1.
+    """
+    if len(reasons) > share * total:
+        shown = "; ".join([reason for _, reason in sorted(reasons.items())][:3])
+        raise ValueError(
+            f"found {len(reasons)} of {total} clips that cannot be read, expected at most "
+            f"{share:.2%}: {shown}"
+        )
 
 
 class Watched:

@@ -8,7 +8,8 @@ Reads <workdir>/worlds (`mirage record`) and <workdir>/model/encoder, writes <wo
 file for every --file_clips clips, which appears when it is whole. Killed, the same command goes on
 with the files that are missing. On several hosts the same command runs on each, and each encodes
 every n-th file on all its devices. Latents are keyed by the encoder's weights, the clips and the
-settings: others are made anew, never mixed in. `mirage train` does the same by itself (its stage
+settings: others are made anew, never mixed in. Clips that cannot be read are left out, named and
+counted, up to --config.loading.skip_share. `mirage train` does the same by itself (its stage
 "cache").
 With --text_encoder the prompts of the config's worlds are embedded too.
 """

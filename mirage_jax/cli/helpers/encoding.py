@@ -11,6 +11,7 @@ import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from data_pipelines.tolerance import check_share
 from mirage_jax.cli.helpers import clip_sources, depth_network, prompts, training_data
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.io.atomic import write_atomically
@@ -19,6 +20,7 @@ from mirage_jax.io.text import load_embeddings, save_embeddings
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel.processes import first_alone
 from mirage_jax.training import latent_cache
+from mirage_jax.training.latent_cache import LatentSource
 from mirage_jax.training.latent_encoding import refresh_cache
 from mirage_jax.weights import fingerprint
 from mirage_jax.world.latent_encoder import LatentEncoder
@@ -67,8 +69,27 @@ def encode_recordings(
                 depth_of=depth_of,
                 file_clips=file_clips,
                 share=(jax.process_index(), jax.process_count()),
+                skip_share=config.loading.skip_share,
             )
     first_alone(f"encoded {memory}", lambda: None)
+    for world in workdir.recorded(config.worlds):
+        for split, other in clip_sources.caches(config, memory, splits):
+            cache = workdir.latents(world, split, rgb=settings.rgb, chunk_frames=other)
+            _check_skipped(cache, config.loading.skip_share, console)
+
+
+def _check_skipped(cache: Path, share: float, console: Console) -> None:
+    """Says how many clips all processes together left out.
+
+    Raises:
+      ValueError: if they are more than the share.
+    """
+    skipped = latent_cache.skipped_clips(cache)
+    total = len(LatentSource([cache])) + len(skipped)
+    if skipped:
+        text = f"{cache}: {len(skipped)} of {total} clips left out"
+        console.print(text, markup=False, soft_wrap=True)
+    check_share(skipped, total, share)
 
 
 def encode_prompts(
