@@ -147,6 +147,7 @@ def get_config(_: str = "") -> ConfigDict:
 
     c.text = ConfigDict()
     c.text.embeddings = ""  # file of embedded prompts (mirage_jax.io.text); "" trains without text
+    c.text.captions = False  # True: clips with captions get those, see docs/loading.md
     c.text.prompts = ConfigDict()  # of each world
 
     c.denoiser_training = ConfigDict()

@@ -141,9 +141,8 @@ def stale(path: Path, key: Mapping[str, Any]) -> str:
     """
     if not path.exists():
         return "there is none yet"
-    content = _read_key(path)
-    found = content.get("made_from")
-    if not isinstance(found, dict):
+    content, found = _read_key(path), made_from(path)
+    if not found:
         return "it does not say what it was made from"
     expected = json.loads(json.dumps(key))
     names = sorted(found.keys() | expected.keys())
@@ -158,6 +157,12 @@ def skipped_clips(path: Path) -> dict[int, str]:
         skipped = _read_key(file).get("skipped", {})
         found |= {int(number): reason for number, reason in skipped.items()}
     return found
+
+
+def made_from(path: Path) -> dict[str, Any]:
+    """What the key beside a file says that it was made from; {} where it does not."""
+    found = _read_key(path).get("made_from")
+    return found if isinstance(found, dict) else {}
 
 
 def _read_key(path: Path) -> dict[str, Any]:
@@ -274,6 +279,10 @@ class LatentSource:
             if not np.isfinite(found).all():
                 self._refuse(index, name, "NaN or infinity", "finite numbers")
         return {name: np.asarray(record[name], np.float32) for name in FIELDS}
+
+    def skipped(self) -> dict[int, str]:
+        """Why recorded clips are not here, by their number; of one cache alone."""
+        return {n: why for path in self.paths for n, why in skipped_clips(Path(path)).items()}
 
     def title(self, index: int) -> str:
         """Names a clip by files and number."""

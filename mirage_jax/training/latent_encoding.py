@@ -45,16 +45,21 @@ def cache_key(
       split: "train" or "eval".
       settings: of the cache.
     """
-    recorded = json.dumps(read_card(clips)["splits"].get(split), sort_keys=True)
     key = {
         "encoder": encoder_id,
-        "clips": hashlib.sha256(recorded.encode()).hexdigest(),
+        "clips": clips_id(clips, split),
         **dataclasses.asdict(settings),
     }
     for name in ("depth_network", "last_only"):  # a cache made without them is what it was
         if not key[name]:
             del key[name]
     return key
+
+
+def clips_id(clips: Path, split: str) -> str:
+    """Identifies the clips of a split of a recorded world, by what its card says of them."""
+    recorded = json.dumps(read_card(clips)["splits"].get(split), sort_keys=True)
+    return hashlib.sha256(recorded.encode()).hexdigest()
 
 
 def refresh_cache(

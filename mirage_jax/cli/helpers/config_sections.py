@@ -260,6 +260,7 @@ class TextSection(Settings):
     """`config.text` but for the prompts, which are by world."""
 
     embeddings: str = setting("", "File of embedded prompts; '' trains without text.")
+    captions: bool = setting(False, "Clips with a caption of their own get it for a text.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
