@@ -74,7 +74,8 @@ class Captions:
             raise self._damaged(error) from error
         self._row_of_clip = self._read(0, "row_of_clip")
         rows = len(self._records) - 1
-        if self._row_of_clip.dtype != np.int64 or not (self._row_of_clip < rows).all():
+        known = self._row_of_clip.dtype == np.int64 and self._row_of_clip.ndim == 1
+        if not known or not (self._row_of_clip < rows).all():
             raise self._damaged(f"found {rows} captions, expected all that clips have")
 
     def __len__(self) -> int:
@@ -83,7 +84,12 @@ class Captions:
     def of_clip(self, number: int) -> Float[np.ndarray, "l e"] | None:
         """Tokens of the caption of a recorded clip, without padding; None where it has none."""
         row = int(self._row_of_clip[number])
-        return None if row < 0 else self._read(1 + row, "tokens")
+        if row < 0:
+            return None
+        tokens = self._read(1 + row, "tokens")
+        if tokens.ndim != 2 or not np.isfinite(tokens.astype(np.float32)).all():
+            raise self._damaged(f"caption {row}: found {tokens.shape}, or numbers not finite")
+        return tokens
 
     def _read(self, record: int, name: str) -> np.ndarray:
         try:
