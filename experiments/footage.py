@@ -44,6 +44,7 @@ def get_config(_: str = "") -> ConfigDict:
         "data.hop": 1,
         "loader_workers": 0,
         "record.workers": 0,
+        "host_devices": 1,  # programs for two devices compile a quarter longer
     }
     c.tiny_overrides = tuple(tiny.items())
     return c
