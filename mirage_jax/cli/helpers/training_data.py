@@ -117,7 +117,8 @@ def training_data(
     return TrainingData(
         source,
         EncodedClips(source, inputs, alone),
-        EncodedClips(recorded("eval"), inputs, alone),
+        # Evaluated again and again: a gigabyte of them is encoded once.
+        EncodedClips(recorded("eval"), inputs, alone, keep_bytes=1 << 30),
         inputs,
         ClipEncoder(encoder, settings, mesh=mesh, depth_of=depth_of),
         _mixture(config, worlds, source),
