@@ -13,7 +13,7 @@ from rich.console import Console
 
 from data_pipelines import loading
 from data_pipelines.mixture import Mixture
-from data_pipelines.tolerance import SKIPPED, Substituting
+from data_pipelines.tolerance import SKIPPED, Substituting, skipped_by, told_file
 from mirage_jax.parallel import processes
 from mirage_jax.parallel.rules import Rules
 from mirage_jax.training.chunk_lengths import ByLength, mixed_batches
@@ -116,26 +116,29 @@ def train_task(
     optimizer, schedule = make_optimizer(options.optimizer, options.loop.steps)
     seed = options.loop.seed
 
-    def batches(source: Any, start: int) -> Any:
+    share = processes.batch_share(options.mesh)
+    sources = source.sources if isinstance(source, ByLength) else {0: source}
+    told = {length: folder / "skipped" / str(length or "") for length in sources}
+
+    def batches(length: int, start: int) -> Any:
         drawn = loading.batches(
-            source,
+            sources[length],
             transform,
             batch_size=options.batch_size,
             seed=seed,
             workers=options.workers,
             start_batch=start,
-            shard=processes.batch_share(options.mesh),
+            shard=share,
             mixture=mixture,
             skip_share=options.skip_share,
             seconds=options.batch_seconds,
             say=lambda text: options.console.print(f"{name}: {text}", markup=False),
+            told=told[length],
         )
         return drawn if prepare is None else _Prepared(drawn, prepare)
 
-    sources = source.sources if isinstance(source, ByLength) else {0: source}
-
     def examples() -> Iterator[Any]:
-        share = options.batch_size // processes.batch_share(options.mesh)[1]
+        clips = options.batch_size // share[1]
         for one in sources.values():
             lengths = mixture.lengths if mixture is not None and mixture.apart else (len(one),)
             read = Substituting(one, lengths)
@@ -144,14 +147,14 @@ def train_task(
                 del element[SKIPPED]
                 if transform is not None:
                     element = transform(element, np.random.default_rng(seed))
-                batch = {name: np.stack([value] * share) for name, value in element.items()}
+                batch = {name: np.stack([value] * clips) for name, value in element.items()}
                 yield batch if prepare is None else prepare(batch)
 
     def all_batches(start: int) -> Any:
         drawn = (
-            mixed_batches(lambda n, at: batches(sources[n], at), tuple(sources), seed, start)
+            mixed_batches(batches, tuple(sources), seed, start)
             if isinstance(source, ByLength)
-            else batches(source, start)
+            else batches(0, start)
         )
         return _OfShapes(drawn, examples()) if task.batch_shapes > 1 else drawn
 
@@ -170,4 +173,9 @@ def train_task(
         name=name,
         console=options.console,
     )
+    skipped = {n for one in told.values() for n in skipped_by(told_file(one, *share))}
+    if skipped:
+        total = len(next(iter(sources.values())))
+        text = f"{name}: {len(skipped)} of {total} clips skipped, see {folder / 'skipped'}"
+        options.console.print(text, markup=False, soft_wrap=True)
     return processes.fetch(state.best_params)

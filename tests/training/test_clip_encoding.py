@@ -121,11 +121,12 @@ def test_clips_by_index_are_those_of_the_cache(recorded, tmp_path):
     size = sum(value.nbytes for value in encoded[0].values())
     asked = []
 
-    def counted(batch):
-        asked.append(batch)
-        return ClipEncoder(colours, SETTINGS)(batch)
+    class Counted(ClipEncoder):
+        def __call__(self, batch):
+            asked.append(batch)
+            return super().__call__(batch)
 
-    kept = EncodedClips(clips, INPUTS, counted, keep_bytes=2 * size)
+    kept = EncodedClips(clips, INPUTS, Counted(colours, SETTINGS), keep_bytes=2 * size)
     for index in (4, 0, 2, 0, 4, 2):
         for name, value in kept[index].items():
             np.testing.assert_array_equal(value, encoded[index][name])
