@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -239,6 +240,43 @@ def test_a_left_handed_pose_is_refused(walk):
     np.savez(walk / "walk.npz", cam2world=poses)
     message = refusal(made(walk, eval_share=0.0))
     assert "walk.npz" in message and "[4]" in message and "left-handed" in message
+
+
+def test_a_lens_of_another_resolution_is_refused(walk):
+    (walk / "walk.txt").unlink()
+    clip, path = room(), walk / "walk.npz"
+    where = {"lens": (), "eval_share": 0.0, "size": SIZE}
+    np.savez(path, cam2world=clip.cam2world, intrinsics=2 * clip.intrinsics)
+    message = refusal(made(walk, **where))
+    assert "walk.npz: found cx, cy = 48, 48" in message and "picture of 96 x 96" in message
+    assert "those of 48 x 48" in message and "--config.data.lens" in message
+    forget()
+    np.savez(path, cam2world=clip.cam2world, intrinsics=clip.intrinsics)
+    np.testing.assert_allclose(made(walk, **where).clip("walk.mp4", 0).intrinsics[0], LENS)
+
+
+@pytest.mark.parametrize("cut", [100, 3000])
+def test_a_video_cut_short_is_refused(cut, walk):
+    data = (walk / "walk.mp4").read_bytes()
+    (walk / "walk.mp4").write_bytes(data[:-cut])
+    assert "walk.mp4" in refusal(made(walk, eval_share=0.0))
+
+
+def test_a_folder_of_ten_thousand_files_is_listed_once(walk, monkeypatch):
+    """Half of them videos, most without cameras: nothing grows with the square of their number."""
+    for number in range(5_000):
+        (walk / f"{number}.mp4").touch()
+        (walk / f"{number}.srt").touch()
+    listed = []
+    listing = Path.iterdir
+
+    def iterdir(path):
+        listed.append(path)
+        return listing(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert made(walk, format="video").worlds("train") == ("walk.mp4",)
+    assert listed.count(walk) < 10
 
 
 def test_cameras_without_a_lens_are_refused(walk):
