@@ -20,6 +20,7 @@ from data_pipelines.loading import ClipSource
 from data_pipelines.recording import read_records
 from data_pipelines.sources.footage import source as footage
 from data_pipelines.sources.footage.source import FootageSource
+from data_pipelines.sources.procedural import ProceduralSource
 from helpers import made_footage
 from helpers.made_footage import FPS, FRAMES, SIZE, lines, room, write_video
 from helpers.recordings import quiet, records
@@ -206,6 +207,30 @@ def test_a_single_video_may_be_the_root(walk):
     source = made(walk / "walk.mp4", eval_share=0.0)
     assert source.clip_counts("train") == {"walk.mp4": 4}
     assert source.clip("walk.mp4", 3).provenance["format"] == "video"
+
+
+def test_what_moves_is_found_by_depth_and_poses_where_no_masks_say_it(walk, tmp_path):
+    """A ball that rolls through a room, of which the footage has pictures, poses and depth."""
+    source = ProceduralSource(size=SIZE, frames=17, fps=float(FPS))
+    clip = next(source.clips("procedural/train-004", 1, seed=3))
+    made_footage.transforms(tmp_path / "scan", clip)
+    where = {"lens": (), "size": SIZE, "frames": 17, "eval_share": 0.0}
+    plain, found = (
+        made(tmp_path / "scan", movers=movers, **where).clip("room", 0)
+        for movers in ("", "residual")
+    )
+    assert plain.mover_ids is None and found.provenance["movers"] == "residual"
+    moving, truth = found.mover_ids > 0, clip.mover_ids > 0
+    assert (moving & truth).sum() > 0.98 * moving.sum() > 0
+    assert (moving & truth).sum() > 0.8 * truth.sum()
+    # In a room where nothing moves, nothing is found; what masks say stays.
+    still = made(walk, movers="residual", size=SIZE, frames=12, eval_share=0.0)
+    assert not still.clip("walk.mp4", 0).mover_ids.any()
+    (walk / "walk.masks").mkdir()
+    made_footage.write_pictures(walk / "walk.masks", np.full((FRAMES, SIZE, SIZE), 255, np.uint8))
+    forget()
+    masked = still.clip("walk.mp4", 0)
+    assert masked.mover_ids.all() and "movers" not in masked.provenance
 
 
 # -- bad inputs: each is said of its file and, where there is one, its frame ----------------------
