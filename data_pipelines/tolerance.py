@@ -94,9 +94,8 @@ class Skipped:
     ):
         self._source, self._share, self._say, self._told = source, share, say, told
         self.reasons: dict[int, str] = {}
-        if told is not None:
-            told.parent.mkdir(parents=True, exist_ok=True)
-            before = map(int, read_object(told)) if told.exists() else ()
+        if told is not None and told.exists():
+            before = map(int, read_object(told))
             still = ((number, self._reason(number)) for number in before if number < len(source))
             self.reasons = {number: reason for number, reason in still if reason}
             self._tell(told)
@@ -119,6 +118,7 @@ class Skipped:
         check_share(everywhere, len(self._source), self._share)
 
     def _tell(self, told: Path) -> None:
+        told.parent.mkdir(parents=True, exist_ok=True)
         reasons = {str(number): reason for number, reason in self.reasons.items()}
         write_atomically(told, json.dumps(reasons, indent=1) + "\n")
 

@@ -66,7 +66,7 @@ class DenoiserTask(Task):
     Attributes:
       denoiser: the network; its `memory_channels` are those of the conditioner.
       conditioner: from the memory to its context.
-      size: picture size (H, W); of the first of `sizes`.
+      size: picture size (H, W) that `constants` and `preview` are of.
       chunks: chunks of a clip.
       chunk_latents: latents of a chunk.
       context_frames: earlier frames that a chunk is denoised beside; their references are chosen by
@@ -81,7 +81,7 @@ class DenoiserTask(Task):
       prior: parameters of the denoiser's memory prior (`prior_fit`), if it has one.
       preview: clips to draw sample sheets of, if any.
       lengths: of chunks that batches come in, `chunk_latents` being the longest; how many.
-      sizes: of pictures that batches come in; how many.
+      sizes: of pictures that batches come in, all of one in a batch; how many.
     """
 
     denoiser: Denoiser

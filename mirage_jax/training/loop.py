@@ -228,8 +228,6 @@ class _Run:
         self.logger.means.restore(self.unfinished_means)
         self.batches = iter(self.batches_factory(self.batches_drawn))
         self.phases.end("start")
-        for example in getattr(self.batches, "examples", ()):
-            self.compile(self.runner.place(example))
 
     def compile(self, batch: Any) -> None:
         """Compiles the step for batches of this shape, unless it is compiled."""
@@ -241,6 +239,8 @@ class _Run:
         """Takes the steps of this call, listening for signals; closes logs and batches."""
         try:
             with self.preemption:
+                for example in getattr(self.batches, "examples", ()):
+                    self.compile(self.runner.place(example))
                 self.take_steps()
         finally:
             self.logger.close()

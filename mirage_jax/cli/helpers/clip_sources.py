@@ -43,7 +43,7 @@ def with_text(
     """
     if not texts:
         return source
-    if not config.text.captions:
+    if not config.text.get("captions", False):
         return WithText(source, texts[world])
     path = workdir.captions(world, split)
     captions, made_from = Captions(path), latent_cache.made_from(path)
