@@ -65,10 +65,9 @@ def with_lens(
                 f"the shape of the pictures, {size[1]}x{size[0]}"
             )
     elif not record.normalised:
-        insist = "give the right ones by --config.data.lens"
-        plausible.refuse(
-            str(path), plausible.odd_intrinsics(record.intrinsics, size, insist), False
-        )
+        instead = "give the right ones by --config.data.lens"
+        odd = plausible.odd_intrinsics(record.intrinsics, size, instead)
+        plausible.refuse(str(path), odd, insist=False)
         record = record.replace(size=size)
     return record.replace(intrinsics=record.pixel_intrinsics(size), size=size, normalised=False)
 
