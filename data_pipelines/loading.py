@@ -22,7 +22,7 @@ from data_pipelines import clip_format
 from data_pipelines.clip import ARRAY_FIELDS, META_FIELDS, Bodies, Clip
 from data_pipelines.frame_rates import native_fps, nearest_to_rate
 from data_pipelines.mixture import Mixture
-from data_pipelines.tolerance import SKIPPED, Skipped, Substituting, Watch
+from data_pipelines.tolerance import SKIPPED, Skipped, Substituting, Watch, told_file
 
 Element = dict[str, Any]
 # Takes one element and a generator seeded by the element's place in the stream alone.
@@ -306,6 +306,7 @@ def batches(
     skip_share: float = 0.0,
     seconds: float = 600.0,
     say: Callable[[str], None] = warnings.warn,
+    told: Path | None = None,
 ) -> Batches:
     """Returns the endless stream of batches of `source`, from batch `start_batch` on.
 
@@ -326,6 +327,8 @@ def batches(
         ValueError; 0 raises the first. The next of its set that can be read takes their place.
       seconds: how long a batch may take.
       say: called with a line of text for every record that is skipped.
+      told: folder of all hosts in which each says what it skips, so that `skip_share` is of what
+        they skip together, resumed runs included; None counts for this host and stream alone.
 
     Drawing a batch raises ValueError when more records had to be skipped, and `LoaderError`, naming
     the clip, when a loader process ends or does not answer.
@@ -342,7 +345,8 @@ def batches(
         raise ValueError(f"found start_batch={start_batch}, workers={workers}, expected 0 or more")
 
     watch = Watch(source, seconds)
-    skipped = Skipped(source, skip_share, say) if skip_share else None
+    file = None if told is None else told_file(told, host, hosts)
+    skipped = Skipped(source, skip_share, say, file) if skip_share else None
     lengths = mixture.lengths if mixture else ()
     read = Substituting(watch.source, lengths) if skipped else watch.source
     share = batch_size // hosts

@@ -4,18 +4,22 @@ Both work across processes by what they leave behind: an element says which reco
 and a file by the loader's processes says what each is at.
 """
 
+import json
 import os
 import shutil
 import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.strict_json import read_object
 
 Element = dict[str, Any]
 
@@ -80,11 +84,21 @@ class Skipped:
       source: that they are of.
       share: of its records that may be skipped, 0 to 1.
       say: called with a line of text for each.
+      told: file that says which this host has skipped, see `told_file`; those of other hosts lie
+        beside it and count too. What it says of an earlier run, and is so still, counts on. None:
+        nothing is written, and this host's alone count.
     """
 
-    def __init__(self, source: Any, share: float, say: Callable[[str], None]):
-        self._source, self._share, self._say = source, share, say
+    def __init__(
+        self, source: Any, share: float, say: Callable[[str], None], told: Path | None = None
+    ):
+        self._source, self._share, self._say, self._told = source, share, say, told
         self.reasons: dict[int, str] = {}
+        if told is not None and told.exists():
+            before = map(int, read_object(told))
+            still = ((number, self._reason(number)) for number in before if number < len(source))
+            self.reasons = {number: reason for number, reason in still if reason}
+            self._tell(told)
 
     def add(self, numbers: np.ndarray) -> None:
         """Counts the records of a batch's `SKIPPED`.
@@ -92,23 +106,57 @@ class Skipped:
         Raises:
           ValueError: if more than the share are skipped by now; lists the first of them.
         """
-        for number in sorted({int(n) for n in numbers if n >= 0} - self.reasons.keys()):
-            self.reasons[number] = self._reason(number)
+        found = sorted({int(n) for n in numbers if n >= 0} - self.reasons.keys())
+        for number in found:
+            passed = f"clip {number}: could not be read once, and now can"
+            self.reasons[number] = self._reason(number) or passed
             self._say(f"skipped: {self.reasons[number]}")
-        count, total = len(self.reasons), len(self._source)
-        if count > self._share * total:
-            shown = "; ".join(list(self.reasons.values())[:3])
-            raise ValueError(
-                f"found {count} of {total} clips that cannot be read, expected at most "
-                f"{self._share:.2%}: {shown}"
-            )
+        everywhere = self.reasons
+        if found and self._told is not None:
+            self._tell(self._told)
+            everywhere = skipped_by(self._told)
+        check_share(everywhere, len(self._source), self._share)
+
+    def _tell(self, told: Path) -> None:
+        told.parent.mkdir(parents=True, exist_ok=True)
+        reasons = {str(number): reason for number, reason in self.reasons.items()}
+        write_atomically(told, json.dumps(reasons, indent=1) + "\n")
 
     def _reason(self, number: int) -> str:
+        """Why a record cannot be read; "" if it can."""
         try:
             self._source[number]
         except ValueError as error:
             return str(error)
-        return f"clip {number}: could not be read once, and now can"
+        return ""
+
+
+def told_file(folder: Path, host: int, hosts: int) -> Path:
+    """Where a host says which records it has skipped, in a folder that all hosts share."""
+    return folder / f"skipped-{host}-of-{hosts}.json"
+
+
+def skipped_by(told: Path) -> dict[int, str]:
+    """Why records were skipped, by their number: by the host of `told` and all others."""
+    hosts = told.name.rpartition("-of-")[2]
+    files = sorted(told.parent.glob(f"skipped-*-of-{hosts}"))
+    return {int(n): why for file in files for n, why in read_object(file).items()}
+
+
+def check_share(reasons: Mapping[int, str], total: int, share: float) -> None:
+    """Raises ValueError where more than a share of `total` records cannot be read.
+
+    Args:
+      reasons: why, by the number of the record; the first three are named.
+      total: all there are.
+      share: of them, 0 to 1.
+    """
+    if len(reasons) > share * total:
+        shown = "; ".join([reason for _, reason in sorted(reasons.items())][:3])
+        raise ValueError(
+            f"found {len(reasons)} of {total} clips that cannot be read, expected at most "
+            f"{share:.2%}: {shown}"
+        )
 
 
 class Watched:

@@ -52,6 +52,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.data.axes = ""  # likewise: opencv, opengl, llff, unreal
     c.data.units = ""  # likewise: m, cm, mm
     c.data.depth_metres = 0.001  # of one step of 16-bit depth pictures
+    c.data.movers = ""  # what moves where no masks say it: "residual" = by depth and poses
     c.data.depth_weights = ""  # Depth Anything V2 (metric), for clips without depth
     c.data.depth_range = 20.0  # metres that it was trained up to: 20 indoors, 80 outdoors
     c.data.encoding = "raw"  # how clips are stored: raw, lossless, visually_lossless
@@ -149,6 +150,7 @@ def get_config(_: str = "") -> ConfigDict:
 
     c.text = ConfigDict()
     c.text.embeddings = ""  # file of embedded prompts (mirage_jax.io.text); "" trains without text
+    c.text.captions = False  # True: clips with captions get those, see docs/loading.md
     c.text.prompts = ConfigDict()  # of each world
 
     c.denoiser_training = ConfigDict()

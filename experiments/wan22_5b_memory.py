@@ -74,6 +74,7 @@ def get_config(variant: str = "ours") -> ConfigDict:
 
     c.text = ConfigDict()
     c.text.embeddings = ""  # file of embedded prompts (mirage_jax.io.text); "" trains without text
+    c.text.captions = False  # True: clips with captions get those, see docs/loading.md
     c.text.prompts = ConfigDict(
         {
             "freedoom": "A first-person walk through the halls of an old video game.",

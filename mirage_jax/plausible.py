@@ -34,8 +34,16 @@ def odd_depth(depth: Float[np.ndarray, "*b h w"]) -> str:
     )
 
 
-def odd_intrinsics(intrinsics: Float[np.ndarray, "*b 4"], size: tuple[int, int]) -> str:
-    """What of fx, fy, cx, cy looks like those of another picture than of `size` (H, W), or ""."""
+def odd_intrinsics(
+    intrinsics: Float[np.ndarray, "*b 4"], size: tuple[int, int], insist: str = INSIST
+) -> str:
+    """What of fx, fy, cx, cy looks like those of another picture than of `size` (H, W), or "".
+
+    Args:
+      intrinsics: in pixels.
+      size: of the picture.
+      insist: what to do where they are right all the same, in words.
+    """
     flat = np.asarray(intrinsics, np.float64).reshape(-1, 4)
     height, width = size
     x, y = flat[:, 2] / width, flat[:, 3] / height
@@ -52,7 +60,7 @@ def odd_intrinsics(intrinsics: Float[np.ndarray, "*b 4"], size: tuple[int, int])
             return (
                 f"found cx, cy = {cx:.6g}, {cy:.6g}, {what} a picture of {2 * cy:.0f} x "
                 f"{2 * cx:.0f}; expected those of {height} x {width} (H x W): scale them with the "
-                f"picture (geometry.resize_camera), or {INSIST}"
+                f"picture (geometry.resize_camera), or {insist}"
             )
     return ""
 

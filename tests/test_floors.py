@@ -28,7 +28,7 @@ FLOORS = (
     ("experiments",),
 )
 # What knows less than it could, and the one thing that a config takes from the commands.
-ONLY = {"data_pipelines": {"geometry", "pose_checks", "io", "settings"}}
+ONLY = {"data_pipelines": {"geometry", "plausible", "pose_checks", "io", "settings"}}
 FROM_CLI = {"experiments": "load_config"}
 
 HEIGHT = {part: height for height, floor in enumerate(FLOORS) for part in floor}

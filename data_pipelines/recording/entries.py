@@ -70,8 +70,16 @@ def claim(card: dict[str, Any], request: Request, directory: Path) -> dict[str, 
     return entry
 
 
-def use_current_format(entry: dict[str, Any], split: str, done: set[int], directory: Path) -> None:
-    """Prepares the entry for more clips; ValueError if they would mix formats with those `done`."""
+def prepare_for_more(
+    entry: dict[str, Any], request: Request, done: set[int], directory: Path
+) -> None:
+    """Prepares the entry for more clips.
+
+    Raises:
+      ValueError: if they would mix formats, or filtered clips with unfiltered ones, with those of
+        the shards that are `done`.
+    """
+    split = request.split
     if not done:
         entry["clip_format"] = clip_format.FORMAT
     found = entry.get("clip_format")
@@ -80,6 +88,14 @@ def use_current_format(entry: dict[str, Any], split: str, done: set[int], direct
             f"{directory}: found an unfinished split {split!r} of {found} clips, expected "
             f"{clip_format.FORMAT}: record it into another folder, or remove it here first"
         )
+    filtering = request.filters is not None and request.filters.apply
+    if done and filtering and "filters" not in entry:
+        raise ValueError(
+            f"{directory}: found an unfinished split {split!r} of which {len(done)} shards were "
+            "recorded without filters, expected one way for all: add --config.filters.apply=false, "
+            "or record into another folder"
+        )
+    entry.setdefault("filters", request.described()["filters"])
 
 
 def _options(thing: Any) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def _record(
     entries.recount(entry, shards, done, directory)
     todo = [shard for shard in shards if shard.index not in done]
     if todo:
-        entries.use_current_format(entry, split, done, directory)
+        entries.prepare_for_more(entry, request, done, directory)
 
     try:
         write_card(directory, card)

@@ -73,6 +73,41 @@ def seen_through(clip: Clip, source: int, target: int, tolerance: float = 0.05) 
     return float((there > (1 + tolerance) * z)[visible].mean())
 
 
+_MOTION_GAPS = (1, 2, 4, 8, 16)
+"""Frames apart, both ways, that are asked whether something has moved."""
+
+
+def residual_motion(
+    clip: Clip, tolerance: float = 0.05, votes: int = 2
+) -> Bool[np.ndarray, "t h w"]:
+    """Pixels whose surface is gone from where depth and poses put it in other frames: what moves.
+
+    Frames up to 16 before or after look through the point, their own depth there larger by more
+    than `tolerance`, relative. Where something nearer hides it nothing is known, and what stands
+    still through all of these frames is not found. Depth has to be right to within the tolerance;
+    ValueError for a clip without.
+
+    Args:
+      clip: whatever it says of movers itself is not looked at.
+      tolerance: of the depth.
+      votes: frames that have to look through a point, so that one bad depth map is no motion.
+    """
+    depth = clip.require("depth")
+    anywhere = np.ones(clip.size, bool)
+    # Sky is behind everything. At the rim of something, a pixel beside the right one is behind it.
+    behind = np.where(np.isinf(depth), np.finfo(np.float32).max, depth)
+    nearest = [ndimage.minimum_filter(one, 3) for one in behind]
+    found = np.zeros(depth.shape, np.int64)
+    for t in range(clip.frames):
+        points = _world_points(clip, t)
+        for other in (t + sign * gap for gap in _MOTION_GAPS for sign in (-1, 1)):
+            if 0 <= other < clip.frames:
+                uv, z = _project(clip, other, points)
+                there, inside = _looked_up(nearest[other], anywhere, uv, z)
+                found[t] += inside & _known(depth[t]) & (there > (1 + tolerance) * z)
+    return found >= votes
+
+
 def revisit_coverage(clip: Clip, stride: int = 4, tolerance: float = 0.1) -> float:
     """Share of the known pixels of the last frames that some frame of the first half sees.
 

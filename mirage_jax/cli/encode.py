@@ -8,9 +8,11 @@ Reads <workdir>/worlds (`mirage record`) and <workdir>/model/encoder, writes <wo
 file for every --file_clips clips, which appears when it is whole. Killed, the same command goes on
 with the files that are missing. On several hosts the same command runs on each, and each encodes
 every n-th file on all its devices. Latents are keyed by the encoder's weights, the clips and the
-settings: others are made anew, never mixed in. `mirage train` does the same by itself (its stage
+settings: others are made anew, never mixed in. Clips that cannot be read are left out, named and
+counted, up to --config.loading.skip_share. `mirage train` does the same by itself (its stage
 "cache").
-With --text_encoder the prompts of the config's worlds are embedded too.
+With --text_encoder the prompts of the config's worlds are embedded too, and the captions that clips
+have of their own, for --config.text.captions.
 """
 
 from __future__ import annotations
@@ -40,7 +42,11 @@ FLAG_MODULES = (process_flags.__name__, prompts.__name__)
 
 
 def main() -> None:
-    from mirage_jax.cli.helpers.encoding import encode_prompts, encode_recordings
+    from mirage_jax.cli.helpers.encoding import (
+        encode_captions,
+        encode_prompts,
+        encode_recordings,
+    )
 
     config = common.resolve_config()
     config_check.check(config)
@@ -63,7 +69,12 @@ def main() -> None:
     if prompts.TEXT_ENCODER.value:
         out = Path(_PROMPTS_TO.value or workdir.latents("", "").parent / "text.safetensors")
         tokenizer, encoder = Path(prompts.TOKENIZER.value), Path(prompts.TEXT_ENCODER.value)
-        first_alone("text", lambda: encode_prompts(config, out, console, tokenizer, encoder))
+
+        def embed() -> None:
+            encode_prompts(config, out, console, tokenizer, encoder)
+            encode_captions(config, workdir, console, tokenizer, encoder)
+
+        first_alone("text", embed)
 
 
 def cli() -> None:

@@ -53,8 +53,7 @@ def _main(words: list[str]) -> int:
 
 
 def cli() -> None:
-    words = [word for word in sys.argv[1:] if not word.startswith("-")]
-    options = [word for word in sys.argv[1:] if word.startswith("-")]
+    words, options = common.names_and_options(sys.argv[1:])
     common.run(functools.partial(_main, words), __name__, [sys.argv[0], *options], config=False)
 
 

@@ -288,8 +288,7 @@ def _say(record: CameraRecord, console: Console) -> None:
 
 def _split(words: list[str]) -> tuple[str, list[str], list[str]]:
     """(what to do, its files, flags) of a command line."""
-    names = [word for word in words if not word.startswith("-")]
-    options = [word for word in words if word.startswith("-")]
+    names, options = common.names_and_options(words)
     if any(word in ("--help", "-h", "-help", "--helpfull") for word in options):
         return "", [], options
     verb = names[0] if names else ""

@@ -51,22 +51,21 @@ class HeldOut:
         return len(self.video)
 
 
-def held_out(recorded: Path, clips: LatentClip, chosen: Sequence[int] | None = None) -> HeldOut:
-    """The clips of the split "eval" of a recorded folder, with what they were cached as.
+def held_out(recorded: Path, clips: LatentClip, numbers: Sequence[int]) -> HeldOut:
+    """Clips of the split "eval" of a recorded folder, with what they were cached as.
 
     Args:
       recorded: the folder.
-      clips: all of them, cached.
-      chosen: numbers of those that are taken; None: all.
+      clips: as they were cached.
+      numbers: which of the recorded clips each of them is.
     """
     source = ClipSource(recorded, "eval", fields=("video", "cam2world", "name"))
-    numbers = np.arange(len(source)) if chosen is None else np.asarray(chosen)
-    read = [source[int(i)] for i in numbers]
+    read = [source[number] for number in numbers]
     return HeldOut(
         video=np.stack([clip["video"] for clip in read]),
         cam2world=np.stack([clip["cam2world"] for clip in read]),
         names=[clip["name"] for clip in read],
-        clips=jax.tree.map(lambda leaf: leaf[numbers], clips),
+        clips=clips,
     )
 
 

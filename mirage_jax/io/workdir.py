@@ -32,6 +32,10 @@ class Workdir:
         name = f"{source}-{split}{f'-{chunk_frames}' if chunk_frames else ''}.array_record"
         return self.root / ("latents_rgb" if rgb else "latents") / name
 
+    def captions(self, source: str, split: str) -> Path:
+        """Embedded captions of the clips of one source and split."""
+        return self.root / "latents" / f"{source}-{split}-captions.array_record"
+
     @staticmethod
     def part(stage: str, memory: str) -> str:
         """Name of what a stage of training makes, for `stage` and `model`.

@@ -89,6 +89,7 @@ def make_room(
 
 def free_slots(valid: Bool[Array, " n"], number: Int[Array, " m"]) -> Int[Array, " m"]:
     """The `number`-th free slot, from 1, of each; the capacity where there are fewer, or for 0."""
-    before = jnp.cumsum(~valid, dtype=jnp.int32)
+    # Those of a memory that was just made XLA would count while it compiles, which takes seconds.
+    before = jnp.cumsum(jax.lax.optimization_barrier(~valid), dtype=jnp.int32)
     found = jnp.searchsorted(before, number, side="left").astype(jnp.int32)
     return jnp.where(number > 0, found, len(valid))

@@ -1,8 +1,8 @@
 """One loop for every stage: a `Task` says what, `fit` trains it, checkpoints it and shows it."""
 
 from mirage_jax.training.checkpoints import CheckpointError, load_params
-from mirage_jax.training.guard import Guard
-from mirage_jax.training.loop import Diverged, fit
+from mirage_jax.training.guard import Diverged, Guard
+from mirage_jax.training.loop import fit
 from mirage_jax.training.loop_settings import LoopSettings
 from mirage_jax.training.optimizers import OptimizerSettings, adamw, make_optimizer, warmup_cosine
 from mirage_jax.training.preemption import Terminated

@@ -218,15 +218,27 @@ class EncodedClips:
       source: recorded clips, elements as `inputs` takes them.
       inputs: what is made of them; its randomness is that of the index.
       encode: on one device.
+      keep_bytes: of host memory for clips that are encoded; those beyond are encoded every time.
     """
 
-    def __init__(self, source: Any, inputs: EncoderInputs, encode: ClipEncoder):
+    def __init__(
+        self, source: Any, inputs: EncoderInputs, encode: ClipEncoder, *, keep_bytes: int = 0
+    ):
         self._source, self._inputs, self._encode = source, inputs, encode
+        self._kept: dict[int, dict[str, np.ndarray]] = {}
+        self._free = keep_bytes
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        if index in self._kept:
+            return dict(self._kept[index])
         made = self._inputs(self._source[index], np.random.default_rng(index))
         encoded = jax.device_get(self._encode({name: v[None] for name, v in made.items()}))
-        return {name: np.asarray(leaf[0]) for name, leaf in encoded.items()}
+        found = {name: np.asarray(leaf[0]) for name, leaf in encoded.items()}
+        size = sum(leaf.nbytes for leaf in found.values())
+        if size <= self._free:
+            self._kept[index] = found
+            self._free -= size
+        return dict(found)

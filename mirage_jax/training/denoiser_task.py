@@ -62,7 +62,7 @@ class DenoiserTask(Task):
     Attributes:
       denoiser: the network; its `memory_channels` are those of the conditioner.
       conditioner: from the memory to its context.
-      size: picture size (H, W).
+      size: picture size (H, W) that `constants` and `preview` are of.
       chunks: chunks of a clip.
       chunk_latents: latents of a chunk.
       context_frames: earlier frames that a chunk is denoised beside; their references are chosen by
@@ -77,7 +77,8 @@ class DenoiserTask(Task):
         with the method "staggered".
       prior: parameters of the denoiser's memory prior (`prior_fit`), if it has one.
       preview: clips to draw sample sheets of, if any.
-      batch_shapes: lengths of chunks that batches come in, `chunk_latents` being the longest.
+      lengths: of chunks that batches come in, `chunk_latents` being the longest; how many.
+      sizes: of pictures that batches come in, all of one in a batch; how many.
     """
 
     denoiser: Denoiser
@@ -95,7 +96,12 @@ class DenoiserTask(Task):
     per_frame: bool = False
     prior: Params | None = None
     preview: Preview | None = None
-    batch_shapes: int = 1
+    lengths: int = 1
+    sizes: int = 1
+
+    @property
+    def batch_shapes(self) -> int:  # type: ignore[override]
+        return self.lengths * self.sizes
 
     def __post_init__(self) -> None:
         found, expected = self.denoiser.memory_channels, self.conditioner.channels
@@ -104,11 +110,12 @@ class DenoiserTask(Task):
                 f"denoiser: found {found} memory channels, expected {expected} as the conditioner "
                 f"{self.conditioner.kind!r} has"
             )
-        if self.batch_shapes > 1 and self.conditioner.kind in ("score", "rgb"):
-            raise ValueError(
-                f"chunk_lengths: found {self.batch_shapes} with the conditioner "
-                f"{self.conditioner.kind!r}, expected one, which its constants are of"
-            )
+        for name, shapes in (("chunk_lengths", self.lengths), ("picture sizes", self.sizes)):
+            if shapes > 1 and self.conditioner.kind in ("score", "rgb"):
+                raise ValueError(
+                    f"{name}: found {shapes} with the conditioner {self.conditioner.kind!r}, "
+                    "expected one, which its constants are of"
+                )
         if not self.context_frames:
             return
         if self.conditioner.stores != "tokens" or self.context_frames.choice != "coverage":
@@ -126,7 +133,8 @@ class DenoiserTask(Task):
         In training histories are noisy and memories sometimes dropped, references with them; else
         all is true and kept. Chunks may be shorter than `chunk_latents`.
         """
-        table = history.situations(batch, between=self.batch_shapes > 1)
+        table = history.situations(batch, between=self.lengths > 1)
+        height, width = (side * self.conditioner.stride for side in batch.chunks.shape[3:5])
 
         def one(clip: LatentClip, key: PRNGKeyArray) -> Sample:
             draw_key, noise_key, drop_key = jax.random.split(key, 3)
@@ -136,7 +144,7 @@ class DenoiserTask(Task):
                 scenario,
                 keyframes,
                 conditioner=self.conditioner,
-                size=self.size,
+                size=(height, width),
                 table=table,
                 options=self.context_frames,
                 fusion=self.fusion,

@@ -50,12 +50,14 @@ class GeometryTask(Task):
       grid: cells (h, w) and channels of a latent, to initialise with.
       sky_depth: depth at and beyond which a cell counts as sky.
       mover_weight: how many times as much a moving cell counts as one that stands still.
+      batch_shapes: sizes of pictures that batches come in; how many.
     """
 
     head: GeometryHead
     grid: tuple[int, int, int]
     sky_depth: float = 200.0
     mover_weight: float = 1.0
+    batch_shapes: int = 1
 
     def init(self, key: PRNGKeyArray) -> Params:
         latents = jnp.zeros((1, 2, *self.grid), jnp.float32)

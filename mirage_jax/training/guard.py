@@ -20,6 +20,10 @@ from jaxtyping import Array, Bool, Float, Int
 from mirage_jax.settings import Settings, setting
 
 
+class Diverged(ValueError):
+    """Steps kept being skipped, and rolling back to a checkpoint could not help."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Guard(Settings):
     """When a step is skipped, and when the run rolls back to a checkpoint.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,17 +14,29 @@ def spread_over(count: int, wanted: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()
 
 
-def clip_batches(source: Any, least: int = 16) -> Iterator[dict[str, np.ndarray]]:
+def clip_batches(
+    source: Any, least: int = 16, *, apart: Sequence[int] = ()
+) -> Iterator[dict[str, np.ndarray]]:
     """Whole batches of a held-out source of cached clips, spread over its worlds.
 
     A batch has `least` clips, or as many more as the devices can share evenly; where there are
     fewer, as many of them as can be shared. None at all where there are fewer than devices.
+
+    Args:
+      source: the clips.
+      least: of a batch.
+      apart: clips of each set that the source joins, where a batch is to be of one set alone, as
+        for pictures of several shapes; batches of all sets are of the size that the smallest has.
     """
-    batch = _shared_evenly(least, len(source))
-    order = np.random.default_rng(0).permutation(len(source))
-    for start in range(0, len(source) - batch + 1, batch):
-        records = [source[int(i)] for i in order[start : start + batch]]
-        yield {name: np.stack([r[name] for r in records]) for name in records[0]}
+    lengths = apart or (len(source),)
+    batch = _shared_evenly(least, min(lengths))
+    rng, first = np.random.default_rng(0), 0
+    for length in lengths:
+        order = first + rng.permutation(length)
+        first += length
+        for start in range(0, length - batch + 1, batch):
+            records = [source[int(i)] for i in order[start : start + batch]]
+            yield {name: np.stack([r[name] for r in records]) for name in records[0]}
 
 
 def window_batches(source: Any, frames: int, least: int = 8) -> Iterator[dict[str, np.ndarray]]:

@@ -108,14 +108,24 @@ def write_cache(path: Path, clips: Iterable[LatentClip]) -> int:
     return count
 
 
-def write_key(path: Path, key: Mapping[str, Any]) -> None:
-    """Says beside a finished cache, in `<name>.json`, what it was made from and what file it is."""
+def write_key(path: Path, key: Mapping[str, Any], skipped: Mapping[int, str] | None = None) -> None:
+    """Says beside a finished cache, in `<name>.json`, what it was made from and what file it is.
+
+    Args:
+      path: the cache, or one of its files.
+      key: what decides what is in it, JSON-serialisable.
+      skipped: why recorded clips are not in it that belong there, by their number.
+    """
     reader = ArrayRecordReader(os.fspath(path))
     try:
         records = reader.num_records()
     finally:
         reader.close()
-    content = {"made_from": dict(key), "file": {"records": records, **file_identity(path)}}
+    content = {
+        "made_from": dict(key),
+        "file": {"records": records, **file_identity(path)},
+        "skipped": {str(number): reason for number, reason in (skipped or {}).items()},
+    }
     write_atomically(_key_file(path), json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
@@ -131,14 +141,28 @@ def stale(path: Path, key: Mapping[str, Any]) -> str:
     """
     if not path.exists():
         return "there is none yet"
-    content = _read_key(path)
-    found = content.get("made_from")
-    if not isinstance(found, dict):
+    content, found = _read_key(path), made_from(path)
+    if not found:
         return "it does not say what it was made from"
     expected = json.loads(json.dumps(key))
     names = sorted(found.keys() | expected.keys())
     changed = ", ".join(name for name in names if found.get(name) != expected.get(name))
     return f"made with another {changed}" if changed else _other_file(path, content)
+
+
+def skipped_clips(path: Path) -> dict[int, str]:
+    """Why recorded clips are not in the cache called `path`, by their number, of all its files."""
+    found: dict[int, str] = {}
+    for file in cache_files(path):
+        skipped = _read_key(file).get("skipped", {})
+        found |= {int(number): reason for number, reason in skipped.items()}
+    return found
+
+
+def made_from(path: Path) -> dict[str, Any]:
+    """What the key beside a file says that it was made from; {} where it does not."""
+    found = _read_key(path).get("made_from")
+    return found if isinstance(found, dict) else {}
 
 
 def _read_key(path: Path) -> dict[str, Any]:
@@ -147,6 +171,8 @@ def _read_key(path: Path) -> dict[str, Any]:
         content = parse_object(_key_file(path).read_bytes())
         file = content.get("file")
         known = isinstance(file, dict) and all(type(file.get(n)) is int for n in _IDENTITY)
+        skipped = content.get("skipped", {})  # of before there were any
+        known &= isinstance(skipped, dict) and all(map(str.isdecimal, skipped))
     except (FileNotFoundError, ValueError):
         return {}
     return content if known else {}
@@ -258,6 +284,10 @@ class LatentSource:
             if not np.isfinite(found).all():
                 self._refuse(index, name, "NaN or infinity", "finite numbers")
         return {name: np.asarray(record[name], np.float32) for name in names}
+
+    def skipped(self) -> dict[int, str]:
+        """Why recorded clips are not here, by their number; of one cache alone."""
+        return {n: why for path in self.paths for n, why in skipped_clips(Path(path)).items()}
 
     def title(self, index: int) -> str:
         """Names a clip by files and number."""

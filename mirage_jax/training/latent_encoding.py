@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.progress import track
 
 from data_pipelines import loading
 from data_pipelines.card import read_card
+from data_pipelines.tolerance import Skipped
 from mirage_jax.io.lock import locked
 from mirage_jax.parallel import make_mesh
 from mirage_jax.training import latent_cache
@@ -43,10 +45,9 @@ def cache_key(
       split: "train" or "eval".
       settings: of the cache.
     """
-    recorded = json.dumps(read_card(clips)["splits"].get(split), sort_keys=True)
     key = {
         "encoder": encoder_id,
-        "clips": hashlib.sha256(recorded.encode()).hexdigest(),
+        "clips": clips_id(clips, split),
         **dataclasses.asdict(settings),
     }
     # A cache made without these is what it was before there were any.
@@ -54,6 +55,12 @@ def cache_key(
         if not key[name]:
             del key[name]
     return key
+
+
+def clips_id(clips: Path, split: str) -> str:
+    """Identifies the clips of a split of a recorded world, by what its card says of them."""
+    recorded = json.dumps(read_card(clips)["splits"].get(split), sort_keys=True)
+    return hashlib.sha256(recorded.encode()).hexdigest()
 
 
 def refresh_cache(
@@ -69,11 +76,13 @@ def refresh_cache(
     depth_of: DepthOf | None = None,
     file_clips: int = latent_cache.FILE_CLIPS,
     share: tuple[int, int] = (0, 1),
+    skip_share: float = 0.0,
 ) -> None:
     """Makes the cache of a recorded world unless the one there has the same key, and says so.
 
     A cache of many clips has several files. Those that are there and up to date are kept, so that
-    it goes on where it was killed; files of other keys are replaced or removed.
+    it goes on where it was killed; files of other keys are replaced or removed. A clip that cannot
+    be read is left out, and said beside the file that it would be in.
 
     Args:
       encoder: what encodes.
@@ -83,10 +92,13 @@ def refresh_cache(
       say: called with a line of text.
       file_clips: clips of a file at most.
       share: (i, n): of its files the i-th of each n is made here.
+      skip_share: of the clips that may be left out because they cannot be read, 0 to 1; those of
+        files made before, or elsewhere by now, count.
 
     Raises:
       LockedError: if another process is making one of these files.
-      ValueError: if `file_clips` is no multiple of the clips that are encoded at once.
+      ValueError: if `file_clips` is no multiple of the clips that are encoded at once; if more
+        clips cannot be read than may be left out, naming the first of them.
     """
     if file_clips % BATCH:
         raise ValueError(f"file_clips: found {file_clips}, expected a multiple of {BATCH}")
@@ -98,6 +110,10 @@ def refresh_cache(
     files = latent_cache.planned_files(out, len(source), file_clips)
     if share[0] == 0:
         latent_cache.remove_others(out, files)
+    skipped = Skipped(source, skip_share, say)
+    for number, file in enumerate(files):
+        if not latent_cache.stale(file, latent_cache.part_key(key, number, len(files))):
+            skipped.reasons |= latent_cache.skipped_clips(file)
     for number in range(share[0], len(files), share[1]):
         file, own = files[number], latent_cache.part_key(key, number, len(files))
         if not latent_cache.stale(file, own):
@@ -108,8 +124,9 @@ def refresh_cache(
                 say(f"{file}: {reason}")
                 first = number * file_clips
                 chosen = range(first, min(first + file_clips, len(source)))
-                _encode(encoder, source, chosen, file, settings, console, depth_of)
-                latent_cache.write_key(file, own)
+                _encode(encoder, source, chosen, file, settings, console, depth_of, skipped)
+                here = {n: why for n, why in skipped.reasons.items() if n in chosen}
+                latent_cache.write_key(file, own, here)
 
 
 BATCH = 4
@@ -138,10 +155,12 @@ def encode_clips(
       depth_of: estimates the depth of pictures of clips that have none; None refuses those.
 
     Raises:
-      ValueError: naming the clip, for one without depth where nothing estimates it.
+      ValueError: naming the clip, for one that cannot be read, or without depth where nothing
+        estimates it.
     """
     source = loading.ClipSource(clips, split, REQUIRED_FIELDS, optional=OPTIONAL_FIELDS)
-    return _encode(encoder, source, range(len(source)), out, settings, console, depth_of)
+    whole, none = range(len(source)), Skipped(source, 0.0, lambda _: None)
+    return _encode(encoder, source, whole, out, settings, console, depth_of, none)
 
 
 def _encode(
@@ -152,39 +171,52 @@ def _encode(
     settings: EncodingSettings,
     console: Console | None,
     depth_of: DepthOf | None,
+    skipped: Skipped,
 ) -> int:
     """Encodes some clips of a source, no more than two batches in memory at a time."""
-    inputs = EncoderInputs(settings.sky_depth, estimates=depth_of is not None)
+    estimates = depth_of is not None
     devices = jax.local_devices()
     mesh = None
     if devices[0].platform != "cpu":  # whose devices share cores: nothing would be gained
         mesh = make_mesh(devices=devices)
     encode = ClipEncoder(encoder, settings, mesh=mesh, depth_of=depth_of)
     size = BATCH * (1 if mesh is None else len(devices))
-    whole = np.random.default_rng(0)  # not asked for anything: nothing is cut
+    shown = track(chosen, f"encoding {out.stem}", console=console, disable=console is None)
+    elements = _read(source, shown, EncoderInputs(settings.sky_depth, estimates), skipped)
 
     def batches() -> Iterator[LatentClip]:
         pending: tuple[Any, int] | None = None
-        starts, folder = range(chosen.start, chosen.stop, size), source.paths[0].parent
-        label = f"encoding {out.stem}"
-        for start in track(starts, label, console=console, disable=console is None):
-            count = min(size, chosen.stop - start)
-            try:
-                elements = [inputs(source[start + n], whole) for n in range(count)]
-            except ValueError as error:
-                known = str(error).startswith(str(folder))
-                raise error if known else ValueError(f"{folder}: {error}") from error
-            elements += elements[-1:] * (size - count)  # one shape for all batches
-            batch = {name: np.stack([e[name] for e in elements]) for name in elements[0]}
+        while group := list(itertools.islice(elements, size)):
+            filled = [*group, *[group[-1]] * (size - len(group))]
+            batch = {name: np.stack([e[name] for e in filled]) for name in filled[0]}
             # The devices work on this one while the one before is written, the next one read.
             encoded = encode(batch)
             if pending is not None:
                 yield _first(*pending)
-            pending = encoded, count
+            pending = encoded, len(group)
         if pending is not None:
             yield _first(*pending)
 
     return latent_cache.write_cache(out, batches())
+
+
+def _read(
+    source: loading.ClipSource, chosen: Iterable[int], inputs: EncoderInputs, skipped: Skipped
+) -> Iterator[dict[str, np.ndarray]]:
+    """What the encoder takes of some clips of a source, without those that cannot be read."""
+    whole = np.random.default_rng(0)  # not asked for anything: nothing is cut
+    folder = source.paths[0].parent
+    for index in chosen:
+        try:
+            clip = source[index]
+        except ValueError:
+            skipped.add(np.array([index]))
+            continue
+        try:
+            yield inputs(clip, whole)
+        except ValueError as error:
+            known = str(error).startswith(str(folder))
+            raise error if known else ValueError(f"{folder}: {error}") from error
 
 
 def _first(encoded: Any, count: int) -> LatentClip:

@@ -26,7 +26,7 @@ from mirage_jax.parallel import rules as sharding_rules
 from mirage_jax.training import metrics, provenance
 from mirage_jax.training import state as states
 from mirage_jax.training.checkpoints import Checkpoints
-from mirage_jax.training.guard import SkipTracker
+from mirage_jax.training.guard import Diverged, SkipTracker
 from mirage_jax.training.initialisation import restore_or_initialise
 from mirage_jax.training.loop_settings import LoopSettings
 from mirage_jax.training.metric_logger import MetricLogger
@@ -36,10 +36,6 @@ from mirage_jax.training.runner import Runner
 from mirage_jax.training.state import TrainState
 from mirage_jax.training.task import Task
 from mirage_jax.training.wandb_board import WandbBoard
-
-
-class Diverged(ValueError):
-    """Steps kept being skipped, and rolling back to a checkpoint could not help."""
 
 
 def fit(
@@ -68,7 +64,8 @@ def fit(
     Args:
       task: what to train.
       batches_factory: `batches_factory(n)` yields endless batches, the first being the one after
-        the n-th of the run: trees of numpy arrays [batch, ...], of this process's share.
+        the n-th of the run: trees of numpy arrays [batch, ...], of this process's share. The step
+        is compiled for their `examples`, a batch of every shape, before it is taken.
       settings: numbers of the run.
       workdir: folder for checkpoints, metrics.jsonl, tensorboard/, samples/, config.json and
         parameters.txt, a table of where each parameter lies; of one run at a time.
@@ -232,16 +229,22 @@ class _Run:
         self.batches = iter(self.batches_factory(self.batches_drawn))
         self.phases.end("start")
 
+    def compile(self, batch: Any) -> None:
+        """Compiles the step for batches of this shape, unless it is compiled."""
+        if self.runner.must_compile(batch):
+            self.logger.compiled(*self.runner.compile(self.step_fn, self.builder, batch))
+            self.phases.end("compile")
+
     def train(self) -> None:
         """Takes the steps of this call, listening for signals; closes logs and batches."""
         try:
             with self.preemption:
+                for example in getattr(self.batches, "examples", ()):
+                    self.compile(self.runner.place(example))
                 self.take_steps()
         finally:
             self.logger.close()
-            close = getattr(self.batches, "close", None)
-            if close is not None:
-                close()
+            getattr(self.batches, "close", lambda: None)()
 
     def take_steps(self) -> None:
         """Takes steps until the last one, or until the run is to end early."""
@@ -262,17 +265,12 @@ class _Run:
 
     def take_step(self) -> None:
         """Dispatches a step and, while the devices work, fetches the metrics of the one before."""
-        try:
-            drawn = next(self.batches)
-        except StopIteration:
-            raise ValueError(
-                f"the batches ended after step {self.step}; expected endless ones"
-            ) from None
+        drawn = next(self.batches, None)
+        if drawn is None:
+            raise ValueError(f"the batches ended after step {self.step}; expected endless ones")
         batch = self.runner.place(drawn)
         self.logger.waited(self.phases.end("data"))
-        if self.runner.must_compile(batch):
-            self.logger.compiled(*self.runner.compile(self.step_fn, self.builder, batch))
-            self.phases.end("compile")
+        self.compile(batch)
         self.profile.before(self.step + 1)
         self.state, on_device = self.runner.step(self.state, batch)
         self.step, self.batches_drawn = self.step + 1, self.batches_drawn + 1

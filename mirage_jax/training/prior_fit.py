@@ -6,7 +6,7 @@ that the prior promises no more than it will keep.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,13 @@ RIDGE = 1e-3
 
 
 def fit_memory_prior(
-    task: DenoiserTask, source: Any, *, batches: int = 24, batch_size: int = 32, seed: int = 0
+    task: DenoiserTask,
+    source: Any,
+    *,
+    batches: int = 24,
+    batch_size: int = 32,
+    seed: int = 0,
+    apart: Sequence[int] = (),
 ) -> dict[str, np.ndarray]:
     """Parameters of the prior of `task.denoiser` from the first batches of a shuffled source.
 
@@ -34,16 +40,23 @@ def fit_memory_prior(
       batches, batch_size: clips used, none more than four times; each gives as many samples as its
         chunk has cells.
       seed: of the choice of clips and of the samples.
+      apart: clips of each set that the source joins, where a batch is of one set, each in turn.
 
     Raises:
       ValueError: if there are fewer samples than channels of the memory context.
     """
     batches = min(batches, -(-4 * len(source) // batch_size))
-    order = np.resize(np.random.default_rng(seed).permutation(len(source)), batches * batch_size)
+    lengths, rng = apart or (len(source),), np.random.default_rng(seed)
+    ends, of_set = np.cumsum(lengths), -(-batches // len(lengths)) * batch_size
+    orders = [
+        np.resize(end - length + rng.permutation(length), of_set).reshape(-1, batch_size)
+        for end, length in zip(ends, lengths, strict=True)
+    ]
+    order = np.stack(orders, axis=1).reshape(-1, batch_size)[:batches]
     samples, key = jax.jit(task.sample), jax.random.key(seed)
 
     def draw() -> Iterator[tuple[Array, Array]]:
-        for number, chosen in enumerate(order.reshape(batches, batch_size)):
+        for number, chosen in enumerate(order):
             records = [source[int(index)] for index in chosen]
             fields: dict[str, Any] = {n: np.stack([r[n] for r in records]) for n in records[0]}
             made = samples(from_fields(fields), jax.random.fold_in(key, number))

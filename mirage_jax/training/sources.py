@@ -43,15 +43,9 @@ class Joined:
         return f"Joined({self._sources})"
 
 
-def of_worlds(
-    worlds: Sequence[str],
-    make: Callable[[str], Any],
-    texts: Mapping[str, np.ndarray] | None = None,
-) -> Any:
-    """The sources that `make` makes of worlds as one, with the text of each if there is one."""
+def of_worlds(worlds: Sequence[str], make: Callable[[str], Any]) -> Any:
+    """The sources that `make` makes of worlds as one."""
     made = [make(world) for world in worlds]
-    if texts:
-        made = [WithText(one, texts[world]) for one, world in zip(made, worlds, strict=True)]
     return made[0] if len(made) == 1 else Joined(made)
 
 

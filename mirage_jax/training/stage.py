@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
 from data_pipelines import loading
 from data_pipelines.mixture import Mixture
+from data_pipelines.tolerance import SKIPPED, Substituting, skipped_by, told_file
 from mirage_jax.parallel import processes
 from mirage_jax.parallel.rules import Rules
 from mirage_jax.training.chunk_lengths import ByLength, mixed_batches
@@ -68,6 +70,22 @@ class _Prepared:
         self._batches.close()
 
 
+class _OfShapes:
+    """Batches of several shapes, with an example of each."""
+
+    def __init__(self, batches: Any, examples: Iterable[Any]):
+        self._batches, self.examples = batches, examples
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+    def close(self) -> None:
+        self._batches.close()
+
+
 def train_task(
     task: Task,
     source: Any,
@@ -84,7 +102,9 @@ def train_task(
 
     Args:
       task: what to train.
-      source: random access to elements, see `loading.batches`, or several by length of chunks.
+      source: random access to elements, see `loading.batches`, or several by length of chunks. Of
+        a task with several `batch_shapes` a batch of every shape is compiled for beforehand: of
+        every length, and of every set of a mixture whose sets are apart.
       folder: for checkpoints and logs.
       options: how and where.
       name: shown on the progress line.
@@ -96,27 +116,47 @@ def train_task(
     optimizer, schedule = make_optimizer(options.optimizer, options.loop.steps)
     seed = options.loop.seed
 
-    def batches(source: Any, start: int) -> Any:
+    share = processes.batch_share(options.mesh)
+    sources = source.sources if isinstance(source, ByLength) else {0: source}
+    told = {length: folder / "skipped" / str(length or "") for length in sources}
+
+    def batches(length: int, start: int) -> Any:
         drawn = loading.batches(
-            source,
+            sources[length],
             transform,
             batch_size=options.batch_size,
             seed=seed,
             workers=options.workers,
             start_batch=start,
-            shard=processes.batch_share(options.mesh),
+            shard=share,
             mixture=mixture,
             skip_share=options.skip_share,
             seconds=options.batch_seconds,
             say=lambda text: options.console.print(f"{name}: {text}", markup=False),
+            told=told[length],
         )
         return drawn if prepare is None else _Prepared(drawn, prepare)
 
+    def examples() -> Iterator[Any]:
+        clips = options.batch_size // share[1]
+        for one in sources.values():
+            lengths = mixture.lengths if mixture is not None and mixture.apart else (len(one),)
+            read = Substituting(one, lengths)
+            for first in np.cumsum((0, *lengths[:-1])):
+                element = read[int(first)]
+                del element[SKIPPED]
+                if transform is not None:
+                    element = transform(element, np.random.default_rng(seed))
+                batch = {name: np.stack([value] * clips) for name, value in element.items()}
+                yield batch if prepare is None else prepare(batch)
+
     def all_batches(start: int) -> Any:
-        if not isinstance(source, ByLength):
-            return batches(source, start)
-        sources = source.sources
-        return mixed_batches(lambda n, at: batches(sources[n], at), tuple(sources), seed, start)
+        drawn = (
+            mixed_batches(batches, tuple(sources), seed, start)
+            if isinstance(source, ByLength)
+            else batches(0, start)
+        )
+        return _OfShapes(drawn, examples()) if task.batch_shapes > 1 else drawn
 
     state = fit(
         task,
@@ -133,4 +173,9 @@ def train_task(
         name=name,
         console=options.console,
     )
+    skipped = {n for one in told.values() for n in skipped_by(told_file(one, *share))}
+    if skipped:
+        total = len(next(iter(sources.values())))
+        text = f"{name}: {len(skipped)} of {total} clips skipped, see {folder / 'skipped'}"
+        options.console.print(text, markup=False, soft_wrap=True)
     return processes.fetch(state.best_params)

@@ -1,17 +1,21 @@
 """`mirage encode`: latents of recordings, embeddings of prompts, and what is refused."""
 
+import dataclasses
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from data_pipelines.loading import ClipSource
 from data_pipelines.recording import record
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers.command_line import assert_refused
-from mirage_jax.cli.helpers import encoding, prompts
+from mirage_jax.cli.helpers import clip_sources, encoding, prompts
 from mirage_jax.io.text import TextEmbeddings, load_embeddings
+from mirage_jax.io.workdir import Workdir
 from mirage_jax.training.latent_cache import LatentSource
 
 
@@ -60,6 +64,65 @@ def test_prompts_are_embedded_once_for_a_text_encoder(embedded, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json: no such file"):
         (tmp_path / "tokenizer.json").unlink()
         embedded(b="a maze")
+
+
+class Captioned(ProceduralSource):
+    """Every second clip has a caption."""
+
+    def clips(self, world, count, seed):
+        for number, clip in enumerate(super().clips(world, count, seed)):
+            yield dataclasses.replace(clip, caption="a long hall" if number % 2 else None)
+
+
+def test_captions_of_clips_are_their_texts(monkeypatch, tmp_path):
+    workdir, console = Workdir(tmp_path), Console(file=io.StringIO())
+    source = Captioned(size=16, frames=13, train_worlds=1, eval_worlds=1)
+    record(source, workdir.worlds("procedural"), "train", 3, workers=0, progress=False)
+    files = tmp_path / "tokenizer.json", tmp_path / "text.safetensors"
+    for file in files:
+        file.write_bytes(b"x")
+
+    def embedder(tokenizer, encoder):
+        def embed(texts):
+            lengths = np.array([2 * bool(text) for text in texts], np.int32)
+            tokens = np.zeros((len(texts), 4, 3), np.float32)
+            tokens[:, :2] = [[[len(text)]] for text in texts]
+            return TextEmbeddings(tuple(texts), tokens, lengths)
+
+        return embed
+
+    monkeypatch.setattr(prompts, "text_embedder", embedder)
+    embeddings = str(tmp_path / "prompts.safetensors")
+    text = {"captions": True, "embeddings": embeddings, "prompts": {"procedural": "a room"}}
+    config = ConfigDict({"worlds": ("procedural",), "text": text})
+    encoding.encode_prompts(config, Path(embeddings), console, *files)
+    texts = {"procedural": load_embeddings(embeddings).tokens[0]}
+
+    def with_text():
+        clips = ClipSource(workdir.worlds("procedural"), "train", ("name",))
+        return clip_sources.with_text(config, workdir, texts, "procedural", "train", clips)
+
+    with pytest.raises(FileNotFoundError, match=r"captions\.array_record: no embedded captions"):
+        with_text()
+    encoding.encode_captions(config, workdir, console, *files)
+    assert "1 of 3 clips have captions" in console.file.getvalue()
+    found = with_text()
+    # The prompt's six letters, the caption's eleven.
+    assert [found[number]["text"][0, 0] for number in range(3)] == [6, 11, 6]
+    assert all(not found[number]["text"][2:].any() for number in range(3))
+    encoding.encode_captions(config, workdir, console, *files)
+    assert "captions.array_record: up to date" in console.file.getvalue()
+    # Of another text encoder than the prompts, and of other clips: refused.
+    files[1].write_bytes(b"y")
+    encoding.encode_captions(config, workdir, console, *files)
+    with pytest.raises(ValueError, match=r"made with another text encoder .*prompts\.json"):
+        with_text()
+    encoding.encode_prompts(config, Path(embeddings), console, *files)
+    assert len(with_text()) == 3
+    card = workdir.worlds("procedural") / "dataset.json"
+    card.write_text(card.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(ValueError, match=r"made with another clips than .*procedural"):
+        with_text()
 
 
 @pytest.mark.long

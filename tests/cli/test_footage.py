@@ -12,7 +12,7 @@ from helpers import made_footage, paths, tiny_world
 from helpers.command_line import assert_refused
 from helpers.made_footage import room
 from mirage_jax import trajectories
-from mirage_jax.cli.helpers import real_returns
+from mirage_jax.cli.helpers import held_out_clips, real_returns
 
 LENS = ",".join(f"{float(value):g}" for value in room().intrinsics[0])
 TINY = (f"--config={paths.EXPERIMENTS / 'footage.py'}", "--config.tiny=true")
@@ -67,7 +67,7 @@ def test_captures_that_come_back_are_scored(call, tmp_path, monkeypatch):
     monkeypatch.setattr(real_returns, "fingerprint", lambda _: "")
     monkeypatch.setattr(real_returns, "refresh_cache", lambda *_, **__: None)
     latents = tiny_world.latent_clips(1, np.tile(np.eye(4), (9, 1, 1)))
-    monkeypatch.setattr(real_returns, "load_clips", lambda _: latents)
+    monkeypatch.setattr(held_out_clips, "load_clips", lambda _: latents)
 
     def generated(models, held_out, *, seed):
         assert set(models) == {"latent"} and held_out.video.shape[1:] == (9, *model.size, 3)

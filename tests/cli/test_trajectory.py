@@ -59,6 +59,13 @@ def test_convert_gives_a_lens_and_a_new_origin(run):
     np.testing.assert_allclose(again.intrinsics[0], [240, 240, 320, 240], rtol=1e-6)
 
 
+def test_values_may_follow_their_flags(run):
+    np.save("poses.npy", PATH)
+    one = run("check", "poses.npy", "--direction=c2w", "--axes=opencv", "--units=m")
+    other = run("check", "--direction", "c2w", "poses.npy", "--axes", "opencv", "--units", "m")
+    assert one == other and one[0] == 0, one
+
+
 def test_convert_replaces_nothing_beside_what_it_writes(run, tmp_path):
     lens = np.tile([50.0, 50, 32, 24], (9, 1))
     camera_files.write("a.npz", CameraRecord(PATH, lens, (48, 64)))

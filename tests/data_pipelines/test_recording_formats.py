@@ -10,6 +10,7 @@ from PIL import Image
 from data_pipelines import recording
 from data_pipelines.clip_codecs import U16
 from data_pipelines.clip_format import from_bytes, read_header
+from data_pipelines.filters import Filters
 from data_pipelines.recording import read_records, shards
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers import paths
@@ -72,6 +73,23 @@ class FootageSource(ProceduralSource):
 
     def clips(self, world, count, seed):
         return (bare(clip) for clip in super().clips(world, count, seed))
+
+
+def test_what_was_recorded_before_there_were_filters_is_not_mixed_with_what_passed_them(tmp_path):
+    source = ProceduralSource(**SMALL)
+    first = quiet(source, tmp_path, count=2, shard_clips=1)
+    card = json.loads((tmp_path / "dataset.json").read_text())
+    del card["splits"]["train"]["filters"]
+    (tmp_path / "dataset.json").write_text(json.dumps(card))
+    # Finished, it is what it was.
+    again = {"count": 2, "shard_clips": 1}
+    assert quiet(source, tmp_path, **again, filters=Filters()).resumed == 2
+    first.shards[1].unlink()
+    with pytest.raises(ValueError, match=r"1 shards were recorded without filters.*apply=false"):
+        quiet(source, tmp_path, **again, filters=Filters())
+    assert quiet(source, tmp_path, **again, filters=Filters(apply=False)).clips == 2
+    entry = json.loads((tmp_path / "dataset.json").read_text())["splits"]["train"]
+    assert entry["filters"]["apply"] is False and entry["measures"]["blur"]["clips"] == 1
 
 
 def test_clips_that_lack_parts_are_recorded(tmp_path):

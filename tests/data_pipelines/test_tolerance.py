@@ -10,7 +10,7 @@ import pytest
 
 from data_pipelines.loading import batches
 from data_pipelines.mixture import Mixture
-from data_pipelines.tolerance import LoaderError
+from data_pipelines.tolerance import LoaderError, skipped_by, told_file
 
 
 class Numbers:
@@ -64,6 +64,22 @@ def test_hosts_skip_alike():
     for index, batch in enumerate(whole):
         joined = np.concatenate([part[index]["x"] for part in parts])
         np.testing.assert_array_equal(joined, batch["x"])
+
+
+def test_hosts_count_what_they_skip_together_and_go_on_counting(tmp_path):
+    """Each of two hosts meets one of three damaged clips, or two; both stay below the share."""
+    source, options = Numbers(bad=(3, 4, 19)), {"skip_share": 0.1, "batch_size": 2}
+    seen = [take(source, 8, shard=(host, 2), **options)[1] for host in range(2)]
+    assert 0 < len(seen[0]) < 3 and len(seen[0].keys() | seen[1].keys()) == 3
+    take(source, 8, shard=(0, 2), told=tmp_path, **options)
+    with pytest.raises(ValueError, match=r"found 3 of 20 clips .* at most 10.00%"):
+        take(source, 8, shard=(1, 2), told=tmp_path, **options)
+    assert sorted(skipped_by(told_file(tmp_path, 0, 2))) == [3, 4, 19]
+    # A run that goes on counts what still cannot be read.
+    still = max(seen[0])
+    _, skipped = take(Numbers(bad=(still,)), 0, shard=(0, 2), told=tmp_path, **options)
+    assert set(skipped) == {still}
+    assert set(skipped_by(told_file(tmp_path, 0, 2))) == {still, *seen[1]}
 
 
 def test_the_next_is_of_the_same_set_of_a_mixture():

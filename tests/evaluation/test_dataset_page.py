@@ -129,7 +129,7 @@ def call(monkeypatch, capsys):
 
 def test_the_command_writes_the_page_and_refuses_what_is_no_dataset(call, dataset, tmp_path):
     page = tmp_path / "page.html"
-    code, out, err = call("inspect", dataset, page, "--clips=1")
+    code, out, err = call("inspect", dataset, "--clips", "1", page)
     assert code == 0 and page.name in out, err
     assert "<h2>train</h2>" in page.read_text() and "<h2>eval</h2>" in page.read_text()
     assert_refused(call("inspect", dataset, page, "--split=test"), "no split 'test'", "train, eval")
@@ -139,3 +139,4 @@ def test_the_command_writes_the_page_and_refuses_what_is_no_dataset(call, datase
     assert_refused(call("inspect", dataset, tmp_path / "mine.html"), "mine.html")
     assert_refused(call("inspect", dataset, tmp_path / "a.txt"), "'.txt', expected .html")
     assert_refused(call("inspect"), "expected DATASET")
+    assert_refused(call("inspect", dataset, page, "--clips"), "--clips")

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from mirage_jax.geometry import check_cam2world
 from mirage_jax.io import depth_maps, picture_files, text, video
 from mirage_jax.io.geometry_npz import read_geometry
 from mirage_jax.memory import create
-from mirage_jax.training import checkpoints, guard, latent_cache, metrics
+from mirage_jax.training import captions, checkpoints, guard, latent_cache, metrics
 from mirage_jax.training.state import TrainState
 from mirage_jax.world import world_file
 from mirage_jax.world.latent_clip import FIELDS
@@ -335,6 +336,28 @@ def _seal_cache(path: Path, damage: Damage) -> None:
     latent_cache.write_key(path, CACHE_KEY)
 
 
+def _make_captions(folder: Path) -> Path:
+    def embed(texts: Sequence[str]) -> text.TextEmbeddings:
+        lengths = np.array([len(one) for one in texts], np.int32)
+        shown = np.arange(8) < lengths[:, None]
+        tokens = np.ones((len(texts), 8, 4), np.float32) * shown[..., None]
+        return text.TextEmbeddings(tuple(texts), tokens, lengths)
+
+    path = folder / "train-captions.array_record"
+    captions.write_captions(path, ["a room", None, "a hall", "a room"], embed)
+    return path
+
+
+def _read_captions(path: Path) -> Any:
+    found = captions.Captions(path)
+    return [found.of_clip(number) for number in range(len(found))]
+
+
+def _accept_captions(found: Any, original: Any) -> None:
+    shown = [tokens for tokens in found if tokens is not None]
+    assert all(tokens.ndim == 2 and np.isfinite(tokens).all() for tokens in shown)
+
+
 # -- JSON and text of ours, which people may edit --------------------------------------------------
 
 
@@ -567,6 +590,8 @@ FORMATS: dict[str, Format] = {
                ("shards.read_records", "clip_format.read_header"), sealed=_seal_shard, **_OURS),
         Format("latent cache", _make_cache, _read_cache, _accept_cache,
                ("latent_encoding.load_clips",), sealed=_seal_cache, **_OURS),
+        Format("embedded captions", _make_captions, _read_captions, _accept_captions,
+               ("captions.Captions",), sealed=_change_record, **_OURS),
         Format("dataset card", _make_card, card.read_card, _accept_card, ("card.read_card",)),
         Format("metrics", _make_metrics, metrics.read_metrics, _accept_metrics,
                ("metrics.read_metrics",)),

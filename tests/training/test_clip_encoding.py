@@ -117,6 +117,20 @@ def test_clips_by_index_are_those_of_the_cache(recorded, tmp_path):
     assert len(encoded) == COUNT
     for name, value in encoded[4].items():
         np.testing.assert_allclose(value, cached[4][name], rtol=2 * HALF_STEP, atol=1e-5)
+    # Kept as long as there is room, and the same then.
+    size = sum(value.nbytes for value in encoded[0].values())
+    asked = []
+
+    class Counted(ClipEncoder):
+        def __call__(self, batch):
+            asked.append(batch)
+            return super().__call__(batch)
+
+    kept = EncodedClips(clips, INPUTS, Counted(colours, SETTINGS), keep_bytes=2 * size)
+    for index in (4, 0, 2, 0, 4, 2):
+        for name, value in kept[index].items():
+            np.testing.assert_array_equal(value, encoded[index][name])
+    assert len(asked) == 4  # the third has no room
     # The same over the devices of a mesh.
     elements = [INPUTS(clips[index], np.random.default_rng(0)) for index in range(4)]
     batch = {name: np.stack([e[name] for e in elements]) for name in elements[0]}

@@ -236,7 +236,7 @@ def test_a_denoiser_without_rays_is_trained_without():
 
 def test_chunks_may_be_shorter_than_the_longest():
     """Eight chunks of two latents: the chunk drawn is one of those, given with its own rays."""
-    task, spy = task_with(batch_shapes=2, chunks=2, chunk_latents=5)
+    task, spy = task_with(lengths=2, chunks=2, chunk_latents=5)
     clips = tiny_world.latent_clips(3, trajectories.make("look_away", 33))
     batch = {name: jnp.asarray(getattr(clips, name)) for name in FIELDS}
     batch["chunks"] = jnp.repeat(batch["chunks"][:, :1, :2], 8, axis=1)
@@ -244,4 +244,6 @@ def test_chunks_may_be_shorter_than_the_longest():
     jax.eval_shape(lambda b: task.loss(jnp.zeros(()), b, KEY, train=True), batch)
     assert spy.calls[0]["x"].shape[:2] == spy.calls[0]["rays"].shape[:2] == (3, 2)
     with pytest.raises(ValueError, match="chunk_lengths: found 2 with the conditioner 'score'"):
-        task_with(batch_shapes=2, kind="score")
+        task_with(lengths=2, kind="score")
+    with pytest.raises(ValueError, match="picture sizes: found 2 with the conditioner 'score'"):
+        task_with(sizes=2, kind="score")

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 
 from data_pipelines.recording import record
+from data_pipelines.recording.shards import WRITER_OPTIONS, read_records
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers import tiny_world
 from helpers.made_clips import bare
 from mirage_jax.io.lock import LockedError, locked
+from mirage_jax.io.records import record_writer
 from mirage_jax.nn.video_vae import LatentStats
+from mirage_jax.training import latent_cache
 from mirage_jax.training.clip_encoding import EncodingSettings
 from mirage_jax.training.latent_cache import LatentSource
 from mirage_jax.training.latent_encoding import load_clips, refresh_cache
@@ -168,6 +171,50 @@ def test_a_cache_beside_another_of_a_longer_name_leaves_it_alone(many, tmp_path)
     assert len(many("train", encoder="b")) == 3
     assert {path: path.stat().st_mtime_ns for path in others} == others
     assert "up to date" in many("train-5")[0]
+
+
+@pytest.fixture
+def damaged(many, tmp_path):
+    """Makes some of the eleven clips unreadable."""
+
+    def damage(*numbers):
+        [shard] = (tmp_path / "clips").glob("train-*.array_record")
+        records = list(read_records(shard))
+        with record_writer(shard, WRITER_OPTIONS) as writer:
+            for number, record in enumerate(records):
+                writer.write(record[:-100] if number in numbers else record)
+
+    return damage
+
+
+def test_clips_that_cannot_be_read_are_left_out_and_named(many, damaged, tmp_path):
+    many("whole")
+    damaged(2, 9)
+    said = many("less", skip_share=0.2)
+    named = [text for text in said if "skipped" in text]
+    assert len(named) == 2 and "clip 2" in named[0] and "clip 9" in named[1]
+    less = tmp_path / "less.array_record"
+    assert sorted(latent_cache.skipped_clips(less)) == [2, 9]
+    kept = [
+        clip for n, clip in enumerate(cached(tmp_path / "whole.array_record")) if n not in (2, 9)
+    ]
+    for clip, other in zip(kept, cached(less), strict=True):
+        for name in clip:
+            np.testing.assert_array_equal(clip[name], other[name])
+    assert many("less", skip_share=0.2) == [f"{less}: up to date"]
+    # Those of files made before count, whoever made them.
+    with pytest.raises(
+        ValueError, match=r"found 2 of 11 clips .* at most 10.00%: .*clip 2.*clip 9"
+    ):
+        many("few", skip_share=0.1)
+    with pytest.raises(ValueError, match="found 1 of 11 clips"):
+        many("none")
+
+
+def test_a_file_of_a_cache_may_lack_all_its_clips(many, damaged, tmp_path):
+    damaged(4, 5, 6, 7)
+    many(skip_share=0.5)
+    assert len(cached(tmp_path / "train.array_record")) == 7
 
 
 class WithoutMaps(ProceduralSource):

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from data_pipelines.sources.footage.scene import Read, ReadOptions, Scene
 from data_pipelines.sources.footage.undistort import Undistortion
+from mirage_jax import plausible
 from mirage_jax.io import camera_files
 from mirage_jax.io.camera_files import CameraRecord
 
@@ -31,7 +32,8 @@ def read_cameras(
 
     Raises:
       ValueError: naming the file, as `camera_files.read`; for a file without intrinsics where no
-        lens is given, and for pictures of another shape than the file speaks of.
+        lens is given, with those of pictures of another size, and for pictures of another shape
+        than the file speaks of.
     """
     told = {name: getattr(options, name) or None for name in ("direction", "axes", "units")}
     try:
@@ -63,6 +65,9 @@ def with_lens(
                 f"the shape of the pictures, {size[1]}x{size[0]}"
             )
     elif not record.normalised:
+        instead = "give the right ones by --config.data.lens"
+        odd = plausible.odd_intrinsics(record.intrinsics, size, instead)
+        plausible.refuse(str(path), odd, insist=False)
         record = record.replace(size=size)
     return record.replace(intrinsics=record.pixel_intrinsics(size), size=size, normalised=False)
 

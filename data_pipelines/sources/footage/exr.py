@@ -58,6 +58,8 @@ def _read(data: bytes, channel: str) -> np.ndarray:
             break
         before += dtype.itemsize * width
     dtype = channels[wanted]
+    if dtype.kind != "f":
+        raise ValueError(f"found channel {wanted} of whole numbers, expected floats")
     picture = np.empty((height, width), np.float32)
     blocks = -(-height // _ROWS[kind])
     for (place,) in struct.iter_unpack("<Q", data[at : at + 8 * blocks]):

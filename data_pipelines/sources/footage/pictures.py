@@ -73,7 +73,11 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     left_out: dict[str, int] = {}
     files = there
     if record.names is not None:
-        found = [_named(folder, there, picture) for picture in record.names]
+        known: dict[str, Path] = {}
+        for file in there:
+            known.setdefault(file.name, file)
+            known.setdefault(file.stem, file)
+        found = [_named(folder, there[0].parent, known, picture) for picture in record.names]
         missing = [picture for picture, file in zip(record.names, found, strict=True) if not file]
         if missing and (options.missing == "refuse" or len(missing) == len(found)):
             raise ValueError(
@@ -107,12 +111,10 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     )
 
 
-def _named(folder: Path, there: list[Path], name: str) -> Path | None:
-    """The picture that a camera file names: from its folder, or among the pictures."""
-    places = [folder / name, *({file.parent / name for file in there[:1]})]
-    for place in places:
+def _named(folder: Path, pictures: Path, known: dict[str, Path], name: str) -> Path | None:
+    """The picture that a camera file names: from its folder or that of the pictures, or `known`."""
+    for place in (folder / name, pictures / name):
         for path in (place, place.with_name(place.name + ".png")):  # Blender leaves .png away
             if path.is_file():
                 return path
-    wanted = Path(name.replace("\\", "/")).name
-    return next((file for file in there if wanted in (file.name, file.stem)), None)
+    return known.get(Path(name.replace("\\", "/")).name)

@@ -19,6 +19,7 @@ from data_pipelines.sources.footage.formats import FORMATS, detect
 from data_pipelines.sources.footage.scene import ReadOptions, Scene
 from data_pipelines.sources.options import check_options, option
 from data_pipelines.sources.rendered import worlds_of_split
+from data_pipelines.sources.warp_check import residual_motion
 from mirage_jax.io.framing import Framing
 
 _END = "/end"
@@ -31,6 +32,10 @@ class _Cut(NamedTuple):
     clips: tuple[np.ndarray, ...]
     problem: str = ""
     left_out: Mapping[str, int] = MappingProxyType({})
+
+
+MOVERS = ("", "residual")
+"""What says which pixels move where footage has no masks: nothing, or depth and poses."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +63,7 @@ class FootageSource:
     axes: str = option("", "of camera files that do not say them: opencv, opengl, llff, unreal")
     units: str = option("", "of camera files that do not say them: m, cm, mm")
     depth_metres: float = option(0.001, "metres of a step of 16-bit depth pictures", 1e-9)
+    movers: str = option("", "what moves, where no masks say it: '' = unknown, or residual")
     name: ClassVar[str] = "footage"
 
     def __post_init__(self) -> None:
@@ -69,6 +75,8 @@ class FootageSource:
             raise ValueError(
                 f"footage, missing: found {self.missing!r}, expected 'refuse' or 'skip'"
             )
+        if self.movers not in MOVERS:
+            raise ValueError(f"footage, movers: found {self.movers!r}, expected '' or 'residual'")
         if len(self.lens) not in (0, 4):
             raise ValueError(f"footage, lens: found {self.lens}, expected fx, fy, cx, cy")
 
@@ -157,9 +165,16 @@ class FootageSource:
     def _valid(self, scene: Scene, world: str, frames: np.ndarray) -> Clip:
         clip = self._read(scene, world, frames)
         try:
-            return validate(clip)
+            clip = validate(clip)
         except ValueError as error:
             raise ValueError(f"{scene.file}: {error}") from error
+        if self.movers != "residual" or clip.depth is None or clip.mover_ids is not None:
+            return clip
+        return dataclasses.replace(
+            clip,
+            mover_ids=residual_motion(clip).astype(np.int32),
+            provenance={**(clip.provenance or {}), "movers": self.movers},
+        )
 
     def _read(self, scene: Scene, world: str, frames: np.ndarray) -> Clip:
         numbers = frames.tolist()

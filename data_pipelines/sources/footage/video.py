@@ -44,20 +44,24 @@ def scenes(root: Path) -> tuple[str, ...]:
         return (root.name,) if root.suffix.lower() in VIDEO_SUFFIXES else ()
     found = []
     for folder in walk(root):
-        videos = sorted(p for p in folder.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
-        found += [below(root, video) for video in videos if camera_file(video) is not None]
+        videos = _videos(folder)
+        alone = len(videos) == 1
+        found += [below(root, video) for video in videos if camera_file(video, alone) is not None]
     return tuple(found)
 
 
-def camera_file(video: Path) -> Path | None:
-    """The camera file of a video, None without one."""
+def _videos(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+
+
+def camera_file(video: Path, alone: bool) -> Path | None:
+    """The camera file of a video, None without one; `alone` in its folder it may be any."""
     for suffix in _CAMERA_SUFFIXES:
         if video.with_suffix(suffix).is_file():
             return video.with_suffix(suffix)
     folder = video.with_suffix("")
     if folder.is_dir() and model_folder(folder) is not None:
         return folder
-    alone = sum(p.suffix.lower() in VIDEO_SUFFIXES for p in video.parent.iterdir()) == 1
     if alone:
         named = [video.with_name(name) for name in _CAMERA_NAMES]
         return next((path for path in named if path.is_file()), None)
@@ -67,7 +71,7 @@ def camera_file(video: Path) -> Path | None:
 def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     """One video; ValueError naming the file for what is missing or cannot be read."""
     video = root if root.is_file() else root / name
-    path = camera_file(video)
+    path = camera_file(video, len(_videos(video.parent)) == 1)
     if path is None:
         raise ValueError(
             f"{video}: found no camera file, expected {video.stem}.txt, .json, .npz, .npy or .csv "

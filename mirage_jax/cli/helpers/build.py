@@ -195,7 +195,7 @@ def denoiser_task(config: ConfigDict, memory: str, data_std: tuple[float, ...]) 
         drop_memory=training.drop_memory,
         drop_text=training.drop_text,
         per_frame=training.per_frame,
-        batch_shapes=len(chunk_lengths(config, memory)),
+        lengths=len(chunk_lengths(config, memory)),
     )
 
 
@@ -220,7 +220,7 @@ def trained(config: ConfigDict) -> str:
 
 def denoiser_architecture(config: ConfigDict, task: DenoiserTask) -> dict[str, Any]:
     """Everything that decides what a denoiser's weights mean and how they are run."""
-    several = {"chunk_lengths": sorted(config.chunk_lengths)} if task.batch_shapes > 1 else {}
+    several = {"chunk_lengths": sorted(config.chunk_lengths)} if task.lengths > 1 else {}
     return several | loading.denoiser_architecture(
         task.denoiser,
         task.conditioner,

@@ -164,6 +164,21 @@ def run(
         fail(str(error))
 
 
+def names_and_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The names and the options of a command line, where "--name value" is "--name=value"."""
+    names, options = [], []
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("-"):
+            names.append(word)
+            continue
+        flag = word.lstrip("-")
+        takes_value = flag in flags.FLAGS and not flags.FLAGS[flag].boolean
+        value = next(rest, None) if takes_value else None
+        options.append(word if value is None else f"{word}={value}")
+    return names, options
+
+
 def _config_first(argv: Sequence[str]) -> tuple[list[str], str]:
     """The command line with `--config=FILE` before every override of its fields, and FILE."""
     path, rest = DEFAULT_CONFIG, []

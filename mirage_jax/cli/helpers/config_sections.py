@@ -12,6 +12,7 @@ from typing import Any
 from data_pipelines.clip_codecs import ENCODINGS
 from data_pipelines.filters import Filters
 from data_pipelines.sources.footage.formats import FORMATS
+from data_pipelines.sources.footage.source import MOVERS
 from mirage_jax.cli.helpers import training_sections
 from mirage_jax.io import camera_files
 from mirage_jax.nn.block import REMAT
@@ -91,6 +92,7 @@ class DataSection(Settings):
     axes: str = setting("", "Of camera files that do not say.", choices=("", *camera_files.AXES))
     units: str = setting("", "Of camera files that do not say.", choices=("", *camera_files.UNITS))
     depth_metres: float = setting(0.001, "Of one step of 16-bit depth pictures.", above=0)
+    movers: str = setting("", "What moves, where no masks say: '' = unknown.", choices=MOVERS)
     depth_weights: str = setting("", "Depth Anything V2 for clips without depth; '' = none.")
     depth_range: float = setting(20.0, "Metres it was trained up to: 20 or 80.", above=0)
     encoding: str = setting("raw", "How clips are stored.", choices=tuple(ENCODINGS))
@@ -262,6 +264,7 @@ class TextSection(Settings):
     """`config.text` but for the prompts, which are by world."""
 
     embeddings: str = setting("", "File of embedded prompts; '' trains without text.")
+    captions: bool = setting(False, "Clips with a caption of their own get it for a text.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,21 +5,29 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.progress import track
 
+from data_pipelines.card import read_card
+from data_pipelines.loading import ClipSource
+from data_pipelines.tolerance import check_share
 from mirage_jax.cli.helpers import clip_sources, depth_network, prompts, training_data
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.strict_json import read_object
-from mirage_jax.io.text import load_embeddings, save_embeddings
+from mirage_jax.io.text import TextEmbeddings, load_embeddings, save_embeddings
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel.processes import first_alone
 from mirage_jax.training import latent_cache
-from mirage_jax.training.latent_encoding import refresh_cache
+from mirage_jax.training.captions import write_captions
+from mirage_jax.training.latent_cache import LatentSource
+from mirage_jax.training.latent_encoding import clips_id, refresh_cache
 from mirage_jax.weights import fingerprint
 from mirage_jax.world.latent_encoder import LatentEncoder
 
@@ -67,8 +75,27 @@ def encode_recordings(
                 depth_of=depth_of,
                 file_clips=file_clips,
                 share=(jax.process_index(), jax.process_count()),
+                skip_share=config.loading.skip_share,
             )
     first_alone(f"encoded {memory}", lambda: None)
+    for world in workdir.recorded(config.worlds):
+        for split, other in clip_sources.caches(config, memory, splits):
+            cache = workdir.latents(world, split, rgb=settings.rgb, chunk_frames=other)
+            _check_skipped(cache, config.loading.skip_share, console)
+
+
+def _check_skipped(cache: Path, share: float, console: Console) -> None:
+    """Says how many clips all processes together left out.
+
+    Raises:
+      ValueError: if they are more than the share.
+    """
+    skipped = latent_cache.skipped_clips(cache)
+    total = len(LatentSource([cache])) + len(skipped)
+    if skipped:
+        text = f"{cache}: {len(skipped)} of {total} clips left out"
+        console.print(text, markup=False, soft_wrap=True)
+    check_share(skipped, total, share)
 
 
 def encode_prompts(
@@ -92,7 +119,7 @@ def encode_prompts(
     if missing:
         raise UserError(f"text.prompts: found none for {missing[0]!r}, expected one for each world")
     wanted = list(dict.fromkeys(config.text.prompts[world] for world in config.worlds))
-    key = {"text_encoder": _identity(encoder), "tokenizer": _identity(tokenizer)}
+    key = _text_key(tokenizer, encoder)
     note = out.with_suffix(".json")
     known = out.exists() and note.exists() and read_object(note) == key
     if known and set(wanted) <= set(load_embeddings(out).prompts):
@@ -107,6 +134,53 @@ def encode_prompts(
         markup=False,
         soft_wrap=True,
     )
+
+
+def encode_captions(
+    config: ConfigDict, workdir: Workdir, console: Console, tokenizer: Path, encoder: Path
+) -> None:
+    """Embeds the captions of all recorded clips, one file for each world and split.
+
+    Args:
+      config: the experiment.
+      workdir: with recorded clips.
+      console: where to print.
+      tokenizer, encoder: UMT5's files.
+
+    Raises:
+      FileNotFoundError, ValueError: naming the file that is missing or is something else.
+    """
+    embed: Callable[[Sequence[str]], TextEmbeddings] | None = None
+    for world in workdir.recorded(config.worlds):
+        for split in read_card(workdir.worlds(world))["splits"]:
+            path, clips = workdir.captions(world, split), workdir.worlds(world)
+            key = {**_text_key(tokenizer, encoder), "clips": clips_id(clips, split)}
+            if not latent_cache.stale(path, key):
+                console.print(f"{path}: up to date", markup=False, soft_wrap=True)
+                continue
+            embed = embed or prompts.text_embedder(tokenizer, encoder)
+            source = ClipSource(clips, split, (), optional=("caption",))
+            numbers = track(range(len(source)), f"captions of {world} {split}", console=console)
+            found, texts = write_captions(path, (_caption(source, n) for n in numbers), embed)
+            latent_cache.write_key(path, key)
+            console.print(
+                f"{path}: {found} of {len(source)} clips have captions, {texts} different ones; "
+                "train with --config.text.captions=true",
+                markup=False,
+                soft_wrap=True,
+            )
+
+
+def _caption(source: ClipSource, number: int) -> str | None:
+    """Of a clip; None for one that cannot be read, which encoding has said."""
+    try:
+        return source[number]["caption"]
+    except ValueError:
+        return None
+
+
+def _text_key(tokenizer: Path, encoder: Path) -> dict[str, Any]:
+    return {"text_encoder": _identity(encoder), "tokenizer": _identity(tokenizer)}
 
 
 def _identity(path: Path) -> list[list[str | int]]:

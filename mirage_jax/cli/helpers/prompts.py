@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +99,14 @@ def read_prompts(prompts: Sequence[str], path: Path, width: int) -> Float[np.nda
 
 
 def embed_prompts(prompts: Sequence[str], tokenizer: Path, encoder: Path) -> TextEmbeddings:
-    """Embeddings of prompts, computed in the precision that the encoder's weights are stored in.
+    """Embeddings of prompts, each once; arguments and errors are those of `text_embedder`."""
+    return text_embedder(tokenizer, encoder)(prompts)
+
+
+def text_embedder(tokenizer: Path, encoder: Path) -> Callable[[Sequence[str]], TextEmbeddings]:
+    """What embeds texts, in the precision that the encoder's weights are stored in.
 
     Args:
-      prompts: texts, each once.
       tokenizer: UMT5's tokenizer.json or spiece.model.
       encoder: its weights, a safetensors file or folder, in Wan's or Hugging Face's naming, or an
         export of `mirage convert`.
@@ -110,8 +114,13 @@ def embed_prompts(prompts: Sequence[str], tokenizer: Path, encoder: Path) -> Tex
     Raises:
       FileNotFoundError, ValueError: naming the file that is missing or is something else.
     """
-    ids, mask = Tokenizer(tokenizer)(prompts)
+    tokenize = Tokenizer(tokenizer)
     params, network = read_text_encoder(encoder)
-    found: Any = jax.jit(network.apply)({"params": params}, ids, mask)
-    lengths = mask.sum(axis=1, dtype=np.int32)
-    return TextEmbeddings(tuple(prompts), np.asarray(found), lengths)
+    apply = jax.jit(network.apply)
+
+    def embed(texts: Sequence[str]) -> TextEmbeddings:
+        ids, mask = tokenize(texts)
+        found: Any = apply({"params": params}, ids, mask)
+        return TextEmbeddings(tuple(texts), np.asarray(found), mask.sum(axis=1, dtype=np.int32))
+
+    return embed

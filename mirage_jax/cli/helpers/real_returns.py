@@ -14,7 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from data_pipelines import recording
-from mirage_jax.cli.helpers import build, capture_start, common, depth_network
+from mirage_jax.cli.helpers import (
+    build,
+    capture_start,
+    common,
+    depth_network,
+    held_out_clips,
+)
 from mirage_jax.evaluation import protocol
 from mirage_jax.evaluation.results import METHODS
 from mirage_jax.evaluation.returns import ReturnsSource
@@ -22,7 +28,7 @@ from mirage_jax.io import outputs
 from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.training.clip_encoding import settings_of
-from mirage_jax.training.latent_encoding import load_clips, refresh_cache
+from mirage_jax.training.latent_encoding import refresh_cache
 from mirage_jax.weights import fingerprint
 
 SCORES = outputs.json_kind("scores of real returns", ["source", "returns", "scores"])
@@ -109,7 +115,7 @@ def _held_out(
         console=console,
         depth_of=depth_network.load(config),
     )
-    return protocol.held_out(folder, load_clips(cache))
+    return held_out_clips.from_cache(folder, cache)
 
 
 def _table(scores: dict[str, Any]) -> Table:

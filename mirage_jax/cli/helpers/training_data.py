@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from data_pipelines.loading import ClipSource, Transform
 from data_pipelines.mixture import Mixture
 from mirage_jax.cli.helpers import build, depth_network, training_sections
+from mirage_jax.cli.helpers.clip_sources import with_text
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.training.clip_encoding import (
     OPTIONAL_FIELDS,
@@ -96,17 +97,19 @@ def training_data(
     worlds = workdir.recorded(config.worlds)
 
     def cached(split: str) -> Any:
-        def read(world: str) -> LatentSource:
-            return LatentSource([workdir.latents(world, split, rgb=memory == "rgb")])
+        def read(world: str) -> Any:
+            source = LatentSource([workdir.latents(world, split, rgb=memory == "rgb")])
+            return with_text(config, workdir, texts, world, split, source)
 
-        return of_worlds(worlds, read, texts)
+        return of_worlds(worlds, read)
 
     def recorded(split: str) -> Any:
-        def read(world: str) -> ClipSource:
+        def read(world: str) -> Any:
             folder = workdir.worlds(world)
-            return ClipSource(folder, split, REQUIRED_FIELDS, optional=OPTIONAL_FIELDS)
+            source = ClipSource(folder, split, REQUIRED_FIELDS, optional=OPTIONAL_FIELDS)
+            return with_text(config, workdir, texts, world, split, source)
 
-        return of_worlds(worlds, read, texts)
+        return of_worlds(worlds, read)
 
     if not from_video(config):
         train = cached("train")
@@ -122,7 +125,8 @@ def training_data(
     return TrainingData(
         source,
         EncodedClips(source, inputs, alone),
-        EncodedClips(recorded("eval"), inputs, alone),
+        # Evaluated again and again: a gigabyte of them is encoded once.
+        EncodedClips(recorded("eval"), inputs, alone, keep_bytes=1 << 30),
         inputs,
         ClipEncoder(encoder, settings, mesh=mesh, depth_of=depth_of),
         _mixture(config, worlds, source),

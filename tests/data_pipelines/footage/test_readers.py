@@ -1,6 +1,7 @@
 """The parts that readers of footage are made of: EXR, torch files, lenses, depth, times."""
 
 import io
+import struct
 import zipfile
 
 import numpy as np
@@ -36,6 +37,42 @@ def test_what_is_no_whole_exr_is_refused():
         read_channel(b"no picture at all", "Z")
     with pytest.raises(ValueError, match="truncated"):
         read_channel(b"", "Z")
+
+
+def exr_of(*, channel=b"Z", kind=2, compression=0, flags=0):
+    """An EXR of 2x2 pixels of 7, by hand from the published file layout."""
+
+    def field(name, type_, value):
+        return name + b"\0" + type_ + b"\0" + struct.pack("<i", len(value)) + value
+
+    window = struct.pack("<iiii", 0, 0, 1, 1)
+    channels = channel + b"\0" + struct.pack("<iIii", kind, 0, 1, 1)
+    channels += b"other\0" + struct.pack("<iIii", 2, 0, 1, 1) + b"\0"
+    header = struct.pack("<II", 20000630, 2 | flags)
+    header += field(b"channels", b"chlist", channels)
+    header += field(b"compression", b"compression", bytes([compression]))
+    header += field(b"dataWindow", b"box2i", window) + b"\0"
+    value = {0: struct.pack("<I", 7), 1: b"\0\x47", 2: struct.pack("<f", 7)}[kind]
+    other = struct.pack("<f", 1)
+    rows = [value * 2 + other * 2] * 2
+    places, blocks = b"", b""
+    for number, row in enumerate(rows):
+        places += struct.pack("<Q", len(header) + 16 + len(blocks))
+        blocks += struct.pack("<ii", number, len(row)) + row
+    return header + places + blocks
+
+
+def test_exr_of_another_type_is_refused():
+    for kind in (1, 2):
+        np.testing.assert_array_equal(read_channel(exr_of(kind=kind), "Z"), np.full((2, 2), 7))
+    for changes, message in (
+        ({"kind": 0}, "channel Z of whole numbers, expected floats"),
+        ({"channel": b"R"}, "found channels R, other, expected 'Z'"),
+        ({"compression": 4}, "EXR compression 4, expected none, RLE, ZIPS or ZIP"),
+        ({"flags": 0x200}, "flags 0x202, expected single-part scan lines"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_channel(exr_of(**changes), "Z")
 
 
 # -- torch files ----------------------------------------------------------------------------------

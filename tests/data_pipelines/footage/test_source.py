@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from data_pipelines.loading import ClipSource
 from data_pipelines.recording import read_records
 from data_pipelines.sources.footage import source as footage
 from data_pipelines.sources.footage.source import FootageSource
+from data_pipelines.sources.procedural import ProceduralSource
 from helpers import made_footage
 from helpers.made_footage import FPS, FRAMES, SIZE, lines, room, write_video
 from helpers.recordings import quiet, records
@@ -207,6 +209,30 @@ def test_a_single_video_may_be_the_root(walk):
     assert source.clip("walk.mp4", 3).provenance["format"] == "video"
 
 
+def test_what_moves_is_found_by_depth_and_poses_where_no_masks_say_it(walk, tmp_path):
+    """A ball that rolls through a room, of which the footage has pictures, poses and depth."""
+    source = ProceduralSource(size=SIZE, frames=17, fps=float(FPS))
+    clip = next(source.clips("procedural/train-004", 1, seed=3))
+    made_footage.transforms(tmp_path / "scan", clip)
+    where = {"lens": (), "size": SIZE, "frames": 17, "eval_share": 0.0}
+    plain, found = (
+        made(tmp_path / "scan", movers=movers, **where).clip("room", 0)
+        for movers in ("", "residual")
+    )
+    assert plain.mover_ids is None and found.provenance["movers"] == "residual"
+    moving, truth = found.mover_ids > 0, clip.mover_ids > 0
+    assert (moving & truth).sum() > 0.98 * moving.sum() > 0
+    assert (moving & truth).sum() > 0.8 * truth.sum()
+    # In a room where nothing moves, nothing is found; what masks say stays.
+    still = made(walk, movers="residual", size=SIZE, frames=12, eval_share=0.0)
+    assert not still.clip("walk.mp4", 0).mover_ids.any()
+    (walk / "walk.masks").mkdir()
+    made_footage.write_pictures(walk / "walk.masks", np.full((FRAMES, SIZE, SIZE), 255, np.uint8))
+    forget()
+    masked = still.clip("walk.mp4", 0)
+    assert masked.mover_ids.all() and "movers" not in masked.provenance
+
+
 # -- bad inputs: each is said of its file and, where there is one, its frame ----------------------
 
 
@@ -239,6 +265,43 @@ def test_a_left_handed_pose_is_refused(walk):
     np.savez(walk / "walk.npz", cam2world=poses)
     message = refusal(made(walk, eval_share=0.0))
     assert "walk.npz" in message and "[4]" in message and "left-handed" in message
+
+
+def test_a_lens_of_another_resolution_is_refused(walk):
+    (walk / "walk.txt").unlink()
+    clip, path = room(), walk / "walk.npz"
+    where = {"lens": (), "eval_share": 0.0, "size": SIZE}
+    np.savez(path, cam2world=clip.cam2world, intrinsics=2 * clip.intrinsics)
+    message = refusal(made(walk, **where))
+    assert "walk.npz: found cx, cy = 48, 48" in message and "picture of 96 x 96" in message
+    assert "those of 48 x 48" in message and "--config.data.lens" in message
+    forget()
+    np.savez(path, cam2world=clip.cam2world, intrinsics=clip.intrinsics)
+    np.testing.assert_allclose(made(walk, **where).clip("walk.mp4", 0).intrinsics[0], LENS)
+
+
+@pytest.mark.parametrize("cut", [100, 3000])
+def test_a_video_cut_short_is_refused(cut, walk):
+    data = (walk / "walk.mp4").read_bytes()
+    (walk / "walk.mp4").write_bytes(data[:-cut])
+    assert "walk.mp4" in refusal(made(walk, eval_share=0.0))
+
+
+def test_a_folder_of_ten_thousand_files_is_listed_once(walk, monkeypatch):
+    """Half of them videos, most without cameras: nothing grows with the square of their number."""
+    for number in range(5_000):
+        (walk / f"{number}.mp4").touch()
+        (walk / f"{number}.srt").touch()
+    listed = []
+    listing = Path.iterdir
+
+    def iterdir(path):
+        listed.append(path)
+        return listing(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert made(walk, format="video").worlds("train") == ("walk.mp4",)
+    assert listed.count(walk) < 10
 
 
 def test_cameras_without_a_lens_are_refused(walk):
