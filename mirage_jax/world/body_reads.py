@@ -70,9 +70,11 @@ def body_reads(
     conditioner, options = settings.conditioner, settings.options
     keyframes = keyframes._replace(times=times[::TEMPORAL_STRIDE])
     chunks = chunks_of_clip(len(camera), chunk_frames)
-    table = (last_chunk_scenarios if last_only else scenarios)(
-        chunks, latents_of_frames(chunk_frames)
-    )
+    latents = latents_of_frames(chunk_frames)
+    if last_only:
+        table = last_chunk_scenarios(chunks, latents)
+    else:
+        table = scenarios(chunks, latents, between=True)  # whose first rows are those without
     left_out = chunks - 1 if last_only else 0
     found = []
     for chunk, remembered in zip(table.chunk, table.keyframes, strict=True):

@@ -117,6 +117,13 @@ def test_one_picture_shows_no_body_yet_and_the_future_is_read_backwards():
     np.testing.assert_allclose(alpha(backwards)[1][[2, 1, 0]], shown[[0, 1, 2]], atol=1e-5)
 
 
+def test_chunks_between_the_first_and_the_last_have_bodies_too():
+    clip, _ = encoded(VIDEO, np.arange(FRAMES))
+    table = scenarios.scenarios(3, 2, between=True)
+    assert len(clip["bodies"]) == len(table.chunk) == 4
+    assert alpha(clip["bodies"][3]).max() > 0.2  # two keyframes are remembered there
+
+
 def test_finer_cells_tell_what_moves():
     clip, moving = encoded(VIDEO, np.arange(FRAMES))
     expected = moving.reshape(4, 8, 2, 12, 2).mean((2, 4))
