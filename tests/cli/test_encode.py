@@ -39,9 +39,12 @@ def embedded(monkeypatch, tmp_path):
     def run(**texts):
         said = io.StringIO()
         config = ConfigDict({"worlds": tuple(texts), "text": {"prompts": texts}})
-        files = (tmp_path / "tokenizer.json", tmp_path / "text.safetensors")
         out = tmp_path / "made" / "text.safetensors"
-        encoding.encode_prompts(config, out, Console(file=said, width=200), *files)
+        files = encoding.PromptFiles(
+            out, tmp_path / "tokenizer.json", tmp_path / "text.safetensors"
+        )
+        files.check(config)
+        files.encode(config, Console(file=said, width=200))
         return said.getvalue(), asked, load_embeddings(out)
 
     return run
@@ -60,6 +63,40 @@ def test_prompts_are_embedded_once_for_a_text_encoder(embedded, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json: no such file"):
         (tmp_path / "tokenizer.json").unlink()
         embedded(b="a maze")
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("tokenizer.safetensors", "tokenizer.json, which --tokenizer"),  # its note would be
+        ("text.safetensors", "text.safetensors, which --text_encoder"),
+        ("theirs.safetensors", "theirs.safetensors is there already and is no file of text"),
+        ("noted.safetensors", "noted.json is there already and is no record of embedded prompts"),
+        ("folder.safetensors", "that is a folder"),
+        ("made.json", "found '.json', expected .safetensors"),
+        ("theirs.json/made.safetensors", "theirs.json is no folder"),
+    ],
+)
+def test_no_file_of_others_is_written_over_by_prompts(
+    call, trained, tmp_path, monkeypatch, out, words
+):
+    monkeypatch.setattr(prompts, "embed_prompts", pytest.fail)
+    monkeypatch.setattr(encoding, "encode_recordings", pytest.fail)
+    names = ("tokenizer.json", "text.safetensors", "theirs.safetensors", "theirs.json")
+    for name in (*names, "noted.json"):
+        (tmp_path / name).write_text('{"name": "theirs"}')
+    (tmp_path / "folder.safetensors").mkdir()
+    files = [
+        f"--tokenizer={tmp_path}/tokenizer.json",
+        f"--text_encoder={tmp_path}/text.safetensors",
+    ]
+    where = ["--config.tiny=true", f"--workdir={tmp_path}", f"--prompts_to={tmp_path / out}"]
+    assert_refused(call("encode", *where, *files), "--prompts_to", words)
+    for name in (*names, "noted.json"):
+        assert (tmp_path / name).read_text() == '{"name": "theirs"}'
+    assert_refused(call("encode", *where), "--prompts_to: found no --tokenizer")
+    gone = [files[0], "--text_encoder=not_there"]
+    assert_refused(call("encode", *where, *gone), "--text_encoder: not_there: no such file")
 
 
 @pytest.mark.long
