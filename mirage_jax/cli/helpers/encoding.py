@@ -14,6 +14,7 @@ from rich.console import Console
 from mirage_jax.cli.helpers import clip_sources, depth_network, prompts, training_data
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.lock import locked
 from mirage_jax.io.outputs import check_file, json_kind
 from mirage_jax.io.strict_json import read_object
 from mirage_jax.io.text import EMBEDDINGS, load_embeddings, save_embeddings
@@ -120,23 +121,26 @@ class PromptFiles:
         Raises:
           UserError: if a world has no prompt.
           FileNotFoundError, ValueError: naming the file that is missing or is something else.
+          LockedError: if another process is at it.
         """
         wanted, out = _wanted(config), self.out
+        with locked(out.with_suffix(".lock"), "embedding prompts"):
+            made = self._encode(wanted)
+        use = f"{made} prompts; train with --config.text.embeddings={out}"
+        said = use if made else "up to date"
+        console.print(f"{out}: {said}", markup=False, soft_wrap=True)
+
+    def _encode(self, wanted: list[str]) -> int:
+        """Embeds prompts; gives how many, 0 where all are there."""
         key = {"text_encoder": _identity(self.encoder), "tokenizer": _identity(self.tokenizer)}
-        known = out.exists() and self.note.exists() and read_object(self.note) == key
-        if known and set(wanted) <= set(load_embeddings(out).prompts):
-            console.print(f"{out}: up to date", markup=False, soft_wrap=True)
-            return
+        known = self.out.exists() and self.note.exists() and read_object(self.note) == key
+        if known and set(wanted) <= set(load_embeddings(self.out).prompts):
+            return 0
         made = prompts.embed_prompts(wanted, self.tokenizer, self.encoder)
-        out.parent.mkdir(parents=True, exist_ok=True)
         self.note.unlink(missing_ok=True)  # until it is true of what is there
-        save_embeddings(out, made)
+        save_embeddings(self.out, made)
         write_atomically(self.note, json.dumps(key, indent=1, sort_keys=True) + "\n")
-        console.print(
-            f"{out}: {len(wanted)} prompts; train with --config.text.embeddings={out}",
-            markup=False,
-            soft_wrap=True,
-        )
+        return len(wanted)
 
 
 def _wanted(config: ConfigDict) -> list[str]:
