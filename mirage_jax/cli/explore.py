@@ -156,11 +156,13 @@ def main() -> None:
     try:
         asyncio.run(_serve(make, hub, access, console))
     except OSError as error:
-        raise _refusal(error) from error
+        if refusal := _refusal(error):
+            raise refusal from error
+        raise
 
 
-def _refusal(error: OSError) -> Exception:
-    """What is wrong with --host or --port; errors of files as they are."""
+def _refusal(error: OSError) -> common.UserError | None:
+    """What is wrong with --host or --port; None for errors of files."""
     if error.errno == errno.EADDRINUSE:
         return common.UserError(
             f"--port {_PORT.value}: found another program there; expected a free one, e.g. --port=0"
@@ -174,7 +176,7 @@ def _refusal(error: OSError) -> Exception:
         return common.UserError(
             f"--port {_PORT.value}: found one that only the system may use, expected one from 1024"
         )
-    return error
+    return None
 
 
 def cli() -> None:
