@@ -151,9 +151,8 @@ def test_steps_of_training_are_float32(model, name):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["denoiser", "vae", "head"])
-def test_a_step_of_training_is_the_same_without_jit_and_has_no_nan(model, name):
-    run, given = step_of(model, name)
+def test_a_step_of_the_head_is_the_same_without_jit_and_has_no_nan(model):
+    run, given = step_of(model, "head")
     expected = jax.jit(run)(given)
     with jax.disable_jit(), jax.debug_nans(True), jax.numpy_rank_promotion("raise"):
         found = run(given)
