@@ -22,7 +22,7 @@ NOT_ATOMIC = {
     "mirage_jax/io/video.py": "to the path that `replacing` yields",
     "mirage_jax/io/sealed.py": "puts the checksum into what its callers give a temporary name",
     "mirage_jax/io/safetensors_header.py": "orders what its caller gives a temporary name",
-    "mirage_jax/io/camera_files/saving.py": "to the path that `replacing` yields",
+    "mirage_jax/io/camera_files/saving.py": "into memory",
     "mirage_jax/explore/pictures.py": "a picture in a temporary folder, gone when it is read",
     "data_pipelines/tolerance.py": "which record a thread is at, in a temporary folder",
     "mirage_jax/memory/file_rows.py": "mapped files, whose header says how far they count",
@@ -74,6 +74,57 @@ def direct_writes():
                 opens = name == "open" and any(mode in given for mode in ("'w", "'a", "'x", "r+"))
                 if (name in WRITES or opens) and "partial" not in place + given:
                     yield path.relative_to(ROOT).as_posix(), node.lineno, f"{place}.{name}"
+
+
+# Functions that write by parts or several files -> the entry of WRITERS that holds them.
+IN_PARTS = {
+    "data_pipelines/recording/shards.py:record_shard": "recording",
+    "mirage_jax/cli/helpers/camera_plot.py:draw_png": "plot of a path",
+    "mirage_jax/cli/helpers/encoding.py:_encode": "embedded prompts",
+    "mirage_jax/cli/helpers/rollout_files.py:write_rollout": "rollout",
+    "mirage_jax/cli/helpers/sheets.py:write_sheet": "contact sheet",
+    "mirage_jax/cli/helpers/world_exports.py:write": "transforms and points",
+    "mirage_jax/convert/orbax_folder.py:save_orbax": "Orbax export",
+    "mirage_jax/convert/outgoing.py:export_checkpoint": "released folder",
+    "mirage_jax/explore/exports.py:export": "transforms and points",  # in a temporary folder
+    "mirage_jax/evaluation/permanence/videos.py:write_case": "case of a clip",
+    "mirage_jax/io/atomic.py:write_atomically": "results",
+    "mirage_jax/io/atomic.py:write_together": "COLMAP model",
+    "mirage_jax/io/camera_files/array_files.py:write_vipe": "cameras: vipe",
+    "mirage_jax/io/camera_files/array_files.py:write_spatialvid": "cameras: spatialvid",
+    "mirage_jax/io/camera_files/array_files.py:write_lingbot": "cameras: lingbot",
+    "mirage_jax/io/camera_files/colmap.py:write_colmap": "COLMAP model",
+    "mirage_jax/io/camera_files/matrices.py:write_matrices": "camera path .npz",
+    "mirage_jax/io/camera_files/text_files.py:write_spatia": "cameras: spatia",
+    "mirage_jax/io/text.py:save_embeddings": "text embeddings",
+    "mirage_jax/io/video.py:__enter__": "video",
+    "mirage_jax/training/latent_cache.py:write_cache": "latent cache",
+    "mirage_jax/training/metrics.py:picture": "picture of a run",
+    "mirage_jax/training/provenance.py:write_description": "description of a run",
+    "mirage_jax/weights.py:export_with": "export",
+    "mirage_jax/world/world_file/__init__.py:write_world_file": "world file",
+}
+WRITERS_OF_ONE = {"write_atomically", "write_json", "save_embeddings", "write_world_file"}
+WRITERS_OF_ONE |= {"write_ply", "write_glb", "write_transforms", "_write_ply", "write_video"}
+
+
+def writers_in_parts():
+    """file:function of all that write a file themselves, several, or what belongs together."""
+    for package in ("mirage_jax", "data_pipelines"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for function in ast.walk(ast.parse(path.read_text())):
+                if not isinstance(function, ast.FunctionDef):
+                    continue
+                called = [n.func for n in ast.walk(function) if isinstance(n, ast.Call)]
+                names = [getattr(f, "id", getattr(f, "attr", "")) for f in called]
+                ones = sum(name in WRITERS_OF_ONE for name in names)
+                if ones > 1 or {"replacing", "write_together"} & set(names):
+                    yield f"{path.relative_to(ROOT).as_posix()}:{function.name}"
+
+
+def test_who_writes_in_parts_is_tried():
+    assert set(writers_in_parts()) == IN_PARTS.keys()
+    assert set(IN_PARTS.values()) <= WRITERS.keys()
 
 
 def test_files_are_written_under_a_temporary_name():

@@ -17,7 +17,6 @@ process.
 
 from __future__ import annotations
 
-import json
 from functools import partial
 
 from absl import flags
@@ -37,12 +36,13 @@ from mirage_jax.cli.helpers import (
     common,
     config_check,
 )
-from mirage_jax.cli.helpers.flag_types import Integer
+from mirage_jax.cli.helpers.flag_types import Integer, Numbers
 from mirage_jax.io import outputs
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.json_files import write_json
 from mirage_jax.io.workdir import Workdir
 
-_TILES = flags.DEFINE_list(
+_TILES = flags.DEFINE(
+    Numbers(Integer(least=1)),
     "tiles",
     [],
     "Instead of all else, time memories in tiles of so many elements against one that holds what "
@@ -76,7 +76,7 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> None:
         chunk_frames=config.chunk_frames,
         encode=encode,
     )
-    write_atomically(path, json.dumps(outcome, indent=1) + "\n")
+    write_json(path, outcome)
     console.print(_reads(outcome))
     console.print(_growth(outcome))
     if encode is None:
@@ -130,9 +130,8 @@ def main() -> None:
     config = common.resolve_config()
     workdir = Workdir(common.workdir())
     common.prepare_jax(config, workdir, timed=True)
-    elements = bench_tiles.sizes(_TILES.value)
-    if elements:
-        bench_tiles.run(elements, workdir, Console())
+    if _TILES.value:
+        bench_tiles.run(_TILES.value, workdir, Console())
     elif _WALK.value:
         bench_walk.run(config, workdir, _WALK.value, Console())
     else:

@@ -11,7 +11,6 @@ No TPU is needed, only its compiler (pip install 'mirage_jax[tpu]'). The mesh is
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +22,7 @@ from rich.table import Table
 
 from mirage_jax.cli.helpers import common, config_check
 from mirage_jax.io import outputs
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.json_files import write_json
 from mirage_jax.io.workdir import Workdir
 
 PROGRAMS = ("train", "sample")
@@ -87,8 +86,7 @@ def run(
         "optimization_level": jax.config.values["jax_optimization_level"],
         "programs": results,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(report, indent=1) + "\n")
+    write_json(path, report)
     console.print(table(report))
     console.print(f"-> {path}", soft_wrap=True)
     return int(any(result["memory"]["fits"] is False for result in results.values()))

@@ -42,17 +42,23 @@ FLAG_MODULES = (process_flags.__name__, prompts.__name__)
 
 
 def main() -> None:
-    from mirage_jax.cli.helpers.encoding import (
-        encode_captions,
-        encode_prompts,
-        encode_recordings,
-    )
+    from mirage_jax.cli.helpers.encoding import PromptFiles, encode_captions, encode_recordings
 
     config = common.resolve_config()
     config_check.check(config)
     if bool(prompts.TOKENIZER.value) != bool(prompts.TEXT_ENCODER.value):
         raise common.UserError("--tokenizer and --text_encoder: found one, expected both or none")
+    if _PROMPTS_TO.value and not prompts.TEXT_ENCODER.value:
+        raise common.UserError("--prompts_to: found no --tokenizer and --text_encoder beside it")
     workdir = Workdir(common.workdir())
+    texts = None
+    if prompts.TEXT_ENCODER.value:
+        texts = PromptFiles(
+            Path(_PROMPTS_TO.value or workdir.latents("", "").parent / "text.safetensors"),
+            Path(prompts.TOKENIZER.value),
+            Path(prompts.TEXT_ENCODER.value),
+        )
+        texts.check(config)
     common.prepare_jax(config, workdir)
     process_flags.connect(workdir)
     input_check.check_training(config, workdir, ("cache",), _KIND.value)
@@ -66,13 +72,12 @@ def main() -> None:
         splits=("train", "eval"),
         file_clips=_FILE_CLIPS.value,
     )
-    if prompts.TEXT_ENCODER.value:
-        out = Path(_PROMPTS_TO.value or workdir.latents("", "").parent / "text.safetensors")
-        tokenizer, encoder = Path(prompts.TOKENIZER.value), Path(prompts.TEXT_ENCODER.value)
+    if texts is not None:
+        files = texts
 
         def embed() -> None:
-            encode_prompts(config, out, console, tokenizer, encoder)
-            encode_captions(config, workdir, console, tokenizer, encoder)
+            files.encode(config, console)
+            encode_captions(config, workdir, console, files.tokenizer, files.encoder)
 
         first_alone("text", embed)
 

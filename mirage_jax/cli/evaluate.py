@@ -45,9 +45,9 @@ from mirage_jax.cli.helpers import (
     timing,
 )
 from mirage_jax.cli.helpers.flag_types import Integer, PathName, PathNames
+from mirage_jax.cli.helpers.sheets import SHEET, write_sheet
 from mirage_jax.cli.helpers.stored_fields import check_overrides
 from mirage_jax.io import outputs
-from mirage_jax.io.atomic import replacing
 from mirage_jax.io.strict_json import read_object
 from mirage_jax.io.workdir import Workdir
 
@@ -147,7 +147,6 @@ RESULTS = outputs.json_kind("file of results", ["must", "missing", "worlds"])
 REPORT = outputs.FileKind(
     "report", lambda path: b"<title>A world that remembers</title>" in path.read_bytes()[:1000]
 )
-SHEET = outputs.FileKind("sheet of returns", lambda path: b"mirage_jax" in path.read_bytes()[:200])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,19 +293,12 @@ def _sheets(
     returns: list[dict[str, Any]], workdir: Workdir, name: str
 ) -> dict[str, tuple[np.ndarray, str]]:
     """Contact sheets of the returns, for the report and as <workdir>/returns_<world>_<n>.png."""
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
     from mirage_jax.io.pictures import contact_sheet
 
     sheets = {}
     for number, video in enumerate(returns, 1):
         sheet = contact_sheet(video["panels"])
-        made_by = PngInfo()
-        made_by.add_text("Software", "mirage_jax")
-        path = workdir.root / f"returns_{name}_{number}.png"
-        with replacing(path) as partial:
-            Image.fromarray(sheet).save(partial, pnginfo=made_by)
+        write_sheet(workdir.root / f"returns_{name}_{number}.png", sheet)
         caption = f"{video['title']}; frames up to {video['history'] - 1} are given."
         sheets[f"{name}: return {number}"] = (sheet, caption)
     return sheets

@@ -18,6 +18,7 @@ import contextlib
 import errno
 import os
 import signal
+import socket
 import sys
 import webbrowser
 from collections.abc import Callable
@@ -132,6 +133,9 @@ def main() -> None:
         world=_WORLD.value,
         clip=_CLIP.value,
     )
+    entries.check()
+    if not _HOST.value:
+        raise common.UserError("--host: found '', expected an address, 0.0.0.0 for all")
     saved = Path(_SAVED.value)
     outputs.check_folder(f"--saved {saved}", saved)
     try:
@@ -152,11 +156,27 @@ def main() -> None:
     try:
         asyncio.run(_serve(make, hub, access, console))
     except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        raise common.UserError(
+        if refusal := _refusal(error):
+            raise refusal from error
+        raise
+
+
+def _refusal(error: OSError) -> common.UserError | None:
+    """What is wrong with --host or --port; None for errors of files."""
+    if error.errno == errno.EADDRINUSE:
+        return common.UserError(
             f"--port {_PORT.value}: found another program there; expected a free one, e.g. --port=0"
-        ) from error
+        )
+    unknown = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+    if unknown:
+        return common.UserError(
+            f"--host: found {_HOST.value!r} ({error.strerror}), expected an address of this machine"
+        )
+    if error.errno == errno.EACCES and error.filename is None:
+        return common.UserError(
+            f"--port {_PORT.value}: found one that only the system may use, expected one from 1024"
+        )
+    return None
 
 
 def cli() -> None:

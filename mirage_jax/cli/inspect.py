@@ -39,6 +39,7 @@ def run(dataset: Path, page: Path, console: Console) -> int:
     outputs.check_file(str(page), page, DATASET_PAGE, reads=reads, suffixes=(".html",))
     with console.status("measuring clips"):
         text = dataset_page(dataset, clips=_CLIPS.value, splits=tuple(_SPLIT.value))
+    page.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(page, text)
     console.print(f"{dataset} -> {page}", soft_wrap=True)
     return 0

@@ -11,7 +11,6 @@ cannot be rendered here is left out, and said; so is a clip that cannot be read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +22,7 @@ from data_pipelines.clip_codecs import ENCODINGS
 from data_pipelines.filters import Filters
 from mirage_jax.cli.helpers import common, config_check
 from mirage_jax.io import outputs
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.json_files import write_json
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.settings import from_mapping
 
@@ -64,7 +63,7 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> tuple[str, ..
                 f"{report.reasons or ''} in {report.seconds:.0f} s -> {workdir.worlds(name)}"
             )
     path = workdir.root / "worlds" / "skipped.json"
-    write_atomically(path, json.dumps(skipped, indent=1) + "\n")
+    write_json(path, skipped)
     return tuple(found)
 
 

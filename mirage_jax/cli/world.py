@@ -36,6 +36,7 @@ from rich.table import Table
 
 from mirage_jax.cli.helpers import common, world_edits, world_exports
 from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
+from mirage_jax.cli.helpers.flag_values import two_numbers
 from mirage_jax.cli.helpers.world_edits import EDITS, numbers_of, region_of
 from mirage_jax.evaluation.world_page import WORLD_PAGE, world_numbers, world_page
 from mirage_jax.io import outputs
@@ -106,8 +107,7 @@ _MOST_VIEWS = 48
 def _size(file: WorldFile) -> tuple[int, int]:
     given = None
     if _PICTURE_SIZE.value:
-        height, width = numbers_of("picture_size", _PICTURE_SIZE.value, 2, "HEIGHT,WIDTH in pixels")
-        given = (int(height), int(width))
+        given = two_numbers("picture_size", _PICTURE_SIZE.value, "HEIGHT,WIDTH in whole pixels")
     return viewpoints.picture_size(file, given)
 
 
@@ -237,7 +237,7 @@ def _print_outcome(outcome: editing.EditOutcome, console: Console) -> None:
 
 def _merge(paths: list[Path], console: Console) -> None:
     first, second, out = paths
-    _check_world(out, {"merge": first, "merge ": second})
+    _check_world(out, {"merge (WORLD)": first, "merge (OTHER)": second})
     file, other = read_world_file(first), read_world_file(second)
     how: dict[str, Any] = {"pose from": _POSE.value}
     if _POSE.value:

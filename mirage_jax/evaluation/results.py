@@ -21,7 +21,6 @@ of the mean over clips, gains are paired. A number that does not exist is null, 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.json_files import plain, write_json
 
 PerClip = Mapping[str, Float[np.ndarray, "clips frames"]]
 
@@ -363,26 +362,9 @@ def build(
         "worlds": {name: dict(of_world) for name, of_world in worlds.items()},
         **others,
     }
-    return _plain(results)
+    return plain(results)
 
 
 def save(path: str | os.PathLike, results: Mapping[str, Any]) -> Path:
-    """Writes results as JSON through a temporary file: an old one is never half replaced."""
-    path = Path(path)
-    write_atomically(path, json.dumps(_plain(results), indent=1, allow_nan=False) + "\n")
-    return path
-
-
-def _plain(value: Any) -> Any:
-    """Numpy scalars and arrays as Python numbers; NaN and infinity as None."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    """Writes results as JSON: an old file is never half replaced."""
+    return write_json(path, results)

@@ -15,7 +15,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -99,6 +99,23 @@ def write_atomically(
     """Writes `data`, text as UTF-8, to `path`; arguments and errors as for `replacing`."""
     with replacing(path, sync=sync) as partial:
         partial.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def write_together(files: Mapping[Path, bytes | str]) -> None:
+    """Writes files that belong together: none takes its name before all are written.
+
+    Args:
+      files: what they hold, text as UTF-8, in the order in which they take their names.
+
+    Raises:
+      OSError: as `replacing`, naming one of them; none has then been replaced, unless it was the
+        taking of a name that failed.
+    """
+    with contextlib.ExitStack() as stack:
+        for path in reversed(list(files)):  # the last to be entered is left first
+            data = files[path]
+            partial = stack.enter_context(replacing(path))
+            partial.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def read_unchanged(path: Path, read: Callable[[], T]) -> T:

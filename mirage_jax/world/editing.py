@@ -22,6 +22,7 @@ from mirage_jax import memory
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import LatentMemory, edit
 from mirage_jax.memory.edit import InsertReport
+from mirage_jax.origin import check_positions
 from mirage_jax.world.context_frames import ContextFrames
 from mirage_jax.world.state import World
 
@@ -67,8 +68,12 @@ def edit_world(
       size: (H, W) of the pictures that the world's intrinsics belong to.
       cells: which point of a cell its token stands for, see `memory.read`.
       mend: whether the last frame is changed.
+
+    Raises:
+      ValueError: if an element comes to lie farther away than float32 keeps it.
     """
     bank, _ = change(world.bank)
+    _check_places(bank, "edit")
     counts = edit.diff(world.bank, bank).counts()
     grid = (int(world.latent.shape[0]), int(world.latent.shape[1]))
     camera = Camera(jnp.asarray(world.intrinsics), jnp.asarray(world.cam2world), size)
@@ -109,18 +114,26 @@ def merge_worlds(
       other: is added, with its reference frames if both have some of one size.
       pose: rigid, from the other's world to the first's, see `alignment.estimate_pose`.
       voxel: see `edit.merge`.
+
+    Raises:
+      ValueError: if an element comes to lie farther away than float32 keeps it.
     """
     pose = pose.astype(np.float32)
     room = int(jnp.sum(other.bank.valid)) - int(jnp.sum(~world.bank.valid))
     bank = edit.with_capacity(world.bank, world.bank.capacity + max(room, 0))
     later = (world.frames - other.frames).astype(jnp.float32)
     bank, report = edit.merge(bank, other.bank, pose, time=later, voxel=voxel)
+    _check_places(bank, "merge")
     kept: Any = world.context_frames
     theirs: Any = other.context_frames
     both = kept is not None and theirs is not None
     if both and kept.latents.shape[1:] == theirs.latents.shape[1:]:
         kept = _joined(kept, theirs, pose, world.frames, bank.count)
     return world.replace(bank=bank, context_frames=kept), report  # type: ignore[attr-defined]
+
+
+def _check_places(mem: LatentMemory, name: str) -> None:
+    check_positions(np.asarray(mem.xyz)[np.asarray(mem.valid)], name)
 
 
 def _joined(

@@ -8,8 +8,11 @@ import pytest
 from absl.testing import flagsaver
 
 from data_pipelines import recording
-from mirage_jax.cli.helpers import bench_explore, bench_loader, common
-from mirage_jax.evaluation import efficiency, tile_costs
+from data_pipelines.sources.procedural import ProceduralSource
+from mirage_jax.cli import bench
+from mirage_jax.cli.helpers import bench_explore, bench_loader, bench_movers, common
+from mirage_jax.evaluation import efficiency, hidden_movers, tile_costs
+from mirage_jax.io.strict_json import read_object
 
 
 def test_bench_prints_and_writes_its_numbers(call, monkeypatch, tmp_path):
@@ -54,6 +57,45 @@ def test_bench_loader_times_every_way_of_storing(monkeypatch, capsys, tmp_path):
         assert row["mb_per_s"] == pytest.approx(
             row["windows_per_s"] * 12 * (16 * 16 * 3 + 4 * 4 + 16 * 8) / 1e6
         )
+
+
+@pytest.mark.parametrize("subject", ["loader", "movers"])
+def test_numbers_are_written_into_a_folder_that_is_not_there_yet(
+    subject, monkeypatch, capsys, tmp_path
+):
+    module = {"loader": bench_loader, "movers": bench_movers}[subject]
+    row = {"windows_per_s": 1.0, "frames_per_s": 12.0, "mb_per_s": float("nan"), "clip_mb": 1.0}
+    monkeypatch.setattr(bench_loader, "measure", lambda *_: {"workers": 0, **row})
+    monkeypatch.setattr(bench_loader, "_recordings", lambda *_: [("raw", tmp_path, "train")])
+    measured = {"errors": {}, "hidden": [4], "scenes": 1, "bounced": {}}
+    monkeypatch.setattr(hidden_movers, "measure", lambda **_: measured)
+    path = tmp_path / "not" / "there" / "times.json"
+    argv = ["mirage bench", f"--json={path}"]
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as leave:
+        common.run(module.main, module.__name__, argv, config=False)
+    assert not leave.value.code, capsys.readouterr().err
+    found = read_object(path)
+    assert found == measured if subject == "movers" else found["loader"][0]["mb_per_s"] is None
+
+
+def test_windows_longer_than_clips_are_refused_by_name(monkeypatch, capsys, tmp_path):
+    recording.record(
+        ProceduralSource(size=8, frames=10), tmp_path, "train", 1, workers=0, progress=False
+    )
+    argv = ["mirage bench", f"--recording={tmp_path}", "--window_frames=11", "--loader_workers=0"]
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as leave:
+        argv.append(f"--json={tmp_path / 'times.json'}")
+        common.run(bench_loader.main, bench_loader.__name__, argv, config=False)
+    assert leave.value.code == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path}: --window_frames=11: found a clip of 10 frames" in said
+
+
+def test_networks_without_a_size_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mirage bench", "denoiser", "--sizes="])
+    with flagsaver.flagsaver(), pytest.raises(SystemExit):
+        bench.cli()
+    assert "--sizes: found none" in capsys.readouterr().err
 
 
 def test_memories_in_tiles_are_timed_where_they_lie(call, monkeypatch, tmp_path):

@@ -43,9 +43,12 @@ def embedded(monkeypatch, tmp_path):
     def run(**texts):
         said = io.StringIO()
         config = ConfigDict({"worlds": tuple(texts), "text": {"prompts": texts}})
-        files = (tmp_path / "tokenizer.json", tmp_path / "text.safetensors")
         out = tmp_path / "made" / "text.safetensors"
-        encoding.encode_prompts(config, out, Console(file=said, width=200), *files)
+        files = encoding.PromptFiles(
+            out, tmp_path / "tokenizer.json", tmp_path / "text.safetensors"
+        )
+        files.check(config)
+        files.encode(config, Console(file=said, width=200))
         return said.getvalue(), asked, load_embeddings(out)
 
     return run
@@ -95,7 +98,7 @@ def test_captions_of_clips_are_their_texts(monkeypatch, tmp_path):
     embeddings = str(tmp_path / "prompts.safetensors")
     text = {"captions": True, "embeddings": embeddings, "prompts": {"procedural": "a room"}}
     config = ConfigDict({"worlds": ("procedural",), "text": text})
-    encoding.encode_prompts(config, Path(embeddings), console, *files)
+    encoding.PromptFiles(Path(embeddings), *files).encode(config, console)
     texts = {"procedural": load_embeddings(embeddings).tokens[0]}
 
     def with_text():
@@ -117,12 +120,46 @@ def test_captions_of_clips_are_their_texts(monkeypatch, tmp_path):
     encoding.encode_captions(config, workdir, console, *files)
     with pytest.raises(ValueError, match=r"made with another text encoder .*prompts\.json"):
         with_text()
-    encoding.encode_prompts(config, Path(embeddings), console, *files)
+    encoding.PromptFiles(Path(embeddings), *files).encode(config, console)
     assert len(with_text()) == 3
     card = workdir.worlds("procedural") / "dataset.json"
     card.write_text(card.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(ValueError, match=r"made with another clips than .*procedural"):
         with_text()
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("tokenizer.safetensors", "tokenizer.json, which --tokenizer"),  # its note would be
+        ("text.safetensors", "text.safetensors, which --text_encoder"),
+        ("theirs.safetensors", "theirs.safetensors is there already and is no file of text"),
+        ("noted.safetensors", "noted.json is there already and is no record of embedded prompts"),
+        ("folder.safetensors", "that is a folder"),
+        ("made.json", "found '.json', expected .safetensors"),
+        ("theirs.json/made.safetensors", "theirs.json is no folder"),
+    ],
+)
+def test_no_file_of_others_is_written_over_by_prompts(
+    call, trained, tmp_path, monkeypatch, out, words
+):
+    monkeypatch.setattr(prompts, "embed_prompts", pytest.fail)
+    monkeypatch.setattr(encoding, "encode_recordings", pytest.fail)
+    names = ("tokenizer.json", "text.safetensors", "theirs.safetensors", "theirs.json")
+    for name in (*names, "noted.json"):
+        (tmp_path / name).write_text('{"name": "theirs"}')
+    (tmp_path / "folder.safetensors").mkdir()
+    files = [
+        f"--tokenizer={tmp_path}/tokenizer.json",
+        f"--text_encoder={tmp_path}/text.safetensors",
+    ]
+    where = ["--config.tiny=true", f"--workdir={tmp_path}", f"--prompts_to={tmp_path / out}"]
+    assert_refused(call("encode", *where, *files), "--prompts_to", words)
+    for name in (*names, "noted.json"):
+        assert (tmp_path / name).read_text() == '{"name": "theirs"}'
+    assert_refused(call("encode", *where), "--prompts_to: found no --tokenizer")
+    gone = [files[0], "--text_encoder=not_there"]
+    assert_refused(call("encode", *where, *gone), "--text_encoder: not_there: no such file")
 
 
 @pytest.mark.long

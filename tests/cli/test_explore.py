@@ -30,7 +30,15 @@ def explore(monkeypatch, capsys, tmp_path):
         (["--image=not_there.png"], "--image: not_there.png: no such file"),
         (["--clip=not_there"], "--clip: not_there: no such file"),
         (["--port=70000"], "--port: found 70000"),
-        (["--fps=0"], "--fps"),
+        (["--pace=0"], "--pace: found 0.0, expected >= 1"),
+        (["--host="], "--host: found ''"),
+        (["--host=no.such.host.invalid"], "--host: found 'no.such.host.invalid'"),
+        (["--image=setup.cfg"], "setup.cfg: not a picture"),
+        (["--image=tests"], "tests"),
+        (["--world=setup.cfg"], "--world: setup.cfg: not a saved world"),
+        (["--world=tests"], "--world: tests: not a saved world"),
+        (["--clip=setup.cfg"], "setup.cfg"),
+        (["--clip=docs"], "docs: found"),
         (["--memory_budget=0"], "--memory_budget"),
         (["--walkers=0"], "--walkers"),
         (["--saved=setup.cfg"], "--saved setup.cfg"),
@@ -39,6 +47,8 @@ def explore(monkeypatch, capsys, tmp_path):
 )
 def test_what_cannot_be_is_refused(explore, arguments, said, monkeypatch):
     monkeypatch.chdir(command_line.paths.ROOT)
+    monkeypatch.setattr(explore_starts, "make_starts", pytest.fail)
+    monkeypatch.setattr("mirage_jax.cli.explore._prepare_jax", lambda saved: None)
     assert_refused(explore(*arguments), said)
 
 

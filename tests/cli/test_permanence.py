@@ -13,6 +13,7 @@ from data_pipelines.recording import record
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers import paths
 from helpers.command_line import assert_refused
+from mirage_jax.cli.helpers import permanence
 from mirage_jax.evaluation.permanence import videos, views
 from mirage_jax.io.pictures import enlarge
 from mirage_jax.io.video import write_video
@@ -66,6 +67,9 @@ def test_cases_are_written_and_nothing_is_scored(call, worlds, tmp_path):
 
 def test_what_cannot_be_scored_is_refused(call, worlds, tmp_path):
     assert_refused(call("evaluate", *OPTIONS, "--videos=peer"), "--videos: found 'peer'")
+    for name in ("oracle_state", "memory"):
+        taken = call("evaluate", *OPTIONS, f"--videos={name}={tmp_path}")
+        assert_refused(taken, f"--videos: found {name!r}, expected a name of its own")
     both = (f"--videos=peer={tmp_path}", "--pairs")
     assert_refused(call("evaluate", *OPTIONS, *both), "--pairs: found --videos too")
     assert_refused(call("evaluate", "--pairs"), "--pairs", "expected --protocol=permanence")
@@ -73,6 +77,21 @@ def test_what_cannot_be_scored_is_refused(call, worlds, tmp_path):
     shutil.rmtree(worlds)
     record(ProceduralSource(size=8, frames=10), worlds, "eval", 1, workers=0, progress=False)
     assert_refused(call("evaluate", *OPTIONS), "found clips without bodies", "config.record.bodies")
+
+
+def test_what_cannot_be_written_or_read_is_found_first(call, worlds, tmp_path, monkeypatch):
+    monkeypatch.setattr(permanence, "_model", pytest.fail)
+    monkeypatch.setattr(videos, "write_case", pytest.fail)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "peer").mkdir()
+    missing = call("evaluate", *OPTIONS, "--videos=peer=~/peer")
+    assert_refused(missing, str(tmp_path / "peer"), "found no file, expected the video of clip")
+    sheet = tmp_path / "run" / "permanence.png"
+    Image.new("RGB", (4, 4)).save(sheet)
+    theirs = sheet.read_bytes()
+    assert_refused(call("evaluate", *OPTIONS), f"{sheet} is there already and is no contact sheet")
+    assert sheet.read_bytes() == theirs
+    assert_refused(call("evaluate", *OPTIONS, f"--cases={sheet}"), "--cases", "is no folder")
 
 
 def test_the_python_of_the_page_runs(monkeypatch, tmp_path):

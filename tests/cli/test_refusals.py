@@ -1,16 +1,16 @@
 """Values and files that no command can work with: refused by name before anything runs."""
 
-import importlib
 import json
-from pathlib import Path
+import re
 
 import pytest
 from absl import flags
 
 from data_pipelines import recording
 from helpers.command_line import assert_refused
+from helpers.paths import EXPERIMENTS
 from mirage_jax.cli import evaluate, record, train
-from mirage_jax.cli.helpers import common, flag_types, timing
+from mirage_jax.cli.helpers import common, config_sections, timing
 from mirage_jax.evaluation import network_costs
 from mirage_jax.world import loading
 
@@ -24,9 +24,6 @@ OF_EXPERIMENTS = (
     "compile",
     "quickstart",
 )
-MODULES = [f"mirage_jax.cli.{name}" for name in (*OF_EXPERIMENTS, "convert")]
-HELPERS = ("bench_networks", "common", "process_flags")
-MODULES += [f"mirage_jax.cli.helpers.{name}" for name in HELPERS]
 
 
 @pytest.mark.parametrize(
@@ -116,29 +113,6 @@ def test_every_command_checks_the_whole_config_first(call, tmp_path, command):
     field = "sampling.shift" if command == "record" else "record.gamma"  # of another's section
     assert_refused(call(command, f"--config.{field}=-1.0"), f"config.{field}: found -1.0")
     assert not list((tmp_path / "run").glob("*"))
-
-
-def numeric_flags():
-    defined = {}
-    for module in MODULES:
-        importlib.import_module(module)
-        defined |= {flag.name: flag for flag in flags.FLAGS.flags_by_module_dict().get(module, [])}
-    numbers = [flag for flag in defined.values() if flag.parser.flag_type() in ("int", "float")]
-    assert len(numbers) > 15
-    return {flag.name: flag for flag in numbers}
-
-
-def test_no_numeric_flag_takes_what_is_no_finite_number_in_its_range():
-    for name, flag in numeric_flags().items():
-        parser = flag.parser
-        assert isinstance(parser, flag_types.Number), name
-        if name not in ("angle", "distance"):
-            assert parser.range, name
-        for word in ("nan", "inf", "-inf", "1e999", "many", "-2" if parser.range else "nan"):
-            with pytest.raises(ValueError, match=r"found .*, expected"):
-                parser.parse(word)
-        if flag.default is not None:
-            assert parser.parse(str(flag.default)) == flag.default
 
 
 @pytest.mark.parametrize("flag", ["--fps=inf", "--cfg_scale=nan", "--angle=inf", "--max_depth=nan"])
@@ -325,23 +299,22 @@ def test_the_home_directory_is_found_in_flags_and_fields(call, tmp_path, monkeyp
     monkeypatch.setenv("HOME", str(tmp_path))
     seen = []
     monkeypatch.setattr(evaluate, "run", lambda config, workdir, _: seen.append((config, workdir)))
-    names = ["text.embeddings", "denoiser_training.pretrained"]
-    names += [f"{part}_training.init_from" for part in ("vae", "geometry", "denoiser")]
-    fields = [f"--config.{name}=~/a/b" for name in names]
-    (tmp_path / "mine.py").write_text(Path(common.DEFAULT_CONFIG).read_text())
-    found = call("evaluate", "--config=~/mine.py", "--workdir=~/there", *fields)
-    assert found[0] == 0, found[2]
-    ((config, workdir),) = seen
-    assert workdir.root == tmp_path / "there"
-    for name in names:
-        section, field = name.split(".")
-        assert config[section][field] == str(tmp_path / "a/b")
-
-
-def test_every_flag_that_names_a_file_knows_the_home_directory(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/someone")
-    numeric_flags()
-    words = ("image", "depth", "world", "trajectory", "geometry", "out", "text", "tokenizer")
-    words += ("text_encoder", "save_text", "depth_model", "workdir", "to", "json")
-    for name in words:
-        assert flags.FLAGS[name].parser.parse("~/a") == "/home/someone/a", name
+    says = config_sections.field_meanings()
+    a_file = re.compile(r"(File|Folder|Run or export|Export|Depth Anything)\b")
+    named = {name for name, text in says.items() if a_file.match(text)}
+    assert len(named) == 10
+    for path in EXPERIMENTS.glob("*.py"):
+        (tmp_path / path.name).write_text(path.read_text())
+    for experiment in ("distill", "footage"):
+        known = set(common._fields(common.load_config(f"{tmp_path}/{experiment}.py")))
+        names = sorted(named & known)
+        fields = [f"--config.{name}=~/a/b" for name in names]
+        found = call("evaluate", f"--config=~/{experiment}.py", "--workdir=~/there", *fields)
+        assert found[0] == 0, found[2]
+        config, workdir = seen.pop()
+        assert workdir.root == tmp_path / "there"
+        for name in names:
+            section, field = name.split(".")
+            assert config[section][field] == str(tmp_path / "a/b"), name
+        named -= known
+    assert not named

@@ -128,7 +128,7 @@ def call(monkeypatch, capsys):
 
 
 def test_the_command_writes_the_page_and_refuses_what_is_no_dataset(call, dataset, tmp_path):
-    page = tmp_path / "page.html"
+    page = tmp_path / "not there yet" / "page.html"
     code, out, err = call("inspect", dataset, "--clips", "1", page)
     assert code == 0 and page.name in out, err
     assert "<h2>train</h2>" in page.read_text() and "<h2>eval</h2>" in page.read_text()

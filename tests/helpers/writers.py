@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from data_pipelines import card
 from data_pipelines.recording import read_records, record
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers import formats, tiny_world
+from helpers.command_writers import WRITERS as OF_COMMANDS
 from helpers.format_entry import canonical
+from helpers.writer_entry import Writer, which
 from mirage_jax import trajectories, weights
 from mirage_jax.convert import incoming, orbax_folder, outgoing
 from mirage_jax.convert.tensor_files import open_tensors
@@ -31,33 +32,6 @@ from mirage_jax.training.latent_encoding import load_clips
 from mirage_jax.training.metrics import MetricsWriter
 from mirage_jax.world import world_file
 
-
-@dataclasses.dataclass(frozen=True)
-class Writer:
-    """Something that is written into a folder, with content 0 or content 1.
-
-    Attributes:
-      name: what it is called.
-      write: writes the content of a number.
-      read: the number of the content that is there, read with all checks; raises if it is neither.
-      fresh: it is only ever written where there is none yet, which reads as 0.
-      alone: writers of one folder keep each other out, or are kept out by what calls them.
-    """
-
-    name: str
-    write: Callable[[Path, int], Any]
-    read: Callable[[Path], int]
-    fresh: bool = False
-    alone: bool = False
-
-
-def _which(found: Any, make: Callable[[int], Any]) -> int:
-    for number in (0, 1):
-        if canonical(found) == canonical(make(number)):
-            return number
-    raise ValueError("found neither the old content nor the new")
-
-
 # -- one file --------------------------------------------------------------------------------------
 
 
@@ -68,7 +42,7 @@ def _world(number: int) -> Any:
 
 def _read_world(folder: Path) -> int:
     world = world_file.load_world(folder / "a.world")
-    return _which(jax.tree.map(np.asarray, world), lambda n: jax.tree.map(np.asarray, _world(n)))
+    return which(jax.tree.map(np.asarray, world), lambda n: jax.tree.map(np.asarray, _world(n)))
 
 
 def _flat(params: Any) -> dict[str, np.ndarray]:
@@ -86,7 +60,7 @@ def _architecture(number: int) -> dict[str, Any]:
 
 def _read_export(folder: Path) -> int:
     params, architecture = weights.load_export(folder / "export")
-    return _which((_flat(params), architecture), lambda n: (_flat(_plain(n)), _architecture(n)))
+    return which((_flat(params), architecture), lambda n: (_flat(_plain(n)), _architecture(n)))
 
 
 def _save(folder: Path, number: int, name: str, save: Any) -> None:
@@ -101,7 +75,7 @@ def _read_orbax(folder: Path) -> int:
     orbax_folder._read.cache_clear()
     opened = orbax_folder.open_orbax(folder / "orbax")
     found = {name: np.asarray(leaf) for name, leaf in opened.tensors.items()}
-    _which(found, lambda number: _flat(_plain(number)))
+    which(found, lambda number: _flat(_plain(number)))
     return 1
 
 
@@ -208,7 +182,7 @@ def _write_cache(folder: Path, number: int) -> None:
 
 def _read_cache(folder: Path) -> int:
     path = folder / "train.array_record"
-    number = _which(load_clips(path).depth, lambda n: _clips(n).depth)
+    number = which(load_clips(path).depth, lambda n: _clips(n).depth)
     # The key may be missing, but vouches for nothing else.
     assert latent_cache.stale(path, {"encoder": f"content {1 - number}"})
     return number
@@ -268,13 +242,13 @@ WRITERS: dict[str, Writer] = {
         Writer("released folder", _write_shards, _read_shards, fresh=True),
         Writer("text embeddings",
                lambda folder, n: text.save_embeddings(folder / "a.safetensors", _embeddings(n)),
-               lambda folder: _which(text.load_embeddings(folder / "a.safetensors"), _embeddings)),
+               lambda folder: which(text.load_embeddings(folder / "a.safetensors"), _embeddings)),
         *(_camera_path(suffix) for suffix in (".npz", ".npy", ".json", ".txt")),
         Writer("video", lambda folder, n: video.write_video(folder / "a.mp4", _frames(n), 10),
                lambda folder: len(video.read_video(folder / "a.mp4")[0]) - 4),
         Writer("picture of a run", _write_sample, _read_sample, alone=True),
         Writer("results", lambda folder, n: results.save(folder / "results.json", _results(n)),
-               lambda folder: _which(read_object(folder / "results.json"), _results)),
+               lambda folder: which(read_object(folder / "results.json"), _results)),
         Writer("report", _write_report, _read_report),
         Writer("dataset card",
                lambda folder, n: card.write_card(
@@ -283,6 +257,7 @@ WRITERS: dict[str, Writer] = {
         Writer("latent cache", _write_cache, _read_cache, alone=True),
         Writer("checkpoint", _write_checkpoint, _read_checkpoint, alone=True),
         Writer("recording", _write_recording, _read_recording, fresh=True, alone=True),
+        *OF_COMMANDS,
     )
 }  # fmt: skip
 

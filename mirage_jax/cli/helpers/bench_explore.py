@@ -12,7 +12,6 @@ picture, and writes <workdir>/bench_explore.json.
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
@@ -24,7 +23,7 @@ from rich.table import Table
 from mirage_jax.cli.helpers import common, run_weights
 from mirage_jax.cli.helpers.flag_types import Integer
 from mirage_jax.io import outputs
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.json_files import write_json
 from mirage_jax.io.workdir import Workdir
 
 _CHUNKS = flags.DEFINE(Integer(least=20), "chunks", 200, "Chunks to time.")
@@ -86,7 +85,7 @@ def run(weights: Workdir, workdir: Workdir, worlds: Any, console: Console) -> No
     if _WALKERS.value:
         starts = [session.world] * _WALKERS.value
         outcome["together"] = walking.measure_together(model, starts, chunks=10, options=options)
-    write_atomically(path, json.dumps(outcome, indent=1) + "\n")
+    write_json(path, outcome)
     _print(outcome, console)
     console.print(f"-> {path}")
 

@@ -10,7 +10,6 @@ count, from the first batch on, so that the start of processes does not count.
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
@@ -24,9 +23,9 @@ from rich.table import Table
 
 from data_pipelines.clip_codecs import ENCODINGS
 from mirage_jax.cli.helpers.bench_networks import json_path
-from mirage_jax.cli.helpers.flag_types import Integer, PathName
+from mirage_jax.cli.helpers.flag_types import Integer, Numbers, PathName
 from mirage_jax.io import outputs
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.json_files import write_json
 
 _CLIPS = flags.DEFINE(PathName(), "recording", "", "Folder of recorded clips; '' records rooms.")
 _SIZE = flags.DEFINE(
@@ -35,7 +34,9 @@ _SIZE = flags.DEFINE(
 _FRAMES = flags.DEFINE(Integer(least=1), "window_frames", 33, "Frames of a window.")
 _BATCH = flags.DEFINE(Integer(least=1), "batch_windows", 8, "Windows of a batch.")
 _BATCHES = flags.DEFINE(Integer(least=1), "timed_batches", 12, "Batches to time.")
-_WORKERS = flags.DEFINE_list("loader_workers", ["0", "1", "2"], "Loader processes; 0 = threads.")
+_WORKERS = flags.DEFINE(
+    Numbers(Integer(least=0)), "loader_workers", [0, 1, 2], "Loader processes; 0 = threads."
+)
 
 _ROOMS = 16
 
@@ -43,15 +44,14 @@ _ROOMS = 16
 def run(console: Console) -> None:
     path = json_path("loader")
     outputs.check_file(f"--json {path}", path, outputs.json_kind("file of timings", ["loader"]))
-    workers = [int(word) for word in _WORKERS.value]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for encoding, clips, split in _recordings(Path(folder), console):
-            for count in workers:
+            for count in _WORKERS.value:
                 with console.status(f"{encoding}, {count} loader processes"):
                     rows.append({"encoding": encoding, **measure(clips, split, count)})
     outcome = {"loader": rows, "cores": os.cpu_count(), "frames": _FRAMES.value}
-    write_atomically(path, json.dumps(outcome, indent=1) + "\n")
+    write_json(path, outcome)
     console.print(table(rows))
     console.print(f"-> {path}")
 
@@ -80,7 +80,11 @@ def measure(clips: Path, split: str, workers: int) -> dict[str, Any]:
     with batches(
         source, Window(_FRAMES.value), batch_size=_BATCH.value, seed=0, workers=workers
     ) as stream:
-        decoded = sum(array.nbytes for array in next(stream).values())
+        try:
+            first = next(stream)
+        except ValueError as error:
+            raise ValueError(f"{clips}: --window_frames={_FRAMES.value}: {error}") from error
+        decoded = sum(array.nbytes for array in first.values())
         start = time.perf_counter()
         for _ in range(_BATCHES.value):
             next(stream)

@@ -12,7 +12,6 @@ last. Writes bench_movers.json (--json=FILE).
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from absl import flags
@@ -21,9 +20,9 @@ from rich.progress import track
 from rich.table import Table
 
 from mirage_jax.cli.helpers.bench_networks import json_path
-from mirage_jax.cli.helpers.flag_types import Integer
+from mirage_jax.cli.helpers.flag_types import Integer, Numbers, Real
 from mirage_jax.io import outputs
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.json_files import write_json
 
 _ROOMS = flags.DEFINE(Integer(least=1), "rooms", 8, "Held-out rooms.")
 _BALLS = flags.DEFINE(Integer(least=1), "balls", 4, "Balls in each, half of them rolling in bows.")
@@ -33,13 +32,17 @@ _EVERY = flags.DEFINE(
     4,
     "Of the 17 watched frames one in so many is brought into memory; rollouts take every fourth.",
 )
-_HIDDEN = flags.DEFINE_list(
+_HIDDEN = flags.DEFINE(
+    Numbers(Integer(least=1, below=10_000)),
     "hidden_frames",
-    ["4", "8", "16", "32", "64", "100"],
+    [4, 8, 16, 32, 64, 100],
     "Frames (of 10 a second) for which it is hidden.",
 )
-_ERRORS = flags.DEFINE_list(
-    "depth_errors", ["0", "0.3"], "Standard deviations of the log of each frame's depth as a whole."
+_ERRORS = flags.DEFINE(
+    Numbers(Real(least=0, below=10)),
+    "depth_errors",
+    [0.0, 0.3],
+    "Standard deviations of the log of each frame's depth as a whole.",
 )
 
 
@@ -48,8 +51,7 @@ def run(console: Console) -> None:
 
     path = json_path("movers")
     outputs.check_file(f"--json {path}", path, outputs.json_kind("file of errors", ["errors"]))
-    hidden = sorted({_number("hidden_frames", word, int, 1) for word in _HIDDEN.value})
-    errors = sorted({_number("depth_errors", word, float, 0) for word in _ERRORS.value})
+    hidden, errors = sorted(set(_HIDDEN.value)), sorted(set(_ERRORS.value))
     total = _ROOMS.value * _BALLS.value * len(errors)
     bar = iter(track(range(total), "balls", console=console, transient=True))
     outcome = hidden_movers.measure(
@@ -60,22 +62,10 @@ def run(console: Console) -> None:
         depth_errors=errors,
         advance=lambda: next(bar, None),
     )
-    write_atomically(path, json.dumps(outcome, indent=1) + "\n")
+    write_json(path, outcome)
     for error in outcome["errors"]:
         console.print(table(outcome, error))
     console.print(f"-> {path}")
-
-
-def _number(flag: str, word: str, kind: type, least: float | int) -> Any:
-    try:
-        value = kind(word)
-    except ValueError:
-        value = None
-    if value is None or not least <= value < 1e4:
-        raise ValueError(
-            f"--{flag}: found {word!r}, expected numbers from {least} and below 10,000, with commas"
-        )
-    return value
 
 
 def table(outcome: dict[str, Any], error: str) -> Table:

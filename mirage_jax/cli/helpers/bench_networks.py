@@ -17,7 +17,6 @@ machine could not run.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from rich.table import Table
 from mirage_jax.cli.helpers.compilation import use_own_kernels
 from mirage_jax.cli.helpers.flag_types import Integer, PathName
 from mirage_jax.io import outputs
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.json_files import write_json
 
 SUBJECTS = ("denoiser", "vae")
 
@@ -56,6 +55,8 @@ def run(subject: str, console: Console) -> None:
 
     from mirage_jax.evaluation import network_costs
 
+    if not any(_SIZES.value):
+        raise ValueError("--sizes: found none, expected names such as tiny")
     path = json_path(subject)
     outputs.check_file(f"--json {path}", path, outputs.json_kind("file of timings", _FIELDS))
     with console.status("") as status:
@@ -67,8 +68,7 @@ def run(subject: str, console: Console) -> None:
             repeats=_REPEATS.value,
             notify=status.update,
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(outcome, indent=1) + "\n")
+    write_json(path, outcome)
     console.print(table(outcome))
     console.print(f"-> {path}")
 

@@ -10,8 +10,6 @@ of the teacher in many. Prints a table and writes <workdir>/bench_steps.json.
 
 from __future__ import annotations
 
-import json
-
 from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -19,12 +17,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from mirage_jax.cli.helpers import build, common, config_check
-from mirage_jax.cli.helpers.flag_types import Integer
+from mirage_jax.cli.helpers.flag_types import Integer, Numbers
 from mirage_jax.io import outputs
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.json_files import write_json
 from mirage_jax.io.workdir import Workdir
 
-_STEPS = flags.DEFINE_list("steps", ["1", "2", "4"], "Steps that both are sampled in.")
+_STEPS = flags.DEFINE(
+    Numbers(Integer(least=1)), "steps", [1, 2, 4], "Steps that both are sampled in."
+)
 _MANY = flags.DEFINE(Integer(least=1), "many", 20, "Steps of the teacher at its best.")
 _CLIPS = flags.DEFINE(Integer(least=1), "held_out", 64, "Held-out clips of each world, at most.")
 
@@ -82,7 +82,7 @@ def run(
             advance=lambda: progress.advance(bar),
         )
     outcome = {"many": many, "seed": config.seed, "worlds": found}
-    write_atomically(path, json.dumps(outcome, indent=1) + "\n")
+    write_json(path, outcome)
     for name, rows in found.items():
         console.print(_table(f"{name}: {len(worlds[name])} held-out returns", rows))
     console.print(f"-> {path}", soft_wrap=True)
@@ -100,9 +100,13 @@ def _table(title: str, rows: dict[str, dict[int, dict[str, float]]]) -> Table:
 
 def main() -> None:
     config = common.resolve_config()
-    if not all(word.isdecimal() and int(word) for word in _STEPS.value) or not _STEPS.value:
-        raise common.UserError(f"--steps: found {_STEPS.value}, expected numbers such as 1,2,4")
     workdir = Workdir(common.workdir())
     common.prepare_jax(config, workdir)
-    steps = tuple(map(int, _STEPS.value))
-    run(config, workdir, Console(), steps=steps, many=_MANY.value, clips=_CLIPS.value)
+    run(
+        config,
+        workdir,
+        Console(),
+        steps=tuple(_STEPS.value),
+        many=_MANY.value,
+        clips=_CLIPS.value,
+    )

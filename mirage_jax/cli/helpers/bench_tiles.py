@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,18 +9,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mirage_jax.cli.helpers.flag_types import Integer
 from mirage_jax.io import outputs
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.json_files import write_json
 from mirage_jax.io.workdir import Workdir
-
-
-def sizes(words: Sequence[str]) -> list[int]:
-    """Numbers of elements; ValueError names the flag."""
-    try:
-        return [Integer(least=1).parse(word) for word in words]
-    except ValueError as error:
-        raise ValueError(f"--tiles: {error}") from error
 
 
 def run(elements: Sequence[int], workdir: Workdir, console: Console) -> None:
@@ -40,7 +30,7 @@ def run(elements: Sequence[int], workdir: Workdir, console: Console) -> None:
                     status.update(f"{place}: {written:,} of {size:,} elements written")
 
                 found.append(tile_costs.measure(size, place=place, on_write=tell))
-    write_atomically(path, json.dumps({"tiles": found}, indent=1) + "\n")
+    write_json(path, {"tiles": found})
     console.print(_table(found))
     console.print(
         "alone, tiles: ms; ratio: of these; CPU: of CPU time; same: whether tokens and depths are"

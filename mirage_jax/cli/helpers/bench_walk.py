@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from mirage_jax.cli.helpers import build, config_check
 from mirage_jax.io import outputs
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.json_files import write_json
 from mirage_jax.io.workdir import Workdir
 
 CLIPS = 2
@@ -41,7 +40,7 @@ def run(config: ConfigDict, workdir: Workdir, chunks: int, console: Console) -> 
         outcome = memory_walk.measure(
             model, clips, chunks=chunks, advance=lambda: progress.advance(bar)
         )
-    write_atomically(path, json.dumps(outcome, indent=1) + "\n")
+    write_json(path, outcome)
     for name, found in outcome["worlds"].items():
         console.print(_table(name, found, outcome))
         for memory, walk in found.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -13,7 +12,7 @@ from rich.table import Table
 from mirage_jax.cli.helpers import build, held_out_clips
 from mirage_jax.evaluation import closed_loop
 from mirage_jax.io import outputs
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.json_files import write_json
 from mirage_jax.io.workdir import Workdir
 
 KIND = outputs.json_kind("file of closed-loop results", ["seed", "worlds"])
@@ -54,6 +53,6 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> dict[str, Any
         shown.add_row(*row)
     console.print(shown)
     outcome = {"seed": config.seed, "worlds": found}
-    write_atomically(path, json.dumps(outcome, indent=1, allow_nan=False) + "\n")
+    write_json(path, outcome)
     console.print(f"results: {path}")
     return outcome

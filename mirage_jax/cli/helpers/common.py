@@ -60,24 +60,18 @@ def resolve_config() -> ConfigDict:
         for name, value in config.tiny_overrides:
             if name not in explicit:
                 _set_dotted(config, name, value)
-    for name in _PATHS:
-        section, field = name.split(".")
-        if section in config and field in config[section]:
-            config[section][field] = os.path.expanduser(config[section][field])
+    for section in config.values():
+        for field in _PATHS:
+            if isinstance(section, ConfigDict) and isinstance(section.get(field), str):
+                section[field] = os.path.expanduser(section[field])
     if config.get("data", {}).get("root"):
         config.worlds = (FOOTAGE,)
     config.lock()
     return config
 
 
-_PATHS = (
-    "data.root",
-    "data.depth_weights",
-    "text.embeddings",
-    "denoiser_training.pretrained",
-    *(f"{part}_training.init_from" for part in ("vae", "geometry", "denoiser")),
-)
-"""Fields that name files or folders."""
+_PATHS = ("root", "depth_weights", "embeddings", "pretrained", "init_from", "teacher")
+"""Fields of any section that name files or folders."""
 
 
 def overrides() -> tuple[str, dict[str, Any], dict[str, Any]]:

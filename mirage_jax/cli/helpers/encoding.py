@@ -20,8 +20,10 @@ from data_pipelines.tolerance import check_share
 from mirage_jax.cli.helpers import clip_sources, depth_network, prompts, training_data
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.lock import locked
+from mirage_jax.io.outputs import check_file, json_kind
 from mirage_jax.io.strict_json import read_object
-from mirage_jax.io.text import TextEmbeddings, load_embeddings, save_embeddings
+from mirage_jax.io.text import EMBEDDINGS, TextEmbeddings, load_embeddings, save_embeddings
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel.processes import first_alone
 from mirage_jax.training import latent_cache
@@ -98,42 +100,85 @@ def _check_skipped(cache: Path, share: float, console: Console) -> None:
     check_share(skipped, total, share)
 
 
-def encode_prompts(
-    config: ConfigDict, out: Path, console: Console, tokenizer: Path, encoder: Path
-) -> None:
-    """Embeds the prompts of a config's worlds into one file, unless they are there already.
+_NOTE = json_kind("record of embedded prompts", ["text_encoder", "tokenizer"])
 
-    Beside the file, `<name>.json` says of which text encoder they are.
 
-    Args:
-      config: with `text.prompts`.
-      out: the file.
-      console: where to print.
+@dataclasses.dataclass(frozen=True)
+class PromptFiles:
+    """The files that embedding the prompts of a config's worlds reads and writes.
+
+    Attributes:
+      out: the file of embeddings; `<name>.json` beside it says of which text encoder they are.
       tokenizer, encoder: UMT5's files.
-
-    Raises:
-      UserError: if a world has no prompt.
-      FileNotFoundError, ValueError: naming the file that is missing or is something else.
     """
+
+    out: Path
+    tokenizer: Path
+    encoder: Path
+
+    @property
+    def note(self) -> Path:
+        return self.out.with_suffix(".json")
+
+    def check(self, config: ConfigDict) -> None:
+        """Checks all that can be known before anything is read.
+
+        Raises:
+          UserError: if a world has no prompt.
+          FileNotFoundError: naming the flag and the file that is missing.
+          ValueError: naming what would be lost, or cannot be written.
+        """
+        named = {"--tokenizer": self.tokenizer, "--text_encoder": self.encoder}
+        for flag, path in named.items():
+            if not path.exists():
+                raise FileNotFoundError(f"{flag}: {path}: no such file or folder")
+        where = f"--prompts_to {self.out}"
+        reads = {f"{flag} ({file})": file for flag, path in named.items() for file in _files(path)}
+        check_file(where, self.out, EMBEDDINGS, reads=reads, suffixes=(".safetensors",))
+        check_file(where, self.note, _NOTE, reads=reads)
+        _wanted(config)
+
+    def encode(self, config: ConfigDict, console: Console) -> None:
+        """Embeds the prompts into one file, unless they are there already.
+
+        Args:
+          config: with `text.prompts`.
+          console: where to print.
+
+        Raises:
+          UserError: if a world has no prompt.
+          FileNotFoundError, ValueError: naming the file that is missing or is something else.
+          LockedError: if another process is at it.
+        """
+        wanted, out = _wanted(config), self.out
+        with locked(out.with_suffix(".lock"), "embedding prompts"):
+            made = self._encode(wanted)
+        use = f"{made} prompts; train with --config.text.embeddings={out}"
+        said = use if made else "up to date"
+        console.print(f"{out}: {said}", markup=False, soft_wrap=True)
+
+    def _encode(self, wanted: list[str]) -> int:
+        """Embeds prompts; gives how many, 0 where all are there."""
+        key = _text_key(self.tokenizer, self.encoder)
+        known = self.out.exists() and self.note.exists() and read_object(self.note) == key
+        if known and set(wanted) <= set(load_embeddings(self.out).prompts):
+            return 0
+        made = prompts.embed_prompts(wanted, self.tokenizer, self.encoder)
+        self.note.unlink(missing_ok=True)  # until it is true of what is there
+        save_embeddings(self.out, made)
+        write_atomically(self.note, json.dumps(key, indent=1, sort_keys=True) + "\n")
+        return len(wanted)
+
+
+def _wanted(config: ConfigDict) -> list[str]:
     missing = [world for world in config.worlds if world not in config.text.prompts]
     if missing:
         raise UserError(f"text.prompts: found none for {missing[0]!r}, expected one for each world")
-    wanted = list(dict.fromkeys(config.text.prompts[world] for world in config.worlds))
-    key = _text_key(tokenizer, encoder)
-    note = out.with_suffix(".json")
-    known = out.exists() and note.exists() and read_object(note) == key
-    if known and set(wanted) <= set(load_embeddings(out).prompts):
-        console.print(f"{out}: up to date", markup=False, soft_wrap=True)
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    note.unlink(missing_ok=True)
-    save_embeddings(out, prompts.embed_prompts(wanted, tokenizer, encoder))
-    write_atomically(note, json.dumps(key, indent=1, sort_keys=True) + "\n")
-    console.print(
-        f"{out}: {len(wanted)} prompts; train with --config.text.embeddings={out}",
-        markup=False,
-        soft_wrap=True,
-    )
+    return list(dict.fromkeys(config.text.prompts[world] for world in config.worlds))
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
 
 
 def encode_captions(
@@ -185,7 +230,4 @@ def _text_key(tokenizer: Path, encoder: Path) -> dict[str, Any]:
 
 def _identity(path: Path) -> list[list[str | int]]:
     """Names and sizes of a file, or of the files of a folder, and a CRC of places all over each."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
-    return [[file.name, *latent_cache.file_identity(file).values()] for file in files]
+    return [[file.name, *latent_cache.file_identity(file).values()] for file in _files(path)]

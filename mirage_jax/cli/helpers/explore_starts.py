@@ -13,11 +13,12 @@ from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.explore.starts import Start, Starts
 from mirage_jax.geometry import Camera
 from mirage_jax.io.framing import Framing
+from mirage_jax.io.image_files import read_rgb
 from mirage_jax.io.picture_files import read_picture
 from mirage_jax.world import WorldModel, loading, shipped
 from mirage_jax.world.session import Session, SessionOptions
 from mirage_jax.world.state import World
-from mirage_jax.world.world_file import read_world_file
+from mirage_jax.world.world_file import WORLD, read_world_file
 
 CLIP_FRAMES = 17
 """Frames of a clip that a walk begins from."""
@@ -55,6 +56,19 @@ class Entries:
         for name in given:
             if not Path(getattr(self, name)).exists():
                 raise UserError(f"--{name}: {getattr(self, name)}: no such file")
+
+    def check(self) -> None:
+        """Looks at the file before anything else is done.
+
+        Raises:
+          ValueError, OSError: naming it, if it is not what its flag asks for.
+        """
+        if self.image:
+            read_rgb(Path(self.image), at_least=1)
+        if self.world and not (Path(self.world).is_file() and WORLD.is_ours(Path(self.world))):
+            raise UserError(f"--world: {self.world}: not a saved world, expected one")
+        if self.clip:
+            _footage(self.clip, (1, 1)).scenes()
 
 
 def make_starts(entries: Entries, options: SessionOptions, progress: Progress) -> Starts:
@@ -97,11 +111,13 @@ def _starts(model: WorldModel, entries: Entries, options: SessionOptions) -> tup
     )
 
 
+def _footage(folder: str, size: tuple[int, int]) -> FootageSource:
+    height, width = size
+    return FootageSource(root=folder, size=height, width=width, frames=CLIP_FRAMES, eval_share=0.0)
+
+
 def _world_of_clip(model: WorldModel, folder: str) -> World:
-    height, width = model.size
-    source = FootageSource(
-        root=folder, size=height, width=width, frames=CLIP_FRAMES, eval_share=0.0
-    )
+    source = _footage(folder, model.size)
     clip = source.clip(source.worlds("train")[0], 0)
     kept = slice(None, None, CLIP_STRIDE)
     camera = Camera(clip.intrinsics[kept], clip.cam2world[kept], model.size)

@@ -1,4 +1,4 @@
-"""Parsers of flags, for `absl.flags.DEFINE`: numbers in a range, and paths."""
+"""Parsers of flags, for `absl.flags.DEFINE`: numbers in a range, lists of them, and paths."""
 
 from __future__ import annotations
 
@@ -50,6 +50,28 @@ class Real(Number):
     """A finite number."""
 
     kind, words = float, "a number"
+
+
+class Numbers(flags.ArgumentParser):
+    """One number or several with commas between them, each as another parser takes it.
+
+    Attributes:
+      range: the bounds in words, "" without any.
+    """
+
+    def __init__(self, each: Number):
+        self._each = each
+        self.range = f"each {each.range}" if each.range else ""
+
+    def parse(self, argument: Any) -> list[Any]:
+        """The numbers; ValueError says what was found and what was expected."""
+        if isinstance(argument, list):
+            return argument
+        return [self._each.parse(word.strip()) for word in argument.split(",")]
+
+    def flag_type(self) -> str:
+        """Name of the type."""
+        return "comma separated list of numbers"
 
 
 class PathNames(flags.ArgumentParser):

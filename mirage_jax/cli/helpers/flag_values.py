@@ -13,9 +13,14 @@ from mirage_jax.world.model import WorldModel
 from mirage_jax.world.sampling import memory_scale
 
 
-def two_numbers(flag: str, words: Sequence[str], expected: str) -> tuple[int, int]:
-    """Two whole numbers; UserError, naming the flag and what was `expected`, on anything else."""
-    if len(words) != 2 or not all(word.strip().isdecimal() for word in words):
+def two_numbers(flag: str, words: Sequence[str], expected: str, least: int = 1) -> tuple[int, int]:
+    """Two whole numbers from `least`.
+
+    Raises:
+      UserError: naming the flag and what was `expected`, on anything else.
+    """
+    whole = all(word.strip().isdecimal() for word in words)
+    if len(words) != 2 or not whole or min(map(int, words)) < least:
         raise common.UserError(f"--{flag}: found {','.join(words)!r}, expected {expected}")
     return int(words[0]), int(words[1])
 
@@ -25,7 +30,7 @@ def vae_tile(words: Sequence[str] | None) -> tuple[int, ...] | None:
     if words is None:
         return None
     expected = "ROWS,COLUMNS of cells, or 0,0 for whole pictures"
-    tile = two_numbers("vae_tile", words, expected)
+    tile = two_numbers("vae_tile", words, expected, least=0)
     if tile == (0, 0):
         return ()
     if 0 in tile:

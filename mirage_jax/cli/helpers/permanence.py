@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from mirage_jax.cli.helpers import build, common, config_check
+from mirage_jax.cli.helpers.sheets import SHEET, write_sheet
 from mirage_jax.io import outputs
-from mirage_jax.io.atomic import replacing, write_atomically
+from mirage_jax.io.json_files import write_json
 from mirage_jax.io.pictures import contact_sheet
 from mirage_jax.io.workdir import Workdir
 
 SHOWN = 9
 """Judged views on the sheet, at most."""
-SHEET = outputs.FileKind("sheet of views", lambda path: path.read_bytes().startswith(b"\x89PNG"))
 _PARTS = ("encoder", "geometry", "denoiser_latent")
 
 
@@ -55,14 +53,18 @@ def run(
     if pairs and folders:
         raise common.UserError("--pairs: found --videos too, expected one of them")
     if cases:
+        outputs.check_folder(f"--cases {cases}", Path(cases))
         for clip in track(list(_clips(config, workdir)), "writing cases", console=console):
             video_folders.write_case(cases, clip)
         return {}
     path = workdir.root / "permanence.json"
     outputs.check_file("evaluate", path, outputs.json_kind("permanence scores", ["methods"]))
     outputs.check_file("evaluate", path.with_suffix(".png"), SHEET)
-    model = _model(config, workdir, console)
     clips = sorted(_clips(config, workdir), key=lambda clip: (clip.source, clip.world))
+    for folder in folders.values():
+        for clip in clips:
+            video_folders.video_file(folder, clip)
+    model = _model(config, workdir, console)
     shown: list[dict[str, np.ndarray]] = []
 
     def methods(clip: Any) -> dict[str, np.ndarray]:
@@ -84,7 +86,7 @@ def run(
         each=keep,
     )
     outcome = {"pixels": pixels, "seed": config.seed, **found.summarise(config.seed)}
-    write_atomically(path, json.dumps(outcome, indent=1, allow_nan=False) + "\n")
+    write_json(path, outcome)
     if shown:
         _write_sheet(path.with_suffix(".png"), shown)
     for table in tables(outcome):
@@ -94,12 +96,18 @@ def run(
 
 
 def _folders(videos: Sequence[str]) -> dict[str, Path]:
-    folders = {}
+    from mirage_jax.evaluation.permanence.baselines import BASELINES
+    from mirage_jax.evaluation.permanence.rollouts import METHODS
+
+    folders: dict[str, Path] = {}
     for word in videos:
         name, equals, folder = word.partition("=")
-        if not (name and equals and Path(folder).is_dir()):
+        path = Path(folder).expanduser()
+        if not (name and equals and path.is_dir()):
             raise common.UserError(f"--videos: found {word!r}, expected NAME=FOLDER of videos")
-        folders[name] = Path(folder)
+        if name in (*BASELINES, *METHODS, *folders):
+            raise common.UserError(f"--videos: found {name!r}, expected a name of its own")
+        folders[name] = path
     return folders
 
 
@@ -138,8 +146,7 @@ def _write_sheet(path: Path, shown: list[dict[str, np.ndarray]]) -> None:
     """One column for each of some judged views, one row for each method."""
     chosen = np.linspace(0, len(shown) - 1, min(SHOWN, len(shown))).round().astype(int)
     rows = {label: np.stack([shown[i][label] for i in chosen]) for label in shown[0]}
-    with replacing(path) as partial:
-        Image.fromarray(contact_sheet(rows, columns=SHOWN)).save(partial, format="PNG")
+    write_sheet(path, contact_sheet(rows, columns=SHOWN))
 
 
 _COLUMNS = {

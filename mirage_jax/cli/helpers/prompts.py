@@ -68,6 +68,7 @@ def with_prompt(
         made = embed_prompts(wanted, Path(tokenizer), Path(text_encoder))
         tokens = made.tokens
         if save_text:
+            Path(save_text).parent.mkdir(parents=True, exist_ok=True)
             save_embeddings(save_text, made)
     else:
         raise UserError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from mirage_jax.evaluation import protocol
 from mirage_jax.evaluation.results import METHODS
 from mirage_jax.evaluation.returns import ReturnsSource
 from mirage_jax.io import outputs
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.json_files import write_json
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.training.clip_encoding import settings_of
 from mirage_jax.training.latent_encoding import refresh_cache
@@ -76,7 +75,7 @@ def run(config: ConfigDict, workdir: Workdir, root: str, most: int, console: Con
         "seed": config.seed,
         "scores": scores,
     }
-    write_atomically(scores_file, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    write_json(scores_file, found)
     console.print(_table(scores))
     console.print(f"{len(held_out)} returns of {root} -> {scores_file}", soft_wrap=True)
     return scores_file

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mirage_jax.io import outputs
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.json_files import write_json
 from mirage_jax.io.strict_json import read_object
 from mirage_jax.io.workdir import Workdir
 
@@ -46,7 +45,7 @@ def timed(workdir: Workdir, stage: str, *outputs: Path) -> Iterator[None]:
         if not outputs or _files(outputs) != before:
             earlier = seconds.get(stage, 0.0) if outputs else 0.0
             seconds[stage] = round(earlier + time.monotonic() - start, 1)
-            write_atomically(workdir.seconds, json.dumps(seconds, indent=1) + "\n")
+            write_json(workdir.seconds, seconds)
 
 
 def _files(folders: tuple[Path, ...]) -> dict[Path, tuple[int, int]]:

@@ -25,6 +25,9 @@ from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range, to_ui
 
 Video = UInt8[np.ndarray, "frames height width 3"]
 
+METHODS = (RECONSTRUCTION, "memory", "memory_true", "readout", "readout_true")
+"""Names of what `videos_of` returns."""
+
 
 def videos_of(model: WorldModel, clip: Clip, *, seed: int) -> dict[str, Video]:
     """The second half of a clip as a model has it.

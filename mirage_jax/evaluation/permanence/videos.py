@@ -11,7 +11,6 @@ videos/                      what is scored
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from PIL import Image
 
 from data_pipelines.clip import Clip
 from mirage_jax.evaluation.permanence.views import history_frames
-from mirage_jax.io.atomic import replacing, write_atomically
+from mirage_jax.io.atomic import replacing
+from mirage_jax.io.json_files import write_json
 from mirage_jax.io.strict_json import read_object
 from mirage_jax.io.video import read_video
 from mirage_jax.pose_checks import check_cam2world
@@ -59,7 +59,15 @@ def write_case(folder: str | os.PathLike[str], clip: Clip) -> Path:
         "given": given,
         "fps": float(clip.fps),
     }
-    write_atomically(path / "clip.json", json.dumps(told, indent=1) + "\n")
+    write_json(path / "clip.json", told)
+    return path
+
+
+def video_file(folder: str | os.PathLike[str], clip: Clip) -> Path:
+    """The video of a clip in a folder of them; ValueError, naming it, if there is none."""
+    path = Path(folder) / f"{file_name(clip)}.mp4"
+    if not path.is_file():
+        raise ValueError(f"{path}: found no file, expected the video of clip {clip.name!r}")
     return path
 
 
@@ -77,9 +85,7 @@ def read_video_of(folder: str | os.PathLike[str], clip: Clip) -> Video:
       ValueError: naming the file: missing, of another size or length, or generated along another
         path.
     """
-    path = Path(folder) / f"{file_name(clip)}.mp4"
-    if not path.is_file():
-        raise ValueError(f"{path}: found no file, expected the video of clip {clip.name!r}")
+    path = video_file(folder, clip)
     frames, given = read_video(path)[0], history_frames(clip)
     if len(frames) not in (clip.frames, clip.frames - given):
         raise ValueError(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from mirage_jax.io.atomic import write_atomically, write_together
 from mirage_jax.io.camera_files.colmap import several_sizes
 from mirage_jax.io.camera_files.conventions import FileCameras, Told, in_convention
 from mirage_jax.io.camera_files.parsing import (
@@ -19,7 +20,7 @@ from mirage_jax.io.camera_files.parsing import (
     read_arrays,
 )
 from mirage_jax.io.camera_files.record import CameraRecord
-from mirage_jax.io.camera_files.saving import fractions, pixels, save_array, save_arrays
+from mirage_jax.io.camera_files.saving import fractions, npy, npz, pixels
 
 LENS_NPY, LENS_NPZ = "intrinsics.npy", "intrinsics.npz"
 POSES_NPY, POSES_NPZ = "poses.npy", "pose.npz"
@@ -121,12 +122,11 @@ def _indexed(path: Path, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.
 
 def write_vipe(path: Path, record: CameraRecord) -> None:
     """Writes pose.npz, and intrinsics.npz in pixels beside it."""
-    inds = np.arange(len(record))
+    inds, files = np.arange(len(record)), {}
     if record.intrinsics is not None:
-        save_arrays(
-            path.with_name(LENS_NPZ), inds=inds, data=pixels(path, record).astype(np.float32)
-        )
-    save_arrays(path, inds=inds, data=record.cam2world)
+        lens = pixels(path, record).astype(np.float32)
+        files[path.with_name(LENS_NPZ)] = npz(inds=inds, data=lens)
+    write_together({**files, path: npz(inds=inds, data=record.cam2world)})
 
 
 def read_lyra(path: Path, told: Told) -> FileCameras:
@@ -150,13 +150,13 @@ def read_lyra(path: Path, told: Told) -> FileCameras:
 def write_lyra(path: Path, record: CameraRecord) -> None:
     if record.size is None:
         raise ValueError(f"{path}: Lyra needs the pictures' size; give it")
-    save_arrays(
-        path,
+    content = npz(
         w2c=in_convention(record.cam2world, "w2c", "opencv"),
         intrinsics=_square(pixels(path, record)),
         image_height=np.array(record.size[0]),
         image_width=np.array(record.size[1]),
     )
+    write_atomically(path, content)
 
 
 def read_spatialvid(path: Path, told: Told) -> FileCameras:
@@ -179,9 +179,10 @@ def write_spatialvid(path: Path, record: CameraRecord) -> None:
     """Writes poses.npy, and intrinsics.npy beside it."""
     poses = in_convention(record.cam2world, "w2c", "opencv")
     rows = [poses[:, :3, 3], Rotation.from_matrix(poses[:, :3, :3]).as_quat()]
+    files = {}
     if record.intrinsics is not None:
-        save_array(path.with_name(LENS_NPY), fractions(path, record))
-    save_array(path, np.concatenate(rows, axis=1))
+        files[path.with_name(LENS_NPY)] = npy(fractions(path, record))
+    write_together({**files, path: npy(np.concatenate(rows, axis=1))})
 
 
 def read_lingbot(path: Path, told: Told) -> FileCameras:
@@ -197,9 +198,10 @@ def read_lingbot(path: Path, told: Told) -> FileCameras:
 
 
 def write_lingbot(path: Path, record: CameraRecord) -> None:
+    files = {}
     if record.intrinsics is not None:
-        save_array(path.with_name(LENS_NPY), pixels(path, record))
-    save_array(path, record.cam2world)
+        files[path.with_name(LENS_NPY)] = npy(pixels(path, record))
+    write_together({**files, path: npy(record.cam2world)})
 
 
 def read_llff(path: Path, told: Told) -> FileCameras:

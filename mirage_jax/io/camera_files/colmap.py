@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.atomic import write_together
 from mirage_jax.io.camera_files.conventions import FileCameras, Told, in_convention
 from mirage_jax.io.camera_files.parsing import (
     frame_order,
@@ -289,37 +289,58 @@ def write_colmap(
     poses = in_convention(record.cam2world, "w2c", "opencv")
     qvec = Rotation.from_matrix(poses[:, :3, :3]).as_quat()[:, [3, 0, 1, 2]]
     names = record.names or tuple(f"frame_{i:05d}.png" for i in range(len(record)))
-    path.mkdir(parents=True, exist_ok=True)
-    height, width = record.size
+    images = list(zip(qvec.tolist(), poses[:, :3, 3].tolist(), which, names, strict=True))
     if binary:
-        out = struct.pack("<Q", len(cameras))
-        for i, (model, values) in enumerate(cameras, 1):
-            out += struct.pack("<iiQQ", i, _NUMBERS[model], width, height)
-            out += struct.pack(f"<{len(values)}d", *values)
-        write_atomically(path / "cameras.bin", out)
-        out = struct.pack("<Q", len(poses))
-        for i, pose in enumerate(poses):
-            out += struct.pack("<i7di", i + 1, *qvec[i], *pose[:3, 3], which[i] + 1)
-            out += names[i].encode() + b"\0" + struct.pack("<Q", 0)
-        write_atomically(path / "images.bin", out)
-        write_atomically(path / "points3D.bin", struct.pack("<Q", 0))
-        return
-    lines = [WRITTEN_BY, "# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]"]
+        contents = _binary_model(cameras, images, record.size)
+    else:
+        contents = _text_model(cameras, images, record.size, points)
+    path.mkdir(parents=True, exist_ok=True)
+    # Without its images there is no model: they take their name last.
+    order = ("points3D", "cameras", "images")
+    write_together(
+        {path / f"{name}{'.bin' if binary else '.txt'}": contents[name] for name in order}
+    )
+
+
+_Cameras = list[tuple[str, tuple[float, ...]]]
+_Images = list[tuple[list[float], list[float], int, str]]
+
+
+def _binary_model(cameras: _Cameras, images: _Images, size: tuple[int, int]) -> dict[str, bytes]:
+    height, width = size
+    lenses = struct.pack("<Q", len(cameras))
     for i, (model, values) in enumerate(cameras, 1):
-        lines.append(f"{i} {model} {width} {height} " + " ".join(f"{v:.17g}" for v in values))
-    write_atomically(path / "cameras.txt", "\n".join(lines) + "\n")
+        lenses += struct.pack("<iiQQ", i, _NUMBERS[model], width, height)
+        lenses += struct.pack(f"<{len(values)}d", *values)
+    views = struct.pack("<Q", len(images))
+    for i, (quaternion, place, camera, name) in enumerate(images, 1):
+        views += struct.pack("<i7di", i, *quaternion, *place, camera + 1)
+        views += name.encode() + b"\0" + struct.pack("<Q", 0)
+    return {"cameras": lenses, "images": views, "points3D": struct.pack("<Q", 0)}
+
+
+def _text_model(
+    cameras: _Cameras,
+    images: _Images,
+    size: tuple[int, int],
+    points: tuple[np.ndarray, np.ndarray] | None,
+) -> dict[str, bytes]:
+    height, width = size
+    lenses = [WRITTEN_BY, "# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]"]
+    for i, (model, values) in enumerate(cameras, 1):
+        lenses.append(f"{i} {model} {width} {height} " + " ".join(f"{v:.17g}" for v in values))
     columns = "IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME"
-    lines = [WRITTEN_BY, f"# {columns}, then POINTS2D[]"]
-    for i, pose in enumerate(poses):
-        row = " ".join(f"{v:.17g}" for v in (*qvec[i], *pose[:3, 3]))
-        lines += [f"{i + 1} {row} {which[i] + 1} {names[i]}", ""]
-    write_atomically(path / "images.txt", "\n".join(lines) + "\n")
-    lines = [WRITTEN_BY, "# POINT3D_ID, X, Y, Z, R, G, B, ERROR, then TRACK[]"]
+    views = [WRITTEN_BY, f"# {columns}, then POINTS2D[]"]
+    for i, (quaternion, place, camera, name) in enumerate(images, 1):
+        row = " ".join(f"{value:.17g}" for value in (*quaternion, *place))
+        views += [f"{i} {row} {camera + 1} {name}", ""]
+    seen = [WRITTEN_BY, "# POINT3D_ID, X, Y, Z, R, G, B, ERROR, then TRACK[]"]
     places, colours = points if points is not None else (np.zeros((0, 3)), np.zeros((0, 3)))
     for i, (place, colour) in enumerate(zip(places.tolist(), colours.tolist(), strict=True), 1):
         row = " ".join(f"{value:.9g}" for value in place)
-        lines.append(f"{i} {row} {' '.join(map(str, colour))} 0")
-    write_atomically(path / "points3D.txt", "\n".join(lines) + "\n")
+        seen.append(f"{i} {row} {' '.join(map(str, colour))} 0")
+    texts = {"cameras": lenses, "images": views, "points3D": seen}
+    return {name: ("\n".join(lines) + "\n").encode() for name, lines in texts.items()}
 
 
 def _cameras_to_write(

@@ -28,7 +28,7 @@ from mirage_jax.io.camera_files.parsing import (
     read_text,
 )
 from mirage_jax.io.camera_files.record import CameraRecord
-from mirage_jax.io.camera_files.saving import join, save_array, save_arrays
+from mirage_jax.io.camera_files.saving import join, npy, npz
 
 OURS = ("cam2world", "poses_c2w")
 """Names of arrays that have this project's conventions."""
@@ -192,9 +192,9 @@ def write_matrices(path: Path, record: CameraRecord) -> None:
     if record.names is not None:
         arrays["names"] = np.array(record.names)
     if suffix == ".npz":
-        save_arrays(path, **arrays)
+        write_atomically(path, npz(**arrays))
     elif suffix == ".npy":
-        save_array(path, record.cam2world)
+        write_atomically(path, npy(record.cam2world))
     elif suffix == ".json":
         said = {
             "convention": "cam2world, OpenCV axes (x right, y down, z forward), metres; intrinsics "

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 
-from mirage_jax.io.atomic import replacing
 from mirage_jax.io.camera_files.record import CameraRecord
 
 
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Writes an .npy file; numpy alone would add a suffix to a name in capitals."""
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.save(file, array)
+def npy(array: np.ndarray) -> bytes:
+    """An .npy file."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
-def save_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes a compressed .npz file."""
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+def npz(**arrays: np.ndarray) -> bytes:
+    """A compressed .npz file."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
 
 
 def fractions(path: Path, record: CameraRecord) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.atomic import write_atomically, write_together
 from mirage_jax.io.camera_files.conventions import FileCameras, Told, in_convention
 from mirage_jax.io.camera_files.parsing import (
     as_intrinsics,
@@ -121,11 +121,13 @@ def read_spatia(path: Path, told: Told) -> FileCameras:
 def write_spatia(path: Path, record: CameraRecord) -> None:
     """Writes matrices, and intrinsics as fractions into intrinsics.txt beside them."""
     poses = in_convention(record.cam2world, "w2c", "opencv")
+    files: dict[Path, bytes | str] = {}
     if record.intrinsics is not None:
         lens = fractions(path, record)
         lens = lens[:1] if (lens == lens[0]).all() else lens
-        write_atomically(path.with_name(SPATIA_INTRINSICS), "".join(f"[{join(k)}]\n" for k in lens))
-    write_atomically(path, "".join(f"{json.dumps(pose.tolist())}\n" for pose in poses))
+        files[path.with_name(SPATIA_INTRINSICS)] = "".join(f"[{join(k)}]\n" for k in lens)
+    files[path] = "".join(f"{json.dumps(pose.tolist())}\n" for pose in poses)
+    write_together(files)
 
 
 def _times(record: CameraRecord) -> np.ndarray:
