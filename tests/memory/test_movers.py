@@ -133,6 +133,19 @@ def test_a_long_winding_part_is_one():
     assert int(components(mask, 4, 1).pixels[0]) == mask.sum()
 
 
+def test_bodies_at_different_distances_are_told_apart_where_they_touch():
+    mask = np.zeros((12, 17), bool)
+    mask[2:10, 2:6] = mask[4:9, 6:14] = True
+    depth = np.full(mask.shape, 9.0, np.float32)
+    depth[2:10, 2:6] = 3.0
+    for further, parts in ((4.5, [40, 32]), (3.4, [72]), (0.0, [72])):
+        depth[4:9, 6:14] = further
+        pixels = np.asarray(components(mask, 4, 1, depth).pixels)
+        assert list(pixels[pixels > 0]) == parts, further
+    slanted = np.geomspace(2.0, 8.0, 17, dtype=np.float32) * np.ones((12, 1), np.float32)
+    assert int(components(mask, 4, 1, slanted).pixels[0]) == 72  # a long one, seen from its end
+
+
 def test_a_body_is_measured_where_it_stands():
     mask, depth = scene((4.0, 0.6, 0.5, 1.2))
     got = detect(table(), mask, depth, camera(), OPTIONS)

@@ -6,7 +6,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
+
+
+STEP = 0.2
+"""Relative difference of depth, as of logarithms, that does not lie within one body."""
 
 
 class Components(NamedTuple):
@@ -27,6 +31,7 @@ def components(
     mask: Int[Array, "height width"] | Bool[Array, "height width"],
     most: int,
     least_pixels: int = 1,
+    depth: Float[Array, "height width"] | None = None,
 ) -> Components:
     """Parts of pixels that touch, at an edge or a corner, and have the same number.
 
@@ -39,6 +44,8 @@ def components(
       mask: 0 or False is background; numbers keep bodies apart that touch, where they are known.
       most: parts that are kept.
       least_pixels: parts of fewer are left out, uncounted.
+      depth: of the pixels, 0 = unknown; where it differs by more than `STEP` between two, they do
+        not touch: one of two bodies stands before the other.
     """
     height, width = mask.shape
     numbers = jnp.asarray(mask).astype(jnp.int32)
@@ -47,13 +54,18 @@ def components(
     own = jnp.arange(count, dtype=jnp.int32).reshape(height, width)
     labels = jnp.where(foreground, own, count)
 
+    known = jnp.ones_like(numbers, jnp.float32) if depth is None else depth
+    # A distance that is not known differs from none.
+    logs = jnp.where(known > 0, jnp.log(jnp.maximum(known, 1e-3)), jnp.nan)
+
     def spread(labels: Array) -> Array:
         wide = jnp.pad(labels, 1, constant_values=count)
-        wide_numbers = jnp.pad(numbers, 1)
+        wide_numbers, wide_logs = jnp.pad(numbers, 1), jnp.pad(logs, 1)
         for row in range(3):
             for column in range(3):
                 window = slice(row, row + height), slice(column, column + width)
                 same = foreground & (wide_numbers[window] == numbers)
+                same &= ~(jnp.abs(wide_logs[window] - logs) > STEP)
                 labels = jnp.where(same, jnp.minimum(labels, wide[window]), labels)
         return labels
 

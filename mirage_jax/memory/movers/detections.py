@@ -83,8 +83,8 @@ def detect(
       options: sizes and errors.
     """
     height, width = mask.shape
-    found = components(mask, options.detections, options.least_pixels)
     depth = jnp.where(jnp.isfinite(depth), depth, 0.0)
+    found = components(mask, options.detections, options.least_pixels, depth)
     grid_camera = geometry.resize_camera(camera, (height, width))
 
     def one(mask: Array, pixels: Array) -> dict[str, Array]:
