@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-
 STEP = 0.2
 """Relative difference of depth, as of logarithms, that does not lie within one body."""
 
