@@ -20,8 +20,9 @@ from jaxtyping import Array, Bool, Float, Num
 
 from mirage_jax import geometry
 from mirage_jax.memory import pooling
+from mirage_jax.memory.host_checks import check_camera, check_counts, check_finite
 from mirage_jax.memory.split import split_axes
-from mirage_jax.origin import check_positions, check_times
+from mirage_jax.origin import check_times
 from mirage_jax.parallel.explicit_axes import compiler_splits, spec_of
 
 # A cell is written if more than this share of it is static.
@@ -130,10 +131,7 @@ def create(capacity: int, channels: int, dtype: Any = jnp.float32) -> LatentMemo
     Raises:
       ValueError: if capacity or channels are not positive.
     """
-    if capacity < 1 or channels < 1:
-        raise ValueError(
-            f"memory: found capacity {capacity}, channels {channels}; expected at least 1 of each"
-        )
+    check_counts("memory: capacity, channels", (capacity, channels), 2)
     return LatentMemory(
         xyz=jnp.zeros((capacity, 3), jnp.float32),
         tokens=jnp.zeros((capacity, channels), dtype),
@@ -357,8 +355,8 @@ def _check_write(
     times: Any,
 ) -> None:
     frames, h, w, channels = tokens.shape
-    if isinstance(camera.cam2world, np.ndarray):
-        check_positions(camera.cam2world[..., :3, 3], "memory.write: camera")
+    check_camera(camera, "memory.write")
+    check_finite(tokens, "memory.write: tokens")
     check_times(times, "memory.write: times")
     if channels != mem.channels:
         raise ValueError(

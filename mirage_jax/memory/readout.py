@@ -21,7 +21,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mirage_jax import geometry
 from mirage_jax.memory.bank import LatentMemory
-from mirage_jax.origin import check_positions, check_times
+from mirage_jax.memory.host_checks import check_camera, check_counts
+from mirage_jax.origin import check_times
 from mirage_jax.parallel.explicit_axes import compiler_splits, spec_of_views
 
 # Elements nearer than this (metres) are behind or inside the lens.
@@ -155,8 +156,8 @@ def read_shard(
     if cells not in CELLS:
         raise ValueError(f"memory.read: found cells={cells!r}, expected one of {CELLS}")
     camera = geometry.complete_camera(camera, "memory.read")
-    if isinstance(camera.cam2world, np.ndarray):
-        check_positions(camera.cam2world[..., :3, 3], "memory.read: camera")
+    check_counts("memory.read: grid", grid, 2)
+    check_camera(camera, "memory.read")
     geometry.check_shape(camera, grid)
     check_times(time, "memory.read: time")
     lead = camera.shape

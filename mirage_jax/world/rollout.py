@@ -64,7 +64,7 @@ def rollout(
     model: WorldModel,
     world: World,
     path: Float[np.ndarray, "f 4 4"],
-    key: PRNGKeyArray | None = None,
+    key: PRNGKeyArray | int | None = None,
     *,
     intrinsics: Float[np.ndarray, "n 4"] | None = None,
     depth_estimator: DepthEstimator | None = None,
@@ -83,8 +83,9 @@ def rollout(
       world: where to start; its pose is the path's first.
       path: cam2world of every frame, the first being the frame the world is at (`World.pose`), in
         the coordinates the world comes from; far from their zero as float64.
-      key: randomness, `jax.random.key(0)` by default; chunk n uses `fold_in(key, n)`, n counted
-        from the start of the world, so that a continued world gives what an unbroken one would.
+      key: randomness, or a seed of it; `jax.random.key(0)` by default. Chunk n uses
+        `fold_in(key, n)`, n counted from the start of the world, so that a continued world gives
+        what an unbroken one would.
       intrinsics: of every frame; by default the world's.
       depth_estimator: of what was generated; by default the model's head.
       short_last: whether the last chunk may be shorter than the others.
@@ -130,7 +131,7 @@ def rollout(
         _check_noise(noise, bounds, (*model.grid, model.denoiser.in_channels))
     if tiles is not None:
         tiled_world.check(tiles, world, model)
-    key = jax.random.key(0) if key is None else key
+    key = jax.random.key(key or 0) if key is None or isinstance(key, int) else key
     return _chunks(step, world, poses, key, bounds, intrinsics, depth_estimator, noise, tiles)
 
 

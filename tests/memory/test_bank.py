@@ -136,7 +136,7 @@ def test_bad_shapes_are_named():
         memory.write(memory.create(8, C), tokens, depth, camera[:2])
     with pytest.raises(ValueError, match=r"\(16, 25\).*multiples"):
         memory.write(memory.create(8, C), tokens, np.ones((T, 16, 25), np.float32), camera)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="expected 2 whole numbers from 1"):
         memory.create(0, 3)
     unchecked = inspect.unwrap(memory.write)  # past the signature's own check, as users call it
     mem = memory.create(8, C)
