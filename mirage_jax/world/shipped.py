@@ -25,7 +25,7 @@ PARTS = ("encoder", "geometry", "denoiser_latent")
 
 def folder_of(path: str | Path) -> Path:
     """`path`, or where the shipped weights are if it is "demo" and no such file or folder."""
-    path = Path(path)
+    path = Path(path).expanduser()
     return DEMO if str(path) == NAME and not path.exists() else path
 
 

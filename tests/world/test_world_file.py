@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import mirage_jax
 from helpers import paths, tiny_world
 from helpers.exhaustive import LONG
 from helpers.tiny_world import CHANNELS, GRID, INTRINSICS, SIZE
@@ -242,6 +243,16 @@ def test_a_simple_save_has_what_it_is_given(tmp_path):
     assert_same_file(read_world_file(tmp_path / "a.world"), WorldFile(placed, **given))
     save_world(tmp_path / "a.world", file.world)
     assert_same_file(read_world_file(tmp_path / "a.world"), WorldFile(file.world))
+
+
+def test_the_home_directory_is_known_in_python_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    world = make_world()
+    save_world("~/a.world", world)
+    assert (tmp_path / "a.world").is_file()
+    jax.tree.map(np.testing.assert_array_equal, load_world("~/a.world"), world)
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path}/runs: found no trained")):
+        mirage_jax.load("~/runs")
 
 
 def test_the_layout_is_what_the_format_says(whole):

@@ -100,7 +100,7 @@ def write_world_file(path: str | Path, file: WorldFile) -> None:
       ValueError: naming the file and what in it could not be read again.
       OSError: naming the file, if writing fails, e.g. on a full disk; an older one is kept.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     tensors, header = pack(str(path), file)
     stray = unpack(str(path), header, tensors).extras.tensors.keys() - file.extras.tensors.keys()
     if stray:
@@ -129,7 +129,7 @@ def read_world_file(path: str | Path, model: WorldModel | None = None) -> WorldF
         newer version, anything that was damaged, missing, of another shape or not finite, or a
         world that is not the model's.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     file = read_unchanged(path, lambda: _read(path))
     if model is not None:
         _check_conditioner(file, model, path)
