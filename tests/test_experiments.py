@@ -122,8 +122,22 @@ def test_experiments_are_consistent(path):
             sources.source_class(world)
 
 
-@pytest.mark.parametrize("tiny", [True, False], ids=["tiny", "real"])
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+SIZED_AS_QUICKSTART = {"distill", "footage", "living"}
+
+
+@pytest.mark.parametrize(
+    ("path", "tiny"),
+    [
+        pytest.param(
+            path,
+            tiny,
+            id=f"{path.stem}-{'tiny' if tiny else 'real'}",
+            marks=pytest.mark.long if path.stem in SIZED_AS_QUICKSTART and not tiny else (),
+        )
+        for path in EXPERIMENTS
+        for tiny in (True, False)
+    ],
+)
 def test_experiments_can_be_built_and_trained(path, tiny):
     """Every network is initialised and every loss traced, by shape alone."""
     load = command_line.tiny_config if tiny else common.load_config

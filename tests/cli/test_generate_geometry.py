@@ -108,7 +108,11 @@ def prompted(folder):
     return [f"--prompt={PROMPT}", f"--text={folder / 'prompts.safetensors'}", "--with=steps=1"]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    "name",
+    # As the paper does it: also in tests/test_paper_end_to_end.py, from recording on.
+    [pytest.param(name, marks=pytest.mark.long if name == "paper" else ()) for name in PRESETS],
+)
 def test_a_video_and_what_was_done(generate, prompted, folder, tmp_path, name):
     out = tmp_path / "new" / "walk.mp4"
     code, said, err = generate(name, *prompted, f"--out={out}", "--frames=9")

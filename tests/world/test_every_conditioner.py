@@ -166,7 +166,13 @@ def check_evaluation(model, clips):
     assert (differs == (model.conditioner.stores != "nothing")).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+ALIKE = ("visibility", "none")  # parts of what the others do
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.long if kind in ALIKE else ()) for kind in KINDS],
+)
 def test_from_a_training_step_to_rollout_and_evaluation(kind, folder):
     model, clips = untrained(kind), tiny_world.latent_clips(2, PATH)
     params, losses = trained(model, clips)
