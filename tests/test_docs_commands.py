@@ -17,7 +17,7 @@ PAGES = [
     *sorted(path for path in paths.EXPERIMENTS.glob("*.py") if path.stem != "__init__"),
 ]
 OURS = ("mirage_jax", "data_pipelines")
-DEFINED = re.compile(r"DEFINE(?:_\w+\(|\(\s*\w+\([^)]*\),)\s*\"(\w+)\"")
+DEFINED = re.compile(r"DEFINE(?:_\w+\(|\(\s*\w+\([^\"]*\),)\s*\"(\w+)\"")
 
 
 def texts(page):

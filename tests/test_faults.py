@@ -98,6 +98,7 @@ IN_PARTS = {
     "mirage_jax/io/camera_files/text_files.py:write_spatia": "cameras: spatia",
     "mirage_jax/io/text.py:save_embeddings": "text embeddings",
     "mirage_jax/io/video.py:__enter__": "video",
+    "mirage_jax/training/captions.py:write_captions": "embedded captions",
     "mirage_jax/training/latent_cache.py:write_cache": "latent cache",
     "mirage_jax/training/metrics.py:picture": "picture of a run",
     "mirage_jax/training/provenance.py:write_description": "description of a run",

@@ -1,23 +1,19 @@
 """`mirage evaluate`: which models are scored."""
 
 import shutil
-import types
 
 import pytest
 
+from helpers import tiny_world
 from mirage_jax.cli import evaluate
 from mirage_jax.cli.helpers import build
 from mirage_jax.training import clip_encoding, latent_cache, latent_encoding
 from mirage_jax.weights import fingerprint
-from mirage_jax.world.options import ContextFrameOptions, MemoryOptions
+from mirage_jax.world.options import MemoryOptions
 
 
 def test_clips_cached_by_another_encoder_are_not_scored(tiny_config, trained, monkeypatch):
-    loaded = types.SimpleNamespace(
-        chunk_frames=17,
-        memory=MemoryOptions(sky_depth=200.0),
-        context_frames=ContextFrameOptions(),
-    )
+    loaded = tiny_world.world_model(memory=MemoryOptions(sky_depth=200.0)).replace(chunk_frames=17)
     monkeypatch.setattr(build, "world_model", lambda workdir, kind, sampling: loaded)
     trained.model("denoiser_rgb").mkdir()
 

@@ -9,9 +9,11 @@ from PIL import Image
 
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers import tiny_world
+from mirage_jax import memory
 from mirage_jax.evaluation.permanence import rollouts, videos
 from mirage_jax.io.pictures import enlarge
 from mirage_jax.io.video import write_video
+from mirage_jax.world import World
 from mirage_jax.world.latent_encoder import to_model_range, to_uint8
 
 SOURCE = ProceduralSource(size=16, frames=10, bodies=1, skip=6, skip_spread=0, due=0.0)
@@ -102,12 +104,19 @@ def test_rollouts_and_read_outs_have_the_frames_that_are_to_come(clip, model):
 def test_a_model_is_given_every_fourth_frame_and_what_it_is_told(clip):
     class Recorder:
         def start(self, pictures, camera, **maps):
-            return pictures, camera, maps
+            self.given = pictures, camera, maps
+            return World(memory.create(1, 1), None, None, None, frames=5)
 
     start = rollouts.start.__wrapped__  # without the check of its signature
-    pictures, camera, maps = start(Recorder(), clip, told=True)
+    model = Recorder()
+    world = start(model, clip, told=True)
+    pictures, camera, maps = model.given
     np.testing.assert_array_equal(pictures, clip.video[[0, 4]])
     np.testing.assert_allclose(camera.cam2world, clip.cam2world[[0, 4]], atol=1e-6)
     np.testing.assert_array_equal(maps["depth"], clip.depth[[0, 4]])
     np.testing.assert_array_equal(maps["static"], clip.mover_ids[[0, 4]] == 0)
-    assert start(Recorder(), clip, told=False)[2] == {}
+    np.testing.assert_array_equal(maps["times"], [0, 4])
+    # Six frames are left out before the first that is generated.
+    assert world.frames == 5 + round((clip.times[5] - clip.times[4]) * clip.fps) - 1 > 5
+    start(model, clip, told=False)
+    assert model.given[2].keys() == {"times"}

@@ -31,6 +31,7 @@ from mirage_jax.io.text import TextEmbeddings, load_embeddings
 from mirage_jax.io.video import read_video
 from mirage_jax.memory.tiles import TiledMemory
 from mirage_jax.training import provenance
+from mirage_jax.training.captions import Captions, write_captions
 from mirage_jax.training.metrics import MetricsWriter, read_metrics
 from mirage_jax.world.world_file import WorldFile, load_world
 
@@ -79,6 +80,22 @@ def _read_prompts(folder: Path) -> int:
     note = folder / "text.json"
     assert not note.exists() or read_object(note).keys() == {"text_encoder", "tokenizer"}
     return number
+
+
+def _write_captions(folder: Path, number: int) -> None:
+    texts = [f"room {number}", None]
+    embed = lambda asked: TextEmbeddings(  # noqa: E731
+        tuple(asked),
+        np.full((len(asked), 2, 3), 1.0 + number, np.float32),
+        np.array([2] * len(asked), np.int32),
+    )
+    write_captions(folder / "captions.array_record", texts, embed)
+
+
+def _read_captions(folder: Path) -> int:
+    found = Captions(folder / "captions.array_record")
+    assert len(found) == 2 and found.of_clip(1) is None
+    return which(found.of_clip(0), lambda number: np.full((2, 3), 1.0 + number, np.float32))
 
 
 def _clip(number: int) -> Any:
@@ -263,6 +280,7 @@ def _read_tiles(folder: Path) -> int:
 
 WRITERS: tuple[Writer, ...] = (
     Writer("embedded prompts", _write_prompts, _read_prompts, alone=True),
+    Writer("embedded captions", _write_captions, _read_captions, alone=True),
     Writer("case of a clip", lambda folder, n: videos.write_case(folder, _clip(n)), _read_case),
     Writer("contact sheet",
            lambda folder, n: sheets.write_sheet(folder / "sheet.png", _sheet(n)), _read_sheet),

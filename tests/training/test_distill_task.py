@@ -15,11 +15,11 @@ from helpers.tiny_world import CHANNELS, SIZE
 from mirage_jax import parallel, trajectories
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.training.branch_task import freeze_backbone
-from mirage_jax.training.denoiser_task import DenoiserTask, clips_of
+from mirage_jax.training.denoiser_task import DenoiserTask
 from mirage_jax.training.distill_task import distilled
 from mirage_jax.world import conditioners
 from mirage_jax.world.conditioners import RAY_CHANNELS
-from mirage_jax.world.latent_clip import FIELDS
+from mirage_jax.world.latent_clip import FIELDS, from_fields
 
 KEY = jax.random.key(3, impl="rbg")
 TEXT = 6
@@ -63,7 +63,7 @@ def made():
 def from_noise(task, batch):
     """What the loss sees where there is one level: the sample, pure noise and its timesteps."""
     sample_key, _, noise_key = jax.random.split(KEY, 3)
-    sample = task.sample(clips_of(batch), sample_key, train=False)
+    sample = task.sample(from_fields(batch), sample_key, train=False)
     noise = jax.random.normal(noise_key, sample.target.shape, jnp.float32)
     x = noise.at[:, 0].set(sample.target[:, 0])
     return sample, x, jnp.full(x.shape[:2], 1000.0).at[:, 0].set(0.0)
