@@ -14,8 +14,7 @@ has not. Footage without depth needs `--config.data.depth_weights`, Depth Anythi
 
 Not measured at this size; the system is that of `worlds_128.py`. `--config.tiny=true` runs the same
 on 32x32 pictures and 9-frame clips and needs two dozen frames of footage. From a video to a trained
-and a generated one it takes 55 seconds, of which the CPU works 53, on two cores that others used as
-well:
+and a generated one it takes 50 to 70 seconds on two cores, by the day, nearly all of it compiling:
 
     mirage train    --config=experiments/footage.py --config.tiny=true --config.data.root=walks \\
                     --workdir=runs/tiny
