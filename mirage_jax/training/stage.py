@@ -55,32 +55,25 @@ class StageOptions:
 
 
 class _Prepared:
-    """Batches with something done to each of them when it is drawn."""
+    """Batches with something done to each of them when it is drawn.
 
-    def __init__(self, batches: loading.Batches, prepare: Callable[[Any], Any]):
-        self._batches, self._prepare = batches, prepare
+    Attributes:
+      examples: a batch of every shape, as drawn; none where all are of one.
+    """
+
+    def __init__(
+        self,
+        batches: Any,
+        prepare: Callable[[Any], Any] = lambda batch: batch,
+        examples: Iterable[Any] = (),
+    ):
+        self._batches, self._prepare, self.examples = batches, prepare, examples
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
         return self._prepare(next(self._batches))
-
-    def close(self) -> None:
-        self._batches.close()
-
-
-class _OfShapes:
-    """Batches of several shapes, with an example of each."""
-
-    def __init__(self, batches: Any, examples: Iterable[Any]):
-        self._batches, self.examples = batches, examples
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        return next(self._batches)
 
     def close(self) -> None:
         self._batches.close()
@@ -156,7 +149,7 @@ def train_task(
             if isinstance(source, ByLength)
             else batches(0, start)
         )
-        return _OfShapes(drawn, examples()) if task.batch_shapes > 1 else drawn
+        return _Prepared(drawn, examples=examples()) if task.batch_shapes > 1 else drawn
 
     state = fit(
         task,
