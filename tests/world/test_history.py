@@ -48,6 +48,17 @@ def camera_at(clip, frame):
     return Camera(clip.intrinsics, clip.cam2world[frame], SIZE)
 
 
+def test_a_fused_history_holds_what_was_seen_twice_once():
+    clip = one_clip()
+    still = jnp.broadcast_to(clip.cam2world[0], clip.cam2world.shape)
+    clip = clip.replace(cam2world=still, depth=jnp.full_like(clip.depth, 2.0))
+    history = draw_history(clip, jnp.ones(3, bool), SIZE)
+    fused = functools.partial(write_history, READOUT, static=clip.static)
+    cells = GRID[0] * GRID[1]
+    assert int(fused(history).valid.sum()) == 3 * cells
+    assert int(fused(history, fusion=memory.fusion.FusionOptions()).valid.sum()) == cells
+
+
 @pytest.mark.parametrize("keyframe", [0, 1, 2])
 def test_a_true_history_reads_back_exactly_from_where_it_was_seen(keyframe):
     clip = one_clip()

@@ -7,6 +7,8 @@ import pytest
 
 from helpers import tiny_world
 from mirage_jax.io.workdir import Workdir
+from mirage_jax.memory.fusion import FusionOptions
+from mirage_jax.memory.movers import MoverOptions
 from mirage_jax.weights import export, load_export, module_fields
 from mirage_jax.world import WorldModel
 from mirage_jax.world.loading import denoiser_architecture, load
@@ -63,6 +65,30 @@ def test_a_model_has_the_context_frames_of_its_training(trained, name, frames):
         assert (model.size, model.chunk_frames) == (tiny_world.SIZE, 9)
         assert model.memory.sky_depth == 120
     assert load(trained["now"].root).sampler.steps == 7
+
+
+def test_a_model_keeps_bodies_as_it_was_trained_to(trained, tmp_path):
+    told = dataclasses.replace(tiny_world.READOUT, movers=True)
+    model, kept = tiny_world.world_model(told=told), MoverOptions(slots=3, fps=24.0)
+    made = denoiser_architecture(
+        model.denoiser,
+        told,
+        size=tiny_world.SIZE,
+        chunk_frames=9,
+        sampler=SamplerOptions(),
+        memory=MemoryOptions(fuse_histories=True),
+        context_frames=ContextFrameOptions(),
+        movers=kept,
+    )
+    workdir = Workdir(tmp_path)
+    model.encoder.save(workdir.model("encoder"))
+    export(workdir.model("denoiser_latent"), model.denoiser_params, made)
+    found = load(tmp_path)
+    assert found.movers == kept and found.conditioner == told
+    assert found.memory.history_fusion(found.context_frames) == FusionOptions()
+    before = load(trained["now"].root)
+    assert before.movers is None
+    assert before.memory.history_fusion(before.context_frames) is None
 
 
 def test_a_preset_asks_for_no_more_than_training_had(trained):

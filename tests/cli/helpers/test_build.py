@@ -97,6 +97,27 @@ def test_memory_context_channels_by_kind(tiny_config):
     assert build.conditioner(tiny_config, "none").channels == 0
 
 
+def test_bodies_and_fused_histories_are_of_the_latent_memory_alone(tiny_config):
+    config = tiny_config.copy_and_resolve_references()
+    plain = build.conditioner(config)
+    assert build.history_fusion(config) is None and build.movers(config) is None
+    config.memory.movers = config.memory.fuse_histories = True
+    told = build.conditioner(config)
+    assert told.channels == plain.channels + told.body_channels > plain.channels
+    task = build.denoiser_task(config, "latent", ())
+    assert task.fusion == build.memory_options(config).fusion(task.context_frames)
+    assert (
+        build.denoiser_architecture(config, task)["movers"]["slots"] == build.movers(config).slots
+    )
+    for memory in ("rgb", "none"):
+        baseline = build.denoiser_task(config, memory, ())
+        assert baseline.fusion is None
+        assert "movers" not in build.denoiser_architecture(config, baseline)
+    config.memory.conditioner = "visibility"
+    with pytest.raises(common.UserError, match=r"memory\.movers: found True with conditioner 'vis"):
+        build.conditioner(config)
+
+
 def test_models_are_rebuilt_from_their_own_files(tiny_config, trained):
     model = build.world_model(trained, "latent", tiny_config)
     assert model.encoder.vae == build.vae(tiny_config)
