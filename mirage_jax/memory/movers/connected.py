@@ -53,18 +53,18 @@ def components(
     own = jnp.arange(count, dtype=jnp.int32).reshape(height, width)
     labels = jnp.where(foreground, own, count)
 
-    known = jnp.ones_like(numbers, jnp.float32) if depth is None else depth
-    # A distance that is not known differs from none.
-    logs = jnp.where(known > 0, jnp.log(jnp.maximum(known, 1e-3)), jnp.nan)
+    known = jnp.zeros(mask.shape, bool) if depth is None else depth > 0
+    logs = jnp.zeros(mask.shape) if depth is None else jnp.log(jnp.where(known, depth, 1.0))
 
     def spread(labels: Array) -> Array:
         wide = jnp.pad(labels, 1, constant_values=count)
-        wide_numbers, wide_logs = jnp.pad(numbers, 1), jnp.pad(logs, 1)
+        wide_numbers, wide_known, wide_logs = (jnp.pad(x, 1) for x in (numbers, known, logs))
         for row in range(3):
             for column in range(3):
                 window = slice(row, row + height), slice(column, column + width)
                 same = foreground & (wide_numbers[window] == numbers)
-                same &= ~(jnp.abs(wide_logs[window] - logs) > STEP)
+                further = jnp.abs(wide_logs[window] - logs) > STEP
+                same &= ~(further & known & wide_known[window])
                 labels = jnp.where(same, jnp.minimum(labels, wide[window]), labels)
         return labels
 
