@@ -106,6 +106,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.vae_training.learning_rate = 2e-3
     c.vae_training.warmup = 50
     c.vae_training.kl_weight = 1e-4
+    c.vae_training.latent_noise = 0.0  # on what the decoder is trained on, in RMS latents, at most
     c.vae_training.weight_decay = 1e-4
     c.vae_training.stats_per_channel = False  # one number, so that channels keep their weight
     c.vae_training.pca_power = 0.5  # components over std ** power; 1 whitens

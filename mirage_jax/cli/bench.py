@@ -1,6 +1,8 @@
 """mirage bench memory: time the latent memory against sort-and-scatter and the RGB point cloud.
 
     mirage bench memory
+    mirage bench memory --after=1,5,20,100
+    mirage bench memory --after=1,5 --config.record.size=704 --config.record.width=1280
     mirage bench memory --walk=100     # of a trained work directory, on walks of 100 chunks
     mirage bench memory --tiles=100000,1000000,10000000
     mirage bench steps --help          # a student of few steps beside its teacher
@@ -48,6 +50,13 @@ _TILES = flags.DEFINE(
     "Instead of all else, time memories in tiles of so many elements against one that holds what "
     "is in view alone; ten million take 3 GB.",
 )
+_AFTER = flags.DEFINE(
+    Numbers(Integer(least=1)),
+    "after",
+    [1, 5, 20],
+    "Chunks after which latent memories and RGB clouds are timed; clouds of more than twenty "
+    "million points are counted alone.",
+)
 _WALK = flags.DEFINE(
     Integer(least=0),
     "walk",
@@ -74,6 +83,8 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> None:
         size=build.picture_size(config),
         conditioner=conditioner,
         chunk_frames=config.chunk_frames,
+        chunks=_AFTER.value,
+        kinds=tuple(efficiency.KINDS),
         encode=encode,
     )
     write_json(path, outcome)
@@ -106,24 +117,34 @@ def _reads(outcome: dict) -> Table:
 
 
 def _growth(outcome: dict) -> Table:
+    from mirage_jax.evaluation.efficiency import KINDS
+
     (height, width), (rows, columns) = outcome["size"], outcome["read_grid"]
+    times = ("write", "raster", "encode", "read")
     table = Table(
-        "chunks", "memory", "elements", "kB", "write ms", "raster ms", "encode ms", "read ms",
+        "chunks", "memory", "elements", "kB", *(f"{name} ms" for name in times),
         title=f"{height}x{width} pictures; a chunk reads {outcome['poses_per_chunk']} poses of "
-        f"{rows}x{columns} cells, or draws and encodes {outcome['pictures_per_chunk']} pictures",
+        f"{rows}x{columns} cells, or draws and encodes {outcome['pictures_per_chunk']} pictures; "
+        "medians and quartiles",
     )  # fmt: skip
     for chunks, entry in outcome["after_chunks"].items():
-        for kind in ("latent", "rgb"):
-            row = entry[kind]
-            cells = [row.get(name) for name in ("write_ms", "raster_ms", "encode_ms", "read_ms")]
+        for kind, row in entry.items():
+            spread = row.get("spread_ms", {})
             table.add_row(
                 chunks,
-                kind,
-                f"{row['elements']:,}",
-                f"{row['bytes'] / 1e3:.0f}",
-                *("-" if value is None else f"{value:.2f}" for value in cells),
+                KINDS[kind],
+                "-" if row["elements"] is None else f"{row['elements']:,}",
+                "-" if row["bytes"] is None else f"{row['bytes'] / 1e3:,.0f}",
+                *(_time(row.get(f"{name}_ms"), spread.get(name)) for name in times),
             )
     return table
+
+
+def _time(milliseconds: float | None, spread: tuple[float, float] | None) -> str:
+    if milliseconds is None:
+        return "-"
+    quartiles = f" ({spread[0]:.1f}-{spread[1]:.1f})" if spread else ""
+    return f"{milliseconds:.1f}{quartiles}"
 
 
 def main() -> None:

@@ -17,6 +17,11 @@ scores real captures that come back instead (footage of any layout of docs/data.
 starts from the first picture of each held-out clip and walks to and fro along it, everything else
 being the model's own: PSNR by chunk, with the memory and with it emptied; writes closed_loop.json.
 
+    mirage evaluate --protocol=memory
+
+scores the returns with histories that are appended or fused, have a tenth of their depths wrong, or
+have too little room; writes memory.json.
+
     mirage evaluate --protocol=permanence
 
 scores clips with walking bodies (experiments/living.py): is who went out of sight still there, and
@@ -54,9 +59,9 @@ from mirage_jax.io.workdir import Workdir
 _PROTOCOL = flags.DEFINE_enum(
     "protocol",
     "revisit",
-    ["revisit", "closed_loop", "permanence"],
+    ["revisit", "closed_loop", "memory", "permanence"],
     "What is scored: places that are seen again, after a true past or one that the model made up, "
-    "or bodies that walked out of sight.",
+    "or as the memory was written; or bodies that walked out of sight.",
 )
 _SOURCE = flags.DEFINE(
     PathNames(),
@@ -365,11 +370,11 @@ def main() -> None:
             pixels=_PIXELS.value,
             pairs=_PAIRS.value,
         )
-    elif _PROTOCOL.value == "closed_loop":
-        from mirage_jax.cli.helpers import closed_loop
+    elif _PROTOCOL.value != "revisit":
+        from mirage_jax.cli.helpers import held_out_protocols
 
         config_check.check(config)
-        closed_loop.run(config, workdir, Console())
+        held_out_protocols.run(_PROTOCOL.value, config, workdir, Console())
     elif _SOURCE.value:
         from mirage_jax.cli.helpers import real_returns
 

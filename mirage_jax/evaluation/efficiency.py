@@ -8,6 +8,7 @@ runs on a shared machine do not compare.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from mirage_jax import geometry, memory, trajectories
 from mirage_jax.chunks import TEMPORAL_STRIDE, latents_of_frames
 from mirage_jax.evaluation.stopwatch import median_times
 from mirage_jax.geometry import Camera
-from mirage_jax.memory import readout, rgb_cloud
+from mirage_jax.memory import edit, fusion, readout, rgb_cloud
 from mirage_jax.world.conditioners import Conditioner, Folded
 
 
@@ -102,43 +103,53 @@ def measure(
     conditioner: Conditioner = Folded(),
     chunk_frames: int = 17,
     chunks: Sequence[int] = (1, 5, 20),
+    kinds: Sequence[str] = ("latent", "rgb"),
     encode: Callable[[Array], Any] | None = None,
     repeats: int = 9,
     read_benchmark: dict[str, Any] | None = None,
+    most_points: int = 20_000_000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Times and sizes of the latent memory and of the RGB cloud for the same frames of one scene.
+    """Times and sizes of latent memories and of RGB clouds for the same frames of one scene.
 
-    Both do what they do in a rollout. After a chunk the keyframe of each of its new latents is
-    written, one element per cell or per pixel. Before a chunk the latent memory is read as the
-    denoiser needs it (`Conditioner.read`); the RGB cloud is drawn at every frame of the
-    same chunk, and the pictures are encoded. Each stage is the median of `repeats` warm runs.
+    All do what they do in a rollout. After a chunk the keyframe of each of its new latents is
+    written, one element per cell or per pixel. Before a chunk a latent memory is read as the
+    denoiser needs it (`Conditioner.read`); an RGB cloud is drawn at every frame of the same chunk,
+    and the pictures are encoded. Each stage is the median of `repeats` warm runs.
 
     Args:
       size: picture `(H, W)`.
       conditioner: how the latent memory is read.
       chunk_frames: frames of a chunk, 1 + 4 n.
       chunks: after how many chunks to measure.
+      kinds: of `KINDS`.
       encode: encodes a rendered video `[chunk_frames, H, W, 3]` in [-1, 1], which the RGB memory
         needs before the denoiser can use it; None leaves its time out (reported as None, not 0).
       repeats: runs per median.
       read_benchmark: keyword arguments for `read_against_sort`.
+      most_points: larger clouds are counted, not filled and timed: their times are None.
       seed: of the random tokens and colours.
     Returns:
       A dict ready for JSON: `device`, the sizes (`poses_per_chunk` of `read_grid` cells are read,
       `pictures_per_chunk` drawn, `frames_written_per_chunk` written), `read_against_sort` by scene,
-      and per number of chunks under `after_chunks` a dict with `latent` (elements, bytes, write_ms,
-      read_ms) and `rgb` (elements, bytes, write_ms, raster_ms, encode_ms, read_ms = raster +
-      encode, or None without `encode`).
+      and under `after_chunks` by number of chunks and kind: `elements`, `bytes`, `write_ms`,
+      `read_ms`, and of clouds `raster_ms` and `encode_ms`, of which `read_ms` is the sum (None
+      without `encode`); `spread_ms` has the first and third quartiles by name.
     """
-    written = (chunk_frames - 1) // TEMPORAL_STRIDE
     grid, channels = conditioner.grid(size), conditioner.token_channels
-    after = {
-        str(n): _after(
-            n, size, grid, channels, written, chunk_frames, conditioner.read, encode, repeats, seed
-        )
-        for n in chunks
-    }
+    bench = _Bench(
+        size,
+        grid,
+        channels,
+        frames_written=(chunk_frames - 1) // TEMPORAL_STRIDE,
+        chunk_frames=chunk_frames,
+        read_latent=conditioner.read,
+        encode=encode,
+        repeats=repeats,
+        most_points=most_points,
+        seed=seed,
+    )
+    after = {str(n): {kind: bench.after(n, kind) for kind in kinds} for n in chunks}
     return {
         "device": str(jax.devices()[0].device_kind),
         "size": list(size),
@@ -147,7 +158,7 @@ def measure(
         "read_grid": [conditioner.fine * cells for cells in grid],
         "poses_per_chunk": conditioner.reads * latents_of_frames(chunk_frames),
         "pictures_per_chunk": chunk_frames,
-        "frames_written_per_chunk": written,
+        "frames_written_per_chunk": bench.frames_written,
         "read_against_sort": {
             scene: read_against_sort(scene=scene, **(read_benchmark or {}))
             for scene in ("all_in_view", "room")
@@ -156,63 +167,86 @@ def measure(
     }
 
 
-def _after(
-    chunks: int,
-    size: tuple[int, int],
-    grid: tuple[int, int],
-    channels: int,
-    frames_written: int,
-    chunk_frames: int,
-    read_latent: Callable[..., Array],
-    encode: Callable[[Array], Any] | None,
-    repeats: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Fills both memories to `chunks` chunks, then times the last write and one read of each."""
-    frames = chunks * frames_written
-    camera, depth = room(frames, size, size)
-    rng = np.random.default_rng(seed)
-    tokens = rng.normal(size=(frames, *grid, channels)).astype(np.float32)
-    video = rng.integers(0, 256, (frames, *size, 3), np.uint8)
-    targets = np.linspace(0, frames - 1, chunk_frames).round().astype(int)
-    views = jax.tree.map(jnp.asarray, camera[targets])
+KINDS = {
+    "latent": "latent, appended",
+    "latent_fused": "latent, fused",
+    "rgb": "RGB points",
+    "rgb_merged": "RGB points, one a voxel",
+}
+"""Memories that are compared, and what they are called in tables."""
 
-    results = {}
-    for kind in ("latent", "rgb"):
-        values: Any = tokens if kind == "latent" else video
-        per_frame = grid[0] * grid[1] if kind == "latent" else size[0] * size[1]
-        mem = (
-            memory.create(frames * per_frame, channels)
-            if kind == "latent"
-            else rgb_cloud.create(frames * per_frame)
+_LATENT = ("latent", "latent_fused")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bench:
+    """What `measure` times; fields are its arguments."""
+
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    channels: int
+    frames_written: int
+    chunk_frames: int
+    read_latent: Callable[..., Array]
+    encode: Callable[[Array], Any] | None
+    repeats: int
+    most_points: int
+    seed: int
+
+    def after(self, chunks: int, kind: str) -> dict[str, Any]:
+        """Fills a memory to `chunks` chunks, then times the last write and one read of it."""
+        latent, frames = kind in _LATENT, chunks * self.frames_written
+        shape = self.grid if latent else self.size
+        elements = frames * shape[0] * shape[1]
+        if not latent and elements > self.most_points:
+            counted: dict[str, Any] = {
+                "elements": elements,
+                "bytes": elements * rgb_cloud.POINT_BYTES,
+            }
+            if kind == "rgb_merged":  # cannot be told without merging
+                counted = dict.fromkeys(counted)
+            return counted | dict.fromkeys(("write_ms", "raster_ms", "encode_ms", "read_ms"))
+        camera, depth = room(frames, self.size, self.size)
+        rng = np.random.default_rng(self.seed)
+        values: Any = (
+            rng.normal(size=(frames, *shape, self.channels)).astype(np.float32)
+            if latent
+            else rng.integers(0, 256, (frames, *shape, 3), np.uint8)
         )
-        write = jax.jit(memory.write)
-        read = jax.jit(read_latent if kind == "latent" else partial(rgb_cloud.read, grid=size))
-        before = mem
+        mem = memory.create(elements, self.channels) if latent else rgb_cloud.create(elements)
+        write = jax.jit(fusion.write if kind == "latent_fused" else memory.write)
         for chunk in range(chunks):
-            part = slice(chunk * frames_written, (chunk + 1) * frames_written)
+            part = slice(chunk * self.frames_written, (chunk + 1) * self.frames_written)
             before = mem
             last = jax.tree.map(jnp.asarray, (values[part], depth[part], camera[part]))
             mem, _ = write(mem, *last)
-        calls = [partial(write, before, *last), partial(read, mem, views)]
-        write_ms, read_ms = (times.ms for times in median_times(calls, repeats))
+        writes: Callable[[], Any] = partial(write, before, *last)
+        if kind == "rgb_merged":
+            # As wide as a pixel where the room's nearer walls are.
+            voxel = float(np.median(depth)) / float(camera.intrinsics[0, 0])
+            earlier = rgb_cloud.merged(before, voxel)
+            writes = lambda: rgb_cloud.merged(write(earlier, *last)[0], voxel)  # noqa: E731
+            mem = rgb_cloud.merged(mem, voxel)
+            mem = edit.with_capacity(mem, int(mem.count))  # a read takes as long as there are slots
+        targets = np.linspace(0, frames - 1, self.chunk_frames).round().astype(int)
+        views = jax.tree.map(jnp.asarray, camera[targets])
+        read = jax.jit(self.read_latent if latent else partial(rgb_cloud.read, grid=self.size))
+        wrote, drew = median_times([writes, partial(read, mem, views)], self.repeats)
         entry: dict[str, Any] = {
-            "elements": int(mem.count),
-            "bytes": memory.nbytes(mem) if kind == "latent" else rgb_cloud.nbytes(mem),
-            "write_ms": write_ms,
+            "elements": int(jnp.sum(mem.valid)),
+            "bytes": memory.nbytes(mem) if latent else rgb_cloud.nbytes(mem),
+            "write_ms": wrote.ms,
+            "spread_ms": {"write": wrote.spread, "read" if latent else "raster": drew.spread},
         }
-        if kind == "latent":
-            entry["read_ms"] = read_ms
-        else:
-            encode_ms = None
-            if encode is not None:
-                (times,) = median_times([partial(encode, read(mem, views).tokens)], repeats)
-                encode_ms = times.ms
-            entry["raster_ms"] = read_ms
-            entry["encode_ms"] = encode_ms
-            entry["read_ms"] = None if encode_ms is None else read_ms + encode_ms
-        results[kind] = entry
-    return results
+        if latent:
+            return entry | {"read_ms": drew.ms}
+        entry |= {"raster_ms": drew.ms, "encode_ms": None, "read_ms": None}
+        if self.encode is not None:
+            pictures = read(mem, views).tokens
+            (coded,) = median_times([partial(self.encode, pictures)], self.repeats)
+            entry |= {"encode_ms": coded.ms, "read_ms": drew.ms + coded.ms}
+            entry["spread_ms"]["encode"] = coded.spread
+        return entry
 
 
 def room(

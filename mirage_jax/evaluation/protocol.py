@@ -70,7 +70,12 @@ def held_out(recorded: Path, clips: LatentClip, numbers: Sequence[int]) -> HeldO
 
 
 def returning_chunk(
-    model: WorldModel, batch: LatentClip, key: Array, empty: Array
+    model: WorldModel,
+    batch: LatentClip,
+    key: Array,
+    empty: Array | float = 0.0,
+    *,
+    capacity: int | None = None,
 ) -> Float[Array, "b t height width 3"]:
     """Generates the last chunk of each clip from the whole true history before it.
 
@@ -79,8 +84,9 @@ def returning_chunk(
       batch: cached clips.
       key: of the noise.
       empty: 1 empties the memory (same weights), references included; 0 leaves it.
+      capacity: elements that the memory has room for; None = all.
     """
-    options = model.context_frames
+    empty, options = jnp.asarray(empty), model.context_frames
     latents = batch.chunks.shape[2] + options.preceding_latents
     target, rays, context, frames = returning_samples(
         batch,
@@ -88,6 +94,7 @@ def returning_chunk(
         size=model.size,
         options=options,
         fusion=model.memory.history_fusion(options),
+        capacity=capacity,
         constants=model.constants(latents),
     )
     if context is not None:

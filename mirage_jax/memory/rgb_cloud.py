@@ -8,6 +8,7 @@ Sharing the code keeps the comparison about what is stored, not about who wrote 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal
 
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from mirage_jax import geometry
-from mirage_jax.memory import bank, dispatch, pooling, readout
+from mirage_jax.memory import bank, dispatch, edit, pooling, readout
 from mirage_jax.parallel.explicit_axes import compiler_splits, spec_of_views
 
 
@@ -98,6 +99,29 @@ def read(
         source=source,
     )
     return jax.tree.map(lambda x: x.reshape(*camera.shape, *x.shape[1:]), rendered)
+
+
+def merged(mem: bank.LatentMemory, voxel: float) -> bank.LatentMemory:
+    """The cloud with one point a voxel, the newest, in the first slots (host side).
+
+    Args:
+      mem: the cloud.
+      voxel: edge of the cubes, metres.
+    Raises:
+      ValueError: if the edge is not above 0.
+    """
+    if not voxel > 0:
+        raise ValueError(f"rgb_cloud.merged, voxel: found {voxel}, expected metres above 0")
+    slots = np.flatnonzero(np.asarray(mem.valid))[::-1]  # the newest first
+    cubes = np.floor(np.asarray(mem.xyz)[slots] / voxel).astype(np.int64)
+    _, first = np.unique(cubes, axis=0, return_index=True)
+    kept = np.zeros(mem.capacity, bool)
+    kept[slots[first]] = True
+    return edit.compact(dataclasses.replace(mem, valid=jnp.asarray(kept)))
+
+
+POINT_BYTES = 3 * 4 + 3
+"""Of a point with 8-bit colours, see `nbytes`."""
 
 
 def nbytes(mem: bank.LatentMemory) -> int:

@@ -35,6 +35,7 @@ class EncoderSettings(Settings):
     frames: int = setting(dataclasses.MISSING, "Frames of a training window.", least=1)
     pixels: int = setting(dataclasses.MISSING, "Side of a training window.", least=1)
     kl_weight: float = setting(dataclasses.MISSING, "See `VAETask`.", least=0)
+    latent_noise: float = setting(0.0, "See `VAETask`.", least=0)
     stats_per_channel: bool = setting(
         False, "Normalise every latent channel by itself, or all by one number."
     )
@@ -80,6 +81,7 @@ def train_encoder(
         size=settings.pixels,
         linear_path=linear_path,
         kl_weight=settings.kl_weight,
+        latent_noise=settings.latent_noise,
         sheet_video=sheet,
     )
     if options is None:

@@ -50,6 +50,17 @@ def psnr(output: Array, video: Array) -> Float[Array, ""]:
     return -10.0 * jnp.log10(jnp.square(jnp.clip(output, -1, 1) - video).mean() / 4.0)
 
 
+def with_noise(
+    key: PRNGKeyArray, latents: Float[Array, "b t h w c"], most: float
+) -> Float[Array, "b t h w c"]:
+    """Latents with normal noise, a standard deviation for each clip from 0 to `most` of their
+    root mean square."""
+    share_key, noise_key = jax.random.split(key)
+    share = jax.random.uniform(share_key, (len(latents), 1, 1, 1, 1), maxval=most)
+    scale = jax.lax.stop_gradient(jnp.sqrt(jnp.square(latents).mean()))
+    return latents + share * scale * jax.random.normal(noise_key, latents.shape)
+
+
 @dataclasses.dataclass(frozen=True)
 class VAETask(Task):
     """Squared and absolute error of the reconstruction, plus KL to a unit normal.
@@ -62,6 +73,9 @@ class VAETask(Task):
       linear_path: weights of the linear path (`patch_pca`), which stay as they are; None trains it.
       l1_weight: of the absolute error beside the squared one.
       kl_weight: of the KL divergence per latent value.
+      latent_noise: largest standard deviation of noise on the latents that the decoder is trained
+        on, in root-mean-square latents; drawn for each clip, uniform from 0. A decoder that knows
+        uncertain latents draws those of a denoiser without the borders of their cells.
       first_frame_weight: how much more the first frame counts. It alone trains the image-mode
         latents that the memory stores.
       sheet_video: uint8 [N, T, H, W, 3] shown in sample sheets.
@@ -73,6 +87,7 @@ class VAETask(Task):
     linear_path: Weights | None = None
     l1_weight: float = 0.05
     kl_weight: float = 1e-4
+    latent_noise: float = 0.0
     first_frame_weight: float = 4.0
     sheet_video: np.ndarray | None = None
 
@@ -93,7 +108,11 @@ class VAETask(Task):
             }
         posterior: Any = self.vae.apply({"params": params}, video, method="encode")
         mean, logvar = posterior
-        latents = sample_posterior(key, mean, logvar) if train else mean
+        latents = mean
+        if train:
+            latents = sample_posterior(key, mean, logvar)
+            if self.latent_noise:
+                latents = with_noise(jax.random.fold_in(key, 1), latents, self.latent_noise)
         output: Any = self.vae.apply({"params": params}, latents, method="decode")
         error = reconstruction_error(
             output, video, l1_weight=self.l1_weight, first_frame_weight=self.first_frame_weight

@@ -105,8 +105,12 @@ def write_history(
     history: History,
     static: Float[Array, "k h w"],
     fusion: FusionOptions | None = None,
+    capacity: int | None = None,
 ) -> memory.LatentMemory:
-    """A fresh memory of these keyframes, of the cells that stand still, fused as a rollout's is."""
+    """A fresh memory of these keyframes, of the cells that stand still, fused as a rollout's is.
+
+    `capacity` is its number of elements; None has room for every cell.
+    """
     tokens, depth, confidence, camera = history
     frames = Frames(
         tokens,
@@ -116,7 +120,7 @@ def write_history(
         static=static,
         confidence=jnp.broadcast_to(confidence[:, None, None], depth.shape),
     )
-    return conditioner.write(conditioner.create(depth.size), frames, fusion)[0]
+    return conditioner.write(conditioner.create(capacity or depth.size), frames, fusion)[0]
 
 
 def jitter_poses(
@@ -196,6 +200,7 @@ def make_sample(
     table: scenarios.Scenarios,
     options: ContextFrameOptions = NO_FRAMES,
     fusion: FusionOptions | None = None,
+    capacity: int | None = None,
     constants: Array | None = None,
     key: PRNGKeyArray | None = None,
     noise: NoiseAugmentation | None = None,
@@ -211,6 +216,7 @@ def make_sample(
       table: the situations.
       options: of the context frames.
       fusion: how the history is written, see `Conditioner.write`.
+      capacity: elements of its memory; None has room for every cell.
       constants: of the conditioner, for the chunk's and the preceding latents.
       key: randomness of the noise; None for a true history.
       noise: on the history.
@@ -226,7 +232,7 @@ def make_sample(
         context = jnp.concatenate([clip.rgb_chunks[scenario], clip.rgb_hits[scenario]], axis=-1)
         return Sample(target, rays, context, {})
     history = draw_history(clip, keyframes, size, key=key, noise=noise)
-    bank = write_history(conditioner, history, jnp.asarray(clip.static), fusion)
+    bank = write_history(conditioner, history, jnp.asarray(clip.static), fusion, capacity)
     read, frames = conditioner.read(bank, camera), {}
     if clip.bodies is not None:  # read where the clip was encoded, by the same conditioner
         shown = clip.bodies[scenario]
@@ -252,6 +258,7 @@ def returning_samples(
     size: tuple[int, int],
     options: ContextFrameOptions = NO_FRAMES,
     fusion: FusionOptions | None = None,
+    capacity: int | None = None,
     constants: Array | None = None,
 ) -> Sample:
     """A batch coming back, the whole true history in memory."""
@@ -267,6 +274,7 @@ def returning_samples(
             table=table,
             options=options,
             fusion=fusion,
+            capacity=capacity,
             constants=constants,
         )
 

@@ -25,6 +25,7 @@ def timed():
             conditioner=Folded(3, 4, reads=2, fine=2),
             chunk_frames=9,
             chunks=(1, 2),
+            kinds=tuple(efficiency.KINDS),
             encode=lambda video: jnp.mean(video, axis=(1, 2)),
             repeats=1,
             read_benchmark={"elements": 700, "channels": 2, "grid": (6, 8), "repeats": 1},
@@ -40,7 +41,7 @@ def result(timed):
 def test_what_is_timed_is_what_a_chunk_needs(timed):
     """The read gives the denoiser's context; the cloud is drawn and encoded at all frames."""
     found, calls = timed
-    write, read, write_rgb, draw, encode = calls[:5]
+    write, read, fused, _, write_rgb, draw, encode = calls[:7]
     context = read()
     assert context.shape == (3, 4, 4, 2 * 2 * 2 * 6)
     # Tokens of three channels and three extras from every cell of every pose.
@@ -49,6 +50,8 @@ def test_what_is_timed_is_what_a_chunk_needs(timed):
     assert draw().tokens.shape == (9, 16, 16, 3) and encode().shape == (9, 3)
     assert found["pictures_per_chunk"] == 9 and found["frames_written_per_chunk"] == 2
     assert int(write()[1].written) == 2 * 4 * 4 and int(write_rgb()[1].written) == 2 * 16 * 16
+    report = fused()[1]
+    assert int(report.written) + int(report.fused) == 2 * 4 * 4
 
 
 def test_a_longer_chunk_writes_more_keyframes():
@@ -112,3 +115,25 @@ def test_the_room_has_its_walls_where_they_are():
     half = np.array([3.0, 1.5, 4.0])
     assert (points <= half + 1e-4).all()
     np.testing.assert_allclose((points / half).max(-1), 1.0, rtol=1e-5)
+
+
+def test_fused_and_merged_memories_hold_no_more(result):
+    for kinds in result["after_chunks"].values():
+        assert 0 < kinds["latent_fused"]["elements"] <= kinds["latent"]["elements"]
+        assert 0 < kinds["rgb_merged"]["elements"] < kinds["rgb"]["elements"]
+        assert kinds["rgb_merged"]["bytes"] == 15 * kinds["rgb_merged"]["elements"]
+        for entry in kinds.values():
+            for low, high in entry["spread_ms"].values():
+                assert 0 < low <= high
+
+
+def test_a_cloud_that_is_too_large_is_counted_alone():
+    small = {"elements": 700, "channels": 2, "grid": (6, 8), "repeats": 1}
+    options = {"size": (8, 8), "conditioner": Folded(1, 8), "chunks": (1,), "repeats": 1}
+    found = efficiency.measure(
+        kinds=("rgb", "rgb_merged"), most_points=255, read_benchmark=small, **options
+    )
+    cloud, merged = found["after_chunks"]["1"].values()
+    assert cloud["elements"] == 4 * 64 and cloud["bytes"] == 4 * 64 * 15
+    assert cloud["write_ms"] is None and cloud["raster_ms"] is None
+    assert merged["elements"] is None and merged["read_ms"] is None

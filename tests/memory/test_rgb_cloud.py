@@ -78,3 +78,29 @@ def test_pictures_of_another_dtype_are_refused():
     video, depth, camera = picture_of_a_wall()
     with pytest.raises(ValueError, match="found float32 pictures, expected uint8"):
         rgb_cloud.write(rgb_cloud.create(192), video.astype(np.float32), depth, camera)
+
+
+def test_of_the_points_of_a_voxel_the_newest_stays():
+    video, depth, camera = picture_of_a_wall(2)
+    cloud, _ = write(rgb_cloud.create(400), video, depth, camera)
+    newer = np.random.default_rng(3).integers(0, 256, video.shape, np.uint8)
+    cloud, _ = write(cloud, newer, depth, camera)
+    # Pixels of the wall are an eighth of a metre apart: cubes of that size, off their borders, hold
+    # one each, and of both pictures the second; cubes twice as wide hold four.
+    xyz = np.asarray(cloud.xyz[:384], np.float64)
+    edge = np.float64(0.125)
+    one = rgb_cloud.merged(cloud, edge)
+    cubes = {tuple(cube) for cube in np.floor(xyz / edge).astype(int)}
+    assert int(one.count) == len(cubes) and np.asarray(one.valid).sum() == len(cubes)
+    assert {
+        tuple(c) for c in np.floor(np.asarray(one.xyz[: one.count]) / edge).astype(int)
+    } == cubes
+    latest = {
+        tuple(point): colour for point, colour in zip(xyz[192:], newer.reshape(-1, 3), strict=True)
+    }
+    kept = np.asarray(one.xyz, np.float64)[: one.count], np.asarray(one.tokens)[: one.count]
+    for point, colour in zip(*kept, strict=True):
+        np.testing.assert_array_equal(latest[tuple(point)], colour)
+    assert int(rgb_cloud.merged(cloud, 2 * edge).count) < len(cubes) / 3
+    with pytest.raises(ValueError, match="voxel: found 0.0, expected metres above 0"):
+        rgb_cloud.merged(cloud, 0.0)

@@ -5,7 +5,7 @@ import pytest
 
 from helpers import tiny_world
 from mirage_jax.nn.video_vae import VideoVAE
-from mirage_jax.training.vae_task import VAETask
+from mirage_jax.training.vae_task import VAETask, with_noise
 
 KEY = jax.random.key(0)
 FRAMES = 5
@@ -81,3 +81,18 @@ def test_the_sheet_shows_frames_above_their_reconstructions():
     panels = 2 * FRAMES * 96 * 96
     assert (sheet == 64).all(-1).sum() == panels and (sheet == 0).all(-1).sum() == panels
     assert VAETask(vae=Halves(), frames=FRAMES, size=8).samples({}, 10) is None
+
+
+def test_noise_of_latents_is_uniform_in_their_scale():
+    task_vae = Identity(logvar=-60.0)
+    assert loss_of(task_vae, latent_noise=0.4)[0] == 0  # not where nothing is trained
+    loss, _ = loss_of(task_vae, train=True, l1_weight=0.0, latent_noise=0.4)
+    assert 0 < loss < 0.4**2 * np.mean((VIDEO / 127.5 - 1) ** 2) * 1.2
+
+    latents = 3.0 * jax.random.normal(jax.random.key(0), (4000, 1, 4, 4, 2))
+    added = np.asarray(with_noise(jax.random.key(1), latents, 0.5) - latents)
+    # Of a standard deviation that is uniform from 0 to 1.5 the mean is .75, the mean square .75.
+    deviation = added.std(axis=(1, 2, 3, 4))
+    assert deviation.mean() == pytest.approx(0.75, rel=0.05)
+    assert np.square(added).mean() == pytest.approx(0.75, rel=0.05)
+    assert deviation.max() < 3 and deviation.min() < 0.1

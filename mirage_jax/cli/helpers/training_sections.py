@@ -38,6 +38,7 @@ class EncoderSection(TrainingSection):
     pretrained: bool = setting(False, "Whether the encoder is in the work directory already.")
     pixels: int = setting(REQUIRED, "Side of a training window.", least=1)
     kl_weight: float = setting(REQUIRED, "Of the KL divergence per latent value.", least=0)
+    latent_noise: float = setting(0.0, "On what the decoder is trained on, RMS latents.", least=0)
     stats_per_channel: bool = setting(REQUIRED, "Normalise every latent channel by itself.")
     pca_power: float = setting(REQUIRED, "Components over std ** power; 1 whitens.", least=0)
 
@@ -192,6 +193,7 @@ def encoder_settings(config: ConfigDict) -> EncoderSettings:
         frames=config.chunk_frames,
         pixels=section.pixels,
         kl_weight=section.kl_weight,
+        latent_noise=section.latent_noise,
         stats_per_channel=section.stats_per_channel,
         pca_power=section.pca_power,
         seed=config.seed,
