@@ -5,31 +5,37 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from mirage_jax.memory import pooling
 from mirage_jax.memory.bank import LatentMemory
 
-FAR_METRES = 10.0
-"""Distance from the camera at which an element is worth half of what it is worth beside it."""
-OLD_FRAMES = 200.0
+OLD_FRAMES = 2000.0
 """Written frames after which an element is worth half of a new one."""
+THINNEST = 0.1
+"""Worth of the element of a place that goes first, in that of the one that goes last."""
 
 
-def worth(mem: LatentMemory, here: Float[Array, "3"]) -> Float[Array, " n"]:
+def worth(mem: LatentMemory) -> Float[Array, " n"]:
     """What it costs to lose each element; the least go first.
 
-    Confidence, divided by 1 + age / `OLD_FRAMES`, by 1 + distance from the camera / `FAR_METRES`
-    and by the number of elements of about its size in its part of space, which can stand for it.
-
-    Args:
-      mem: the memory.
-      here: where the camera is.
+    Confidence, divided by 1 + age / `OLD_FRAMES` and by the number of elements of about its size in
+    its part of space, which can stand for it, and times a number of its own (`thinning`), so that a
+    memory without room becomes coarser everywhere before a place is forgotten. What the camera is
+    far from now is worth no less: it is what is asked for when it comes back. What distance and age
+    cost instead: docs/memory.md.
     """
     age = (mem.frames - mem.frame).astype(jnp.float32)
-    distance = jnp.linalg.norm(mem.xyz - here[None], axis=-1)
-    fresh, near = 1.0 + age / OLD_FRAMES, 1.0 + distance / FAR_METRES
-    return mem.confidence / (fresh * near * crowding(mem))
+    return mem.confidence * thinning(mem) / ((1.0 + age / OLD_FRAMES) * crowding(mem))
+
+
+def thinning(mem: LatentMemory) -> Float[Array, " n"]:
+    """A number from `THINNEST` to 1 for each element, as if drawn, by where it lies and when it was
+    written alone."""
+    bits = jax.lax.bitcast_convert_type(mem.xyz, jnp.uint32)
+    numbers = jnp.concatenate([bits, mem.frame[:, None].astype(jnp.uint32)], axis=-1)
+    share = (_mixed(numbers) >> 8).astype(jnp.float32) / np.float32(2**24)
+    return THINNEST + (1.0 - THINNEST) * share
 
 
 def crowding(mem: LatentMemory) -> Float[Array, " n"]:
@@ -42,22 +48,25 @@ def crowding(mem: LatentMemory) -> Float[Array, " n"]:
     octave = jnp.round(jnp.log2(jnp.maximum(mem.size, 1e-6)))
     cube = jnp.floor(mem.xyz / jnp.exp2(octave)[:, None])
     numbers = jnp.concatenate([cube, octave[:, None]], axis=-1).astype(jnp.int32)
-    mixed = jnp.zeros(mem.capacity, jnp.uint32)
-    for axis in range(4):
-        # The multiplier of Knuth 1998, "Sorting and Searching", section 6.4; the high bits are
-        # those that every number has changed.
-        mixed = (mixed ^ numbers[:, axis].astype(jnp.uint32)) * np.uint32(2654435761)
-        mixed = mixed ^ (mixed >> 15)
     bits = (4 * mem.capacity - 1).bit_length()
-    place = (mixed * np.uint32(2654435761)) >> (32 - bits)
+    place = _mixed(numbers.astype(jnp.uint32)) >> (32 - bits)
     counts = jnp.zeros(1 << bits, jnp.int32).at[place].add(mem.valid.astype(jnp.int32))
     return jnp.maximum(counts[place], 1).astype(jnp.float32)
+
+
+def _mixed(numbers: UInt32[Array, "n k"]) -> UInt32[Array, " n"]:
+    """A hash of each row, whose high bits every number changes."""
+    mixed = jnp.zeros(len(numbers), jnp.uint32)
+    for column in range(numbers.shape[1]):
+        # The multiplier of Knuth 1998, "Sorting and Searching", section 6.4.
+        mixed = (mixed ^ numbers[:, column]) * np.uint32(2654435761)
+        mixed = mixed ^ (mixed >> 15)
+    return mixed * np.uint32(2654435761)
 
 
 def make_room(
     mem: LatentMemory,
     wanted: Int[Array, ""],
-    here: Float[Array, "3"],
     *,
     spared: Bool[Array, " n"],
 ) -> tuple[LatentMemory, Int[Array, ""]]:
@@ -74,7 +83,7 @@ def make_room(
 
     def evict(mem: LatentMemory) -> LatentMemory:
         # Positive floats order like their bit patterns.
-        keys = jax.lax.bitcast_convert_type(jnp.maximum(worth(mem, here), 0.0), jnp.int32)
+        keys = jax.lax.bitcast_convert_type(jnp.maximum(worth(mem), 0.0), jnp.int32)
         keys = jnp.where(may_go, keys, np.int32(2**31 - 1))
         bound = pooling.kth_smallest(keys, lacking)
         below = keys < bound

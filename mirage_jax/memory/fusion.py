@@ -155,9 +155,7 @@ def _write_frame(
     mem, contradicted = _judge(mem, hits, agrees, depth, options)
 
     wanted = keep & ~fused
-    mem, evicted = eviction.make_room(
-        mem, jnp.sum(wanted, dtype=jnp.int32), frame.cam2world[:3, 3], spared=agrees
-    )
+    mem, evicted = eviction.make_room(mem, jnp.sum(wanted, dtype=jnp.int32), spared=agrees)
     free = eviction.free_slots(mem.valid, jnp.cumsum(wanted, dtype=jnp.int32))
     written = wanted & (free < mem.capacity)
 

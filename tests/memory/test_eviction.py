@@ -29,7 +29,7 @@ def bank(seed, **fields):
     return empty.replace(**jax.tree.map(jnp.asarray, given)), rng
 
 
-def test_worth_is_confidence_over_age_distance_and_crowding():
+def test_worth_is_confidence_and_thinning_over_age_and_crowding():
     """Now and then two cubes share a count, as they are hashed; most do not."""
     octaves = np.float32([0.25, 0.5, 1.0])
     rng = np.random.default_rng(0)
@@ -38,20 +38,43 @@ def test_worth_is_confidence_over_age_distance_and_crowding():
     xyz, valid = np.asarray(mem.xyz), np.asarray(mem.valid)
     cubes = [(*np.floor(p / s), s) for p, s in zip(xyz, size, strict=True)]
     crowd = collections.Counter(cube for cube, there in zip(cubes, valid, strict=True) if there)
-    here = jnp.array([0.5, 0.0, -2.0])
-    found = np.asarray(worth_of(mem, here))
+    thinning = np.asarray(eviction.thinning(mem))
+    found = np.asarray(worth_of(mem))
     agree = 0
     for slot in np.flatnonzero(valid):
-        distance = np.linalg.norm(xyz[slot] - np.asarray(here))
-        alone = mem.confidence[slot] / (1 + (300 - mem.frame[slot]) / 200) / (1 + distance / 10)
+        alone = mem.confidence[slot] * thinning[slot] / (1 + (300 - mem.frame[slot]) / 2000)
         expected = alone / crowd[cubes[slot]]
         assert found[slot] <= expected * 1.0001
         agree += abs(found[slot] / expected - 1) < 1e-4
     assert agree >= 0.8 * valid.sum() and max(crowd.values()) > 1
 
 
+def test_a_memory_without_room_becomes_coarser_everywhere():
+    """A floor of cells from four frames, of which half has to go: half of every quarter of it."""
+    side = 40
+    across, along = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
+    xyz = np.stack([across, np.zeros_like(across), along], axis=-1).reshape(-1, 3)
+    count = len(xyz)
+    empty = memory.create(count, 1).replace(frames=jnp.int32(4))
+    mem = empty.replace(
+        xyz=jnp.asarray(xyz, jnp.float32),
+        valid=jnp.ones(count, bool),
+        confidence=jnp.ones(count),
+        size=jnp.ones(count),
+        frame=jnp.asarray(np.arange(count) % 4, jnp.int32),
+    )
+    thinned, went = make_room(mem, jnp.int32(count // 2), spared=jnp.zeros(count, bool))
+    assert int(went) == count // 2
+    kept = np.asarray(thinned.valid).reshape(side, side)
+    quarters = kept.reshape(2, side // 2, 2, side // 2).mean(axis=(1, 3))
+    assert np.abs(quarters - 0.5).max() < 0.1  # four standard deviations of 400 draws
+    by_frame = [np.asarray(thinned.valid)[frame::4].mean() for frame in range(4)]
+    assert np.abs(np.array(by_frame) - 0.5).max() < 0.1
+    # Neighbours do not go together: of pairs both are kept in a quarter of cases.
+    assert abs((kept[1:] & kept[:-1]).mean() - 0.25) < 0.08
+
+
 def test_those_worth_least_go_and_of_equals_the_lowest_slot():
-    here = jnp.zeros(3)
     for seed in range(20):
         mem, rng = bank(seed)
         if seed % 2:  # all alike: slots alone decide
@@ -61,12 +84,12 @@ def test_those_worth_least_go_and_of_equals_the_lowest_slot():
             )  # fmt: skip
         spared = rng.random(N) < 0.2
         wanted = int(rng.integers(0, N + 20))
-        worth = np.asarray(worth_of(mem, here))
+        worth = np.asarray(worth_of(mem))
         valid, pinned = np.asarray(mem.valid), np.asarray(mem.pinned)
         may_go = [s for s in range(N) if valid[s] and not pinned[s] and not spared[s]]
         lacking = max(0, min(wanted - int((~valid).sum()), len(may_go)))
         gone = sorted(may_go, key=lambda slot: (worth[slot], slot))[:lacking]
-        after, count = make_room(mem, jnp.int32(wanted), here, spared=jnp.asarray(spared))
+        after, count = make_room(mem, jnp.int32(wanted), spared=jnp.asarray(spared))
         assert int(count) == lacking
         expected = valid.copy()
         expected[gone] = False

@@ -123,7 +123,7 @@ def frame_by_hand(mem, number, tokens, depth, origin, static, confidence, o):
     counts["evicted"] = max(lacking, 0)
     if lacking > 0:
         bank = memory.LatentMemory(**jax.tree.map(jnp.asarray, mem))
-        worth = np.asarray(worth_of(bank, jnp.asarray(origin)))
+        worth = np.asarray(worth_of(bank))
         mem["valid"][sorted(may_go, key=lambda s: (worth[s], s))[:lacking]] = False
 
     def place(slot, c, history):
