@@ -14,7 +14,7 @@ const FINAL = { 1008: "The server refused what this page sent.", 1011: "The serv
 const PICTURE_SIDE = 2048; // pixels that a dropped picture is made smaller to
 
 const state = { seq: 0, sent: "", socket: null, hello: null, pose: null, memory: true, elements: 0, frames: 0,
-  messages: 0, blocked: false, retry: 500, ready: false };
+  messages: 0, blocked: false, moving: false, retry: 500, ready: false };
 const controls = new Controls(time => held(time));
 const screen = new Screen($("picture"), (frame, draw, send) => say("ready", { frame, draw: rounded(draw), send: rounded(send) }));
 const plan = new PlanView($("plan"), (operation, from, to) =>
@@ -70,7 +70,10 @@ function held(time) {
   state.sent = text;
   state.seq += 1;
   say("controls", { seq: state.seq, ...now });
-  if (Object.values(now).some(Boolean)) {
+  const moving = Object.values(now).some(Boolean);
+  if (moving && !state.moving) screen.begin();
+  state.moving = moving;
+  if (moving) {
     screen.expect(state.seq, time);
     $("hint").classList.add("gone");
   }
@@ -187,6 +190,7 @@ function rounded(number) { return Math.round(number * 100) / 100; }
 // -- what is shown -------------------------------------------------------------------------------
 
 function connection(kind, text) {
+  if ($("connection").className === kind && $("connection").lastElementChild.textContent === text) return;
   $("connection").className = kind;
   $("connection").lastElementChild.textContent = text;
 }
@@ -209,6 +213,11 @@ const times = {};
 function ledger(stages) {
   const all = { ...stages, send: screen.send, draw: screen.drawn };
   for (const [name, ms] of Object.entries(all)) times[name] = times[name] === undefined ? ms : 0.8 * times[name] + 0.2 * ms;
+  state.timed = true;
+}
+
+function showLedger() {
+  state.timed = false;
   const rows = Object.keys(STAGES).filter(name => name in times), most = Math.max(1, ...rows.map(name => times[name]));
   const body = $("ledger").tBodies[0];
   if (body.rows.length !== rows.length) {
@@ -268,7 +277,9 @@ function segments(where, name, values, chosen) {
   }));
 }
 
+// Texts change at a rate at which they can be read; each change lays the page out again.
 setInterval(() => {
+  if (state.timed) showLedger();
   const rate = screen.rate(), latency = screen.percentile(0.5);
   $("fps").textContent = rate ? rate.toFixed(0) : "–";
   $("latency").textContent = latency === null ? "–" : `${latency.toFixed(0)} ms`;
