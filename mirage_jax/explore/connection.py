@@ -290,6 +290,7 @@ class Connection:
             number=place.walker.number,
             size=list(starts.model.size),
             fps=options.fps,
+            denoise_steps=[round(1e3 * seconds, 2) for seconds in starts.denoise_steps],
             frames=options.chunk_frames - 1,
             degrees=options.turn * (options.chunk_frames - 1) / options.fps,
             starts=[start.name for start in starts.starts],

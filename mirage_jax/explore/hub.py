@@ -221,7 +221,7 @@ class Hub:
         number = self._numbers
         self._opening += 1
         try:
-            walker = await self.run(lambda: Walker(number, make()))
+            walker = await self.run(lambda: Walker(number, make(), self.ready().denoise_steps))
         finally:
             self._opening -= 1
         place = Place(

@@ -36,12 +36,14 @@ class Starts:
       options: of all sessions.
       starts: the first of which is where a new page begins.
       fov: degrees across the shorter side of pictures from pages.
+      denoise_steps: seconds of each denoising step, measured before anyone walks.
     """
 
     model: WorldModel
     options: SessionOptions
     starts: tuple[Start, ...]
     fov: float = 90.0
+    denoise_steps: tuple[float, ...] = ()
 
     def begin(self, number: int) -> Session:
         """A session at a start; ValueError if there is none of that number."""

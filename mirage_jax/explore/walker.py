@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,15 @@ class Walker:
       bytes: that session and film took when they were last asked.
     """
 
-    def __init__(self, number: int, session: Session) -> None:
+    def __init__(self, number: int, session: Session, denoise_steps: Sequence[float] = ()) -> None:
         self.number = number
         self.session = session
         self.picture = encoded(session.picture)
         self.film = Film(int(session.world.frames) - 1, [self.picture])
         self.ledger = Ledger()
+        self.ledger.add(
+            {f"denoise step {n}": 1e3 * seconds for n, seconds in enumerate(denoise_steps, 1)}
+        )
         self.branches = [
             Branch(name, frames, b"", None) for name, frames in session.timeline.marks.items()
         ]

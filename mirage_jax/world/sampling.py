@@ -30,6 +30,14 @@ def memory_scale(denoiser: Denoiser, options: SamplerOptions) -> float | Float[A
     return factors[0] if len(factors) == 1 else jnp.asarray(factors, jnp.float32)
 
 
+def network_calls(options: SamplerOptions, latents: int) -> tuple[int, ...]:
+    """How often each step of the solver calls the network, for chunks of so many latents."""
+    if options.method == "heun":
+        return (2,) * (options.steps - 1) + (1,)
+    late = latents - 2 if options.method == "staggered" else 0
+    return (1,) * (options.steps + late)
+
+
 def sample_chunk(
     denoiser: Denoiser,
     params: Any,

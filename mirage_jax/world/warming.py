@@ -40,6 +40,13 @@ def warm_up(session: Session, progress: Callable[[str, float], None]) -> None:
     progress("done", 1.0)
 
 
+def denoise_steps(session: Session) -> tuple[float, ...]:
+    """Seconds of each denoising step of a chunk from here, see `ChunkStep.denoise_steps`."""
+    still = np.tile(session.pose, (session.model.chunk_frames - 1, 1, 1))
+    step = ChunkStep(session.model)
+    return step.denoise_steps(session._present(), session._cameras(still), session._key)
+
+
 def _walk(session: Session, world: World) -> None:
     """Chunks and edits of states of every shape that there can be: preceding latents grow at first,
     and an edit may leave them out."""

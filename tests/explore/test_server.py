@@ -261,6 +261,7 @@ def test_the_walk_is_exported(server):
         assert ply.startswith(b"ply\n")
         assert f"element vertex {len(elements)}\n".encode() in ply
         ledger = json.loads(downloaded(server, client, "ledger"))
+        assert ledger["denoise step 2"] == {"median": 3.0, "p95": 3.0, "count": 1}
         assert ledger["read"] == {"median": 2.0, "p95": 2.0, "count": len(poses)}
 
 

@@ -209,6 +209,7 @@ class Starts(stand_in(starts.Starts)):
         self.model = types.SimpleNamespace(size=SIZE)
         self.starts = tuple(Start(name, lambda: Session(options)) for name in names)
         self.fov = 90.0
+        self.denoise_steps = (0.004, 0.003)
 
     begin = starts.Starts.begin
 

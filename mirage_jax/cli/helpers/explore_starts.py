@@ -18,6 +18,7 @@ from mirage_jax.io.picture_files import read_picture
 from mirage_jax.world import WorldModel, loading, shipped
 from mirage_jax.world.session import Session, SessionOptions
 from mirage_jax.world.state import World
+from mirage_jax.world.warming import denoise_steps
 from mirage_jax.world.world_file import WORLD, read_world_file
 
 CLIP_FRAMES = 17
@@ -87,8 +88,9 @@ def make_starts(entries: Entries, options: SessionOptions, progress: Progress) -
     starts = _starts(model, entries, options)
     progress(f"{starts[0].name}: the first picture", 0.1)
     session = starts[0].begin()
-    session.warm_up(lambda what, share: progress(what, 0.2 + 0.8 * share))
-    return Starts(model, options, starts, entries.fov)
+    session.warm_up(lambda what, share: progress(what, 0.2 + 0.75 * share))
+    progress("timing the steps", 0.99)
+    return Starts(model, options, starts, entries.fov, denoise_steps(session))
 
 
 def _starts(model: WorldModel, entries: Entries, options: SessionOptions) -> tuple[Start, ...]:

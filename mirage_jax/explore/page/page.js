@@ -218,16 +218,20 @@ function ledger(stages) {
 
 function showLedger() {
   state.timed = false;
-  const rows = Object.keys(STAGES).filter(name => name in times), most = Math.max(1, ...rows.map(name => times[name]));
+  const rows = Object.keys(STAGES).filter(name => name in times).flatMap(name => name === "denoise" ? [name, ...state.hello.denoise_steps.keys()] : [name]);
+  const took = name => times[name] ?? state.hello.denoise_steps[name], most = Math.max(1, ...rows.map(took));
   const body = $("ledger").tBodies[0];
   if (body.rows.length !== rows.length) {
     body.replaceChildren(...rows.map(() => { const row = element("tr"); row.append(element("td"), element("td", "bar"), element("td")); row.cells[1].append(element("i")); return row; }));
   }
   rows.forEach((name, i) => {
     const [label, bar, value] = body.rows[i].cells;
-    label.textContent = STAGES[name];
-    bar.firstElementChild.style.width = `${100 * times[name] / most}%`;
-    value.textContent = times[name].toFixed(1);
+    const step = !(name in STAGES);
+    body.rows[i].className = step ? "step" : "";
+    body.rows[i].title = step ? "Timed on its own before anyone walked" : "";
+    label.textContent = step ? `step ${name + 1}` : STAGES[name];
+    bar.firstElementChild.style.width = `${100 * took(name) / most}%`;
+    value.textContent = took(name).toFixed(1);
   });
 }
 
