@@ -67,6 +67,27 @@ _BUDGET = flags.DEFINE(
 _IDLE = flags.DEFINE(
     Real(above=0), "idle", 600.0, "Seconds after which a walk without a page is saved and ended."
 )
+_SAVED_WORLDS = flags.DEFINE(
+    Integer(least=1), "saved_worlds", 1000, "Worlds in --saved, above which pages save no more."
+)
+_SAVED_BUDGET = flags.DEFINE(
+    Integer(least=1),
+    "saved_budget",
+    10_000,
+    "Megabytes in --saved, above which pages save no more.",
+)
+_FILM_BUDGET = flags.DEFINE(
+    Integer(least=1), "film_budget", 256, "Megabytes of one walk's pictures, for its film."
+)
+_DOWNLOADS = flags.DEFINE(
+    Integer(least=1, most=1000), "downloads", 8, "Exported files kept for pages to fetch."
+)
+_DOWNLOAD_BUDGET = flags.DEFINE(
+    Integer(least=1),
+    "download_budget",
+    512,
+    "Megabytes of exported files; larger ones are refused.",
+)
 _FPS = flags.DEFINE(
     Real(least=1, most=120), "pace", 16.0, "Frames a second of the walk, made and played."
 )
@@ -146,8 +167,15 @@ def main() -> None:
         ) from error
     _prepare_jax(saved)
     console = Console()
-    limits = HubOptions(_WALKERS.value, _BUDGET.value * 10**6, _IDLE.value)
-    hub = Hub(SavedWorlds(saved), limits)
+    limits = HubOptions(
+        walkers=_WALKERS.value,
+        memory_budget=_BUDGET.value * 10**6,
+        idle_seconds=_IDLE.value,
+        film_bytes=_FILM_BUDGET.value * 10**6,
+        downloads=_DOWNLOADS.value,
+        download_bytes=_DOWNLOAD_BUDGET.value * 10**6,
+    )
+    hub = Hub(SavedWorlds(saved, _SAVED_WORLDS.value, _SAVED_BUDGET.value * 10**6), limits)
     access = Access(new_token(), _HOST.value, tuple(_NAMES.value))
 
     def make(page: Progress) -> Starts:

@@ -9,7 +9,7 @@ import base64
 import dataclasses
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from mirage_jax.explore import protocol
 from mirage_jax.explore.exports import export
-from mirage_jax.explore.film import Film
+from mirage_jax.explore.film import MAX_BYTES, Film
 from mirage_jax.explore.ledger import Ledger
 from mirage_jax.explore.pictures import encoded, encoded_exactly, thumbnail
 from mirage_jax.explore.plan_picture import Axes, plan_picture
@@ -66,11 +66,17 @@ class Walker:
       bytes: that session and film took when they were last asked.
     """
 
-    def __init__(self, number: int, session: Session, denoise_steps: Sequence[float] = ()) -> None:
+    def __init__(
+        self,
+        number: int,
+        session: Session,
+        denoise_steps: Sequence[float] = (),
+        film_bytes: int = MAX_BYTES,
+    ) -> None:
         self.number = number
         self.session = session
         self.picture = encoded(session.picture)
-        self.film = Film(int(session.world.frames) - 1, [self.picture])
+        self.film = Film(int(session.world.frames) - 1, [self.picture], film_bytes)
         self.ledger = Ledger()
         self.ledger.add(
             {f"denoise step {n}": 1e3 * seconds for n, seconds in enumerate(denoise_steps, 1)}
@@ -174,7 +180,8 @@ class Walker:
         self.session.go(branch.name)
         self.picture = encoded(self.session.picture)
         frames = int(self.session.world.frames)
-        self.film = branch.film.copy() if branch.film else Film(frames - 1, [self.picture])
+        begun = Film(frames - 1, [self.picture], self.film.max_bytes)
+        self.film = branch.film.copy() if branch.film else begun
         self.changes += 1
 
     def edit(self, wanted: protocol.Edit) -> str:
@@ -223,8 +230,8 @@ class Walker:
         """The present picture, made small."""
         return thumbnail(self.picture)
 
-    def export(self, kind: str) -> bytes:
-        """A file, see `exports.export`."""
+    def export(self, kind: str) -> Callable[[], bytes]:
+        """What writes a file, see `exports.export`."""
         return export(kind, self.session, self.film, self.ledger)
 
     # -- what the page is told -------------------------------------------------------------------

@@ -16,6 +16,7 @@ from websockets.sync.client import connect
 
 from helpers.drawn_session import SIZE, Session, drawn
 from helpers.explorer import TOKEN, Client, running, visiting
+from mirage_jax.explore.connection import Downloads
 from mirage_jax.explore.hub import HubOptions
 from mirage_jax.explore.server import PARTS
 
@@ -263,6 +264,50 @@ def test_the_walk_is_exported(server):
         ledger = json.loads(downloaded(server, client, "ledger"))
         assert ledger["denoise step 2"] == {"median": 3.0, "p95": 3.0, "count": 1}
         assert ledger["read"] == {"median": 2.0, "p95": 2.0, "count": len(poses)}
+
+
+def test_nobody_waits_for_a_film_that_is_written(tmp_path):
+    go_on = threading.Event()
+    options = HubOptions(exports=1)
+    with running(tmp_path, options) as server, visiting(server) as one, visiting(server) as other:
+        one.walk(1, forward=1)
+        one.say("plan")
+        frames = one.wait("frames", lambda message: "frames" in message)["frames"]
+        busy = server.hub._writer.submit(go_on.wait, 30)
+        one.say("export", kind="mp4")
+        one.walk(1, forward=1)
+        other.walk(1, yaw=1)
+        one.say("export", kind="mp4")
+        assert "export: found a file being written" in one.error()
+        other.say("export", kind="ply")
+        assert "export: found 1 files being written" in other.error()
+        go_on.set()
+        assert busy.result(30)
+        key = one.wait("download")["id"]
+        body = get(server, f"/download/{key}?token={TOKEN}")[2]
+        with av.open(io.BytesIO(body)) as film:
+            assert len(list(film.decode(video=0))) == frames  # as it was when asked for
+        downloaded(server, one, "transforms")
+
+
+def test_what_one_exports_and_films_is_bounded(tmp_path):
+    options = HubOptions(download_bytes=500, film_bytes=10_000)
+    with running(tmp_path, options) as server, visiting(server) as client:
+        client.walk(3, forward=1)
+        walker = server.hub.places[client.hello["walker"]].walker
+        assert walker.film.nbytes <= 10_000
+        assert walker.film.dropped > 0
+        client.say("export", kind="ply")
+        assert "expected at most 0 MB" in client.error()
+        client.walk(1, forward=1)
+
+
+def test_the_oldest_downloads_go():
+    files = Downloads(kept=3, max_bytes=100)
+    keys = [files.add(f"{n}", bytes(30)) for n in range(5)]
+    assert [files.get(key) is not None for key in keys] == [False] * 2 + [True] * 3
+    last = files.add("large", bytes(70))
+    assert [files.get(key) is not None for key in [*keys[2:], last]] == [False, False, True, True]
 
 
 def test_a_dropped_picture_begins_a_world(server):
