@@ -278,6 +278,8 @@ class Connection:
                 await hub.run(walker.go, message.branch)
             case protocol.Memory():
                 await hub.run(walker.set_memory, message.on)
+            case protocol.Prompt():
+                await hub.run(walker.set_prompt, message)
             case protocol.Keyframe():
                 kept = await hub.run(walker.keyframe)
                 await self._send("note", text=f"{kept:,} elements that are seen here are pinned.")
@@ -324,6 +326,7 @@ class Connection:
             starts=[start.name for start in starts.starts],
             layers=list(protocol.LAYERS),
             max_picture=protocol.MAX_PICTURE,
+            prompts=None if starts.prompts is None else list(starts.prompts.known),
         )
         self._frame += 1
         self._view_at = 0.0

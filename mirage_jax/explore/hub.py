@@ -234,7 +234,9 @@ class Hub:
             raise ValueError(f"walker: found {number}, expected the number of one who is here")
         session = other.walker.session
         make = session.share if share else session.branch
-        return await self._open(make, page, group=other.group if share else None)
+        place = await self._open(make, page, group=other.group if share else None)
+        place.walker.prompt = other.walker.prompt
+        return place
 
     async def leave(self, place: Place) -> None:
         """Lets a walker go on in a copy of the memory that it shares with others."""
@@ -273,7 +275,8 @@ class Hub:
         return place
 
     def _walker(self, number: int, session: Session) -> Walker:
-        return Walker(number, session, self.ready().denoise_steps, self.options.film_bytes)
+        ready = self.ready()
+        return Walker(number, session, ready.denoise_steps, self.options.film_bytes, ready.prompts)
 
     async def _make_room(self, mine: Place | None) -> None:
         """Lets walkers go whose page is gone, the longest first, until there is room; else Full."""

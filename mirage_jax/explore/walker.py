@@ -21,6 +21,7 @@ from mirage_jax.explore.film import MAX_BYTES, Film
 from mirage_jax.explore.ledger import Ledger
 from mirage_jax.explore.pictures import encoded, encoded_exactly, thumbnail
 from mirage_jax.explore.plan_picture import Axes, plan_picture
+from mirage_jax.explore.starts import Prompts
 from mirage_jax.memory import edit, regions
 from mirage_jax.origin import UPS
 from mirage_jax.world.controls import Controls
@@ -60,6 +61,8 @@ class Walker:
       ledger: its times.
       branches: states that were kept.
       layer: what the plan is coloured by.
+      prompts: what the model can be told, if anything.
+      prompt: what it was told.
       picture: the present one, encoded.
       saved: number of changes when it was last saved, see `changes`.
       changes: how often anything was done to the world.
@@ -72,6 +75,7 @@ class Walker:
         session: Session,
         denoise_steps: Sequence[float] = (),
         film_bytes: int = MAX_BYTES,
+        prompts: Prompts | None = None,
     ) -> None:
         self.number = number
         self.session = session
@@ -85,6 +89,10 @@ class Walker:
             Branch(name, frames, b"", None) for name, frames in session.timeline.marks.items()
         ]
         self.layer = protocol.LAYERS[0]
+        self.prompts = prompts
+        self.prompt = protocol.Prompt()
+        if prompts is not None:
+            self.prompt = protocol.Prompt(prompts.text, prompts.guidance)
         self.changes = self.saved = self.bytes = 0
         self.state()
 
@@ -216,6 +224,13 @@ class Walker:
         """Lets what is generated read the memory, or an emptied one."""
         self.session.memory_on = on
 
+    def set_prompt(self, wanted: protocol.Prompt) -> None:
+        """Has what is generated show a text; ValueError if it cannot be."""
+        if self.prompts is None:
+            raise ValueError("prompt: found one, expected none, as this model takes no text")
+        self.prompts.tell(self.session, wanted.text, wanted.guidance)
+        self.prompt = wanted
+
     def keyframe(self) -> int:
         """Makes the memory keep what it shows from here; says how many elements that is."""
         self.changes += 1
@@ -252,6 +267,8 @@ class Walker:
             "undoable": int(numbers["undoable"]),
             "redoable": int(numbers["redoable"]),
             "memory_on": bool(self.session.memory_on),
+            "prompt": self.prompt.text,
+            "guidance": self.prompt.guidance,
         }
 
     def branch_list(self) -> list[dict[str, Any]]:

@@ -14,11 +14,13 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from helpers import drawn_session
 from helpers.drawn_session import SIZE, Session, drawn
 from helpers.explorer import TOKEN, Client, running, visiting
 from mirage_jax.explore.connection import Downloads
 from mirage_jax.explore.hub import HubOptions
 from mirage_jax.explore.server import PARTS
+from mirage_jax.explore.starts import Prompts
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +224,39 @@ def test_the_plan_shows_the_walk_and_takes_edits(server):
         assert 0 < removed < before
         client.say("plan")
         client.wait("view", lambda view: view["elements"] == before - removed)
+
+
+def test_a_model_with_text_is_told_what_to_show(tmp_path):
+    def embed(text):
+        if text == "?":
+            raise ValueError("prompt '?': found none like it among 2")
+        return np.full((2, 3), len(text))
+
+    prompts = Prompts(embed, "a hall", "ugly", known=("a hall", "a garden"))
+    starts = drawn_session.Starts(prompts=prompts)
+    with running(tmp_path, make=lambda progress: starts) as server, visiting(server) as client:
+        assert client.hello["prompts"] == ["a hall", "a garden"]
+        assert (client.frame["prompt"], client.frame["guidance"]) == ("a hall", 1)
+        client.say("prompt", text="a garden", guidance=4.5)
+        shown = client.wait("frames")
+        assert (shown["prompt"], shown["guidance"]) == ("a garden", 4.5)
+        walker = server.hub.places[client.hello["walker"]].walker
+        text, negative, guidance = walker.session.told
+        assert (text[0, 0], negative[0, 0], guidance) == (len("a garden"), len("ugly"), 4.5)
+        for fields in ({"text": "?"}, {"text": "a" * 501}, {"text": "a", "guidance": 21}):
+            client.say("prompt", **fields)
+            assert re.search("found none like it|501 characters|guidance", client.error())
+        assert walker.prompt.text == "a garden"
+        with visiting(server) as other:
+            other.say("join", walker=client.hello["number"], share=False)
+            assert other.wait("frames", lambda message: "prompt" in message)["prompt"] == "a garden"
+
+
+def test_a_model_without_text_takes_no_prompt(server):
+    with visiting(server) as client:
+        assert client.hello["prompts"] is None
+        client.say("prompt", text="a garden")
+        assert "this model takes no text" in client.error()
 
 
 def test_the_memory_can_be_emptied_for_what_is_generated(server):

@@ -46,11 +46,14 @@ class Reads(tiny_world.stand_in(Denoiser)):
         return jnp.zeros(latents.shape) + text.mean()
 
 
+@pytest.mark.parametrize("given", ["option", "array"])
 @pytest.mark.parametrize("cfg_scale", [1.0, 2.5])
-def test_guidance_leads_away_from_the_negative_text(cfg_scale):
+def test_guidance_leads_away_from_the_negative_text(cfg_scale, given):
     first, rays = jnp.ones((1, *GRID, CHANNELS)), jnp.zeros((1, 3, *GRID, RAY_CHANNELS))
     texts = {"text": jnp.full((1, 2, 4), 0.5), "negative_text": jnp.full((1, 1, 4), -0.25)}
-    options = SamplerOptions(steps=3, cfg_scale=cfg_scale)
+    options = SamplerOptions(steps=3, cfg_scale=cfg_scale if given == "option" else 1.0)
+    if given == "array":
+        texts["guidance"] = jnp.float32(cfg_scale)
     sampled = sample_chunk(Reads(), {}, first, None, rays, KEY, options, **texts)
     noise = jax.random.normal(KEY, (1, 3, *GRID, CHANNELS))
     velocity = -0.25 + cfg_scale * 0.75

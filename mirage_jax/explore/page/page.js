@@ -111,6 +111,8 @@ function hello(message) {
     segments($("layers"), "layer", message.layers, layer => say("plan", { layer }));
     segments($("tools"), "tool", ["look", "delete", "move", "swap"], tool => plan.choose(tool));
   }
+  $("prompt").hidden = !message.prompts;
+  $("prompts").replaceChildren(...(message.prompts ?? []).map(value => Object.assign(element("option"), { value })));
   connection("ready", "connected");
   veil("");
 }
@@ -134,12 +136,21 @@ function numbers(message) {
   state.elements = message.elements;
   state.frames = message.frames;
   state.memory = message.memory_on;
+  if (message.prompt !== state.prompt || message.guidance !== state.guidance) told(message);
   $("undo").disabled = !message.undoable;
   $("redo").disabled = !message.redoable;
   $("memory").setAttribute("aria-checked", message.memory_on);
   $("memory").querySelector("b").textContent = message.memory_on ? "on" : "emptied";
   $("held").textContent = `${(100 * message.elements / message.capacity).toFixed(0)} %`;
   $("held").title = `${message.elements.toLocaleString()} of ${message.capacity.toLocaleString()} elements, ${(message.bytes / 1e6).toFixed(0)} MB`;
+}
+
+// What the model was told; what is being typed stays until that changes.
+function told({ prompt, guidance }) {
+  Object.assign(state, { prompt, guidance });
+  $("prompt-text").value = prompt;
+  $("guidance").value = guidance;
+  $("guidance").oninput();
 }
 
 async function view(message, [above, shown]) {
@@ -313,6 +324,11 @@ const ACTIONS = {
 const SHORTCUTS = { z: "undo", y: "redo", b: "mark", k: "keyframe", m: "memory" };
 for (const [id, act] of Object.entries(ACTIONS)) $(id).onclick = act;
 $("export").onchange = event => { if (event.target.value) say("export", { kind: event.target.value }); event.target.value = ""; };
+$("prompt").onsubmit = event => {
+  event.preventDefault();
+  say("prompt", { text: $("prompt-text").value, guidance: Number($("guidance").value) });
+};
+$("guidance").oninput = () => { $("guidance-out").textContent = $("guidance").value === "1" ? "none" : $("guidance").value; };
 $("zoom-in").onclick = () => plan.zoom(1.4);
 $("zoom-out").onclick = () => plan.zoom(1 / 1.4);
 $("zoom-fit").onclick = () => plan.fit();
