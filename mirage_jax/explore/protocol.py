@@ -29,6 +29,7 @@ MAX_PROMPT = 500
 """Characters of a prompt."""
 
 MAX_GUIDANCE = 20.0
+"""Of a prompt; the strongest that the page can ask for."""
 
 LAYERS = ("colour", "age", "confidence")
 """What the plan can be coloured by."""
