@@ -28,11 +28,12 @@ from typing import Any
 from absl import flags
 from rich.console import Console
 
-from mirage_jax.cli.helpers import common
+from mirage_jax.cli.helpers import common, prompts
 from mirage_jax.cli.helpers.compilation import use_own_kernels
 from mirage_jax.cli.helpers.explore_starts import Entries, Progress, make_starts
 from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
 from mirage_jax.explore.hub import Hub, HubOptions
+from mirage_jax.explore.protocol import MAX_GUIDANCE
 from mirage_jax.explore.saved import SavedWorlds
 from mirage_jax.explore.security import Access, is_loopback, new_token
 from mirage_jax.explore.starts import Starts
@@ -48,6 +49,20 @@ _CLIP = flags.DEFINE(PathName(), "clip", "", "Footage with poses to start from."
 _WORLD = flags.DEFINE(PathName(), "world", "", "Saved world to go on from.", **_SHARED)
 _FOV = flags.DEFINE(
     Real(above=0, below=180), "fov", 90.0, "Degrees across a picture's middle.", **_SHARED
+)
+_PROMPT = flags.DEFINE_string(
+    "prompt", None, "What is shown, for denoisers with text; can be changed in the page.", **_SHARED
+)
+_NEGATIVE = flags.DEFINE_string("negative_prompt", "", "What guidance leads away from.", **_SHARED)
+_CFG_SCALE = flags.DEFINE(
+    Real(least=0, most=MAX_GUIDANCE),
+    "cfg_scale",
+    1.0,
+    "Guidance by the prompt; 1 = none.",
+    **_SHARED,
+)
+_TEXT = flags.DEFINE(
+    PathName(), "text", "", "File of embedded prompts, to choose from in the page.", **_SHARED
 )
 _SAVED = flags.DEFINE(PathName(), "saved", "runs/explore", "Folder for saved worlds.")
 _HOST = flags.DEFINE_string(
@@ -66,6 +81,27 @@ _BUDGET = flags.DEFINE(
 )
 _IDLE = flags.DEFINE(
     Real(above=0), "idle", 600.0, "Seconds after which a walk without a page is saved and ended."
+)
+_SAVED_WORLDS = flags.DEFINE(
+    Integer(least=1), "saved_worlds", 1000, "Worlds in --saved, above which pages save no more."
+)
+_SAVED_BUDGET = flags.DEFINE(
+    Integer(least=1),
+    "saved_budget",
+    10_000,
+    "Megabytes in --saved, above which pages save no more.",
+)
+_FILM_BUDGET = flags.DEFINE(
+    Integer(least=1), "film_budget", 256, "Megabytes of one walk's pictures, for its film."
+)
+_DOWNLOADS = flags.DEFINE(
+    Integer(least=1, most=1000), "downloads", 8, "Exported files kept for pages to fetch."
+)
+_DOWNLOAD_BUDGET = flags.DEFINE(
+    Integer(least=1),
+    "download_budget",
+    512,
+    "Megabytes of exported files; larger ones are refused.",
 )
 _FPS = flags.DEFINE(
     Real(least=1, most=120), "pace", 16.0, "Frames a second of the walk, made and played."
@@ -132,6 +168,14 @@ def main() -> None:
         image=_IMAGE.value,
         world=_WORLD.value,
         clip=_CLIP.value,
+        prompts=prompts.Prompting(
+            prompt=_PROMPT.value,
+            negative_prompt=_NEGATIVE.value,
+            cfg_scale=_CFG_SCALE.value,
+            text=_TEXT.value,
+            tokenizer=prompts.TOKENIZER.value,
+            text_encoder=prompts.TEXT_ENCODER.value,
+        ),
     )
     entries.check()
     if not _HOST.value:
@@ -146,8 +190,15 @@ def main() -> None:
         ) from error
     _prepare_jax(saved)
     console = Console()
-    limits = HubOptions(_WALKERS.value, _BUDGET.value * 10**6, _IDLE.value)
-    hub = Hub(SavedWorlds(saved), limits)
+    limits = HubOptions(
+        walkers=_WALKERS.value,
+        memory_budget=_BUDGET.value * 10**6,
+        idle_seconds=_IDLE.value,
+        film_bytes=_FILM_BUDGET.value * 10**6,
+        downloads=_DOWNLOADS.value,
+        download_bytes=_DOWNLOAD_BUDGET.value * 10**6,
+    )
+    hub = Hub(SavedWorlds(saved, _SAVED_WORLDS.value, _SAVED_BUDGET.value * 10**6), limits)
     access = Access(new_token(), _HOST.value, tuple(_NAMES.value))
 
     def make(page: Progress) -> Starts:

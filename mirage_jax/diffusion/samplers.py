@@ -104,7 +104,9 @@ def staggered_schedule(
     return Schedule(sigmas, (sigmas[:-1] * TIMESTEPS).astype(np.float32))
 
 
-def guided(conditional: VelocityFn, unconditional: VelocityFn, cfg_scale: float) -> VelocityFn:
+def guided(
+    conditional: VelocityFn, unconditional: VelocityFn, cfg_scale: float | Float[Array, ""]
+) -> VelocityFn:
     """Classifier-free guidance: v_u + cfg_scale (v_c - v_u) (Ho and Salimans, arXiv 2207.12598).
 
     The condition is the text, see `sampling.sample_chunk`; networks without text, trained to follow

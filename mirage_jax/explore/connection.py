@@ -12,6 +12,7 @@ import logging
 import math
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
@@ -38,19 +39,23 @@ _LOG = logging.getLogger(__name__)
 
 
 class Downloads:
-    """Files that pages asked for, by ids that cannot be guessed, until there are so many newer."""
+    """Files that pages asked for, by ids that cannot be guessed, until newer ones need the room."""
 
-    def __init__(self, kept: int = 4) -> None:
-        self._kept = kept
+    def __init__(self, kept: int, max_bytes: int) -> None:
+        self._kept, self._max_bytes = kept, max_bytes
         self._files: dict[str, tuple[str, bytes]] = {}
 
     def add(self, name: str, data: bytes) -> str:
         """The id of a file."""
         key = secrets.token_urlsafe(16)
         self._files[key] = (name, data)
-        while len(self._files) > self._kept:
+        while len(self._files) > self._kept or self._bytes > self._max_bytes:
             del self._files[next(iter(self._files))]
         return key
+
+    @property
+    def _bytes(self) -> int:
+        return sum(len(data) for _, data in self._files.values())
 
     def get(self, key: str) -> tuple[str, bytes] | None:
         """Name and content, None if there is none (any more)."""
@@ -73,6 +78,7 @@ class Connection:
         self._status_stale = self._lists_stale = self._view_stale = True
         self._view_at = 0.0
         self._dismissed = ""
+        self._exporting: asyncio.Task[None] | None = None
 
     async def serve(self, secret: str) -> None:
         """Speaks with the page until it goes.
@@ -96,9 +102,10 @@ class Connection:
             await self._socket.close(CLOSE_FAULT, "the server made an error; see its output")
         finally:
             self._hub.left(self)
-            for task in (reading, acting):
+            tasks = [t for t in (reading, acting, self._exporting) if t is not None]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(reading, acting, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     # -- of the hub ------------------------------------------------------------------------------
 
@@ -248,10 +255,12 @@ class Connection:
                 await self._send("saved", world=await hub.save(place))
                 return
             case protocol.Export():
-                data = await hub.run(walker.export, message.kind)
-                name = NAMES[message.kind]
-                key = self._downloads.add(name, data)
-                await self._send("download", id=key, name=name, bytes=len(data))
+                if self._exporting is not None and not self._exporting.done():
+                    raise ValueError("export: found a file being written, expected none: wait")
+                dropped = walker.film.dropped if message.kind == "mp4" else 0
+                write = await hub.run(walker.export, message.kind)
+                export = self._export(NAMES[message.kind], write, dropped)
+                self._exporting = asyncio.create_task(export)
                 return
             case protocol.Leave():
                 await hub.leave(place)
@@ -269,6 +278,8 @@ class Connection:
                 await hub.run(walker.go, message.branch)
             case protocol.Memory():
                 await hub.run(walker.set_memory, message.on)
+            case protocol.Prompt():
+                await hub.run(walker.set_prompt, message)
             case protocol.Keyframe():
                 kept = await hub.run(walker.keyframe)
                 await self._send("note", text=f"{kept:,} elements that are seen here are pinned.")
@@ -278,6 +289,25 @@ class Connection:
                 hub.tell_memory(place)
         self._frame += 1
         await self._show(await hub.run(walker.still, self._frame))
+
+    async def _export(self, name: str, write: Callable[[], bytes], dropped: int) -> None:
+        """Writes a file while the page walks on."""
+        with contextlib.suppress(ConnectionClosed):
+            try:
+                data = await self._hub.written(write)
+            except (ValueError, OSError, MemoryError) as error:
+                text = error.strerror if isinstance(error, OSError) else str(error)
+                await self._send("error", text=(text or "the file cannot be written")[:300])
+                return
+            except Exception:
+                _LOG.exception("a file could not be written")
+                await self._send("error", text=f"{name} cannot be written; see the server's output")
+                return
+            key = self._downloads.add(name, data)
+            await self._send("download", id=key, name=name, bytes=len(data))
+            if dropped:
+                text = f"The film begins later than the walk: {dropped:,} pictures had no room."
+                await self._send("note", text=text)
 
     async def _arrive(self, place: Place) -> None:
         """Shows the page where it is now."""
@@ -290,11 +320,13 @@ class Connection:
             number=place.walker.number,
             size=list(starts.model.size),
             fps=options.fps,
+            denoise_steps=[round(1e3 * seconds, 2) for seconds in starts.denoise_steps],
             frames=options.chunk_frames - 1,
             degrees=options.turn * (options.chunk_frames - 1) / options.fps,
             starts=[start.name for start in starts.starts],
             layers=list(protocol.LAYERS),
             max_picture=protocol.MAX_PICTURE,
+            prompts=None if starts.prompts is None else list(starts.prompts.known),
         )
         self._frame += 1
         self._view_at = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-MAX_BYTES = 256 * 2**20
+MAX_BYTES = 256 * 10**6
 
 
 @dataclasses.dataclass
@@ -15,12 +15,14 @@ class Film:
       first: number of the first frame that is kept.
       pictures: those kept, oldest first.
       max_bytes: of all pictures; the oldest go first.
+      dropped: how many went.
       nbytes: of the pictures that are kept.
     """
 
     first: int = 0
     pictures: list[bytes] = dataclasses.field(default_factory=list)
     max_bytes: int = MAX_BYTES
+    dropped: int = 0
     _undone: list[bytes] = dataclasses.field(default_factory=list)
     nbytes: int = dataclasses.field(init=False)
 
@@ -42,6 +44,7 @@ class Film:
             gone += 1
         del self.pictures[:gone]
         self.first += gone
+        self.dropped += gone
 
     def go_to(self, end: int) -> None:
         """Goes back, or forth again, to where so many frames there are; as far as they are kept."""

@@ -17,7 +17,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from mirage_jax.explore.saved import SavedWorlds
+from mirage_jax.explore.film import MAX_BYTES
+from mirage_jax.explore.saved import NoRoom, SavedWorlds
 from mirage_jax.explore.starts import Starts
 from mirage_jax.explore.walker import Walker
 from mirage_jax.geometry import Camera
@@ -57,6 +58,16 @@ class HubOptions(Settings):
     memory_budget: int = setting(2**31, "Bytes of all walkers' worlds and pasts.", least=1)
     idle_seconds: float | int = setting(
         600.0, "Seconds after which a walker without a page is saved and let go.", above=0
+    )
+    film_bytes: int = setting(
+        MAX_BYTES, "Bytes of the pictures of one walk, for its film; the oldest go first.", least=1
+    )
+    exports: int = setting(4, "Files for pages being written or waiting.", least=1, most=100)
+    downloads: int = setting(
+        8, "Written files kept for pages to fetch; the oldest go first.", least=1, most=1000
+    )
+    download_bytes: int = setting(
+        512 * 10**6, "Bytes of these files; one that takes more is refused.", least=1
     )
 
 
@@ -110,16 +121,41 @@ class Hub:
         self._released: dict[str, str] = {}
         self._numbers = 0
         self._opening = 0
+        self._exporting = 0
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="files")
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
         """What `work` gives, in the model's thread, after what waits there already."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._worker, work, *arguments)
 
+    async def written(self, write: Callable[[], bytes]) -> bytes:
+        """A file, written beside the model's thread, so that nobody waits who walks.
+
+        Raises:
+          ValueError: if too many wait already, or it is too large.
+        """
+        limit, largest = self.options.exports, self.options.download_bytes
+        if self._exporting >= limit:
+            raise ValueError(
+                f"export: found {limit} files being written, expected fewer: wait a little"
+            )
+        self._exporting += 1
+        try:
+            data = await asyncio.get_running_loop().run_in_executor(self._writer, write)
+        finally:
+            self._exporting -= 1
+        if len(data) > largest:
+            raise ValueError(
+                f"export: found {len(data) / 1e6:,.0f} MB, expected at most {largest / 1e6:,.0f} MB"
+            )
+        return data
+
     def close(self) -> None:
-        """Ends the thread once it has nothing to do."""
+        """Ends the threads once they have nothing to do."""
         self._worker.shutdown()
+        self._writer.shutdown()
 
     # -- the model -------------------------------------------------------------------------------
 
@@ -198,7 +234,9 @@ class Hub:
             raise ValueError(f"walker: found {number}, expected the number of one who is here")
         session = other.walker.session
         make = session.share if share else session.branch
-        return await self._open(make, page, group=other.group if share else None)
+        place = await self._open(make, page, group=other.group if share else None)
+        place.walker.prompt = other.walker.prompt
+        return place
 
     async def leave(self, place: Place) -> None:
         """Lets a walker go on in a copy of the memory that it shares with others."""
@@ -221,7 +259,7 @@ class Hub:
         number = self._numbers
         self._opening += 1
         try:
-            walker = await self.run(lambda: Walker(number, make()))
+            walker = await self.run(lambda: self._walker(number, make()))
         finally:
             self._opening -= 1
         place = Place(
@@ -236,13 +274,20 @@ class Hub:
         self.tell_lists()
         return place
 
+    def _walker(self, number: int, session: Session) -> Walker:
+        ready = self.ready()
+        return Walker(number, session, ready.denoise_steps, self.options.film_bytes, ready.prompts)
+
     async def _make_room(self, mine: Place | None) -> None:
         """Lets walkers go whose page is gone, the longest first, until there is room; else Full."""
         while why := self._no_room(mine):
             away = [p for p in self.places.values() if p.page is None]
             if not away:
                 raise Full(why)
-            await self.release(min(away, key=lambda place: place.left))
+            try:
+                await self.release(min(away, key=lambda place: place.left))
+            except NoRoom as error:
+                raise Full(f"{why}, and none can be saved: {error}") from error
 
     def _no_room(self, mine: Place | None) -> str:
         """Why there is no room for another walker in place of `mine`, "" if there is."""
@@ -265,19 +310,23 @@ class Hub:
             if place.page is page:
                 place.page, place.left = None, time.monotonic()
 
-    async def save(self, place: Place) -> str:
-        """Saves a walker's world; gives its id."""
+    async def save(self, place: Place, last: bool = False) -> str:
+        """Saves a walker's world, beyond the limits if it is the `last` time; gives its id.
+
+        Raises:
+          NoRoom, OSError: if that cannot be.
+        """
         walker = place.walker
-        world = await self.run(lambda: self.saved.write(walker.save, walker.thumbnail()))
+        world = await self.run(lambda: self.saved.write(walker.save, walker.thumbnail(), last=last))
         self.tell_lists()
         return world
 
-    async def release(self, place: Place) -> None:
+    async def release(self, place: Place, last: bool = False) -> None:
         """Lets a walker go, after saving what was done since it last was, unless another page takes
-        it up meanwhile; OSError if that fails."""
+        it up meanwhile; arguments and errors as of `save`."""
         page = place.page
         if place.walker.changes > place.walker.saved:
-            world = await self.save(place)
+            world = await self.save(place, last)
             if place.page is not None and place.page is not page:
                 return
             self._released[place.secret] = world
@@ -293,16 +342,16 @@ class Hub:
 
     async def release_all(self) -> None:
         """Saves and lets go of all."""
-        await self._release_each(lambda place: True)
+        await self._release_each(lambda place: True, last=True)
 
-    async def _release_each(self, goes: Callable[[Place], bool]) -> None:
-        """Lets go of every walker that can be saved; raises the last OSError of the others."""
-        failed: OSError | None = None
+    async def _release_each(self, goes: Callable[[Place], bool], last: bool = False) -> None:
+        """Lets go of every walker that can be saved; raises the last error of the others."""
+        failed: Exception | None = None
         for place in list(self.places.values()):
             if goes(place):
                 try:
-                    await self.release(place)
-                except OSError as error:
+                    await self.release(place, last)
+                except (OSError, NoRoom) as error:
                     failed = error
         if failed is not None:
             raise failed

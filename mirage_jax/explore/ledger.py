@@ -13,7 +13,8 @@ KEPT = 256
 
 class Ledger:
     """Milliseconds of the newest chunks' stages: input, read, denoise, decode, geometry and write,
-    encode, send, draw, or whatever is put in."""
+    encode, send, draw, or whatever is put in. Single denoising steps are measured once, before
+    anyone walks, as no clock can look into the program that takes them all."""
 
     def __init__(self) -> None:
         self._times: dict[str, collections.deque[float]] = {}

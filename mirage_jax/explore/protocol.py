@@ -25,6 +25,12 @@ MAX_PICTURE = 8 * 2**20
 FAR = 1e5
 """Metres, to either side: places on the plan lie within."""
 
+MAX_PROMPT = 500
+"""Characters of a prompt."""
+
+MAX_GUIDANCE = 20.0
+"""Of a prompt; the strongest that the page can ask for."""
+
 LAYERS = ("colour", "age", "confidence")
 """What the plan can be coloured by."""
 
@@ -149,6 +155,20 @@ class Leave(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
+class Prompt(Settings):
+    """Says by a text what is to be shown from here on, where the model takes one."""
+
+    text: str = setting("", f"The prompt, at most {MAX_PROMPT} characters.")
+    guidance: float | int = setting(1.0, "Guidance by it; 1 = none.", least=0, most=MAX_GUIDANCE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.text) > MAX_PROMPT:
+            found = f"found {len(self.text)} characters, expected at most {MAX_PROMPT}"
+            raise ValueError(f"text: {found}")
+
+
+@dataclasses.dataclass(frozen=True)
 class Export(Settings):
     """Asks for the walked path or the memory as a file."""
 
@@ -158,7 +178,7 @@ class Export(Settings):
 MESSAGES: dict[str, type[Settings]] = {
     kind.__name__.lower(): kind
     for kind in (Controls, Ready, Undo, Redo, Mark, Go, Memory, Keyframe, Edit, Plan, Save, Load,
-                 Start, Join, Leave, Export)
+                 Start, Join, Leave, Prompt, Export)
 }  # fmt: skip
 """Kinds of messages from the page, by what they call themselves in `type`."""
 

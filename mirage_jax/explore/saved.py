@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import os
 import re
 import secrets
 from collections.abc import Callable
@@ -14,6 +15,10 @@ from mirage_jax.io.atomic import write_atomically
 
 _ID = re.compile(r"[0-9a-f]{16}")
 MAX_LISTED = 100
+
+
+class NoRoom(ValueError):
+    """There is no room for another saved world; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,22 +39,35 @@ class SavedWorld:
 class SavedWorlds:
     """Worlds in one folder, `<id>.world` with a picture `<id>.jpg` beside it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, most: int = 1000, max_bytes: int = 10**10) -> None:
+        """Opens the folder, which need not exist yet.
 
-    def write(self, write: Callable[[Path], None], picture: bytes) -> str:
+        Args:
+          folder: of the worlds.
+          most: worlds there may be, to write another.
+          max_bytes: that they may take, to write another.
+        """
+        self.folder = folder
+        self.most = most
+        self.max_bytes = max_bytes
+
+    def write(self, write: Callable[[Path], None], picture: bytes, *, last: bool = False) -> str:
         """Writes a world under a new id.
 
         Args:
           write: writes the file.
           picture: of the place, encoded.
+          last: whether it would be lost otherwise: it is then written beyond the limits, too.
 
         Returns:
           The id.
 
         Raises:
+          NoRoom: if there are too many.
           OSError: if that fails, e.g. on a full disk.
         """
+        if not last:
+            self._check_room()
         self.folder.mkdir(parents=True, exist_ok=True)
         world = secrets.token_hex(8)
         write(self.folder / f"{world}.world")
@@ -64,13 +82,29 @@ class SavedWorlds:
             raise ValueError(f"world: found {world[:20]!r}, expected one of the saved worlds")
         return path
 
-    def newest(self) -> list[SavedWorld]:
-        """The newest worlds, newest first, at most `MAX_LISTED`."""
+    def _check_room(self) -> None:
+        worlds = self._worlds()
+        held = sum(status.st_size for status, _ in worlds)
+        if len(worlds) >= self.most:
+            found = f"{len(worlds)} saved worlds, expected fewer than {self.most}"
+        elif held >= self.max_bytes:
+            allowed = f"expected less than {self.max_bytes / 1e6:,.0f} MB"
+            found = f"{held / 1e6:,.0f} MB of saved worlds, {allowed}"
+        else:
+            return
+        raise NoRoom(f"save: found {found}; some have to be removed from the server's folder")
+
+    def _worlds(self) -> list[tuple[os.stat_result, Path]]:
         found = []
         for path in self.folder.glob("*.world"):
             if _ID.fullmatch(path.stem):
                 with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                     found.append((path.stat(), path))
+        return found
+
+    def newest(self) -> list[SavedWorld]:
+        """The newest worlds, newest first, at most `MAX_LISTED`."""
+        found = self._worlds()
         found.sort(key=lambda entry: entry[0].st_mtime, reverse=True)
         return [
             SavedWorld(

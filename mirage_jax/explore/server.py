@@ -19,6 +19,7 @@ from websockets.http11 import Request, Response
 from mirage_jax.explore.connection import Connection, Downloads
 from mirage_jax.explore.hub import Hub, Progress
 from mirage_jax.explore.protocol import MAX_PICTURE
+from mirage_jax.explore.saved import NoRoom
 from mirage_jax.explore.security import Access
 from mirage_jax.explore.starts import Starts
 
@@ -67,7 +68,7 @@ class Explorer:
     def __init__(self, hub: Hub, access: Access) -> None:
         self.hub = hub
         self.access = access
-        self.downloads = Downloads()
+        self.downloads = Downloads(hub.options.downloads, hub.options.download_bytes)
         folder = importlib.resources.files("mirage_jax.explore") / "page"
         self._parts = {
             path: ((folder / name).read_bytes(), kind) for path, (name, kind) in PARTS.items()
@@ -158,7 +159,7 @@ async def _sweep(hub: Hub) -> None:
         await asyncio.sleep(min(SWEEP_SECONDS, hub.options.idle_seconds / 2))
         try:
             await hub.release_idle()
-        except OSError:
+        except (OSError, NoRoom):
             logging.getLogger(__name__).exception("an idle walk could not be saved, and stays")
 
 

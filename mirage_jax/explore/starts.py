@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from mirage_jax.geometry import Camera
 from mirage_jax.world import WorldModel
@@ -28,6 +28,31 @@ class Start:
 
 
 @dataclasses.dataclass(frozen=True)
+class Prompts:
+    """Texts that a model's denoiser can be told.
+
+    Attributes:
+      embed: gives the tokens [n, e] of a text, the same n for all; ValueError for one that it
+        cannot embed.
+      text: the one to begin with.
+      negative_text: that guidance leads away from.
+      guidance: to begin with; 1 = none.
+      known: some that can be embedded, to choose from.
+    """
+
+    embed: Callable[[str], Float[np.ndarray, "n e"]]
+    text: str
+    negative_text: str = ""
+    guidance: float | int = 1.0
+    known: tuple[str, ...] = ()
+
+    def tell(self, session: Session, text: str, guidance: float | int) -> None:
+        """Has a session show a text from here on; ValueError if that cannot be."""
+        negative = None if guidance == 1 else self.embed(self.negative_text)
+        session.set_prompt(self.embed(text), negative, guidance)
+
+
+@dataclasses.dataclass(frozen=True)
 class Starts:
     """A model and where one can begin to walk with it.
 
@@ -36,12 +61,16 @@ class Starts:
       options: of all sessions.
       starts: the first of which is where a new page begins.
       fov: degrees across the shorter side of pictures from pages.
+      denoise_steps: seconds of each denoising step, measured before anyone walks.
+      prompts: what the model can be told; None for one without text.
     """
 
     model: WorldModel
     options: SessionOptions
     starts: tuple[Start, ...]
     fov: float = 90.0
+    denoise_steps: tuple[float, ...] = ()
+    prompts: Prompts | None = None
 
     def begin(self, number: int) -> Session:
         """A session at a start; ValueError if there is none of that number."""

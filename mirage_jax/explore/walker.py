@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import itertools
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import numpy as np
 
 from mirage_jax.explore import protocol
 from mirage_jax.explore.exports import export
-from mirage_jax.explore.film import Film
+from mirage_jax.explore.film import MAX_BYTES, Film
 from mirage_jax.explore.ledger import Ledger
 from mirage_jax.explore.pictures import encoded, encoded_exactly, thumbnail
 from mirage_jax.explore.plan_picture import Axes, plan_picture
+from mirage_jax.explore.starts import Prompts
 from mirage_jax.memory import edit, regions
 from mirage_jax.origin import UPS
 from mirage_jax.world.controls import Controls
@@ -59,22 +61,38 @@ class Walker:
       ledger: its times.
       branches: states that were kept.
       layer: what the plan is coloured by.
+      prompts: what the model can be told, if anything.
+      prompt: what it was told.
       picture: the present one, encoded.
       saved: number of changes when it was last saved, see `changes`.
       changes: how often anything was done to the world.
       bytes: that session and film took when they were last asked.
     """
 
-    def __init__(self, number: int, session: Session) -> None:
+    def __init__(
+        self,
+        number: int,
+        session: Session,
+        denoise_steps: Sequence[float] = (),
+        film_bytes: int = MAX_BYTES,
+        prompts: Prompts | None = None,
+    ) -> None:
         self.number = number
         self.session = session
         self.picture = encoded(session.picture)
-        self.film = Film(int(session.world.frames) - 1, [self.picture])
+        self.film = Film(int(session.world.frames) - 1, [self.picture], film_bytes)
         self.ledger = Ledger()
+        self.ledger.add(
+            {f"denoise step {n}": 1e3 * seconds for n, seconds in enumerate(denoise_steps, 1)}
+        )
         self.branches = [
             Branch(name, frames, b"", None) for name, frames in session.timeline.marks.items()
         ]
         self.layer = protocol.LAYERS[0]
+        self.prompts = prompts
+        self.prompt = protocol.Prompt()
+        if prompts is not None:
+            self.prompt = protocol.Prompt(prompts.text, prompts.guidance)
         self.changes = self.saved = self.bytes = 0
         self.state()
 
@@ -170,7 +188,8 @@ class Walker:
         self.session.go(branch.name)
         self.picture = encoded(self.session.picture)
         frames = int(self.session.world.frames)
-        self.film = branch.film.copy() if branch.film else Film(frames - 1, [self.picture])
+        begun = Film(frames - 1, [self.picture], self.film.max_bytes)
+        self.film = branch.film.copy() if branch.film else begun
         self.changes += 1
 
     def edit(self, wanted: protocol.Edit) -> str:
@@ -205,6 +224,13 @@ class Walker:
         """Lets what is generated read the memory, or an emptied one."""
         self.session.memory_on = on
 
+    def set_prompt(self, wanted: protocol.Prompt) -> None:
+        """Has what is generated show a text; ValueError if it cannot be."""
+        if self.prompts is None:
+            raise ValueError("prompt: found one, expected none, as this model takes no text")
+        self.prompts.tell(self.session, wanted.text, wanted.guidance)
+        self.prompt = wanted
+
     def keyframe(self) -> int:
         """Makes the memory keep what it shows from here; says how many elements that is."""
         self.changes += 1
@@ -219,8 +245,8 @@ class Walker:
         """The present picture, made small."""
         return thumbnail(self.picture)
 
-    def export(self, kind: str) -> bytes:
-        """A file, see `exports.export`."""
+    def export(self, kind: str) -> Callable[[], bytes]:
+        """What writes a file, see `exports.export`."""
         return export(kind, self.session, self.film, self.ledger)
 
     # -- what the page is told -------------------------------------------------------------------
@@ -241,6 +267,8 @@ class Walker:
             "undoable": int(numbers["undoable"]),
             "redoable": int(numbers["redoable"]),
             "memory_on": bool(self.session.memory_on),
+            "prompt": self.prompt.text,
+            "guidance": self.prompt.guidance,
         }
 
     def branch_list(self) -> list[dict[str, Any]]:

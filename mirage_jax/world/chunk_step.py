@@ -8,6 +8,8 @@ frames of a rollout along it, bit for bit.
 from __future__ import annotations
 
 import dataclasses
+import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +23,7 @@ from mirage_jax.geometry import Camera
 from mirage_jax.memory import WriteReport
 from mirage_jax.world.chunk_inputs import chunk_inputs
 from mirage_jax.world.model import WorldModel
-from mirage_jax.world.sampling import memory_scale
+from mirage_jax.world.sampling import memory_scale, network_calls
 from mirage_jax.world.state import World
 
 Clock = Callable[[str, Any], None]
@@ -100,13 +102,8 @@ class ChunkStep:
         Raises:
           ValueError: naming the chunk, if its latents are not finite.
         """
-        model, slots, preceding = self.model, None, 0
-        if world.context_frames is not None:
-            preceding = model.preceding_latents(world.context_frames)
-            if model.context_frames.references:
-                slots = _choose(model, world, camera)
-        constants = self._constants_of(latents_of_frames(len(camera)) + preceding)
-        given, read = _read(model, world, camera, slots, constants)
+        model = self.model
+        given, read, slots, preceding = self._inputs(world, camera)
         self.clock("read", given)
         start = None if noise is None else jnp.asarray(noise, jnp.float32)
         latents, finite = _denoise(model, given, key, np.uint32(number), start)
@@ -120,6 +117,37 @@ class ChunkStep:
             )
         self.clock("decode", pictures)
         return Generated(latents, read, pictures, slots, preceding)
+
+    def denoise_steps(
+        self, world: World, camera: Camera, key: PRNGKeyArray, repeats: int = 5
+    ) -> tuple[float, ...]:
+        """Seconds that each step of the solver takes for a chunk, in a program of its own.
+
+        The program that generates runs all steps without a stop, where none can be timed. The one
+        that is timed here takes a single step, as often as the solver calls the network: that costs
+        the same at every noise level.
+
+        Args:
+          world: the state.
+          camera: cameras of the chunk's frames.
+          key: of the noise.
+          repeats: of each step, of which the median is taken.
+        """
+        given = self._inputs(world, camera)[0]
+        single = dataclasses.replace(self.model.sampler, steps=1, method="euler")
+        model = self.model.replace(sampler=single)  # type: ignore[attr-defined]
+
+        def call() -> float:
+            start = time.perf_counter()
+            jax.block_until_ready(_denoise(model, given, key, np.uint32(0), None))
+            return time.perf_counter() - start
+
+        call()  # which compiles
+        latents = latents_of_frames(len(camera))
+        return tuple(
+            statistics.median(sum(call() for _ in range(calls)) for _ in range(repeats))
+            for calls in network_calls(self.model.sampler, latents)
+        )
 
     def remember(
         self,
@@ -145,6 +173,17 @@ class ChunkStep:
         )
         self.clock("write", after)
         return after
+
+    def _inputs(self, world: World, camera: Camera) -> tuple[dict[str, Any], Any, Any, int]:
+        """What the denoiser is given, what the memory showed, and `slots` and `preceding` of
+        `Generated`."""
+        slots, preceding = None, 0
+        if world.context_frames is not None:
+            preceding = self.model.preceding_latents(world.context_frames)
+            if self.model.context_frames.references:
+                slots = _choose(self.model, world, camera)
+        constants = self._constants_of(latents_of_frames(len(camera)) + preceding)
+        return *_read(self.model, world, camera, slots, constants), slots, preceding
 
     def _constants_of(self, latents: int) -> Array | None:
         if latents not in self._constants:

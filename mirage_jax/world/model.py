@@ -53,6 +53,7 @@ class WorldModel:
       movers: how bodies that move are kept; None = they are not.
       trained_beside: the most context frames that the weights were trained with; None: unknown.
       text, negative_text: embedded prompts, [n, e]; guidance leads from the second to the first.
+      guidance: its strength, an array, in place of `sampler.cfg_scale`; see `prompting`.
     """
 
     encoder: LatentEncoder
@@ -70,6 +71,7 @@ class WorldModel:
     trained_beside: ContextFrameOptions | None = _static(default=None)
     text: Any = None
     negative_text: Any = None
+    guidance: Any = None
 
     def __post_init__(self) -> None:
         run_options.check_options(self)
@@ -250,6 +252,7 @@ class WorldModel:
             self.sampler,
             text=prompt(self.text),
             negative_text=prompt(self.negative_text),
+            guidance=self.guidance,
             **frames,
         )
 

@@ -30,6 +30,14 @@ def memory_scale(denoiser: Denoiser, options: SamplerOptions) -> float | Float[A
     return factors[0] if len(factors) == 1 else jnp.asarray(factors, jnp.float32)
 
 
+def network_calls(options: SamplerOptions, latents: int) -> tuple[int, ...]:
+    """How often each step of the solver calls the network, for chunks of so many latents."""
+    if options.method == "heun":
+        return (2,) * (options.steps - 1) + (1,)
+    late = latents - 2 if options.method == "staggered" else 0
+    return (1,) * (options.steps + late)
+
+
 def sample_chunk(
     denoiser: Denoiser,
     params: Any,
@@ -45,6 +53,7 @@ def sample_chunk(
     frame_mask: Bool[Array, "b _"] | None = None,
     text: Float[Array, "b n e"] | None = None,
     negative_text: Float[Array, "b n2 e"] | None = None,
+    guidance: Float[Array, ""] | None = None,
 ) -> Float[Array, "b l h w c"]:
     """Samples the latents of a chunk whose first latent is given; as many as there are rays for.
 
@@ -65,6 +74,7 @@ def sample_chunk(
       frame_mask: which of the two are present, see `Denoiser`.
       text: embedded prompt.
       negative_text: embedded prompt that guidance leads away from, where `cfg_scale` is not 1.
+      guidance: in place of `cfg_scale`, a number that may change without compiling anew.
 
     Raises:
       ValueError: on options that do not fit the denoiser, or noise that does not fit the chunk.
@@ -97,8 +107,9 @@ def sample_chunk(
         return velocity
 
     velocity = velocity_under(text)
-    if options.cfg_scale != 1.0:
-        velocity = samplers.guided(velocity, velocity_under(negative_text), options.cfg_scale)
+    if guidance is not None or options.cfg_scale != 1.0:
+        strong = options.cfg_scale if guidance is None else guidance
+        velocity = samplers.guided(velocity, velocity_under(negative_text), strong)
     steps, shift, method = options.steps, options.shift, options.method
     levels = samplers.make_schedule(steps, shift, options.schedule)
     if method == "staggered":

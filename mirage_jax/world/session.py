@@ -34,12 +34,13 @@ from mirage_jax.world.editing import EditOutcome, edit_world
 from mirage_jax.world.latent_encoder import to_uint8
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.plan import Plan
+from mirage_jax.world.prompting import prompted
 from mirage_jax.world.session_parts import SessionOptions, StageClock, Step
 from mirage_jax.world.state import World, check_world
 from mirage_jax.world.timeline import Timeline, TimelineOptions
-from mirage_jax.world.trail import Trail
+from mirage_jax.world.trail import Trail, branches_along
 from mirage_jax.world.warming import warm_up
-from mirage_jax.world.world_file import Branch, WorldFile, read_world_file, write_world_file
+from mirage_jax.world.world_file import WorldFile, read_world_file, write_world_file
 
 
 class _Memory:
@@ -230,6 +231,11 @@ class Session:
         self._state = world.replace(origin=Origin())  # type: ignore[attr-defined]
         self._trail = trail
 
+    def set_prompt(self, text: Any, negative_text: Any = None, guidance: float = 1.0) -> None:
+        """Says what chunks from here on show; arguments and errors as of `prompting.prompted`."""
+        self.model = prompted(self.model, text, negative_text, guidance)
+        self._chunk.model = self.model
+
     # -- going back ------------------------------------------------------------------------------
 
     @property
@@ -379,17 +385,12 @@ class Session:
         timeline, size, fps = self.timeline, self.model.size, self.options.fps
         path = self._trail.camera_path(self.world, size, fps)
         file = timeline.to_file(self._file)
-        branches: list[Branch] = []
-        for branch in file.branches:
-            if branch.world is not None and branch.name in timeline.marks:
-                trail = self._trails[timeline.marked(branch.name)]
-                own = trail.camera_path(branch.world, size, fps)
-                branch = dataclasses.replace(branch, camera_path=own)
-            branches.append(branch)
+        trails = {name: self._trails[timeline.marked(name)] for name in timeline.marks}
+        branches = branches_along(file.branches, trails, size, fps)
         # Readers look here whether a model can continue the world.
         made = {"generated": {"conditioner": self.model.conditioner.kind}} | dict(file.provenance)
         return dataclasses.replace(
-            file, world=self.world, camera_path=path, branches=tuple(branches), provenance=made
+            file, world=self.world, camera_path=path, branches=branches, provenance=made
         )
 
     def save(self, path: str | Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from mirage_jax.world.state import World
 from mirage_jax.world.walk import Walk, extended_path
-from mirage_jax.world.world_file import CameraPath
+from mirage_jax.world.world_file import Branch, CameraPath
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,3 +59,17 @@ class Trail:
     def camera_path(self, world: World, size: tuple[int, int], fps: float) -> CameraPath | None:
         """Cameras of all frames, for a file; None where the first ones are not known."""
         return extended_path(self.known, Walk(world, self.path), size, fps, self.new)
+
+
+def branches_along(
+    branches: Iterable[Branch], trails: Mapping[str, Trail], size: tuple[int, int], fps: float
+) -> tuple[Branch, ...]:
+    """A file's branches, those that were walked to with the cameras of the way."""
+    return tuple(
+        branch
+        if branch.world is None or branch.name not in trails
+        else dataclasses.replace(
+            branch, camera_path=trails[branch.name].camera_path(branch.world, size, fps)
+        )
+        for branch in branches
+    )

@@ -13,6 +13,8 @@ from mirage_jax.memory import edit, regions
 from mirage_jax.world import controls, plan
 from mirage_jax.world.chunk_step import ChunkStep
 from mirage_jax.world.editing import edit_world
+from mirage_jax.world.model import WorldModel
+from mirage_jax.world.prompting import prompted
 from mirage_jax.world.state import World
 
 if TYPE_CHECKING:
@@ -28,22 +30,33 @@ def warm_up(session: Session, progress: Callable[[str, float], None]) -> None:
     """
     world, camera = session._present(), session.camera
     jobs: list[tuple[str, Callable[[], Any]]] = [
-        ("chunks", lambda: _walk(session, world)),
+        ("chunks", lambda: _walk(session, world, session.model)),
         ("walls", lambda: _walls(session, world)),
         ("read-out", lambda: plan.read_out(session.model, world.bank, camera)),
         ("last frame", lambda: plan.decode_frame(session.model.encoder, world.latent)),
         ("edits", lambda: _edits(session, world, camera)),
     ]
+    text = session.model.text
+    if text is not None:  # whatever the prompt will be
+        plain, guided = (prompted(session.model, text, text, scale) for scale in (1.0, 2.0))
+        jobs.append(("prompts", lambda: _walk(session, world, plain)))
+        jobs.append(("guidance", lambda: _walk(session, world, guided)))
     for number, (name, job) in enumerate(jobs):
         progress(name, number / len(jobs))
         jax.block_until_ready(job())
     progress("done", 1.0)
 
 
-def _walk(session: Session, world: World) -> None:
+def denoise_steps(session: Session) -> tuple[float, ...]:
+    """Seconds of each denoising step of a chunk from here, see `ChunkStep.denoise_steps`."""
+    still = np.tile(session.pose, (session.model.chunk_frames - 1, 1, 1))
+    step = ChunkStep(session.model)
+    return step.denoise_steps(session._present(), session._cameras(still), session._key)
+
+
+def _walk(session: Session, world: World, model: WorldModel) -> None:
     """Chunks and edits of states of every shape that there can be: preceding latents grow at first,
     and an edit may leave them out."""
-    model = session.model
     step, size, cells = ChunkStep(model), model.size, model.conditioner.cells
     still = np.tile(session.pose, (model.chunk_frames - 1, 1, 1))
     camera = session._cameras(still)

@@ -60,6 +60,7 @@ def test_a_walk_is_summed_up(capsys):
     assert np.median(totals[1:]) < key["median_ms"] < np.median(totals[1:] + totals[:-1])
     found["start_seconds"] = {"to_first_picture": 4.25, "cache": "cold"}
     found["together"] = {"walkers": 3, "frames_per_second": 7.5, "step_ms": 40.0}
+    found["denoise_steps_ms"] = [1.5, 2.0]
     bench_explore._print(found, Console(width=200))
     out = capsys.readouterr().out
     for text in (
@@ -67,6 +68,7 @@ def test_a_walk_is_summed_up(capsys):
         "(88 % distinct)",
         "45 of 45 elements",
         "3 walkers together",
+        "timed apart: 1.5, 2.0 ms",
     ):
         assert text in out
     with pytest.raises(ValueError, match="chunks: found 19, expected at least 20"):

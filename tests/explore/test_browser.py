@@ -44,7 +44,8 @@ def test_holding_w_walks_and_letting_go_stands(server, browser):
         assert {"input", "read", "denoise", "decode", "encode", "send", "draw"} == {
             *after["ledger"]
         }
-        assert page.locator("#ledger tr").count() == 7
+        assert page.locator("#ledger tr").count() == 9  # two denoising steps, too
+        assert page.locator("#ledger tr.step td:last-child").all_inner_texts() == ["4.0", "3.0"]
         assert after["samples"] >= 1
         assert 0 < after["p95"] < 60_000
         page.wait_for_timeout(400)

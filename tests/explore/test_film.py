@@ -45,7 +45,7 @@ def test_the_oldest_frames_go_when_there_is_no_room():
     for _ in range(100):
         film.append([bytes(10)] * 4)
         assert sum(map(len, film.pictures)) <= 100
-    assert (film.first, film.end) == (390, 400)
+    assert (film.first, film.end, film.dropped) == (390, 400, 390)
 
 
 def test_a_ledger_gives_percentiles_of_the_newest_chunks():

@@ -7,15 +7,15 @@ from unittest.mock import Mock
 import pytest
 
 from helpers import drawn_session
-from mirage_jax.explore.hub import Hub, Page
-from mirage_jax.explore.saved import SavedWorlds
+from mirage_jax.explore.hub import Full, Hub, HubOptions, Page
+from mirage_jax.explore.saved import NoRoom, SavedWorlds
 
 
-def within(folder, act):
+def within(folder, act, **limits):
     """Runs `act(hub)` with a hub that is ready."""
 
     async def main():
-        hub = Hub(SavedWorlds(folder))
+        hub = Hub(SavedWorlds(folder, **limits), HubOptions(walkers=2))
         hub.starts = drawn_session.Starts()
         try:
             await act(hub)
@@ -56,3 +56,26 @@ def test_a_walk_that_cannot_be_saved_keeps_no_other_from_being_saved(tmp_path):
 
     within(tmp_path, act)
     assert len(list(tmp_path.glob("*.world"))) == 1
+
+
+def test_without_room_for_another_world_no_walk_is_lost(tmp_path):
+    async def act(hub):
+        places = [await hub.begin(0, Mock(spec=Page)) for _ in range(2)]
+        for place in places:
+            place.walker.changes += 1
+        await hub.save(places[0])
+        places[0].walker.changes += 1
+        hub.left(places[0].page)
+        places[0].left -= 1e4
+        with pytest.raises(NoRoom, match="found 1 saved worlds"):
+            await hub.release_idle()
+        with pytest.raises(Full, match=r"2 walkers are here already.*none can be saved"):
+            await hub.begin(0, Mock(spec=Page))
+        with pytest.raises(NoRoom):  # a page that would begin anew
+            await hub.begin(0, places[1].page)
+        assert [*hub.places.values()] == places
+        await hub.release_all()
+        assert not hub.places
+
+    within(tmp_path, act, most=1)
+    assert len(list(tmp_path.glob("*.world"))) == 3

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from mirage_jax.explore.saved import SavedWorlds
+from mirage_jax.explore.saved import NoRoom, SavedWorlds
 
 
 def write(path):
@@ -46,3 +46,23 @@ def test_a_world_that_could_not_be_written_is_not_listed(tmp_path):
     with pytest.raises(OSError, match="No space"):
         saved.write(fails, b"picture")
     assert saved.newest() == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"most": 2}, "found 2 saved worlds, expected fewer than 2"),
+        ({"max_bytes": 8 * 10**5}, "found 1 MB of saved worlds, expected less than 1 MB"),
+    ],
+)
+def test_no_more_worlds_than_there_is_room_for(tmp_path, limits, said):
+    saved = SavedWorlds(tmp_path, **limits)
+    for _ in range(2):
+        saved.write(lambda path: path.write_bytes(bytes(500_000)), b"picture")
+    with pytest.raises(NoRoom, match=said):
+        saved.write(write, b"picture")
+    assert len(saved.newest()) == 2
+    assert saved.path_of(saved.write(write, b"picture", last=True)).read_bytes() == b"world"
+    for world in saved.newest()[:2]:
+        saved.path_of(world.id).unlink()
+    saved.write(write, b"picture")

@@ -14,10 +14,13 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from helpers import drawn_session
 from helpers.drawn_session import SIZE, Session, drawn
 from helpers.explorer import TOKEN, Client, running, visiting
+from mirage_jax.explore.connection import Downloads
 from mirage_jax.explore.hub import HubOptions
 from mirage_jax.explore.server import PARTS
+from mirage_jax.explore.starts import Prompts
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +226,39 @@ def test_the_plan_shows_the_walk_and_takes_edits(server):
         client.wait("view", lambda view: view["elements"] == before - removed)
 
 
+def test_a_model_with_text_is_told_what_to_show(tmp_path):
+    def embed(text):
+        if text == "?":
+            raise ValueError("prompt '?': found none like it among 2")
+        return np.full((2, 3), len(text))
+
+    prompts = Prompts(embed, "a hall", "ugly", known=("a hall", "a garden"))
+    starts = drawn_session.Starts(prompts=prompts)
+    with running(tmp_path, make=lambda progress: starts) as server, visiting(server) as client:
+        assert client.hello["prompts"] == ["a hall", "a garden"]
+        assert (client.frame["prompt"], client.frame["guidance"]) == ("a hall", 1)
+        client.say("prompt", text="a garden", guidance=4.5)
+        shown = client.wait("frames")
+        assert (shown["prompt"], shown["guidance"]) == ("a garden", 4.5)
+        walker = server.hub.places[client.hello["walker"]].walker
+        text, negative, guidance = walker.session.told
+        assert (text[0, 0], negative[0, 0], guidance) == (len("a garden"), len("ugly"), 4.5)
+        for fields in ({"text": "?"}, {"text": "a" * 501}, {"text": "a", "guidance": 21}):
+            client.say("prompt", **fields)
+            assert re.search("found none like it|501 characters|guidance", client.error())
+        assert walker.prompt.text == "a garden"
+        with visiting(server) as other:
+            other.say("join", walker=client.hello["number"], share=False)
+            assert other.wait("frames", lambda message: "prompt" in message)["prompt"] == "a garden"
+
+
+def test_a_model_without_text_takes_no_prompt(server):
+    with visiting(server) as client:
+        assert client.hello["prompts"] is None
+        client.say("prompt", text="a garden")
+        assert "this model takes no text" in client.error()
+
+
 def test_the_memory_can_be_emptied_for_what_is_generated(server):
     with visiting(server) as client:
         client.say("memory", on=False)
@@ -261,7 +297,52 @@ def test_the_walk_is_exported(server):
         assert ply.startswith(b"ply\n")
         assert f"element vertex {len(elements)}\n".encode() in ply
         ledger = json.loads(downloaded(server, client, "ledger"))
+        assert ledger["denoise step 2"] == {"median": 3.0, "p95": 3.0, "count": 1}
         assert ledger["read"] == {"median": 2.0, "p95": 2.0, "count": len(poses)}
+
+
+def test_nobody_waits_for_a_film_that_is_written(tmp_path):
+    go_on = threading.Event()
+    options = HubOptions(exports=1)
+    with running(tmp_path, options) as server, visiting(server) as one, visiting(server) as other:
+        one.walk(1, forward=1)
+        one.say("plan")
+        frames = one.wait("frames", lambda message: "frames" in message)["frames"]
+        busy = server.hub._writer.submit(go_on.wait, 30)
+        one.say("export", kind="mp4")
+        one.walk(1, forward=1)
+        other.walk(1, yaw=1)
+        one.say("export", kind="mp4")
+        assert "export: found a file being written" in one.error()
+        other.say("export", kind="ply")
+        assert "export: found 1 files being written" in other.error()
+        go_on.set()
+        assert busy.result(30)
+        key = one.wait("download")["id"]
+        body = get(server, f"/download/{key}?token={TOKEN}")[2]
+        with av.open(io.BytesIO(body)) as film:
+            assert len(list(film.decode(video=0))) == frames  # as it was when asked for
+        downloaded(server, one, "transforms")
+
+
+def test_what_one_exports_and_films_is_bounded(tmp_path):
+    options = HubOptions(download_bytes=500, film_bytes=10_000)
+    with running(tmp_path, options) as server, visiting(server) as client:
+        client.walk(3, forward=1)
+        walker = server.hub.places[client.hello["walker"]].walker
+        assert walker.film.nbytes <= 10_000
+        assert walker.film.dropped > 0
+        client.say("export", kind="ply")
+        assert "expected at most 0 MB" in client.error()
+        client.walk(1, forward=1)
+
+
+def test_the_oldest_downloads_go():
+    files = Downloads(kept=3, max_bytes=100)
+    keys = [files.add(f"{n}", bytes(30)) for n in range(5)]
+    assert [files.get(key) is not None for key in keys] == [False] * 2 + [True] * 3
+    last = files.add("large", bytes(70))
+    assert [files.get(key) is not None for key in [*keys[2:], last]] == [False, False, True, True]
 
 
 def test_a_dropped_picture_begins_a_world(server):

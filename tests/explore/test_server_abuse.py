@@ -171,26 +171,45 @@ def test_a_page_that_reads_nothing_gets_no_more_than_one_chunk(explorer):
     assert resident() - before < MOST_GROWTH
 
 
+def closed(s):
+    """Whether the other end of a socket has closed it, without waiting."""
+    s.setblocking(False)
+    try:
+        return not s.recv(1)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def eventually(condition, seconds=20):
+    limit = time.monotonic() + seconds
+    while not condition() and time.monotonic() < limit:
+        time.sleep(0.02)
+    return condition()
+
+
 def test_many_connections(explorer):
     """Those that say nothing, and those that come and go, take no room from others."""
     url, origin, before = explorer.socket, f"http://{explorer.host}", resident()
     silent = []
-    for _ in range(CONNECTIONS):
-        with contextlib.suppress(OSError):
-            silent.append(socket.create_connection(("127.0.0.1", explorer.port), timeout=5))
-    limit = time.monotonic() + 20
-    while server._Counted.open > server.MAX_CONNECTIONS and time.monotonic() < limit:
-        time.sleep(0.02)
-    assert server._Counted.open <= server.MAX_CONNECTIONS
-    for each in silent:
-        each.close()
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(visiting(explorer))
+        for _ in range(CONNECTIONS):
+            address = ("127.0.0.1", explorer.port)
+            silent.append(stack.enter_context(socket.create_connection(address, timeout=5)))
+        # All are open here; the server holds as many as it takes, and turns the others away.
+        refused = CONNECTIONS + 1 - server.MAX_CONNECTIONS
+        assert eventually(lambda: sum(map(closed, silent)) >= refused)
+        assert server._Counted.open <= server.MAX_CONNECTIONS
+        client.walk(3, forward=1)  # who was here before walks on
+        grown = resident() - before
+        print(f"{CONNECTIONS} connections at once, {refused} refused, {grown / 1e6:.1f} MB more")
+        assert grown < MOST_GROWTH
     for _ in range(CONNECTIONS // 4):
         with contextlib.suppress(OSError, WebSocketException), connect(url, origin=origin):
             pass
-    limit = time.monotonic() + 20
-    while server._Counted.open and time.monotonic() < limit:
-        time.sleep(0.02)
-    assert server._Counted.open == 0
+    assert eventually(lambda: not server._Counted.open)
     assert len(explorer.hub.places) <= 4
     assert not explorer.hub.pages
     assert resident() - before < MOST_GROWTH

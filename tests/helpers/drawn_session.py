@@ -151,6 +151,9 @@ class Session(stand_in(session.Session)):
     def leave(self):
         pass
 
+    def set_prompt(self, text, negative_text=None, guidance=1.0):
+        self.told = (text, negative_text, guidance)
+
     def add_keyframe(self):
         return 7
 
@@ -204,11 +207,13 @@ class Session(stand_in(session.Session)):
 class Starts(stand_in(starts.Starts)):
     """See `mirage_jax.explore.starts.Starts`."""
 
-    def __init__(self, options=Options(), names=("a room", "the same")):
+    def __init__(self, options=Options(), names=("a room", "the same"), prompts=None):
         self.options = options
         self.model = types.SimpleNamespace(size=SIZE)
         self.starts = tuple(Start(name, lambda: Session(options)) for name in names)
         self.fov = 90.0
+        self.denoise_steps = (0.004, 0.003)
+        self.prompts = prompts
 
     begin = starts.Starts.begin
 

@@ -37,9 +37,10 @@ def _scaled(path, shape, draw):
     return jnp.asarray(deviation * draw(shape), jnp.float32)
 
 
-def random_params(module, seed, *inputs):
+def random_params(module, seed, *inputs, **named):
     """Parameters of unit gain."""
-    shapes = jax.eval_shape(lambda: nn.unbox(module.init(jax.random.key(0), *inputs)))["params"]
+    made = jax.eval_shape(lambda: nn.unbox(module.init(jax.random.key(0), *inputs, **named)))
+    shapes = made["params"]
     normal = np.random.default_rng(seed).normal
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: _scaled(path, leaf.shape, lambda shape: normal(size=shape)), shapes

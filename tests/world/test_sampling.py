@@ -11,7 +11,7 @@ from mirage_jax.diffusion import samplers
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.world.conditioners import RAY_CHANNELS
 from mirage_jax.world.options import SamplerOptions
-from mirage_jax.world.sampling import sample_chunk
+from mirage_jax.world.sampling import network_calls, sample_chunk
 
 KEY = jax.random.key(7)
 
@@ -46,11 +46,14 @@ class Reads(tiny_world.stand_in(Denoiser)):
         return jnp.zeros(latents.shape) + text.mean()
 
 
+@pytest.mark.parametrize("given", ["option", "array"])
 @pytest.mark.parametrize("cfg_scale", [1.0, 2.5])
-def test_guidance_leads_away_from_the_negative_text(cfg_scale):
+def test_guidance_leads_away_from_the_negative_text(cfg_scale, given):
     first, rays = jnp.ones((1, *GRID, CHANNELS)), jnp.zeros((1, 3, *GRID, RAY_CHANNELS))
     texts = {"text": jnp.full((1, 2, 4), 0.5), "negative_text": jnp.full((1, 1, 4), -0.25)}
-    options = SamplerOptions(steps=3, cfg_scale=cfg_scale)
+    options = SamplerOptions(steps=3, cfg_scale=cfg_scale if given == "option" else 1.0)
+    if given == "array":
+        texts["guidance"] = jnp.float32(cfg_scale)
     sampled = sample_chunk(Reads(), {}, first, None, rays, KEY, options, **texts)
     noise = jax.random.normal(KEY, (1, 3, *GRID, CHANNELS))
     velocity = -0.25 + cfg_scale * 0.75
@@ -99,3 +102,23 @@ def test_a_strength_or_noise_that_does_not_fit_is_refused():
             SamplerOptions(),
             noise=jnp.zeros((1, 2, 2, 3, 4)),
         )
+
+
+@pytest.mark.parametrize("method", [*samplers.METHODS, "staggered"])
+def test_how_often_a_step_calls_the_network(method):
+    calls = []
+
+    class Counts(tiny_world.stand_in(Denoiser)):
+        ray_channels = 0
+
+        def apply(self, params, x, timestep, **given):
+            calls.append(float(timestep.max()))
+            return x
+
+    first, rays = jnp.zeros((1, 1, 1, 1)), jnp.zeros((1, 4, 1, 1, 1))
+    options = SamplerOptions(steps=3, method=method)
+    with jax.disable_jit():
+        sample_chunk(Counts(), {}, first, None, rays, KEY, options)
+    expected = network_calls(options, 4)
+    assert sum(expected) == len(calls)
+    assert len(expected) == (5 if method == "staggered" else 3)

@@ -16,6 +16,7 @@ from mirage_jax.trajectories import make
 from mirage_jax.world.latent_encoder import to_uint8
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions
 from mirage_jax.world.plan import TokenColours, decode_frame, of_memory
+from mirage_jax.world.warming import denoise_steps
 from mirage_jax.world.world_file import read_world_file
 
 START = make("orbit_right", 2, angle=30, distance=2)[-1]
@@ -380,3 +381,11 @@ def test_a_session_goes_on_from_its_file_bit_for_bit(session, model, tmp_path):
     path = read_world_file(tmp_path / "more.world").camera_path
     assert len(path.cam2world) == 13
     np.testing.assert_allclose(path.cam2world, session.path, atol=1e-6)
+
+
+def test_timing_the_denoising_steps_changes_nothing(session):
+    (state,) = states(session, [])
+    steps = denoise_steps(session)
+    assert len(steps) == session.model.sampler.steps
+    assert min(steps) > 0
+    assert_at(session, state)

@@ -53,6 +53,7 @@ def run(weights: Workdir, workdir: Workdir, worlds: Any, console: Console) -> No
 
     from mirage_jax.evaluation import walking
     from mirage_jax.world import Session, SessionOptions, load
+    from mirage_jax.world.warming import denoise_steps
 
     path = workdir.root / "bench_explore.json"
     outputs.check_file("bench", path, outputs.json_kind("file of a walk", ["chunks", "ledger"]))
@@ -74,6 +75,7 @@ def run(weights: Workdir, workdir: Workdir, worlds: Any, console: Console) -> No
         seconds["warm_up"] = time.perf_counter() - start
         session.step(["w"])
         seconds["to_first_picture"] = time.perf_counter() - begun
+        steps = denoise_steps(session)
         bar = progress.add_task("walking", total=_FILL.value + _CHUNKS.value)
         outcome = walking.measure(
             session,
@@ -81,6 +83,7 @@ def run(weights: Workdir, workdir: Workdir, worlds: Any, console: Console) -> No
             fill=_FILL.value,
             advance=lambda: progress.advance(bar),
         )
+    outcome["denoise_steps_ms"] = [1e3 * step for step in steps]
     outcome["start_seconds"] = seconds | {"cache": "warm" if warm else "cold"}
     if _WALKERS.value:
         starts = [session.world] * _WALKERS.value
@@ -122,6 +125,8 @@ def _print(outcome: dict[str, Any], console: Console) -> None:
         )
         table.add_row(name.replace("_", " "), *(f"{number:.1f}" for number in numbers))
     console.print(table)
+    steps = ", ".join(f"{step:.1f}" for step in outcome["denoise_steps_ms"])
+    console.print(f"denoising step by step, timed apart: {steps} ms")
     key, start = outcome["key_to_picture_ms"], outcome["start_seconds"]
     console.print(
         f"{outcome['frames_per_second']:.1f} new frames a second "

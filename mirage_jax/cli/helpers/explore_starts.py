@@ -10,6 +10,7 @@ from typing import Any
 
 from data_pipelines.sources.footage.source import FootageSource
 from mirage_jax.cli.helpers.common import UserError
+from mirage_jax.cli.helpers.prompts import Prompting
 from mirage_jax.explore.starts import Start, Starts
 from mirage_jax.geometry import Camera
 from mirage_jax.io.framing import Framing
@@ -18,6 +19,7 @@ from mirage_jax.io.picture_files import read_picture
 from mirage_jax.world import WorldModel, loading, shipped
 from mirage_jax.world.session import Session, SessionOptions
 from mirage_jax.world.state import World
+from mirage_jax.world.warming import denoise_steps
 from mirage_jax.world.world_file import WORLD, read_world_file
 
 CLIP_FRAMES = 17
@@ -39,6 +41,7 @@ class Entries:
       image: a picture.
       world: a saved world.
       clip: a folder of footage with camera poses.
+      prompts: what the model is told.
     """
 
     workdir: str
@@ -46,6 +49,7 @@ class Entries:
     image: str = ""
     world: str = ""
     clip: str = ""
+    prompts: Prompting = dataclasses.field(default_factory=Prompting)
 
     def __post_init__(self) -> None:
         given = [name for name in ("image", "world", "clip") if getattr(self, name)]
@@ -83,12 +87,13 @@ def make_starts(entries: Entries, options: SessionOptions, progress: Progress) -
       ValueError, OSError: if anything cannot be read or does not fit.
     """
     progress("reading the weights", 0.0)
-    model = loading.load(entries.workdir)
+    model, prompts = entries.prompts.told(loading.load(entries.workdir))
     starts = _starts(model, entries, options)
     progress(f"{starts[0].name}: the first picture", 0.1)
     session = starts[0].begin()
-    session.warm_up(lambda what, share: progress(what, 0.2 + 0.8 * share))
-    return Starts(model, options, starts, entries.fov)
+    session.warm_up(lambda what, share: progress(what, 0.2 + 0.75 * share))
+    progress("timing the steps", 0.99)
+    return Starts(model, options, starts, entries.fov, denoise_steps(session), prompts)
 
 
 def _starts(model: WorldModel, entries: Entries, options: SessionOptions) -> tuple[Start, ...]:

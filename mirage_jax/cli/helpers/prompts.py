@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from jaxtyping import Float
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.cli.helpers.flag_types import PathName
 from mirage_jax.convert.networks import read_text_encoder
+from mirage_jax.explore.starts import Prompts
 from mirage_jax.io.text import TextEmbeddings, Tokenizer, load_embeddings, save_embeddings
 from mirage_jax.world import WorldModel
+from mirage_jax.world.prompting import prompted
 
 TOKENIZER = flags.DEFINE(
     PathName(), "tokenizer", "", "UMT5's tokenizer.json or spiece.model, to embed prompts."
@@ -83,6 +86,50 @@ def with_prompt(
         negative_text=jnp.asarray(tokens[-1]) if guided else None,
         sampler=dataclasses.replace(model.sampler, cfg_scale=cfg_scale),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompting:
+    """The flags of `mirage explore` about texts, as those of `with_prompt`."""
+
+    prompt: str | None = None
+    negative_prompt: str = ""
+    cfg_scale: float | int = 1.0
+    text: str = ""
+    tokenizer: str = ""
+    text_encoder: str = ""
+
+    def told(self, model: WorldModel) -> tuple[WorldModel, Prompts | None]:
+        """The model with its prompt, and what else it can be told; None for one without text.
+
+        Raises:
+          UserError, ValueError, OSError: as of `with_prompt`.
+        """
+        prompt, known = self.prompt, tuple[str, ...]()
+        if model.denoiser.text_width and self.text:
+            known = load_embeddings(Path(self.text), model.denoiser.text_width).prompts
+            prompt = known[0] if prompt is None and known else prompt
+        given = dataclasses.asdict(self) | {"prompt": prompt}
+        if model.denoiser.text_width and self.cfg_scale == 1:
+            given["negative_prompt"] = ""  # until the page asks for guidance
+        model = with_prompt(model, **given, save_text="")
+        if not model.denoiser.text_width or prompt is None:
+            return model, None
+        prompts = Prompts(
+            functools.lru_cache(64)(self._embedder(model.denoiser.text_width)),
+            prompt,
+            self.negative_prompt,
+            self.cfg_scale,
+            known,
+        )
+        return prompted(model, model.text, model.negative_text, self.cfg_scale), prompts
+
+    def _embedder(self, width: int) -> Callable[[str], Float[np.ndarray, "n e"]]:
+        if self.text:
+            embeddings = load_embeddings(Path(self.text), width)
+            return lambda text: embeddings.of([text])[0]
+        embed = text_embedder(Path(self.tokenizer), Path(self.text_encoder))
+        return lambda text: embed([text]).tokens[0]
 
 
 def read_prompts(prompts: Sequence[str], path: Path, width: int) -> Float[np.ndarray, "p n width"]:

@@ -14,7 +14,7 @@ const FINAL = { 1008: "The server refused what this page sent.", 1011: "The serv
 const PICTURE_SIDE = 2048; // pixels that a dropped picture is made smaller to
 
 const state = { seq: 0, sent: "", socket: null, hello: null, pose: null, memory: true, elements: 0, frames: 0,
-  messages: 0, blocked: false, retry: 500, ready: false };
+  messages: 0, blocked: false, moving: false, retry: 500, ready: false };
 const controls = new Controls(time => held(time));
 const screen = new Screen($("picture"), (frame, draw, send) => say("ready", { frame, draw: rounded(draw), send: rounded(send) }));
 const plan = new PlanView($("plan"), (operation, from, to) =>
@@ -70,7 +70,10 @@ function held(time) {
   state.sent = text;
   state.seq += 1;
   say("controls", { seq: state.seq, ...now });
-  if (Object.values(now).some(Boolean)) {
+  const moving = Object.values(now).some(Boolean);
+  if (moving && !state.moving) screen.begin();
+  state.moving = moving;
+  if (moving) {
     screen.expect(state.seq, time);
     $("hint").classList.add("gone");
   }
@@ -108,6 +111,8 @@ function hello(message) {
     segments($("layers"), "layer", message.layers, layer => say("plan", { layer }));
     segments($("tools"), "tool", ["look", "delete", "move", "swap"], tool => plan.choose(tool));
   }
+  $("prompt").hidden = !message.prompts;
+  $("prompts").replaceChildren(...(message.prompts ?? []).map(value => Object.assign(element("option"), { value })));
   connection("ready", "connected");
   veil("");
 }
@@ -131,12 +136,21 @@ function numbers(message) {
   state.elements = message.elements;
   state.frames = message.frames;
   state.memory = message.memory_on;
+  if (message.prompt !== state.prompt || message.guidance !== state.guidance) told(message);
   $("undo").disabled = !message.undoable;
   $("redo").disabled = !message.redoable;
   $("memory").setAttribute("aria-checked", message.memory_on);
   $("memory").querySelector("b").textContent = message.memory_on ? "on" : "emptied";
   $("held").textContent = `${(100 * message.elements / message.capacity).toFixed(0)} %`;
   $("held").title = `${message.elements.toLocaleString()} of ${message.capacity.toLocaleString()} elements, ${(message.bytes / 1e6).toFixed(0)} MB`;
+}
+
+// What the model was told; what is being typed stays until that changes.
+function told({ prompt, guidance }) {
+  Object.assign(state, { prompt, guidance });
+  $("prompt-text").value = prompt;
+  $("guidance").value = guidance;
+  $("guidance").oninput();
 }
 
 async function view(message, [above, shown]) {
@@ -187,6 +201,7 @@ function rounded(number) { return Math.round(number * 100) / 100; }
 // -- what is shown -------------------------------------------------------------------------------
 
 function connection(kind, text) {
+  if ($("connection").className === kind && $("connection").lastElementChild.textContent === text) return;
   $("connection").className = kind;
   $("connection").lastElementChild.textContent = text;
 }
@@ -209,16 +224,25 @@ const times = {};
 function ledger(stages) {
   const all = { ...stages, send: screen.send, draw: screen.drawn };
   for (const [name, ms] of Object.entries(all)) times[name] = times[name] === undefined ? ms : 0.8 * times[name] + 0.2 * ms;
-  const rows = Object.keys(STAGES).filter(name => name in times), most = Math.max(1, ...rows.map(name => times[name]));
+  state.timed = true;
+}
+
+function showLedger() {
+  state.timed = false;
+  const rows = Object.keys(STAGES).filter(name => name in times).flatMap(name => name === "denoise" ? [name, ...state.hello.denoise_steps.keys()] : [name]);
+  const took = name => times[name] ?? state.hello.denoise_steps[name], most = Math.max(1, ...rows.map(took));
   const body = $("ledger").tBodies[0];
   if (body.rows.length !== rows.length) {
     body.replaceChildren(...rows.map(() => { const row = element("tr"); row.append(element("td"), element("td", "bar"), element("td")); row.cells[1].append(element("i")); return row; }));
   }
   rows.forEach((name, i) => {
     const [label, bar, value] = body.rows[i].cells;
-    label.textContent = STAGES[name];
-    bar.firstElementChild.style.width = `${100 * times[name] / most}%`;
-    value.textContent = times[name].toFixed(1);
+    const step = !(name in STAGES);
+    body.rows[i].className = step ? "step" : "";
+    body.rows[i].title = step ? "Timed on its own before anyone walked" : "";
+    label.textContent = step ? `step ${name + 1}` : STAGES[name];
+    bar.firstElementChild.style.width = `${100 * took(name) / most}%`;
+    value.textContent = took(name).toFixed(1);
   });
 }
 
@@ -268,7 +292,9 @@ function segments(where, name, values, chosen) {
   }));
 }
 
+// Texts change at a rate at which they can be read; each change lays the page out again.
 setInterval(() => {
+  if (state.timed) showLedger();
   const rate = screen.rate(), latency = screen.percentile(0.5);
   $("fps").textContent = rate ? rate.toFixed(0) : "–";
   $("latency").textContent = latency === null ? "–" : `${latency.toFixed(0)} ms`;
@@ -298,6 +324,11 @@ const ACTIONS = {
 const SHORTCUTS = { z: "undo", y: "redo", b: "mark", k: "keyframe", m: "memory" };
 for (const [id, act] of Object.entries(ACTIONS)) $(id).onclick = act;
 $("export").onchange = event => { if (event.target.value) say("export", { kind: event.target.value }); event.target.value = ""; };
+$("prompt").onsubmit = event => {
+  event.preventDefault();
+  say("prompt", { text: $("prompt-text").value, guidance: Number($("guidance").value) });
+};
+$("guidance").oninput = () => { $("guidance-out").textContent = $("guidance").value === "1" ? "none" : $("guidance").value; };
 $("zoom-in").onclick = () => plan.zoom(1.4);
 $("zoom-out").onclick = () => plan.zoom(1 / 1.4);
 $("zoom-fit").onclick = () => plan.fit();

@@ -1,6 +1,7 @@
 // The picture: plays the frames of a chunk, and says when the next chunk should be made.
 
 const MARGIN = 10; // milliseconds that the next chunk should come early
+const REFRESH = 17; // milliseconds between two refreshes of most screens
 
 export class Screen {
   // ready(frame, draw, send): called when the server may make the next chunk; milliseconds.
@@ -20,7 +21,7 @@ export class Screen {
     this.waiting = []; // {seq, time}: changes of what is held that no picture shows yet
     this.latencies = [];
     this.drawn = 0;
-    requestAnimationFrame(() => this.tick());
+    this.playing = false; // whether a frame is asked for at the next refresh
   }
 
   // A change of what is held, of which the first picture that shows it is awaited.
@@ -28,6 +29,9 @@ export class Screen {
     this.waiting.push({ seq, time });
     if (this.waiting.length > 100) this.waiting.shift();
   }
+
+  // One walks on after a pause, which is no time of the walk.
+  begin() { this.shown = []; }
 
   async play(header, blobs, moving) {
     const begun = performance.now();
@@ -54,6 +58,7 @@ export class Screen {
       at += moving ? interval : 0;
     }
     this.end = at;
+    this.wake();
     const early = moving ? this.end - now - this.turnaround - MARGIN : 0;
     const ask = () => {
       this.asked = performance.now();
@@ -62,15 +67,24 @@ export class Screen {
     if (early > 4) setTimeout(ask, early); else ask();
   }
 
+  // Asks for the refresh at which the next frame is due; each costs a pass over the whole page.
+  wake() {
+    if (this.playing || !this.queue.length) return;
+    this.playing = true;
+    const refresh = () => requestAnimationFrame(() => this.tick()), early = this.queue[0].at - performance.now() - REFRESH;
+    if (early > 0) setTimeout(refresh, early); else refresh();
+  }
+
   tick() {
     const now = performance.now();
+    this.playing = false;
     let due = null;
     while (this.queue.length && this.queue[0].at <= now + 2) {
       if (due) due.image.close();
       due = this.queue.shift();
     }
     if (due) this.draw(due, now);
-    requestAnimationFrame(() => this.tick());
+    this.wake();
   }
 
   draw({ image, seq, moving }, now) {
@@ -93,7 +107,7 @@ export class Screen {
   // Whether all that came is drawn.
   get still() { return !this.decoding && !this.queue.length; }
 
-  // Distinct frames a second, of the last two seconds.
+  // Distinct frames a second, of the last two seconds of the walk.
   rate() {
     const recent = this.shown.filter(t => t > performance.now() - 2000);
     return recent.length > 4 ? (recent.length - 1) * 1000 / (recent.at(-1) - recent[0]) : 0;
