@@ -41,7 +41,7 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> dict[str, Any
             steps = 2 * max(closed_loop.MARKS) * -(-len(clips) // BATCH)
             task = progress.add_task(name, total=steps)
             found[name] = closed_loop.measure(
-                model,
+                clips.fitted(model),
                 clips,
                 seed=config.seed,
                 batch_size=BATCH,
