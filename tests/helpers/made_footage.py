@@ -159,7 +159,13 @@ def torch_bytes(content):
 
     def value(thing):
         if isinstance(thing, np.ndarray):
-            kinds = {"<f4": "Float", "<f8": "Double", "<i8": "Long", "|u1": "Byte"}
+            kinds = {
+                "<f4": "Float",
+                "<f8": "Double",
+                "<i8": "Long",
+                "|u1": "Byte",
+                "<V2": "BFloat16",
+            }
             key = str(len(storages))
             storages.append(thing.tobytes())
             storage = b"(" + value("storage")
