@@ -117,7 +117,7 @@ SHAPES = ("record.size=32", "record.width=48", "data.shapes=48x32,32x32")
 
 def test_scenes_are_recorded_in_the_shape_nearest_to_their_own(call, tmp_path):
     made_footage.wide_and_tall(tmp_path / "walks", room(24))
-    where = (*TINY, f"--config.data.root={tmp_path / 'walks'}")
+    where = (*TINY, f"--config.data.root={tmp_path / 'walks'}", "--config.data.hop=4")
     shapes = [f"--config.{field}" for field in SHAPES]
     code, out, err = call("record", *where, *shapes)
     assert code == 0 and "footage-32x32 is left out: no scene" in " ".join(out.split()), err
@@ -155,7 +155,9 @@ def test_footage_of_several_shapes_becomes_a_world(call, tmp_path, monkeypatch):
     made_footage.write_pictures(tmp_path, room().video[:1], "first.png")
     shown = (f"--workdir={tmp_path / 'run'}", f"--image={tmp_path / 'first.png'}")
     code, _, err = call("generate", *shown, "--trajectory=look_away")
-    assert code == 0 and video_frames.VideoFrames(tmp_path / "generated.mp4").size == (32, 48), err
+    assert code == 0, err
+    height, width = video_frames.VideoFrames(tmp_path / "generated.mp4").size  # enlarged
+    assert height * 48 == width * 32
 
 
 @pytest.mark.long
