@@ -10,7 +10,8 @@
 `walks` is a folder of any layout of docs/data.md, or one video with a camera file beside it. Clips
 are 128x128 with 33 frames at 10 a second; another size is `--config.record.size` and `.width`, in
 multiples of 16, a longer clip `--config.record.frames` (1 + 16 n). `train` records what `record`
-has not. Footage without depth needs `--config.data.depth_weights`, Depth Anything V2 (metric).
+has not. `--config.data.shapes` takes pictures of other shapes into the same work directory. Footage
+without depth needs `--config.data.depth_weights`, Depth Anything V2 (metric).
 
 Not measured at this size; the system is that of `worlds_128.py`. `--config.tiny=true` runs the same
 on 32x32 pictures and 9-frame clips and needs two dozen frames of footage. From a video to a trained

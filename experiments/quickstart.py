@@ -52,6 +52,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.data.axes = ""  # likewise: opencv, opengl, llff, unreal
     c.data.units = ""  # likewise: m, cm, mm
     c.data.depth_metres = 0.001  # of one step of 16-bit depth pictures
+    c.data.shapes = ""  # picture shapes beside record.size, such as "96x160,160x96"
     c.data.movers = ""  # what moves where no masks say it: "residual" = by depth and poses
     c.data.depth_weights = ""  # Depth Anything V2 (metric), for clips without depth
     c.data.depth_range = 20.0  # metres that it was trained up to: 20 indoors, 80 outdoors

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mirage_jax import geometry, trajectories
 
@@ -126,3 +128,49 @@ def test_new_closed_paths_go_where_they_say():
     around = trajectories.make("look_around", 201, angle=60)
     yaw = np.degrees(np.arctan2(around[:, 0, 2], around[:, 2, 2]))
     assert yaw.max() == pytest.approx(60, abs=0.1) and yaw.min() == pytest.approx(-60, abs=0.1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    distance=st.floats(-0.9, 4),
+    depth=st.floats(1, 6),
+    behind=st.floats(0.1, 5),
+    text=st.sampled_from(["dolly_zoom", "vertigo", "dolly_zoom:{}m", "pan_left:0,dolly_zoom:{}m"]),
+)
+def test_a_dolly_zoom_keeps_the_size_of_what_is_at_the_depth(distance, depth, behind, text):
+    text, frames = text.format(distance), 9
+    options = {"distance": distance, "scene_depth": depth}
+    composed = trajectories.is_composed(text)
+    make = trajectories.steps if composed else trajectories.make
+    poses = make(text, frames, **(options if composed else {"distance": distance}))
+    zoom = trajectories.zoom_of(text, frames, **options)
+    # A bar across the picture at the depth, and one farther away, as every frame shows them.
+    ends = np.array([[-0.3, 0.1, 0], [0.4, 0.1, 0]])
+    for z, keeps in ((depth, True), (depth + behind, False)):
+        points = ends + np.array([0, 0, z])
+        local = np.stack([(points - p[:3, 3]) @ p[:3, :3] for p in poses])
+        seen = 60 * zoom[:, None] * local[..., 0] / local[..., 2]
+        width = seen[:, 1] - seen[:, 0]
+        if keeps:
+            np.testing.assert_allclose(seen, np.tile(seen[:1], (frames, 1)), rtol=1e-9)
+        else:  # it grows as the camera moves back, by the ratio of the two distances
+            moved = np.linalg.norm(poses[:, :3, 3], axis=1) * np.sign(distance)
+            expected = (1 + moved / depth) / (1 + moved / z)
+            np.testing.assert_allclose(width / width[0], expected, rtol=1e-9)
+    np.testing.assert_allclose(poses[-1, :3, 3], [0, 0, -distance], atol=1e-12)
+
+
+def test_what_a_zoom_needs_and_which_paths_do():
+    assert not any(trajectories.zooms(name) for name in trajectories.NAMES if name != "dolly_zoom")
+    assert trajectories.zoom_of("push_in", 5) is None and trajectories.zoom_of("w*5", 6) is None
+    there_and_back = trajectories.zoom_of("dolly_zoom:1m,turn_left:45,back", 17, scene_depth=2.0)
+    np.testing.assert_allclose(there_and_back, there_and_back[::-1], atol=1e-12)
+    assert there_and_back[8] == there_and_back.max() == 1.5 and there_and_back[-1] == 1
+    # As a multiple of the depth, twice as far is twice the focal length; then from where that is.
+    twice = trajectories.zoom_of("dolly_zoom:1x,dolly_zoom:1x", 9, scene_depth=3.0)
+    np.testing.assert_allclose(twice[[0, 4, 8]], [1, 2, 4])
+    with pytest.raises(ValueError, match="scene's depth is not known"):
+        trajectories.zoom_of("dolly_zoom", 5)
+    for distance, depth in ((-2, 2), (1, -1), (1, np.nan)):
+        with pytest.raises(ValueError, match="expected it to stay ahead"):
+            trajectories.zoom("dolly_zoom", 5, distance=distance, depth=depth)

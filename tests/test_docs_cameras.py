@@ -35,6 +35,8 @@ def test_its_examples_run(tmp_path, monkeypatch, capsys):
         assert not leave.value.code, f"{command}: {capsys.readouterr()}"
     half = camera_files.read("path.npz").cam2world
     np.testing.assert_allclose(half[:, :3, 3], 0.5 * path[:, :3, 3], atol=1e-9)
+    lens = camera_files.read("zoom.npz").intrinsics  # a metre farther from what was 3 m away
+    np.testing.assert_allclose(lens[-1, :2] / lens[0, :2], 4 / 3)
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     exec(compile(code, "cameras.md", "exec"), {})
     assert "format: transforms" in capsys.readouterr().out

@@ -12,11 +12,13 @@ settings: others are made anew, never mixed in. Clips that cannot be read are le
 counted, up to --config.loading.skip_share. `mirage train` does the same by itself (its stage
 "cache").
 With --text_encoder the prompts of the config's worlds are embedded too, and the captions that clips
-have of their own, for --config.text.captions.
+have of their own, for --config.text.captions: in files of --file_clips clips as well, shared and
+resumed like those of latents, and keyed by the text encoder's and the tokenizer's files.
 """
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from absl import flags
@@ -73,13 +75,15 @@ def main() -> None:
         file_clips=_FILE_CLIPS.value,
     )
     if texts is not None:
-        files = texts
-
-        def embed() -> None:
-            files.encode(config, console)
-            encode_captions(config, workdir, console, files.tokenizer, files.encoder)
-
-        first_alone("text", embed)
+        first_alone("prompts", functools.partial(texts.encode, config, console))
+        encode_captions(
+            config,
+            workdir,
+            console,
+            texts.tokenizer,
+            texts.encoder,
+            file_clips=_FILE_CLIPS.value,
+        )
 
 
 def cli() -> None:

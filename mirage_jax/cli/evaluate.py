@@ -179,15 +179,16 @@ def _measure(config: ConfigDict, workdir: Workdir, console: Console) -> _Found:
     for name in names:
         held_out = held_out_clips.read(workdir, name, rgb="rgb" in models)
         console.print(f"evaluating {name}: {len(held_out)} held-out clips")
-        generated = protocol.generate(models, held_out, seed=config.seed)
+        sized = {kind: held_out.fitted(one) for kind, one in models.items()}
+        generated = protocol.generate(sized, held_out, seed=config.seed)
         worlds[name] = protocol.score(held_out, generated) | {
-            "geometry": _geometry(model, held_out)
+            "geometry": _geometry(sized["latent"], held_out)
         }
         shown = config.evaluation.videos
         returns = _returns(held_out, generated, name, shown, config.evaluation.fps)
         videos += returns
         pictures |= _sheets(returns, workdir, name)
-        rolled, above = _rollouts(model, held_out, name, shown, config)
+        rolled, above = _rollouts(sized["latent"], held_out, name, shown, config)
         videos += rolled
         pictures |= above
     encoder = model.encoder

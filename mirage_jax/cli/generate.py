@@ -225,10 +225,13 @@ def _path(chunk_frames: int, start: np.ndarray, scene_depth: float | None) -> np
         frames=_FRAMES.value,
         chunk_frames=chunk_frames,
         start=start,
-        angle=_ANGLE.value,
-        distance=_DISTANCE.value,
+        **_amounts(),
         scene_depth=scene_depth,
     )
+
+
+def _amounts() -> dict[str, float]:
+    return {"angle": _ANGLE.value, "distance": _DISTANCE.value}
 
 
 def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) -> WorldModel:
@@ -305,9 +308,9 @@ def _walk(
             )
         world = model.start(picture, camera, depth=depth, insist=_INSIST.value)
         begun = walk.Walk(world, world.pose[None])
-    metres = None
-    if trajectories.uses_scene_depth(_TRAJECTORY.value):
-        metres = walk.scene_depth(begun.world)
+    trajectory = _TRAJECTORY.value
+    uses = trajectories.uses_scene_depth(trajectory)
+    metres = walk.scene_depth(begun.world) if uses else None
     planned = dataclasses.replace(
         begun,
         path=_path(model.chunk_frames, begun.world.pose, metres),
@@ -315,7 +318,8 @@ def _walk(
         depth_source=source or begun.depth_source,
     )
     asked = _FPS.value if flags.FLAGS["fps"].present else None
-    return walk.with_path_file(planned, _TRAJECTORY.value, model.size, fps=asked)
+    zoom = trajectories.zoom_of(trajectory, len(planned.path), **_amounts(), scene_depth=metres)
+    return walk.with_path_file(planned, trajectory, model.size, fps=asked, zoom=zoom)
 
 
 def _from_clip(config: ConfigDict, model: WorldModel, console: Console) -> walk.Walk:

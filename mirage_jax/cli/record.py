@@ -21,6 +21,7 @@ from data_pipelines import recording, sources
 from data_pipelines.clip_codecs import ENCODINGS
 from data_pipelines.filters import Filters
 from mirage_jax.cli.helpers import common, config_check
+from mirage_jax.cli.helpers.picture_shapes import FOOTAGE, is_footage, picture_size, picture_sizes
 from mirage_jax.io import outputs
 from mirage_jax.io.json_files import write_json
 from mirage_jax.io.workdir import Workdir
@@ -33,7 +34,7 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> tuple[str, ..
     Returns:
       Their names.
     """
-    footage = common.FOOTAGE in config.worlds
+    footage = any(map(is_footage, config.worlds))
     config_check.check(config, chunks=not footage)
     with console.status("looking for clips"):
         found, skipped = _sources(config, console)
@@ -75,11 +76,16 @@ def _sources(
     Raises:
       UserError: naming the field that no source can be made with, or if there is no source.
     """
-    size, width = common.picture_size(config)
+    size, width = picture_size(config)
     found, skipped = {}, {}
     for name in config.worlds:
-        if name == common.FOOTAGE:
-            found[name] = _footage(config, (size, width), console)
+        if is_footage(name):
+            source = _footage(config, name, console)
+            if source.scenes():
+                found[name] = source
+            else:
+                skipped[name] = f"no scene of {config.data.root} is nearest to its picture shape"
+                console.print(f"[yellow]{name} is left out: {skipped[name]}[/]")
             continue
         if size != width:
             raise common.UserError(
@@ -115,13 +121,16 @@ def _options(config: ConfigDict, name: str) -> dict[str, Any]:
     return options
 
 
-def _footage(config: ConfigDict, size: tuple[int, int], console: Console) -> sources.Source:
-    """The footage of `config.data`; says what of its files is in no clip."""
+def _footage(config: ConfigDict, world: str, console: Console) -> Any:
+    """The footage of `config.data`, or its set of a shape; says what of its files is in no clip."""
     if "data" not in config or not config.data.root:
         raise common.UserError("data.root: found '', expected the folder or file of the footage")
-    source: Any = sources.source_class(common.FOOTAGE)
-    options = {k: v for k, v in config.data.items() if k in sources.source_options(common.FOOTAGE)}
-    made = source(**options, size=size[0], width=size[1], frames=config.record.frames)
+    known, shapes = sources.source_options(FOOTAGE), picture_sizes(config)
+    options = {k: v for k, v in config.data.items() if k in known}
+    height, width = picture_size(config, world)
+    options |= {"size": height, "width": width, "frames": config.record.frames}
+    options["shapes"] = shapes if len(shapes) > 1 else ()
+    made: Any = sources.source_class(FOOTAGE)(**options)
     for reason, count in made.left_out().items():
         console.print(f"[yellow]{config.data.root}: {count} frames left out: {reason}[/]")
     return made
@@ -129,7 +138,7 @@ def _footage(config: ConfigDict, size: tuple[int, int], console: Console) -> sou
 
 def _splits(config: ConfigDict, name: str, source: sources.Source) -> Mapping[str, int | None]:
     """How many clips of each split; None for all there are."""
-    if name != common.FOOTAGE:
+    if not is_footage(name):
         return {"train": config.record.train_clips[name], "eval": config.record.eval_clips}
     held_out = {"eval": None} if source.worlds("eval") else {}
     return {"train": config.data.clips or None, **held_out}

@@ -16,7 +16,7 @@ import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -43,6 +43,9 @@ from mirage_jax.parallel.processes import first_alone
 from mirage_jax.training.denoiser_task import DenoiserTask
 from mirage_jax.training.stage import StageOptions, train_task
 from mirage_jax.world.options import SamplerOptions
+
+if TYPE_CHECKING:
+    from mirage_jax.cli.helpers.training_data import TrainingData
 
 STAGES = ("encoder", "cache", "geometry", "denoiser")
 """Of every experiment; those with sections for them go on with `training_sections.OPTIONAL`."""
@@ -158,7 +161,6 @@ def _cache(config: ConfigDict, workdir: Workdir, console: Console, memory: str) 
 
 def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> None:
     from mirage_jax.cli.helpers.training_data import training_data
-    from mirage_jax.training import held_out
     from mirage_jax.training.geometry_task import GeometryTask
     from mirage_jax.weights import export, module_fields
     from mirage_jax.world.latent_encoder import LatentEncoder
@@ -171,7 +173,7 @@ def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) ->
     data = training_data(config, workdir, "latent", options.mesh)
     grid = (height, width, vae.latent_channels)
     params = train_task(
-        GeometryTask(head, grid, config.sky_depth, section.mover_weight),
+        GeometryTask(head, grid, config.sky_depth, section.mover_weight, data.shapes),
         data.source,
         workdir.stage("geometry"),
         options,
@@ -179,7 +181,7 @@ def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) ->
         transform=data.transform,
         prepare=data.prepare,
         mixture=data.mixture,
-        eval_batches=functools.partial(held_out.clip_batches, data.held_out),
+        eval_batches=data.held_out_batches,
     )
     made = {"kind": "geometry_head", "head": module_fields(head)}
     first_alone("geometry", lambda: export(workdir.model("geometry"), params, made))
@@ -187,7 +189,6 @@ def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) ->
 
 def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
     from mirage_jax.cli.helpers.training_data import training_data
-    from mirage_jax.training import held_out
     from mirage_jax.training.branch_task import BranchTask, starting_params
     from mirage_jax.training.prior_fit import fit_memory_prior
     from mirage_jax.weights import export
@@ -196,10 +197,11 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
     options = _options(config, section, console)
     texts = build.texts(config)
     data = training_data(config, workdir, memory, options.mesh, texts)
-    task = _whole_task(config, workdir, memory, data.held_out, build.sampler(config))
+    task = _whole_task(config, workdir, memory, data, build.sampler(config))
     if task.denoiser.memory_prior:
         console.print("fitting the memory prior")
-        task = dataclasses.replace(task, prior=fit_memory_prior(task, data.train))
+        prior = fit_memory_prior(task, data.train, apart=data.train_apart)
+        task = dataclasses.replace(task, prior=prior)
     values = {}
     if section.trained != "all":
         values = build.pretrained(config, task)
@@ -215,7 +217,7 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
         transform=data.transform,
         prepare=data.prepare,
         mixture=data.mixture,
-        eval_batches=functools.partial(held_out.clip_batches, data.held_out),
+        eval_batches=data.held_out_batches,
     )
     if isinstance(task, BranchTask):
         params = task.whole(_stored(values), params)
@@ -226,7 +228,6 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
 
 def _distill(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
     from mirage_jax.cli.helpers.training_data import training_data
-    from mirage_jax.training import held_out
     from mirage_jax.training.branch_task import ADDED, BranchTask
     from mirage_jax.weights import export
 
@@ -234,7 +235,7 @@ def _distill(config: ConfigDict, workdir: Workdir, console: Console, memory: str
     texts = build.texts(config)
     data = training_data(config, workdir, memory, options.mesh, texts)
     sampler = quick_models.student_sampler(config)
-    whole = _whole_task(config, workdir, memory, data.held_out, sampler)
+    whole = _whole_task(config, workdir, memory, data, sampler)
     values = quick_models.teacher(config, whole, workdir.model(f"denoiser_{memory}"))
     task = quick_models.distill_task(config, whole, values)
     branch = task.base if isinstance(task.base, BranchTask) else None
@@ -248,7 +249,7 @@ def _distill(config: ConfigDict, workdir: Workdir, console: Console, memory: str
         transform=data.transform,
         prepare=data.prepare,
         mixture=data.mixture,
-        eval_batches=functools.partial(held_out.clip_batches, data.held_out),
+        eval_batches=data.held_out_batches,
     )
     if branch is not None:
         params = branch.whole(_stored(values), params)
@@ -279,22 +280,22 @@ def _tiny_decoder(config: ConfigDict, workdir: Workdir, console: Console, _: str
 
 
 def _whole_task(
-    config: ConfigDict, workdir: Workdir, memory: str, evaluated: Any, sampler: SamplerOptions
+    config: ConfigDict, workdir: Workdir, memory: str, data: TrainingData, sampler: SamplerOptions
 ) -> DenoiserTask:
     """The task of the whole denoiser, with the clips of its sample sheets where there are any."""
-    from mirage_jax.training import held_out
     from mirage_jax.training.denoiser_task import Preview
     from mirage_jax.world.latent_clip import from_fields
     from mirage_jax.world.latent_encoder import LatentEncoder
 
     encoder = LatentEncoder.load(workdir.model("encoder"))
     task = build.denoiser_task(config, memory, encoder.spread)
+    task = dataclasses.replace(task, sizes=data.shapes)
     latents = task.chunk_latents + task.context_frames.preceding_latents
     constants = jax.jit(task.conditioner.constants, static_argnums=(1, 2))
     task = dataclasses.replace(task, constants=constants(encoder, latents, task.size))
     if not config.sample_every:
         return task
-    records = [evaluated[i] for i in held_out.spread_over(len(evaluated), 4)]
+    records = data.shown(4)
     shown = {name: np.stack([record[name] for record in records]) for name in records[0]}
     preview = Preview(encoder, from_fields(shown), sampler, fps=config.evaluation.fps)
     return dataclasses.replace(task, preview=preview)

@@ -75,6 +75,12 @@ _FOV = flags.DEFINE(
     None,
     "Degrees across the shorter side of --size, where FILE has no intrinsics.",
 )
+_SCENE_DEPTH = flags.DEFINE(
+    Real(above=0),
+    "scene_depth",
+    None,
+    "Metres that x stands for in steps, and whose size a dolly_zoom keeps.",
+)
 _SCALE = flags.DEFINE(Real(above=0), "scale", 1.0, "Times which convert makes translations longer.")
 _FROM_ORIGIN = flags.DEFINE_bool(
     "from_origin", False, "Whether convert moves the path so that its first camera is the identity."
@@ -126,7 +132,14 @@ def _record(source: str) -> CameraRecord:
         )
     if record.size is None and size is not None:
         record = record.replace(size=size)
-    return _with_lens(record)
+    record = _with_lens(record)
+    if record.intrinsics is None:
+        return record
+    zoom = trajectories.zoom_of(source, len(record), scene_depth=_SCENE_DEPTH.value)
+    if zoom is None:
+        return record
+    factors = np.stack([zoom, zoom, np.ones(len(zoom)), np.ones(len(zoom))], axis=-1)
+    return record.replace(intrinsics=record.intrinsics * factors)
 
 
 def _with_lens(record: CameraRecord) -> CameraRecord:
@@ -148,8 +161,9 @@ def _named(source: str) -> np.ndarray:
     frames = _LENGTH.value or 81
     if trajectories.is_keys(source):
         return trajectories.keys(source, _LENGTH.value)
-    make = trajectories.steps if trajectories.is_composed(source) else trajectories.make
-    return make(source, frames)
+    if trajectories.is_composed(source):
+        return trajectories.steps(source, frames, scene_depth=_SCENE_DEPTH.value)
+    return trajectories.make(source, frames)
 
 
 def _size() -> tuple[int, int] | None:

@@ -65,7 +65,8 @@ def measure(
         for name, by_steps in options.items():
             rows = found[world].setdefault(name, {})
             for steps, sampler in by_steps.items():
-                model = models[name].replace(sampler=sampler)  # type: ignore[attr-defined]
+                fitted: Any = held_out.fitted(models[name])
+                model = fitted.replace(sampler=sampler)
                 video = in_batches(
                     lambda batch, key, model=model: run(model, batch, key, kept),
                     held_out.clips,

@@ -50,6 +50,11 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.video)
 
+    def fitted(self, model: WorldModel) -> WorldModel:
+        """The model for pictures of these clips' size, one of those that it was trained on."""
+        height, width = self.video.shape[2:4]
+        return model.replace(size=(height, width))  # type: ignore[attr-defined]
+
 
 def held_out(recorded: Path, clips: LatentClip, numbers: Sequence[int]) -> HeldOut:
     """Clips of the split "eval" of a recorded folder, with what they were cached as.

@@ -1,4 +1,4 @@
-"""Embedded captions of recorded clips: one file for a set of clips, each text in it once."""
+"""Embedded captions of recorded clips: files like those of their latents, each text in it once."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 from mirage_jax.io.atomic import replacing
 from mirage_jax.io.records import record_writer
 from mirage_jax.io.text import TextEmbeddings
+from mirage_jax.training.latent_cache import cache_files, forget_key
 
 BATCH = 8
 """Texts that are embedded at once."""
@@ -28,13 +29,14 @@ def write_captions(
     captions: Iterable[str | None],
     embed: Callable[[Sequence[str]], TextEmbeddings],
 ) -> tuple[int, int]:
-    """Writes the embedded captions of a set of clips, a batch of texts in memory at a time.
+    """Writes one file of embedded captions of clips, a batch of texts in memory at a time.
 
-    The first record says which of the others each clip has; texts are stored without padding.
+    The first record says which of the others each clip has; texts are stored without padding. The
+    file appears when it is whole, and without the key of the one it replaces.
 
     Args:
       path: file to write.
-      captions: of all clips, in their order; None for a clip without.
+      captions: of the clips, in their order; None for a clip without.
       embed: texts to embeddings, always `BATCH` of them.
 
     Returns:
@@ -44,25 +46,46 @@ def write_captions(
     texts = (rows.setdefault(text, len(rows)) if text else -1 for text in captions)
     row_of_clip = np.fromiter(texts, np.int64)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial, record_writer(partial, "group_size:1,zstd:3") as writer:
-        writer.write(save({"row_of_clip": row_of_clip}))
-        remaining = iter(rows)
-        while group := list(itertools.islice(remaining, BATCH)):
-            made = embed([*group, *[""] * (BATCH - len(group))])
-            for tokens, length in list(zip(made.tokens, made.lengths, strict=True))[: len(group)]:
-                writer.write(save({"tokens": np.ascontiguousarray(tokens[:length])}))
+    with replacing(path) as partial:
+        with record_writer(partial, "group_size:1,zstd:3") as writer:
+            writer.write(save({"row_of_clip": row_of_clip}))
+            remaining = iter(rows)
+            while group := list(itertools.islice(remaining, BATCH)):
+                made = embed([*group, *[""] * (BATCH - len(group))])
+                embedded = list(zip(made.tokens, made.lengths, strict=True))
+                for tokens, length in embedded[: len(group)]:
+                    writer.write(save({"tokens": np.ascontiguousarray(tokens[:length])}))
+        forget_key(path)
     return int((row_of_clip >= 0).sum()), len(rows)
 
 
 class Captions:
-    """Random access to what `write_captions` wrote.
+    """Random access to the embedded captions of a set of clips, in one file or several.
 
     Args:
-      path: the file.
+      path: the file, from whose name those of several are made, see `latent_cache.cache_files`.
 
     Raises:
       FileNotFoundError, ValueError: naming the file that is missing or damaged.
     """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._files = [_CaptionFile(file) for file in cache_files(path)]
+        self._ends = np.cumsum([len(file) for file in self._files])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def of_clip(self, number: int) -> Float[np.ndarray, "l e"] | None:
+        """Tokens of the caption of a recorded clip, without padding; None where it has none."""
+        which = int(np.searchsorted(self._ends, number, side="right"))
+        file = self._files[which]
+        return file.of_clip(number - int(self._ends[which]) + len(file))
+
+
+class _CaptionFile:
+    """Random access to what `write_captions` wrote."""
 
     def __init__(self, path: Path):
         if not path.exists():
@@ -82,7 +105,6 @@ class Captions:
         return len(self._row_of_clip)
 
     def of_clip(self, number: int) -> Float[np.ndarray, "l e"] | None:
-        """Tokens of the caption of a recorded clip, without padding; None where it has none."""
         row = int(self._row_of_clip[number])
         if row < 0:
             return None

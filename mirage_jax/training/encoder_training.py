@@ -17,7 +17,7 @@ from mirage_jax.nn.patch_pca import pca_linear_path
 from mirage_jax.nn.tiny_decoder import TinyDecoder
 from mirage_jax.nn.video_vae import VideoVAE, measure_stats, normalise
 from mirage_jax.settings import Settings, setting
-from mirage_jax.training.held_out import spread_over, window_batches
+from mirage_jax.training.held_out import common_middle, spread_over, window_batches
 from mirage_jax.training.sources import Joined, VideoWindow
 from mirage_jax.training.stage import StageOptions, train_task
 from mirage_jax.training.tiny_decoder_task import TinyDecoderTask
@@ -60,7 +60,7 @@ def train_encoder(
       options: how and where; None takes the autoencoder as it starts, with its linear path alone.
     """
     source = Joined([loading.ClipSource(path, "train", fields=("video",)) for path in clips])
-    sample = np.stack([source[i]["video"] for i in spread_over(len(source), PCA_CLIPS)])
+    sample = common_middle([source[i]["video"] for i in spread_over(len(source), PCA_CLIPS)])
     linear_path = None
     if vae.linear_path:
         linear_path = pca_linear_path(
@@ -72,9 +72,8 @@ def train_encoder(
             seed=settings.seed,
         )
     held_out = Joined([loading.ClipSource(path, "eval", fields=("video",)) for path in clips])
-    sheet = np.stack(
-        [held_out[i]["video"][: settings.frames] for i in spread_over(len(held_out), 4)]
-    )
+    shown = [held_out[i]["video"] for i in spread_over(len(held_out), 4)]
+    sheet = common_middle([video[: settings.frames] for video in shown])
     task = VAETask(
         vae=vae,
         frames=settings.frames,

@@ -39,6 +39,14 @@ def clip_batches(
             yield {name: np.stack([r[name] for r in records]) for name in records[0]}
 
 
+def common_middle(videos: Sequence[np.ndarray]) -> np.ndarray:
+    """Videos [T, H, W, 3] as one array, those of several shapes cut to the middle that all have."""
+    height, width = (min(video.shape[axis] for video in videos) for axis in (1, 2))
+    starts = [((v.shape[1] - height) // 2, (v.shape[2] - width) // 2) for v in videos]
+    cut = zip(videos, starts, strict=True)
+    return np.stack([v[:, top : top + height, left : left + width] for v, (top, left) in cut])
+
+
 def window_batches(source: Any, frames: int, least: int = 8) -> Iterator[dict[str, np.ndarray]]:
     """The last window of held-out clips of every world, where the camera comes back.
 
@@ -47,8 +55,8 @@ def window_batches(source: Any, frames: int, least: int = 8) -> Iterator[dict[st
     batch = _shared_evenly(least, len(source))
     chosen = spread_over(len(source), min(len(source), 64) // batch * batch)
     for start in range(0, len(chosen), batch):
-        clips = [source[i]["video"][-frames:] for i in chosen[start : start + batch]]
-        yield {"video": np.stack(clips)}
+        clips = [source[i]["video"] for i in chosen[start : start + batch]]
+        yield {"video": common_middle([video[-frames:] for video in clips])}
 
 
 def _shared_evenly(least: int, available: int) -> int:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from mirage_jax.io.atomic import replacing, write_atomically
+from mirage_jax.io.lock import locked
 from mirage_jax.io.records import record_writer
 from mirage_jax.io.strict_json import parse_object
 from mirage_jax.world.latent_clip import FIELDS, OPTIONAL_FIELDS, LatentClip, fields_of
@@ -71,7 +72,7 @@ def _parts(path: Path) -> list[Path]:
 def remove_others(path: Path, planned: Iterable[Path]) -> None:
     """Removes files of the cache called `path` that are none of those planned, keys first."""
     for file in {path, *_parts(path)} - set(planned):
-        _key_file(file).unlink(missing_ok=True)
+        forget_key(file)
         file.unlink(missing_ok=True)
 
 
@@ -90,6 +91,48 @@ def stale_files(path: Path, key: Mapping[str, Any]) -> str:
     return next(filter(None, map(stale, files, keys)), "")
 
 
+def make_stale_files(
+    path: Path,
+    key: Mapping[str, Any],
+    clips: int,
+    make: Callable[[Path, range], Mapping[int, str]],
+    *,
+    file_clips: int,
+    share: tuple[int, int],
+    purpose: str,
+    say: Callable[[str], None],
+) -> None:
+    """Makes those files of a cache that are not of the key; of all that are, nothing is done.
+
+    Args:
+      path: the cache.
+      key: of `stale_files`.
+      clips: recorded clips, of which each file has some.
+      make: writes a file, of the clips of these numbers; returns why some are not in it.
+      file_clips: clips of a file at most.
+      share: (i, n): of its files the i-th of each n is made here.
+      purpose: of the lock that is held meanwhile.
+      say: called with a line of text.
+
+    Raises:
+      LockedError: if another process is making one of these files.
+    """
+    files = planned_files(path, clips, file_clips)
+    if share[0] == 0:
+        remove_others(path, files)
+    for number in range(share[0], len(files), share[1]):
+        file, own = files[number], part_key(key, number, len(files))
+        if not stale(file, own):
+            continue
+        with locked(file.with_suffix(".lock"), purpose):
+            # Again: another process may just have made it.
+            if reason := stale(file, own):
+                say(f"{file}: {reason}")
+                first = number * file_clips
+                skipped = make(file, range(first, min(first + file_clips, clips)))
+                write_key(file, own, skipped)
+
+
 def write_cache(path: Path, clips: Iterable[LatentClip]) -> int:
     """Writes batches of clips (numpy leaves, leading dimension) to one ArrayRecord file.
 
@@ -104,8 +147,13 @@ def write_cache(path: Path, clips: Iterable[LatentClip]) -> int:
                 for index in range(len(batch.chunks)):
                     writer.write(_to_bytes(batch, index))
                     count += 1
-        _key_file(path).unlink(missing_ok=True)
+        forget_key(path)
     return count
+
+
+def forget_key(path: Path) -> None:
+    """Removes what is said of a file that is about to be replaced."""
+    _key_file(path).unlink(missing_ok=True)
 
 
 def write_key(path: Path, key: Mapping[str, Any], skipped: Mapping[int, str] | None = None) -> None:

@@ -18,7 +18,6 @@ from rich.progress import track
 from data_pipelines import loading
 from data_pipelines.card import read_card
 from data_pipelines.tolerance import Skipped
-from mirage_jax.io.lock import locked
 from mirage_jax.parallel import make_mesh
 from mirage_jax.training import latent_cache
 from mirage_jax.training.clip_encoding import (
@@ -108,25 +107,25 @@ def refresh_cache(
         return
     source = loading.ClipSource(clips, split, REQUIRED_FIELDS, optional=OPTIONAL_FIELDS)
     files = latent_cache.planned_files(out, len(source), file_clips)
-    if share[0] == 0:
-        latent_cache.remove_others(out, files)
     skipped = Skipped(source, skip_share, say)
     for number, file in enumerate(files):
         if not latent_cache.stale(file, latent_cache.part_key(key, number, len(files))):
             skipped.reasons |= latent_cache.skipped_clips(file)
-    for number in range(share[0], len(files), share[1]):
-        file, own = files[number], latent_cache.part_key(key, number, len(files))
-        if not latent_cache.stale(file, own):
-            continue
-        with locked(file.with_suffix(".lock"), f"encoding {clips.name} {split}"):
-            # Again: another process may just have made it.
-            if reason := latent_cache.stale(file, own):
-                say(f"{file}: {reason}")
-                first = number * file_clips
-                chosen = range(first, min(first + file_clips, len(source)))
-                _encode(encoder, source, chosen, file, settings, console, depth_of, skipped)
-                here = {n: why for n, why in skipped.reasons.items() if n in chosen}
-                latent_cache.write_key(file, own, here)
+
+    def make(file: Path, chosen: range) -> dict[int, str]:
+        _encode(encoder, source, chosen, file, settings, console, depth_of, skipped)
+        return {n: why for n, why in skipped.reasons.items() if n in chosen}
+
+    latent_cache.make_stale_files(
+        out,
+        key,
+        len(source),
+        make,
+        file_clips=file_clips,
+        share=share,
+        purpose=f"encoding {clips.name} {split}",
+        say=say,
+    )
 
 
 BATCH = 4

@@ -21,11 +21,14 @@ from mirage_jax.trajectories.composed import is_keys as is_keys
 from mirage_jax.trajectories.composed import keys as keys
 from mirage_jax.trajectories.composed import steps as steps
 from mirage_jax.trajectories.composed import uses_scene_depth as uses_scene_depth
+from mirage_jax.trajectories.composed import zoom_of_steps as zoom_of_steps
+from mirage_jax.trajectories.composed import zooms as zooms
 from mirage_jax.trajectories.named import ALIASES as ALIASES
 from mirage_jax.trajectories.named import CLOSED_NAMES as CLOSED_NAMES
 from mirage_jax.trajectories.named import NAMES as NAMES
 from mirage_jax.trajectories.named import known_name as known_name
 from mirage_jax.trajectories.named import make as make
+from mirage_jax.trajectories.named import zoom as zoom
 
 
 def __getattr__(name: str) -> Any:
@@ -44,6 +47,36 @@ def is_named(text: str) -> bool:
     if text in NAMES or text in ALIASES:
         return True
     return not Path(text).exists() and (is_composed(text) or not Path(text).suffix)
+
+
+def zoom_of(
+    trajectory: str,
+    frames: int,
+    *,
+    angle: float | int = 90.0,
+    distance: float | int = 1.0,
+    scene_depth: float | None = None,
+) -> Float[np.ndarray, " t"] | None:
+    """Focal length of every frame of a named path or of steps, as a multiple of the first.
+
+    Args:
+      trajectory: a name, steps, keys, or a file, which says itself how its lens changes.
+      frames, angle, distance, scene_depth: of `make` and `steps`.
+    Returns:
+      None where the lens does not change.
+    Raises:
+      ValueError: without the depth of the scene, whose size is kept, or as of `zoom`.
+    """
+    if not is_named(trajectory) or not zooms(trajectory):
+        return None
+    if scene_depth is None:
+        raise ValueError(
+            f"trajectory {trajectory!r}: the scene's depth is not known, which the lens zooms by"
+        )
+    if is_composed(trajectory):
+        options = {"angle": angle, "distance": distance, "scene_depth": scene_depth}
+        return zoom_of_steps(trajectory, frames, **options)
+    return zoom(trajectory, frames, distance=distance, depth=scene_depth)
 
 
 def load(path: str | Path, frames: int | None = None) -> Float[np.ndarray, "t 4 4"]:

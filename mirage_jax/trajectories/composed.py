@@ -18,14 +18,16 @@ from __future__ import annotations
 
 import difflib
 import math
+import operator
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-from mirage_jax.trajectories.named import ALIASES, PATHS, Pose
+from mirage_jax.trajectories.named import ALIASES, PATHS, ZOOMS, check_zoom
 
 STEPS = {
     "forward": "push_in",
@@ -49,7 +51,8 @@ _BY_ANGLE = (
 _STEP = re.compile(r"([a-z_]+)(?::([-+.\de]+)(m|x|deg)?)?")
 _DEGREES_PER_METRE = 45.0  # what takes as long as a metre
 
-Local = Callable[[float], Pose]
+Local = Callable[[float], Any]
+"""From progress in [0, 1] to a pose, or to a focal length, relative to the start."""
 
 # Right, down and forward in a frame; degrees to the right, up and of leaning right.
 KEYS: dict[str, tuple[float, ...]] = {
@@ -94,8 +97,15 @@ def _parts(text: str, pattern: re.Pattern[str], separator: str) -> list[re.Match
 
 
 def uses_scene_depth(text: str) -> bool:
-    """Whether an amount is a multiple of the scene's depth."""
-    return any(re.fullmatch(r"[a-z_]+:[-+.\de]+x", part.strip()) for part in text.split(","))
+    """Whether an amount is a multiple of the scene's depth, or a lens zooms by it."""
+    words = [part.strip() for part in text.split(",")]
+    return zooms(text) or any(re.fullmatch(r"[a-z_]+:[-+.\de]+x", word) for word in words)
+
+
+def zooms(text: str) -> bool:
+    """Whether the lens changes on a named path or on one of several steps."""
+    names = (part.partition(":")[0].strip() for part in text.split(","))
+    return any(ALIASES.get(name, name) in ZOOMS for name in names)
 
 
 def steps(
@@ -121,29 +131,78 @@ def steps(
     Raises:
       ValueError: naming the step: what was found and what was expected.
     """
+    legs, closed = _legs(text, frames, angle, distance, scene_depth)
+    whole: Local = lambda u: np.eye(4)  # noqa: E731
+    cost = 0.0
+    for name, turn, travel, own in legs:
+        if name == BACK:
+            whole, cost = _joined(whole, cost, _reversed(whole), cost)
+        else:
+            whole, cost = _joined(whole, cost, _local(name, turn, travel), own)
+    poses = _sampled(whole, frames)
+    if closed:
+        poses[-1] = poses[0]
+    return poses
+
+
+def zoom_of_steps(
+    text: str,
+    frames: int,
+    *,
+    angle: float | int = 90.0,
+    distance: float | int = 1.0,
+    scene_depth: float,
+) -> Float[np.ndarray, " t"]:
+    """Focal length of every frame of `steps`, as a multiple of the first; arguments are theirs.
+
+    Steps that zoom keep the size of what is `scene_depth` ahead as they begin.
+    """
+    legs, closed = _legs(text, frames, angle, distance, scene_depth)
+    whole: Local = lambda u: 1.0  # noqa: E731
+    cost = 0.0
+    for name, _, travel, own in legs:
+        if name == BACK:
+            back = _reversed_zoom(whole)
+            whole, cost = _joined(whole, cost, back, cost, operator.mul)
+            continue
+        if name in ZOOMS:
+            check_zoom(name, travel, scene_depth)
+        whole, cost = _joined(whole, cost, _zoom(name, travel, scene_depth), own, operator.mul)
+    factors = _sampled(whole, frames)
+    if closed:
+        factors[-1] = factors[0]
+    return factors
+
+
+def _sampled(path: Local, frames: int) -> np.ndarray:
+    progress = np.linspace(0.0, 1.0, frames) if frames > 1 else np.zeros(1)
+    return np.stack([path(float(u)) for u in progress])
+
+
+def _legs(
+    text: str,
+    frames: int,
+    angle: float | int,
+    distance: float | int,
+    scene_depth: float | None,
+) -> tuple[list[tuple[str, float, float, float]], bool]:
+    """Name, radians, metres and duration of every step, and whether the path comes back."""
     if frames < 1:
         raise ValueError(f"trajectory {text!r}: found frames={frames}, expected at least 1")
-    whole: Local = lambda u: np.eye(4)  # noqa: E731
-    cost, closed = 0.0, False
+    legs: list[tuple[str, float, float, float]] = []
     for part in text.split(","):
         name, amount = _step(part.strip(), text, scene_depth)
         if name == BACK:
-            if amount is not None or not cost:
+            if amount is not None or not legs:
                 raise ValueError(f"trajectory {text!r}: back goes to the start, after other steps")
-            whole, cost = _joined(whole, cost, _reversed(whole), cost)
-            closed = True
+            legs.append((BACK, 0.0, 0.0, 0.0))
             continue
-        closed = False
         by_angle = name.startswith(_BY_ANGLE)
         turn = math.radians(angle if amount is None or not by_angle else amount)
         travel = float(distance if amount is None or by_angle else amount)
         own = abs(math.degrees(turn)) / _DEGREES_PER_METRE if by_angle else abs(travel)
-        whole, cost = _joined(whole, cost, _local(name, turn, travel), max(own, 0.1))
-    progress = np.linspace(0.0, 1.0, frames) if frames > 1 else np.zeros(1)
-    poses = np.stack([whole(float(u)) for u in progress])
-    if closed:
-        poses[-1] = poses[0]
-    return poses
+        legs.append((name, turn, travel, max(own, 0.1)))
+    return legs, legs[-1][0] == BACK
 
 
 def _local(name: str, turn: float, travel: float) -> Local:
@@ -156,13 +215,27 @@ def _reversed(path: Local) -> Local:
     return lambda u: home @ path(1.0 - u)
 
 
-def _joined(first: Local, cost: float, second: Local, more: float) -> tuple[Local, float]:
+def _zoom(name: str, travel: float, depth: float) -> Local:
+    return lambda u: ZOOMS[name](u, travel, depth) if name in ZOOMS else 1.0
+
+
+def _reversed_zoom(path: Local) -> Local:
+    return lambda u: path(1.0 - u) / path(1.0)
+
+
+def _joined(
+    first: Local,
+    cost: float,
+    second: Local,
+    more: float,
+    after: Callable[[Any, Any], Any] = operator.matmul,
+) -> tuple[Local, float]:
     if not cost:
         return second, more
     share, end = cost / (cost + more), first(1.0)
 
-    def path(u: float) -> Pose:
-        return first(u / share) if u <= share else end @ second((u - share) / (1.0 - share))
+    def path(u: float) -> Any:
+        return first(u / share) if u <= share else after(end, second((u - share) / (1.0 - share)))
 
     return path, cost + more
 

@@ -118,12 +118,19 @@ _OPEN: dict[str, LocalPath] = {
     "orbit_up": lambda u, a, d: _orbit_up(a * _ease(u), d),
     "orbit_down": lambda u, a, d: _orbit_up(-a * _ease(u), d),
     "spiral": _spiral,
+    "dolly_zoom": lambda u, a, d: _pose(z=-d * _ease(u)),
 }
 
 CLOSED_NAMES = tuple(_CLOSED)
 NAMES = (*_CLOSED, *_OPEN)
 PATHS: dict[str, LocalPath] = {**_CLOSED, **_OPEN}
 """Every path by name, as a function of progress, angle (radians) and distance."""
+
+# progress in [0, 1], distance and depth in metres -> focal length relative to the start
+Zoom = Callable[[float, float, float], float]
+
+ZOOMS: dict[str, Zoom] = {"dolly_zoom": lambda u, d, depth: 1.0 + d * _ease(u) / depth}
+"""Of those paths on which the lens changes."""
 
 ALIASES = {
     "static": "hold",
@@ -140,6 +147,7 @@ ALIASES = {
     "arc_right": "orbit_right",
     "lemniscate": "figure_eight",
     "rotate_spot": "full_circle",
+    "vertigo": "dolly_zoom",
 }
 """Names that other tools and film crews have for some of them."""
 
@@ -173,7 +181,7 @@ def make(
     `look_around` turns right by `angle`, left by it, and back. Open: `hold`; `push_in`, `pull_out`,
     `move_*` travel by `distance`; `pan_*`, `tilt_*`, `roll_*` rotate by `angle`; `orbit_*` circle
     by `angle` around the point `distance` ahead; `spiral` moves in by `distance`, turning around
-    the line of sight once.
+    the line of sight once; `dolly_zoom` moves back by `distance` while the lens zooms in (`zoom`).
 
     Args:
       name: one of `NAMES` or `ALIASES`.
@@ -203,3 +211,34 @@ def make(
     if name in _CLOSED:
         poses[-1] = start  # sin(2 pi) is not 0 in floating point; the same place must be the same
     return poses
+
+
+def zoom(
+    name: str, frames: int, *, distance: float | int = 1.0, depth: float | int
+) -> Float[np.ndarray, " t"]:
+    """Focal length of every frame of a named path, as a multiple of the first.
+
+    That of `dolly_zoom` keeps the size of what is `depth` ahead: it grows as the distance does.
+    What is farther grows with it, what is nearer shrinks. Other paths do not zoom.
+
+    Args:
+      name, frames, distance: of `make`.
+      depth: metres ahead of the first frame.
+    Raises:
+      ValueError: as of `make`, or if the camera would reach what is at that depth.
+    """
+    name = known_name(name)
+    progress = np.linspace(0.0, 1.0, frames) if frames > 1 else np.zeros(1)
+    if name not in ZOOMS:
+        return np.ones(frames)
+    check_zoom(name, distance, depth)
+    return np.array([ZOOMS[name](float(u), float(distance), float(depth)) for u in progress])
+
+
+def check_zoom(name: str, distance: float | int, depth: float | int) -> None:
+    """Raises ValueError unless what is at the depth stays ahead of a camera that moves back."""
+    if not (math.isfinite(depth) and depth > 0 and depth + distance > 0):
+        raise ValueError(
+            f"trajectory {name}: found a distance of {distance:g} m to something {depth:g} m "
+            "ahead, expected it to stay ahead"
+        )

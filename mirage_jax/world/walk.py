@@ -105,21 +105,31 @@ def camera_path(
 
 
 def with_path_file(
-    walk: Walk, trajectory: str, size: tuple[int, int], *, fps: float | None = None
+    walk: Walk,
+    trajectory: str,
+    size: tuple[int, int],
+    *,
+    fps: float | None = None,
+    zoom: Float[np.ndarray, " f"] | None = None,
 ) -> Walk:
-    """The walk with the zoom and the times of the camera file that its path is of.
+    """The walk with the zoom of its path, and the times of the camera file that it is of.
 
     What the lens of the file does is done to the world's: its focal lengths change in the same
     ratio from frame to frame, its principal point by the same share of the picture.
 
     Args:
       walk: along the path of `camera_path`.
-      trajectory: as given to it; names, steps and keys leave the walk as it is.
+      trajectory: as given to it; names, steps and keys have no times.
       size: (H, W) of the pictures.
       fps: frames per second that are asked for in place of the file's times.
+      zoom: of names and steps, `trajectories.zoom_of`.
     """
     if trajectories.is_keys(trajectory) or trajectories.is_named(trajectory):
-        return walk
+        if zoom is None:
+            return walk
+        own = np.array(walk.world.intrinsics, np.float64) * np.ones((len(zoom), 1))
+        own[:, :2] *= zoom[:, None]
+        return dataclasses.replace(walk, intrinsics=own.astype(np.float32))
     record, count = trajectories.load_cameras(trajectory), len(walk.path)
     lens = _zoomed(walk, record, size)
     found = of_record(trajectory, record, count, fps=fps, zooms=lens is not None)

@@ -37,8 +37,8 @@ def test_bench_prints_and_writes_its_numbers(call, monkeypatch, tmp_path):
 
 
 def test_bench_loader_times_every_way_of_storing(monkeypatch, capsys, tmp_path):
-    small = ["--room_pixels=16", "--window_frames=12", "--batch_windows=2", "--timed_batches=2"]
-    monkeypatch.setattr(bench_loader, "_ROOMS", 2)
+    small = ["--room_pixels=16", "--room_width=24", "--recorded_rooms=2", "--window_frames=12"]
+    small += ["--batch_windows=2", "--timed_batches=2", "--step_seconds=0.01"]
     here = functools.partial(recording.record, workers=0)
     monkeypatch.setattr(recording, "record", here)
     monkeypatch.setattr(sys, "argv", ["mirage bench", *small])
@@ -53,10 +53,14 @@ def test_bench_loader_times_every_way_of_storing(monkeypatch, capsys, tmp_path):
     for row in found:
         assert row["windows_per_s"] > 0 and f"{row['windows_per_s']:,.1f}" in out
         assert row["frames_per_s"] == pytest.approx(row["windows_per_s"] * 12)
-        # A window of 12 frames of 16 x 16 with its cameras.
+        # A window of 12 frames of 16 x 24 with its cameras.
         assert row["mb_per_s"] == pytest.approx(
-            row["windows_per_s"] * 12 * (16 * 16 * 3 + 4 * 4 + 16 * 8) / 1e6
+            row["windows_per_s"] * 12 * (16 * 24 * 3 + 4 * 4 + 16 * 8) / 1e6
         )
+        assert f"{row['core_s']:.3f}" in out and f"{row['waiting']:.1%}" in out
+        # What is not waited for is the steps, of which every batch of two windows has one.
+        steps = 0.01 * row["windows_per_s"] / 2
+        assert 0 <= row["waiting"] <= 1 - steps + 1e-6
 
 
 @pytest.mark.parametrize("subject", ["loader", "movers"])
@@ -65,6 +69,7 @@ def test_numbers_are_written_into_a_folder_that_is_not_there_yet(
 ):
     module = {"loader": bench_loader, "movers": bench_movers}[subject]
     row = {"windows_per_s": 1.0, "frames_per_s": 12.0, "mb_per_s": float("nan"), "clip_mb": 1.0}
+    row |= {"core_s": None, "waiting": None}
     monkeypatch.setattr(bench_loader, "measure", lambda *_: {"workers": 0, **row})
     monkeypatch.setattr(bench_loader, "_recordings", lambda *_: [("raw", tmp_path, "train")])
     measured = {"errors": {}, "hidden": [4], "scenes": 1, "bounced": {}}

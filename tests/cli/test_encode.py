@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from helpers.command_line import assert_refused
 from mirage_jax.cli.helpers import clip_sources, encoding, prompts
 from mirage_jax.io.text import TextEmbeddings, load_embeddings
 from mirage_jax.io.workdir import Workdir
+from mirage_jax.training import latent_cache
+from mirage_jax.training.captions import Captions
 from mirage_jax.training.latent_cache import LatentSource
 
 
@@ -77,8 +80,13 @@ class Captioned(ProceduralSource):
             yield dataclasses.replace(clip, caption="a long hall" if number % 2 else None)
 
 
-def test_captions_of_clips_are_their_texts(monkeypatch, tmp_path):
-    workdir, console = Workdir(tmp_path), Console(file=io.StringIO())
+@pytest.fixture
+def captioned(monkeypatch, tmp_path):
+    """A work directory of three clips, the files of the text encoder, and the texts it was given.
+
+    Texts become two tokens of their length.
+    """
+    workdir, asked = Workdir(tmp_path), []
     source = Captioned(size=16, frames=13, train_worlds=1, eval_worlds=1)
     record(source, workdir.worlds("procedural"), "train", 3, workers=0, progress=False)
     files = tmp_path / "tokenizer.json", tmp_path / "text.safetensors"
@@ -87,6 +95,7 @@ def test_captions_of_clips_are_their_texts(monkeypatch, tmp_path):
 
     def embedder(tokenizer, encoder):
         def embed(texts):
+            asked.extend(text for text in texts if text)
             lengths = np.array([2 * bool(text) for text in texts], np.int32)
             tokens = np.zeros((len(texts), 4, 3), np.float32)
             tokens[:, :2] = [[[len(text)]] for text in texts]
@@ -95,6 +104,11 @@ def test_captions_of_clips_are_their_texts(monkeypatch, tmp_path):
         return embed
 
     monkeypatch.setattr(prompts, "text_embedder", embedder)
+    return workdir, files, asked
+
+
+def test_captions_of_clips_are_their_texts(captioned, tmp_path):
+    (workdir, files, _), console = captioned, Console(file=io.StringIO())
     embeddings = str(tmp_path / "prompts.safetensors")
     text = {"captions": True, "embeddings": embeddings, "prompts": {"procedural": "a room"}}
     config = ConfigDict({"worlds": ("procedural",), "text": text})
@@ -126,6 +140,46 @@ def test_captions_of_clips_are_their_texts(monkeypatch, tmp_path):
     card.write_text(card.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(ValueError, match=r"made with another clips than .*procedural"):
         with_text()
+
+
+def test_files_of_captions_are_resumed_and_shared_by_hosts(captioned, monkeypatch):
+    workdir, files, asked = captioned
+    path = workdir.captions("procedural", "train")
+    config, said = ConfigDict({"worlds": ("procedural",)}), io.StringIO()
+
+    def encode(host=0, hosts=1):
+        monkeypatch.setattr(encoding.jax, "process_index", lambda: host)
+        monkeypatch.setattr(encoding.jax, "process_count", lambda: hosts)
+        monkeypatch.setattr(encoding, "first_alone", lambda name, action: None)
+        asked.clear()
+        console = Console(file=said, width=200)
+        encoding.encode_captions(config, workdir, console, *files, file_clips=1)
+        return len(asked)
+
+    assert [encode(host, 3) for host in (0, 2)] == [0, 0]  # of clips without a caption
+    with pytest.raises(ValueError, match=r"found 2 of 3 parts .*captions-00001-of-00003"):
+        Captions(path)
+    assert encode(1, 3) == 1
+    parts = latent_cache.cache_files(path)
+    before = [part.read_bytes() for part in parts]
+    assert [tokens is None for tokens in map(Captions(path).of_clip, range(3))] == [1, 0, 1]
+    np.testing.assert_array_equal(Captions(path).of_clip(1), np.full((2, 3), 11))
+    assert encode() == 0 and "up to date" in said.getvalue()
+    # One that is missing, without its key or of another encoder is made, and no other.
+    parts[1].unlink()
+    assert encode() == 1
+    parts[0].with_suffix(".json").unlink()
+    assert encode() == 0 and [part.read_bytes() for part in parts] == before
+    # Of two encoders: refused, naming the file that is not of the prompts' one.
+    files[1].write_bytes(b"y")
+    assert encode(1, 3) == 1
+    made_from = latent_cache.made_from(parts[1])
+    note = {name: made_from[name] for name in ("text_encoder", "tokenizer")}
+    (workdir.root / "prompts.json").write_text(json.dumps(note))
+    config.text = {"captions": True, "embeddings": str(workdir.root / "prompts.safetensors")}
+    texts = {"procedural": np.zeros((4, 3), np.float32)}
+    with pytest.raises(ValueError, match=r"captions-00000-of-00003.*another text encoder"):
+        clip_sources.with_text(config, workdir, texts, "procedural", "train", range(3))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from helpers.command_line import assert_refused
 from helpers.made_footage import room
 from mirage_jax import trajectories
 from mirage_jax.cli.helpers import held_out_clips, real_returns
+from mirage_jax.io import video_frames
 
 LENS = ",".join(f"{float(value):g}" for value in room().intrinsics[0])
 TINY = (f"--config={paths.EXPERIMENTS / 'footage.py'}", "--config.tiny=true")
@@ -109,6 +110,54 @@ def test_a_video_trains_in_windows_without_a_cache(call, tmp_path):
     latents = tmp_path / "run" / "latents"
     assert not list(latents.glob("*train*")) and (latents / "footage-eval.array_record").exists()
     assert (tmp_path / "run" / "model" / "denoiser_latent").exists()
+
+
+SHAPES = ("record.size=32", "record.width=48", "data.shapes=48x32,32x32")
+
+
+def test_scenes_are_recorded_in_the_shape_nearest_to_their_own(call, tmp_path):
+    made_footage.wide_and_tall(tmp_path / "walks", room(24))
+    where = (*TINY, f"--config.data.root={tmp_path / 'walks'}", "--config.data.hop=4")
+    shapes = [f"--config.{field}" for field in SHAPES]
+    code, out, err = call("record", *where, *shapes)
+    assert code == 0 and "footage-32x32 is left out: no scene" in " ".join(out.split()), err
+    worlds = tmp_path / "run" / "worlds"
+    assert "footage-32x32" in json.loads((worlds / "skipped.json").read_text())
+    for name, size in {"footage": (32, 48), "footage-48x32": (48, 32)}.items():
+        for split in ("train", "eval"):
+            clip = ClipSource(worlds / name, split).clip(0)
+            assert clip.size == size and clip.world.startswith("tall") == (size[0] > size[1])
+    for field, words in {
+        "data.shapes=48x32,48x32": "'48x32', expected HEIGHTxWIDTH",
+        "data.shapes=32x48": "'32x48', expected HEIGHTxWIDTH",
+        "data.shapes=tall": "'tall', expected HEIGHTxWIDTH",
+        "data.shapes=48x34": "48x34, expected multiples of",
+        "data.shapes=32x16": "expected a multiple of 8 up to 16",
+        "loading.weights=1,2,3": "found 3, expected one for each of the 2 worlds",
+    }.items():
+        shown = [*shapes[:2], "--config.data.shapes=48x32", f"--config.{field}"]
+        assert_refused(call("record", *where, *shown), words)
+
+
+@pytest.mark.long
+def test_footage_of_several_shapes_becomes_a_world(call, tmp_path, monkeypatch):
+    made_footage.wide_and_tall(tmp_path / "walks", room(24))
+    where = (*TINY, f"--config.data.root={tmp_path / 'walks'}")
+    where += tuple(f"--config.{field}" for field in SHAPES)
+    for command in ("train", "evaluate"):
+        code, _, err = call(command, *where)
+        assert code == 0, err
+    assert set(json.loads((tmp_path / "run" / "results.json").read_text())["worlds"]) == {
+        "footage",
+        "footage-48x32",
+    }
+    monkeypatch.chdir(tmp_path)
+    made_footage.write_pictures(tmp_path, room().video[:1], "first.png")
+    shown = (f"--workdir={tmp_path / 'run'}", f"--image={tmp_path / 'first.png'}")
+    code, _, err = call("generate", *shown, "--trajectory=look_away")
+    assert code == 0, err
+    height, width = video_frames.VideoFrames(tmp_path / "generated.mp4").size  # enlarged
+    assert height * 48 == width * 32
 
 
 @pytest.mark.long

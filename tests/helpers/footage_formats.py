@@ -30,6 +30,7 @@ LAYOUTS: dict[str, tuple[str, Callable[..., None]]] = {
     "SpatialVID": ("spatialvid", made_footage.spatialvid),
     "ViPE": ("vipe", made_footage.vipe),
     "Mirage's samples": ("vipe", made_footage.mirage_sample),
+    "WorldScore": ("worldscore", made_footage.worldscore),
     "videos": ("video", made_footage.video),
     "transforms.json": ("pictures", made_footage.transforms),
 }

@@ -20,10 +20,18 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from data_pipelines import card, clip, clip_format
+from data_pipelines import card, clip, clip_format, released_latents
 from data_pipelines.loading import ClipSource
 from data_pipelines.sources import doom_map
-from helpers import forged_crc, geometry_npz, made_clips, paths, tiny_world, wads
+from helpers import (
+    forged_crc,
+    geometry_npz,
+    made_clips,
+    paths,
+    released_samples,
+    tiny_world,
+    wads,
+)
 from helpers.camera_formats import CAMERA_FORMATS, POSES
 from helpers.footage_formats import FOOTAGE_FORMATS
 from helpers.format_entry import Damage, Format, canonical
@@ -358,6 +366,26 @@ def _accept_captions(found: Any, original: Any) -> None:
     assert all(tokens.ndim == 2 and np.isfinite(tokens).all() for tokens in shown)
 
 
+# -- latents of the released code ------------------------------------------------------------------
+
+
+def _make_sample(folder: Path) -> Path:
+    path = folder / "00000007"
+    path.write_bytes(released_samples.value(released_samples.files(3, references=2)))
+    return path
+
+
+def _read_sample(path: Path) -> Any:
+    return released_latents.read_sample(path.read_bytes(), path)
+
+
+def _accept_sample(found: Any, original: Any) -> None:
+    for name, array in original.items():
+        if isinstance(array, np.ndarray) and found[name] is not None:
+            _finite(found[name])
+            assert (found[name].ndim, found[name].dtype) == (array.ndim, array.dtype)
+
+
 # -- JSON and text of ours, which people may edit --------------------------------------------------
 
 
@@ -592,6 +620,8 @@ FORMATS: dict[str, Format] = {
                ("latent_encoding.load_clips",), sealed=_seal_cache, **_OURS),
         Format("embedded captions", _make_captions, _read_captions, _accept_captions,
                ("captions.Captions",), sealed=_change_record, **_OURS),
+        Format("sample of released latents", _make_sample, _read_sample, _accept_sample,
+               ("released_latents.read_sample",)),
         Format("dataset card", _make_card, card.read_card, _accept_card, ("card.read_card",)),
         Format("metrics", _make_metrics, metrics.read_metrics, _accept_metrics,
                ("metrics.read_metrics",)),

@@ -1,5 +1,6 @@
 """Footage made for tests: a rendered room, written in the layouts of other projects."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -158,7 +159,13 @@ def torch_bytes(content):
 
     def value(thing):
         if isinstance(thing, np.ndarray):
-            kinds = {"<f4": "Float", "<f8": "Double", "<i8": "Long", "|u1": "Byte"}
+            kinds = {
+                "<f4": "Float",
+                "<f8": "Double",
+                "<i8": "Long",
+                "|u1": "Byte",
+                "<V2": "BFloat16",
+            }
             key = str(len(storages))
             storages.append(thing.tobytes())
             storage = b"(" + value("storage")
@@ -277,6 +284,19 @@ def video(root, clip, path="walk.mp4", sound=True):
         write_depth_png(folder / f"{number:04d}.png", depth, 0.001)
 
 
+def worldscore(root, clip):
+    """Generated frames, OpenGL cameras, the focal length that 512x512 pictures would have."""
+    folder = root / "static" / "photorealistic" / "indoor" / "rooms" / "000"
+    write_pictures(folder / "frames", clip.video, "{:03d}.png")
+    Image.fromarray(clip.video[0]).save(folder / "input_image.png")
+    poses = clip.cam2world @ np.diag([1.0, -1.0, -1.0, 1.0])
+    content = {"focal_length": float(clip.intrinsics[0, 0]) * 512 / clip.size[1], "scale": 1}
+    content |= {"cameras": poses[[0, -1]].tolist(), "cameras_interp": poses.tolist()}
+    (folder / "camera_data.json").write_text(json.dumps(content))
+    told = {"prompt_list": ["a room", " a room "], "camera_path": ["push_in"]}
+    (folder / "image_data.json").write_text(json.dumps(told))
+
+
 def hm_world(root, clip):
     """A video and camera.json: rows of the transposed matrix, Unreal's axes, centimetres."""
     folder = root / "scene_1"
@@ -336,3 +356,17 @@ def evil_torch():
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps([Evil()], protocol=2))
     return buffer.getvalue()
+
+
+def cropped(clip, rows, columns):
+    """The part of a clip's pictures in two slices."""
+    lens = clip.intrinsics - np.float32([0, 0, columns.start, rows.start])
+    video, depth = (array[:, rows, columns] for array in (clip.video, clip.depth))
+    return dataclasses.replace(clip, video=video, depth=depth, intrinsics=lens)
+
+
+def wide_and_tall(root, clip):
+    """The same walk twice, as pictures that are wide and as pictures that are tall."""
+    whole, middle = slice(0, SIZE), slice(SIZE // 6, SIZE - SIZE // 6)
+    transforms(root / "wide", cropped(clip, middle, whole))
+    transforms(root / "tall", cropped(clip, whole, middle))

@@ -127,3 +127,11 @@ def test_a_file_of_one_lens_without_times_leaves_both_to_the_world(tmp_path):
     assert walk_along(tmp_path / "walk.txt").fps is None  # TUM, timed by frame numbers
     named = Walk(found.world, path_of("push_in"))
     assert with_path_file(named, "push_in", (48, 64)) is named
+
+
+def test_a_path_that_zooms_zooms_the_lens_of_the_world():
+    held = walk_along("hold").world
+    zoom = np.linspace(1, 3, 33)
+    found = with_path_file(Walk(held, path_of("dolly_zoom")), "dolly_zoom", (48, 64), zoom=zoom)
+    np.testing.assert_allclose(found.intrinsics[:, :2], zoom[:, None] * [[50, 52]], rtol=1e-6)
+    np.testing.assert_array_equal(found.intrinsics[:, 2:], np.tile([31, 25], (33, 1)))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 _NAMES = (
     *("seven_scenes", "tum_rgbd", "re10k", "pixelsplat", "spatialvid", "vipe"),
-    *("video", "pictures"),
+    *("worldscore", "video", "pictures"),
 )
 _HERE = __name__.rpartition(".")[0]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import itertools
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -63,6 +64,9 @@ class FootageSource:
     axes: str = option("", "of camera files that do not say them: opencv, opengl, llff, unreal")
     units: str = option("", "of camera files that do not say them: m, cm, mm")
     depth_metres: float = option(0.001, "metres of a step of 16-bit depth pictures", 1e-9)
+    shapes: tuple[tuple[int, int], ...] = option(
+        (), "(height, width) of sets that share the scenes; this one has those nearest to its own"
+    )
     movers: str = option("", "what moves, where no masks say it: '' = unknown, or residual")
     name: ClassVar[str] = "footage"
 
@@ -77,11 +81,22 @@ class FootageSource:
             )
         if self.movers not in MOVERS:
             raise ValueError(f"footage, movers: found {self.movers!r}, expected '' or 'residual'")
+        if self.shapes and self.shape not in self.shapes:
+            raise ValueError(
+                f"footage, shapes: found {self.shapes}, expected {self.shape} among them"
+            )
         if len(self.lens) not in (0, 4):
             raise ValueError(f"footage, lens: found {self.lens}, expected fx, fy, cx, cy")
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the pictures."""
+        return self.size, self.width or self.size
+
     def worlds(self, split: str) -> tuple[str, ...]:
         """Scenes of "train" or "eval"; the only scene is in both, its end in "eval" alone.
+
+        None at all where all scenes are nearer to another of the `shapes`.
 
         Raises:
           ValueError: another split, a folder without footage of the format.
@@ -178,7 +193,7 @@ class FootageSource:
 
     def _read(self, scene: Scene, world: str, frames: np.ndarray) -> Clip:
         numbers = frames.tolist()
-        framing = Framing(scene.size, (self.size, self.width or self.size))
+        framing = Framing(scene.size, self.shape)
         video = np.stack([framing.picture(one) for one in scene.pictures(numbers)])
         depth = movers = None
         if scene.depth is not None:
@@ -256,6 +271,28 @@ def _reader(source: FootageSource) -> ModuleType:
 
 @functools.lru_cache(maxsize=8)
 def _scenes(source: FootageSource) -> tuple[str, ...]:
+    return tuple(_own_scenes(source))
+
+
+@functools.lru_cache(maxsize=8)
+def _only_scene(source: FootageSource) -> str:
+    """The name of the only scene; "" where there are others, of which one is looked for."""
+    first = list(itertools.islice(_own_scenes(source), 2))
+    return first[0] if len(first) == 1 else ""
+
+
+def _own_scenes(source: FootageSource) -> Iterator[str]:
+    """Scenes that are nearest to the source's shape, where others are recorded as well."""
+    names = _all_scenes(source)
+    if not source.shapes:
+        return iter(names)
+    files = dataclasses.replace(source, size=1, width=0, shapes=())  # whose sizes all sets share
+    chosen = functools.partial(_nearest_shape, source.shapes)
+    return (name for name in names if chosen(_size_of(files, name)) == source.shape)
+
+
+@functools.lru_cache(maxsize=8)
+def _all_scenes(source: FootageSource) -> tuple[str, ...]:
     names = _reader(source).scenes(Path(source.root))
     if not names:
         layout = _reader(source).LAYOUT
@@ -263,10 +300,28 @@ def _scenes(source: FootageSource) -> tuple[str, ...]:
     return names
 
 
+@functools.lru_cache(maxsize=200_000)
+def _size_of(source: FootageSource, name: str) -> tuple[int, int] | None:
+    try:
+        return _open(source, name).size
+    except ValueError:
+        return None  # its clip says why
+
+
+def _nearest_shape(
+    shapes: tuple[tuple[int, int], ...], size: tuple[int, int] | None
+) -> tuple[int, int]:
+    """The shape that least of a picture is cut off for; the first where its size is unknown."""
+    if size is None:
+        return shapes[0]
+    ratios = np.log([height / width for height, width in shapes]) - np.log(size[0] / size[1])
+    return shapes[int(np.argmin(np.abs(ratios)))]
+
+
 def _scene_of(source: FootageSource, world: str) -> str:
     """The scene that a world is, or is the end of."""
-    names = _scenes(source)
-    return names[0] if len(names) == 1 and world == names[0] + _END else world
+    name = world.removesuffix(_END)
+    return name if name != world and name == _only_scene(source) else world
 
 
 @functools.lru_cache(maxsize=256)
@@ -293,7 +348,7 @@ def _cut(source: FootageSource, world: str) -> _Cut:
             f"{source.frames} without a gap",
             scene.left_out,
         )
-    if len(_scenes(source)) > 1 or not source.eval_share or len(found) < 2:
+    if not source.eval_share or len(found) < 2 or not _only_scene(source):
         return _Cut(tuple(found) if world == name else (), "", scene.left_out)
     # The only scene: its end is held out, and nothing that overlaps it is trained on.
     held_out = found[-max(1, round(source.eval_share * len(found))) :]

@@ -7,12 +7,14 @@ obeyed; the name of anything else is refused.
 
 import dataclasses
 import functools
+import io
 import pickle
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes  # noqa: F401  numpy then knows bfloat16 by its name
 import numpy as np
 
 from mirage_jax.io.numpy_files import ZIP_FAILURES
@@ -22,6 +24,7 @@ _DTYPES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
     "HalfStorage": "<f2",
+    "BFloat16Storage": "bfloat16",
     "ByteStorage": "<u1",
     "CharStorage": "<i1",
     "ShortStorage": "<i2",
@@ -47,13 +50,14 @@ class Tensor:
     storage: _Storage
     offset: int
     shape: tuple[int, ...]
+    content: bytes | None = None
 
     def read(self) -> np.ndarray:
         """The numbers, which the caller owns; ValueError, naming the file, where they end early."""
         dtype = np.dtype(self.storage.dtype)
         count = int(np.prod(self.shape, dtype=np.int64))
         try:
-            with zipfile.ZipFile(self.archive) as archive:
+            with _opened(self.archive, self.content) as archive:
                 data = archive.read(self.storage.file)
         except (KeyError, *ZIP_FAILURES) as error:
             raise ValueError(f"{self.archive}: {self.storage.file}: damaged ({error})") from error
@@ -66,6 +70,10 @@ class Tensor:
         return np.frombuffer(data, dtype, count, start).reshape(self.shape).copy()
 
 
+def _opened(path: Path, content: bytes | None) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path if content is None else io.BytesIO(content))
+
+
 def _storage(path: Path, folder: str, pid: Any) -> _Storage:
     kind, dtype, key, _, count = pid
     known = kind == "storage" and dtype in _DTYPES.values() and str(key).isalnum()
@@ -74,7 +82,15 @@ def _storage(path: Path, folder: str, pid: Any) -> _Storage:
     return _Storage(dtype, f"{folder}/data/{key}", count)
 
 
-def _tensor(path: Path, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Tensor:
+def _tensor(
+    path: Path,
+    content: bytes | None,
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    stride: Any,
+    *_: Any,
+) -> Tensor:
     if not isinstance(storage, _Storage):
         raise ValueError(f"{path}: found a tensor of {storage!r}, expected a storage")
     sizes = tuple(int(side) for side in shape)
@@ -86,18 +102,22 @@ def _tensor(path: Path, storage: Any, offset: Any, shape: Any, stride: Any, *_: 
     strided = [s for s, side in zip(stride, sizes, strict=True) if side > 1]
     if strided != [s for s, side in zip(dense, sizes, strict=True) if side > 1]:
         raise ValueError(f"{path}: found a tensor of strides {stride}, expected dense")
-    return Tensor(path, storage, int(offset), sizes)
+    return Tensor(path, storage, int(offset), sizes, content)
 
 
-def load(path: Path) -> Any:
+def load(path: Path, content: bytes | None = None) -> Any:
     """What torch.save wrote: nested lists, tuples and dicts of `Tensor`s and plain values.
+
+    Args:
+      path: the file.
+      content: what is in it, where it lies in another file; `path` then names it in messages.
 
     Raises:
       ValueError: naming the file, if it does not exist, is damaged or of the format before 2020,
         or holds anything but what is listed above.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _opened(path, content) as archive:
             names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             if len(names) != 1:
                 raise ValueError(f"{path}: found {len(names)} data.pkl, expected one")
@@ -111,16 +131,16 @@ def load(path: Path) -> Any:
             f"{path}: found no whole torch file, expected one of the zip format ({error})"
         ) from error
     allowed = {
-        ("torch._utils", "_rebuild_tensor_v2"): functools.partial(_tensor, path),
+        ("torch._utils", "_rebuild_tensor_v2"): functools.partial(_tensor, path, content),
         ("collections", "OrderedDict"): OrderedDict,
         **{("torch", name): dtype for name, dtype in _DTYPES.items()},
     }
     expected = "tensors, lists, dicts, texts, bytes and numbers"
     try:
-        content = unpickle(data, path, allowed, expected, functools.partial(_storage, path, folder))
+        found = unpickle(data, path, allowed, expected, functools.partial(_storage, path, folder))
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: data.pkl: damaged ({error})") from error
-    return _checked(content, path)
+    return _checked(found, path)
 
 
 def _checked(value: Any, path: Path) -> Any:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_clip, latents_of_frames
 from mirage_jax.cli.helpers.common import UserError
-from mirage_jax.cli.helpers.common import picture_size as picture_size
+from mirage_jax.cli.helpers.picture_shapes import picture_size as picture_size
 from mirage_jax.convert.tensor_files import TensorFiles, open_tensors
 from mirage_jax.io.exports import READABLE, check_export
 from mirage_jax.io.text import load_embeddings

@@ -46,17 +46,20 @@ def with_text(
     if not config.text.get("captions", False):
         return WithText(source, texts[world])
     path = workdir.captions(world, split)
-    captions, made_from = Captions(path), latent_cache.made_from(path)
+    captions = Captions(path)
     expected = {"clips": clips_id(workdir.worlds(world), split)}
     note = Path(config.text.embeddings).with_suffix(".json")
     if note.exists():
         expected |= read_object(note)
-    for name, value in expected.items():
-        if made_from.get(name) != value:
-            raise ValueError(
-                f"{path}: found captions made with another {name.replace('_', ' ')} than "
-                f"{note if name != 'clips' else workdir.worlds(world)}; run `mirage encode` again"
-            )
+    for file in latent_cache.cache_files(path):
+        made_from = latent_cache.made_from(file)
+        for name, value in expected.items():
+            if made_from.get(name) != value:
+                raise ValueError(
+                    f"{file}: found captions made with another {name.replace('_', ' ')} than "
+                    f"{note if name != 'clips' else workdir.worlds(world)}; run `mirage encode` "
+                    "again"
+                )
     skipped = source.skipped() if isinstance(source, LatentSource) else {}
     return WithCaptions(source, captions, texts[world], skipped)
 

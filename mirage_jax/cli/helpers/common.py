@@ -19,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mirage_jax.cli.helpers.compilation import compile_fast, use_own_kernels
 from mirage_jax.cli.helpers.flag_types import PathName
+from mirage_jax.cli.helpers.picture_shapes import FOOTAGE, footage_worlds
 from mirage_jax.cli.helpers.quiet import silence_libraries
 from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
@@ -38,10 +39,6 @@ _WORKDIR = flags.DEFINE(
     PathName(), "workdir", "runs/quickstart", "Folder for everything this run writes."
 )
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
-
-
-FOOTAGE = "footage"
-"""Name of the source, and of its folder of clips, that takes the place of the worlds."""
 
 
 class UserError(ValueError):
@@ -65,7 +62,11 @@ def resolve_config() -> ConfigDict:
             if isinstance(section, ConfigDict) and isinstance(section.get(field), str):
                 section[field] = os.path.expanduser(section[field])
     if config.get("data", {}).get("root"):
-        config.worlds = (FOOTAGE,)
+        config.worlds = footage_worlds(config)
+        told = config.text.prompts
+        for world in config.worlds:
+            if FOOTAGE in told and world not in told:
+                told[world] = told[FOOTAGE]
     config.lock()
     return config
 
@@ -103,11 +104,6 @@ def workdir() -> Path:
     outputs.check_folder(f"--workdir {path}", path)
     path.mkdir(parents=True, exist_ok=True)
     return path.resolve()
-
-
-def picture_size(config: ConfigDict) -> tuple[int, int]:
-    """(height, width) of the pictures; `record.width` 0 is for square ones."""
-    return config.record.size, config.record.width or config.record.size
 
 
 def prepare_jax(config: ConfigDict, workdir: Workdir, *, timed: bool = False) -> None:

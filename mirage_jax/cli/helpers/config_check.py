@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from mirage_jax.chunks import TEMPORAL_STRIDE, latents_of_frames
 from mirage_jax.cli.helpers import build, quick_models, training_sections
 from mirage_jax.cli.helpers.config_sections import BY_WORLD, SECTIONS, RunSection
+from mirage_jax.cli.helpers.picture_shapes import picture_sizes
 from mirage_jax.nn.attention.dispatch import check_backend
 from mirage_jax.parallel import BATCH_AXES
 from mirage_jax.settings import from_mapping
@@ -157,12 +158,19 @@ def _check_sizes(config: ConfigDict) -> None:
                 f"config.record.size: found {side}, expected a multiple of {token}, as it is the "
                 "width too"
             )
+    sizes = picture_sizes(config)
+    for shape in sizes[1:]:
+        if any(side % (stride * config.denoiser.patch[axis]) for axis, side in enumerate(shape, 1)):
+            raise ValueError(
+                f"config.data.shapes: found {shape[0]}x{shape[1]}, expected multiples of "
+                f"{stride * config.denoiser.patch[1]} and {stride * config.denoiser.patch[2]}"
+            )
     windows = {}
     if not training_sections.encoder(config).pretrained:
         windows["vae_training"] = training_sections.encoder(config).pixels
     if "tiny_decoder_training" in config:
         windows["tiny_decoder_training"] = training_sections.tiny_decoder(config).pixels
-    most = min(height, width)
+    most = min(side for shape in sizes for side in shape)
     for name, pixels in windows.items():
         if pixels % stride or pixels > most:
             raise ValueError(

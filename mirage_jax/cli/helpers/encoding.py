@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.lock import locked
 from mirage_jax.io.outputs import check_file, json_kind
 from mirage_jax.io.strict_json import read_object
-from mirage_jax.io.text import EMBEDDINGS, TextEmbeddings, load_embeddings, save_embeddings
+from mirage_jax.io.text import EMBEDDINGS, load_embeddings, save_embeddings
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel.processes import first_alone
 from mirage_jax.training import latent_cache
@@ -182,38 +181,63 @@ def _files(path: Path) -> list[Path]:
 
 
 def encode_captions(
-    config: ConfigDict, workdir: Workdir, console: Console, tokenizer: Path, encoder: Path
+    config: ConfigDict,
+    workdir: Workdir,
+    console: Console,
+    tokenizer: Path,
+    encoder: Path,
+    *,
+    file_clips: int = latent_cache.FILE_CLIPS,
 ) -> None:
-    """Embeds the captions of all recorded clips, one file for each world and split.
+    """Embeds the captions of all recorded clips that are not up to date; each process a share.
 
     Args:
       config: the experiment.
       workdir: with recorded clips.
       console: where to print.
       tokenizer, encoder: UMT5's files.
+      file_clips: clips of a file at most.
 
     Raises:
       FileNotFoundError, ValueError: naming the file that is missing or is something else.
     """
-    embed: Callable[[Sequence[str]], TextEmbeddings] | None = None
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    # Read by those processes alone that have something to embed.
+    embedder = functools.cache(lambda: prompts.text_embedder(tokenizer, encoder))
+    identity = _text_key(tokenizer, encoder)
     for world in workdir.recorded(config.worlds):
         for split in read_card(workdir.worlds(world))["splits"]:
             path, clips = workdir.captions(world, split), workdir.worlds(world)
-            key = {**_text_key(tokenizer, encoder), "clips": clips_id(clips, split)}
-            if not latent_cache.stale(path, key):
-                console.print(f"{path}: up to date", markup=False, soft_wrap=True)
+            key = {**identity, "clips": clips_id(clips, split)}
+            if not latent_cache.stale_files(path, key):
+                say(f"{path}: up to date")
                 continue
-            embed = embed or prompts.text_embedder(tokenizer, encoder)
             source = ClipSource(clips, split, (), optional=("caption",))
-            numbers = track(range(len(source)), f"captions of {world} {split}", console=console)
-            found, texts = write_captions(path, (_caption(source, n) for n in numbers), embed)
-            latent_cache.write_key(path, key)
-            console.print(
-                f"{path}: {found} of {len(source)} clips have captions, {texts} different ones; "
-                "train with --config.text.captions=true",
-                markup=False,
-                soft_wrap=True,
+
+            def make(file: Path, chosen: range, source: ClipSource = source) -> dict[int, str]:
+                numbers = track(chosen, f"embedding {file.stem}", console=console)
+                captions = (_caption(source, number) for number in numbers)
+                found, texts = write_captions(file, captions, embedder())
+                say(
+                    f"{file}: {found} of {len(chosen)} clips have captions, {texts} different "
+                    "ones; train with --config.text.captions=true"
+                )
+                return {}
+
+            latent_cache.make_stale_files(
+                path,
+                key,
+                len(source),
+                make,
+                file_clips=file_clips,
+                share=(jax.process_index(), jax.process_count()),
+                purpose=f"embedding captions of {world} {split}",
+                say=say,
             )
+    first_alone("captions", lambda: None)
 
 
 def _caption(source: ClipSource, number: int) -> str | None:

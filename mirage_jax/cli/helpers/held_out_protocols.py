@@ -76,7 +76,7 @@ def run(name: str, config: ConfigDict, workdir: Workdir, console: Console) -> di
             clips: HeldOut = held_out_clips.read(workdir, world)
             task = progress.add_task(world, total=protocol.steps(len(clips)))
             found[world] = protocol.measure(
-                model,
+                clips.fitted(model),
                 clips,
                 seed=config.seed,
                 batch_size=BATCH,

@@ -111,8 +111,8 @@ def check_recordings(config: ConfigDict, workdir: Workdir) -> None:
     Raises:
       ValueError: naming the recording, if there is none or it does not fit.
     """
-    wanted = (config.record.frames, *build.picture_size(config))
     for world in workdir.recorded(config.worlds):
+        wanted = (config.record.frames, *build.picture_size(config, world))
         folder = workdir.worlds(world)
         splits = json_fields(folder / "dataset.json").get("splits", {})
         for split in SPLITS:

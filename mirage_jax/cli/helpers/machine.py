@@ -21,6 +21,7 @@ EXTRAS = {
         ("vizdoom", "mujoco", "labmaze"),
     ),
     "text": ("prompts: tokenizing them", ("tokenizers", "sentencepiece")),
+    "lmdb": ("read the LMDB shards of the released Mirage code", ("lmdb",)),
     "tpu": ("TPUs, and `mirage compile`", ("libtpu",)),
     "cuda": ("NVIDIA GPUs", ("jax-cuda12-plugin",)),
     "docs": ("building this documentation", ("zensical", "mkdocstrings", "mkdocstrings-python")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from data_pipelines.loading import ClipSource, Transform
 from data_pipelines.mixture import Mixture
 from mirage_jax.cli.helpers import build, depth_network, training_sections
 from mirage_jax.cli.helpers.clip_sources import with_text
+from mirage_jax.cli.helpers.picture_shapes import picture_sizes
 from mirage_jax.io.workdir import Workdir
+from mirage_jax.training import held_out
 from mirage_jax.training.clip_encoding import (
     OPTIONAL_FIELDS,
     REQUIRED_FIELDS,
@@ -37,6 +39,8 @@ class TrainingData:
     Attributes:
       source, transform, prepare, mixture: of `train_task`.
       train, held_out: encoded clips of both splits, as `LatentSource` gives them.
+      shapes: of pictures; how many. A batch is of one world alone where they are several.
+      train_apart, held_out_apart: clips of each world of both splits then; else ().
     """
 
     source: Any
@@ -45,6 +49,18 @@ class TrainingData:
     transform: Transform | None = None
     prepare: Callable[[Any], Any] | None = None
     mixture: Mixture | None = None
+    shapes: int = 1
+    train_apart: tuple[int, ...] = ()
+    held_out_apart: tuple[int, ...] = ()
+
+    def held_out_batches(self) -> Iterator[dict[str, np.ndarray]]:
+        """Batches to evaluate on, see `held_out.clip_batches`."""
+        return held_out.clip_batches(self.held_out, apart=self.held_out_apart)
+
+    def shown(self, count: int) -> list[dict[str, np.ndarray]]:
+        """Some held-out clips, all of one shape."""
+        first = self.held_out_apart[0] if self.held_out_apart else len(self.held_out)
+        return [self.held_out[i] for i in held_out.spread_over(first, count)]
 
 
 def from_video(config: ConfigDict) -> bool:
@@ -95,6 +111,10 @@ def training_data(
       FileNotFoundError, ValueError: naming what is missing or damaged.
     """
     worlds = workdir.recorded(config.worlds)
+    shapes = len(picture_sizes(config, worlds))
+
+    def apart(source: Any) -> tuple[int, ...]:
+        return source.lengths if shapes > 1 else ()
 
     def cached(split: str) -> Any:
         def read(world: str) -> Any:
@@ -113,29 +133,37 @@ def training_data(
 
     if not from_video(config):
         train = cached("train")
-        mixture = _mixture(config, worlds, train)
-        return TrainingData(train, train, cached("eval"), mixture=mixture)
+        mixture, evaluated = _mixture(config, worlds, train), cached("eval")
+        sets = apart(train), apart(evaluated)
+        return TrainingData(train, train, evaluated, None, None, mixture, shapes, *sets)
     encoder = LatentEncoder.load(workdir.model("encoder"))
     settings, depth_of = encoding_settings(config, memory), depth_network.load(config)
     inputs = EncoderInputs(
         config.sky_depth, estimates=depth_of is not None, windows=training_sections.windows(config)
     )
     alone = ClipEncoder(encoder, settings, depth_of=depth_of)
-    source = recorded("train")
+    source, evaluated = recorded("train"), recorded("eval")
     return TrainingData(
         source,
         EncodedClips(source, inputs, alone),
         # Evaluated again and again: a gigabyte of them is encoded once.
-        EncodedClips(recorded("eval"), inputs, alone, keep_bytes=1 << 30),
+        EncodedClips(evaluated, inputs, alone, keep_bytes=1 << 30),
         inputs,
         ClipEncoder(encoder, settings, mesh=mesh, depth_of=depth_of),
         _mixture(config, worlds, source),
+        shapes,
+        apart(source),
+        apart(evaluated),
     )
 
 
 def _mixture(config: ConfigDict, worlds: Sequence[str], source: Any) -> Mixture | None:
-    """The config's weights of the worlds that were recorded."""
+    """The config's weights of the worlds that were recorded; batches of one where shapes differ."""
     weights = dict(zip(config.worlds, config.loading.weights, strict=False))
-    if not weights or len(worlds) == 1:
+    apart = len(picture_sizes(config, worlds)) > 1
+    if len(worlds) == 1 or not (weights or apart):
         return None
-    return Mixture(source.lengths, tuple(weights[world] for world in worlds))
+    lengths = source.lengths
+    if not weights:
+        return Mixture(lengths, tuple(map(float, lengths)), apart)
+    return Mixture(lengths, tuple(weights[world] for world in worlds), apart)

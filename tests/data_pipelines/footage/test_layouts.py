@@ -20,6 +20,7 @@ LAYOUTS = {
     "spatialvid": ("spatialvid", {}, "group_0001/0a00", {"movers", "caption", "licence"}),
     "vipe": ("vipe", {}, "rgb/walk.mp4", {"depth", "movers"}),
     "mirage_sample": ("vipe", {}, "00000007", {"depth", "movers", "caption"}),
+    "worldscore": ("worldscore", {}, "static/photorealistic/indoor/rooms/000", {"caption"}),
     "video": ("video", {"lens": LENS}, "walk.mp4", {"depth"}),
     "hm_world": ("video", {"lens": LENS}, "scene_1/clip.mp4", set()),
     "transforms": ("pictures", {}, "room", {"depth"}),

@@ -38,8 +38,9 @@ def walk(tmp_path):
 
 def forget():
     """What was found in a folder is remembered; tests change folders."""
-    for cached in (footage._format, footage._scenes, footage._open, footage._cut):
-        cached.cache_clear()
+    for function in vars(footage).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -485,3 +486,46 @@ def test_a_dense_trajectory_is_read_between_its_lines(tmp_path):
     since = np.arange(8) / FPS
     np.testing.assert_allclose(clip.cam2world[:, 0, 3], 2 * since, atol=1e-5)
     np.testing.assert_allclose(clip.cam2world[:, 0, 2], np.sin(0.3 * since), atol=1e-5)
+
+
+def test_scenes_are_shared_out_by_their_picture_shapes(tmp_path):
+    made_footage.wide_and_tall(tmp_path, room())
+    shapes = ((16, 16), (16, 24), (24, 16))
+    options = {"frames": 3, "lens": (), "shapes": shapes}
+    sets = [made(tmp_path, size=size, width=width, **options) for size, width in shapes]
+    assert [source.scenes() for source in sets] == [(), ("wide/room",), ("tall/room",)]
+    for source, own in zip(sets[1:], shapes[1:], strict=True):
+        # Alone in its set: the last of its four clips is held out.
+        [(scene, count)] = source.clip_counts("train").items()
+        assert count == 3 and source.clip_counts("eval") == {f"{scene}/end": 1}
+        for world in (scene, f"{scene}/end"):
+            clip = source.clip(world, 0)
+            assert clip.size == own
+            # Nothing is cut off: half of every side is half of every intrinsic.
+            width = clip.video.shape[2] * 2
+            whole = made(tmp_path, size=own[0] * 2, width=width, frames=3, lens=())
+            np.testing.assert_allclose(
+                clip.intrinsics * 2, whole.clip(scene, 0).intrinsics, atol=1e-3
+            )
+    # What cannot be read is in the first set alone, and says why.
+    (tmp_path / "wide" / "room" / "transforms.json").write_text("{")
+    forget()
+    assert [source.scenes() for source in sets] == [("wide/room",), (), ("tall/room",)]
+    with pytest.raises(ValueError, match=r"transforms\.json"):
+        sets[0].clip("wide/room", 0)
+    with pytest.raises(ValueError, match=r"shapes: found \(\(16, 16\)"):
+        made(tmp_path, size=8, **options)
+
+
+def test_an_item_of_worldscore_is_a_picture_before_it_is_generated(tmp_path):
+    made_footage.worldscore(tmp_path, room())
+    [item] = tmp_path.rglob("frames")
+    shutil.rmtree(item)
+    [scene] = made(tmp_path, lens=()).scenes()
+    capture = made(tmp_path, lens=()).capture(scene)
+    assert len(capture.video) == 1 and capture.caption == "a room"
+    np.testing.assert_allclose(capture.cam2world[0], room().cam2world[0], atol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"camera_data\.json: found 1 frames, expected a piece of 3"
+    ):
+        made(tmp_path, lens=()).clip(scene, 0)
