@@ -13,6 +13,7 @@ from mirage_jax import memory
 from mirage_jax.evaluation.permanence import rollouts, videos
 from mirage_jax.io.pictures import enlarge
 from mirage_jax.io.video import write_video
+from mirage_jax.memory import movers
 from mirage_jax.world import World
 from mirage_jax.world.latent_encoder import to_model_range, to_uint8
 
@@ -101,7 +102,7 @@ def test_rollouts_and_read_outs_have_the_frames_that_are_to_come(clip, model):
         rollouts.videos_of(model.replace(size=(16, 24)), clip, seed=0)
 
 
-def test_a_model_is_given_every_fourth_frame_and_what_it_is_told(clip):
+def test_a_model_is_given_every_frame_and_what_it_is_told(clip):
     class Recorder:
         def start(self, pictures, camera, **maps):
             self.given = pictures, camera, maps
@@ -111,12 +112,34 @@ def test_a_model_is_given_every_fourth_frame_and_what_it_is_told(clip):
     model = Recorder()
     world = start(model, clip, told=True)
     pictures, camera, maps = model.given
-    np.testing.assert_array_equal(pictures, clip.video[[0, 4]])
-    np.testing.assert_allclose(camera.cam2world, clip.cam2world[[0, 4]], atol=1e-6)
-    np.testing.assert_array_equal(maps["depth"], clip.depth[[0, 4]])
-    np.testing.assert_array_equal(maps["static"], clip.mover_ids[[0, 4]] == 0)
-    np.testing.assert_array_equal(maps["times"], [0, 4])
+    np.testing.assert_array_equal(pictures, clip.video[:5])
+    np.testing.assert_allclose(camera.cam2world, clip.cam2world[:5], atol=1e-6)
+    np.testing.assert_array_equal(maps["depth"], clip.depth[:5])
+    np.testing.assert_array_equal(maps["static"], clip.mover_ids[:5] == 0)
+    np.testing.assert_array_equal(maps["times"], range(5))
     # Six frames are left out before the first that is generated.
     assert world.frames == 5 + round((clip.times[5] - clip.times[4]) * clip.fps) - 1 > 5
     start(model, clip, told=False)
     assert model.given[2].keys() == {"times"}
+
+
+def test_bodies_are_shown_as_their_views_are_decoded():
+    """Cell by cell, so that what is drawn is known: each token is a square of its own colour."""
+
+    class Squares:
+        def decode(self, tokens):
+            return tokens[..., :3].repeat(4, axis=-3).repeat(4, axis=-2)
+
+    table = movers.create(
+        5, np.array([0.0, 0.0, 1.0]), movers.MoverOptions(slots=2, views=1, view_cells=2)
+    )
+    tokens = np.random.default_rng(0).normal(size=table.view_tokens.shape).astype(np.float32)
+    alpha = np.array([[1.0, 0.0], [0.5, 0.25]], np.float32)
+    table = table.replace(view_tokens=tokens, view_alpha=table.view_alpha + alpha)
+    shown = rollouts.decoded_views.__wrapped__(Squares(), table)
+    assert shown.view_tokens.shape == (2, 1, 8, 8, 3)
+    assert shown.view_alpha.shape == (2, 1, 8, 8)
+    for row, column in np.ndindex(8, 8):
+        colour = shown.view_tokens[:, :, row, column]
+        np.testing.assert_array_equal(colour, tokens[:, :, row // 4, column // 4, :3])
+        assert (shown.view_alpha[:, :, row, column] == alpha[row // 4, column // 4]).all()

@@ -15,11 +15,11 @@ from jaxtyping import Array, Float, UInt8
 
 from data_pipelines.clip import Clip
 from mirage_jax import memory
-from mirage_jax.chunks import TEMPORAL_STRIDE
 from mirage_jax.evaluation.permanence.protocol import RECONSTRUCTION
 from mirage_jax.evaluation.permanence.views import frame_numbers, history_frames
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import movers
+from mirage_jax.memory.movers import Movers
 from mirage_jax.world import World, WorldModel, rollout
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range, to_uint8
 
@@ -60,12 +60,12 @@ def videos_of(model: WorldModel, clip: Clip, *, seed: int) -> dict[str, Video]:
 
 
 def start(model: WorldModel, clip: Clip, *, told: bool) -> World:
-    """A world that has seen the first half of a clip, every fourth frame of it, some time ago.
+    """A world that has seen the first half of a clip, every frame of it, some time ago.
 
     `told` gives true depth, and true masks of what moves.
     """
     given = history_frames(clip)
-    frames = slice(0, given, TEMPORAL_STRIDE)
+    frames = slice(0, given)
     numbers = frame_numbers(clip)
     maps: dict[str, Any] = {}
     if told:
@@ -105,14 +105,42 @@ def _decode_memory(model: WorldModel, world: World, camera: Camera) -> Video:
 
 @jax.jit
 def _show(model: WorldModel, world: World, camera: Camera) -> Float[Array, "t height width 3"]:
-    """What the memory shows of the frames that follow, bodies where they will be by then."""
+    """What the memory shows of the frames that follow, bodies where they will be by then.
+
+    Cells of what stands still and views of bodies are decoded each by themselves; the views are
+    then drawn at the pictures' pixels.
+    """
     still = memory.read(world.bank, camera, model.grid, cells=model.conditioner.cells)
-    tokens = still.tokens
+    pictures = model.encoder.decode(still.tokens[:, None])[:, 0]
     if model.movers is not None and world.movers is not None:
         times = (world.frames + jnp.arange(len(camera))) / model.movers.fps
         plan = movers.obstacles(world.movers, world.bank, camera.centre[0], model.movers)
+        table = decoded_views(model.encoder, world.movers)
         bodies = movers.read_along(
-            world.movers, camera, times, model.grid, still.depth, plan, model.movers
+            table,
+            camera,
+            times,
+            model.size,
+            _enlarged(still.depth, model.conditioner.stride),
+            plan,
+            model.movers,
         )
-        tokens = jnp.where(bodies.alpha[..., None] >= 0.5, bodies.tokens, tokens)
-    return jnp.clip(model.encoder.decode(tokens[:, None])[:, 0], -1.0, 1.0)
+        pictures = jnp.where(bodies.alpha[..., None] >= 0.5, bodies.tokens, pictures)
+    return jnp.clip(pictures, -1.0, 1.0)
+
+
+def decoded_views(encoder: LatentEncoder, table: Movers) -> Movers:
+    """The table with the views of bodies as pictures, [K, V, size, size, 3] in [-1, 1]."""
+    slots, views, cells = table.view_tokens.shape[:3]
+    tokens = table.view_tokens.reshape(slots * views, 1, cells, cells, -1)
+    colours = encoder.decode(tokens)[:, 0]
+    size = colours.shape[-2]
+    return table.replace(  # type: ignore[attr-defined]
+        view_tokens=colours.reshape(slots, views, size, size, 3),
+        view_alpha=_enlarged(table.view_alpha, size // cells),
+    )
+
+
+def _enlarged(maps: Float[Array, "*n h w"], times: int) -> Float[Array, "*n h2 w2"]:
+    """Every value as a square of so many."""
+    return jnp.repeat(jnp.repeat(maps, times, axis=-2), times, axis=-1)
