@@ -2,7 +2,7 @@
 
     mirage bench memory
     mirage bench memory --after=1,5,20,100
-    mirage bench memory --after=1,5 --config.record.size=704 --config.record.width=1280
+    mirage bench memory --after=1,5 --config=experiments/wan22_5b_memory.py     # 704x1280
     mirage bench memory --walk=100     # of a trained work directory, on walks of 100 chunks
     mirage bench memory --tiles=100000,1000000,10000000
     mirage bench steps --help          # a student of few steps beside its teacher
@@ -125,7 +125,7 @@ def _growth(outcome: dict) -> Table:
         "chunks", "memory", "elements", "kB", *(f"{name} ms" for name in times),
         title=f"{height}x{width} pictures; a chunk reads {outcome['poses_per_chunk']} poses of "
         f"{rows}x{columns} cells, or draws and encodes {outcome['pictures_per_chunk']} pictures; "
-        "medians and quartiles",
+        "medians, and half of the distance of quartiles",
     )  # fmt: skip
     for chunks, entry in outcome["after_chunks"].items():
         for kind, row in entry.items():
@@ -140,11 +140,12 @@ def _growth(outcome: dict) -> Table:
     return table
 
 
-def _time(milliseconds: float | None, spread: tuple[float, float] | None) -> str:
+def _time(milliseconds: float | None, quartiles: tuple[float, float] | None) -> str:
     if milliseconds is None:
         return "-"
-    quartiles = f" ({spread[0]:.1f}-{spread[1]:.1f})" if spread else ""
-    return f"{milliseconds:.1f}{quartiles}"
+    if quartiles is None:
+        return f"{milliseconds:.1f}"
+    return f"{milliseconds:.1f} ±{(quartiles[1] - quartiles[0]) / 2:.1f}"
 
 
 def main() -> None:
