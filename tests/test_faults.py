@@ -86,7 +86,6 @@ IN_PARTS = {
     "mirage_jax/cli/helpers/world_exports.py:write": "transforms and points",
     "mirage_jax/convert/orbax_folder.py:save_orbax": "Orbax export",
     "mirage_jax/convert/outgoing.py:export_checkpoint": "released folder",
-    "mirage_jax/explore/exports.py:export": "transforms and points",  # in a temporary folder
     "mirage_jax/evaluation/permanence/videos.py:write_case": "case of a clip",
     "mirage_jax/io/atomic.py:write_atomically": "results",
     "mirage_jax/io/atomic.py:write_together": "COLMAP model",

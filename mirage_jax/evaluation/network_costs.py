@@ -202,7 +202,7 @@ def _measure_one(
         matmul_gflops = 2e-6 * side**3 / matmul_time.ms
         on_cpu = jax.default_backend() == "cpu"
         reference = 2e-9 * side**3 / (matmul_time.cpu_ms if on_cpu else matmul_time.ms)
-        for entry, (ms, cpu_ms) in zip(found.values(), times, strict=True):
+        for entry, (ms, cpu_ms, _) in zip(found.values(), times, strict=True):
             entry["ms"], entry["cpu_ms"] = ms, cpu_ms
             entry["of_matmul"] = entry["gflop"] / (cpu_ms if on_cpu else ms) / reference
             if entry["recorded_ms"]:

@@ -37,6 +37,9 @@ def test_scores_are_means_over_the_revisited_frames(monkeypatch):
     class Clips(tiny_world.stand_in(HeldOut)):
         video, clips = truth, None
 
+        def fitted(self, model):
+            return model
+
     def videos(method, clips, size, seed):
         """The truth with an error of as many grey levels as the model takes steps."""
         steps = method(None, None)
