@@ -12,7 +12,7 @@ from helpers import made_footage, paths, tiny_world
 from helpers.command_line import assert_refused
 from helpers.made_footage import room
 from mirage_jax import trajectories
-from mirage_jax.cli.helpers import held_out_clips, real_returns
+from mirage_jax.cli.helpers import held_out_clips, prompts, real_returns  # noqa: F401, its flags
 from mirage_jax.io import video_frames
 
 LENS = ",".join(f"{float(value):g}" for value in room().intrinsics[0])
