@@ -33,7 +33,7 @@ CHECKED = ON_DEVICES if "MIRAGE_TEST_DEVICES" in os.environ else ["mirage_jax", 
 
 class _OuterFunctions(_import_hook.JaxtypingTransformer):
     """Leaves functions within functions alone, which would be wrapped and compiled anew by every
-    call of those around them: a fifth of the time of tests that trace much."""
+    call of those around them: a third of the time of tests that trace much."""
 
     def visit_FunctionDef(self, node):
         within = any(isinstance(parent, ast.FunctionDef) for parent in self._parents)

@@ -2,7 +2,6 @@
 
     mirage bench memory
     mirage bench memory --after=1,5,20,100
-    mirage bench memory --after=1,5 --config=experiments/wan22_5b_memory.py     # 704x1280
     mirage bench memory --walk=100     # of a trained work directory, on walks of 100 chunks
     mirage bench memory --tiles=100000,1000000,10000000
     mirage bench steps --help          # a student of few steps beside its teacher

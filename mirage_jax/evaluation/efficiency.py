@@ -176,6 +176,7 @@ KINDS = {
 """Memories that are compared, and what they are called in tables."""
 
 _LATENT = ("latent", "latent_fused")
+_BOUNDED = ("latent_fused", "rgb_merged")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,12 +223,14 @@ class _Bench:
             mem, _ = write(mem, *last)
         writes: Callable[[], Any] = partial(write, before, *last)
         if kind == "rgb_merged":
-            # As wide as a pixel where the room's nearer walls are.
+            # As wide as a pixel at the median depth.
             voxel = float(np.median(depth)) / float(camera.intrinsics[0, 0])
             earlier = rgb_cloud.merged(before, voxel)
             writes = lambda: rgb_cloud.merged(write(earlier, *last)[0], voxel)  # noqa: E731
             mem = rgb_cloud.merged(mem, voxel)
-            mem = edit.with_capacity(mem, int(mem.count))  # a read takes as long as there are slots
+        if kind in _BOUNDED:  # a read takes as long as there are slots
+            mem = edit.compact(mem)
+            mem = edit.with_capacity(mem, int(mem.count))
         targets = np.linspace(0, frames - 1, self.chunk_frames).round().astype(int)
         views = jax.tree.map(jnp.asarray, camera[targets])
         read = jax.jit(self.read_latent if latent else partial(rgb_cloud.read, grid=self.size))

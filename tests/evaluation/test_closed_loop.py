@@ -5,10 +5,8 @@ import numpy as np
 import pytest
 
 from helpers import tiny_world
-from helpers.tiny_world import CHUNK, INTRINSICS, SIZE
-from mirage_jax import trajectories
+from helpers.tiny_world import CHUNK, SIZE
 from mirage_jax.evaluation import closed_loop, image_metrics
-from mirage_jax.evaluation.protocol import HeldOut
 from mirage_jax.geometry import Camera
 from mirage_jax.world import WorldModel
 from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
@@ -18,11 +16,7 @@ FRAMES, CLIPS, SEED = 2 * CHUNK - 1, 3, 4
 
 @pytest.fixture(scope="module")
 def held_out():
-    video = np.random.default_rng(0).integers(0, 256, (CLIPS, FRAMES, *SIZE, 3), np.uint8)
-    poses = trajectories.make("look_and_walk", FRAMES, angle=50, distance=0.5).astype(np.float32)
-    clips = tiny_world.latent_clips(CLIPS, poses)
-    clips = clips.replace(intrinsics=np.tile(np.float32(INTRINSICS), (CLIPS, 1)))
-    return HeldOut(video, np.stack([poses] * CLIPS), list("abc"), clips)
+    return tiny_world.held_out(CLIPS, FRAMES)
 
 
 def by_hand(model, held_out, number, *, emptied):

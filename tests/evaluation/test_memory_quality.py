@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from helpers import tiny_world
-from helpers.tiny_world import CHUNK, INTRINSICS, SIZE
-from mirage_jax import trajectories
+from helpers.tiny_world import CHUNK
 from mirage_jax.evaluation import image_metrics, memory_quality, protocol
 from mirage_jax.evaluation.memory_quality import Case
-from mirage_jax.evaluation.protocol import HeldOut
 
 FRAMES, CLIPS, SEED = 2 * CHUNK - 1, 2, 4
 CASES = (
@@ -24,11 +22,7 @@ CASES = (
 
 @pytest.fixture(scope="module")
 def held_out():
-    video = np.random.default_rng(0).integers(0, 256, (CLIPS, FRAMES, *SIZE, 3), np.uint8)
-    poses = trajectories.make("look_and_walk", FRAMES, angle=50, distance=0.5).astype(np.float32)
-    clips = tiny_world.latent_clips(CLIPS, poses)
-    clips = clips.replace(intrinsics=np.tile(np.float32(INTRINSICS), (CLIPS, 1)))
-    return HeldOut(video, np.stack([poses] * CLIPS), list("ab"), clips)
+    return tiny_world.held_out(CLIPS, FRAMES)
 
 
 @pytest.fixture(scope="module")

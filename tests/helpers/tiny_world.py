@@ -9,7 +9,9 @@ import numpy as np
 from einops import reduce
 from flax import linen as nn
 
+from mirage_jax import trajectories
 from mirage_jax.chunks import latents_of_frames
+from mirage_jax.evaluation.protocol import HeldOut
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.nn.video_vae import LatentStats, VideoVAE
@@ -173,6 +175,14 @@ def latent_clips(count, poses, *, seed=0, chunks=2, depth=None, preceding=0):
         rgb_hits=rng.uniform(size=(count, 3, per_chunk, *GRID, 4)).astype(np.float32),
         preceding=normal(preceding, *GRID, CHANNELS),
     )
+
+
+def held_out(count, frames):
+    """Random videos along a path that leaves and comes back, cached as random latents."""
+    video = np.random.default_rng(0).integers(0, 256, (count, frames, *SIZE, 3), np.uint8)
+    poses = trajectories.make("look_and_walk", frames, angle=50, distance=0.5).astype(np.float32)
+    names = [f"clip {number}" for number in range(count)]
+    return HeldOut(video, np.stack([poses] * count), names, latent_clips(count, poses))
 
 
 @jax.tree_util.register_static
