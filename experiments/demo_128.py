@@ -31,8 +31,12 @@ def get_config(_: str = "") -> ConfigDict:
     c.vae_training.pixels = 48
     c.vae_training.latent_noise = 0.4  # what is denoised is uncertain, and cells must not show
 
-    c.denoiser_training.steps = 1200
+    c.denoiser.width = 240
+    c.denoiser.mlp_width = 960
+    c.denoiser_training.steps = 2000
     c.denoiser_training.batch_size = 8
+    c.denoiser_training.shift = 3.0  # most noise levels near that of the single sampling step
+    c.denoiser_training.pose_noise = 0.003  # poses of a rollout are exact
     c.sampling.steps = 1  # .25 dB and .04 to .06 of SSIM over two; more steps draw noise
     c.memory.capacity = 8192  # elements; a read takes as long as there are slots
     c.save_every = 100

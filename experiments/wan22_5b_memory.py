@@ -71,6 +71,7 @@ def get_config(variant: str = "ours") -> ConfigDict:
     c.denoiser.dtype = "bfloat16"  # of matrix products; the residual stream stays float32
 
     c.memory.capacity = 1_048_576
+    c.memory.conditioner = "folded"  # surfels need a linear path, which Wan's autoencoder lacks
 
     c.text = ConfigDict()
     c.text.embeddings = ""  # file of embedded prompts (mirage_jax.io.text); "" trains without text

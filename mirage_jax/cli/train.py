@@ -293,6 +293,8 @@ def _whole_task(
     latents = task.chunk_latents + task.context_frames.preceding_latents
     constants = jax.jit(task.conditioner.constants, static_argnums=(1, 2))
     task = dataclasses.replace(task, constants=constants(encoder, latents, task.size))
+    if task.conditioner.encodes:
+        task = dataclasses.replace(task, encoder=encoder)
     if not config.sample_every:
         return task
     records = data.shown(4)

@@ -19,11 +19,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mirage_jax import geometry, memory, trajectories
-from mirage_jax.chunks import TEMPORAL_STRIDE, latents_of_frames
+from mirage_jax.chunks import TEMPORAL_STRIDE
 from mirage_jax.evaluation.stopwatch import median_times
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import edit, fusion, readout, rgb_cloud
 from mirage_jax.world.conditioners import Conditioner, Folded
+from mirage_jax.world.latent_encoder import LatentEncoder
 
 
 def sort_and_scatter(
@@ -101,6 +102,7 @@ def measure(
     *,
     size: tuple[int, int] = (64, 64),
     conditioner: Conditioner = Folded(),
+    encoder: LatentEncoder | None = None,
     chunk_frames: int = 17,
     chunks: Sequence[int] = (1, 5, 20),
     kinds: Sequence[str] = ("latent", "rgb"),
@@ -120,6 +122,7 @@ def measure(
     Args:
       size: picture `(H, W)`.
       conditioner: how the latent memory is read.
+      encoder: for kinds of conditioner that encode what they read.
       chunk_frames: frames of a chunk, 1 + 4 n.
       chunks: after how many chunks to measure.
       kinds: of `KINDS`.
@@ -143,7 +146,7 @@ def measure(
         channels,
         frames_written=(chunk_frames - 1) // TEMPORAL_STRIDE,
         chunk_frames=chunk_frames,
-        read_latent=conditioner.read,
+        read_latent=partial(conditioner.read, encoder=encoder),
         encode=encode,
         repeats=repeats,
         most_points=most_points,
@@ -156,7 +159,7 @@ def measure(
         "grid": list(grid),
         "channels": channels,
         "read_grid": [conditioner.fine * cells for cells in grid],
-        "poses_per_chunk": conditioner.reads * latents_of_frames(chunk_frames),
+        "poses_per_chunk": conditioner.poses_read(chunk_frames),
         "pictures_per_chunk": chunk_frames,
         "frames_written_per_chunk": bench.frames_written,
         "read_against_sort": {

@@ -219,7 +219,7 @@ def _read_times(
 ) -> dict[str, dict[str, float]]:
     frames = to_and_fro(len(clip.video), model.chunk_frames, chunk)
     camera = _camera(model, clip, frames)
-    read = jax.jit(model.conditioner.read)
+    read = jax.jit(partial(model.conditioner.read, encoder=model.encoder))
     both = [bank for found in banks.values() for bank in (found, _without_free_slots(found))]
     times = [time.ms for time in median_times([partial(read, b, camera) for b in both], repeats)]
     return {

@@ -101,6 +101,7 @@ def returning_chunk(
         fusion=model.memory.history_fusion(options),
         capacity=capacity,
         constants=model.constants(latents),
+        encoder=model.encoder,
     )
     if context is not None:
         context = model.conditioner.drop(context, empty == 0)

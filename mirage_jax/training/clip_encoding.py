@@ -23,7 +23,7 @@ from mirage_jax.chunks import TEMPORAL_STRIDE
 from mirage_jax.parallel import batch_sharding, processes, replicated
 from mirage_jax.settings import Settings, setting
 from mirage_jax.world.body_reads import BodyReads
-from mirage_jax.world.conditioners import Folded, Rgb
+from mirage_jax.world.conditioners import BodyReader, Rgb
 from mirage_jax.world.latent_clip import LatentClip, encode_clip, fields_of, keyframe_depth
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range
 from mirage_jax.world.model import WorldModel
@@ -59,7 +59,7 @@ def settings_of(
 ) -> EncodingSettings:
     """What is encoded of clips that a model is evaluated on; arguments as of `EncodingSettings`."""
     conditioner, bodies = model.conditioner, None
-    if isinstance(conditioner, Folded) and model.movers is not None and conditioner.movers:
+    if isinstance(conditioner, BodyReader) and model.movers is not None and conditioner.movers:
         fusion = model.memory.history_fusion(model.context_frames)
         bodies = BodyReads(conditioner, model.movers, fusion)
     return EncodingSettings(

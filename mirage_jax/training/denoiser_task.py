@@ -70,6 +70,7 @@ class DenoiserTask(Task):
       fusion: how histories are written, see `Conditioner.write`.
       noise: on histories written to the memory; those of the RGB baseline are true.
       constants: of the conditioner, for the latents of a chunk and those that precede it.
+      encoder: for kinds of conditioner that encode what they read.
       shift: noise-level shift.
       drop_memory: share of samples that see an empty memory.
       drop_text: share of samples whose text tokens are zeroed, where batches have text.
@@ -90,6 +91,7 @@ class DenoiserTask(Task):
     fusion: FusionOptions | None = None
     noise: NoiseAugmentation = NoiseAugmentation()
     constants: Any = None
+    encoder: LatentEncoder | None = None
     shift: float = 1.0
     drop_memory: float = 0.1
     drop_text: float = 0.0
@@ -149,6 +151,7 @@ class DenoiserTask(Task):
                 options=self.context_frames,
                 fusion=self.fusion,
                 constants=self.constants,
+                encoder=self.encoder,
                 key=noise_key if train else None,
                 noise=self.noise,
             )
@@ -268,6 +271,7 @@ class DenoiserTask(Task):
             options=self.context_frames,
             fusion=self.fusion,
             constants=self.constants,
+            encoder=self.encoder,
         )
         key = jax.random.key(0)
         sampled = sample_chunk(

@@ -22,7 +22,7 @@ from mirage_jax.geometry import Camera
 from mirage_jax.memory.fusion import FusionOptions
 from mirage_jax.memory.movers import MoverOptions
 from mirage_jax.world import moving
-from mirage_jax.world.conditioners import Folded, Frames
+from mirage_jax.world.conditioners import BodyReader, Frames
 from mirage_jax.world.conditioners.base import View
 from mirage_jax.world.scenarios import last_chunk_scenarios, scenarios
 
@@ -37,7 +37,7 @@ class BodyReads:
       fusion: how what stands still is written; None appends it.
     """
 
-    conditioner: Folded
+    conditioner: BodyReader
     options: MoverOptions
     fusion: FusionOptions | None
 
@@ -65,7 +65,7 @@ def body_reads(
       last_only: whether the last chunk alone is generated.
 
     Returns:
-      The last channels of `Folded.read`, as many as `Folded.body_channels`.
+      The last channels of `BodyReader.read`, as many as `BodyReader.body_channels`.
     """
     conditioner, options = settings.conditioner, settings.options
     keyframes = keyframes._replace(times=times[::TEMPORAL_STRIDE])

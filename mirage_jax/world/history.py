@@ -19,6 +19,7 @@ from mirage_jax.settings import Settings, setting
 from mirage_jax.world import context_frames, scenarios
 from mirage_jax.world.conditioners import Conditioner, Frames, Visibility, camera_rays
 from mirage_jax.world.latent_clip import LatentClip
+from mirage_jax.world.latent_encoder import LatentEncoder
 from mirage_jax.world.options import ContextFrameOptions
 
 NO_FRAMES = ContextFrameOptions()
@@ -202,6 +203,7 @@ def make_sample(
     fusion: FusionOptions | None = None,
     capacity: int | None = None,
     constants: Array | None = None,
+    encoder: LatentEncoder | None = None,
     key: PRNGKeyArray | None = None,
     noise: NoiseAugmentation | None = None,
 ) -> Sample:
@@ -218,6 +220,7 @@ def make_sample(
       fusion: how the history is written, see `Conditioner.write`.
       capacity: elements of its memory; None has room for every cell.
       constants: of the conditioner, for the chunk's and the preceding latents.
+      encoder: for kinds of conditioner that encode what they read.
       key: randomness of the noise; None for a true history.
       noise: on the history.
     """
@@ -233,7 +236,7 @@ def make_sample(
         return Sample(target, rays, context, {})
     history = draw_history(clip, keyframes, size, key=key, noise=noise)
     bank = write_history(conditioner, history, jnp.asarray(clip.static), fusion, capacity)
-    read, frames = conditioner.read(bank, camera), {}
+    read, frames = conditioner.read(bank, camera, encoder=encoder), {}
     if clip.bodies is not None:  # read where the clip was encoded, by the same conditioner
         shown = clip.bodies[scenario]
         read = jnp.concatenate([read[..., : -shown.shape[-1]], shown.astype(read.dtype)], axis=-1)
@@ -245,7 +248,8 @@ def make_sample(
         if options.preceding:
             start = chunk_start(clip, chunk)
             before = _cameras(clip, start - options.preceding, options.preceding, size)
-            read = jnp.concatenate([read, conditioner.read(bank, before)])
+            earlier = conditioner.read(bank, before, encoder=encoder)
+            read = jnp.concatenate([read, earlier])
         mask = jnp.concatenate([present, jnp.broadcast_to(follows, options.preceding_latents)])
         frames = {"reference": reference, "preceding": clip.preceding, "frame_mask": mask}
     return Sample(target, rays, conditioner.complete(read, constants), frames)
@@ -260,6 +264,7 @@ def returning_samples(
     fusion: FusionOptions | None = None,
     capacity: int | None = None,
     constants: Array | None = None,
+    encoder: LatentEncoder | None = None,
 ) -> Sample:
     """A batch coming back, the whole true history in memory."""
     table = situations(clips)
@@ -276,6 +281,7 @@ def returning_samples(
             fusion=fusion,
             capacity=capacity,
             constants=constants,
+            encoder=encoder,
         )
 
     return map_batch(one, clips)

@@ -10,6 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
 from mirage_jax.nn.tiny_decoder import TinyDecoder, init_params
@@ -79,6 +80,43 @@ class LatentEncoder:
 
         latents = denormalise(latents, self.stats)
         return decode_tiled(code, latents, **self._tiles()) if self.tile else code(latents)
+
+    def decode_patches(self, tokens: Float[Array | np.ndarray, "*n c"]) -> Float[Array, "*n s s 3"]:
+        """The picture of each image-mode token by the linear path alone: one matrix product.
+
+        Raises:
+          ValueError: if the autoencoder has no linear path.
+        """
+        self._check_linear_path()
+        tokens = jnp.asarray(tokens, jnp.float32)
+        latents = denormalise(tokens.reshape(-1, 1, 1, 1, tokens.shape[-1]), self.stats)
+
+        def linear(vae: VideoVAE, latents: Array) -> Array:
+            return vae.linear_decoder(latents, True)
+
+        pictures: Any = self.vae.apply({"params": self.params}, latents, method=linear)
+        return pictures.reshape(*tokens.shape[:-1], *pictures.shape[2:])
+
+    def encode_patches(
+        self, video: Float[Array | np.ndarray, "b t height width 3"]
+    ) -> Float[Array, "b l h w c"]:
+        """Normalised latents of clips in [-1, 1] by the linear path alone.
+
+        Raises:
+          ValueError: if the autoencoder has no linear path.
+        """
+        self._check_linear_path()
+
+        def linear(vae: VideoVAE, video: Array) -> Array:
+            return vae.linear_encoder(video, True)
+
+        params = {"params": self.params}
+        latents: Any = self.vae.apply(params, jnp.asarray(video), method=linear)
+        return normalise(latents, self.stats)
+
+    def _check_linear_path(self) -> None:
+        if not self.vae.linear_path:
+            raise ValueError("vae.linear_path: found False, expected True to code single patches")
 
     def _code(self, method: str, x: Array) -> Any:
         """`VideoVAE.encode` or `decode`, at once or latent by latent."""
@@ -170,3 +208,10 @@ def encoder_params(vae: VideoVAE) -> dict[str, Any]:
     video = jnp.zeros((1, 5, *(2 * (vae.spatial_stride,)), 3), jnp.float32)
     stats = dict.fromkeys(("mean", "std"), jnp.zeros(vae.latent_channels, jnp.float32))
     return {"vae": vae.init(jax.random.key(0), video)["params"], "stats": stats}
+
+
+def untrained(vae: VideoVAE) -> LatentEncoder:
+    """An encoder all of zeros, to trace or to time programs where there are no weights."""
+    shapes = jax.eval_shape(lambda: nn.unbox(encoder_params(vae)))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    return LatentEncoder(zeros["vae"], LatentStats(**zeros["stats"]), vae)

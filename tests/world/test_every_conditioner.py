@@ -54,6 +54,7 @@ def folder(tmp_path_factory):
 def task_of(model):
     constants = jax.jit(WorldModel.constants, static_argnums=1)(model, 2)
     options = {"chunks": 2, "chunk_latents": 2, "drop_memory": 0.0, "constants": constants}
+    options["encoder"] = model.encoder
     return DenoiserTask(model.denoiser, model.conditioner, SIZE, **options)
 
 
@@ -190,13 +191,13 @@ def test_from_a_training_step_to_rollout_and_evaluation(kind, folder):
     check_evaluation(loaded, clips)
 
 
-@pytest.mark.parametrize("kind", ["folded", "visibility", "score"])
+@pytest.mark.parametrize("kind", ["folded", "surfels", "visibility", "score"])
 def test_samples_and_rollouts_have_the_same_context_of_the_same_memory(kind):
     model, clips = untrained(kind), tiny_world.latent_clips(1, PATH)
 
     @jax.jit
     def both(model, clips):
-        options = {"conditioner": model.conditioner, "size": SIZE}
+        options = {"conditioner": model.conditioner, "size": SIZE, "encoder": model.encoder}
         sample = returning_samples(clips, constants=model.constants(2), **options)
         clip = jax.tree.map(lambda leaf: leaf[0], clips)
         kept = jnp.asarray(scenarios.scenarios(2, 2).keyframes[scenarios.RETURN])

@@ -10,12 +10,13 @@ from helpers.tiny_world import CHANNELS, CHUNK, INTRINSICS, SIZE, STRIDE
 from mirage_jax import parallel, trajectories
 from mirage_jax.geometry import Camera
 from mirage_jax.world import history, rollout
-from mirage_jax.world.conditioners import Folded, Frames, Score, Visibility
+from mirage_jax.world.conditioners import Folded, Frames, Score, Surfels, Visibility
 from mirage_jax.world.options import SamplerOptions
 
 SLOTS = 64
 KINDS = {
     "folded": Folded(CHANNELS, STRIDE, reads=2, fine=2, prefer="best_view", footprint=3),
+    "surfels": Surfels(CHANNELS, STRIDE),
     "visibility": Visibility(CHANNELS, STRIDE),
     "corners": Score(CHANNELS, STRIDE),
 }
@@ -41,7 +42,7 @@ def assert_same_bits(a, b):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_and_read_is_the_same_and_stays_in_parts(kind):
     """Two writes that begin and end within parts; the second does not fit and drops some."""
-    conditioner, rng = KINDS[kind], np.random.default_rng(0)
+    conditioner, rng, encoder = KINDS[kind], np.random.default_rng(0), tiny_world.encoder()
 
     def frames(count):
         tokens = rng.normal(size=(count, 4, 6, CHANNELS)).astype(np.float32)
@@ -55,7 +56,7 @@ def test_what_is_written_and_read_is_the_same_and_stays_in_parts(kind):
     def run(first, second, views):
         bank, _ = conditioner.write(conditioner.create(SLOTS), first)
         bank, report = conditioner.write(bank, second)
-        return bank, report, conditioner.read(bank, views)
+        return bank, report, conditioner.read(bank, views, encoder=encoder)
 
     arguments = first, second, camera(CHUNK)
     alone = jax.jit(run)(*arguments)

@@ -77,6 +77,11 @@ def _check_modules(config: ConfigDict) -> None:
         check_backend(config.denoiser.attention_backend)
     except ValueError as error:
         raise ValueError(f"config.denoiser.{error}") from error
+    if config.memory.conditioner == "surfels" and not vae.linear_path:
+        raise ValueError(
+            "config.memory.conditioner: found 'surfels' with vae.linear_path False, expected "
+            "'folded', 'visibility' or 'score': tokens are drawn by the linear path"
+        )
     if "tiny_decoder" in config:
         quick_models.tiny_decoder(config)
     for section in ("vae", "geometry", "denoiser"):

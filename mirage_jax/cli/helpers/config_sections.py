@@ -237,7 +237,7 @@ class DenoiserModuleSection(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MemorySection(Settings):
-    """`config.memory`; of which the last five are of the conditioner "folded"."""
+    """`config.memory`; the last five are of the conditioners "surfels" and "folded"."""
 
     capacity: int = setting(4096, "Elements of a rollout's bank.", least=1)
     fuse: bool = setting(True, "Whether what is shown already is not stored again in rollouts.")
@@ -246,7 +246,7 @@ class MemorySection(Settings):
         0.15, "Distance within which cells are the same, in cells.", above=0, most=1
     )
     conditioner: str = setting(
-        "folded",
+        "surfels",
         "Of the denoiser; the baselines are named by --memory.",
         choices=tuple(kind for kind in KINDS if kind not in ("rgb", "none")),
     )

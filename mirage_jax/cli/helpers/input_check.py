@@ -79,7 +79,7 @@ def _check_conditioner(config: ConfigDict, run: Path) -> None:
         return  # which the stage deals with
     for name in (
         "conditioner",
-        *(("reads", "fine") if config.memory.conditioner == "folded" else ()),
+        *(("reads", "fine") if config.memory.conditioner in build.BODY_KINDS else ()),
     ):
         found, expected = before.get("memory", {}).get(name), config.memory[name]
         if found not in (None, expected):

@@ -21,7 +21,7 @@ from mirage_jax.training.denoiser_task import DenoiserTask
 from mirage_jax.training.distill_task import DistillTask
 from mirage_jax.training.optimizers import make_optimizer
 from mirage_jax.training.task import Task, parameter_count
-from mirage_jax.world import sample_chunk
+from mirage_jax.world import latent_encoder, sample_chunk
 from mirage_jax.world.conditioners import camera_rays
 from mirage_jax.world.scenarios import last_chunk_scenarios, scenarios
 
@@ -131,7 +131,8 @@ def sample(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Trace
 
     def one(bank: memory.LatentMemory, intrinsics: Any, poses: Any) -> tuple[Any, Any]:
         camera = Camera(jnp.broadcast_to(intrinsics, (len(poses), 4)), poses, task.size)
-        return task.conditioner(bank, camera), camera_rays(camera, grid)
+        context = task.conditioner(bank, camera, encoder=task.encoder)
+        return context, camera_rays(camera, grid)
 
     def chunk(
         params: Any, views: tuple[Any, ...], first: Any, clean: Any, text: Any, key: Any
@@ -163,7 +164,9 @@ def sample(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Trace
 
 
 def _task(config: ConfigDict, kind: str) -> DenoiserTask:
-    return build.denoiser_task(config, kind, (1.0,) * config.vae.latent_channels)
+    task = build.denoiser_task(config, kind, (1.0,) * config.vae.latent_channels)
+    encoder = latent_encoder.untrained(build.vae(config)) if task.conditioner.encodes else None
+    return dataclasses.replace(task, encoder=encoder)
 
 
 def _batch(config: ConfigDict, mesh: Mesh) -> int:

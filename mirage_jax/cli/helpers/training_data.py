@@ -28,7 +28,7 @@ from mirage_jax.training.clip_encoding import (
 from mirage_jax.training.latent_cache import LatentSource
 from mirage_jax.training.sources import of_worlds
 from mirage_jax.world.body_reads import BodyReads
-from mirage_jax.world.conditioners import Folded
+from mirage_jax.world.conditioners import BodyReader
 from mirage_jax.world.latent_encoder import LatentEncoder
 
 
@@ -72,7 +72,7 @@ def encoding_settings(config: ConfigDict, memory: str) -> EncodingSettings:
     """What is encoded of clips for the stages of a config."""
     conditioner, movers = build.conditioner(config, memory), build.movers(config, memory)
     bodies = None
-    if movers is not None and isinstance(conditioner, Folded):
+    if movers is not None and isinstance(conditioner, BodyReader):
         bodies = BodyReads(conditioner, movers, build.history_fusion(config, memory))
     return EncodingSettings(
         chunk_frames=config.chunk_frames,

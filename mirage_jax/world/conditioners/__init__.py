@@ -7,6 +7,7 @@ kept with the weights; training, rollouts and evaluation call the same object:
 
 | kind | stored | read |
 |---|---|---|
+| `Surfels` | a token a cell | latents of the video in which each token is a small picture |
 | `Folded` | a token a cell | all frames of a latent on a finer grid, with confidence and depth |
 | `Visibility` | a token a cell | the token and whether there is one (paper section 3.2) |
 | `Score` | a token a cell | the token and the latents of a white video (released code) |
@@ -22,19 +23,23 @@ from typing import Any
 
 from mirage_jax.settings import from_mapping
 from mirage_jax.world.conditioners.base import Conditioner, Frames, Nothing
+from mirage_jax.world.conditioners.bodies import BodyReader
 from mirage_jax.world.conditioners.colours import Rgb
 from mirage_jax.world.conditioners.rays import RAY_CHANNELS, camera_rays
+from mirage_jax.world.conditioners.surfels import Surfels
 from mirage_jax.world.conditioners.tokens import Folded, Score, Visibility
 
 __all__ = [
     "KINDS",
     "RAY_CHANNELS",
+    "BodyReader",
     "Conditioner",
     "Folded",
     "Frames",
     "Nothing",
     "Rgb",
     "Score",
+    "Surfels",
     "Visibility",
     "camera_rays",
     "from_stored",
@@ -43,7 +48,7 @@ __all__ = [
 ]
 
 KINDS: dict[str, type[Conditioner]] = {
-    kind.kind: kind for kind in (Folded, Visibility, Score, Rgb, Nothing)
+    kind.kind: kind for kind in (Folded, Surfels, Visibility, Score, Rgb, Nothing)
 }
 
 

@@ -66,6 +66,7 @@ class Conditioner(Settings):
 
     kind: ClassVar[str]
     stores: ClassVar[str] = "tokens"
+    encodes: ClassVar[bool] = False  # whether reading needs the encoder
     reads = 1  # poses read for each latent
     fine = 1  # grid of the read-out relative to the latents'
 
@@ -84,6 +85,10 @@ class Conditioner(Settings):
     def read_channels(self) -> int:
         """Channels of `read`; `complete` adds the others."""
         raise NotImplementedError
+
+    def poses_read(self, frames: int) -> int:
+        """Poses that the memory is read at along so many frames, 1 + 4 n."""
+        return self.reads * latents_of_frames(frames)
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Cells (h, w) of a latent of pictures of `size`."""

@@ -27,6 +27,7 @@ class Rgb(Conditioner):
 
     kind = "rgb"
     stores = "colours"
+    encodes = True
 
     @property
     def read_channels(self) -> int:

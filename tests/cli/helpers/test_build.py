@@ -126,20 +126,14 @@ def test_models_are_rebuilt_from_their_own_files(tiny_config, trained):
     assert model.size == (32, 32) and model.chunk_frames == 17 and model.memory.sky_depth == 200
     assert model.grid == (4, 4)
     told = model.conditioner
-    assert (told.kind, told.reads, told.fine, told.prefer, told.footprint) == (
-        "folded",
-        4,
-        2,
-        "nearest",
-        3,
-    )
+    assert (told.kind, told.reads, told.fine, told.prefer) == ("surfels", 4, 2, "nearest")
     assert (model.sampler.steps, model.sampler.method) == (2, "euler")
     plain = build.world_model(trained, "none", tiny_config)
     assert plain.denoiser.memory_channels == 0 and plain.denoiser.branch_layers == ()
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "found"), [("conditioner", "visibility", "Folded"), ("reads", 1, "reads=4")]
+    ("field", "value", "found"), [("conditioner", "visibility", "Surfels"), ("reads", 1, "reads=4")]
 )
 def test_weights_of_another_conditioner_than_the_config_s_are_refused(
     tiny_config, trained, field, value, found
@@ -155,7 +149,7 @@ def test_models_of_another_kind_or_encoder_are_refused(tiny_config, trained):
         build.world_model(trained, "rgb", tiny_config)
     trained.model("denoiser_latent").rename(trained.model("denoiser_rgb"))
     with pytest.raises(
-        ValueError, match=r"denoiser_rgb: field conditioner: found 'folded', expected 'rgb'"
+        ValueError, match=r"denoiser_rgb: field conditioner: found 'surfels', expected 'rgb'"
     ):
         build.world_model(trained, "rgb", tiny_config)
     # An encoder with other channels under the same denoiser.

@@ -1,0 +1,79 @@
+"""The conditioner that draws tokens as small pictures."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from helpers import tiny_world
+from helpers.tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE, STRIDE
+from mirage_jax import trajectories
+from mirage_jax.geometry import Camera
+from mirage_jax.world.conditioners import Frames, Surfels
+from mirage_jax.world.latent_encoder import LatentEncoder
+
+SURFELS = Surfels(CHANNELS, STRIDE)
+ENCODER = tiny_world.encoder()
+
+
+def camera(poses):
+    return Camera(np.tile(INTRINSICS, (len(poses), 1)), np.asarray(poses, np.float32), SIZE)
+
+
+def wall(still=CHUNK, known=True):
+    """A memory of one frame of a wall, what it is of, and a camera that stands still before it."""
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(1, *GRID, CHANNELS)).astype(np.float32)
+    depth = np.full((1, *GRID), 2.0, np.float32)
+    depth[:, :, 0] *= known
+    poses = np.tile(np.eye(4), (still, 1, 1))
+    bank = SURFELS.create(12)
+    bank, _ = SURFELS.write(bank, Frames(tokens, depth, camera(poses[:1]), np.zeros(1)))
+    return bank, tokens, camera(poses)
+
+
+read = jax.jit(lambda bank, camera: SURFELS.read(bank, camera, encoder=ENCODER))
+
+
+def test_before_a_wall_that_was_written_from_here_latents_are_those_of_a_still_video():
+    bank, tokens, view = wall()
+    pictures = ENCODER.decode_patches(tokens[0])
+    picture = np.asarray(pictures).transpose(0, 2, 1, 3, 4).reshape(*SIZE, 3)
+    expected = ENCODER.encode_patches(jnp.broadcast_to(picture, (1, CHUNK, *SIZE, 3)))[0]
+    found = np.asarray(read(bank, view))
+    np.testing.assert_allclose(found[..., :CHANNELS], expected, atol=1e-4)
+    np.testing.assert_array_equal(found[..., CHANNELS : CHANNELS + 4], 1.0)
+    np.testing.assert_allclose(found[..., CHANNELS + 4 :], 0.5, rtol=1e-6)
+
+
+def test_patches_are_coded_by_the_linear_path_and_its_statistics():
+    _, tokens, _ = wall()
+    stats, params = ENCODER.stats, ENCODER.params
+    raw = tokens[0, 0, 0] * stats.std + stats.mean
+    linear = params["linear_decoder"]
+    expected = (raw @ linear["image_kernel"] + linear["image_bias"]).reshape(STRIDE, STRIDE, 3)
+    np.testing.assert_allclose(ENCODER.decode_patches(tokens[0, 0, 0]), expected, atol=1e-5)
+    video = np.random.default_rng(1).normal(size=(1, CHUNK, *SIZE, 3)).astype(np.float32)
+    linear = params["linear_encoder"]
+    cell = video[0, 1:, 8:16, 16:24].reshape(-1)
+    expected = (cell @ linear["group_kernel"] + linear["group_bias"] - stats.mean) / stats.std
+    np.testing.assert_allclose(ENCODER.encode_patches(video)[0, 1, 1, 2], expected, atol=1e-4)
+
+
+def test_where_nothing_is_stored_all_is_zero():
+    bank, _, view = wall(known=False)
+    found = np.asarray(read(bank, view))
+    assert not found[:, :, 0].any() and found[:, :, 2].all()
+    away = trajectories.make("pan_right", 2, angle=180)[-1:]
+    assert not np.any(read(bank, camera(np.tile(away, (CHUNK, 1, 1)))))
+
+
+def test_what_cannot_be_drawn_is_refused():
+    bank, tokens, view = wall()
+    with pytest.raises(ValueError, match="encoder: found none, expected one whose linear path"):
+        SURFELS.read(bank, view)
+    plain = LatentEncoder(ENCODER.params, ENCODER.stats, ENCODER.vae.clone(linear_path=False))
+    video = np.zeros((1, CHUNK, *SIZE, 3), np.float32)
+    for code in (lambda: plain.decode_patches(tokens), lambda: plain.encode_patches(video)):
+        with pytest.raises(ValueError, match="linear_path: found False, expected True"):
+            code()
