@@ -17,6 +17,7 @@ from mirage_jax.memory import LatentMemory
 from mirage_jax.memory.movers import CONFIRMED, Movers
 from mirage_jax.origin import Origin
 from mirage_jax.world.colours import token_colours
+from mirage_jax.world.conditioners import Surfels
 from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
 from mirage_jax.world.model import WorldModel
 
@@ -163,15 +164,22 @@ def _read_out(
     kind, grid = model.conditioner, model.grid
     if kind.stores == "nothing":
         return jnp.zeros((*model.size, 3)), jnp.zeros(model.size)
+    if isinstance(kind, Surfels):
+        video, depth = kind.draw(bank, camera[None], model.encoder)
+        return video[0], _at_pixels((depth[0] > 0).astype(jnp.float32), model.size)
     if kind.stores == "colours":
         shown = memory.rgb_cloud.read(bank, camera, model.size)
         return shown.tokens, shown.visible
     shown = memory.read(bank, camera, grid, cells=kind.cells)
     picture = model.encoder.decode(shown.tokens.astype(jnp.float32)[None, None])[0, 0]
-    visible = shown.visible
+    return picture, _at_pixels(shown.visible, model.size)
+
+
+def _at_pixels(cells: Float[Array, "h w"], size: tuple[int, int]) -> Float[Array, "height width"]:
+    """Values of cells, repeated for each of their pixels."""
     for axis in (0, 1):
-        visible = jnp.repeat(visible, model.size[axis] // grid[axis], axis=axis)
-    return picture, visible
+        cells = jnp.repeat(cells, size[axis] // cells.shape[axis], axis=axis)
+    return cells
 
 
 def read_out(

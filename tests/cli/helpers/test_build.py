@@ -88,9 +88,13 @@ def test_an_autoencoder_of_another_stride_is_refused(tiny_config):
 
 def test_memory_context_channels_by_kind(tiny_config):
     channels = tiny_config.vae.latent_channels
+    # A latent; what is known of a cell, and how far it is, in each of four frames.
+    assert build.conditioner(tiny_config).channels == channels + 4 + 4
     # Four reads of 2 x 2 cells; tokens of hits and of holes, three numbers and what was filled.
-    assert build.conditioner(tiny_config).channels == 4 * 2 * 2 * (2 * channels + 4)
-    open_holes = tiny_config.copy_and_resolve_references()
+    folded = tiny_config.copy_and_resolve_references()
+    folded.memory.conditioner = "folded"
+    assert build.conditioner(folded).channels == 4 * 2 * 2 * (2 * channels + 4)
+    open_holes = folded.copy_and_resolve_references()
     open_holes.memory.footprint = 1
     assert build.conditioner(open_holes).channels == 4 * 2 * 2 * (channels + 3)
     assert build.conditioner(tiny_config, "rgb").channels == channels + 4
