@@ -254,10 +254,11 @@ def _skipped_worlds(workdir: Workdir) -> list[dict[str, str]]:
     return [{"control": "world", "world": w, "reason": reason} for w, reason in skipped.items()]
 
 
-def _geometry(model: Any, held_out: Any) -> dict[str, float]:
-    """The head's errors on held-out clips, in the terms it was trained with."""
+def _geometry(model: Any, held_out: Any) -> dict[str, float | None]:
+    """The head's errors on held-out clips, in the terms it was trained with, and of its depth."""
     import jax
 
+    from mirage_jax.evaluation import depth_quality
     from mirage_jax.training.geometry_task import GeometryTask
     from mirage_jax.world.latent_clip import fields_of
 
@@ -265,7 +266,8 @@ def _geometry(model: Any, held_out: Any) -> dict[str, float]:
     batch = fields_of(held_out.clips)
     loss = jax.jit(lambda params, batch: task.loss(params, batch, jax.random.key(0), train=False))
     _, metrics = loss(model.head_params, batch)
-    return {name: float(value) for name, value in metrics.items()}
+    trained: dict[str, float | None] = {name: float(value) for name, value in metrics.items()}
+    return trained | depth_quality.measure(model, held_out)
 
 
 def _returns(
