@@ -120,7 +120,7 @@ def get_config(_: str = "") -> ConfigDict:
 
     c.geometry_training = ConfigDict()
     c.geometry_training.steps = 2000
-    c.geometry_training.batch_size = 4  # many small steps: four times the batch learns half as much
+    c.geometry_training.batch_size = 4  # many small steps learn more of as many clips
     c.geometry_training.learning_rate = 3e-3
     c.geometry_training.warmup = 100
     c.geometry_training.weight_decay = 1e-3
