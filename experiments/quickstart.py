@@ -119,7 +119,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.geometry.mlp_ratio = 2  # an MLP after each that sees a cell's column and its frame; 0 = none
 
     c.geometry_training = ConfigDict()
-    c.geometry_training.steps = 2000
+    c.geometry_training.steps = 2400
     c.geometry_training.batch_size = 4  # many small steps learn more of as many clips
     c.geometry_training.learning_rate = 3e-3
     c.geometry_training.warmup = 100

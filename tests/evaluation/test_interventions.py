@@ -9,12 +9,14 @@ import pytest
 from data_pipelines.sources.counterfactual import replay
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers import tiny_world
+from mirage_jax import memory
 from mirage_jax.evaluation.permanence import interventions, views
 from mirage_jax.evaluation.permanence.interventions import KINDS, Told
 from mirage_jax.evaluation.permanence.views import ViewOptions
 from mirage_jax.memory import movers
 from mirage_jax.memory.movers import MoverOptions
 from mirage_jax.memory.movers.state import with_rows
+from mirage_jax.world import World, WorldModel
 
 SOURCE = ProceduralSource(size=32, frames=17, bodies=2, skip=6, eval_worlds=2)
 WORLD = "procedural/eval-000"
@@ -115,6 +117,32 @@ def test_tracked_bodies_are_nearest_pairs(clips):
             {"position": beside, "status": movers.CONFIRMED},
         )
         assert interventions.tracked(more, scene)[ids[0]] == 0
+
+
+def test_a_model_has_bodies_where_they_went_while_frames_were_left_out(clips):
+    """Straight on, by the clip's own times, from the last given frame."""
+    clip = clips[0]
+    given, options = views.history_frames(clip), MoverOptions(slots=2, views=1, fps=clip.fps)
+    seconds = np.asarray(clip.times) - clip.times[0]
+    velocity = np.array([[0.5, -0.2, 0.0], [0.0, 0.0, 0.0]], np.float32)
+    table = with_rows(
+        movers.create(1, UP, options),
+        jnp.array([True, False]),
+        {"position": 1.0, "velocity": velocity, "id": 0, "status": movers.CONFIRMED},
+    ).replace(time=jnp.float32(seconds[given - 1]))
+
+    class Model(tiny_world.stand_in(WorldModel)):
+        size, chunk_frames, movers = clip.size, clip.frames - given + 1, options
+
+        def start(self, pictures, camera, **maps):
+            return World(memory.create(1, 1), None, None, None, given, movers=table)
+
+    told = interventions.told_by(Model(), clip, seed=0)
+    assert told.movers is table
+    for frame in (given, clip.frames - 1):
+        gone = seconds[frame] - seconds[given - 1]
+        assert gone > (frame - given + 1) / clip.fps  # some were left out
+        np.testing.assert_allclose(told.places(frame)[0], 1 + velocity[0, :2] * gone, atol=1e-3)
 
 
 def test_a_model_that_keeps_no_bodies_is_refused(clips):
