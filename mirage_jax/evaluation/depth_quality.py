@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt8
 
 from mirage_jax import memory
 from mirage_jax.chunks import TEMPORAL_STRIDE
@@ -23,10 +23,13 @@ from mirage_jax.geometry import Camera
 from mirage_jax.world import WorldModel
 from mirage_jax.world.history import draw_history, write_history
 from mirage_jax.world.latent_clip import LatentClip
-from mirage_jax.world.latent_encoder import to_model_range
+from mirage_jax.world.latent_encoder import to_uint8
 
 NEAR = 1.25
 """Ratio to the true depth, either way, up to which a cell counts as right."""
+
+BATCH = 16
+"""Clips decoded at once."""
 
 Depths = Float[np.ndarray, "clips keyframes h w"]
 
@@ -131,28 +134,28 @@ def readout_psnr(
       held_out: true pictures.
       histories: the clips; pixels count where the last shows something.
     """
-    read = jax.jit(_returning_read)
-    shown = [read(model, clips) for clips in histories]
-    visible = np.asarray(shown[-1][1])
-    new = visible.shape[1] * TEMPORAL_STRIDE
-    truth = to_model_range(held_out.video[:, -new:][:, TEMPORAL_STRIDE - 1 :: TEMPORAL_STRIDE])
-    repeats = np.array(truth.shape[2:4]) // visible.shape[2:4]
-    counted = visible.repeat(repeats[0], axis=2).repeat(repeats[1], axis=3)
-    means: list[float | None] = []
-    for pictures, _ in shown:
-        square = np.square(np.asarray(pictures) - np.asarray(truth)).mean(axis=-1)
-        weight = np.maximum(counted.sum((1, 2, 3)), 1)
-        error = (square * counted).sum((1, 2, 3)) / weight * 127.5**2
-        seen = counted.any((1, 2, 3))
-        psnr = 10 * np.log10(255.0**2 / np.maximum(error[seen], ROUNDING_MSE))
-        means.append(float(psnr.mean()) if seen.any() else None)
+    shown = [_returning_read(model, clips) for clips in histories]
+    visible = np.asarray(shown[-1].visible) > 0
+    pictures = [_decoded(model, read.tokens) for read in shown]
+    last = visible.shape[1] * TEMPORAL_STRIDE
+    truth = held_out.video[:, -last:][:, TEMPORAL_STRIDE - 1 :: TEMPORAL_STRIDE]
+    rows, columns = np.array(truth.shape[2:4]) // visible.shape[2:4]
+    counted = visible.repeat(rows, axis=2).repeat(columns, axis=3)
+    seen = counted.any((1, 2, 3))
+    if not seen.any():
+        return (None,) * len(shown)
+    pixels = counted.sum((1, 2, 3))[seen]
+    means = []
+    for picture in pictures:
+        square = np.square(picture.astype(np.float32) - truth).mean(axis=-1)
+        error = (square * counted).sum((1, 2, 3))[seen] / pixels
+        means.append(float((10 * np.log10(255.0**2 / np.maximum(error, ROUNDING_MSE))).mean()))
     return tuple(means)
 
 
-def _returning_read(
-    model: WorldModel, clips: LatentClip
-) -> tuple[Float[Array, "b k height width 3"], Bool[Array, "b k h w"]]:
-    """Decoded read-outs at the keyframes of the last chunk but its first, and where they show."""
+@jax.jit
+def _returning_read(model: WorldModel, clips: LatentClip) -> memory.ReadOut:
+    """Read-outs at the keyframes of the last chunk but its first, [clips, keyframes, ...]."""
     last, keyframes = clips.chunks.shape[2] - 1, clips.depth.shape[1]
     before = jnp.arange(keyframes) < keyframes - last
 
@@ -163,7 +166,20 @@ def _returning_read(
         lens = jnp.broadcast_to(jnp.asarray(clip.intrinsics), (last, 4))
         return memory.read(bank, Camera(lens, poses, model.size), model.grid)
 
-    shown = jax.vmap(one)(clips)
-    tokens = shown.tokens.reshape(-1, 1, *shown.tokens.shape[2:])
-    pictures = model.encoder.decode(tokens)[:, 0]
-    return pictures.reshape(*shown.tokens.shape[:2], *pictures.shape[1:]), shown.visible > 0
+    return jax.vmap(one)(clips)
+
+
+def _decoded(
+    model: WorldModel, tokens: Float[Array, "b k h w c"]
+) -> UInt8[np.ndarray, "b k height width 3"]:
+    """Every view as a picture, so many clips at once that large pictures have room."""
+    parts = [tokens[start : start + BATCH] for start in range(0, len(tokens), BATCH)]
+    return np.concatenate([to_uint8(_decode(model, part)) for part in parts])
+
+
+@jax.jit
+def _decode(
+    model: WorldModel, tokens: Float[Array, "b k h w c"]
+) -> Float[Array, "b k height width 3"]:
+    pictures = model.encoder.decode(tokens.reshape(-1, 1, *tokens.shape[2:]))
+    return pictures.reshape(*tokens.shape[:2], *pictures.shape[2:])

@@ -86,11 +86,10 @@ def measure(
       `change` with `change_error`: mean and standard error over the clips of the paired difference
       to the first case.
     """
-    scaled = with_wrong_depth(held_out.clips, seed)
-    predicted = dataclasses.replace(
-        held_out.clips, depth=head_depth(model, held_out.clips).remembered
-    )
-    cells = history_cells(held_out.clips)
+    true = held_out.clips
+    scaled = with_wrong_depth(true, seed)
+    predicted = dataclasses.replace(true, depth=head_depth(model, true).remembered)
+    cells = history_cells(true)
     truth = held_out.video[:, -protocol.REVISITED_FRAMES :]
     scores: dict[str, np.ndarray] = {}
     found: dict[str, Any] = {}
@@ -99,7 +98,6 @@ def measure(
         options = dataclasses.replace(model.memory, fuse=True, fuse_histories=case.fused)
         run = jax.jit(functools.partial(protocol.returning_chunk, capacity=capacity))
         generate = functools.partial(run, dataclasses.replace(model, memory=options))
-        true = held_out.clips
         clips = scaled if case.wrong else predicted if case.predicted else true
         video = protocol.in_batches(generate, clips, batch_size, seed)
         psnr = image_metrics.psnr(truth, video[:, -protocol.REVISITED_FRAMES :]).mean(axis=-1)

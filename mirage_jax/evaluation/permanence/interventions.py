@@ -44,7 +44,6 @@ NEAR = 1.5
 SHOWN_NEAR = 0.75
 """Metres from where a picture shows a body to where the table has it by then, at most."""
 
-
 Videos = Mapping[str, UInt8[np.ndarray, "frames height width 3"]]
 """By method, the frames of a clip after those that are given."""
 
