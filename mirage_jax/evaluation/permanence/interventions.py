@@ -11,13 +11,15 @@ not show cannot be edited, and what is shown by chance is no doing of the memory
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from data_pipelines.clip import Clip
 from data_pipelines.sources.counterfactual import Replay, State, open_world
@@ -32,7 +34,8 @@ from mirage_jax.evaluation.permanence.views import (
     history_frames,
     judged_views,
 )
-from mirage_jax.memory.movers import Movers, advance, edits, obstacles
+from mirage_jax.memory import LatentMemory
+from mirage_jax.memory.movers import MoverOptions, Movers, advance, edits, obstacles
 from mirage_jax.memory.regions import translation
 from mirage_jax.world import WorldModel
 
@@ -144,14 +147,27 @@ def told_by(model: WorldModel, clip: Clip, *, seed: int) -> Told:
 
     def places(frame: int) -> Float[np.ndarray, "k 2"]:
         time = (world.frames + frame - given) / bodies.fps
-        plan = obstacles(table, world.bank, clip.cam2world[frame][:3, 3], bodies)
-        return np.asarray(advance(table, time, plan, bodies).position)[:, :2]
+        here = jnp.asarray(clip.cam2world[frame][:3, 3], jnp.float32)
+        return np.asarray(_positions(table, world.bank, here, time, bodies))[:, :2]
 
     def show(movers: Movers) -> Videos:
         edited = world.replace(movers=movers)  # type: ignore[attr-defined]
         return rollouts.second_half(model, edited, clip, seed=seed)
 
     return Told(table, places, show)
+
+
+@functools.partial(jax.jit, static_argnames="options")
+def _positions(
+    table: Movers,
+    bank: LatentMemory,
+    here: Float[Array, "3"],
+    time: Any,
+    options: MoverOptions,
+) -> Float[Array, "k 3"]:
+    """Where bodies are at another time, turned back by what stands around `here`."""
+    plan = obstacles(table, bank, here, options)
+    return advance(table, time, plan, options).position
 
 
 def _score_clip(
