@@ -116,14 +116,15 @@ def get_config(_: str = "") -> ConfigDict:
     c.geometry = ConfigDict()
     c.geometry.width = 64
     c.geometry.layers = 2
+    c.geometry.mlp_ratio = 2  # an MLP after each that sees a cell's column and its frame; 0 = none
 
     c.geometry_training = ConfigDict()
-    c.geometry_training.steps = 400
-    c.geometry_training.batch_size = 16
-    c.geometry_training.learning_rate = 2e-3
-    c.geometry_training.warmup = 50
+    c.geometry_training.steps = 2400
+    c.geometry_training.batch_size = 4  # many small steps learn more of as many clips
+    c.geometry_training.learning_rate = 3e-3
+    c.geometry_training.warmup = 100
     c.geometry_training.weight_decay = 1e-3
-    c.geometry_training.ema_decay = 0.99
+    c.geometry_training.ema_decay = 0.995
     c.geometry_training.mover_weight = 1.0  # of cells that move, which are rare
 
     c.denoiser = ConfigDict()

@@ -39,6 +39,7 @@ def get_config(_: str = "") -> ConfigDict:
 
     c.geometry_training.steps = 4000
     c.geometry_training.batch_size = 32
+    c.geometry_training.learning_rate = 2e-3
 
     c.denoiser.width = 512
     c.denoiser.depth = 10

@@ -19,14 +19,19 @@ being the model's own: PSNR by chunk, with the memory and with it emptied; write
 
     mirage evaluate --protocol=memory
 
-scores the returns with histories that are appended or fused, have a tenth of their depths wrong, or
-have too little room; writes memory.json.
+scores the returns with histories that are appended or fused, have a tenth of their depths wrong or
+all from the geometry head, or have too little room; writes memory.json.
 
     mirage evaluate --protocol=permanence
 
 scores clips with walking bodies (experiments/living.py): is who went out of sight still there, and
 where? It writes permanence.json and permanence.png, and scores baselines, the trained model if
 there is one, and folders of other models' videos.
+
+    mirage evaluate --protocol=interventions
+
+deletes, moves and exchanges bodies of these clips in memory while nobody looks, and scores whether
+what is generated obeys; writes interventions.json.
 """
 
 from __future__ import annotations
@@ -44,8 +49,10 @@ from mirage_jax.cli.helpers import (
     common,
     config_check,
     depth_network,
+    head_scores,
     held_out_clips,
     input_check,
+    interventions,
     permanence,
     timing,
 )
@@ -59,9 +66,9 @@ from mirage_jax.io.workdir import Workdir
 _PROTOCOL = flags.DEFINE_enum(
     "protocol",
     "revisit",
-    ["revisit", "closed_loop", "memory", "permanence"],
+    ["revisit", "closed_loop", "memory", "permanence", "interventions"],
     "What is scored: places that are seen again, after a true past or one that the model made up, "
-    "or as the memory was written; or bodies that walked out of sight.",
+    "or as the memory was written; bodies that walked out of sight; or edits of them.",
 )
 _SOURCE = flags.DEFINE(
     PathNames(),
@@ -86,7 +93,7 @@ _PIXELS = flags.DEFINE(
     Integer(least=1),
     "least_pixels",
     80,
-    "Of a body, at least, in a view that is judged, for --protocol=permanence.",
+    "Of a body, at least, in a view that is judged, for --protocol=permanence or interventions.",
 )
 _PAIRS = flags.DEFINE_bool(
     "pairs",
@@ -94,10 +101,12 @@ _PAIRS = flags.DEFINE_bool(
     "Judge pairs of clips, too, in which a body came to its last sight from elsewhere, for "
     "--protocol=permanence.",
 )
-_GOES_WITH = {"source": "revisit", "returns": "revisit"} | dict.fromkeys(
-    ("videos", "cases", "least_pixels", "pairs"), "permanence"
-)
-"""Flags that mean something with one protocol alone."""
+_GOES_WITH = {
+    **dict.fromkeys(("source", "returns"), ("revisit",)),
+    **dict.fromkeys(("videos", "cases", "pairs"), ("permanence",)),
+    "least_pixels": ("permanence", "interventions"),
+}
+"""Flags that mean something with some protocols alone."""
 
 LABELS = {
     "memory": "with memory",
@@ -182,7 +191,7 @@ def _measure(config: ConfigDict, workdir: Workdir, console: Console) -> _Found:
         sized = {kind: held_out.fitted(one) for kind, one in models.items()}
         generated = protocol.generate(sized, held_out, seed=config.seed)
         worlds[name] = protocol.score(held_out, generated) | {
-            "geometry": _geometry(sized["latent"], held_out)
+            "geometry": head_scores.measure(sized["latent"], held_out)
         }
         shown = config.evaluation.videos
         returns = _returns(held_out, generated, name, shown, config.evaluation.fps)
@@ -252,20 +261,6 @@ def _skipped_worlds(workdir: Workdir) -> list[dict[str, str]]:
     path = workdir.root / "worlds" / "skipped.json"
     skipped = read_object(path) if path.exists() else {}
     return [{"control": "world", "world": w, "reason": reason} for w, reason in skipped.items()]
-
-
-def _geometry(model: Any, held_out: Any) -> dict[str, float]:
-    """The head's errors on held-out clips, in the terms it was trained with."""
-    import jax
-
-    from mirage_jax.training.geometry_task import GeometryTask
-    from mirage_jax.world.latent_clip import fields_of
-
-    task = GeometryTask(model.head, (0, 0, 0), model.memory.sky_depth)
-    batch = fields_of(held_out.clips)
-    loss = jax.jit(lambda params, batch: task.loss(params, batch, jax.random.key(0), train=False))
-    _, metrics = loss(model.head_params, batch)
-    return {name: float(value) for name, value in metrics.items()}
 
 
 def _returns(
@@ -355,10 +350,11 @@ def main() -> None:
     config = common.resolve_config()
     workdir = Workdir(common.workdir())
     check_overrides(workdir, "latent", common.overrides()[2], used=())
-    for name, protocol in _GOES_WITH.items():
-        if flags.FLAGS[name].present and protocol != _PROTOCOL.value:
+    for name, protocols in _GOES_WITH.items():
+        if flags.FLAGS[name].present and _PROTOCOL.value not in protocols:
+            expected = " or ".join(protocols)
             raise common.UserError(
-                f"--{name}: found --protocol={_PROTOCOL.value}, expected --protocol={protocol}"
+                f"--{name}: found --protocol={_PROTOCOL.value}, expected --protocol={expected}"
             )
     common.prepare_jax(config, workdir)
     if _PROTOCOL.value == "permanence":
@@ -371,6 +367,8 @@ def main() -> None:
             pixels=_PIXELS.value,
             pairs=_PAIRS.value,
         )
+    elif _PROTOCOL.value == "interventions":
+        interventions.run(config, workdir, Console(), pixels=_PIXELS.value)
     elif _PROTOCOL.value != "revisit":
         from mirage_jax.cli.helpers import held_out_protocols
 

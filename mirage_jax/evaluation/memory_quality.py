@@ -1,8 +1,8 @@
 """What fusing, wrong depth and a budget do to a return: paired scores of the generated pictures.
 
 The protocol's history (`protocol`), written in several ways: appended or fused, as its depth is or
-with some frames' depth scaled, and into memories with room for a part of its cells only. Weights,
-clips and noise are the same in all, so that differences are those of the memory.
+with some frames' depth scaled, or all of the head's, and into memories with room for a part of its
+cells only. Weights, clips and noise are the same in all, so that differences are the memory's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mirage_jax.evaluation import image_metrics, protocol
+from mirage_jax.evaluation.depth_quality import head_depth
 from mirage_jax.evaluation.protocol import HeldOut
 from mirage_jax.world import WorldModel
 from mirage_jax.world.latent_clip import LatentClip
@@ -35,12 +36,14 @@ class Case:
       name: of the row.
       fused: or appended.
       wrong: whether `WRONG_SHARE` of the frames have depth times `WRONG_SCALE`.
+      predicted: whether depth is the geometry head's, not the true one.
       room: elements that the memory has room for, as a share of the history's cells.
     """
 
     name: str
     fused: bool
     wrong: bool = False
+    predicted: bool = False
     room: float = 1.0
 
 
@@ -49,6 +52,8 @@ CASES = (
     Case("fused", fused=True),
     Case("appended, a tenth of the depths x 1.3", fused=False, wrong=True),
     Case("fused, a tenth of the depths x 1.3", fused=True, wrong=True),
+    Case("appended, depth of the head", fused=False, predicted=True),
+    Case("fused, depth of the head", fused=True, predicted=True),
     *(
         Case(f"{name}, room for 1/{part}", fused=name == "fused", room=1 / part)
         for part in (2, 4, 8)
@@ -69,7 +74,7 @@ def measure(
     """PSNR of the revisited frames in every case.
 
     Args:
-      model: encoder and denoiser of a trained work directory.
+      model: encoder, head and denoiser of a trained work directory.
       held_out: the clips.
       cases: the first is what the others are compared with.
       seed: of the noise, and of which frames have wrong depth.
@@ -81,8 +86,10 @@ def measure(
       `change` with `change_error`: mean and standard error over the clips of the paired difference
       to the first case.
     """
-    scaled = with_wrong_depth(held_out.clips, seed)
-    cells = history_cells(held_out.clips)
+    true = held_out.clips
+    scaled = with_wrong_depth(true, seed)
+    predicted = dataclasses.replace(true, depth=head_depth(model, true).remembered)
+    cells = history_cells(true)
     truth = held_out.video[:, -protocol.REVISITED_FRAMES :]
     scores: dict[str, np.ndarray] = {}
     found: dict[str, Any] = {}
@@ -91,7 +98,7 @@ def measure(
         options = dataclasses.replace(model.memory, fuse=True, fuse_histories=case.fused)
         run = jax.jit(functools.partial(protocol.returning_chunk, capacity=capacity))
         generate = functools.partial(run, dataclasses.replace(model, memory=options))
-        clips = scaled if case.wrong else held_out.clips
+        clips = scaled if case.wrong else predicted if case.predicted else true
         video = protocol.in_batches(generate, clips, batch_size, seed)
         psnr = image_metrics.psnr(truth, video[:, -protocol.REVISITED_FRAMES :]).mean(axis=-1)
         scores[case.name] = psnr

@@ -247,6 +247,7 @@ def _geometry(worlds: Mapping[str, Any]) -> str:
         return ""
     lead = (
         "<h3>Geometry head</h3><p class='soft'>Depth predicted from latents against the exact "
-        "depth; abs rel is the mean of |predicted − true| / true.</p>"
+        "depth; abs rel is the mean of |predicted − true| / true, aligned: with every frame's true "
+        "scale. Read-out: what a memory written with it shows on the way back, decoded.</p>"
     )
     return lead + "".join(tables({world_label(w): g for w, g in found.items()}))

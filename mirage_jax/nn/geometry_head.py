@@ -52,12 +52,44 @@ class Geometry:
         return jnp.exp(-jnp.exp(jnp.minimum(self.log_scale, 10.0)))
 
 
+class CellMLP(nn.Module):
+    """Of every cell, beside the means over its column and over its frame; a new one gives zeros.
+
+    Attributes:
+      hidden: channels.
+      dtype: of the products.
+    """
+
+    hidden: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t h w d"]) -> Float[Array, "b t h w d"]:
+        """What is to be added to `x`."""
+        width = x.shape[-1]
+        x = RMSNorm(name="norm")(x)
+        column, frame = x.mean(axis=-3, keepdims=True), x.mean(axis=(-3, -2), keepdims=True)
+
+        # Three products that are added: what is the same for many cells is multiplied once.
+        def product(part: Array, name: str) -> Array:
+            bias = name == "cell"
+            return Conv2d(self.hidden, 1, use_bias=bias, dtype=self.dtype, name=name)(part)
+
+        hidden = product(x, "cell") + product(column, "column") + product(frame, "frame")
+        zeros = nn.initializers.zeros_init()
+        out = Conv2d(width, 1, dtype=self.dtype, kernel_init=zeros, name="out")
+        return out(nn.silu(hidden))
+
+
 class GeometryHead(nn.Module):
     """2-D convolutions over each latent and the one before it.
 
     Attributes:
       width: channels.
       layers: residual convolutions.
+      mlp_ratio: hidden channels, as a multiple of `width`, of a residual MLP after each of them. It
+        sees a cell beside the means over its column, where floor, wall and ceiling meet, and over
+        the frame; 0 = none.
       cells_up: finer grid of the predicted maps, 1 or 2 per latent cell along each axis.
       movers_up: grid of the mover logits, where that is to be finer than the other maps': so many
         per latent cell along each axis, e.g. the encoder's stride for pixels; 0 = as `cells_up`.
@@ -67,6 +99,7 @@ class GeometryHead(nn.Module):
 
     width: int = 48
     layers: int = 2
+    mlp_ratio: int = 0
     cells_up: int = 1
     movers_up: int = 0
     initial_depth: float = 3.0
@@ -94,6 +127,9 @@ class GeometryHead(nn.Module):
         for i in range(self.layers):
             y = nn.silu(RMSNorm(name=f"norm_{i}")(x))
             x = x + Conv2d(self.width, dtype=self.dtype, name=f"conv_{i}")(y)
+            if self.mlp_ratio:
+                hidden = self.mlp_ratio * self.width
+                x = x + CellMLP(hidden, dtype=self.dtype, name=f"mlp_{i}")(x)
         x = nn.silu(RMSNorm(name="norm_out")(x))
         zeros = nn.initializers.zeros_init()
         up = self.cells_up

@@ -9,13 +9,14 @@ import pytest
 
 from helpers import tiny_world
 from helpers.tiny_world import CHUNK
-from mirage_jax.evaluation import image_metrics, memory_quality, protocol
+from mirage_jax.evaluation import depth_quality, image_metrics, memory_quality, protocol
 from mirage_jax.evaluation.memory_quality import Case
 
 FRAMES, CLIPS, SEED = 2 * CHUNK - 1, 2, 4
 CASES = (
     Case("appended", fused=False),
     Case("wrong", fused=False, wrong=True),
+    Case("head", fused=False, predicted=True),
     Case("little room", fused=True, room=0.25),
 )
 
@@ -51,6 +52,19 @@ def test_appended_in_ample_room_is_the_protocol(held_out, found):
     expected = image_metrics.psnr(held_out.video[:, -last:], video[:, -last:]).mean()
     assert found["appended"]["psnr"] == pytest.approx(expected, abs=1e-4)
     assert found["appended"]["change"] == 0
+
+
+def test_the_heads_depth_is_that_of_a_history_with_it(held_out, found):
+    model = tiny_world.world_model()
+    depth = depth_quality.head_depth(model, held_out.clips).remembered
+    clips = dataclasses.replace(held_out.clips, depth=depth)
+    appends = model.replace(memory=dataclasses.replace(model.memory, fuse_histories=False))
+    run = functools.partial(jax.jit(protocol.returning_chunk), appends)
+    video = protocol.in_batches(run, clips, CLIPS, SEED)
+    last = protocol.REVISITED_FRAMES
+    expected = image_metrics.psnr(held_out.video[:, -last:], video[:, -last:]).mean()
+    assert found["head"]["psnr"] == pytest.approx(expected, abs=1e-4)
+    assert found["head"]["psnr"] != found["appended"]["psnr"]
 
 
 def test_changes_are_paired_and_room_is_in_elements(held_out, found):

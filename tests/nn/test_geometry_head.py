@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from mirage_jax.nn import geometry_head
-from mirage_jax.nn.geometry_head import Geometry, GeometryHead, logit_loss
+from mirage_jax.nn.geometry_head import CellMLP, Geometry, GeometryHead, logit_loss
 
 
 def latents_and_flags(seed=0, b=2, t=3, h=3, w=4, c=5):
@@ -27,10 +27,10 @@ def randomised(head, latents, flags):
     return jax.tree.unflatten(tree, [0.2 * jax.random.normal(k, x.shape) for k, x in pairs])
 
 
-@pytest.mark.parametrize("up", [1, 2])
-def test_new_head(up):
+@pytest.mark.parametrize(("up", "mlp_ratio"), [(1, 0), (2, 2)])
+def test_new_head(up, mlp_ratio):
     latents, flags = latents_and_flags()
-    head = GeometryHead(width=8, cells_up=up, initial_depth=4.0)
+    head = GeometryHead(width=8, cells_up=up, mlp_ratio=mlp_ratio, initial_depth=4.0)
     out, _ = jax.jit(head.init_with_output)(jax.random.key(0), latents, flags)
     assert out.depth.shape == out.confidence.shape == (2, 3, 3 * up, 4 * up)
     np.testing.assert_allclose(out.depth, 4.0, rtol=1e-5)
@@ -192,3 +192,36 @@ def test_it_learns_depth_and_tokens():
     assert float(last) < 0.5 * float(first)
     error = geometry_head.token_loss(after.image_tokens, tokens)
     assert float(error) < 0.3 * float(geometry_head.token_loss(latents, tokens))
+
+
+@pytest.mark.parametrize("mlp_ratio", [0, 2])
+def test_an_mlp_sees_the_whole_column_and_frame(mlp_ratio):
+    """Convolutions alone do not see from one end of a wide frame to the other."""
+    latents, flags = latents_and_flags(b=1, t=1, h=3, w=12)
+    head = GeometryHead(width=8, layers=1, mlp_ratio=mlp_ratio)
+    params = randomised(head, latents, flags)
+    apply = jax.jit(head.apply)
+    moved = apply(params, latents.at[0, 0, 0, 0].add(3.0), flags).log_depth
+    far = jnp.abs(moved - apply(params, latents, flags).log_depth)[..., -1].max()
+    assert (float(far) > 0) == (mlp_ratio > 0)
+
+
+def test_an_mlp_adds_products_of_cell_column_and_frame():
+    x = jnp.asarray(np.random.default_rng(5).normal(size=(2, 1, 3, 4, 8)), jnp.float32)
+    mlp = CellMLP(6)
+    shapes = nn.unbox(jax.eval_shape(mlp.init, jax.random.key(0), x))
+    rng = np.random.default_rng(6)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes
+    )
+    weights = params["params"]
+    scaled = (
+        np.asarray(x) / np.sqrt(np.square(x).mean(-1, keepdims=True)) * weights["norm"]["gamma"]
+    )
+    column, frame = scaled.mean(2, keepdims=True), scaled.mean((2, 3), keepdims=True)
+    parts = {"cell": scaled, "column": column, "frame": frame}
+    hidden = sum(part @ weights[name]["kernel"][0, 0] for name, part in parts.items())
+    hidden = hidden + weights["cell"]["bias"]
+    out = weights["out"]
+    expected = hidden / (1 + np.exp(-hidden)) @ out["kernel"][0, 0] + out["bias"]
+    np.testing.assert_allclose(mlp.apply(params, x), expected, rtol=1e-4, atol=1e-4)

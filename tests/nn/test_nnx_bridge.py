@@ -27,7 +27,7 @@ from mirage_jax.nn import (
 from mirage_jax.nn.attention import Attention, Linear
 from mirage_jax.nn.block import DiTBlock
 from mirage_jax.nn.denoiser import Denoiser
-from mirage_jax.nn.geometry_head import GeometryHead
+from mirage_jax.nn.geometry_head import CellMLP, GeometryHead
 from mirage_jax.nn.rope import video_rotations
 from mirage_jax.nn.text_encoder import TextEncoder
 from mirage_jax.nn.video_vae import VideoVAE
@@ -78,7 +78,8 @@ CASES = {
         TextEncoder(11, width=8, heads=2, head_width=4, mlp_width=8, depth=2),
         (jnp.array([[3, 1, 4]]), jnp.array([[1, 1, 0]])),
     ),
-    GeometryHead: (GeometryHead(width=4), (LATENTS, jnp.array([[True, False]]))),
+    CellMLP: (CellMLP(3), (LATENTS,)),
+    GeometryHead: (GeometryHead(width=4, mlp_ratio=1), (LATENTS, jnp.array([[True, False]]))),
     layers.RMSNorm: (layers.RMSNorm(), (normal(2, 3),)),
     layers.Conv2d: (layers.Conv2d(4), (CELLS,)),
     layers.CausalConv3d: (layers.CausalConv3d(3), (CELLS,)),

@@ -189,6 +189,7 @@ class GeometrySection(Settings):
 
     width: int = setting(48, "Channels.", least=1)
     layers: int = setting(2, "Residual convolutions.", least=0)
+    mlp_ratio: int = setting(0, "Of the MLP after each, to the channels; 0 = none.", least=0)
     cells_up: int = setting(1, "Finer grid of the maps.", choices=(1, 2))
     movers_up: int = setting(0, "Of the mover logits alone; 0 = as the others.", least=0)
     initial_depth: float = setting(3.0, "Metres that a new head predicts.", above=0)

@@ -54,13 +54,13 @@ def run(
         raise common.UserError("--pairs: found --videos too, expected one of them")
     if cases:
         outputs.check_folder(f"--cases {cases}", Path(cases))
-        for clip in track(list(_clips(config, workdir)), "writing cases", console=console):
+        for clip in track(list(recorded_clips(config, workdir)), "writing cases", console=console):
             video_folders.write_case(cases, clip)
         return {}
     path = workdir.root / "permanence.json"
     outputs.check_file("evaluate", path, outputs.json_kind("permanence scores", ["methods"]))
     outputs.check_file("evaluate", path.with_suffix(".png"), SHEET)
-    clips = sorted(_clips(config, workdir), key=lambda clip: (clip.source, clip.world))
+    clips = sorted(recorded_clips(config, workdir), key=lambda clip: (clip.source, clip.world))
     for folder in folders.values():
         for clip in clips:
             video_folders.video_file(folder, clip)
@@ -111,7 +111,7 @@ def _folders(videos: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
-def _clips(config: ConfigDict, workdir: Workdir) -> Iterator[Any]:
+def recorded_clips(config: ConfigDict, workdir: Workdir) -> Iterator[Any]:
     """Held-out clips with walking bodies; UserError, naming the folder, for one without."""
     from data_pipelines.loading import ClipSource
 

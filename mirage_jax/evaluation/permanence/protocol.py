@@ -157,7 +157,7 @@ def _score_clip(
         scored.append(view)
         empty = [
             *((found.ghosts, place) for place in _left_places(replay, view, options)),
-            *((found.hallucinated, place) for place in _empty_places(replay, view)),
+            *((found.hallucinated, place) for place in empty_places(replay, view)),
         ]
         rendered = [(kind, _with_body(placements, place)) for kind, place in empty]
         for method, picture in pictures.items():
@@ -241,7 +241,7 @@ def _left_places(replay: Replay, view: JudgedView, options: ViewOptions) -> list
     return [replay.state(view.last_seen, view.body)] if view.displacement >= GONE else []
 
 
-def _empty_places(replay: Replay, view: JudgedView) -> list[State]:
+def empty_places(replay: Replay, view: JudgedView) -> list[State]:
     """Places on the floor in view where nobody is or was last seen; the same for every method."""
     rng = np.random.default_rng([view.frame, view.body, replay.clip.seed or 0])
     pose = replay.clip.cam2world[view.frame]

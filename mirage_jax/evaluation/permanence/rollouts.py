@@ -53,10 +53,18 @@ def videos_of(model: WorldModel, clip: Clip, *, seed: int) -> dict[str, Video]:
         )
     found = {RECONSTRUCTION: _reconstruct(model.encoder, clip.video[given - 1 :])[1:]}
     for suffix, told in (("", False), ("_true", True)):
-        world = start(model, clip, told=told)
-        found[f"memory{suffix}"] = _generate(model, world, clip, seed)
-        found[f"readout{suffix}"] = _decode_memory(model, world, _camera(clip, slice(given, None)))
+        shown = second_half(model, start(model, clip, told=told), clip, seed=seed)
+        found |= {f"{name}{suffix}": video for name, video in shown.items()}
     return found
+
+
+def second_half(model: WorldModel, world: World, clip: Clip, *, seed: int) -> dict[str, Video]:
+    """The second half of a clip from a world that knows the first: "memory" and "readout"."""
+    camera = _camera(clip, slice(history_frames(clip), None))
+    return {
+        "memory": _generate(model, world, clip, seed),
+        "readout": _decode_memory(model, world, camera),
+    }
 
 
 def start(model: WorldModel, clip: Clip, *, told: bool) -> World:
