@@ -84,7 +84,7 @@ OF_EXPERIMENTS = (
         ("denoiser.attention_backend=flash", "found 'flash', expected one of auto, xla"),
         ("memory.conditioner=sight", "found 'sight', expected 'folded' or"),
         ("memory.conditioner=rgb", "found 'rgb', expected 'folded' or 'surfels' or 'visibility'"),
-        ("vae.linear_path=False", "config.memory.conditioner: found 'surfels' with vae.linear_path"),
+        ("vae.linear_path=False", "config.memory.conditioner: found 'surfels' with vae.linear"),
         ("memory.footprint=2", "found 2, expected an odd number"),
         ("memory.reads=3", "found 3, expected 1 or 2 or 4"),
         ("mesh.data=0", "found 0, expected >= 1 or -1"),
