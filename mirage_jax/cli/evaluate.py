@@ -204,6 +204,7 @@ def _measure(config: ConfigDict, workdir: Workdir, console: Console) -> _Found:
     costs = efficiency.measure(
         size=model.size,
         conditioner=model.conditioner,
+        encoder=encoder,
         chunk_frames=model.chunk_frames,
         encode=jax.jit(lambda video: encoder.encode(video[None])),
     )
