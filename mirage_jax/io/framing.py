@@ -33,11 +33,14 @@ def centred_window(
 def nearest_shape(
     shapes: Sequence[tuple[int, int]], size: tuple[int, int] | None
 ) -> tuple[int, int]:
-    """The shape, (H, W), that least of a picture is cut off for; the first for one of no size."""
+    """The shape, (H, W), that least of a picture is cut off for; of equal ones the first.
+
+    A picture of no known size has the first.
+    """
     if size is None:
         return shapes[0]
     ratios = np.log([height / width for height, width in shapes]) - np.log(size[0] / size[1])
-    return shapes[int(np.argmin(np.abs(ratios)))]
+    return shapes[int(np.argmin(np.abs(ratios).round(9)))]
 
 
 @dataclasses.dataclass(frozen=True)

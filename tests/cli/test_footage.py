@@ -94,7 +94,9 @@ def test_captures_that_never_come_back_are_refused(call, tmp_path, monkeypatch):
     way_out = dataclasses.replace(room(24), cam2world=trajectories.make("push_in", 24, distance=9))
     made_footage.tum_rgbd(tmp_path / "walk", way_out)
     where = (*TINY, f"--source={tmp_path / 'walk'}", f"--config.data.lens={LENS}")
-    assert_refused(call("evaluate", *where), "found no 9 frames that leave a place and come back")
+    refused = call("evaluate", *where)
+    assert_refused(refused, "found no 9 frames that leave a place and come back")
+    assert_refused(refused, "in scenes of up to 24 frames")
 
 
 @pytest.mark.long

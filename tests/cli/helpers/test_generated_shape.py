@@ -25,6 +25,8 @@ def test_the_nearest_shape_keeps_most_of_the_picture():
         chosen = kept[SIZES.index(nearest_shape(SIZES, size))]
         assert chosen > max(kept) - 0.05  # windows are whole pixels
     assert nearest_shape(SIZES, None) == SIZES[0]
+    for shapes in (SIZES[:2], SIZES[1::-1]):
+        assert nearest_shape(shapes, (50, 50)) == shapes[0]  # as near to the one as to the other
 
 
 @pytest.mark.parametrize(
