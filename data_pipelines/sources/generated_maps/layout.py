@@ -241,8 +241,8 @@ def _closed_door(layout: Layout, rng: np.random.Generator, room: _Room) -> None:
         step, row = (-1, room.row - 1) if rng.random() < 0.5 else (1, room.row + room.height)
         if not 4 < row < SIDE - 4 or column + 3 > SIDE:
             continue
-        rows = slice(*sorted((row, row + 3 * step))) if step > 0 else slice(row - 2, row + 1)
-        rock = layout.cells[rows, column - 1 : column + 3] == SOLID
+        behind = slice(row, row + 3) if step > 0 else slice(row - 2, row + 1)
+        rock = layout.cells[behind, column - 1 : column + 3] == SOLID
         if not rock.all() or (layout.cells[row - step, column : column + 2] != room.sector).any():
             continue
         recess = dataclasses.replace(
