@@ -33,6 +33,8 @@ ONCE_WRONG = [
     ("footage of pixelSplat", 6016),  # times that are weeks apart
     ("footage of SpatialVID", 1606),  # rows of a mask without indices
     ("footage of 7-Scenes", 1472),  # depth of which nothing is known
+    ("sample of released latents", 415),  # a name in an archive that is no UTF-8
+    ("sample of released latents", 5806),  # a place before the archive
 ]
 
 # Public functions that take a path, read it, and are no entry of their own.

@@ -28,6 +28,7 @@ from data_pipelines.sources.options import describe_options
 SOURCES = {
     "footage": "data_pipelines.sources.footage.source:FootageSource",
     "freedoom": "data_pipelines.sources.vizdoom:FreedoomSource",
+    "freedoom_generated": "data_pipelines.sources.freedoom_generated:FreedoomGeneratedSource",
     "labmaze": "data_pipelines.sources.labmaze:LabmazeSource",
     "procedural": "data_pipelines.sources.procedural:ProceduralSource",
 }

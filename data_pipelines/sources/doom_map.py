@@ -7,6 +7,7 @@ THINGS, LINEDEFS, SIDEDEFS, VERTEXES, SECTORS and others. Ray casting is in `doo
 
 import itertools
 import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def read_map(path: str | Path, name: str) -> DoomMap:
     """
     data = Path(path).read_bytes()
     where = f"{path}: map {name}"
-    return _build(name, _map_lumps(data, _directory(data, str(path)), name, where), where)
+    return build_map(name, _map_lumps(data, _directory(data, str(path)), name, where), where)
 
 
 def _map_lumps(
@@ -115,7 +116,9 @@ def _map_lumps(
     return found
 
 
-def _build(name: str, lumps: dict[str, bytes], where: str) -> DoomMap:
+def build_map(name: str, lumps: Mapping[str, bytes], where: str) -> DoomMap:
+    """The map that lumps by name describe, see `read_map`; `where` names them in errors."""
+
     def records(lump: str, kind: Any) -> np.ndarray:
         size = np.dtype(kind).itemsize
         if len(lumps[lump]) % size:
@@ -263,8 +266,8 @@ def _draw(grid: np.ndarray, lines: np.ndarray, origin: np.ndarray, cell: float) 
 # --- the camera script ---------------------------------------------------------------------------
 
 
-def camera_pwad() -> bytes:
-    """A PWAD with nothing but a script that puts the camera anywhere.
+def camera_pwad(more: Iterable[tuple[str, bytes]] = ()) -> bytes:
+    """A PWAD with nothing but a script that puts the camera anywhere, and lumps `more`.
 
     Its ACS library (ZDoom's compiled script format, "ACS\\0") holds script 1 with arguments x, y,
     z and angle as 16.16 fixed-point integers, the angle in turns; `puke -1 x y z angle` on the
@@ -280,7 +283,8 @@ def camera_pwad() -> bytes:
     code = struct.pack(f"<{len(words)}i", *words)
     scripts = struct.pack("<4i", 1, 1, 8, 4)  # one script: number 1, code at byte 8, 4 arguments
     library = b"ACS\0" + struct.pack("<i", 8 + len(code)) + code + scripts + struct.pack("<i", 0)
-    return _pwad([("LOADACS", b"CAMERA\n"), ("A_START", b""), ("CAMERA", library), ("A_END", b"")])
+    script = [("LOADACS", b"CAMERA\n"), ("A_START", b""), ("CAMERA", library), ("A_END", b"")]
+    return _pwad([*more, *script])
 
 
 def _pwad(lumps: list[tuple[str, bytes]]) -> bytes:

@@ -48,6 +48,21 @@ _RESERVED = re.compile(r"freedoom2/MAP(2\d|3\d)|freedoom1/E4M\d", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
+class Level:
+    """One map as the engine and the ray caster take it.
+
+    Attributes:
+      wad: data set that the engine starts with.
+      map: of that data set, or of `lumps`.
+      lumps: of a map that is not in it, by name, its marker first.
+    """
+
+    wad: Path
+    map: doom_map.DoomMap
+    lumps: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class FreedoomSource(RenderedSource):
     """Clips of Freedoom maps, "freedoom2/MAP07" or "freedoom1/E1M3"; ValueError for reserved ones.
 
@@ -77,6 +92,11 @@ class FreedoomSource(RenderedSource):
             raise ValueError(f"world {world!r} is reserved for benchmarks and never recorded")
         super().check_world(world)
 
+    def level(self, world: str) -> Level:
+        """The map of a world."""
+        wad, map_name = world.split("/")
+        return Level(wad_path(wad), doom_map.read_map(wad_path(wad), map_name))
+
     @contextlib.contextmanager
     def _open(self, world: str) -> Iterator[Callable[[int, str], Clip | str]]:
         with contextlib.ExitStack() as stack:
@@ -87,10 +107,9 @@ class _Recorder:
     """Records clips of one map; the engines start when first needed."""
 
     def __init__(self, source: FreedoomSource, world: str, stack: contextlib.ExitStack) -> None:
-        wad, map_name = world.split("/")
-        self.source, self.world, self.map_name = source, world, map_name
-        self.stack, self.wad = stack, wad_path(wad)
-        self.map = doom_map.read_map(self.wad, map_name)
+        self.source, self.world, self.stack = source, world, stack
+        self.level = source.level(world)
+        self.map = self.level.map
         self.grid = doom_map.navigation_grid(self.map)
         cells = np.argwhere(self.grid.free)
         lit = self.map.light[self.grid.sector[tuple(cells.T)]] >= LEAST_LIGHT
@@ -290,8 +309,8 @@ def _start_game(recorder: _Recorder, width: int, height: int, living: bool, fold
     import vizdoom as vzd
 
     game = vzd.DoomGame()
-    game.set_doom_game_path(str(recorder.wad))
-    game.set_doom_map(recorder.map_name)
+    game.set_doom_game_path(str(recorder.level.wad))
+    game.set_doom_map(recorder.map.name)
     game.set_window_visible(False)
     game.set_screen_format(vzd.ScreenFormat.RGB24)
     game.set_screen_resolution(getattr(vzd.ScreenResolution, f"RES_{width}X{height}"))
@@ -316,7 +335,7 @@ def _start_game(recorder: _Recorder, width: int, height: int, living: bool, fold
         "+show_messages 0"
     )
     script = folder / "camera.wad"
-    script.write_bytes(doom_map.camera_pwad())
+    script.write_bytes(doom_map.camera_pwad(recorder.level.lumps))
     game.set_doom_scenario_path(str(script))
     game.set_doom_config_path(str(folder / "engine.ini"))
     # The engine makes a folder where it starts; two engines in one place would race for it.

@@ -39,6 +39,7 @@ from mirage_jax.cli.helpers import (
     config_check,
     entry_flags,
     flag_values,
+    generated_shape,
     prompts,
     run_weights,
 )
@@ -93,15 +94,9 @@ _FRAMES = flags.DEFINE(
 _ANGLE = flags.DEFINE(Real(), "angle", 90.0, "Degrees turned by a named path.")
 _DISTANCE = flags.DEFINE(Real(), "distance", 1.0, "Metres moved by a named path.")
 _FOV = flags.DEFINE(Real(above=0, below=180), "fov", 90.0, "Degrees across the picture's middle.")
-_GEOMETRY = flags.DEFINE(
-    PathName(), "geometry", "", "Mirage's geometry.npz to start from and follow."
-)
-_START_FRAME = flags.DEFINE(
-    Integer(least=0), "start_frame", 0, "Frame of the geometry to begin with."
-)
-_INSIST = flags.DEFINE_bool(
-    "insist", False, "Take depths and intrinsics that look wrong as they are."
-)
+_GEOMETRY = flags.DEFINE(PathName(), "geometry", "", "Mirage's geometry.npz to begin and go by.")
+_START_FRAME = flags.DEFINE(Integer(least=0), "start_frame", 0, "Of the geometry, to begin with.")
+_INSIST = flags.DEFINE_bool("insist", False, "Take depths and intrinsics that look wrong.")
 _OUT = flags.DEFINE(PathName(), "out", "generated.mp4", "Video to write.")
 _FPS = flags.DEFINE(
     Real(above=0.01, below=1000),
@@ -128,7 +123,7 @@ _PRESET = flags.DEFINE_enum(
 )
 _WITH = flags.DEFINE_list("with", [], "Fields of that to change, as NAME=VALUE,...")
 _SIZE = flags.DEFINE_list(
-    "video_size", [], "HEIGHT,WIDTH of converted weights' video; by default as the geometry says."
+    "video_size", [], "HEIGHT,WIDTH of the video; by default the nearest to what it starts from."
 )
 _VAE_TILE = flags.DEFINE_list(
     "vae_tile",
@@ -252,12 +247,16 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         chunk_frames=_CHUNK_FRAMES.value,
         dtype=_DTYPE.value,
     )
+    if not _SIZE.value:
+        sizes = generated_shape.trained_sizes(workdir, _DENOISER.value)
+        begun = generated_shape.Started(_IMAGE.value, _CLIP.value, _WORLD.value, _CLIP_SCENE.value)
+        size = generated_shape.size_of_start(config, sizes, begun, model.conditioner.grid)
     model = flag_values.as_asked(
         model,
         workdir,
         denoiser=_DENOISER.value,
         tiny_decoder=_DECODER.value == "tiny",
-        size=size if _SIZE.value else None,
+        size=size,
         chunk_frames=_CHUNK_FRAMES.value if flags.FLAGS["chunk_frames"].present else None,
     )
     model = flag_values.with_memory_scale(model, _MEMORY_SCALE.value)

@@ -111,8 +111,7 @@ def _options(config: ConfigDict, name: str) -> dict[str, Any]:
     """What a world is recorded with; UserError if it has no walking bodies, and some are wanted."""
     record, known = config.record, sources.source_options(name)
     options = {"size": record.size, "frames": record.frames}
-    if "gamma" in known:
-        options["gamma"] = record.gamma
+    options |= {option: record[option] for option in ("gamma", "maps") if option in known}
     if record.bodies:
         if "bodies" not in known:
             raise common.UserError(f"record.bodies: found {record.bodies}, expected 0 for {name}")

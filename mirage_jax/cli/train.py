@@ -221,7 +221,8 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
     )
     if isinstance(task, BranchTask):
         params = task.whole(_stored(values), params)
-    architecture = build.denoiser_architecture(config, task)
+    worlds = workdir.recorded(config.worlds)
+    architecture = build.denoiser_architecture(config, task, worlds)
     path = workdir.model(f"denoiser_{memory}")
     first_alone(f"denoiser {memory}", lambda: export(path, params, architecture))
 
@@ -253,7 +254,7 @@ def _distill(config: ConfigDict, workdir: Workdir, console: Console, memory: str
     )
     if branch is not None:
         params = branch.whole(_stored(values), params)
-    made = build.denoiser_architecture(config, whole)
+    made = build.denoiser_architecture(config, whole, workdir.recorded(config.worlds))
     architecture = {**made, "sampler": dataclasses.asdict(sampler)}
     path = workdir.model(workdir.part("distill", memory))
     first_alone("distill", lambda: export(path, params, architecture))

@@ -126,9 +126,14 @@ class ReturnsSource:
         """Why scenes could not be looked through, naming their files."""
         return self._looked_through[1]
 
+    @property
+    def longest(self) -> int:
+        """Most frames with poses that a scene has."""
+        return self._looked_through[2]
+
     @functools.cached_property
-    def _looked_through(self) -> tuple[tuple[Return, ...], tuple[str, ...]]:
-        found, unreadable = [], []
+    def _looked_through(self) -> tuple[tuple[Return, ...], tuple[str, ...], int]:
+        found, unreadable, longest = [], [], 0
         for world in self.footage.scenes():
             try:
                 scene = self.footage.open(world)
@@ -136,11 +141,12 @@ class ReturnsSource:
                 unreadable.append(str(error))
                 continue
             good = np.flatnonzero(scene.good)
+            longest = max(longest, len(good))
             some = find_returns(in_comparable_units(scene), self.frames, self.history, self.revisit)
             found += [Return(world, tuple(good[n].tolist()), away) for n, away in some]
         farthest = sorted(found, key=lambda one: -one.away)[: self.most]
         in_order = sorted(farthest, key=lambda one: (one.scene, one.frames))
-        return tuple(in_order), tuple(unreadable)
+        return tuple(in_order), tuple(unreadable), longest
 
     def worlds(self, split: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(one.scene for one in self.returns)) if split == "eval" else ()

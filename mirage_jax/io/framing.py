@@ -6,6 +6,7 @@ Nothing here imports jax: recording and loading workers use it.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Num, UInt8
@@ -27,6 +28,19 @@ def centred_window(
         max(min(round(scale * side), whole), 1) for side, whole in zip(size, picture, strict=True)
     )
     return (picture[0] - height) // 2, (picture[1] - width) // 2, (height, width)
+
+
+def nearest_shape(
+    shapes: Sequence[tuple[int, int]], size: tuple[int, int] | None
+) -> tuple[int, int]:
+    """The shape, (H, W), that least of a picture is cut off for; of equal ones the first.
+
+    A picture of no known size has the first.
+    """
+    if size is None:
+        return shapes[0]
+    ratios = np.log([height / width for height, width in shapes]) - np.log(size[0] / size[1])
+    return shapes[int(np.argmin(np.abs(ratios).round(9)))]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,10 +34,11 @@ ZIP_FAILURES = (
     RuntimeError,
     EOFError,
     OSError,
+    ValueError,  # names of no known encoding, places before the archive
 )
 """What `zipfile` raises of archives that are damaged, or compressed or encrypted in other ways."""
 _FAILURES = (
-    *(ValueError, SyntaxError, TypeError, KeyError, OverflowError, tokenize.TokenError),
+    *(SyntaxError, TypeError, KeyError, OverflowError, tokenize.TokenError),
     *ZIP_FAILURES,
 )
 

@@ -1,10 +1,11 @@
 """The one training loop: any `Task`, any mesh, one compiled step, exact resume.
 
 `fit` prepares a run, `_Run.take_steps` is the loop, `_Run.roll_back` undoes steps that failed. The
-order in a step: dispatch it; while the devices work, fetch the metrics of the step before and draw
-the next batch; then, where due, evaluate, draw samples, save. A save follows the step it is named
-after, and the data position in it is the number of batches consumed by then. But for the end of a
-run no save is made among skipped steps, so that rolling back to the newest one undoes them.
+order in a step: dispatch it; while the devices work, fetch the metrics of the step before and take
+the next batch, which a thread draws and places; then, where due, evaluate, draw samples, save. A
+save follows the step it is named after, and the data position in it is the number of batches taken
+by then. But for the end of a run no save is made among skipped steps, so that rolling back to the
+newest one undoes them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from mirage_jax.training.initialisation import restore_or_initialise
 from mirage_jax.training.loop_settings import LoopSettings
 from mirage_jax.training.metric_logger import MetricLogger
 from mirage_jax.training.preemption import Preemption, out_of_time
+from mirage_jax.training.prepared import placed
 from mirage_jax.training.profiling import Profile
 from mirage_jax.training.runner import Runner
 from mirage_jax.training.state import TrainState
@@ -65,7 +67,8 @@ def fit(
       task: what to train.
       batches_factory: `batches_factory(n)` yields endless batches, the first being the one after
         the n-th of the run: trees of numpy arrays [batch, ...], of this process's share. The step
-        is compiled for their `examples`, a batch of every shape, before it is taken.
+        is compiled for their `examples`, a batch of every shape. A thread draws the next batch,
+        unless they say `computes`: drawing them runs programs on the devices.
       settings: numbers of the run.
       workdir: folder for checkpoints, metrics.jsonl, tensorboard/, samples/, config.json and
         parameters.txt, a table of where each parameter lies; of one run at a time.
@@ -126,7 +129,7 @@ def fit(
 
 @dataclasses.dataclass(kw_only=True)
 class _Run:
-    """One call of `fit`: its arguments, what `restore` and `open` make of them, and where it is.
+    """One call of `fit`: its arguments, what `restore` and `open` make of them, where it is.
 
     Attributes:
       state: of the newest step that was dispatched.
@@ -226,7 +229,7 @@ class _Run:
             on_step=self.on_step,
         )
         self.logger.means.restore(self.unfinished_means)
-        self.batches = iter(self.batches_factory(self.batches_drawn))
+        self.batches = placed(self.batches_factory(self.batches_drawn), self.runner.place)
         self.phases.end("start")
 
     def compile(self, batch: Any) -> None:
@@ -239,12 +242,12 @@ class _Run:
         """Takes the steps of this call, listening for signals; closes logs and batches."""
         try:
             with self.preemption:
-                for example in getattr(self.batches, "examples", ()):
+                for example in self.batches.examples:
                     self.compile(self.runner.place(example))
                 self.take_steps()
         finally:
             self.logger.close()
-            getattr(self.batches, "close", lambda: None)()
+            self.batches.close()
 
     def take_steps(self) -> None:
         """Takes steps until the last one, or until the run is to end early."""
@@ -265,10 +268,9 @@ class _Run:
 
     def take_step(self) -> None:
         """Dispatches a step and, while the devices work, fetches the metrics of the one before."""
-        drawn = next(self.batches, None)
-        if drawn is None:
+        batch = next(self.batches, None)
+        if batch is None:
             raise ValueError(f"the batches ended after step {self.step}; expected endless ones")
-        batch = self.runner.place(drawn)
         self.logger.waited(self.phases.end("data"))
         self.compile(batch)
         self.profile.before(self.step + 1)

@@ -20,6 +20,7 @@ from mirage_jax.training.chunk_lengths import ByLength, mixed_batches
 from mirage_jax.training.loop import fit
 from mirage_jax.training.loop_settings import LoopSettings
 from mirage_jax.training.optimizers import OptimizerSettings, make_optimizer
+from mirage_jax.training.prepared import Prefetched, Prepared
 from mirage_jax.training.task import Task
 
 
@@ -54,31 +55,6 @@ class StageOptions:
     batch_seconds: float = 600.0
 
 
-class _Prepared:
-    """Batches with something done to each of them when it is drawn.
-
-    Attributes:
-      examples: a batch of every shape, as drawn; none where all are of one.
-    """
-
-    def __init__(
-        self,
-        batches: Any,
-        prepare: Callable[[Any], Any] = lambda batch: batch,
-        examples: Iterable[Any] = (),
-    ):
-        self._batches, self._prepare, self.examples = batches, prepare, examples
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        return self._prepare(next(self._batches))
-
-    def close(self) -> None:
-        self._batches.close()
-
-
 def train_task(
     task: Task,
     source: Any,
@@ -102,7 +78,7 @@ def train_task(
       options: how and where.
       name: shown on the progress line.
       transform: of an element, see `loading.batches`.
-      prepare: of a batch, in this process: what the task gets is what it returns.
+      prepare: of a batch, on the devices of this process: the task gets what it returns.
       mixture: of the sets that the source is made of, see `loading.batches`.
       eval_batches: of held-out clips, see `loop.fit`.
     """
@@ -128,7 +104,7 @@ def train_task(
             say=lambda text: options.console.print(f"{name}: {text}", markup=False),
             told=told[length],
         )
-        return drawn if prepare is None else _Prepared(drawn, prepare)
+        return drawn if prepare is None else Prepared(Prefetched(drawn), prepare)
 
     def examples() -> Iterator[Any]:
         clips = options.batch_size // share[1]
@@ -149,7 +125,8 @@ def train_task(
             if isinstance(source, ByLength)
             else batches(0, start)
         )
-        return _Prepared(drawn, examples=examples()) if task.batch_shapes > 1 else drawn
+        shapes = examples() if task.batch_shapes > 1 else ()
+        return Prepared(drawn, examples=shapes, computes=prepare is not None)
 
     state = fit(
         task,

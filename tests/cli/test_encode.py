@@ -3,6 +3,10 @@
 import dataclasses
 import io
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,9 @@ from rich.console import Console
 from data_pipelines.loading import ClipSource
 from data_pipelines.recording import record
 from data_pipelines.sources.procedural import ProceduralSource
+from helpers import paths
 from helpers.command_line import assert_refused
+from helpers.ports import free_port
 from mirage_jax.cli.helpers import clip_sources, encoding, prompts
 from mirage_jax.io.text import TextEmbeddings, load_embeddings
 from mirage_jax.io.workdir import Workdir
@@ -180,6 +186,49 @@ def test_files_of_captions_are_resumed_and_shared_by_hosts(captioned, monkeypatc
     texts = {"procedural": np.zeros((4, 3), np.float32)}
     with pytest.raises(ValueError, match=r"captions-00000-of-00003.*another text encoder"):
         clip_sources.with_text(config, workdir, texts, "procedural", "train", range(3))
+
+
+def embed_in_processes(root, count):
+    """What each of so many processes said, all of them encoding captions together."""
+    program, coordinator = paths.HELPERS / "caption_processes.py", f"127.0.0.1:{free_port()}"
+    folders = os.pathsep.join(map(str, (paths.ROOT, paths.ROOT / "tests")))
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(program), str(root), coordinator, str(count), str(number)],
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": folders},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(count)
+    ]
+    said = [process.communicate(timeout=400)[0] for process in running]
+    assert [process.returncode for process in running] == [0] * count, said
+    return said
+
+
+@pytest.mark.long
+def test_two_processes_share_the_captions_of_one_recording(tmp_path):
+    """Files are those of one process, each of them made by one alone."""
+    workdir = Workdir(tmp_path)
+    source = Captioned(size=16, frames=13, train_worlds=1, eval_worlds=1)
+    record(source, workdir.worlds("procedural"), "train", 4, workers=0, progress=False)
+    for name in ("tokenizer.json", "text.safetensors"):
+        (tmp_path / name).write_bytes(b"x")
+    said = embed_in_processes(tmp_path, 2)
+    made = [sorted(re.findall(r"captions-(\d+)-of-00004\S*: \d of", text)) for text in said]
+    assert made == [["00000", "00002"], ["00001", "00003"]]
+    captions = Captions(workdir.captions("procedural", "train"))
+    assert [captions.of_clip(number) is None for number in range(4)] == [True, False, True, False]
+    np.testing.assert_array_equal(captions.of_clip(3), np.full((3, 3), len("a long hall")))
+    parts = latent_cache.cache_files(captions.path)
+    together = [part.read_bytes() for part in parts]
+    assert all("up to date" in text for text in embed_in_processes(tmp_path, 2))
+    parts[1].unlink()
+    parts[2].unlink()
+    alone = embed_in_processes(tmp_path, 1)[0]
+    assert "captions-00001-of-00004" in alone and "captions-00003-of-00004" not in alone
+    assert [part.read_bytes() for part in parts] == together
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,9 @@ def test_captures_that_never_come_back_are_refused(call, tmp_path, monkeypatch):
     way_out = dataclasses.replace(room(24), cam2world=trajectories.make("push_in", 24, distance=9))
     made_footage.tum_rgbd(tmp_path / "walk", way_out)
     where = (*TINY, f"--source={tmp_path / 'walk'}", f"--config.data.lens={LENS}")
-    assert_refused(call("evaluate", *where), "found no 9 frames that leave a place and come back")
+    refused = call("evaluate", *where)
+    assert_refused(refused, "found no 9 frames that leave a place and come back")
+    assert_refused(refused, "in scenes of up to 24 frames")
 
 
 @pytest.mark.long
@@ -158,6 +160,18 @@ def test_footage_of_several_shapes_becomes_a_world(call, tmp_path, monkeypatch):
     assert code == 0, err
     height, width = video_frames.VideoFrames(tmp_path / "generated.mp4").size  # enlarged
     assert height * 48 == width * 32
+
+    made_footage.write_pictures(tmp_path, room().video[:1, :, 8:24], "tall.png")
+    for start in ("--image=tall.png", "--world=tall.world"):  # which goes on in its shape
+        shown = (f"--workdir={tmp_path / 'run'}", start, "--out=tall.mp4", "--trajectory=push_in")
+        code, _, err = call("generate", *shown)
+        assert code == 0, err
+        height, width = video_frames.VideoFrames(tmp_path / "tall.mp4").size
+        assert height * 32 == width * 48
+    code, _, err = call("generate", *shown, "--video_size=32,48")
+    assert code != 0 and "tall.world" in err  # of the other shape
+    code, _, err = call("generate", *shown, "--video_size=32,32")
+    assert code != 0 and "found (32, 32), expected (32, 48) or (48, 32)" in err
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ from helpers.command_line import assert_refused
 from helpers.made_footage import FPS, FRAMES, room
 from helpers.tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE
 from mirage_jax import memory, trajectories
-from mirage_jax.cli.helpers import capture_start, rollout_files
+from mirage_jax.cli.helpers import capture_start, flag_values, generated_shape, rollout_files
 from mirage_jax.io import camera_files
 from mirage_jax.io import video as video_io
 from mirage_jax.io.camera_files import CameraRecord
@@ -42,7 +42,7 @@ def walked(model, world, path, key, **options):
         cam2world=np.asarray(world.origin.relative(path[-1]), np.float32),
         frames=world.frames + frames,
     )
-    video = np.full((frames, *SIZE, 3), 128, np.uint8)
+    video = np.full((frames, *model.size, 3), 128, np.uint8)
     yield Chunk(0, video, world, NOTHING_WRITTEN)
 
 
@@ -79,6 +79,26 @@ def picture(tmp_path):
     path = tmp_path / "photo.png"
     Image.new("RGB", (30, 20), (10, 20, 30)).save(path)
     return f"--image={path}"
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_the_trained_shape_nearest_to_the_picture_is_generated(
+    generate, model, tmp_path, monkeypatch, side
+):
+    sizes = ((32, 64), (64, 32))
+    made = {"sizes": [list(size) for size in sizes]}
+    for module in (generated_shape, flag_values):
+        monkeypatch.setattr(module, "stored_architecture", lambda _: made)
+    path = tmp_path / "photo.png"
+    Image.new("RGB", ((50, 30), (30, 50))[side], (10, 20, 30)).save(path)
+    out = f"--out={tmp_path / 'a.mp4'}"
+    code, _, err = generate(f"--image={path}", out)
+    assert code == 0 and model[-1].size == sizes[side], err
+    other = sizes[1 - side]
+    code, _, err = generate(f"--image={path}", out, f"--video_size={other[0]},{other[1]}")
+    assert code == 0 and model[-1].size == other, err
+    refused = generate(f"--image={path}", out, "--video_size=48,48")
+    assert_refused(refused, "--video_size: found (48, 48), expected (32, 64) or (64, 32), which")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Several processes as one program: the same run as in one, and clear words where it cannot be."""
 
 import os
-import socket
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from helpers import paths
+from helpers.ports import free_port
 from mirage_jax import parallel
 from mirage_jax.parallel import processes
 from mirage_jax.training import checkpoints, preemption
@@ -17,12 +17,6 @@ from mirage_jax.training.metrics import read_metrics
 
 PROGRAM = paths.HELPERS / "two_processes.py"
 ROOT = PROGRAM.parents[2]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def start(workdir, devices, port, count, number, steps=6):

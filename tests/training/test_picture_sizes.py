@@ -2,8 +2,10 @@
 
 import dataclasses
 import io
+import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
@@ -64,7 +66,7 @@ class OfAnyRows(tiny_task.Regression):
 
 
 def test_every_shape_is_compiled_for_before_the_first_step(tmp_path):
-    def run(name, steps):
+    def run(name, steps, prepare=None):
         console = Console(file=io.StringIO(), width=200)
         source = Joined([Points(n, rows) for n, rows in zip(COUNTS, (3, 7), strict=True)])
         params = train_task(
@@ -74,6 +76,7 @@ def test_every_shape_is_compiled_for_before_the_first_step(tmp_path):
             options(steps, console, skip_share=0.5),
             name=name,
             mixture=MIXTURE,
+            prepare=prepare,
         )
         return params, console.file.getvalue()
 
@@ -83,8 +86,18 @@ def test_every_shape_is_compiled_for_before_the_first_step(tmp_path):
     run("parts", 4)
     parts, said = run("parts", 9)
     assert "resuming from step 4" in said
-    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
-        np.testing.assert_array_equal(one, other)
+    # Batches that are made on the devices are made by the loop itself, and are the same.
+    makers = set()
+
+    def prepare(batch):
+        makers.add(threading.current_thread())
+        return jax.tree.map(jnp.asarray, batch)
+
+    prepared, _ = run("prepared", 9, prepare)
+    assert makers == {threading.current_thread()}
+    for found in (parts, prepared):
+        for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_held_out_batches_are_of_one_set_each():
@@ -179,7 +192,17 @@ def test_the_tiny_config_trains_on_two_shapes_and_resumes_exactly(config, task, 
     assert "held out loss" in said
     run("parts", 3)
     parts, _ = run("parts", 6)
-    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
-        np.testing.assert_array_equal(one, other)
+    # Batches that are made on the devices are made by the loop itself, and are the same.
+    makers = set()
+
+    def prepare(batch):
+        makers.add(threading.current_thread())
+        return jax.tree.map(jnp.asarray, batch)
+
+    prepared, _ = run("prepared", 9, prepare)
+    assert makers == {threading.current_thread()}
+    for found in (parts, prepared):
+        for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
+            np.testing.assert_array_equal(one, other)
     head = GeometryTask(build.geometry_head(config), (4, 4, 8), batch_shapes=2)
     assert run("geometry", 3, head)[1].count("a step takes") == 2

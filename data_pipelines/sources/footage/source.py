@@ -21,7 +21,7 @@ from data_pipelines.sources.footage.scene import ReadOptions, Scene
 from data_pipelines.sources.options import check_options, option
 from data_pipelines.sources.rendered import worlds_of_split
 from data_pipelines.sources.warp_check import residual_motion
-from mirage_jax.io.framing import Framing
+from mirage_jax.io.framing import Framing, nearest_shape
 
 _END = "/end"
 """What is put behind the name of the only scene for its last clips, which are held out."""
@@ -287,7 +287,7 @@ def _own_scenes(source: FootageSource) -> Iterator[str]:
     if not source.shapes:
         return iter(names)
     files = dataclasses.replace(source, size=1, width=0, shapes=())  # whose sizes all sets share
-    chosen = functools.partial(_nearest_shape, source.shapes)
+    chosen = functools.partial(nearest_shape, source.shapes)
     return (name for name in names if chosen(_size_of(files, name)) == source.shape)
 
 
@@ -306,16 +306,6 @@ def _size_of(source: FootageSource, name: str) -> tuple[int, int] | None:
         return _open(source, name).size
     except ValueError:
         return None  # its clip says why
-
-
-def _nearest_shape(
-    shapes: tuple[tuple[int, int], ...], size: tuple[int, int] | None
-) -> tuple[int, int]:
-    """The shape that least of a picture is cut off for; the first where its size is unknown."""
-    if size is None:
-        return shapes[0]
-    ratios = np.log([height / width for height, width in shapes]) - np.log(size[0] / size[1])
-    return shapes[int(np.argmin(np.abs(ratios)))]
 
 
 def _scene_of(source: FootageSource, world: str) -> str:

@@ -116,20 +116,23 @@ def load(path: Path, content: bytes | None = None) -> Any:
       ValueError: naming the file, if it does not exist, is damaged or of the format before 2020,
         or holds anything but what is listed above.
     """
+    order = b"little"
     try:
         with _opened(path, content) as archive:
-            names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            if len(names) != 1:
-                raise ValueError(f"{path}: found {len(names)} data.pkl, expected one")
-            folder = names[0].removesuffix("/data.pkl")
-            order = f"{folder}/byteorder"
-            if order in archive.namelist() and archive.read(order) != b"little":
-                raise ValueError(f"{path}: found big-endian numbers, expected little-endian ones")
-            data = archive.read(names[0])
+            members = archive.namelist()
+            names = [name for name in members if name.endswith("/data.pkl")]
+            folder = names[0].removesuffix("/data.pkl") if names else ""
+            if f"{folder}/byteorder" in members:
+                order = archive.read(f"{folder}/byteorder")
+            data = archive.read(names[0]) if names else b""
     except ZIP_FAILURES as error:
         raise ValueError(
             f"{path}: found no whole torch file, expected one of the zip format ({error})"
         ) from error
+    if len(names) != 1:
+        raise ValueError(f"{path}: found {len(names)} data.pkl, expected one")
+    if order != b"little":
+        raise ValueError(f"{path}: found big-endian numbers, expected little-endian ones")
     allowed = {
         ("torch._utils", "_rebuild_tensor_v2"): functools.partial(_tensor, path, content),
         ("collections", "OrderedDict"): OrderedDict,

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_clip, latents_of_frames
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.cli.helpers.picture_shapes import picture_size as picture_size
+from mirage_jax.cli.helpers.picture_shapes import picture_sizes
 from mirage_jax.convert.tensor_files import TensorFiles, open_tensors
 from mirage_jax.io.exports import READABLE, check_export
 from mirage_jax.io.text import load_embeddings
@@ -224,9 +225,15 @@ def trained(config: ConfigDict) -> str:
     return found
 
 
-def denoiser_architecture(config: ConfigDict, task: DenoiserTask) -> dict[str, Any]:
-    """Everything that decides what a denoiser's weights mean and how they are run."""
-    several = {"chunk_lengths": sorted(config.chunk_lengths)} if task.lengths > 1 else {}
+def denoiser_architecture(
+    config: ConfigDict, task: DenoiserTask, worlds: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Everything that decides what a denoiser's weights, trained on `worlds`, mean and do."""
+    several: dict[str, Any] = {}
+    if task.lengths > 1:
+        several["chunk_lengths"] = sorted(config.chunk_lengths)
+    if task.sizes > 1:
+        several["sizes"] = [list(size) for size in picture_sizes(config, worlds)]
     return several | loading.denoiser_architecture(
         task.denoiser,
         task.conditioner,

@@ -57,6 +57,12 @@ def footage(config: ConfigDict, root: str, size: tuple[int, int]) -> FootageSour
     return FootageSource(root=root, size=size[0], width=size[1], **options)
 
 
+def own_size(config: ConfigDict, root: str, scene: str = "") -> tuple[int, int]:
+    """(H, W) of the pictures of a scene as they are, of the first one where none is named."""
+    source = footage(config, root, (1, 1))
+    return source.open(scene or source.scenes()[0]).size
+
+
 def read_capture(
     config: ConfigDict,
     root: str,

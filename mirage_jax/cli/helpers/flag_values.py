@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mirage_jax.cli.helpers import common
+from mirage_jax.cli.helpers.generated_shape import trained_sizes
 from mirage_jax.io.exports import stored_architecture
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.world.model import WorldModel
@@ -66,7 +67,7 @@ def as_asked(
       workdir: where from.
       denoiser: which of the work directory.
       tiny_decoder: decode with the tiny decoder.
-      size: of --video_size, if it was given.
+      size: (H, W) that is wanted, if any is.
       chunk_frames: of --chunk_frames, if it was given.
 
     Raises:
@@ -77,13 +78,21 @@ def as_asked(
     if tiny_decoder:
         changed["encoder"] = model.encoder.with_tiny_decoder(workdir.model("tiny_decoder"))
     made = stored_architecture(workdir.model(f"denoiser_{denoiser}"))
+    sizes = trained_sizes(workdir, denoiser)
+    if size in sizes:
+        changed["size"] = size
     if chunk_frames in made.get("chunk_lengths", ()):
         changed["chunk_frames"] = chunk_frames
     model = model.replace(**changed)  # type: ignore[attr-defined]
-    wanted = {"video_size": (size, model.size), "chunk_frames": (chunk_frames, model.chunk_frames)}
+    known = sizes or (model.size,)
+    wanted = {
+        "video_size": (size, known),
+        "chunk_frames": (chunk_frames, (model.chunk_frames,)),
+    }
     for name, (found, trained) in wanted.items():
-        if found not in (None, trained):
+        if found not in (None, *trained):
             raise common.UserError(
-                f"--{name}: found {found}, expected {trained}, which the weights were trained for"
+                f"--{name}: found {found}, expected {' or '.join(map(str, trained))}, which the "
+                "weights were trained for"
             )
     return model

@@ -57,7 +57,8 @@ def run(config: ConfigDict, workdir: Workdir, root: str, most: int, console: Con
     if not source.returns:
         raise common.UserError(
             f"--source {root}: found no {source.frames} frames that leave a place and come back to "
-            "within 0.6 m and 15 degrees of it; expected a capture that revisits"
+            f"within 0.6 m and 15 degrees of it, in scenes of up to {source.longest} frames with "
+            "poses; expected a capture that revisits"
         )
     folder = workdir.root / "revisit" / _name(root, source)
     scores_file = folder / "scores.json"
