@@ -16,11 +16,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int
 
 from mirage_jax import geometry
 from mirage_jax.memory import readout
 from mirage_jax.memory.bank import COUNTERS, LatentMemory
+from mirage_jax.memory.collectives import ShardCollectives
 from mirage_jax.memory.readout import ReadOut
 
 
@@ -109,25 +109,3 @@ def read(
     return jax.shard_map(local, in_specs=(specs(axes), whole, whole), out_specs=whole)(
         mem, camera, time
     )
-
-
-class ShardCollectives(readout.Collectives):
-    """The elements of one device among those along `axes`; use inside `jax.shard_map`."""
-
-    def __init__(self, axes: tuple[str, ...], elements: int) -> None:
-        self._axes = axes
-        self._elements = elements
-        self.first_slot = jax.lax.axis_index(axes) * elements
-
-    def minimum(self, values: Array) -> Array:
-        return jax.lax.pmin(values, self._axes)
-
-    def maximum(self, values: Array) -> Array:
-        return jax.lax.pmax(values, self._axes)
-
-    def local_index(self, slot: Int[Array, "*b"]) -> tuple[Int[Array, "*b"], Bool[Array, "*b"]]:
-        index = slot - self.first_slot
-        return jnp.clip(index, 0, self._elements - 1), (index >= 0) & (index < self._elements)
-
-    def from_owner(self, values: Array, owned: Array) -> Array:
-        return jax.lax.psum(jnp.where(owned, values, 0), self._axes)
