@@ -28,7 +28,7 @@ from typing import Any
 from absl import flags
 from rich.console import Console
 
-from mirage_jax.cli.helpers import common, prompts
+from mirage_jax.cli.helpers import common, mesh_flag, prompts
 from mirage_jax.cli.helpers.compilation import use_own_kernels
 from mirage_jax.cli.helpers.explore_starts import Entries, Progress, make_starts
 from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
@@ -198,11 +198,13 @@ def main() -> None:
         downloads=_DOWNLOADS.value,
         download_bytes=_DOWNLOAD_BUDGET.value * 10**6,
     )
-    hub = Hub(SavedWorlds(saved, _SAVED_WORLDS.value, _SAVED_BUDGET.value * 10**6), limits)
+    worlds = SavedWorlds(saved, _SAVED_WORLDS.value, _SAVED_BUDGET.value * 10**6)
+    mesh = mesh_flag.asked()
+    hub = Hub(worlds, limits, mesh)
     access = Access(new_token(), _HOST.value, tuple(_NAMES.value))
 
     def make(page: Progress) -> Starts:
-        return make_starts(entries, SessionOptions(fps=_FPS.value), _told(console, page))
+        return make_starts(entries, SessionOptions(fps=_FPS.value), _told(console, page), mesh)
 
     try:
         asyncio.run(_serve(make, hub, access, console))

@@ -39,6 +39,7 @@ from mirage_jax.cli.helpers import (
     config_check,
     entry_flags,
     flag_values,
+    mesh_flag,
     prompts,
     run_weights,
 )
@@ -261,7 +262,7 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         chunk_frames=_CHUNK_FRAMES.value if flags.FLAGS["chunk_frames"].present else None,
     )
     model = flag_values.with_memory_scale(model, _MEMORY_SCALE.value)
-    return prompts.with_prompt(
+    model = prompts.with_prompt(
         model,
         prompt=_PROMPT.value,
         negative_prompt=_NEGATIVE.value,
@@ -271,6 +272,7 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         text_encoder=prompts.TEXT_ENCODER.value,
         save_text=_SAVE_TEXT.value,
     )
+    return mesh_flag.placed(model)
 
 
 def _walk(
@@ -286,8 +288,7 @@ def _walk(
         estimator, source = depth_estimators.depth_anything(path, _MAX_DEPTH.value), str(path)
     if geometry is not None:
         return walk.along_geometry(
-            model,
-            geometry,
+            *(model, geometry),
             start=_START_FRAME.value,
             frames=_FRAMES.value,
             depth_estimator=estimator,
@@ -308,9 +309,9 @@ def _walk(
             )
         world = model.start(picture, camera, depth=depth, insist=_INSIST.value)
         begun = walk.Walk(world, world.pose[None])
-    trajectory = _TRAJECTORY.value
-    uses = trajectories.uses_scene_depth(trajectory)
-    metres = walk.scene_depth(begun.world) if uses else None
+    trajectory, metres = _TRAJECTORY.value, None
+    if trajectories.uses_scene_depth(trajectory):
+        metres = walk.scene_depth(begun.world)
     planned = dataclasses.replace(
         begun,
         path=_path(model.chunk_frames, begun.world.pose, metres),
@@ -345,16 +346,14 @@ def _from_clip(config: ConfigDict, model: WorldModel, console: Console) -> walk.
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
     """Writes the video, the world and the record; returns the video's path."""
     config_check.check(config)
-    entry, files = entry_flags.entry(), OutputFiles(Path(_OUT.value))
+    entry, files, geometry = entry_flags.entry(), OutputFiles(Path(_OUT.value)), None
     _check_flags(files)
-    geometry = None
     if entry == "geometry":
         geometry = read_geometry(Path(_GEOMETRY.value), _START_FRAME.value, insist=_INSIST.value)
     _check_walk(workdir, geometry)
-    named = common.overrides()[2]
     used = entry_flags.used_fields(entry, workdir, _DENOISER.value, _PRESET.value or "")
-    unused = check_overrides(workdir, _DENOISER.value, named, used)
-    if unused:
+    named = common.overrides()[2]
+    if unused := check_overrides(workdir, _DENOISER.value, named, used):
         names = ", ".join(f"--config.{name}" for name in unused)
         console.print(f"[yellow]not used here: {names}[/]", soft_wrap=True)
     model = _model(config, workdir, geometry)
@@ -389,7 +388,8 @@ def main() -> None:
     config = common.resolve_config()
     workdir, console = run_weights.workdir(), Console()
     common.prepare_jax(config, workdir)
-    run(config, run_weights.trained_or_shipped(workdir, console), console)
+    with mesh_flag.in_force():
+        run(config, run_weights.trained_or_shipped(workdir, console), console)
 
 
 def cli() -> None:

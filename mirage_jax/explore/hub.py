@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
@@ -111,7 +112,19 @@ class Hub:
       pages: all connections, those that wait too.
     """
 
-    def __init__(self, saved: SavedWorlds, options: HubOptions = HubOptions()) -> None:
+    def __init__(
+        self,
+        saved: SavedWorlds,
+        options: HubOptions = HubOptions(),
+        mesh: jax.sharding.Mesh | None = None,
+    ) -> None:
+        """No walkers yet.
+
+        Args:
+          saved: worlds on the disk.
+          options: limits.
+          mesh: devices that the model runs on, see `on_mesh`; None: on the first.
+        """
         self.saved = saved
         self.options = options
         self.status = Status()
@@ -122,7 +135,9 @@ class Hub:
         self._numbers = 0
         self._opening = 0
         self._exporting = 0
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
+        # A mesh is in force in the thread alone that sets it.
+        prepare = (jax.set_mesh, (mesh,)) if mesh is not None else (None, ())
+        self._worker = ThreadPoolExecutor(1, "model", *prepare)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="files")
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:

@@ -52,6 +52,10 @@ class Collectives:
         return values
 
 
+ALONE = Collectives()
+"""Of a memory that is not one of several shards."""
+
+
 class ShardCollectives(Collectives):
     """The elements of one device among those along `axes`; use inside `jax.shard_map`."""
 

@@ -9,16 +9,12 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from mirage_jax.memory import pooling
 from mirage_jax.memory.bank import LatentMemory
-from mirage_jax.memory.collectives import Collectives
+from mirage_jax.memory.collectives import ALONE, Collectives
 
 OLD_FRAMES = 2000.0
 """Written frames after which an element is worth half of a new one."""
 THINNEST = 0.1
 """Worth of the element of a place that goes first, in that of the one that goes last."""
-
-
-ALONE = Collectives()
-"""Of a memory that is not one of several shards."""
 
 
 def worth(mem: LatentMemory, shards: Collectives = ALONE) -> Float[Array, " n"]:

@@ -33,7 +33,7 @@ from mirage_jax.memory.bank import (
     cells_of_frames,
     written_splits,
 )
-from mirage_jax.memory.collectives import Collectives, ShardCollectives
+from mirage_jax.memory.collectives import ALONE, Collectives, ShardCollectives
 from mirage_jax.memory.split import split_axes
 from mirage_jax.parallel.explicit_axes import compiler_splits
 from mirage_jax.settings import Settings, setting
@@ -148,7 +148,7 @@ def _write_frames(
 
     axes = split_axes(mem.capacity)
     if not axes:
-        return write(mem, frames, Collectives())
+        return write(mem, frames, ALONE)
 
     # The compiler would gather all slots on every device.
     def local(mem: LatentMemory, frames: _Frame) -> Any:

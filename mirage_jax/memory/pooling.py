@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from mirage_jax.memory.collectives import Collectives
+from mirage_jax.memory.collectives import ALONE, Collectives
 
 # Pixels within this share of the cell's depth count as the same surface.
 SAME_SURFACE = 0.1
@@ -87,7 +87,7 @@ def without_nan(depth: Num[Array | np.ndarray, "*b H W"]) -> Float[Array, "*b H 
 
 
 def kth_smallest(
-    keys: Int[Array, "*b p"], k: Int[Array, "*b"], shards: Collectives = Collectives()
+    keys: Int[Array, "*b p"], k: Int[Array, "*b"], shards: Collectives = ALONE
 ) -> Int[Array, "*b"]:
     """The k-th smallest (from 1) of non-negative integers along the last axis, of all shards."""
 

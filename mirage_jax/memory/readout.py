@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mirage_jax import geometry
 from mirage_jax.memory.bank import LatentMemory
-from mirage_jax.memory.collectives import Collectives
+from mirage_jax.memory.collectives import ALONE, Collectives
 from mirage_jax.memory.host_checks import check_camera, check_counts
 from mirage_jax.origin import check_times
 from mirage_jax.parallel.explicit_axes import compiler_splits, spec_of_views
@@ -100,7 +100,7 @@ def read(
         mem,
         camera,
         grid,
-        Collectives(),
+        ALONE,
         time=time,
         prefer=prefer,
         tolerance=tolerance,

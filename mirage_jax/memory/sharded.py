@@ -14,7 +14,6 @@ import math
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mirage_jax import geometry
@@ -22,6 +21,7 @@ from mirage_jax.memory import readout
 from mirage_jax.memory.bank import COUNTERS, LatentMemory
 from mirage_jax.memory.collectives import ShardCollectives
 from mirage_jax.memory.readout import ReadOut
+from mirage_jax.memory.split import split_axes
 
 
 def specs(axes: tuple[str, ...]) -> LatentMemory:
@@ -41,6 +41,14 @@ def shardings(mesh: Mesh, axes: tuple[str, ...]) -> LatentMemory:
         specs(axes),
         is_leaf=lambda leaf: isinstance(leaf, PartitionSpec),
     )
+
+
+def in_parts(mem: LatentMemory) -> LatentMemory:
+    """The memory with every device of the mesh in force (`jax.set_mesh`) holding its own slots,
+    where they are split over it (`split.split_axes`); else as it is. Host side: not to be jitted.
+    """
+    axes = split_axes(mem.capacity)
+    return jax.device_put(mem, shardings(jax.sharding.get_mesh(), axes)) if axes else mem
 
 
 def read(

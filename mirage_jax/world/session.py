@@ -27,7 +27,7 @@ from mirage_jax import memory
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import LatentMemory
 from mirage_jax.origin import Origin, check_positions
-from mirage_jax.world import controls, plan
+from mirage_jax.world import controls, on_mesh, plan
 from mirage_jax.world.chunk_step import ChunkStep, chunk_number
 from mirage_jax.world.controls import Controls
 from mirage_jax.world.editing import EditOutcome, edit_world
@@ -91,6 +91,7 @@ class Session:
             picture = np.asarray(start)
             file = WorldFile(model.start(picture, camera))
         check_world(file.world, model)
+        file = dataclasses.replace(file, world=on_mesh.place_world(file.world))
         self.model, self.options, self.memory_on = model, options, True
         self._chunk = ChunkStep(model)
         self._key = jax.random.key(options.seed)

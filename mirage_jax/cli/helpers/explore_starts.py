@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from data_pipelines.sources.footage.source import FootageSource
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.cli.helpers.prompts import Prompting
@@ -16,7 +18,7 @@ from mirage_jax.geometry import Camera
 from mirage_jax.io.framing import Framing
 from mirage_jax.io.image_files import read_rgb
 from mirage_jax.io.picture_files import read_picture
-from mirage_jax.world import WorldModel, loading, shipped
+from mirage_jax.world import WorldModel, loading, on_mesh, shipped
 from mirage_jax.world.session import Session, SessionOptions
 from mirage_jax.world.state import World
 from mirage_jax.world.warming import denoise_steps
@@ -75,19 +77,24 @@ class Entries:
             _footage(self.clip, (1, 1)).scenes()
 
 
-def make_starts(entries: Entries, options: SessionOptions, progress: Progress) -> Starts:
+def make_starts(
+    entries: Entries, options: SessionOptions, progress: Progress, mesh: Mesh | None = None
+) -> Starts:
     """Reads the model, makes the first world, and compiles all that a walk runs.
 
     Args:
       entries: of the flags.
       options: of all sessions.
       progress: told what is done, and which share of all is.
+      mesh: in force, over whose devices the model is split; None: it is not.
 
     Raises:
       ValueError, OSError: if anything cannot be read or does not fit.
     """
     progress("reading the weights", 0.0)
     model, prompts = entries.prompts.told(loading.load(entries.workdir))
+    if mesh is not None:
+        model = on_mesh.place_model(model, mesh)
     starts = _starts(model, entries, options)
     progress(f"{starts[0].name}: the first picture", 0.1)
     session = starts[0].begin()
