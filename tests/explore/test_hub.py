@@ -4,9 +4,11 @@ import asyncio
 import threading
 from unittest.mock import Mock
 
+import jax
 import pytest
 
 from helpers import drawn_session
+from mirage_jax import parallel
 from mirage_jax.explore.hub import Full, Hub, HubOptions, Page
 from mirage_jax.explore.saved import NoRoom, SavedWorlds
 
@@ -79,3 +81,18 @@ def test_without_room_for_another_world_no_walk_is_lost(tmp_path):
 
     within(tmp_path, act, most=1)
     assert len(list(tmp_path.glob("*.world"))) == 3
+
+
+def test_the_thread_of_the_model_and_no_other_is_on_the_mesh(tmp_path):
+    mesh = parallel.make_mesh(devices=jax.devices()[:1])
+
+    async def main():
+        hub = Hub(SavedWorlds(tmp_path), mesh=mesh)
+        try:
+            for _ in range(2):
+                assert await hub.run(jax.sharding.get_mesh) == mesh
+            assert jax.sharding.get_abstract_mesh().empty
+        finally:
+            hub.close()
+
+    asyncio.run(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from typing import Any
 
 from absl import flags
@@ -41,7 +40,6 @@ def parse(text: str) -> dict[str, int]:
     return sizes
 
 
-@functools.cache
 def asked() -> Mesh | None:
     """The mesh that the flag asks for, None without it.
 
