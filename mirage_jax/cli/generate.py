@@ -15,9 +15,8 @@ poses it then goes. Written are the video, chunk by chunk as it is made, the wor
 (<out>.world), from which a later call continues, and what was done (<out>.json).
 
 Weights are run as they were trained, converted ones as released; --preset has other ways:
-"released" as Mirage's code does it, "paper" as its paper does, "default" as ours does for large
-models. --with changes single fields of that, e.g. --with=steps=8,reencode=true. See
-docs/weights.md.
+"released" as Mirage's code, "paper" as its paper does, "default" as ours does for large models.
+--with changes single fields of that, e.g. --with=steps=8,reencode=true. See docs/weights.md.
 """
 
 from __future__ import annotations
@@ -271,6 +270,7 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         tokenizer=prompts.TOKENIZER.value,
         text_encoder=prompts.TEXT_ENCODER.value,
         save_text=_SAVE_TEXT.value,
+        world=_WORLD.value,
     )
     return mesh_flag.placed(model)
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 
 from mirage_jax.geometry import Camera
 from mirage_jax.world import WorldModel
+from mirage_jax.world.prompting import Prompt
 from mirage_jax.world.session import Session, SessionOptions
 
 
@@ -25,6 +26,20 @@ class Start:
 
     name: str
     begin: Callable[[], Session]
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """A prompt in words and as tokens [n, e]; without guidance there is no negative text.
+
+    Attributes:
+      prompt: in words.
+      text, negative_text: its tokens.
+    """
+
+    prompt: Prompt
+    text: Float[np.ndarray, "n e"]
+    negative_text: Float[np.ndarray, "n e"] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +61,15 @@ class Prompts:
     guidance: float | int = 1.0
     known: tuple[str, ...] = ()
 
-    def tell(self, session: Session, text: str, guidance: float | int) -> None:
-        """Has a session show a text from here on; ValueError if that cannot be."""
-        negative = None if guidance == 1 else self.embed(self.negative_text)
-        session.set_prompt(self.embed(text), negative, guidance)
+    @property
+    def first(self) -> Prompt:
+        """The one to begin with."""
+        return Prompt(self.text, self.negative_text, self.guidance)
+
+    def embedded(self, prompt: Prompt) -> Embedded:
+        """A prompt as the model takes it, which may take seconds; ValueError if it cannot be."""
+        negative = None if prompt.guidance == 1 else self.embed(prompt.negative_text)
+        return Embedded(prompt, self.embed(prompt.text), negative)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +96,20 @@ class Starts:
         """A session at a start; ValueError if there is none of that number."""
         if number >= len(self.starts):
             raise ValueError(f"start: found {number}, expected less than {len(self.starts)}")
-        return self.starts[number].begin()
+        return self.told(self.starts[number].begin())
 
     def begin_from(self, picture: UInt8[np.ndarray, "h w 3"], camera: Camera) -> Session:
         """A session in a world that begins with a picture."""
-        return Session(self.model, picture, options=self.options, camera=camera)
+        return self.told(Session(self.model, picture, options=self.options, camera=camera))
 
     def load(self, path: Path) -> Session:
-        """A session in a saved world; ValueError or OSError if it cannot be read."""
-        return Session.load(self.model, path, options=self.options)
+        """A session in a saved world, which knows what prompt it was made with but does not follow
+        it yet; ValueError or OSError if it cannot be read."""
+        session = Session.load(self.model, path, options=self.options)
+        return session if session.prompt else self.told(session)
+
+    def told(self, session: Session) -> Session:
+        """A session that knows which prompt the model follows at first."""
+        if self.prompts is not None:
+            session.prompt = self.prompts.first
+        return session

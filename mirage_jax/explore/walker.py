@@ -21,10 +21,11 @@ from mirage_jax.explore.film import MAX_BYTES, Film
 from mirage_jax.explore.ledger import Ledger
 from mirage_jax.explore.pictures import encoded, encoded_exactly, thumbnail
 from mirage_jax.explore.plan_picture import Axes, plan_picture
-from mirage_jax.explore.starts import Prompts
+from mirage_jax.explore.starts import Embedded
 from mirage_jax.memory import edit, regions
 from mirage_jax.origin import UPS
 from mirage_jax.world.controls import Controls
+from mirage_jax.world.prompting import Prompt
 from mirage_jax.world.session import Session
 
 MAX_BRANCHES = 32
@@ -61,12 +62,11 @@ class Walker:
       ledger: its times.
       branches: states that were kept.
       layer: what the plan is coloured by.
-      prompts: what the model can be told, if anything.
-      prompt: what it was told.
       picture: the present one, encoded.
       saved: number of changes when it was last saved, see `changes`.
       changes: how often anything was done to the world.
       bytes: that session and film took when they were last asked.
+      note: what its page is to be told when it comes.
     """
 
     def __init__(
@@ -75,7 +75,6 @@ class Walker:
         session: Session,
         denoise_steps: Sequence[float] = (),
         film_bytes: int = MAX_BYTES,
-        prompts: Prompts | None = None,
     ) -> None:
         self.number = number
         self.session = session
@@ -89,11 +88,8 @@ class Walker:
             Branch(name, frames, b"", None) for name, frames in session.timeline.marks.items()
         ]
         self.layer = protocol.LAYERS[0]
-        self.prompts = prompts
-        self.prompt = protocol.Prompt()
-        if prompts is not None:
-            self.prompt = protocol.Prompt(prompts.text, prompts.guidance)
         self.changes = self.saved = self.bytes = 0
+        self.note = ""
         self.state()
 
     # -- walking ---------------------------------------------------------------------------------
@@ -224,12 +220,16 @@ class Walker:
         """Lets what is generated read the memory, or an emptied one."""
         self.session.memory_on = on
 
-    def set_prompt(self, wanted: protocol.Prompt) -> None:
+    @property
+    def prompt(self) -> Prompt:
+        """What the model was told."""
+        return self.session.prompt or Prompt()
+
+    def set_prompt(self, told: Embedded) -> None:
         """Has what is generated show a text; ValueError if it cannot be."""
-        if self.prompts is None:
-            raise ValueError("prompt: found one, expected none, as this model takes no text")
-        self.prompts.tell(self.session, wanted.text, wanted.guidance)
-        self.prompt = wanted
+        prompt = told.prompt
+        self.session.set_prompt(told.text, told.negative_text, prompt.guidance, words=prompt)
+        self.changes += 1
 
     def keyframe(self) -> int:
         """Makes the memory keep what it shows from here; says how many elements that is."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -34,21 +33,13 @@ from mirage_jax.world.editing import EditOutcome, edit_world
 from mirage_jax.world.latent_encoder import to_uint8
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.plan import Plan
-from mirage_jax.world.prompting import prompted
-from mirage_jax.world.session_parts import SessionOptions, StageClock, Step
+from mirage_jax.world.prompting import Prompt, prompted, saved_prompt, with_prompt_saved
+from mirage_jax.world.session_parts import SessionOptions, SharedMemory, StageClock, Step
 from mirage_jax.world.state import World, check_world
 from mirage_jax.world.timeline import Timeline, TimelineOptions
 from mirage_jax.world.trail import Trail, branches_along
 from mirage_jax.world.warming import warm_up
 from mirage_jax.world.world_file import WorldFile, read_world_file, write_world_file
-
-
-class _Memory:
-    """A memory and those who walk in it."""
-
-    def __init__(self, bank: LatentMemory, walker: Session) -> None:
-        self.bank = bank
-        self.walkers = weakref.WeakSet((walker,))
 
 
 class Session:
@@ -59,6 +50,8 @@ class Session:
       options: how to walk.
       memory_on: whether chunks see what is remembered; if not they are generated as with an empty
         memory (context frames stay), and still written.
+      prompt: what the model was told in words, by `set_prompt` or before a file was saved, if that
+        is known; files keep it.
     """
 
     def __init__(
@@ -93,6 +86,7 @@ class Session:
         check_world(file.world, model)
         file = dataclasses.replace(file, world=on_mesh.place_world(file.world))
         self.model, self.options, self.memory_on = model, options, True
+        self.prompt = saved_prompt(file.provenance)
         self._chunk = ChunkStep(model)
         self._key = jax.random.key(options.seed)
         self._file = file
@@ -102,7 +96,7 @@ class Session:
         )
         self._nothing = jnp.zeros_like(file.world.bank.valid)
         self._colours = plan.TokenColours(file.world.bank.channels)
-        self._memory = _Memory(file.world.bank, self)
+        self._memory = SharedMemory(file.world.bank, self)
         self._timeline = Timeline.from_file(file, self._timeline_options)
         trails = {
             b.name: Trail.of(b.world, b.camera_path) for b in file.branches if b.world is not None
@@ -152,8 +146,7 @@ class Session:
     @property
     def picture(self) -> UInt8[np.ndarray, "height width 3"]:
         """The last frame; after an edit or from a file, as its latent alone is decoded."""
-        found = self._trail.picture
-        if found is None:
+        if (found := self._trail.picture) is None:
             found = to_uint8(plan.decode_frame(self.model.encoder, self._state.latent))
             self._trail = dataclasses.replace(self._trail, picture=found)
         return found
@@ -232,10 +225,18 @@ class Session:
         self._state = world.replace(origin=Origin())  # type: ignore[attr-defined]
         self._trail = trail
 
-    def set_prompt(self, text: Any, negative_text: Any = None, guidance: float = 1.0) -> None:
-        """Says what chunks from here on show; arguments and errors as of `prompting.prompted`."""
+    def set_prompt(
+        self,
+        text: Any,
+        negative_text: Any = None,
+        guidance: float = 1.0,
+        *,
+        words: Prompt | None = None,
+    ) -> None:
+        """Says what chunks from here on show, `words` being the same for files of the world; other
+        arguments and errors as of `prompting.prompted`."""
         self.model = prompted(self.model, text, negative_text, guidance)
-        self._chunk.model = self.model
+        self._chunk.model, self.prompt = self.model, words
 
     # -- going back ------------------------------------------------------------------------------
 
@@ -299,7 +300,7 @@ class Session:
         """Another session that goes on from here by itself; it shares arrays, and has nothing to
         undo yet."""
         other = self._beside()
-        other._memory = _Memory(self._memory.bank, other)
+        other._memory = SharedMemory(self._memory.bank, other)
         return other
 
     def share(self) -> Session:
@@ -318,7 +319,7 @@ class Session:
         """Goes on in a copy of the memory, if others walk in it."""
         if self.walkers > 1:
             self._memory.walkers.discard(self)
-            self._memory = _Memory(self._memory.bank, self)
+            self._memory = SharedMemory(self._memory.bank, self)
 
     def _beside(self) -> Session:
         other = copy.copy(self)
@@ -388,8 +389,7 @@ class Session:
         file = timeline.to_file(self._file)
         trails = {name: self._trails[timeline.marked(name)] for name in timeline.marks}
         branches = branches_along(file.branches, trails, size, fps)
-        # Readers look here whether a model can continue the world.
-        made = {"generated": {"conditioner": self.model.conditioner.kind}} | dict(file.provenance)
+        made = with_prompt_saved(file.provenance, self.prompt, self.model.conditioner.kind)
         return dataclasses.replace(
             file, world=self.world, camera_path=path, branches=branches, provenance=made
         )

@@ -92,7 +92,7 @@ def make_starts(
       ValueError, OSError: if anything cannot be read or does not fit.
     """
     progress("reading the weights", 0.0)
-    model, prompts = entries.prompts.told(loading.load(entries.workdir))
+    model, prompts = entries.prompts.told(loading.load(entries.workdir), entries.world)
     if mesh is not None:
         model = on_mesh.place_model(model, mesh)
     starts = _starts(model, entries, options)
