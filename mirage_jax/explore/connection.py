@@ -131,7 +131,7 @@ class Connection:
             if message.frame == self._frame and not self._ready:
                 self._ready = True
                 if self._place is not None and message.send:
-                    self._place.walker.ledger.add({"send": message.send, "draw": message.draw})
+                    self._place.walker.shown(message.send, message.draw)
         elif self._commands.full():
             raise ValueError(f"found {MAX_WAITING} commands waiting, expected fewer: wait a little")
         else:
@@ -325,10 +325,10 @@ class Connection:
             walker=place.secret,
             number=place.walker.number,
             size=list(starts.model.size),
-            fps=options.fps,
+            **place.walker.pacing(),
+            adapts=starts.adapts,
             denoise_steps=[round(1e3 * seconds, 2) for seconds in starts.denoise_steps],
             frames=options.chunk_frames - 1,
-            degrees=options.turn * (options.chunk_frames - 1) / options.fps,
             starts=[start.name for start in starts.starts],
             layers=list(protocol.LAYERS),
             max_picture=protocol.MAX_PICTURE,

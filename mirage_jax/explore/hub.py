@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mirage_jax.explore.film import MAX_BYTES
+from mirage_jax.explore.pace import Pace
 from mirage_jax.explore.places import Page, Place, Status
 from mirage_jax.explore.saved import NoRoom, SavedWorlds
 from mirage_jax.explore.starts import Embedded, Starts
@@ -259,7 +260,8 @@ class Hub:
 
     def _walker(self, number: int, session: Session) -> Walker:
         ready = self.ready()
-        return Walker(number, session, ready.denoise_steps, self.options.film_bytes)
+        pace = Pace(float(session.options.fps), fixed=not ready.adapts)
+        return Walker(number, session, ready.denoise_steps, self.options.film_bytes, pace)
 
     async def _tell_again(self, walker: Walker) -> None:
         """Has the model follow the prompt that a saved world was made with, if it can."""

@@ -83,6 +83,7 @@ class Starts:
       fov: degrees across the shorter side of pictures from pages.
       denoise_steps: seconds of each denoising step, measured before anyone walks.
       prompts: what the model can be told; None for one without text.
+      adapts: whether each walk's pace follows what the machine can do, from `options.fps` on.
     """
 
     model: WorldModel
@@ -91,25 +92,27 @@ class Starts:
     fov: float = 90.0
     denoise_steps: tuple[float, ...] = ()
     prompts: Prompts | None = None
+    adapts: bool = False
 
     def begin(self, number: int) -> Session:
         """A session at a start; ValueError if there is none of that number."""
         if number >= len(self.starts):
             raise ValueError(f"start: found {number}, expected less than {len(self.starts)}")
-        return self.told(self.starts[number].begin())
+        return self.begun(self.starts[number].begin())
 
     def begin_from(self, picture: UInt8[np.ndarray, "h w 3"], camera: Camera) -> Session:
         """A session in a world that begins with a picture."""
-        return self.told(Session(self.model, picture, options=self.options, camera=camera))
+        return self.begun(Session(self.model, picture, options=self.options, camera=camera))
 
     def load(self, path: Path) -> Session:
         """A session in a saved world, which knows what prompt it was made with but does not follow
         it yet; ValueError or OSError if it cannot be read."""
         session = Session.load(self.model, path, options=self.options)
-        return session if session.prompt else self.told(session)
+        return session if session.prompt else self.begun(session)
 
-    def told(self, session: Session) -> Session:
-        """A session that knows which prompt the model follows at first."""
+    def begun(self, session: Session) -> Session:
+        """A session with the options of all, which knows which prompt the model follows."""
+        session.options = self.options
         if self.prompts is not None:
             session.prompt = self.prompts.first
         return session

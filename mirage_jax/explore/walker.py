@@ -19,6 +19,7 @@ from mirage_jax.explore import protocol
 from mirage_jax.explore.exports import export
 from mirage_jax.explore.film import MAX_BYTES, Film
 from mirage_jax.explore.ledger import Ledger
+from mirage_jax.explore.pace import Pace
 from mirage_jax.explore.pictures import encoded, encoded_exactly, thumbnail
 from mirage_jax.explore.plan_picture import Axes, plan_picture
 from mirage_jax.explore.starts import Embedded
@@ -67,6 +68,8 @@ class Walker:
       changes: how often anything was done to the world.
       bytes: that session and film took when they were last asked.
       note: what its page is to be told when it comes.
+      work: milliseconds that the last chunk took here, without what it waited.
+      pace: frames a second.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Walker:
         session: Session,
         denoise_steps: Sequence[float] = (),
         film_bytes: int = MAX_BYTES,
+        pace: Pace | None = None,
     ) -> None:
         self.number = number
         self.session = session
@@ -89,7 +93,8 @@ class Walker:
         ]
         self.layer = protocol.LAYERS[0]
         self.changes = self.saved = self.bytes = 0
-        self.note = ""
+        self.note, self.work = "", 0.0
+        self.pace = pace or Pace(float(session.options.fps))
         self.state()
 
     # -- walking ---------------------------------------------------------------------------------
@@ -103,12 +108,16 @@ class Walker:
           frame: number of the message.
         """
         moves = {name: float(getattr(held, name)) for name in protocol.MOVES}
+        options = self.session.options
+        if options.fps != self.pace.fps:
+            self.session.options = dataclasses.replace(options, fps=self.pace.fps)
         step = self.session.step(Controls(**moves))
         begun = time.perf_counter()
         pictures = [encoded(picture) for picture in np.asarray(step.video)]
         stages = {n: 1e3 * s for n, s in step.stages.items() if n != "total"}
         stages["input"] = stages.get("input", 0.0) + 1e3 * waited
         stages["encode"] = 1e3 * (time.perf_counter() - begun)
+        self.work = sum(took for name, took in stages.items() if name != "input")
         self.film.append(pictures)
         self.picture = pictures[-1]
         self.changes += 1
@@ -117,12 +126,25 @@ class Walker:
             "frame": frame,
             "seq": held.seq,
             "applied": moves,
+            **self.pacing(),
             "pose": _rounded(step.poses[-1]),
             "ledger": {name: round(value, 2) for name, value in stages.items()},
             "blocked": bool(step.blocked),
             "report": step.report,
         }
         return protocol.binary_message("frames", fields, pictures)
+
+    def pacing(self) -> dict[str, float]:
+        """Frames a second, and degrees that a chunk turns by at most."""
+        options = self.session.options
+        turned = options.turn * (options.chunk_frames - 1) / options.fps
+        return {"fps": float(options.fps), "degrees": turned}
+
+    def shown(self, send: float, draw: float) -> None:
+        """The page has a chunk, which took so many milliseconds to come and to be drawn."""
+        self.ledger.add({"send": send, "draw": draw})
+        frames = self.session.options.chunk_frames - 1
+        self.pace.took((self.work + send + draw) / 1e3, frames)
 
     def still(self, frame: int) -> bytes:
         """The message with the present picture alone."""

@@ -208,15 +208,16 @@ class Session(stand_in(session.Session)):
 class Starts(stand_in(starts.Starts)):
     """See `mirage_jax.explore.starts.Starts`."""
 
-    def __init__(self, options=Options(), names=("a room", "the same"), prompts=None):
+    def __init__(self, options=Options(), names=("a room", "the same"), prompts=None, adapts=False):
         self.options = options
         self.model = types.SimpleNamespace(size=SIZE)
         self.starts = tuple(Start(name, lambda: Session(options)) for name in names)
         self.fov = 90.0
         self.denoise_steps = (0.004, 0.003)
         self.prompts = prompts
+        self.adapts = adapts
 
-    begin, told = starts.Starts.begin, starts.Starts.told
+    begin, begun = starts.Starts.begin, starts.Starts.begun
 
     def begin_from(self, picture, camera):
         assert picture.shape == (*SIZE, 3)

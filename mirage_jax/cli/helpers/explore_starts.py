@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from data_pipelines.sources.footage.source import FootageSource
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.cli.helpers.prompts import Prompting
+from mirage_jax.explore import pace
 from mirage_jax.explore.starts import Start, Starts
 from mirage_jax.geometry import Camera
 from mirage_jax.io.framing import Framing
@@ -21,7 +22,7 @@ from mirage_jax.io.picture_files import read_picture
 from mirage_jax.world import WorldModel, loading, on_mesh, shipped
 from mirage_jax.world.session import Session, SessionOptions
 from mirage_jax.world.state import World
-from mirage_jax.world.warming import denoise_steps
+from mirage_jax.world.warming import chunk_seconds, denoise_steps
 from mirage_jax.world.world_file import WORLD, read_world_file
 
 CLIP_FRAMES = 17
@@ -78,7 +79,12 @@ class Entries:
 
 
 def make_starts(
-    entries: Entries, options: SessionOptions, progress: Progress, mesh: Mesh | None = None
+    entries: Entries,
+    options: SessionOptions,
+    progress: Progress,
+    *,
+    mesh: Mesh | None = None,
+    adapts: bool = False,
 ) -> Starts:
     """Reads the model, makes the first world, and compiles all that a walk runs.
 
@@ -86,6 +92,8 @@ def make_starts(
       entries: of the flags.
       options: of all sessions.
       progress: told what is done, and which share of all is.
+      adapts: whether the pace follows what the machine can do. Bodies that move keep theirs: with
+        them it does not.
       mesh: in force, over whose devices the model is split; None: it is not.
 
     Raises:
@@ -100,7 +108,13 @@ def make_starts(
     session = starts[0].begin()
     session.warm_up(lambda what, share: progress(what, 0.2 + 0.75 * share))
     progress("timing the steps", 0.99)
-    return Starts(model, options, starts, entries.fov, denoise_steps(session), prompts)
+    steps = denoise_steps(session)
+    if adapts and model.movers is not None:
+        options, adapts = dataclasses.replace(options, fps=model.movers.fps), False
+    elif adapts:
+        frames = options.chunk_frames - 1
+        options = dataclasses.replace(options, fps=pace.first(chunk_seconds(session), frames))
+    return Starts(model, options, starts, entries.fov, steps, prompts, adapts)
 
 
 def _starts(model: WorldModel, entries: Entries, options: SessionOptions) -> tuple[Start, ...]:

@@ -102,8 +102,7 @@ function hello(message) {
   state.ready = true;
   state.sent = "";
   sessionStorage.setItem("walker", message.walker);
-  screen.fps = message.fps;
-  controls.degrees = message.degrees;
+  pace(message);
   document.documentElement.style.setProperty("--ratio", message.size[1] / message.size[0]);
   $("stage").style.setProperty("--ratio", message.size[1] / message.size[0]);
   buttons($("starts"), message.starts.map((name, picture) => [name, () => say("start", { picture })]));
@@ -119,6 +118,7 @@ function hello(message) {
 
 function frames(message, blobs) {
   const moving = "seq" in message;
+  if (moving) pace(message);
   screen.play(message, blobs, moving);
   if (moving) {
     controls.turned(message.applied);
@@ -143,6 +143,14 @@ function numbers(message) {
   $("memory").querySelector("b").textContent = message.memory_on ? "on" : "emptied";
   $("held").textContent = `${(100 * message.elements / message.capacity).toFixed(0)} %`;
   $("held").title = `${message.elements.toLocaleString()} of ${message.capacity.toLocaleString()} elements, ${(message.bytes / 1e6).toFixed(0)} MB`;
+}
+
+// Frames a second of the walk, which the server may choose anew after a chunk.
+function pace({ fps, degrees }) {
+  screen.fps = fps;
+  controls.degrees = degrees;
+  $("pace").textContent = ` of ${Math.round(fps)}`;
+  $("pace").title = `The walk's pace${state.hello.adapts ? ", chosen by how long its chunks take" : ""}`;
 }
 
 // What the model was told; what is being typed stays until that changes.
@@ -207,7 +215,7 @@ function connection(kind, text) {
 }
 
 function slow(stages) {
-  const { input, ...work } = stages, total = Object.values(work).reduce((sum, ms) => sum + ms, 0), chunk = 1000 * state.hello.frames / state.hello.fps;
+  const { input, ...work } = stages, total = Object.values(work).reduce((sum, ms) => sum + ms, 0), chunk = 1000 * state.hello.frames / screen.fps;
   state.slow = 0.8 * (state.slow ?? 0) + 0.2 * (total > chunk);
   connection(state.slow > 0.6 ? "slow" : "ready", state.slow > 0.6 ? "slower than real time" : "connected");
 }
@@ -369,7 +377,7 @@ controls.liftOn($("lift-down"), -1);
 // For measurements: numbers of this page, in milliseconds and metres.
 window.mirage = {
   numbers: () => ({ connected: state.ready, moving: !screen.still || Object.values(controls.state()).some(Boolean), pose: state.pose, elements: state.elements, frames: state.frames, blocked: state.blocked,
-    memory: state.memory, drawn: screen.count, rate: screen.rate(), median: screen.percentile(0.5), p95: screen.percentile(0.95),
+    memory: state.memory, drawn: screen.count, pace: screen.fps, rate: screen.rate(), median: screen.percentile(0.5), p95: screen.percentile(0.95),
     samples: screen.latencies.length, turnaround: screen.turnaround, messages: state.messages, ledger: { ...times } }),
   reset: () => { screen.latencies = []; screen.count = 0; },
 };
