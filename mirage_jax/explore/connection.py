@@ -258,7 +258,10 @@ class Connection:
             case protocol.Go():
                 await hub.run(walker.go, message.branch)
             case protocol.Memory():
-                await hub.run(walker.set_memory, message.on)
+                if message.kind and message.kind != walker.kind:
+                    while await hub.run(walker.follow, message.kind):  # the others have turns
+                        pass
+                await hub.run(walker.set_memory, message.on, message.kind)
             case protocol.Prompt():
                 if self._embedding is not None:
                     self._embedding.cancel()  # the newest counts
@@ -331,6 +334,7 @@ class Connection:
             frames=options.chunk_frames - 1,
             starts=[start.name for start in starts.starts],
             layers=list(protocol.LAYERS),
+            kinds=list(starts.kinds),
             max_picture=protocol.MAX_PICTURE,
             prompts=None if starts.prompts is None else list(starts.prompts.known),
         )

@@ -261,7 +261,8 @@ class Hub:
     def _walker(self, number: int, session: Session) -> Walker:
         ready = self.ready()
         pace = Pace(float(session.options.fps), fixed=not ready.adapts)
-        return Walker(number, session, ready.denoise_steps, self.options.film_bytes, pace)
+        limit = self.options.film_bytes
+        return Walker(number, session, ready.denoise_steps, limit, pace, ready.kinds)
 
     async def _tell_again(self, walker: Walker) -> None:
         """Has the model follow the prompt that a saved world was made with, if it can."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from mirage_jax.geometry import Camera
 from mirage_jax.world import WorldModel
 from mirage_jax.world.prompting import Prompt
 from mirage_jax.world.session import Session, SessionOptions
+from mirage_jax.world.world_file import read_world_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Starts:
       fov: degrees across the shorter side of pictures from pages.
       denoise_steps: seconds of each denoising step, measured before anyone walks.
       prompts: what the model can be told; None for one without text.
+      kinds: models by the kind of their memory, `model` the first; empty where it is the only one.
       adapts: whether each walk's pace follows what the machine can do, from `options.fps` on.
     """
 
@@ -93,6 +95,7 @@ class Starts:
     denoise_steps: tuple[float, ...] = ()
     prompts: Prompts | None = None
     adapts: bool = False
+    kinds: Mapping[str, WorldModel] = dataclasses.field(default_factory=dict)
 
     def begin(self, number: int) -> Session:
         """A session at a start; ValueError if there is none of that number."""
@@ -107,8 +110,17 @@ class Starts:
     def load(self, path: Path) -> Session:
         """A session in a saved world, which knows what prompt it was made with but does not follow
         it yet; ValueError or OSError if it cannot be read."""
-        session = Session.load(self.model, path, options=self.options)
+        session = Session.load(self._model_of(path), path, options=self.options)
         return session if session.prompt else self.begun(session)
+
+    def _model_of(self, path: Path) -> WorldModel:
+        """Which of the models has the memory that is in a file; the first if it does not say."""
+        if not self.kinds:
+            return self.model
+        generated = read_world_file(path).provenance.get("generated")
+        kind = generated.get("conditioner") if isinstance(generated, Mapping) else None
+        known = (model for model in self.kinds.values() if model.conditioner.kind == kind)
+        return next(known, self.model)
 
     def begun(self, session: Session) -> Session:
         """A session with the options of all, which knows which prompt the model follows."""

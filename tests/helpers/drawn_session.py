@@ -216,6 +216,7 @@ class Starts(stand_in(starts.Starts)):
         self.denoise_steps = (0.004, 0.003)
         self.prompts = prompts
         self.adapts = adapts
+        self.kinds = {}
 
     begin, begun = starts.Starts.begin, starts.Starts.begun
 

@@ -14,7 +14,8 @@ from data_pipelines.sources.footage.source import FootageSource
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.cli.helpers.prompts import Prompting
 from mirage_jax.explore import pace
-from mirage_jax.explore.starts import Start, Starts
+from mirage_jax.explore.kinds import Kinds
+from mirage_jax.explore.starts import Prompts, Start, Starts
 from mirage_jax.geometry import Camera
 from mirage_jax.io.framing import Framing
 from mirage_jax.io.image_files import read_rgb
@@ -100,13 +101,28 @@ def make_starts(
       ValueError, OSError: if anything cannot be read or does not fit.
     """
     progress("reading the weights", 0.0)
-    model, prompts = entries.prompts.told(loading.load(entries.workdir), entries.world)
-    if mesh is not None:
-        model = on_mesh.place_model(model, mesh)
+
+    def read(memory: str) -> tuple[WorldModel, Prompts | None]:
+        model = loading.load(entries.workdir, memory=memory)
+        model, prompts = entries.prompts.told(model, entries.world)
+        return model if mesh is None else on_mesh.place_model(model, mesh), prompts
+
+    model, prompts = read("latent")
+    kinds = {"latent": model}
+    if "rgb" in loading.stored_memories(entries.workdir):
+        kinds["rgb"] = read("rgb")[0]
     starts = _starts(model, entries, options)
     progress(f"{starts[0].name}: the first picture", 0.1)
     session = starts[0].begin()
-    session.warm_up(lambda what, share: progress(what, 0.2 + 0.75 * share))
+    walks = Kinds(session, kinds)
+    for kind in kinds:
+        walks.follow(kind)
+    for number, walk in enumerate((session, *walks.others)):
+
+        def warmed(what: str, share: float, number: int = number) -> None:
+            progress(what, 0.2 + 0.75 * (number + share) / len(kinds))
+
+        walk.warm_up(warmed)
     progress("timing the steps", 0.99)
     steps = denoise_steps(session)
     if adapts and model.movers is not None:
@@ -114,7 +130,8 @@ def make_starts(
     elif adapts:
         frames = options.chunk_frames - 1
         options = dataclasses.replace(options, fps=pace.first(chunk_seconds(session), frames))
-    return Starts(model, options, starts, entries.fov, steps, prompts, adapts)
+    several = kinds if len(kinds) > 1 else {}
+    return Starts(model, options, starts, entries.fov, steps, prompts, adapts, several)
 
 
 def _starts(model: WorldModel, entries: Entries, options: SessionOptions) -> tuple[Start, ...]:

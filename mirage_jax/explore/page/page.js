@@ -11,6 +11,7 @@ const STAGES = { input: "input", read: "read", denoise: "denoise", decode: "deco
   encode: "encode", send: "send", draw: "draw" };
 const FINAL = { 1008: "The server refused what this page sent.", 1011: "The server made an error; its output says which.",
   1013: "There is no room:", 4001: "Stopped here:" };
+const EMPTIED = "emptied";
 const PICTURE_SIDE = 2048; // pixels that a dropped picture is made smaller to
 
 const state = { seq: 0, sent: "", socket: null, hello: null, pose: null, memory: true, elements: 0, frames: 0,
@@ -110,6 +111,7 @@ function hello(message) {
     segments($("layers"), "layer", message.layers, layer => say("plan", { layer }));
     segments($("tools"), "tool", ["look", "delete", "move", "swap"], tool => plan.choose(tool));
   }
+  kinds(message.kinds);
   $("prompt").hidden = !message.prompts;
   $("prompts").replaceChildren(...(message.prompts ?? []).map(value => Object.assign(element("option"), { value })));
   connection("ready", "connected");
@@ -136,6 +138,9 @@ function numbers(message) {
   state.elements = message.elements;
   state.frames = message.frames;
   state.memory = message.memory_on;
+  state.kind = message.memory_kind;
+  const chosen = message.memory_on ? message.memory_kind : EMPTIED;
+  for (const input of $("kinds").querySelectorAll("input")) input.checked = input.value === chosen;
   if (message.prompt !== state.prompt || message.guidance !== state.guidance) told(message);
   $("undo").disabled = !message.undoable;
   $("redo").disabled = !message.redoable;
@@ -143,6 +148,16 @@ function numbers(message) {
   $("memory").querySelector("b").textContent = message.memory_on ? "on" : "emptied";
   $("held").textContent = `${(100 * message.elements / message.capacity).toFixed(0)} %`;
   $("held").title = `${message.elements.toLocaleString()} of ${message.capacity.toLocaleString()} elements, ${(message.bytes / 1e6).toFixed(0)} MB`;
+}
+
+// Where there are several kinds of memory one of them, or none, is chosen in place of the switch.
+function kinds(names) {
+  $("kinds").hidden = !names.length;
+  $("memory").hidden = Boolean(names.length);
+  segments($("kinds"), "kind", names.length ? [...names, EMPTIED] : [], value => {
+    if (value !== EMPTIED && value !== state.kind) note("Walking the same way with this memory …");
+    say("memory", value === EMPTIED ? { on: false } : { on: true, kind: value });
+  });
 }
 
 // Frames a second of the walk, which the server may choose anew after a chunk.
