@@ -205,9 +205,7 @@ class Hub:
     async def load(self, world: str, page: Page, secret: str = "") -> Place:
         """A walker in a saved world; Full or ValueError if that cannot be."""
         path = self.saved.path_of(world)
-        place = await self._open(lambda: self.ready().load(path), page, secret)
-        await self._tell_again(place.walker)
-        return place
+        return await self._open(lambda: self.ready().load(path), page, secret, kept=True)
 
     async def join(self, number: int, share: bool, page: Page) -> Place:
         """A walker where another one is, in the same memory or a copy.
@@ -235,8 +233,10 @@ class Hub:
         page: Page,
         secret: str = "",
         group: int | None = None,
+        kept: bool = False,
     ) -> Place:
-        """A new walker for a page, in place of the one that it had."""
+        """A new walker for a page, in place of the one that it had, in a world that was `kept` or
+        is new."""
         mine = next((p for p in self.places.values() if p.page is page), None)
         await self._make_room(mine)
         self._numbers += 1
@@ -244,6 +244,8 @@ class Hub:
         self._opening += 1
         try:
             walker = await self.run(lambda: self._walker(number, make()))
+            if kept:
+                await self._tell_again(walker)
         finally:
             self._opening -= 1
         place = Place(
@@ -271,7 +273,7 @@ class Hub:
             return
         try:
             told = await self.embedded(kept)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             walker.note = f"The prompt of this world, {kept.text!r}, cannot be followed: {error}"
             walker.session.prompt = prompts.first
         else:

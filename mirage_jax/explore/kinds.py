@@ -73,6 +73,7 @@ class Kinds:
                 f"memory: found the walk with {kind} memory {walked - shared} frames beyond where "
                 "this one turned off, and nothing more to undo"
             )
+        self._tell(other)
         chunk = other.options.chunk_frames - 1
         left = (len(path) - walked) // chunk
         if left:
@@ -82,8 +83,16 @@ class Kinds:
     def choose(self, kind: str) -> None:
         """Walks on with another kind, which has come along (`follow`)."""
         other = self._sessions[kind]
-        other.memory_on, other.prompt = self.session.memory_on, self.session.prompt
+        self._tell(other)
+        other.memory_on, other.options = self.session.memory_on, self.session.options
         self.session = other
+
+    def _tell(self, other: Session) -> None:
+        """Has another session follow the prompt that is followed now."""
+        told, prompt = self.session.model, self.session.prompt
+        if told.text is not None and other.prompt != prompt:
+            guidance = 1.0 if told.guidance is None else float(told.guidance)
+            other.set_prompt(told.text, told.negative_text, guidance, words=prompt)
 
     def _begin(self, kind: str) -> Session:
         picture, pose, lens = self._begun

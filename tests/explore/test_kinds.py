@@ -1,5 +1,7 @@
 """One walk with a memory of latents and one of colours, of the smallest models there are."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from mirage_jax.explore.saved import SavedWorlds
 from mirage_jax.explore.starts import Start, Starts
 from mirage_jax.explore.walker import Walker
 from mirage_jax.world.options import MemoryOptions, SamplerOptions
+from mirage_jax.world.prompting import Prompt
 from mirage_jax.world.session import Session, SessionOptions
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (*tiny_world.SIZE, 3), np.uint8)
@@ -64,6 +67,23 @@ def test_the_same_way_is_walked_with_another_memory_and_both_are_kept(kinds, mod
     np.testing.assert_allclose(rgb.path, latent.path, atol=1e-6)
     assert len(latent.path) == 9
     assert come_along(kinds, "rgb") == 1 and kinds.session is rgb  # nothing was left to walk
+
+
+@pytest.mark.long
+def test_another_kind_follows_the_same_prompt_at_the_same_pace(models):
+    told = {
+        name: model.replace(denoiser=model.denoiser.clone(text_width=6))
+        for name, model in models.items()
+    }
+    tokens = np.random.default_rng(0).normal(size=(2, 3, 6)).astype(np.float32)
+    kinds = Kinds(Session(told["latent"], PICTURE, options=OPTIONS), told)
+    kinds.session.set_prompt(*tokens, 3.0, words=Prompt("a hall", "ugly", 3.0))
+    kinds.session.options = dataclasses.replace(OPTIONS, fps=9.0)
+    come_along(kinds, "rgb")
+    assert kinds.session.prompt == Prompt("a hall", "ugly", 3.0)
+    model = kinds.session.model
+    np.testing.assert_array_equal((model.text, model.negative_text), tokens)
+    assert (float(model.guidance), kinds.session.options.fps) == (3.0, 9.0)
 
 
 def test_where_it_cannot_be_undone_as_far_it_says_so(kinds):
