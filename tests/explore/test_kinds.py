@@ -44,6 +44,7 @@ def come_along(kinds, kind):
     return chunks
 
 
+@pytest.mark.long
 def test_the_same_way_is_walked_with_another_memory_and_both_are_kept(kinds, models):
     latent = kinds.session
     for keys in ("w", "d", "w"):
