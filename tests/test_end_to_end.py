@@ -267,7 +267,8 @@ def test_a_student_and_a_tiny_decoder_are_made_of_a_run_and_measured(run, pictur
     shutil.copytree(run.root, workdir.root)
     teacher = workdir.model("denoiser_latent") / "model.safetensors"
     before, console = teacher.read_bytes(), Console(quiet=True)
-    config = tiny_config(str(ROOT / "experiments" / "distill.py"))
+    distill = str(ROOT / "experiments" / "distill.py")
+    config = tiny_config(distill, **{"tiny_decoder_training.pixels": 16})
     for stage in ("distill", "tiny_decoder"):
         train.run(config, workdir, console, stage)
     assert teacher.read_bytes() == before
