@@ -148,7 +148,7 @@ class Walker:
         turned = options.turn * (options.chunk_frames - 1) / options.fps
         return {"fps": float(options.fps), "degrees": turned}
 
-    def shown(self, send: float, draw: float) -> None:
+    def shown(self, send: float | int, draw: float | int) -> None:
         """The page has a chunk, which took so many milliseconds to come and to be drawn."""
         self.ledger.add({"send": send, "draw": draw})
         frames = self.session.options.chunk_frames - 1

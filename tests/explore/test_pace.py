@@ -90,7 +90,7 @@ def test_a_walk_goes_at_its_pace_as_fast_as_ever_and_says_so(fixed):
 
     before = step()
     for _ in range(pace.PATIENCE):
-        walker.shown(250.0, 50.0)
+        walker.shown(250, 50.0)  # JSON has whole numbers, too
     here = walker.session.pose[:3, 3].copy()
     after = step()
     moved = np.linalg.norm(walker.session.pose[:3, 3] - here)
