@@ -20,7 +20,7 @@ from rich.console import Console
 from helpers import paths
 from mirage_jax import trajectories
 from mirage_jax.cli import evaluate, generate, record, train
-from mirage_jax.cli.helpers import bench_walk, common
+from mirage_jax.cli.helpers import bench_steps, bench_walk, common
 from mirage_jax.evaluation import efficiency, memory_walk
 from mirage_jax.evaluation.stopwatch import Times
 from mirage_jax.io import video as video_io
@@ -53,8 +53,8 @@ SMALLER = {
 CHUNK = SMALLER["chunk_frames"]
 
 
-def tiny_config(**changes):
-    config = common.load_config(QUICKSTART)
+def tiny_config(file=QUICKSTART, **changes):
+    config = common.load_config(file)
     for name, value in (*config.tiny_overrides, *SMALLER.items(), *changes.items()):
         common._set_dotted(config, name, value)
     config.lock()
@@ -259,6 +259,41 @@ def test_generate_goes_on_from_a_saved_world(walk):
     np.testing.assert_array_equal(after.bank.xyz[:count], before.bank.xyz[:count])
     turned = trajectories.make("pan_left", CHUNK, angle=90)[-1]
     np.testing.assert_allclose(after.cam2world, turned, atol=1e-5)
+
+
+@pytest.mark.long
+def test_a_student_and_a_tiny_decoder_are_made_of_a_run_and_measured(run, tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    shutil.copytree(run.root, workdir.root)
+    teacher = workdir.model("denoiser_latent") / "model.safetensors"
+    before, console = teacher.read_bytes(), Console(quiet=True)
+    distill = str(ROOT / "experiments" / "distill.py")
+    config = tiny_config(distill, **{"tiny_decoder_training.pixels": 16})
+    for stage in ("distill", "tiny_decoder"):
+        train.run(config, workdir, console, stage)
+    assert teacher.read_bytes() == before
+    student, made = load_export(workdir.model("denoiser_student"))
+    moved = jax.tree.map(
+        lambda one, other: float(jnp.abs(one - other).max()),
+        student,
+        load_export(workdir.model("denoiser_latent"))[0],
+    )
+    # Adam without a first moment moves a weight by sqrt(k) learning rates in step k at most.
+    section = config.distill_training
+    most = section.learning_rate * np.sqrt(np.arange(1, section.steps + 1)).sum()
+    assert 0 < max(jax.tree.leaves(moved)) <= 1.01 * most
+    assert (made["sampler"]["method"], made["sampler"]["steps"]) == ("consistency", 2)
+
+    bench_steps.run(config, workdir, console, steps=(1, 2), many=2, clips=1)
+    found = json.loads((workdir.root / "bench_steps.json").read_text())
+    for rows in found["worlds"].values():
+        assert {name: sorted(of) for name, of in rows.items()} == {
+            "teacher": ["1", "2"],
+            "student": ["1", "2"],
+        }
+        scores = [score for of in rows.values() for one in of.values() for score in one.values()]
+        assert np.isfinite(scores).all()
+    assert (workdir.model("tiny_decoder") / "model.safetensors").is_file()
 
 
 def test_generate_takes_the_depth_of_the_picture(run, picture, tmp_path):

@@ -28,11 +28,12 @@ from typing import Any
 from absl import flags
 from rich.console import Console
 
-from mirage_jax.cli.helpers import common, prompts
+from mirage_jax.cli.helpers import common, mesh_flag, prompts
 from mirage_jax.cli.helpers.compilation import use_own_kernels
 from mirage_jax.cli.helpers.explore_starts import Entries, Progress, make_starts
-from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
+from mirage_jax.cli.helpers.flag_types import AUTO, Integer, PathName, Real, RealOrAuto
 from mirage_jax.explore.hub import Hub, HubOptions
+from mirage_jax.explore.pace import LEAST, MOST
 from mirage_jax.explore.protocol import MAX_GUIDANCE
 from mirage_jax.explore.saved import SavedWorlds
 from mirage_jax.explore.security import Access, is_loopback, new_token
@@ -104,7 +105,11 @@ _DOWNLOAD_BUDGET = flags.DEFINE(
     "Megabytes of exported files; larger ones are refused.",
 )
 _FPS = flags.DEFINE(
-    Real(least=1, most=120), "pace", 16.0, "Frames a second of the walk, made and played."
+    RealOrAuto(least=1, most=120),
+    "pace",
+    AUTO,
+    f"Frames a second of the walk, made and played; auto: as many as come in time, {LEAST:g} to "
+    f"{MOST:g}.",
 )
 
 
@@ -198,11 +203,15 @@ def main() -> None:
         downloads=_DOWNLOADS.value,
         download_bytes=_DOWNLOAD_BUDGET.value * 10**6,
     )
-    hub = Hub(SavedWorlds(saved, _SAVED_WORLDS.value, _SAVED_BUDGET.value * 10**6), limits)
+    worlds = SavedWorlds(saved, _SAVED_WORLDS.value, _SAVED_BUDGET.value * 10**6)
+    mesh = mesh_flag.asked()
+    hub = Hub(worlds, limits, mesh)
     access = Access(new_token(), _HOST.value, tuple(_NAMES.value))
 
     def make(page: Progress) -> Starts:
-        return make_starts(entries, SessionOptions(fps=_FPS.value), _told(console, page))
+        adapts = _FPS.value == AUTO
+        options = SessionOptions() if adapts else SessionOptions(fps=_FPS.value)
+        return make_starts(entries, options, _told(console, page), mesh=mesh, adapts=adapts)
 
     try:
         asyncio.run(_serve(make, hub, access, console))

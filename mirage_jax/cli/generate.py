@@ -15,9 +15,8 @@ poses it then goes. Written are the video, chunk by chunk as it is made, the wor
 (<out>.world), from which a later call continues, and what was done (<out>.json).
 
 Weights are run as they were trained, converted ones as released; --preset has other ways:
-"released" as Mirage's code does it, "paper" as its paper does, "default" as ours does for large
-models. --with changes single fields of that, e.g. --with=steps=8,reencode=true. See
-docs/weights.md.
+"released" as Mirage's code, "paper" as its paper does, "default" as ours does for large models.
+--with changes single fields of that, e.g. --with=steps=8,reencode=true. See docs/weights.md.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ from mirage_jax.cli.helpers import (
     entry_flags,
     flag_values,
     generated_shape,
+    mesh_flag,
     prompts,
     run_weights,
 )
@@ -260,7 +260,7 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         chunk_frames=_CHUNK_FRAMES.value if flags.FLAGS["chunk_frames"].present else None,
     )
     model = flag_values.with_memory_scale(model, _MEMORY_SCALE.value)
-    return prompts.with_prompt(
+    model = prompts.with_prompt(
         model,
         prompt=_PROMPT.value,
         negative_prompt=_NEGATIVE.value,
@@ -269,7 +269,9 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         tokenizer=prompts.TOKENIZER.value,
         text_encoder=prompts.TEXT_ENCODER.value,
         save_text=_SAVE_TEXT.value,
+        world=_WORLD.value,
     )
+    return mesh_flag.placed(model)
 
 
 def _walk(
@@ -285,8 +287,7 @@ def _walk(
         estimator, source = depth_estimators.depth_anything(path, _MAX_DEPTH.value), str(path)
     if geometry is not None:
         return walk.along_geometry(
-            model,
-            geometry,
+            *(model, geometry),
             start=_START_FRAME.value,
             frames=_FRAMES.value,
             depth_estimator=estimator,
@@ -307,9 +308,9 @@ def _walk(
             )
         world = model.start(picture, camera, depth=depth, insist=_INSIST.value)
         begun = walk.Walk(world, world.pose[None])
-    trajectory = _TRAJECTORY.value
-    uses = trajectories.uses_scene_depth(trajectory)
-    metres = walk.scene_depth(begun.world) if uses else None
+    trajectory, metres = _TRAJECTORY.value, None
+    if trajectories.uses_scene_depth(trajectory):
+        metres = walk.scene_depth(begun.world)
     planned = dataclasses.replace(
         begun,
         path=_path(model.chunk_frames, begun.world.pose, metres),
@@ -344,16 +345,14 @@ def _from_clip(config: ConfigDict, model: WorldModel, console: Console) -> walk.
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
     """Writes the video, the world and the record; returns the video's path."""
     config_check.check(config)
-    entry, files = entry_flags.entry(), OutputFiles(Path(_OUT.value))
+    entry, files, geometry = entry_flags.entry(), OutputFiles(Path(_OUT.value)), None
     _check_flags(files)
-    geometry = None
     if entry == "geometry":
         geometry = read_geometry(Path(_GEOMETRY.value), _START_FRAME.value, insist=_INSIST.value)
     _check_walk(workdir, geometry)
-    named = common.overrides()[2]
     used = entry_flags.used_fields(entry, workdir, _DENOISER.value, _PRESET.value or "")
-    unused = check_overrides(workdir, _DENOISER.value, named, used)
-    if unused:
+    named = common.overrides()[2]
+    if unused := check_overrides(workdir, _DENOISER.value, named, used):
         names = ", ".join(f"--config.{name}" for name in unused)
         console.print(f"[yellow]not used here: {names}[/]", soft_wrap=True)
     model = _model(config, workdir, geometry)
@@ -388,7 +387,8 @@ def main() -> None:
     config = common.resolve_config()
     workdir, console = run_weights.workdir(), Console()
     common.prepare_jax(config, workdir)
-    run(config, run_weights.trained_or_shipped(workdir, console), console)
+    with mesh_flag.in_force():
+        run(config, run_weights.trained_or_shipped(workdir, console), console)
 
 
 def cli() -> None:

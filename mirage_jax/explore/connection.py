@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import math
-import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +19,12 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from mirage_jax.explore import protocol
+from mirage_jax.explore.downloads import Downloads
 from mirage_jax.explore.exports import NAMES
-from mirage_jax.explore.hub import Full, Hub, Place
+from mirage_jax.explore.hub import Full, Hub
 from mirage_jax.explore.pictures import picture_of_visitor
+from mirage_jax.explore.places import Place
+from mirage_jax.explore.starts import Embedded
 from mirage_jax.explore.walker import data_uri
 
 MAX_WAITING = 8
@@ -36,30 +39,6 @@ VIEW_SECONDS = 0.5
 CLOSE_REFUSED, CLOSE_FULL, CLOSE_FAULT, CLOSE_ELSEWHERE = 1008, 1013, 1011, 4001
 _OUT_OF_MEMORY = "Out of memory; nothing was changed. Close other tabs, or use a smaller model."
 _LOG = logging.getLogger(__name__)
-
-
-class Downloads:
-    """Files that pages asked for, by ids that cannot be guessed, until newer ones need the room."""
-
-    def __init__(self, kept: int, max_bytes: int) -> None:
-        self._kept, self._max_bytes = kept, max_bytes
-        self._files: dict[str, tuple[str, bytes]] = {}
-
-    def add(self, name: str, data: bytes) -> str:
-        """The id of a file."""
-        key = secrets.token_urlsafe(16)
-        self._files[key] = (name, data)
-        while len(self._files) > self._kept or self._bytes > self._max_bytes:
-            del self._files[next(iter(self._files))]
-        return key
-
-    @property
-    def _bytes(self) -> int:
-        return sum(len(data) for _, data in self._files.values())
-
-    def get(self, key: str) -> tuple[str, bytes] | None:
-        """Name and content, None if there is none (any more)."""
-        return self._files.get(key)
 
 
 class Connection:
@@ -79,6 +58,7 @@ class Connection:
         self._view_at = 0.0
         self._dismissed = ""
         self._exporting: asyncio.Task[None] | None = None
+        self._embedding: asyncio.Task[None] | None = None
 
     async def serve(self, secret: str) -> None:
         """Speaks with the page until it goes.
@@ -102,7 +82,8 @@ class Connection:
             await self._socket.close(CLOSE_FAULT, "the server made an error; see its output")
         finally:
             self._hub.left(self)
-            tasks = [t for t in (reading, acting, self._exporting) if t is not None]
+            beside = (self._exporting, self._embedding)
+            tasks = [reading, acting, *(task for task in beside if task is not None)]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -150,7 +131,7 @@ class Connection:
             if message.frame == self._frame and not self._ready:
                 self._ready = True
                 if self._place is not None and message.send:
-                    self._place.walker.ledger.add({"send": message.send, "draw": message.draw})
+                    self._place.walker.shown(message.send, message.draw)
         elif self._commands.full():
             raise ValueError(f"found {MAX_WAITING} commands waiting, expected fewer: wait a little")
         else:
@@ -277,8 +258,16 @@ class Connection:
             case protocol.Go():
                 await hub.run(walker.go, message.branch)
             case protocol.Memory():
-                await hub.run(walker.set_memory, message.on)
+                if message.kind and message.kind != walker.kind:
+                    while await hub.run(walker.follow, message.kind):  # the others have turns
+                        pass
+                await hub.run(walker.set_memory, message.on, message.kind)
             case protocol.Prompt():
+                if self._embedding is not None:
+                    self._embedding.cancel()  # the newest counts
+                self._embedding = asyncio.create_task(self._embed(message, place))
+                return
+            case Embedded():
                 await hub.run(walker.set_prompt, message)
             case protocol.Keyframe():
                 kept = await hub.run(walker.keyframe)
@@ -289,6 +278,26 @@ class Connection:
                 hub.tell_memory(place)
         self._frame += 1
         await self._show(await hub.run(walker.still, self._frame))
+
+    async def _embed(self, wanted: protocol.Prompt, place: Place) -> None:
+        """Has a prompt made into tokens while the page walks on, and then followed."""
+        with contextlib.suppress(ConnectionClosed):
+            prompt = dataclasses.replace(
+                place.walker.prompt, text=wanted.text, guidance=wanted.guidance
+            )
+            try:
+                told = await self._hub.embedded(prompt)
+            except (ValueError, OSError, MemoryError) as error:
+                await self._send("error", text=(str(error) or "out of memory")[:300])
+                return
+            except Exception:
+                _LOG.exception("a prompt could not be embedded")
+                text = "the prompt cannot be embedded; see the server's output"
+                await self._send("error", text=text)
+                return
+            if self._place is place:  # and not somewhere else by now
+                await self._commands.put(told)
+                self._wake.set()
 
     async def _export(self, name: str, write: Callable[[], bytes], dropped: int) -> None:
         """Writes a file while the page walks on."""
@@ -319,18 +328,22 @@ class Connection:
             walker=place.secret,
             number=place.walker.number,
             size=list(starts.model.size),
-            fps=options.fps,
+            **place.walker.pacing(),
+            adapts=starts.adapts,
             denoise_steps=[round(1e3 * seconds, 2) for seconds in starts.denoise_steps],
             frames=options.chunk_frames - 1,
-            degrees=options.turn * (options.chunk_frames - 1) / options.fps,
             starts=[start.name for start in starts.starts],
             layers=list(protocol.LAYERS),
+            kinds=list(starts.kinds),
             max_picture=protocol.MAX_PICTURE,
             prompts=None if starts.prompts is None else list(starts.prompts.known),
         )
         self._frame += 1
         self._view_at = 0.0
         await self._show(await self._hub.run(place.walker.still, self._frame))
+        if place.walker.note:
+            await self._send("note", text=place.walker.note[:300])
+            place.walker.note = ""
         await self._tell_lists()
 
     async def _tell_status(self) -> None:

@@ -12,17 +12,21 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
 from mirage_jax.explore.film import MAX_BYTES
+from mirage_jax.explore.pace import Pace
+from mirage_jax.explore.places import Page, Place, Status
 from mirage_jax.explore.saved import NoRoom, SavedWorlds
-from mirage_jax.explore.starts import Starts
+from mirage_jax.explore.starts import Embedded, Starts
 from mirage_jax.explore.walker import Walker
 from mirage_jax.geometry import Camera
 from mirage_jax.settings import Settings, setting
+from mirage_jax.world.prompting import Prompt
 from mirage_jax.world.session import Session
 
 T = TypeVar("T")
@@ -31,23 +35,6 @@ Progress = Callable[[str, float], None]
 
 class Full(ValueError):
     """There is no room for another walker; the message says why."""
-
-
-@runtime_checkable
-class Page(Protocol):
-    """A connected page, as the hub needs it."""
-
-    def status_changed(self) -> None:
-        """The model is further, or ready, or has failed."""
-
-    def lists_changed(self) -> None:
-        """There are other walkers or saved worlds."""
-
-    def memory_changed(self) -> None:
-        """Another walker wrote to the memory."""
-
-    def dismiss(self, why: str) -> None:
-        """Another page goes on with the walker."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,34 +58,6 @@ class HubOptions(Settings):
     )
 
 
-@dataclasses.dataclass
-class Status:
-    """How far the model is: "starting", "compiling", "ready" or "failed"."""
-
-    state: str = "starting"
-    text: str = "reading the weights"
-    share: float = 0.0
-
-
-@dataclasses.dataclass
-class Place:
-    """A walker, who may come back to it, and who walks in the same memory.
-
-    Attributes:
-      walker: the session and all beside.
-      secret: by which its page finds it again.
-      group: number that walkers of one memory share.
-      page: its connection, None while there is none.
-      left: when the last page went, of `time.monotonic`.
-    """
-
-    walker: Walker
-    secret: str
-    group: int
-    page: Page | None = None
-    left: float = dataclasses.field(default_factory=time.monotonic)
-
-
 class Hub:
     """The walkers of a model.
 
@@ -111,7 +70,19 @@ class Hub:
       pages: all connections, those that wait too.
     """
 
-    def __init__(self, saved: SavedWorlds, options: HubOptions = HubOptions()) -> None:
+    def __init__(
+        self,
+        saved: SavedWorlds,
+        options: HubOptions = HubOptions(),
+        mesh: jax.sharding.Mesh | None = None,
+    ) -> None:
+        """No walkers yet.
+
+        Args:
+          saved: worlds on the disk.
+          options: limits.
+          mesh: devices that the model runs on, see `on_mesh`; None: on the first.
+        """
         self.saved = saved
         self.options = options
         self.status = Status()
@@ -122,8 +93,11 @@ class Hub:
         self._numbers = 0
         self._opening = 0
         self._exporting = 0
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
+        # A mesh is in force in the thread alone that sets it.
+        prepare = (jax.set_mesh, (mesh,)) if mesh is not None else (None, ())
+        self._worker = ThreadPoolExecutor(1, "model", *prepare)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="files")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="texts")
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
         """What `work` gives, in the model's thread, after what waits there already."""
@@ -152,10 +126,20 @@ class Hub:
             )
         return data
 
+    async def embedded(self, prompt: Prompt) -> Embedded:
+        """A prompt as the model takes it, made beside the model's thread, so that nobody waits who
+        walks; ValueError if it cannot be."""
+        prompts = self.ready().prompts
+        if prompts is None:
+            raise ValueError("prompt: found one, expected none, as this model takes no text")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reader, prompts.embedded, prompt)
+
     def close(self) -> None:
         """Ends the threads once they have nothing to do."""
         self._worker.shutdown()
         self._writer.shutdown()
+        self._reader.shutdown(cancel_futures=True)
 
     # -- the model -------------------------------------------------------------------------------
 
@@ -221,7 +205,7 @@ class Hub:
     async def load(self, world: str, page: Page, secret: str = "") -> Place:
         """A walker in a saved world; Full or ValueError if that cannot be."""
         path = self.saved.path_of(world)
-        return await self._open(lambda: self.ready().load(path), page, secret)
+        return await self._open(lambda: self.ready().load(path), page, secret, kept=True)
 
     async def join(self, number: int, share: bool, page: Page) -> Place:
         """A walker where another one is, in the same memory or a copy.
@@ -234,9 +218,7 @@ class Hub:
             raise ValueError(f"walker: found {number}, expected the number of one who is here")
         session = other.walker.session
         make = session.share if share else session.branch
-        place = await self._open(make, page, group=other.group if share else None)
-        place.walker.prompt = other.walker.prompt
-        return place
+        return await self._open(make, page, group=other.group if share else None)
 
     async def leave(self, place: Place) -> None:
         """Lets a walker go on in a copy of the memory that it shares with others."""
@@ -251,8 +233,10 @@ class Hub:
         page: Page,
         secret: str = "",
         group: int | None = None,
+        kept: bool = False,
     ) -> Place:
-        """A new walker for a page, in place of the one that it had."""
+        """A new walker for a page, in place of the one that it had, in a world that was `kept` or
+        is new."""
         mine = next((p for p in self.places.values() if p.page is page), None)
         await self._make_room(mine)
         self._numbers += 1
@@ -260,6 +244,8 @@ class Hub:
         self._opening += 1
         try:
             walker = await self.run(lambda: self._walker(number, make()))
+            if kept:
+                await self._tell_again(walker)
         finally:
             self._opening -= 1
         place = Place(
@@ -276,7 +262,23 @@ class Hub:
 
     def _walker(self, number: int, session: Session) -> Walker:
         ready = self.ready()
-        return Walker(number, session, ready.denoise_steps, self.options.film_bytes, ready.prompts)
+        pace = Pace(float(session.options.fps), fixed=not ready.adapts)
+        limit = self.options.film_bytes
+        return Walker(number, session, ready.denoise_steps, limit, pace, ready.kinds)
+
+    async def _tell_again(self, walker: Walker) -> None:
+        """Has the model follow the prompt that a saved world was made with, if it can."""
+        prompts, kept = self.ready().prompts, walker.prompt
+        if prompts is None or kept == prompts.first:
+            return
+        try:
+            told = await self.embedded(kept)
+        except (ValueError, OSError) as error:
+            walker.note = f"The prompt of this world, {kept.text!r}, cannot be followed: {error}"
+            walker.session.prompt = prompts.first
+        else:
+            await self.run(walker.set_prompt, told)
+            walker.saved = walker.changes
 
     async def _make_room(self, mine: Place | None) -> None:
         """Lets walkers go whose page is gone, the longest first, until there is room; else Full."""

@@ -91,9 +91,11 @@ class Go(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Memory(Settings):
-    """Switches what the memory holds on, or empties it for what is generated."""
+    """Switches what the memory holds on, or empties it for what is generated; or walks on with
+    another kind of memory."""
 
     on: bool = setting(True, "Whether it is read.")
+    kind: str = setting("", "Its kind, of those that the server lists; empty: the present one.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,8 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from mirage_jax.explore.connection import Connection, Downloads
+from mirage_jax.explore.connection import Connection
+from mirage_jax.explore.downloads import Downloads
 from mirage_jax.explore.hub import Hub, Progress
 from mirage_jax.explore.protocol import MAX_PICTURE
 from mirage_jax.explore.saved import NoRoom

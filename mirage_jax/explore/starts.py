@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,9 @@ from jaxtyping import Float, UInt8
 
 from mirage_jax.geometry import Camera
 from mirage_jax.world import WorldModel
+from mirage_jax.world.prompting import Prompt
 from mirage_jax.world.session import Session, SessionOptions
+from mirage_jax.world.world_file import read_world_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,20 @@ class Start:
 
     name: str
     begin: Callable[[], Session]
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """A prompt in words and as tokens [n, e]; without guidance there is no negative text.
+
+    Attributes:
+      prompt: in words.
+      text, negative_text: its tokens.
+    """
+
+    prompt: Prompt
+    text: Float[np.ndarray, "n e"]
+    negative_text: Float[np.ndarray, "n e"] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +62,15 @@ class Prompts:
     guidance: float | int = 1.0
     known: tuple[str, ...] = ()
 
-    def tell(self, session: Session, text: str, guidance: float | int) -> None:
-        """Has a session show a text from here on; ValueError if that cannot be."""
-        negative = None if guidance == 1 else self.embed(self.negative_text)
-        session.set_prompt(self.embed(text), negative, guidance)
+    @property
+    def first(self) -> Prompt:
+        """The one to begin with."""
+        return Prompt(self.text, self.negative_text, self.guidance)
+
+    def embedded(self, prompt: Prompt) -> Embedded:
+        """A prompt as the model takes it, which may take seconds; ValueError if it cannot be."""
+        negative = None if prompt.guidance == 1 else self.embed(prompt.negative_text)
+        return Embedded(prompt, self.embed(prompt.text), negative)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +84,8 @@ class Starts:
       fov: degrees across the shorter side of pictures from pages.
       denoise_steps: seconds of each denoising step, measured before anyone walks.
       prompts: what the model can be told; None for one without text.
+      kinds: models by the kind of their memory, `model` the first; empty where it is the only one.
+      adapts: whether each walk's pace follows what the machine can do, from `options.fps` on.
     """
 
     model: WorldModel
@@ -71,17 +94,37 @@ class Starts:
     fov: float = 90.0
     denoise_steps: tuple[float, ...] = ()
     prompts: Prompts | None = None
+    adapts: bool = False
+    kinds: Mapping[str, WorldModel] = dataclasses.field(default_factory=dict)
 
     def begin(self, number: int) -> Session:
         """A session at a start; ValueError if there is none of that number."""
         if number >= len(self.starts):
             raise ValueError(f"start: found {number}, expected less than {len(self.starts)}")
-        return self.starts[number].begin()
+        return self.begun(self.starts[number].begin())
 
     def begin_from(self, picture: UInt8[np.ndarray, "h w 3"], camera: Camera) -> Session:
         """A session in a world that begins with a picture."""
-        return Session(self.model, picture, options=self.options, camera=camera)
+        return self.begun(Session(self.model, picture, options=self.options, camera=camera))
 
     def load(self, path: Path) -> Session:
-        """A session in a saved world; ValueError or OSError if it cannot be read."""
-        return Session.load(self.model, path, options=self.options)
+        """A session in a saved world, which knows what prompt it was made with but does not follow
+        it yet; ValueError or OSError if it cannot be read."""
+        session = Session.load(self._model_of(path), path, options=self.options)
+        return session if session.prompt else self.begun(session)
+
+    def _model_of(self, path: Path) -> WorldModel:
+        """Which of the models has the memory that is in a file; the first if it does not say."""
+        if not self.kinds:
+            return self.model
+        generated = read_world_file(path).provenance.get("generated")
+        kind = generated.get("conditioner") if isinstance(generated, Mapping) else None
+        known = (model for model in self.kinds.values() if model.conditioner.kind == kind)
+        return next(known, self.model)
+
+    def begun(self, session: Session) -> Session:
+        """A session with the options of all, which knows which prompt the model follows."""
+        session.options = self.options
+        if self.prompts is not None:
+            session.prompt = self.prompts.first
+        return session

@@ -9,7 +9,7 @@ import base64
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,17 @@ import numpy as np
 from mirage_jax.explore import protocol
 from mirage_jax.explore.exports import export
 from mirage_jax.explore.film import MAX_BYTES, Film
+from mirage_jax.explore.kinds import Kinds
 from mirage_jax.explore.ledger import Ledger
+from mirage_jax.explore.pace import Pace
 from mirage_jax.explore.pictures import encoded, encoded_exactly, thumbnail
 from mirage_jax.explore.plan_picture import Axes, plan_picture
-from mirage_jax.explore.starts import Prompts
+from mirage_jax.explore.starts import Embedded
 from mirage_jax.memory import edit, regions
 from mirage_jax.origin import UPS
+from mirage_jax.world import WorldModel
 from mirage_jax.world.controls import Controls
+from mirage_jax.world.prompting import Prompt
 from mirage_jax.world.session import Session
 
 MAX_BRANCHES = 32
@@ -43,12 +47,14 @@ class Branch:
       frame: how many frames there were.
       picture: the last of them, small and encoded; empty for those of a file.
       film: of the way there; None for those of a file.
+      kind: of the memory that was walked with.
     """
 
     name: str
     frame: int
     picture: bytes
     film: Film | None
+    kind: str
 
 
 class Walker:
@@ -61,12 +67,14 @@ class Walker:
       ledger: its times.
       branches: states that were kept.
       layer: what the plan is coloured by.
-      prompts: what the model can be told, if anything.
-      prompt: what it was told.
       picture: the present one, encoded.
       saved: number of changes when it was last saved, see `changes`.
       changes: how often anything was done to the world.
       bytes: that session and film took when they were last asked.
+      note: what its page is to be told when it comes.
+      work: milliseconds that the last chunk took here, without what it waited.
+      pace: frames a second.
+      kinds: the walk with each kind of memory; None where there is one kind.
     """
 
     def __init__(
@@ -75,10 +83,12 @@ class Walker:
         session: Session,
         denoise_steps: Sequence[float] = (),
         film_bytes: int = MAX_BYTES,
-        prompts: Prompts | None = None,
+        pace: Pace | None = None,
+        kinds: Mapping[str, WorldModel] | None = None,
     ) -> None:
         self.number = number
         self.session = session
+        self.kinds = Kinds(session, kinds) if kinds else None
         self.picture = encoded(session.picture)
         self.film = Film(int(session.world.frames) - 1, [self.picture], film_bytes)
         self.ledger = Ledger()
@@ -86,14 +96,13 @@ class Walker:
             {f"denoise step {n}": 1e3 * seconds for n, seconds in enumerate(denoise_steps, 1)}
         )
         self.branches = [
-            Branch(name, frames, b"", None) for name, frames in session.timeline.marks.items()
+            Branch(name, frames, b"", None, self.kind)
+            for name, frames in session.timeline.marks.items()
         ]
         self.layer = protocol.LAYERS[0]
-        self.prompts = prompts
-        self.prompt = protocol.Prompt()
-        if prompts is not None:
-            self.prompt = protocol.Prompt(prompts.text, prompts.guidance)
         self.changes = self.saved = self.bytes = 0
+        self.note, self.work = "", 0.0
+        self.pace = pace or Pace(float(session.options.fps))
         self.state()
 
     # -- walking ---------------------------------------------------------------------------------
@@ -107,12 +116,16 @@ class Walker:
           frame: number of the message.
         """
         moves = {name: float(getattr(held, name)) for name in protocol.MOVES}
+        options = self.session.options
+        if options.fps != self.pace.fps:
+            self.session.options = dataclasses.replace(options, fps=self.pace.fps)
         step = self.session.step(Controls(**moves))
         begun = time.perf_counter()
         pictures = [encoded(picture) for picture in np.asarray(step.video)]
         stages = {n: 1e3 * s for n, s in step.stages.items() if n != "total"}
         stages["input"] = stages.get("input", 0.0) + 1e3 * waited
         stages["encode"] = 1e3 * (time.perf_counter() - begun)
+        self.work = sum(took for name, took in stages.items() if name != "input")
         self.film.append(pictures)
         self.picture = pictures[-1]
         self.changes += 1
@@ -121,12 +134,25 @@ class Walker:
             "frame": frame,
             "seq": held.seq,
             "applied": moves,
+            **self.pacing(),
             "pose": _rounded(step.poses[-1]),
             "ledger": {name: round(value, 2) for name, value in stages.items()},
             "blocked": bool(step.blocked),
             "report": step.report,
         }
         return protocol.binary_message("frames", fields, pictures)
+
+    def pacing(self) -> dict[str, float]:
+        """Frames a second, and degrees that a chunk turns by at most."""
+        options = self.session.options
+        turned = options.turn * (options.chunk_frames - 1) / options.fps
+        return {"fps": float(options.fps), "degrees": turned}
+
+    def shown(self, send: float | int, draw: float | int) -> None:
+        """The page has a chunk, which took so many milliseconds to come and to be drawn."""
+        self.ledger.add({"send": send, "draw": draw})
+        frames = self.session.options.chunk_frames - 1
+        self.pace.took((self.work + send + draw) / 1e3, frames)
 
     def still(self, frame: int) -> bytes:
         """The message with the present picture alone."""
@@ -177,7 +203,7 @@ class Walker:
         name = next(name for n in itertools.count(1) if (name := f"branch {n}") not in taken)
         self.session.mark(name)
         frames = int(self.session.world.frames)
-        self.branches.append(Branch(name, frames, self.thumbnail(), self.film.copy()))
+        self.branches.append(Branch(name, frames, self.thumbnail(), self.film.copy(), self.kind))
         self.changes += 1
 
     def go(self, number: int) -> None:
@@ -185,6 +211,8 @@ class Walker:
         if number >= len(self.branches):
             raise ValueError(f"branch: found {number}, expected less than {len(self.branches)}")
         branch = self.branches[number]
+        if self.kinds is not None:
+            self._walk_with(branch.kind)
         self.session.go(branch.name)
         self.picture = encoded(self.session.picture)
         frames = int(self.session.world.frames)
@@ -220,16 +248,42 @@ class Walker:
         counts = {name: n for name, n in outcome.memory.items() if n}
         return ", ".join(f"{n:,} elements {name}" for name, n in counts.items()) or "nothing there"
 
-    def set_memory(self, on: bool) -> None:
-        """Lets what is generated read the memory, or an emptied one."""
+    @property
+    def kind(self) -> str:
+        """Of the memory that is walked with; "" where there is one kind."""
+        return "" if self.kinds is None else self.kinds.kind
+
+    def follow(self, kind: str) -> int:
+        """Brings another kind of memory a chunk further to where this walk is; the chunks that are
+        left. ValueError if that cannot be."""
+        if self.kinds is None:
+            raise ValueError(f"memory: found kind {kind!r}, expected none, as there is one kind")
+        return self.kinds.follow(kind)
+
+    def set_memory(self, on: bool, kind: str = "") -> None:
+        """Lets what is generated read the memory, or an emptied one; of another kind, which has
+        come along (`follow`), if one is given."""
+        if kind and kind != self.kind:
+            self._walk_with(kind)
+            self.picture = encoded(self.session.picture)
+            self.changes += 1
         self.session.memory_on = on
 
-    def set_prompt(self, wanted: protocol.Prompt) -> None:
+    def _walk_with(self, kind: str) -> None:
+        if self.kinds is not None:
+            self.kinds.choose(kind)
+            self.session = self.kinds.session
+
+    @property
+    def prompt(self) -> Prompt:
+        """What the model was told."""
+        return self.session.prompt or Prompt()
+
+    def set_prompt(self, told: Embedded) -> None:
         """Has what is generated show a text; ValueError if it cannot be."""
-        if self.prompts is None:
-            raise ValueError("prompt: found one, expected none, as this model takes no text")
-        self.prompts.tell(self.session, wanted.text, wanted.guidance)
-        self.prompt = wanted
+        prompt = told.prompt
+        self.session.set_prompt(told.text, told.negative_text, prompt.guidance, words=prompt)
+        self.changes += 1
 
     def keyframe(self) -> int:
         """Makes the memory keep what it shows from here; says how many elements that is."""
@@ -254,10 +308,9 @@ class Walker:
     def state(self) -> dict[str, Any]:
         """Numbers that change with every chunk."""
         numbers = self.session.statistics()
-        # Room is taken by what the memory can hold, not by what it does.
-        per_element = numbers["bytes"] / max(int(numbers["elements"]), 1)
-        memory = round(per_element * int(numbers["capacity"]))
-        self.bytes = memory + int(numbers["undo_bytes"]) + self.film.nbytes
+        others = () if self.kinds is None else self.kinds.others
+        self.bytes = sum(map(_bytes, (numbers, *(other.statistics() for other in others))))
+        self.bytes += self.film.nbytes
         return {
             "pose": _rounded(self.session.pose),
             "frames": int(numbers["frames"]),
@@ -267,6 +320,7 @@ class Walker:
             "undoable": int(numbers["undoable"]),
             "redoable": int(numbers["redoable"]),
             "memory_on": bool(self.session.memory_on),
+            "memory_kind": self.kind,
             "prompt": self.prompt.text,
             "guidance": self.prompt.guidance,
         }
@@ -287,6 +341,12 @@ class Walker:
 def data_uri(picture: bytes) -> str:
     """An encoded picture as the address of one; empty if there is none."""
     return "data:image/jpeg;base64," + base64.b64encode(picture).decode() if picture else ""
+
+
+def _bytes(numbers: Mapping[str, int]) -> int:
+    """Of a session's memory and past; room is taken by what it can hold, not by what it does."""
+    per_element = numbers["bytes"] / max(int(numbers["elements"]), 1)
+    return round(per_element * int(numbers["capacity"])) + int(numbers["undo_bytes"])
 
 
 def _rounded(numbers: Any) -> list[Any]:

@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from mirage_jax import geometry
-from mirage_jax.memory import eviction, pooling, readout
+from mirage_jax.memory import eviction, pooling, readout, sharded
 from mirage_jax.memory.bank import (
     ELEMENT_FIELDS,
     LatentMemory,
@@ -32,6 +33,8 @@ from mirage_jax.memory.bank import (
     cells_of_frames,
     written_splits,
 )
+from mirage_jax.memory.collectives import ALONE, Collectives, ShardCollectives
+from mirage_jax.memory.split import split_axes
 from mirage_jax.parallel.explicit_axes import compiler_splits
 from mirage_jax.settings import Settings, setting
 
@@ -124,10 +127,7 @@ def write(
         jnp.asarray(grid_camera.cam2world, jnp.float32),
     )
 
-    def step(mem: LatentMemory, frame: _Frame) -> tuple[LatentMemory, dict[str, Array]]:
-        return _write_frame(mem, frame, options)
-
-    mem, counts = jax.lax.scan(step, mem, each)
+    mem, counts = _write_frames(mem, each, options)
     scales = counts.pop("depth_scale")
     report = WriteReport(
         unknown_depth=cells.unknown_depth,
@@ -138,36 +138,58 @@ def write(
     return mem, report
 
 
-def _write_frame(
-    mem: LatentMemory, frame: _Frame, options: FusionOptions
+def _write_frames(
+    mem: LatentMemory, frames: _Frame, options: FusionOptions
 ) -> tuple[LatentMemory, dict[str, Array]]:
+    """Writes one frame after the other; where slots are split over devices each keeps its own."""
+
+    def write(mem: LatentMemory, frames: _Frame, shards: Collectives) -> Any:
+        return jax.lax.scan(lambda mem, one: _write_frame(mem, one, options, shards), mem, frames)
+
+    axes = split_axes(mem.capacity)
+    if not axes:
+        return write(mem, frames, ALONE)
+
+    # The compiler would gather all slots on every device.
+    def local(mem: LatentMemory, frames: _Frame) -> Any:
+        return write(mem, frames, ShardCollectives(axes, mem.capacity))
+
+    parts, whole = sharded.specs(axes), PartitionSpec()
+    return jax.shard_map(local, in_specs=(parts, whole), out_specs=(parts, whole))(mem, frames)
+
+
+def _write_frame(
+    mem: LatentMemory, frame: _Frame, options: FusionOptions, shards: Collectives
+) -> tuple[LatentMemory, dict[str, Array]]:
+    """Writes a frame to the elements of one shard; what is counted is of all of them."""
     h, w = frame.depth.shape
-    grid = (h, w)
+    grid, none = (h, w), shards.slots(mem.capacity)
     view = geometry.Camera(frame.intrinsics[None], frame.cam2world[None], grid)
     hits = readout.project_to_cells(mem.xyz, mem.valid, view, grid)
-    scale = align(hits, frame.depth, options.align)
+    scale = align(shards.minimum(readout.nearest_depth(hits)), frame.depth, options.align)
     rows, depth = _scaled(frame.rows, scale), frame.depth * scale
     keep = rows["valid"]
 
     agrees, mismatch = agreement(mem, hits, rows, view, options)
-    winner = _least_slot(hits, agrees, mismatch)  # of every cell, capacity where there is none
-    fused = keep & (winner < mem.capacity)
+    winner = _least_slot(hits, agrees, mismatch, shards)  # of every cell, `none` if there is none
+    fused = keep & (winner < none)
     mem, contradicted = _judge(mem, hits, agrees, depth, options)
 
     wanted = keep & ~fused
-    mem, evicted = eviction.make_room(mem, jnp.sum(wanted, dtype=jnp.int32), spared=agrees)
-    free = eviction.free_slots(mem.valid, jnp.cumsum(wanted, dtype=jnp.int32))
-    written = wanted & (free < mem.capacity)
+    number = jnp.sum(wanted, dtype=jnp.int32)
+    mem, evicted = eviction.make_room(mem, number, spared=agrees, shards=shards)
+    free = eviction.free_slots(mem.valid, jnp.cumsum(wanted, dtype=jnp.int32), shards)
+    written = wanted & (free < none)
 
     # What replaces an element's view keeps its history, which `_judge` has brought up to date.
-    held = jnp.minimum(winner, mem.capacity - 1)
+    held = _rows_of(mem, winner, shards)
     for name in ("seen", "pinned"):
-        kept = getattr(mem, name)[held]
-        rows = rows | {name: jnp.where(fused, kept, rows[name])}
-    slot = jnp.where(fused & _is_better(mem, rows, held), held, mem.capacity)
-    slot = jnp.where(written, free, slot)
+        rows = rows | {name: jnp.where(fused, held[name], rows[name])}
+    slot = jnp.where(fused & _is_better(held, rows), winner, none)
+    index, owned = shards.local_index(jnp.where(written, free, slot))
+    index = jnp.where(owned, index, mem.capacity)
     placed = {
-        name: getattr(mem, name).at[slot].set(rows[name], mode="drop") for name in ELEMENT_FIELDS
+        name: getattr(mem, name).at[index].set(rows[name], mode="drop") for name in ELEMENT_FIELDS
     }
     top = jnp.max(jnp.where(written, free + 1, 0), initial=0)
     dropped = jnp.sum(wanted & ~written, dtype=jnp.int32)
@@ -182,10 +204,20 @@ def _write_frame(
         "written": jnp.sum(written, dtype=jnp.int32),
         "fused": jnp.sum(fused, dtype=jnp.int32),
         "dropped": dropped,
-        "contradicted": contradicted,
+        "contradicted": shards.total(contradicted),
         "evicted": evicted,
         "depth_scale": scale,
     }
+
+
+def _rows_of(
+    mem: LatentMemory, slot: Int[Array, " cells"], shards: Collectives
+) -> dict[str, Array]:
+    """What a cell and the element it agrees with are compared by, of the elements in these slots;
+    anything where there is none."""
+    index, owned = shards.local_index(jnp.minimum(slot, shards.slots(mem.capacity) - 1))
+    names = ("seen", "pinned", "size", "confidence")
+    return {name: shards.from_owner(getattr(mem, name)[index], owned) for name in names}
 
 
 # -- what agrees ---------------------------------------------------------------------------------
@@ -220,22 +252,26 @@ def agreement(
 
 
 def _least_slot(
-    hits: readout.Hits, candidate: Bool[Array, " n"], mismatch: Float[Array, " n"]
+    hits: readout.Hits,
+    candidate: Bool[Array, " n"],
+    mismatch: Float[Array, " n"],
+    shards: Collectives,
 ) -> Int[Array, " cells"]:
     """Slot of the best candidate of every cell, the lowest of equals; the capacity for none."""
     values = jax.lax.optimization_barrier(jnp.where(candidate, mismatch, jnp.inf))
-    best = readout.least(hits, values)
-    slots = readout.lowest_slot(hits, candidate & (values == best[hits.segment]), 0)
-    return jnp.minimum(slots, len(mismatch))
+    best = shards.minimum(readout.least(hits, values))
+    first = candidate & (values == best[hits.segment])
+    slots = shards.minimum(readout.lowest_slot(hits, first, shards.first_slot))
+    return jnp.minimum(slots, shards.slots(len(mismatch)))
 
 
-def _is_better(mem: LatentMemory, rows: dict[str, Array], slot: Array) -> Bool[Array, " cells"]:
+def _is_better(held: dict[str, Array], rows: dict[str, Array]) -> Bool[Array, " cells"]:
     """Whether a cell is seen from nearer, or with more confidence, than the element it agrees with.
 
     Confidence per size of the cell; of equals the newer. Of pinned elements no view is better.
     """
-    now = rows["confidence"] * mem.size[slot]
-    return (now > BETTER * mem.confidence[slot] * rows["size"]) & ~mem.pinned[slot]
+    now = rows["confidence"] * held["size"]
+    return (now > BETTER * held["confidence"] * rows["size"]) & ~held["pinned"]
 
 
 def _judge(
@@ -276,15 +312,22 @@ def _least_around(depth: Float[Array, "h w"]) -> Float[Array, "h w"]:
 
 
 def align(
-    hits: readout.Hits, depth: Float[Array, "h w"], gain: float | Float[Array, ""]
+    shown: Float[Array, " cells_and_outside"],
+    depth: Float[Array, "h w"],
+    gain: float | Float[Array, ""],
 ) -> Float[Array, ""]:
     """What to multiply a frame's depth by so that it agrees with the memory's; 1 if in doubt.
 
     The median ratio of what the memory shows to the frame's depth, over the cells where both are
     known. It is taken only if the memory shows enough of the frame, and if a share of the cells
     larger by `gain` agrees then.
+
+    Args:
+      shown: of the memory, `readout.nearest_depth`.
+      depth: of the frame's cells, 0 = unknown.
+      gain: see above.
     """
-    shown = readout.nearest_depth(hits)[:-1].reshape(depth.shape)
+    shown = shown[:-1].reshape(depth.shape)
     both = jnp.isfinite(shown) & (depth > 0)
     ratio = jnp.where(both, shown / jnp.where(both, depth, 1.0), 0.0)
     scale = pooling.pool_depth(ratio, (1, 1))[0].reshape(())

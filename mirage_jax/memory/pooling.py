@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from mirage_jax.memory.collectives import ALONE, Collectives
+
 # Pixels within this share of the cell's depth count as the same surface.
 SAME_SURFACE = 0.1
 
@@ -84,12 +86,14 @@ def without_nan(depth: Num[Array | np.ndarray, "*b H W"]) -> Float[Array, "*b H 
     return jax.lax.select(depth > 0, depth, jnp.zeros_like(depth)).astype(jnp.float32)
 
 
-def kth_smallest(keys: Int[Array, "*b p"], k: Int[Array, "*b"]) -> Int[Array, "*b"]:
-    """The k-th smallest (from 1) of non-negative integers along the last axis."""
+def kth_smallest(
+    keys: Int[Array, "*b p"], k: Int[Array, "*b"], shards: Collectives = ALONE
+) -> Int[Array, "*b"]:
+    """The k-th smallest (from 1) of non-negative integers along the last axis, of all shards."""
 
     def bit(i: Any, prefix: Array) -> Array:
         candidate = prefix | jnp.left_shift(jnp.int32(1), 30 - i)
-        below = jnp.sum(keys < candidate[..., None], axis=-1, dtype=jnp.int32)
+        below = shards.total(jnp.sum(keys < candidate[..., None], axis=-1, dtype=jnp.int32))
         return jnp.where(below < k, candidate, prefix)
 
     return jax.lax.fori_loop(np.int32(0), np.int32(31), bit, jnp.zeros_like(k))

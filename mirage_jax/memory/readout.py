@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mirage_jax import geometry
 from mirage_jax.memory.bank import LatentMemory
+from mirage_jax.memory.collectives import ALONE, Collectives
 from mirage_jax.memory.host_checks import check_camera, check_counts
 from mirage_jax.origin import check_times
 from mirage_jax.parallel.explicit_axes import compiler_splits, spec_of_views
@@ -99,7 +100,7 @@ def read(
         mem,
         camera,
         grid,
-        Collectives(),
+        ALONE,
         time=time,
         prefer=prefer,
         tolerance=tolerance,
@@ -107,34 +108,6 @@ def read(
         cells=cells,
         far=far,
     )
-
-
-class Collectives:
-    """Reductions over the shards of a memory; the identity, as here there is one shard.
-
-    The counterpart for a memory that is split over devices is `sharded.ShardCollectives`.
-
-    Attributes:
-      first_slot: slot number of the first element of this shard.
-    """
-
-    first_slot: Any = 0
-
-    def minimum(self, values: Array) -> Array:
-        """Elementwise minimum over the shards."""
-        return values
-
-    def maximum(self, values: Array) -> Array:
-        """Elementwise maximum over the shards."""
-        return values
-
-    def local_index(self, slot: Int[Array, "*b"]) -> tuple[Int[Array, "*b"], Bool[Array, "*b"]]:
-        """Index of these elements in this shard, and whether they are in it."""
-        return slot, jnp.ones(slot.shape, bool)
-
-    def from_owner(self, values: Array, owned: Array) -> Array:
-        """Each value from the shard whose `owned` is true."""
-        return values
 
 
 def read_shard(

@@ -14,14 +14,14 @@ import math
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int
 
 from mirage_jax import geometry
 from mirage_jax.memory import readout
 from mirage_jax.memory.bank import COUNTERS, LatentMemory
+from mirage_jax.memory.collectives import ShardCollectives
 from mirage_jax.memory.readout import ReadOut
+from mirage_jax.memory.split import split_axes
 
 
 def specs(axes: tuple[str, ...]) -> LatentMemory:
@@ -41,6 +41,14 @@ def shardings(mesh: Mesh, axes: tuple[str, ...]) -> LatentMemory:
         specs(axes),
         is_leaf=lambda leaf: isinstance(leaf, PartitionSpec),
     )
+
+
+def in_parts(mem: LatentMemory) -> LatentMemory:
+    """The memory with every device of the mesh in force (`jax.set_mesh`) holding its own slots,
+    where they are split over it (`split.split_axes`); else as it is. Host side: not to be jitted.
+    """
+    axes = split_axes(mem.capacity)
+    return jax.device_put(mem, shardings(jax.sharding.get_mesh(), axes)) if axes else mem
 
 
 def read(
@@ -109,25 +117,3 @@ def read(
     return jax.shard_map(local, in_specs=(specs(axes), whole, whole), out_specs=whole)(
         mem, camera, time
     )
-
-
-class ShardCollectives(readout.Collectives):
-    """The elements of one device among those along `axes`; use inside `jax.shard_map`."""
-
-    def __init__(self, axes: tuple[str, ...], elements: int) -> None:
-        self._axes = axes
-        self._elements = elements
-        self.first_slot = jax.lax.axis_index(axes) * elements
-
-    def minimum(self, values: Array) -> Array:
-        return jax.lax.pmin(values, self._axes)
-
-    def maximum(self, values: Array) -> Array:
-        return jax.lax.pmax(values, self._axes)
-
-    def local_index(self, slot: Int[Array, "*b"]) -> tuple[Int[Array, "*b"], Bool[Array, "*b"]]:
-        index = slot - self.first_slot
-        return jnp.clip(index, 0, self._elements - 1), (index >= 0) & (index < self._elements)
-
-    def from_owner(self, values: Array, owned: Array) -> Array:
-        return jax.lax.psum(jnp.where(owned, values, 0), self._axes)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from mirage_jax.chunks import latents_of_frames
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import WriteReport
+from mirage_jax.world import on_mesh
 from mirage_jax.world.chunk_inputs import chunk_inputs
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.sampling import memory_scale, network_calls
@@ -203,9 +204,16 @@ def _denoised(
     return latents, jnp.isfinite(latents).all()
 
 
+def _remembered(
+    model: WorldModel, world: World, *seen: Any, **options: Any
+) -> tuple[World, WriteReport]:
+    world, report = model.remember(world, *seen, **options)
+    return on_mesh.kept_in_place(world), report
+
+
 _choose = jax.jit(WorldModel.choose)
 _read = jax.jit(chunk_inputs)
 _denoise = jax.jit(_denoised)
 _decode = jax.jit(lambda encoder, latents: encoder.decode(latents[None])[0])
-_remember = jax.jit(WorldModel.remember, static_argnames="fresh")
+_remember = jax.jit(_remembered, static_argnames="fresh")
 _encode_constants = jax.jit(WorldModel.constants, static_argnums=1)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.spatial.transform import Rotation
 
+from mirage_jax.geometry import check_cam2world
 from mirage_jax.memory import LatentMemory
 from mirage_jax.origin import UPS
 from mirage_jax.settings import Settings, setting
@@ -242,6 +243,18 @@ def walk_in(
     start, towards = pose[:3, 3].astype(np.float32), directions.astype(np.float32)
     free = np.asarray(free_distance(bank, start, towards, options.radius))
     return stopped(pose[:3, 3], poses, directions, free)
+
+
+def along(poses: Float[np.ndarray, "f 4 4"], frames: int) -> Moved:
+    """`walk_in` where the poses are given; nothing is in the way.
+
+    Raises:
+      ValueError: if they are not as many, or no poses.
+    """
+    poses = check_cam2world(poses, "session: poses")
+    if poses.shape != (frames, 4, 4):
+        raise ValueError(f"session: poses: found shape {poses.shape}, expected {(frames, 4, 4)}")
+    return Moved(poses, False)
 
 
 def unit_directions() -> Any:

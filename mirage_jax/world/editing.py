@@ -23,6 +23,7 @@ from mirage_jax.geometry import Camera
 from mirage_jax.memory import LatentMemory, edit
 from mirage_jax.memory.edit import InsertReport
 from mirage_jax.origin import check_positions
+from mirage_jax.world import on_mesh
 from mirage_jax.world.context_frames import ContextFrames
 from mirage_jax.world.state import World
 
@@ -98,7 +99,7 @@ def edit_world(
         mended = jnp.zeros_like(mended)
     outcome = EditOutcome(counts, forgotten, preceding, int(shows.sum()), int(mended.sum()))
     changed = {"bank": bank, "latent": latent, "context_frames": kept}
-    return world.replace(**changed), outcome  # type: ignore[attr-defined]
+    return on_mesh.place_world(world.replace(**changed)), outcome  # type: ignore[attr-defined]
 
 
 def merge_worlds(

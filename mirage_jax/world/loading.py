@@ -120,6 +120,15 @@ def load(
         raise ValueError(f"{where}: {error}") from error
 
 
+def stored_memories(path: str | Path) -> tuple[str, ...]:
+    """Which denoisers a work directory has, by names that `load` takes as `memory`; () for a
+    released checkpoint. Errors as of `load` where there is no model at all."""
+    folder = _parts_folder(shipped.folder_of(path))
+    if folder is None:
+        return ()
+    return tuple(sorted(found.name.removeprefix("denoiser_") for found in _denoisers(folder)))
+
+
 def known_chunk_frames(path: str | Path, default: int, memory: str = "latent") -> int | None:
     """Frames of a chunk that weights were trained for, from their header alone.
 

@@ -23,7 +23,7 @@ from mirage_jax.memory.movers import MoverOptions, Movers
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.nn.geometry_head import GeometryHead
 from mirage_jax.origin import Origin
-from mirage_jax.world import context_frames, moving, posed_pictures
+from mirage_jax.world import context_frames, moving, on_mesh, posed_pictures
 from mirage_jax.world import options as run_options
 from mirage_jax.world.chunk_inputs import chunk_inputs
 from mirage_jax.world.conditioners import Conditioner, Frames
@@ -170,7 +170,8 @@ class WorldModel:
         lens = jnp.asarray(camera.intrinsics[-1], jnp.float32)
         kept = frames if self.memory.rewrite_first else with_pictures
         number = times[-1].astype(jnp.int32) + 1
-        return World(bank, latents[-1], pose, lens, number, kept, movers=bodies), report
+        world = World(bank, latents[-1], pose, lens, number, kept, movers=bodies)
+        return on_mesh.kept_in_place(world), report
 
     def advance(
         self, world: World, cam2world: Float[Array, "f 4 4"], key: PRNGKeyArray

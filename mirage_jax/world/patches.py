@@ -74,9 +74,15 @@ def apply_patch(patch: Patch, source: Any) -> Any:
             leaf[change.rows] = change.values
         else:
             leaf = change
-        # `jnp.asarray` compiles something for every shape there is.
-        made.append(leaf if name in patch.on_host else jax.device_put(leaf))
+        made.append(leaf if name in patch.on_host else _placed_like(leaf, known.get(name)))
     return jax.tree.unflatten(patch.structure, made)
+
+
+def _placed_like(leaf: np.ndarray, other: Any) -> jax.Array:
+    """On the device or, if the other lies on several, split over them as it is."""
+    if isinstance(other, jax.Array) and len(other.sharding.device_set) > 1:
+        return jax.device_put(leaf, other.sharding)
+    return jax.device_put(leaf)  # `jnp.asarray` compiles something for every shape there is
 
 
 def compose(first: Patch, second: Patch) -> Patch:

@@ -1,15 +1,57 @@
-"""What is shown, by a text, while a model runs: prompts and guidance that compile nothing anew."""
+"""What is shown, by a text, while a model runs: prompts and guidance that compile nothing anew, and
+that saved worlds keep."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mirage_jax.settings import Settings, from_mapping, setting
 from mirage_jax.world.model import WorldModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt(Settings):
+    """What a model was told, in words."""
+
+    text: str = setting("", "What is shown.")
+    negative_text: str = setting("", "What guidance leads away from.")
+    guidance: float | int = setting(1.0, "Classifier-free guidance; 1 = none.", least=0)
+
+
+_STORED = {"text": "prompt", "negative_text": "negative_prompt", "guidance": "cfg_scale"}
+"""Names in `provenance["generated"]` of a world file."""
+
+
+def saved_prompt(provenance: Mapping[str, Any]) -> Prompt | None:
+    """What a world's file says that its model was told last; None if nothing.
+
+    Raises:
+      ValueError: naming the field, if it is no prompt.
+    """
+    generated = provenance.get("generated")
+    if not isinstance(generated, Mapping) or generated.get("prompt") is None:
+        return None
+    found = {name: generated.get(stored) for name, stored in _STORED.items()}
+    given = {name: value for name, value in found.items() if value is not None}
+    return from_mapping(Prompt, given, "provenance: generated: prompt")
+
+
+def with_prompt_saved(
+    provenance: Mapping[str, Any], prompt: Prompt | None, conditioner: str
+) -> dict[str, Any]:
+    """The provenance of a world's file with the prompt, and the conditioner by which readers look
+    whether a model can continue the world."""
+    known = provenance.get("generated")
+    generated = {"conditioner": conditioner} | dict(known if isinstance(known, Mapping) else {})
+    if prompt is not None:
+        generated |= {stored: getattr(prompt, name) for name, stored in _STORED.items()}
+    return {**provenance, "generated": generated}
 
 
 def prompted(

@@ -20,7 +20,7 @@ from mirage_jax.geometry import Camera, check_cam2world, check_intrinsics
 from mirage_jax.memory.tiles import TiledMemory
 from mirage_jax.origin import Origin, check_positions
 from mirage_jax.plausible import odd_intrinsics, refuse
-from mirage_jax.world import tiled_world
+from mirage_jax.world import on_mesh, tiled_world
 from mirage_jax.world.chunk_step import ChunkStep, chunk_number
 from mirage_jax.world.latent_encoder import to_uint8
 from mirage_jax.world.model import WorldModel
@@ -160,6 +160,8 @@ def _chunks(
 
     # What is compiled would be compiled again for every other origin.
     origin, world = world.origin, world.replace(origin=Origin())  # type: ignore[attr-defined]
+    if tiles is None:
+        world = on_mesh.place_world(world)
     for position, (first, last) in enumerate(bounds):
         done = int(world.frames)
         number = chunk_number(done, model.chunk_frames)

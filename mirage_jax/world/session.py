@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -27,28 +26,20 @@ from mirage_jax import memory
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import LatentMemory
 from mirage_jax.origin import Origin, check_positions
-from mirage_jax.world import controls, plan
+from mirage_jax.world import controls, on_mesh, plan, session_files
 from mirage_jax.world.chunk_step import ChunkStep, chunk_number
 from mirage_jax.world.controls import Controls
 from mirage_jax.world.editing import EditOutcome, edit_world
 from mirage_jax.world.latent_encoder import to_uint8
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.plan import Plan
-from mirage_jax.world.prompting import prompted
-from mirage_jax.world.session_parts import SessionOptions, StageClock, Step
+from mirage_jax.world.prompting import Prompt, prompted, saved_prompt
+from mirage_jax.world.session_parts import SessionOptions, SharedMemory, StageClock, Step
 from mirage_jax.world.state import World, check_world
 from mirage_jax.world.timeline import Timeline, TimelineOptions
-from mirage_jax.world.trail import Trail, branches_along
+from mirage_jax.world.trail import Trail
 from mirage_jax.world.warming import warm_up
 from mirage_jax.world.world_file import WorldFile, read_world_file, write_world_file
-
-
-class _Memory:
-    """A memory and those who walk in it."""
-
-    def __init__(self, bank: LatentMemory, walker: Session) -> None:
-        self.bank = bank
-        self.walkers = weakref.WeakSet((walker,))
 
 
 class Session:
@@ -59,6 +50,8 @@ class Session:
       options: how to walk.
       memory_on: whether chunks see what is remembered; if not they are generated as with an empty
         memory (context frames stay), and still written.
+      prompt: what the model was told in words, by `set_prompt` or before a file was saved, if that
+        is known; files keep it.
     """
 
     def __init__(
@@ -91,7 +84,9 @@ class Session:
             picture = np.asarray(start)
             file = WorldFile(model.start(picture, camera))
         check_world(file.world, model)
+        file = dataclasses.replace(file, world=on_mesh.place_world(file.world))
         self.model, self.options, self.memory_on = model, options, True
+        self.prompt = saved_prompt(file.provenance)
         self._chunk = ChunkStep(model)
         self._key = jax.random.key(options.seed)
         self._file = file
@@ -100,9 +95,10 @@ class Session:
             np.tile(np.asarray(file.world.intrinsics, np.float32), (options.chunk_frames, 1))
         )
         self._nothing = jnp.zeros_like(file.world.bank.valid)
-        self._colours = plan.TokenColours(file.world.bank.channels)
-        self._memory = _Memory(file.world.bank, self)
-        self._timeline = Timeline.from_file(file, self._timeline_options)
+        self._colours = plan.TokenColours(file.world.latent.shape[-1])
+        self._memory = SharedMemory(file.world.bank, self)
+        self._kept = TimelineOptions(options.undo_steps, options.undo_bytes)
+        self._timeline = Timeline.from_file(file, self._kept)
         trails = {
             b.name: Trail.of(b.world, b.camera_path) for b in file.branches if b.world is not None
         }
@@ -151,8 +147,7 @@ class Session:
     @property
     def picture(self) -> UInt8[np.ndarray, "height width 3"]:
         """The last frame; after an edit or from a file, as its latent alone is decoded."""
-        found = self._trail.picture
-        if found is None:
+        if (found := self._trail.picture) is None:
             found = to_uint8(plan.decode_frame(self.model.encoder, self._state.latent))
             self._trail = dataclasses.replace(self._trail, picture=found)
         return found
@@ -178,20 +173,26 @@ class Session:
         """
         warm_up(self, progress or (lambda what, share: None))
 
-    def step(self, held: Controls | Iterable[str] = ()) -> Step:
+    def step(
+        self,
+        held: Controls | Iterable[str] = (),
+        *,
+        poses: Float[np.ndarray, "f 4 4"] | None = None,
+    ) -> Step:
         """Generates the next chunk and remembers it.
 
         Args:
           held: during this chunk, as keys of `Controls.of_keys` or as `Controls`.
+          poses: of the new frames, as in `path`, in place of where that leads.
 
         Raises:
-          ValueError: for a key there is none of, latents that are not finite, or so far from the
-            origin that float32 does not keep positions; the state is then as before.
+          ValueError: for a key there is none of, poses of another number, latents that are not
+            finite, or a place so far that float32 does not keep it; the state is then as before.
         """
         clock = StageClock()
         held = held if isinstance(held, Controls) else Controls.of_keys(held)
         state = self._present()
-        poses, blocked = self._next_poses(state, held)
+        poses, blocked = self._next_poses(state, held, poses)
         camera = self._cameras(poses)
         clock("input", None)
         seen = state
@@ -211,10 +212,15 @@ class Session:
         clock("total", None)
         return Step(video, poses, counts, clock.stages, blocked, moved, number)
 
-    def _next_poses(self, state: World, held: Controls) -> tuple[Float[np.ndarray, "f 4 4"], bool]:
+    def _next_poses(
+        self, state: World, held: Controls, poses: Float[np.ndarray, "f 4 4"] | None
+    ) -> tuple[Float[np.ndarray, "f 4 4"], bool]:
         origin, frames = self._file.origin, self.model.chunk_frames - 1
-        start = origin.relative(self.pose)
-        moved = controls.walk_in(state.bank, start, held, frames, self.options, self._up)
+        if poses is not None:
+            moved = controls.along(origin.relative(poses), frames)
+        else:
+            start = origin.relative(self.pose)
+            moved = controls.walk_in(state.bank, start, held, frames, self.options, self._up)
         check_positions(moved.poses[:, :3, 3], "session: position")
         return origin.absolute(moved.poses), moved.blocked
 
@@ -231,16 +237,20 @@ class Session:
         self._state = world.replace(origin=Origin())  # type: ignore[attr-defined]
         self._trail = trail
 
-    def set_prompt(self, text: Any, negative_text: Any = None, guidance: float = 1.0) -> None:
-        """Says what chunks from here on show; arguments and errors as of `prompting.prompted`."""
+    def set_prompt(
+        self,
+        text: Any,
+        negative_text: Any = None,
+        guidance: float = 1.0,
+        *,
+        words: Prompt | None = None,
+    ) -> None:
+        """Says what chunks from here on show, `words` being the same for files of the world; other
+        arguments and errors as of `prompting.prompted`."""
         self.model = prompted(self.model, text, negative_text, guidance)
-        self._chunk.model = self.model
+        self._chunk.model, self.prompt = self.model, words
 
     # -- going back ------------------------------------------------------------------------------
-
-    @property
-    def _timeline_options(self) -> TimelineOptions:
-        return TimelineOptions(self.options.undo_steps, self.options.undo_bytes)
 
     def _settle(self) -> None:
         """Records the present state, if it is not yet, unless others write to the memory too."""
@@ -298,7 +308,7 @@ class Session:
         """Another session that goes on from here by itself; it shares arrays, and has nothing to
         undo yet."""
         other = self._beside()
-        other._memory = _Memory(self._memory.bank, other)
+        other._memory = SharedMemory(self._memory.bank, other)
         return other
 
     def share(self) -> Session:
@@ -317,14 +327,14 @@ class Session:
         """Goes on in a copy of the memory, if others walk in it."""
         if self.walkers > 1:
             self._memory.walkers.discard(self)
-            self._memory = _Memory(self._memory.bank, self)
+            self._memory = SharedMemory(self._memory.bank, self)
 
     def _beside(self) -> Session:
         other = copy.copy(self)
         other._chunk = ChunkStep(self.model)
         other._colours = copy.deepcopy(self._colours)
         other._file = dataclasses.replace(self._file, branches=())
-        other._timeline = Timeline(self.world, self._timeline_options)
+        other._timeline = Timeline(self.world, self._kept)
         other._trails, other._unrecorded = {other._timeline.present: self._trail}, ""
         return other
 
@@ -382,16 +392,7 @@ class Session:
 
     def to_file(self) -> WorldFile:
         """The present state, its path and all marks, with what else the file held it came from."""
-        timeline, size, fps = self.timeline, self.model.size, self.options.fps
-        path = self._trail.camera_path(self.world, size, fps)
-        file = timeline.to_file(self._file)
-        trails = {name: self._trails[timeline.marked(name)] for name in timeline.marks}
-        branches = branches_along(file.branches, trails, size, fps)
-        # Readers look here whether a model can continue the world.
-        made = {"generated": {"conditioner": self.model.conditioner.kind}} | dict(file.provenance)
-        return dataclasses.replace(
-            file, world=self.world, camera_path=path, branches=branches, provenance=made
-        )
+        return session_files.to_file(self)
 
     def save(self, path: str | Path) -> None:
         """Writes the world as a file, from which `load` goes on bit for bit; errors as of

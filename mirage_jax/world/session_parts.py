@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any
+import weakref
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from mirage_jax.chunks import latents_of_frames
+from mirage_jax.memory import LatentMemory
 from mirage_jax.settings import setting
 from mirage_jax.world.controls import WalkerOptions
+
+if TYPE_CHECKING:
+    from mirage_jax.world.session import Session
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +60,14 @@ class Step:
     blocked: bool
     moved: bool
     number: int
+
+
+class SharedMemory:
+    """A memory and those who walk in it."""
+
+    def __init__(self, bank: LatentMemory, walker: Session) -> None:
+        self.bank = bank
+        self.walkers = weakref.WeakSet((walker,))
 
 
 class StageClock:

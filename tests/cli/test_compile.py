@@ -23,7 +23,7 @@ ROOT = paths.ROOT
 
 
 @functools.cache
-def compiled(folder, *arguments, config="wan22_5b_memory"):
+def compiled(folder, *arguments, config="wan22_5b_memory.py", program="train"):
     """What the command wrote, and what it printed."""
     env = {
         **os.environ,
@@ -33,8 +33,8 @@ def compiled(folder, *arguments, config="wan22_5b_memory"):
         "PYTHONPATH": str(ROOT),
     }
     line = (
-        f"-m mirage_jax.cli.main compile --config={ROOT}/experiments/{config}.py "
-        f"--config.tiny=true --topology=cpu:8 --workdir={folder} --program=train"
+        f"-m mirage_jax.cli.main compile --config={ROOT}/experiments/{config} "
+        f"--config.tiny=true --topology=cpu:8 --workdir={folder} --program={program}"
     )
     result = subprocess.run(
         [sys.executable, *line.split(), *arguments], env=env, capture_output=True, text=True
@@ -63,7 +63,7 @@ def whole(tmp_path_factory):
 def joint(tmp_path_factory):
     """A low-rank adapter of the backbone beside the branch; clips split over two devices."""
     arguments = ["--config.mesh.data=2", "--config.mesh.fsdp=4"]
-    return compiled(tmp_path_factory.mktemp("joint"), *arguments, config="wan22_5b_joint")
+    return compiled(tmp_path_factory.mktemp("joint"), *arguments, config="wan22_5b_joint.py")
 
 
 def counts(report):
@@ -127,6 +127,18 @@ def test_a_device_holds_its_share_of_the_state(branch, whole):
     # A quarter where both axes split a parameter, half where one does.
     whole_state = 3 * 4 * step["trained"]
     assert whole_state / 4 < step["memory"]["arguments"] < whole_state / 2 + batch
+
+
+@pytest.mark.long
+def test_a_student_holds_its_average_and_its_teachers_branch_besides(branch, tmp_path):
+    report, printed = compiled(tmp_path, config="distill.py:wan22_5b", program="distill")
+    step, teacher = report["programs"]["distill"], branch[0]["programs"]["train"]
+    assert step["trained"] == teacher["trained"]
+    assert step["frozen"] == teacher["frozen"] + teacher["trained"]
+    # Parameters, their average and two moments of each.
+    share = (4 * 4 * step["trained"] + 4 * step["frozen"]) / 8
+    assert share < step["memory"]["arguments"] < 1.02 * share + 30_000
+    assert f"{step['trained']:,} / {step['frozen']:,}" in printed
 
 
 def test_what_is_printed_is_what_is_written(branch):

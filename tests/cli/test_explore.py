@@ -10,6 +10,7 @@ from helpers import command_line, tiny_world
 from helpers.command_line import assert_refused
 from mirage_jax.cli.helpers import common, explore_starts
 from mirage_jax.cli.helpers.explore_starts import Entries
+from mirage_jax.memory.movers import MoverOptions
 from mirage_jax.world import shipped
 from mirage_jax.world.session import SessionOptions
 
@@ -41,6 +42,10 @@ def explore(monkeypatch, capsys, tmp_path):
         (["--clip=docs"], "docs: found"),
         (["--memory_budget=0"], "--memory_budget"),
         (["--walkers=0"], "--walkers"),
+        (["--mesh=data=1"], "--mesh: found 'data=1', expected AXIS=SIZE,... of fsdp, context"),
+        (["--mesh=context=1,context=1"], "--mesh: found 'context=1', expected AXIS=SIZE"),
+        (["--mesh=context=two"], "--mesh: found 'context=two', expected AXIS=SIZE"),
+        (["--mesh=context=97"], "--mesh: mesh: data=1 fsdp=1 context=97 tensor=1 needs 97"),
         (["--saved=setup.cfg"], "--saved setup.cfg"),
         (["photo.png"], "unexpected argument 'photo.png'"),
     ],
@@ -64,15 +69,17 @@ def model():
     return tiny_world.world_model()
 
 
-def begun(model, monkeypatch, **entries):
+def begun(model, monkeypatch, adapts=False, rgb=None, **entries):
     """The starts of these flags, nothing of them compiled."""
-    told = []
-    monkeypatch.setattr(explore_starts.loading, "load", lambda path: model)
+    told, models = [], {"latent": model, **({"rgb": rgb} if rgb else {})}
+    monkeypatch.setattr(explore_starts.loading, "load", lambda path, memory: models[memory])
+    monkeypatch.setattr(explore_starts.loading, "stored_memories", lambda path: tuple(models))
     monkeypatch.setattr("mirage_jax.world.session.Session.warm_up", lambda self, progress: None)
     starts = explore_starts.make_starts(
         Entries(**{"workdir": "demo", "fov": 90.0, **entries}),
         SessionOptions(),
         lambda text, share: told.append((text, share)),
+        adapts=adapts,
     )
     assert [share for _, share in told] == sorted(share for _, share in told)
     return starts
@@ -102,3 +109,20 @@ def test_what_ships_begins_in_every_picture(model, monkeypatch):
 def test_no_two_entries_at_a_time(tmp_path):
     with pytest.raises(common.UserError, match="--world and --clip"):
         Entries("demo", 90.0, world=str(tmp_path), clip=str(tmp_path))
+
+
+@pytest.mark.long
+def test_a_memory_of_colours_is_made_ready_too_and_the_pace_begins_at_what_was_timed(
+    model, monkeypatch
+):
+    rgb = tiny_world.world_model(told=tiny_world.conditioner("rgb"))
+    monkeypatch.setattr(explore_starts, "chunk_seconds", lambda session: 0.25)
+    starts = begun(model, monkeypatch, adapts=True, rgb=rgb)
+    assert {name: one.conditioner.kind for name, one in starts.kinds.items()} == {
+        "latent": "folded",
+        "rgb": "rgb",
+    }
+    assert starts.adapts and starts.begin(0).options.fps == starts.options.fps == 11
+    beside = model.replace(movers=MoverOptions())
+    starts = begun(beside, monkeypatch, adapts=True)
+    assert not starts.adapts and starts.options.fps == MoverOptions().fps and not starts.kinds

@@ -5,8 +5,10 @@ import pytest
 
 from helpers import tiny_world
 from mirage_jax.cli.helpers.common import UserError
-from mirage_jax.cli.helpers.prompts import Prompting
+from mirage_jax.cli.helpers.prompts import Prompting, with_prompt
 from mirage_jax.io.text import TextEmbeddings, save_embeddings
+from mirage_jax.world.prompting import Prompt, with_prompt_saved
+from mirage_jax.world.world_file import save_world
 
 TEXTS = ("a hall", "a garden", "ugly")
 
@@ -39,6 +41,22 @@ def test_a_file_of_texts_can_be_chosen_from(model, file):
     np.testing.assert_array_equal(told.text, tokens[1])
     np.testing.assert_array_equal(told.negative_text, tokens[2])
     assert (float(told.guidance), told.sampler.cfg_scale, prompts.text) == (3.0, 1.0, "a garden")
+
+
+def test_a_saved_world_goes_on_with_its_prompt_unless_another_is_given(model, file, tmp_path):
+    path, tokens = file
+    world = str(tmp_path / "a.world")
+    picture = np.zeros((*tiny_world.SIZE, 3), np.uint8)
+    kept = with_prompt_saved({}, Prompt("a garden", "ugly", 3.0), model.conditioner.kind)
+    save_world(world, tiny_world.world_model().start(picture, capacity=8), provenance=kept)
+    told, prompts = Prompting(text=path).told(model, world)
+    np.testing.assert_array_equal(told.text, tokens[1])
+    assert float(told.guidance) == 3.0 and prompts.first == Prompt("a garden", "ugly", 3.0)
+    assert Prompting(text=path, prompt="a hall").told(model, world)[1].first == Prompt("a hall")
+    said = {"tokenizer": "", "text_encoder": "", "save_text": "", "negative_prompt": ""}
+    made = with_prompt(model, prompt=None, cfg_scale=1.0, text=path, world=world, **said)
+    np.testing.assert_array_equal(made.negative_text, tokens[2])
+    assert made.sampler.cfg_scale == 3.0
 
 
 def test_flags_about_texts_fit_the_model(model, file):

@@ -12,7 +12,7 @@ from mirage_jax.cli.helpers.flag_types import Integer, Number, Numbers, PathName
 TEXTS = {
     *("topology", "model", "host", "clip_scene", "prompt", "negative_prompt", "coordinator"),
     *("profile_steps", "camera", "region", "other_region"),
-    *("keep_as", "add", "parent", "switch", "remove"),
+    *("keep_as", "add", "parent", "switch", "remove", "mesh"),
 }
 """Flags of free text; every other one that takes any text names a file."""
 

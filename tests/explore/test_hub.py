@@ -4,11 +4,17 @@ import asyncio
 import threading
 from unittest.mock import Mock
 
+import jax
+import numpy as np
 import pytest
 
 from helpers import drawn_session
-from mirage_jax.explore.hub import Full, Hub, HubOptions, Page
+from mirage_jax import parallel
+from mirage_jax.explore.hub import Full, Hub, HubOptions
+from mirage_jax.explore.places import Page
 from mirage_jax.explore.saved import NoRoom, SavedWorlds
+from mirage_jax.explore.starts import Prompts
+from mirage_jax.world.prompting import Prompt
 
 
 def within(folder, act, **limits):
@@ -79,3 +85,45 @@ def test_without_room_for_another_world_no_walk_is_lost(tmp_path):
 
     within(tmp_path, act, most=1)
     assert len(list(tmp_path.glob("*.world"))) == 3
+
+
+def test_a_saved_world_is_followed_as_its_prompt_says(tmp_path):
+    def embed(text):
+        if text == "a cave":
+            raise ValueError("found none like it among 2")
+        return np.full((2, 3), float(len(text)))
+
+    async def act(hub):
+        hub.starts = drawn_session.Starts(prompts=Prompts(embed, "a hall", "ugly"))
+        for told, followed in (
+            (Prompt("a garden", "grey", 3.0), (8, 4, 3.0)),
+            (Prompt("a cave"), None),  # which cannot be embedded
+            (Prompt("a hall", "ugly"), None),  # the model follows it as it is
+        ):
+            hub.starts.load = lambda path, told=told: drawn_session.Session(prompt=told)
+            world = hub.saved.write(lambda path: path.write_bytes(b""), b"")
+            place = await hub.load(world, Mock(spec=Page))
+            walker = place.walker
+            told_so = getattr(walker.session, "told", None)
+            assert jax.tree.map(np.mean, told_so) == followed
+            assert walker.prompt == (told if followed else Prompt("a hall", "ugly"))
+            assert ("a cave" in walker.note) == (told.text == "a cave")
+            assert walker.saved == walker.changes
+            await hub.release(place)
+
+    within(tmp_path, act)
+
+
+def test_the_thread_of_the_model_and_no_other_is_on_the_mesh(tmp_path):
+    mesh = parallel.make_mesh(devices=jax.devices()[:1])
+
+    async def main():
+        hub = Hub(SavedWorlds(tmp_path), mesh=mesh)
+        try:
+            for _ in range(2):
+                assert await hub.run(jax.sharding.get_mesh) == mesh
+            assert jax.sharding.get_abstract_mesh().empty
+        finally:
+            hub.close()
+
+    asyncio.run(main())

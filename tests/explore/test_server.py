@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 from helpers import drawn_session
 from helpers.drawn_session import SIZE, Session, drawn
 from helpers.explorer import TOKEN, Client, running, visiting
-from mirage_jax.explore.connection import Downloads
+from mirage_jax.explore.downloads import Downloads
 from mirage_jax.explore.hub import HubOptions
 from mirage_jax.explore.server import PARTS
 from mirage_jax.explore.starts import Prompts
@@ -230,7 +230,7 @@ def test_a_model_with_text_is_told_what_to_show(tmp_path):
     def embed(text):
         if text == "?":
             raise ValueError("prompt '?': found none like it among 2")
-        return np.full((2, 3), len(text))
+        return np.full((2, 3), float(len(text)))
 
     prompts = Prompts(embed, "a hall", "ugly", known=("a hall", "a garden"))
     starts = drawn_session.Starts(prompts=prompts)
@@ -250,6 +250,27 @@ def test_a_model_with_text_is_told_what_to_show(tmp_path):
         with visiting(server) as other:
             other.say("join", walker=client.hello["number"], share=False)
             assert other.wait("frames", lambda message: "prompt" in message)["prompt"] == "a garden"
+
+
+def test_all_walk_on_while_a_prompt_is_embedded(tmp_path):
+    go_on = threading.Event()
+
+    def embed(text):
+        assert go_on.wait(30)
+        return np.full((2, 3), float(len(text)))
+
+    starts = drawn_session.Starts(prompts=Prompts(embed, "a hall"))
+    with running(tmp_path, make=lambda progress: starts) as server, visiting(server) as client:
+        for text in ("a field", "a garden"):
+            client.say("prompt", text=text)
+        with visiting(server) as other:
+            for walker in (client, other, client):
+                assert len(walker.walk(1, forward=1)) >= 1
+        go_on.set()
+        told = []
+        while "a garden" not in told:
+            told.append(client.wait("frames", lambda message: "prompt" in message)["prompt"])
+        assert "a field" not in told  # the newest alone counts
 
 
 def test_a_model_without_text_takes_no_prompt(server):

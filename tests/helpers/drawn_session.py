@@ -67,10 +67,11 @@ def drawn(pose):
 class Session(stand_in(session.Session)):
     """See `mirage.Session`; `saved` files hold the poses as text."""
 
-    def __init__(self, options=Options(), path=None):
+    def __init__(self, options=Options(), path=None, prompt=None):
         self.options = options
         self.model = types.SimpleNamespace(size=SIZE)
         self.memory_on = True
+        self.prompt = prompt
         self.path = np.eye(4)[None] if path is None else path
         self._past, self._undone, self._marks = [], [], {}
         self.points = drawn(self.pose)[1][::6, ::6].reshape(-1, 3)
@@ -151,8 +152,8 @@ class Session(stand_in(session.Session)):
     def leave(self):
         pass
 
-    def set_prompt(self, text, negative_text=None, guidance=1.0):
-        self.told = (text, negative_text, guidance)
+    def set_prompt(self, text, negative_text=None, guidance=1.0, *, words=None):
+        self.told, self.prompt = (text, negative_text, guidance), words
 
     def add_keyframe(self):
         return 7
@@ -207,15 +208,17 @@ class Session(stand_in(session.Session)):
 class Starts(stand_in(starts.Starts)):
     """See `mirage_jax.explore.starts.Starts`."""
 
-    def __init__(self, options=Options(), names=("a room", "the same"), prompts=None):
+    def __init__(self, options=Options(), names=("a room", "the same"), prompts=None, adapts=False):
         self.options = options
         self.model = types.SimpleNamespace(size=SIZE)
         self.starts = tuple(Start(name, lambda: Session(options)) for name in names)
         self.fov = 90.0
         self.denoise_steps = (0.004, 0.003)
         self.prompts = prompts
+        self.adapts = adapts
+        self.kinds = {}
 
-    begin = starts.Starts.begin
+    begin, begun = starts.Starts.begin, starts.Starts.begun
 
     def begin_from(self, picture, camera):
         assert picture.shape == (*SIZE, 3)

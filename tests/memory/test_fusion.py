@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mirage_jax import memory
+from mirage_jax import memory, parallel
 from mirage_jax.evaluation import efficiency
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import eviction, fusion
@@ -240,6 +240,38 @@ def in_pairs(banks, tokens, depth, origins, static, confidence):
             bank, tokens, depth, camera, static=static, confidence=confidence, options=OPTIONS
         )
     )(banks)
+
+
+@pytest.mark.devices(8)
+def test_a_memory_in_parts_is_written_as_one_and_stays_in_parts():
+    """Six devices of five slots each."""
+    mesh = parallel.make_mesh(data=1, context=6, devices=jax.devices()[:6])
+    parts = memory.sharded.shardings(mesh, ("context",))
+    happened, program = {}, None
+    for seed in range(12):
+        mem, tokens, depth, origins, static, confidence = random_case(seed)
+        bank = memory.LatentMemory(**jax.tree.map(jnp.asarray, mem))
+        named = {"static": static, "confidence": confidence}
+        alone = write(bank, tokens, depth, cameras(origins), **named, options=OPTIONS)
+        for name, count in alone[1].counts.items():
+            happened[name] = happened.get(name, 0) + int(count)
+        with jax.set_mesh(mesh):
+            split = jax.device_put(bank, parts), tokens, depth, cameras(origins)
+            program = program or write.lower(*split, **named, options=OPTIONS).compile()
+            together = program(*split, **named)
+        assert_same_bits(alone, together)
+        for name in ELEMENT_FIELDS:
+            assert getattr(together[0], name).sharding.is_equivalent_to(getattr(parts, name), 2)
+    assert all(count > 0 for count in happened.values()), happened
+    text = program.as_text()
+    assert f"f32[{CAPACITY},{C}]" not in text and f"f32[{CAPACITY // 6},{C}]" in text
+
+
+def assert_same_bits(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        a, b = np.atleast_1d(a), np.atleast_1d(b)
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a.view(np.uint8), b.view(np.uint8))
 
 
 # -- what follows from it ------------------------------------------------------------------------

@@ -7,9 +7,9 @@ import pytest
 
 from helpers import tiny_world
 from helpers.tiny_world import CHANNELS, CHUNK, INTRINSICS, SIZE, STRIDE
-from mirage_jax import parallel, trajectories
+from mirage_jax import memory, parallel, trajectories
 from mirage_jax.geometry import Camera
-from mirage_jax.world import history, rollout
+from mirage_jax.world import Session, history, on_mesh, rollout
 from mirage_jax.world.conditioners import Folded, Frames, Score, Surfels, Visibility
 from mirage_jax.world.options import SamplerOptions
 
@@ -87,21 +87,99 @@ def test_training_samples_are_the_same_and_each_lies_on_its_devices():
     assert "all-gather" not in text
 
 
+def is_in_parts(bank):
+    return bank.tokens.sharding.shard_shape((SLOTS, CHANNELS)) == (SLOTS // 4, CHANNELS)
+
+
+def sessions(world, walk):
+    """What a walk gives on one device and on eight."""
+    model = tiny_world.world_model(sampler=SamplerOptions(steps=1))
+    alone = walk(model, Session(model, world))
+    with on_mesh.in_force(mesh()):
+        on_it = on_mesh.place_model(model, mesh())
+        together = walk(on_it, Session(on_it, world))
+    return alone, together
+
+
+def begun():
+    picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    return tiny_world.world_model().start(picture, capacity=SLOTS)
+
+
+def assert_alike(alone, together):
+    """Attention over split tokens adds in another order, so that frames agree to rounding alone."""
+    for one, other in zip(alone, together, strict=True):
+        assert is_in_parts(other)
+        np.testing.assert_array_equal(one.valid, other.valid)
+        np.testing.assert_allclose(one.xyz, other.xyz, atol=1e-4)
+
+
+@pytest.mark.devices(8)
+def test_a_session_keeps_its_memory_in_parts_and_compiles_nothing_twice():
+    compiled = []
+
+    def walk(model, session):
+        banks = []
+        for keys in ("w", "d"):
+            video = session.step(keys).video
+            banks.append(session.world.bank)
+        del compiled[:]
+        session.step("w")
+        session.undo(2)
+        assert_same_bits(session.world.bank, banks[0])
+        session.redo()
+        assert_same_bits(session.world.bank, banks[1])
+        session.step("d")
+        assert compiled == []
+        return [*banks, session.world.bank], video
+
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
+    (alone, video), (together, split_video) = sessions(begun(), walk)
+    assert_alike(alone, together)
+    np.testing.assert_allclose(np.float32(video), np.float32(split_video), atol=1, rtol=0)
+
+
+@pytest.mark.long
+@pytest.mark.devices(8)
+def test_edits_and_files_keep_a_memory_in_parts(tmp_path):
+    half = np.arange(SLOTS) % 2 == 0
+    there = np.eye(4, dtype=np.float32)
+    there[:3, 3] = 0.5
+    changes = {
+        "delete": lambda bank: memory.edit.delete(bank, half),
+        "move": lambda bank: memory.edit.move(bank, half, there),
+        "duplicate": lambda bank: memory.edit.duplicate(bank, half, there),
+        "compact": lambda bank: (memory.edit.compact(bank), None),
+    }
+
+    def walk(model, session):
+        banks = []
+        session.step("w")
+        for name, change in changes.items():
+            session.edit(change)
+            banks.append(session.world.bank)
+            path = tmp_path / f"{name}.world"
+            session.save(path)
+            banks.append(Session.load(model, path).world.bank)
+            assert_same_bits(banks[-1], banks[-2])
+        return banks
+
+    assert_alike(*sessions(begun(), walk))
+
+
 @pytest.mark.long
 @pytest.mark.devices(8)
 def test_a_rollout_keeps_its_memory_in_parts():
-    """Its attention adds in another order, so that frames agree to rounding alone."""
     model = tiny_world.world_model(sampler=SamplerOptions(steps=1))
-    picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
     path = camera(2 * (CHUNK - 1) + 1).cam2world
 
     def walk():
-        return list(rollout(model, model.start(picture, capacity=SLOTS), path))[-1]
+        return list(rollout(model, begun(), path))[-1]
 
     alone = walk()
     with jax.set_mesh(mesh()):
         together = walk()
-    bank = together.world.bank
-    assert bank.tokens.sharding.shard_shape((SLOTS, CHANNELS)) == (SLOTS // 4, CHANNELS)
-    np.testing.assert_allclose(bank.xyz, alone.world.bank.xyz, atol=1e-4)
+    assert_alike([alone.world.bank], [together.world.bank])
     np.testing.assert_allclose(np.float32(together.video), np.float32(alone.video), atol=1, rtol=0)

@@ -9,7 +9,7 @@ from helpers import tiny_world
 from mirage_jax import Session, SessionOptions
 from mirage_jax.world import WorldModel, chunk_step
 from mirage_jax.world.options import MemoryOptions, SamplerOptions
-from mirage_jax.world.prompting import prompted
+from mirage_jax.world.prompting import Prompt, prompted, saved_prompt
 
 WIDTH = 6
 PICTURE = np.random.default_rng(0).integers(0, 256, (*tiny_world.SIZE, 3), np.uint8)
@@ -70,6 +70,34 @@ def test_what_is_told_is_shown_and_compiles_nothing(model):
     beside = session.branch()
     beside.set_prompt(TEXTS[1])
     np.testing.assert_array_equal(chunk(TEXTS[0]), first)  # of the other session alone
+
+
+def test_a_saved_world_keeps_its_prompt(model, tmp_path):
+    session = Session(model, PICTURE, options=SessionOptions(walls=False))
+    assert session.prompt is None
+    told = Prompt("a garden", "ugly", 3.5)
+    session.set_prompt(TEXTS[0], TEXTS[1], 3.5, words=told)
+    assert session.branch().prompt == session.share().prompt == told
+    session.save(tmp_path / "a.world")
+    again = Session.load(model, tmp_path / "a.world")
+    assert again.prompt == told
+    again.set_prompt(TEXTS[1])  # in no words: then none are kept that are not true
+    assert again.prompt is None
+    again.set_prompt(TEXTS[1], words=Prompt("a cave"))
+    again.save(tmp_path / "b.world")
+    assert Session.load(model, tmp_path / "b.world").prompt == Prompt("a cave")
+
+
+def test_what_a_file_says_of_a_prompt_is_checked():
+    assert saved_prompt({"generated": {"prompt": None}, "prompt": "of its own"}) is None
+    assert saved_prompt({"generated": "elsewhere"}) is None
+    assert saved_prompt({"generated": {"prompt": "a hall", "negative_prompt": None}}) == Prompt(
+        "a hall"
+    )
+    for field, value in (("cfg_scale", -1.0), ("negative_prompt", 7), ("prompt", ["a hall"])):
+        generated = {"prompt": "a hall", field: value}
+        with pytest.raises(ValueError, match="provenance: generated: prompt"):
+            saved_prompt({"generated": generated})
 
 
 def test_prompts_that_cannot_be_followed_are_refused(model):

@@ -8,18 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from data_pipelines.sources.footage.source import FootageSource
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.cli.helpers.prompts import Prompting
-from mirage_jax.explore.starts import Start, Starts
+from mirage_jax.explore import pace
+from mirage_jax.explore.kinds import Kinds
+from mirage_jax.explore.starts import Prompts, Start, Starts
 from mirage_jax.geometry import Camera
 from mirage_jax.io.framing import Framing
 from mirage_jax.io.image_files import read_rgb
 from mirage_jax.io.picture_files import read_picture
-from mirage_jax.world import WorldModel, loading, shipped
+from mirage_jax.world import WorldModel, loading, on_mesh, shipped
 from mirage_jax.world.session import Session, SessionOptions
 from mirage_jax.world.state import World
-from mirage_jax.world.warming import denoise_steps
+from mirage_jax.world.warming import chunk_seconds, denoise_steps
 from mirage_jax.world.world_file import WORLD, read_world_file
 
 CLIP_FRAMES = 17
@@ -75,25 +79,59 @@ class Entries:
             _footage(self.clip, (1, 1)).scenes()
 
 
-def make_starts(entries: Entries, options: SessionOptions, progress: Progress) -> Starts:
+def make_starts(
+    entries: Entries,
+    options: SessionOptions,
+    progress: Progress,
+    *,
+    mesh: Mesh | None = None,
+    adapts: bool = False,
+) -> Starts:
     """Reads the model, makes the first world, and compiles all that a walk runs.
 
     Args:
       entries: of the flags.
       options: of all sessions.
       progress: told what is done, and which share of all is.
+      adapts: whether the pace follows what the machine can do. Bodies that move keep theirs: with
+        them it does not.
+      mesh: in force, over whose devices the model is split; None: it is not.
 
     Raises:
       ValueError, OSError: if anything cannot be read or does not fit.
     """
     progress("reading the weights", 0.0)
-    model, prompts = entries.prompts.told(loading.load(entries.workdir))
+
+    def read(memory: str) -> tuple[WorldModel, Prompts | None]:
+        model = loading.load(entries.workdir, memory=memory)
+        model, prompts = entries.prompts.told(model, entries.world)
+        return model if mesh is None else on_mesh.place_model(model, mesh), prompts
+
+    model, prompts = read("latent")
+    kinds = {"latent": model}
+    if "rgb" in loading.stored_memories(entries.workdir):
+        kinds["rgb"] = read("rgb")[0]
     starts = _starts(model, entries, options)
     progress(f"{starts[0].name}: the first picture", 0.1)
     session = starts[0].begin()
-    session.warm_up(lambda what, share: progress(what, 0.2 + 0.75 * share))
+    walks = Kinds(session, kinds)
+    for kind in kinds:
+        walks.follow(kind)
+    for number, walk in enumerate((session, *walks.others)):
+
+        def warmed(what: str, share: float, number: int = number) -> None:
+            progress(what, 0.2 + 0.75 * (number + share) / len(kinds))
+
+        walk.warm_up(warmed)
     progress("timing the steps", 0.99)
-    return Starts(model, options, starts, entries.fov, denoise_steps(session), prompts)
+    steps = denoise_steps(session)
+    if adapts and model.movers is not None:
+        options, adapts = dataclasses.replace(options, fps=model.movers.fps), False
+    elif adapts:
+        frames = options.chunk_frames - 1
+        options = dataclasses.replace(options, fps=pace.first(chunk_seconds(session), frames))
+    several = kinds if len(kinds) > 1 else {}
+    return Starts(model, options, starts, entries.fov, steps, prompts, adapts, several)
 
 
 def _starts(model: WorldModel, entries: Entries, options: SessionOptions) -> tuple[Start, ...]:

@@ -52,6 +52,21 @@ class Real(Number):
     kind, words = float, "a number"
 
 
+AUTO = "auto"
+
+
+class RealOrAuto(Real):
+    """A finite number, or the word "auto"."""
+
+    words = "a number or auto"
+
+    def parse(self, argument: Any) -> Any:
+        return AUTO if argument == AUTO else super().parse(argument)
+
+    def flag_type(self) -> str:
+        return f"{super().flag_type()} or {AUTO}"
+
+
 class Numbers(flags.ArgumentParser):
     """One number or several with commas between them, each as another parser takes it.
 

@@ -20,7 +20,8 @@ from mirage_jax.convert.networks import read_text_encoder
 from mirage_jax.explore.starts import Prompts
 from mirage_jax.io.text import TextEmbeddings, Tokenizer, load_embeddings, save_embeddings
 from mirage_jax.world import WorldModel
-from mirage_jax.world.prompting import prompted
+from mirage_jax.world.prompting import Prompt, prompted, saved_prompt
+from mirage_jax.world.world_file import read_world_file
 
 TOKENIZER = flags.DEFINE(
     PathName(), "tokenizer", "", "UMT5's tokenizer.json or spiece.model, to embed prompts."
@@ -38,8 +39,10 @@ def with_prompt(
     tokenizer: str,
     text_encoder: str,
     save_text: str,
+    world: str = "",
 ) -> WorldModel:
-    """The model with its prompt; arguments are the flags of `mirage generate`.
+    """The model with its prompt; arguments are the flags of `mirage generate`. A saved `world` goes
+    on with its own prompt, unless another is given.
 
     Raises:
       UserError: naming the flag that is missing, or that a model without text cannot use.
@@ -58,6 +61,9 @@ def with_prompt(
         for name in filter(named.get, named):
             raise UserError(f"--{name}: found one, but this denoiser was trained without text")
         return model
+    if prompt is None and (kept := _saved_in(world)):
+        prompt, cfg_scale, guided = kept.text, kept.guidance, kept.guidance != 1
+        negative_prompt = kept.negative_text if guided else ""
     if negative_prompt and not guided:
         raise UserError("--negative_prompt: found --cfg_scale=1 with it, expected another scale")
     if text and (tokenizer or text_encoder or save_text):
@@ -88,6 +94,11 @@ def with_prompt(
     )
 
 
+def _saved_in(world: str) -> Prompt | None:
+    """The prompt in a world's file, None without a file or one in it."""
+    return saved_prompt(read_world_file(world).provenance) if world else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Prompting:
     """The flags of `mirage explore` about texts, as those of `with_prompt`."""
@@ -99,12 +110,17 @@ class Prompting:
     tokenizer: str = ""
     text_encoder: str = ""
 
-    def told(self, model: WorldModel) -> tuple[WorldModel, Prompts | None]:
-        """The model with its prompt, and what else it can be told; None for one without text.
+    def told(self, model: WorldModel, world: str = "") -> tuple[WorldModel, Prompts | None]:
+        """The model with its prompt, and what else it can be told; None for one without text. A
+        saved `world` goes on with its own prompt, unless another is given.
 
         Raises:
           UserError, ValueError, OSError: as of `with_prompt`.
         """
+        if model.denoiser.text_width and self.prompt is None and (kept := _saved_in(world)):
+            again = dataclasses.replace(self, prompt=kept.text, cfg_scale=kept.guidance)
+            negative = kept.negative_text or self.negative_prompt
+            return dataclasses.replace(again, negative_prompt=negative).told(model)
         prompt, known = self.prompt, tuple[str, ...]()
         if model.denoiser.text_width and self.text:
             known = load_embeddings(Path(self.text), model.denoiser.text_width).prompts

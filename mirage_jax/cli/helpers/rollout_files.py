@@ -19,6 +19,7 @@ from mirage_jax.io import video as video_io
 from mirage_jax.io.atomic import replacing
 from mirage_jax.world import Chunk, World, WorldModel, rollout
 from mirage_jax.world.presets import preset_of
+from mirage_jax.world.prompting import saved_prompt, with_prompt_saved
 from mirage_jax.world.walk import Walk, extended_path
 from mirage_jax.world.world_file import WORLD, WorldFile, write_world_file
 
@@ -157,8 +158,10 @@ def _world_file(
     before = walk.before or known.camera_path
     new = walk.file is None and walk.before is None
     path = extended_path(before, walk, model.size, fps, new)
-    made = {**record, "conditioner": model.conditioner.kind}
-    provenance = {**known.provenance, "generated": made}
+    made = {**record, "cfg_scale": model.sampler.cfg_scale}
+    prompt = saved_prompt({"generated": made}) or saved_prompt(known.provenance)
+    kind = model.conditioner.kind
+    provenance = with_prompt_saved({**known.provenance, "generated": made}, prompt, kind)
     return dataclasses.replace(known, world=world, camera_path=path, provenance=provenance)
 
 

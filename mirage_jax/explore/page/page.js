@@ -11,6 +11,7 @@ const STAGES = { input: "input", read: "read", denoise: "denoise", decode: "deco
   encode: "encode", send: "send", draw: "draw" };
 const FINAL = { 1008: "The server refused what this page sent.", 1011: "The server made an error; its output says which.",
   1013: "There is no room:", 4001: "Stopped here:" };
+const EMPTIED = "emptied";
 const PICTURE_SIDE = 2048; // pixels that a dropped picture is made smaller to
 
 const state = { seq: 0, sent: "", socket: null, hello: null, pose: null, memory: true, elements: 0, frames: 0,
@@ -102,8 +103,7 @@ function hello(message) {
   state.ready = true;
   state.sent = "";
   sessionStorage.setItem("walker", message.walker);
-  screen.fps = message.fps;
-  controls.degrees = message.degrees;
+  pace(message);
   document.documentElement.style.setProperty("--ratio", message.size[1] / message.size[0]);
   $("stage").style.setProperty("--ratio", message.size[1] / message.size[0]);
   buttons($("starts"), message.starts.map((name, picture) => [name, () => say("start", { picture })]));
@@ -111,6 +111,7 @@ function hello(message) {
     segments($("layers"), "layer", message.layers, layer => say("plan", { layer }));
     segments($("tools"), "tool", ["look", "delete", "move", "swap"], tool => plan.choose(tool));
   }
+  kinds(message.kinds);
   $("prompt").hidden = !message.prompts;
   $("prompts").replaceChildren(...(message.prompts ?? []).map(value => Object.assign(element("option"), { value })));
   connection("ready", "connected");
@@ -119,6 +120,7 @@ function hello(message) {
 
 function frames(message, blobs) {
   const moving = "seq" in message;
+  if (moving) pace(message);
   screen.play(message, blobs, moving);
   if (moving) {
     controls.turned(message.applied);
@@ -136,6 +138,9 @@ function numbers(message) {
   state.elements = message.elements;
   state.frames = message.frames;
   state.memory = message.memory_on;
+  state.kind = message.memory_kind;
+  const chosen = message.memory_on ? message.memory_kind : EMPTIED;
+  for (const input of $("kinds").querySelectorAll("input")) input.checked = input.value === chosen;
   if (message.prompt !== state.prompt || message.guidance !== state.guidance) told(message);
   $("undo").disabled = !message.undoable;
   $("redo").disabled = !message.redoable;
@@ -143,6 +148,24 @@ function numbers(message) {
   $("memory").querySelector("b").textContent = message.memory_on ? "on" : "emptied";
   $("held").textContent = `${(100 * message.elements / message.capacity).toFixed(0)} %`;
   $("held").title = `${message.elements.toLocaleString()} of ${message.capacity.toLocaleString()} elements, ${(message.bytes / 1e6).toFixed(0)} MB`;
+}
+
+// Where there are several kinds of memory one of them, or none, is chosen in place of the switch.
+function kinds(names) {
+  $("kinds").hidden = !names.length;
+  $("memory").hidden = Boolean(names.length);
+  segments($("kinds"), "kind", names.length ? [...names, EMPTIED] : [], value => {
+    if (value !== EMPTIED && value !== state.kind) note("Walking the same way with this memory …");
+    say("memory", value === EMPTIED ? { on: false } : { on: true, kind: value });
+  });
+}
+
+// Frames a second of the walk, which the server may choose anew after a chunk.
+function pace({ fps, degrees }) {
+  screen.fps = fps;
+  controls.degrees = degrees;
+  $("pace").textContent = ` of ${Math.round(fps)}`;
+  $("pace").title = `The walk's pace${state.hello.adapts ? ", chosen by how long its chunks take" : ""}`;
 }
 
 // What the model was told; what is being typed stays until that changes.
@@ -207,7 +230,7 @@ function connection(kind, text) {
 }
 
 function slow(stages) {
-  const { input, ...work } = stages, total = Object.values(work).reduce((sum, ms) => sum + ms, 0), chunk = 1000 * state.hello.frames / state.hello.fps;
+  const { input, ...work } = stages, total = Object.values(work).reduce((sum, ms) => sum + ms, 0), chunk = 1000 * state.hello.frames / screen.fps;
   state.slow = 0.8 * (state.slow ?? 0) + 0.2 * (total > chunk);
   connection(state.slow > 0.6 ? "slow" : "ready", state.slow > 0.6 ? "slower than real time" : "connected");
 }
@@ -369,7 +392,7 @@ controls.liftOn($("lift-down"), -1);
 // For measurements: numbers of this page, in milliseconds and metres.
 window.mirage = {
   numbers: () => ({ connected: state.ready, moving: !screen.still || Object.values(controls.state()).some(Boolean), pose: state.pose, elements: state.elements, frames: state.frames, blocked: state.blocked,
-    memory: state.memory, drawn: screen.count, rate: screen.rate(), median: screen.percentile(0.5), p95: screen.percentile(0.95),
+    memory: state.memory, drawn: screen.count, pace: screen.fps, rate: screen.rate(), median: screen.percentile(0.5), p95: screen.percentile(0.95),
     samples: screen.latencies.length, turnaround: screen.turnaround, messages: state.messages, ledger: { ...times } }),
   reset: () => { screen.latencies = []; screen.count = 0; },
 };

@@ -20,6 +20,7 @@ from mirage_jax.io.atomic import read_unchanged, replacing
 from mirage_jax.io.outputs import FileKind, safetensors_metadata
 from mirage_jax.io.strict_json import parse_object
 from mirage_jax.origin import Origin
+from mirage_jax.world import on_mesh
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.state import World, check_world
 from mirage_jax.world.world_file import container as world_container
@@ -137,12 +138,16 @@ def read_world_file(path: str | Path, model: WorldModel | None = None) -> WorldF
         for branch in file.branches:
             if branch.world is not None:
                 check_world(branch.world, model, f"{path}: branch {branch.name!r}")
+
+    def placed(world: Any) -> Any:
+        # A memory that is larger than a device goes to those of the mesh without passing one.
+        on_devices = None if world is None else on_mesh.place_world(world)
+        return jax.tree.map(jnp.asarray, on_devices)
+
     branches = tuple(
-        dataclasses.replace(branch, world=jax.tree.map(jnp.asarray, branch.world))
-        for branch in file.branches
+        dataclasses.replace(branch, world=placed(branch.world)) for branch in file.branches
     )
-    world = jax.tree.map(jnp.asarray, file.world)
-    return dataclasses.replace(file, world=world, branches=branches)
+    return dataclasses.replace(file, world=placed(file.world), branches=branches)
 
 
 def _check_conditioner(file: WorldFile, model: WorldModel, path: Path) -> None:
