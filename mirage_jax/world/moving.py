@@ -75,7 +75,7 @@ def observe(
       encode: pictures to image-mode latents.
       stride: pixels of a latent's cell.
       options: the filter's numbers.
-      measured: whether depth is given, and not an estimate.
+      measured: whether depth is given, and not the head's: its error is `given_depth_error`.
 
     Returns:
       The table, and the counts of all frames together.
