@@ -102,6 +102,7 @@ def body_reads(
             encode=encode,
             stride=conditioner.stride,
             options=options,
+            measured=True,
         )
         view = View(camera[along], now, movers=bodies, mover_options=options)
         found.append(conditioner.read_bodies(bank, view, backwards=bool(backwards)))

@@ -349,7 +349,7 @@ class WorldModel:
             movers, counts = moving.observe(
                 movers, bank, pictures, seen.moving, seen.depth, camera, times,
                 encode=self.encoder.encode_images, stride=self.conditioner.stride,
-                options=self.movers,
+                options=self.movers, measured=depth is not None,
             )  # fmt: skip
             report = report.replace(movers=counts)  # type: ignore[attr-defined]
         return bank, report, tokens, frames, movers

@@ -60,6 +60,7 @@ def observe(
     encode: Callable[[Float[Array, "n s s 3"]], Float[Array, "n a a c"]],
     stride: int,
     options: MoverOptions,
+    measured: bool = False,
 ) -> tuple[Movers, MoverReport]:
     """Brings frames into the table, one after the other; appearances are encoded crops.
 
@@ -74,6 +75,7 @@ def observe(
       encode: pictures to image-mode latents.
       stride: pixels of a latent's cell.
       options: the filter's numbers.
+      measured: whether depth is given, and not the head's: its error is `given_depth_error`.
 
     Returns:
       The table, and the counts of all frames together.
@@ -81,8 +83,8 @@ def observe(
     moving, depth = same_size(moving, depth)
     share = moving.shape[1] * moving.shape[2] / (pictures.shape[1] * pictures.shape[2])
     least = max(round(options.least_pixels * share), 1)
-    options = dataclasses.replace(options, least_pixels=least)
-    plan = movers.obstacles(table, bank, jnp.asarray(camera.centre)[-1], options)
+    error = options.given_depth_error if measured else options.depth_error
+    options = dataclasses.replace(options, least_pixels=least, depth_error=error)
 
     def floors(table: Movers, frame: tuple[Any, ...]) -> tuple[Movers, Array]:
         mask, metres, view = frame
@@ -93,6 +95,9 @@ def observe(
     found = jax.vmap(lambda m, z, view: movers.detect(table, m, z, view, options))(
         moving, depth, camera
     )
+    # Only now is the floor known of a world that begins. Where a body is seen no wall stands.
+    plan = movers.obstacles(table, bank, jnp.asarray(camera.centre)[-1], options)
+    plan = plan.without(found.position, 0.5 * found.extent[..., 0], found.valid)
     size = options.view_cells * stride
     crops = jax.vmap(lambda p, m, d: movers.crops(p, m, d, size))(pictures, moving, found)
     # Encoding is not to be fused with the cutting out: XLA then compiles for minutes on a CPU.

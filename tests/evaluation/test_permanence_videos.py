@@ -123,6 +123,23 @@ def test_a_model_is_given_every_frame_and_what_it_is_told(clip):
     assert model.given[2].keys() == {"times"}
 
 
+def test_bodies_are_kept_at_the_rate_of_the_clip(clip, monkeypatch):
+    """A clip is written by the frame; speeds and their uncertainty are told by the second."""
+    asked = []
+
+    def start(model, clip, *, told):
+        asked.append(model.movers.fps)
+        raise StopIteration
+
+    monkeypatch.setattr(rollouts, "start", start)
+    monkeypatch.setattr(rollouts, "_reconstruct", lambda encoder, video: video)
+    model = tiny_world.world_model().replace(size=(16, 16), movers=movers.MoverOptions(fps=3.0))
+    with pytest.raises(StopIteration):
+        rollouts.videos_of(model, clip, seed=0)
+    assert asked == [clip.fps] != [3.0]
+    assert rollouts.at_rate_of(model.replace(movers=None), clip).movers is None
+
+
 def test_bodies_are_shown_as_their_views_are_decoded():
     """Cell by cell, so that what is drawn is known: each token is a square of its own colour."""
 
@@ -138,8 +155,7 @@ def test_bodies_are_shown_as_their_views_are_decoded():
     table = table.replace(view_tokens=tokens, view_alpha=table.view_alpha + alpha)
     shown = rollouts.decoded_views.__wrapped__(Squares(), table)
     assert shown.view_tokens.shape == (2, 1, 8, 8, 3)
-    assert shown.view_alpha.shape == (2, 1, 8, 8)
+    np.testing.assert_array_equal(shown.view_alpha[:, 0], [alpha, alpha])
     for row, column in np.ndindex(8, 8):
         colour = shown.view_tokens[:, :, row, column]
         np.testing.assert_array_equal(colour, tokens[:, :, row // 4, column // 4, :3])
-        assert (shown.view_alpha[:, :, row, column] == alpha[row // 4, column // 4]).all()

@@ -79,6 +79,7 @@ def found(*rows, tokens=None):
         "position": position,
         "covariance": np.tile(np.eye(3, dtype=np.float32) * 0.01, (count, 1, 1)),
         "extent": np.tile(np.array([0.5, 1.0], np.float32), (count, 1)),
+        "cut": np.zeros((count, 3), np.float32),
         "whole": np.ones(count, bool),
         "pixels": np.full(count, 40, np.int32),
         "direction": direction,

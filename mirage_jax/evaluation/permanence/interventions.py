@@ -139,6 +139,7 @@ def told_by(model: WorldModel, clip: Clip, *, seed: int) -> Told:
     Raises:
       ValueError: if the model keeps no bodies; naming the clip, if it does not fit.
     """
+    model = rollouts.at_rate_of(model, clip)
     bodies = model.movers
     if bodies is None:
         raise ValueError("model: found none that keeps bodies, expected config.memory.movers")

@@ -6,6 +6,7 @@ bodies move them on by so much.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -51,6 +52,7 @@ def videos_of(model: WorldModel, clip: Clip, *, seed: int) -> dict[str, Video]:
             f"clip {clip.name!r}: found {clip.frames - given} frames of {clip.size} after those "
             f"given, expected {model.chunk_frames - 1} of {tuple(model.size)}"
         )
+    model = at_rate_of(model, clip)
     found = {RECONSTRUCTION: _reconstruct(model.encoder, clip.video[given - 1 :])[1:]}
     for suffix, told in (("", False), ("_true", True)):
         shown = second_half(model, start(model, clip, told=told), clip, seed=seed)
@@ -65,6 +67,15 @@ def second_half(model: WorldModel, world: World, clip: Clip, *, seed: int) -> di
         "memory": _generate(model, world, clip, seed),
         "readout": _decode_memory(model, world, camera),
     }
+
+
+def at_rate_of(model: WorldModel, clip: Clip) -> WorldModel:
+    """The model with its bodies kept at the frames a second of a clip: speeds, turn rates and how
+    uncertain they become are told by the second, what is written by the frame."""
+    if model.movers is None:
+        return model
+    movers_of_clip = dataclasses.replace(model.movers, fps=clip.fps)
+    return model.replace(movers=movers_of_clip)  # type: ignore[attr-defined]
 
 
 def start(model: WorldModel, clip: Clip, *, told: bool) -> World:
@@ -138,14 +149,14 @@ def _show(model: WorldModel, world: World, camera: Camera) -> Float[Array, "t he
 
 
 def decoded_views(encoder: LatentEncoder, table: Movers) -> Movers:
-    """The table with the views of bodies as pictures, [K, V, size, size, 3] in [-1, 1]."""
+    """The table with the views of bodies as pictures, [K, V, size, size, 3] in [-1, 1]; their
+    outlines stay those of the cells."""
     slots, views, cells = table.view_tokens.shape[:3]
     tokens = table.view_tokens.reshape(slots * views, 1, cells, cells, -1)
     colours = encoder.decode(tokens)[:, 0]
     size = colours.shape[-2]
     return table.replace(  # type: ignore[attr-defined]
-        view_tokens=colours.reshape(slots, views, size, size, 3),
-        view_alpha=_enlarged(table.view_alpha, size // cells),
+        view_tokens=colours.reshape(slots, views, size, size, 3)
     )
 
 

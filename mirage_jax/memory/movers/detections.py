@@ -17,8 +17,15 @@ from mirage_jax.memory.movers.state import DEFAULT, MoverOptions, Movers, horizo
 BEHIND = 0.4
 """How far behind its visible surface a body's middle lies, in widths of the body: the median depth
 of a cylinder's near half is .87 of its radius in front of its axis, that of a ball's .71."""
-ROUNDNESS = 0.05
+ROUNDNESS = 0.1
 """How much bodies differ in that, in widths."""
+FOOT, FOOT_ROUNDNESS = 0.32, 0.12
+"""How far behind the lowest ray that meets a body its middle lies where that ray meets the floor,
+in widths, and how much bodies differ in that: half a width for an upright cylinder; for a ball half
+of it times the tangent of half the ray's slope, .13 for a slope of 30 degrees."""
+SLIMMEST, CUT = 0.4, 0.08
+"""Least width of an upright body that the picture's edge cuts, and how uncertain its middle is, as
+shares of its height."""
 NEARER = 0.85
 """Share of a body's depth below which what borders on it hides some of it."""
 MOST_BORDER = 0.15
@@ -36,6 +43,7 @@ class Detections:
       position: `[D, 3]` metres, where the middle of the body meets the floor.
       covariance: `[D, 3, 3]` of the position.
       extent: `[D, 2]` width and height, metres.
+      cut: `[D, 3]` unit vector along which the picture's edge hides some of the body, else zero.
       whole: `[D]` bool, whether neither the picture nor anything in front cuts it off.
       pixels: `[D]` int32, of its mask.
       direction: `[D, 3]` unit vector from the middle of the body to the camera, world axes.
@@ -51,6 +59,7 @@ class Detections:
     position: Any
     covariance: Any
     extent: Any
+    cut: Any
     whole: Any
     pixels: Any
     direction: Any
@@ -104,11 +113,13 @@ class _Outline(NamedTuple):
     """A body in the picture: rows and columns of the mask at which it begins and is over.
 
     Attributes:
-      top, bottom, left, right: see above.
+      top, bottom, left, right: see above; beyond the picture's edge where that cuts the body.
       middle: column of its middle.
       depth: z-depth of its visible surface, 0 = unknown.
       foot_seen: whether it ends above the lower edge of the picture.
-      cut_side: whether its left and right may not be its own.
+      cut_side: whether the picture's edge cuts its left or right.
+      missing: -1 or 1 where its left or its right alone is cut, else 0.
+      hidden: whether something nearer may hide its left or right.
       whole: see `Detections`.
     """
 
@@ -120,6 +131,8 @@ class _Outline(NamedTuple):
     depth: Array
     foot_seen: Array
     cut_side: Array
+    missing: Array
+    hidden: Array
     whole: Array
 
 
@@ -142,7 +155,7 @@ def _measure(
     k = jnp.asarray(camera.intrinsics, jnp.float32)
     pose = jnp.asarray(camera.cam2world, jnp.float32)
     up, centre = movers.up, pose[:3, 3]
-    seen = _outline(mask, pixels, depth)
+    seen = _outline(mask, pixels, depth, k)
     across = seen.depth / k[0]  # metres of a pixel at the body
     body_width = (seen.right - seen.left) * across
     body_height = (seen.bottom - seen.top) * seen.depth / k[1]
@@ -151,7 +164,7 @@ def _measure(
 
     # Both distances are along the horizontal part of the ray through the foot, to the middle.
     own_range = seen.depth * foot.flat + BEHIND * body_width
-    own_error = options.depth_error * seen.depth * foot.flat + ROUNDNESS * body_width
+    own_error = jnp.hypot(options.depth_error * seen.depth * foot.flat, ROUNDNESS * body_width)
     floor_range, floor_error, meets = _floor_range(
         movers, seen, foot, depth, (k, pose), body_width, options
     )
@@ -173,7 +186,8 @@ def _measure(
     position = jnp.where(agree, on_floor, position)
 
     along, sideways = 1.0 / jnp.sqrt(total), options.pixel_error * across * scale
-    sideways = sideways + jnp.where(seen.cut_side, 0.5 * body_width, 0.0)
+    sideways = sideways + jnp.where(seen.cut_side, CUT * body_height, 0.0)
+    sideways = sideways + jnp.where(seen.hidden, 0.5 * body_width, 0.0)
     slanted = sideways + along * foot.drop / jnp.maximum(foot.flat, 1e-3)
     upright = jnp.where(seen.foot_seen, slanted, body_height + 1.0)
     upright = jnp.where(agree, options.floor_error, upright)
@@ -188,6 +202,7 @@ def _measure(
         "position": position,
         "covariance": covariance,
         "extent": jnp.stack([body_width, body_height]),
+        "cut": seen.missing * axes[1],
         "whole": seen.whole,
         "direction": unit(to_camera, up),
         "box": box,
@@ -196,18 +211,26 @@ def _measure(
     }
 
 
-def _outline(mask: Array, pixels: Array, depth: Array) -> _Outline:
+def _outline(mask: Array, pixels: Array, depth: Array, k: Array) -> _Outline:
     height, width = mask.shape
     top, bottom = _ends(mask.any(axis=1))
     left, right = _ends(mask.any(axis=0))
+    cut_left, cut_right = left == 0, right == width
+    slimmest = SLIMMEST * (bottom - top) * k[0] / k[1]
+    missing = jnp.maximum(slimmest - (right - left), 0.0)
     middle = jnp.sum(mask * (jnp.arange(width) + 0.5)) / jnp.maximum(pixels, 1)
+    middle = jnp.where(cut_left | cut_right, 0.5 * (left + right), middle)
+    side = cut_right.astype(jnp.float32) - cut_left
+    shift = side * missing
+    left, right = left + jnp.minimum(shift, 0.0), right + jnp.maximum(shift, 0.0)
     own, _ = pooling.pool_depth(jnp.where(mask, depth, 0.0), (1, 1))
     own = own.reshape(())
-    free = _share_hidden(mask, depth, own) < MOST_BORDER
+    hidden = _share_hidden(mask, depth, own) >= MOST_BORDER
     foot_seen = bottom < height
-    sides = (left > 0) & (right < width) & free
-    whole = foot_seen & (top > 0) & sides
-    return _Outline(top, bottom, left, right, middle, own, foot_seen, ~sides, whole)
+    cut_side = cut_left | cut_right
+    whole = foot_seen & (top > 0) & ~cut_side & ~hidden
+    middle = middle + 0.5 * shift
+    return _Outline(top, bottom, left, right, middle, own, foot_seen, cut_side, side, hidden, whole)
 
 
 def _floor_range(
@@ -234,12 +257,12 @@ def _floor_range(
     floor_under = above / jnp.maximum(-jnp.sum(below * movers.up), 1e-3)
     meets &= ~((under > 0) & (under < NEARER * floor_under))  # something stands before the foot
     floor_depth = jnp.where(meets, above / jnp.where(meets, foot.drop, 1.0), 0.0)
-    floor_range = floor_depth * foot.flat + 0.5 * BEHIND * body_width
+    floor_range = floor_depth * foot.flat + FOOT * body_width
     drop_error = options.pixel_error / k[1]
     relative = jnp.hypot(
         drop_error / jnp.maximum(foot.drop, 1e-3), options.floor_error / jnp.maximum(above, 1e-3)
     )
-    error = floor_depth * foot.flat * relative + ROUNDNESS * body_width
+    error = jnp.hypot(floor_depth * foot.flat * relative, FOOT_ROUNDNESS * body_width)
     return floor_range, jnp.where(meets, error, UNKNOWN), meets
 
 
@@ -303,6 +326,19 @@ def crops(
         return pixels * alpha
 
     return jax.vmap(one)(found.box)
+
+
+def measured_as(
+    found: Detections, width: Float[Array, " d"], up: Float[Array, "3"]
+) -> Float[Array, "d 3"]:
+    """Where detections stand if they are of bodies whose width is known, metres.
+
+    The width that one frame shows is a matter of a pixel or two, or of what the picture's edge
+    leaves: the middle lies behind the surface, and beside the edge that is seen, in proportion.
+    """
+    gap = (width - found.extent[:, 0])[:, None]
+    away = -unit(horizontal(found.direction, up), jnp.zeros(3))
+    return found.position + gap * (BEHIND * away + 0.5 * found.cut)
 
 
 def with_views(found: Detections, tokens: Float[Array, "d a a c"]) -> Detections:

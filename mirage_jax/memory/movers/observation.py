@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mirage_jax import geometry
 from mirage_jax.memory.movers import association, motion, views
-from mirage_jax.memory.movers.detections import Detections
+from mirage_jax.memory.movers.detections import Detections, measured_as
 from mirage_jax.memory.movers.plan import Obstacles
 from mirage_jax.memory.movers.state import (
     CONFIRMED,
@@ -157,7 +157,8 @@ def _correct(
     seen: Bool[Array, " k"],
     options: MoverOptions,
 ) -> Movers:
-    measured, error = found.position[source], found.covariance[source]
+    shown = jax.tree.map(lambda rows: rows[source] if rows.ndim else rows, found)
+    measured, error = measured_as(shown, movers.extent[:, 1], movers.up), shown.covariance
     error = jnp.where(seen[:, None, None], error, jnp.eye(3, dtype=jnp.float32))
     state, covariance = jax.vmap(motion.correct)(
         motion.states(movers), movers.covariance, measured, error

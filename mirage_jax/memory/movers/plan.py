@@ -49,6 +49,25 @@ class Obstacles:
         place, inside = self._place(points)
         return self.taken[place[..., 0], place[..., 1]] & inside
 
+    def without(
+        self,
+        points: Float[Array, "*n 3"],
+        radius: Float[Array, "*n"],
+        counted: Bool[Array, "*n"],
+    ) -> Obstacles:
+        """The plan in which squares within a radius of the points that count are free: where a body
+        is seen to stand nothing else does, whatever the memory has taken it for.
+        """
+        size = self.taken.shape[0]
+        middle = (jnp.arange(size, dtype=jnp.float32) + 0.5) * CELL
+        offset = points.reshape(-1, 3) - self.corner
+        reach = jnp.where(counted, radius, -1.0).reshape(-1, 1, 1)
+        first, second = (jnp.sum(offset * a, axis=-1) for a in (self.first, self.second))
+        gaps = jnp.hypot(
+            middle[:, None] - first[:, None, None], middle[None] - second[:, None, None]
+        )
+        return dataclasses.replace(self, taken=self.taken & ~jnp.any(gaps < reach, axis=0))
+
     def _place(self, points: Any) -> tuple[Array, Array]:
         offset = points - self.corner
         along = jnp.stack([jnp.sum(offset * a, axis=-1) for a in (self.first, self.second)], -1)

@@ -20,7 +20,8 @@ from mirage_jax.memory.readout import NEAR, NO_SLOT, flatten
 SAMPLES = 4
 """Points per cell and axis at which it is asked what covers it."""
 LEAST_ALPHA = 0.5
-"""Share of a view's cell that must be covered for a point of it to show the body."""
+"""Share covered, between the middles of a view's cells, from which on a point shows the body: a
+cell is a quarter of the body's height, its outline runs through it."""
 ON_FLOOR = 0.15
 """Share of a body's height above its foot up to which what stands still does not hide it: that is
 the floor it stands on, which a cell shows a little nearer or farther than it is at the foot."""
@@ -115,15 +116,14 @@ def _read_one(
         rate = jnp.einsum("hwc,kc->khw", rays, axis, precision=jax.lax.Precision.HIGHEST)
         return (start + z * rate) / jnp.maximum(side, 1e-3)[:, None, None]
 
-    cells = alpha.shape[-1]
     column = along(right) + 0.5
     row = 1.0 - along(jnp.broadcast_to(up, right.shape))
     inside = (column >= 0) & (column < 1) & (row >= 0) & (row < 1) & crosses & (z > NEAR)
     inside &= (movers.shown & has_view)[:, None, None]
-    cell_row = (jnp.where(inside, row, 0.0) * cells).astype(jnp.int32)
-    cell_column = (jnp.where(inside, column, 0.0) * cells).astype(jnp.int32)
-    slots = np.arange(movers.slots)[:, None, None]
-    covers = inside & (alpha[slots, cell_row, cell_column] >= LEAST_ALPHA)
+    row, column = jnp.where(inside, row, 0.0), jnp.where(inside, column, 0.0)
+    covers = inside & (_covered(alpha, row, column) >= LEAST_ALPHA)
+    cells = movers.view_tokens.shape[2]  # of a view drawn at pixels more than of its alpha
+    cell_row, cell_column = ((x * cells).astype(jnp.int32) for x in (row, column))
 
     # A cell's depth is that of one of its points. As the lowest it is floor if any of them is.
     lowest = jnp.min(points(jnp.sum(rays * up, axis=-1)), axis=(1, 3))
@@ -166,6 +166,20 @@ def _read_one(
         uncertainty=jnp.where(there, movers.uncertainty[best], 0.0),
         source=jnp.where(there, best, -1),
     )
+
+
+def _covered(
+    alpha: Float[Array, "k a a"], row: Float[Array, "k h w"], column: Float[Array, "k h w"]
+) -> Float[Array, "k h w"]:
+    """Share covered at points of views, from 0 to 1 down and across, linear between cells."""
+    cells = alpha.shape[-1]
+    slots = np.arange(alpha.shape[0])[:, None, None]
+    places = [jnp.clip(x * cells - 0.5, 0.0, cells - 1.0) for x in (row, column)]
+    (top, left), (down, over) = zip(*((x.astype(jnp.int32), x % 1.0) for x in places), strict=True)
+    bottom, right = jnp.minimum(top + 1, cells - 1), jnp.minimum(left + 1, cells - 1)
+    upper = alpha[slots, top, left] * (1.0 - over) + alpha[slots, top, right] * over
+    lower = alpha[slots, bottom, left] * (1.0 - over) + alpha[slots, bottom, right] * over
+    return upper * (1.0 - down) + lower * down
 
 
 def read_along(
