@@ -88,10 +88,11 @@ def render(
     seen = _seen(mem, camera, jnp.asarray(source))
     # Every part of a block has the candidates of its block: [v, bh, split, bw, split].
     y, x = (
-        ((jnp.arange(count, dtype=jnp.float32) + 0.5) * side).reshape(-1, split)
-        for count, side in zip(parts, pixels, strict=True)
+        ((jnp.arange(count, dtype=jnp.float32) + 0.5) * side).reshape(shape)
+        for count, side, shape in zip(
+            parts, pixels, [(1, rows, split, 1, 1), (1, 1, 1, columns, split)], strict=True
+        )
     )
-    y = y[:, :, None, None]
 
     def candidate(by: tuple[int, int]) -> tuple[_Seen, Array]:
         """Elements of the blocks at an offset, and how far off each part they are, in widths."""
@@ -106,7 +107,7 @@ def render(
         found, distance = candidate(by)
         front = jnp.minimum(front, jnp.where(distance <= COVERED, found.z, jnp.inf))
     least = jnp.full(shape, jnp.inf, jnp.float32)
-    chosen: Any = jax.tree.map(lambda none: jnp.full(shape, none), _NONE)
+    chosen: Any = jax.tree.map(lambda f, none: jnp.full(shape, none, f.dtype), seen, _NONE)
     for by in offsets:
         found, distance = candidate(by)
         nearer = (distance <= COVERED) & (found.z <= front * (1.0 + SAME_SURFACE))
@@ -159,8 +160,8 @@ def _sampled(
         return first, (found - first)[..., None]
 
     y, x = (jnp.arange(length, dtype=jnp.float32) + 0.5 for length in size)
-    row, below = place(chosen.v, y[:, None])
-    column, right = place(chosen.u, x)
+    row, below = place(chosen.v, y[None, :, None])
+    column, right = place(chosen.u, x[None, None])
     slot = per_pixel(chosen.slot)
     flat = pictures.reshape(-1, pictures.shape[-1])
     first = (jnp.maximum(slot, 0) * side + row) * side + column

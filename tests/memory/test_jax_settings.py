@@ -16,6 +16,7 @@ from mirage_jax.memory import (
     released,
     retrieval,
     rgb_cloud,
+    surfels,
 )
 
 GRID, SIZE, FRAMES = (4, 6), (16, 24), 2
@@ -52,6 +53,11 @@ def read_in_all_ways(bank, camera):
     return [memory.read(bank, camera, GRID, **each) for each in options] + [
         memory.read(empty, camera, GRID)
     ]
+
+
+def drawn(bank, camera):
+    patches = jnp.broadcast_to(bank.tokens[:, None, None], (bank.capacity, 4, 4, 3))
+    return surfels.render(bank, patches, camera, memory.read(bank, camera, GRID).source)
 
 
 def references(bank, depth, camera):
@@ -99,6 +105,7 @@ def everything(tokens, depth, pictures, camera):
         geometry_of(KNOWN, camera),
         (bank, report),
         read_in_all_ways(bank, camera),
+        drawn(bank, camera),
         references(bank, KNOWN, camera),
         colours(pictures, depth, camera),
     )
