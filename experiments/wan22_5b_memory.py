@@ -79,7 +79,7 @@ def get_config(variant: str = "ours") -> ConfigDict:
     c.text.prompts = ConfigDict(
         {
             "freedoom": "A first-person walk through the halls of an old video game.",
-            "freedoom_generated": "A first-person walk through the halls of an old video game.",
+            "freedoom_generated": "A first-person walk through corridors of an old video game.",
             "labmaze": "A first-person walk through a maze of coloured walls.",
             "procedural": "A camera moves through a room of coloured blocks.",
             "footage": "A camera moves through a place.",

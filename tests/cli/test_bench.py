@@ -31,8 +31,8 @@ def test_bench_prints_and_writes_its_numbers(call, monkeypatch, tmp_path):
     assert (
         "no trained encoder" in out and f"{found['after_chunks']['1']['rgb']['elements']:,}" in out
     )
-    # Five latents of four reads each, twice as fine as the 4x4 latents.
-    assert (found["poses_per_chunk"], found["read_grid"]) == (20, [8, 8])
+    # Every frame, twice as fine as the 4x4 latents.
+    assert (found["poses_per_chunk"], found["read_grid"]) == (17, [8, 8])
     assert found["pictures_per_chunk"] == 17 and found["frames_written_per_chunk"] == 4
 
 

@@ -161,7 +161,7 @@ def test_what_is_printed_is_what_is_compiled(tmp_path):
     config = tiny(ROOT / "experiments" / "quickstart.py", geometry_training__accumulate=2)
     text = shown(config, tmp_path, ("geometry",))
     assert "mesh data=1 fsdp=1 context=1 tensor=1, rules 'full'" in text
-    assert "geometry: 4 steps of 16 clips in 2 parts, adamw, cosine from 0.002" in text
+    assert "geometry: 4 steps of 4 clips in 2 parts, adamw, cosine from 0.003" in text
     _, task, batch = dry_run._geometry(config, "latent")
     count = parameter_count(jax.eval_shape(lambda: task.init(jax.random.key(0))))
     assert f"{count:,} parameters trained, 100% of their bytes on every device" in text
