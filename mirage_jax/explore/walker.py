@@ -150,7 +150,7 @@ class Walker:
 
     def shown(self, send: float | int, draw: float | int) -> None:
         """The page has a chunk, which took so many milliseconds to come and to be drawn."""
-        self.ledger.add({"send": send, "draw": draw})
+        self.ledger.add({"send": float(send), "draw": float(draw)})
         frames = self.session.options.chunk_frames - 1
         self.pace.took((self.work + send + draw) / 1e3, frames)
 
