@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from data_pipelines import sources
 from helpers import command_line, paths
 from mirage_jax.chunks import latents_of_frames
-from mirage_jax.cli.helpers import build, common, quick_models
+from mirage_jax.cli.helpers import build, common, programs, quick_models
 from mirage_jax.parallel import unboxed
 from mirage_jax.training.geometry_task import GeometryTask
 
@@ -146,7 +146,7 @@ def test_experiments_can_be_built_and_trained(path, tiny):
     channels = vae.latent_channels
     whole = build.trained(config) == "all"
     kinds = build.MEMORIES if whole else ("latent",)  # baselines are not fine-tuned
-    tasks = [build.denoiser_task(config, kind, (1.0,) * channels) for kind in kinds]
+    tasks = [programs.whole_task(config, kind) for kind in kinds]
     size, chunks, latents = tasks[0].size, tasks[0].chunks, tasks[0].chunk_latents
     grid = tuple(side // vae.spatial_stride for side in size)
     tasks.append(GeometryTask(build.geometry_head(config), (*grid, channels), config.sky_depth))

@@ -99,11 +99,15 @@ def vae():
 
 
 def encoder(seed=0):
-    module = vae()
-    rng = np.random.default_rng(seed)
+    return random_encoder(vae(), seed)
+
+
+def random_encoder(module, seed=0):
+    """An untrained autoencoder with statistics of latents that matter."""
+    rng, channels = np.random.default_rng(seed), module.latent_channels
     stats = LatentStats(
-        mean=rng.normal(size=CHANNELS).astype(np.float32),
-        std=rng.uniform(0.5, 2, CHANNELS).astype(np.float32),
+        mean=rng.normal(size=channels).astype(np.float32),
+        std=rng.uniform(0.5, 2, channels).astype(np.float32),
     )
     return LatentEncoder(
         random_params(module, seed, jnp.zeros((1, CHUNK, *SIZE, 3))), stats, module

@@ -198,7 +198,8 @@ def test_samples_show_the_memory_and_are_made_as_generation_is(kind, monkeypatch
     preview = Preview(Plain(), clips, how, fps=3.0)
     conditioner = tiny_world.conditioner(kind)
     network = tiny_world.denoiser(conditioner.channels)
-    task = DenoiserTask(network, conditioner, SIZE, 2, 2, shift=1.0, preview=preview)
+    encoder = tiny_world.encoder() if conditioner.encodes else None
+    task = DenoiserTask(network, conditioner, SIZE, 2, 2, encoder=encoder, preview=preview)
     samples = task.samples({}, 1)
     task.samples({}, 2)  # samples without being traced again
     assert samples.sheet.shape == (4, 4, 3) and seen == [how]

@@ -154,8 +154,9 @@ def sets(config):
 
 @pytest.fixture(scope="module")
 def task(config):
+    encoder = tiny_world.random_encoder(build.vae(config))
     made = build.denoiser_task(config, "latent", (1.0,) * config.vae.latent_channels)
-    return dataclasses.replace(made, sizes=2)
+    return dataclasses.replace(made, sizes=2, encoder=encoder)
 
 
 def test_the_memory_of_wide_pictures_is_read_as_by_a_task_of_their_own(task, sets):

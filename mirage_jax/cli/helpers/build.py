@@ -47,11 +47,6 @@ MEMORIES = ("latent", "rgb", "none")
 STUDENT = "student"
 """Name of the few-step denoiser among a work directory's, beside those of `MEMORIES`."""
 
-BODY_KINDS = tuple(
-    name for name, kind in conditioners.KINDS.items() if issubclass(kind, conditioners.BodyReader)
-)
-"""Conditioners that can show bodies that move."""
-
 TRAINED = ("all", "branch", "branch_lora")
 """Values of `denoiser_training.trained`."""
 
@@ -93,13 +88,13 @@ def conditioner(config: ConfigDict, memory: str = "latent") -> Conditioner:
         "token_channels": config.vae.latent_channels,
         "stride": vae(config).spatial_stride,
     }
-    if kind in BODY_KINDS:
+    if kind in conditioners.BODY_KINDS:
         names = ("reads", "fine", "prefer", "movers", *(("footprint",) if kind == "folded" else ()))
         fields |= {name: config.memory[name] for name in names if name in config.memory}
     elif config.memory.get("movers", False) and memory == "latent":
-        expected = " or ".join(map(repr, BODY_KINDS))
         raise UserError(
-            f"config.memory.movers: found True with conditioner {kind!r}, expected {expected}"
+            f"config.memory.movers: found True with conditioner {kind!r}, expected "
+            f"{' or '.join(map(repr, conditioners.BODY_KINDS))}"
         )
     return conditioners.make(kind, "config.memory.conditioner", **fields)
 

@@ -14,6 +14,7 @@ from mirage_jax.io.exports import WEIGHTS, check_target, stored_architecture
 from mirage_jax.io.outputs import check_folder, json_fields
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.training import checkpoints
+from mirage_jax.world import conditioners
 
 SPLITS = ("train", "eval")
 
@@ -79,7 +80,7 @@ def _check_conditioner(config: ConfigDict, run: Path) -> None:
         return  # which the stage deals with
     for name in (
         "conditioner",
-        *(("reads", "fine") if config.memory.conditioner in build.BODY_KINDS else ()),
+        *(("reads", "fine") if config.memory.conditioner in conditioners.BODY_KINDS else ()),
     ):
         found, expected = before.get("memory", {}).get(name), config.memory[name]
         if found not in (None, expected):

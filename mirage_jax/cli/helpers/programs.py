@@ -105,14 +105,14 @@ def step(
 
 def denoiser_task(config: ConfigDict, kind: str) -> DenoiserTask:
     """The denoiser's task, with its backbone frozen where the config says so."""
-    task = _task(config, kind)
+    task = whole_task(config, kind)
     whole = training_sections.denoiser(config).trained == "all"
     return task if whole else build.branch_task(config, task)
 
 
 def distill_task(config: ConfigDict, kind: str) -> DistillTask:
     """The task that makes a student of `denoiser_task`'s denoiser."""
-    return quick_models.distill_task(config, _task(config, kind))
+    return quick_models.distill_task(config, whole_task(config, kind))
 
 
 def clip_batch(config: ConfigDict, count: int, kind: str = "latent") -> dict[str, Any]:
@@ -126,7 +126,7 @@ def sample(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Trace
     Beside as many earlier frames as chunks are shown at most; what the memory showed of the
     preceding ones, which a rollout keeps, is left out.
     """
-    task, sampler = _task(config, "latent"), build.sampler(config)
+    task, sampler = whole_task(config, "latent"), build.sampler(config)
     channels, grid = config.vae.latent_channels, latent_grid(config)
 
     def one(bank: memory.LatentMemory, intrinsics: Any, poses: Any) -> tuple[Any, Any]:
@@ -163,7 +163,8 @@ def sample(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Trace
     )
 
 
-def _task(config: ConfigDict, kind: str) -> DenoiserTask:
+def whole_task(config: ConfigDict, kind: str) -> DenoiserTask:
+    """The task of the whole denoiser, with an encoder of zeros where it needs one."""
     task = build.denoiser_task(config, kind, (1.0,) * config.vae.latent_channels)
     encoder = latent_encoder.untrained(build.vae(config)) if task.conditioner.encodes else None
     return dataclasses.replace(task, encoder=encoder)

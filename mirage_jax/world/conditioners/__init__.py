@@ -30,6 +30,7 @@ from mirage_jax.world.conditioners.surfels import Surfels
 from mirage_jax.world.conditioners.tokens import Folded, Score, Visibility
 
 __all__ = [
+    "BODY_KINDS",
     "KINDS",
     "RAY_CHANNELS",
     "BodyReader",
@@ -50,6 +51,9 @@ __all__ = [
 KINDS: dict[str, type[Conditioner]] = {
     kind.kind: kind for kind in (Folded, Surfels, Visibility, Score, Rgb, Nothing)
 }
+
+BODY_KINDS = tuple(name for name, kind in KINDS.items() if issubclass(kind, BodyReader))
+"""Those that can show bodies that move."""
 
 
 def make(kind: str, where: str = "conditioner", **fields: Any) -> Conditioner:
