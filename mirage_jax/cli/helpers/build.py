@@ -84,10 +84,8 @@ def conditioner(config: ConfigDict, memory: str = "latent") -> Conditioner:
       memory: "latent" for the conditioner that the config names, or a baseline: "rgb" or "none".
     """
     kind = config.memory.conditioner if memory == "latent" else memory
-    fields = {
-        "token_channels": config.vae.latent_channels,
-        "stride": vae(config).spatial_stride,
-    }
+    channels, stride = config.vae.latent_channels, vae(config).spatial_stride
+    fields = {"token_channels": channels, "stride": stride}
     if kind in conditioners.BODY_KINDS:
         names = ("reads", "fine", "prefer", "movers", *(("footprint",) if kind == "folded" else ()))
         fields |= {name: config.memory[name] for name in names if name in config.memory}
