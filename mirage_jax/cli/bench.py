@@ -70,14 +70,13 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> None:
 
     from mirage_jax.evaluation import efficiency
     from mirage_jax.world import latent_encoder
-    from mirage_jax.world.latent_encoder import LatentEncoder
 
     config_check.check(config)
     path = workdir.root / "bench_memory.json"
     outputs.check_file("bench", path, outputs.json_kind("file of timings", ["read_against_sort"]))
     encoder, encode = latent_encoder.untrained(build.vae(config)), None
     if workdir.model("encoder").exists():
-        encoder = LatentEncoder.load(workdir.model("encoder"))
+        encoder = latent_encoder.LatentEncoder.load(workdir.model("encoder"))
         encode = jax.jit(lambda video: encoder.encode(video[None]))
     outcome = efficiency.measure(
         size=build.picture_size(config),
