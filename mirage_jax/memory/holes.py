@@ -30,8 +30,8 @@ def fill(
     filled, weight = levels.pop()
     for fine, own in reversed(levels):
         rest = 1.0 - own
-        filled = fine + rest * _pushed(filled, fine.shape[-3:-1])
-        weight = own + rest * _pushed(weight, fine.shape[-3:-1])
+        filled = fine + rest * _pushed(filled, fine)
+        weight = own + rest * _pushed(weight, own)
     return filled / jnp.where(weight > 0, weight, 1.0)
 
 
@@ -54,10 +54,10 @@ def _halved(field: Array) -> Array:
     return field
 
 
-def _pushed(field: Array, size: tuple[int, int]) -> Array:
-    """The level below: linear interpolation between the centres of its blocks."""
-    for axis, length in zip((-3, -2), size, strict=True):
-        count = field.shape[axis]
+def _pushed(field: Array, below: Array) -> Array:
+    """At the size of the level below: linear interpolation between the centres of its blocks."""
+    for axis in (-3, -2):
+        count, length = field.shape[axis], below.shape[axis]
         if count == length:
             continue
         place = jnp.arange(length)

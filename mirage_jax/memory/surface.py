@@ -32,9 +32,10 @@ def tangents(depth: Float[Array, "t h w"], camera: geometry.Camera) -> Float[Arr
     depth = jnp.asarray(depth, jnp.float32)
     known = depth > 0
     inverse = jnp.where(known, 1.0 / jnp.where(known, depth, 1.0), 0.0)
-    lens = geometry.resize_camera(camera, depth.shape[1:]).intrinsics
+    grid = (depth.shape[1], depth.shape[2])
+    lens = geometry.resize_camera(camera, grid).intrinsics
     lens = jnp.asarray(lens, jnp.float32)[:, None, None]
-    rows, columns = (jnp.arange(n, dtype=jnp.float32) + 0.5 for n in depth.shape[1:])
+    rows, columns = (jnp.arange(n, dtype=jnp.float32) + 0.5 for n in grid)
     ray_x = (columns[None, None] - lens[..., 2]) / lens[..., 0]
     ray_y = (rows[None, :, None] - lens[..., 3]) / lens[..., 1]
     turn = jnp.asarray(camera.cam2world, jnp.float32)[:, None, None, :3, :3]

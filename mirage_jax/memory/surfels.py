@@ -68,7 +68,7 @@ class _Seen(NamedTuple):
         )
 
 
-_NONE = _Seen(*[0.0] * 6, math.inf, 0.0, 0.0, -1)
+_NONE = _Seen(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, z=math.inf, z_right=0.0, z_down=0.0, slot=-1)
 
 
 def render(
