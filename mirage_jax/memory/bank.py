@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Num
 
 from mirage_jax import geometry
-from mirage_jax.memory import pooling
+from mirage_jax.memory import pooling, surface
 from mirage_jax.memory.host_checks import check_camera, check_counts, check_finite
 from mirage_jax.memory.split import split_axes
 from mirage_jax.origin import check_times
@@ -45,6 +45,8 @@ class LatentMemory:
       origin: `[N, 3]` float32, optical centre it was seen from: viewing direction and distance.
       size: `[N]` float32, metres that the element's cell spans where it lies (depth over focal
         length in cells); 0 = unknown.
+      tangents: `[N, 2, 3]` float32, the way along its surface that the element's cell spans, in
+        metres, to the right and down as it was seen; 0 = unknown.
       seen: `[N]` int32, written frames that showed it, the first included.
       missed: `[N]` int32, frames since that looked through it.
       pinned: `[N]` bool, whether it stays whatever is written.
@@ -62,6 +64,7 @@ class LatentMemory:
     time: Any
     origin: Any
     size: Any
+    tangents: Any
     seen: Any
     missed: Any
     pinned: Any
@@ -141,6 +144,7 @@ def create(capacity: int, channels: int, dtype: Any = jnp.float32) -> LatentMemo
         time=jnp.zeros((capacity,), jnp.float32),
         origin=jnp.zeros((capacity, 3), jnp.float32),
         size=jnp.zeros((capacity,), jnp.float32),
+        tangents=jnp.zeros((capacity, 2, 3), jnp.float32),
         seen=jnp.zeros((capacity,), jnp.int32),
         missed=jnp.zeros((capacity,), jnp.int32),
         pinned=jnp.zeros((capacity,), bool),
@@ -275,6 +279,7 @@ def cells_of_frames(
         share = jnp.asarray(confidence, jnp.float32)
     focal = geometry.resize_camera(camera, grid).intrinsics[:, :2]
     span = cell_depth / jnp.sqrt(focal[:, 0] * focal[:, 1])[:, None, None]
+    written_depth = jnp.where(known & is_static, cell_depth, 0.0)
     rows = {
         "xyz": geometry.lift(cell_depth, camera).reshape(total, 3),
         "tokens": jnp.asarray(tokens).reshape(total, channels).astype(mem.tokens.dtype),
@@ -284,13 +289,14 @@ def cells_of_frames(
         "time": jnp.repeat(when.astype(jnp.float32), h * w),
         "origin": jnp.repeat(jnp.asarray(camera.centre, jnp.float32), h * w, axis=0),
         "size": jnp.asarray(span, jnp.float32).reshape(total),
+        "tangents": surface.tangents(written_depth, camera).reshape(total, 2, 3),
         "seen": jnp.ones(total, jnp.int32),
         "missed": jnp.zeros(total, jnp.int32),
         "pinned": jnp.zeros(total, bool),
     }
     return Cells(
         rows,
-        depth=jnp.where(known & is_static, cell_depth, 0.0),
+        depth=written_depth,
         unknown_depth=jnp.sum(~known, dtype=jnp.int32),
         moving=jnp.sum(known & ~is_static, dtype=jnp.int32),
     )

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mirage_jax import geometry
 from mirage_jax.memory.bank import COUNTERS, ELEMENT_FIELDS, LatentMemory
 from mirage_jax.memory.frustum_voxels import number_voxels
-from mirage_jax.memory.regions import Region, select, transform
+from mirage_jax.memory.regions import Region, select, transform, turned
 
 Pose = Float[Array, "4 4"] | Float[np.ndarray, "4 4"]
 Rows = dict[str, Array]
@@ -264,7 +264,8 @@ def _moved(mem: LatentMemory, chosen: Bool[Array, " n"], by: Pose) -> LatentMemo
         name: _where(chosen, transform(pose, leaf), leaf)
         for name, leaf in (("xyz", mem.xyz), ("origin", mem.origin))
     }
-    return _replace(mem, **places)
+    tangents = _where(chosen, turned(pose, mem.tangents), mem.tangents)
+    return _replace(mem, **places, tangents=tangents)
 
 
 def _after(second: Pose, first: Pose) -> Float[Array, "4 4"]:

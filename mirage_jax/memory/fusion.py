@@ -349,4 +349,4 @@ def _scaled(rows: dict[str, Array], scale: Array) -> dict[str, Array]:
     moved = rows["origin"] + scale * (rows["xyz"] - rows["origin"])
     # As they are where nothing is scaled: origin + (xyz - origin) would be rounded.
     xyz = jnp.where(scale == 1.0, rows["xyz"], moved)
-    return rows | {"xyz": xyz, "size": rows["size"] * scale}
+    return rows | {"xyz": xyz, "size": rows["size"] * scale, "tangents": rows["tangents"] * scale}

@@ -112,9 +112,15 @@ def transform(
     pose: Float[Array | np.ndarray, "4 4"], points: Float[Array, "*n 3"]
 ) -> Float[Array, "*n 3"]:
     """Points moved by a rigid transform, in float32 products also on accelerators."""
-    turn = _aligned(pose[:3, :3], points.ndim + 1)
-    turned = jnp.sum(points[..., None, :] * turn, axis=-1)
-    return turned + _aligned(pose[:3, 3], points.ndim)
+    return turned(pose, points) + _aligned(pose[:3, 3], points.ndim)
+
+
+def turned(
+    pose: Float[Array | np.ndarray, "4 4"], vectors: Float[Array, "*n 3"]
+) -> Float[Array, "*n 3"]:
+    """Directions turned by a rigid transform, which has no other part in them."""
+    turn = _aligned(pose[:3, :3], vectors.ndim + 1)
+    return jnp.sum(vectors[..., None, :] * turn, axis=-1)
 
 
 def _aligned(values: Any, ndim: int) -> Array:

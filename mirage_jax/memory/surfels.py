@@ -2,12 +2,12 @@
 seen from.
 
 A read-out on a grid (`memory.read`) shows of every cell the token of one element, as if it lay in
-the middle of the cell. Seen from a new pose it lies beside it, larger or smaller. Here the picture
-that a token stands for is moved and scaled to where its element projects: every part of the view
-takes the element whose centre is nearest among those that cover it, and samples its picture
-(surface splatting, Zwicker et al., SIGGRAPH 2001, without blending; the z-buffer that says which
-elements are in front is that of `memory.read`). Surfels are not turned: seen from the side they
-stay as wide as they were.
+the middle of the cell. Seen from a new pose it lies beside it, larger or smaller, and foreshortened
+as the surface is turned. Here the picture that a token stands for is drawn on the plane through its
+element that `LatentMemory.tangents` span, to first order: every part of the view takes the element
+whose centre is nearest among those that cover it, and samples its picture (surface splatting,
+Zwicker et al., SIGGRAPH 2001, without blending; the z-buffer that says which elements are in front
+is that of `memory.read`). Elements of unknown tangents face the camera, as wide as their `size`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ from mirage_jax import geometry
 from mirage_jax.memory.bank import LatentMemory
 from mirage_jax.memory.readout import NEAR
 
-COVERED = 0.75
-"""Half the width of what an element covers, in its own widths; over .5, surfels overlap."""
+COVERED = 0.52
+"""Half the width of what an element covers, in its own widths; over .5, neighbours overlap."""
 
 SAME_SURFACE = 0.1
 """Relative depth behind the nearest element of a part within which others count as well."""
+
+
+LEAST_AREA = 0.3
+"""Square pixels below which a picture is not drawn: its surface is seen from the edge."""
 
 
 class _Seen(NamedTuple):
@@ -37,19 +41,34 @@ class _Seen(NamedTuple):
 
     Attributes:
       u, v: column and row of its centre, pixels.
-      width: of its picture, which is square, pixels.
-      z: depth, metres.
+      right_u, right_v, down_u, down_v: how far in its picture a pixel of the view leads to the
+        right and down, in widths of the picture, along the view's columns and rows.
+      z: depth of the centre, metres.
+      z_right, z_down: what a width of its picture to the right and down adds to it.
       slot: of the memory.
     """
 
     u: Any
     v: Any
-    width: Any
+    right_u: Any
+    right_v: Any
+    down_u: Any
+    down_v: Any
     z: Any
+    z_right: Any
+    z_down: Any
     slot: Any
 
+    def place(self, column: Any, row: Any) -> tuple[Any, Any]:
+        """Where a place of the view lies in the picture: widths right of and below its centre."""
+        across, along = column - self.u, row - self.v
+        return (
+            self.right_u * across + self.right_v * along,
+            self.down_u * across + self.down_v * along,
+        )
 
-_NONE = _Seen(-math.inf, -math.inf, 1.0, math.inf, -1)
+
+_NONE = _Seen(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, z=math.inf, z_right=0.0, z_down=0.0, slot=-1)
 
 
 def render(
@@ -94,43 +113,76 @@ def render(
         )
     )
 
-    def candidate(by: tuple[int, int]) -> tuple[_Seen, Array]:
-        """Elements of the blocks at an offset, and how far off each part they are, in widths."""
+    def candidate(by: tuple[int, int]) -> tuple[_Seen, Array, Array]:
+        """Elements of the blocks at an offset, how far in their pictures each part is from the
+        centre, in widths, and their depth there; inf where they do not cover it."""
         moved = jax.tree.map(functools.partial(_shifted, by=by), seen, _NONE)
         found = jax.tree.map(lambda field: field[:, :, None, :, None], moved)
-        return found, jnp.maximum(jnp.abs(x - found.u), jnp.abs(y - found.v)) / found.width
+        right, down = found.place(x, y)
+        distance = jnp.maximum(jnp.abs(right), jnp.abs(down))
+        depth = found.z + right * found.z_right + down * found.z_down
+        covers = (distance <= COVERED) & (depth > NEAR) & (found.slot >= 0)
+        return found, distance, jnp.where(covers, depth, jnp.inf)
 
     offsets = [(i, j) for i in range(-reach, reach + 1) for j in range(-reach, reach + 1)]
     shape = (views, rows, split, columns, split)
     front = jnp.full(shape, jnp.inf, jnp.float32)
     for by in offsets:
-        found, distance = candidate(by)
-        front = jnp.minimum(front, jnp.where(distance <= COVERED, found.z, jnp.inf))
+        front = jnp.minimum(front, candidate(by)[2])
     least = jnp.full(shape, jnp.inf, jnp.float32)
+    depth = jnp.zeros(shape, jnp.float32)
     chosen: Any = jax.tree.map(lambda f, none: jnp.full(shape, none, f.dtype), seen, _NONE)
     for by in offsets:
-        found, distance = candidate(by)
-        nearer = (distance <= COVERED) & (found.z <= front * (1.0 + SAME_SURFACE))
-        nearer &= distance < least
+        found, distance, there = candidate(by)
+        nearer = jnp.isfinite(there) & (there <= front * (1.0 + SAME_SURFACE)) & (distance < least)
         least = jnp.where(nearer, distance, least)
+        depth = jnp.where(nearer, there, depth)
         chosen = jax.tree.map(functools.partial(jnp.where, nearer), found, chosen)
+    depth = depth.reshape(views, *parts)
     chosen = jax.tree.map(lambda field: field.reshape(views, *parts), chosen)
-    depth = jnp.where(chosen.slot >= 0, chosen.z, 0.0)
     return _sampled(jnp.asarray(pictures), chosen, camera.size, pixels), depth
 
 
 def _seen(mem: LatentMemory, camera: geometry.Camera, source: Int[Array, "v bh bw"]) -> _Seen:
-    """Where the element in each block lies in the view; `_NONE` where there is none."""
+    """Where the element in each block lies in the view, and how; `_NONE` where there is none."""
     slot = jnp.maximum(source, 0)
     uv, z = geometry.project(mem.xyz[slot], camera)
     known = (source >= 0) & (z > NEAR)
+    z = jnp.where(known, z, 1.0)
+    intrinsics = jnp.asarray(camera.intrinsics, jnp.float32)[:, :, None, None]
+    u, v = uv[..., 0], uv[..., 1]
+
+    # Columns of the Jacobian of the view's columns and rows by places in the element's picture.
+    tangents = mem.tangents[slot]
+    turn = jnp.asarray(camera.cam2world, jnp.float32)[:, None, None, None, :3, :3]
+    x, y, slope = (jnp.sum(tangents * turn[..., axis], axis=-1) for axis in range(3))
+    x = (intrinsics[:, 0, ..., None] * x - (u - intrinsics[:, 2])[..., None] * slope) / z[..., None]
+    y = (intrinsics[:, 1, ..., None] * y - (v - intrinsics[:, 3])[..., None] * slope) / z[..., None]
+
     # `size` is of the same mean of both focal lengths, so that cells are square for every lens.
-    intrinsics = jnp.asarray(camera.intrinsics, jnp.float32)
-    focal = jnp.sqrt(intrinsics[:, 0] * intrinsics[:, 1])[:, None, None]
-    width = mem.size[slot] * focal / jnp.where(known, z, 1.0)
+    width = mem.size[slot] * jnp.sqrt(intrinsics[:, 0] * intrinsics[:, 1]) / z
     block = math.sqrt(math.prod(camera.size) / math.prod(source.shape[1:]))
     width = jnp.where(width > 0, jnp.maximum(width, NEAR), block)
-    fields = _Seen(uv[..., 0], uv[..., 1], width, z, source)
+    facing = jnp.all(tangents == 0, axis=(-2, -1))
+    nothing = jnp.zeros_like(width)
+    x = jnp.where(facing[..., None], jnp.stack([width, nothing], axis=-1), x)
+    y = jnp.where(facing[..., None], jnp.stack([nothing, width], axis=-1), y)
+
+    area = x[..., 0] * y[..., 1] - x[..., 1] * y[..., 0]
+    known &= jnp.abs(area) >= LEAST_AREA
+    area = jnp.where(known, area, 1.0)
+    fields = _Seen(
+        u,
+        v,
+        right_u=y[..., 1] / area,
+        right_v=-x[..., 1] / area,
+        down_u=-y[..., 0] / area,
+        down_v=x[..., 0] / area,
+        z=z,
+        z_right=slope[..., 0],
+        z_down=slope[..., 1],
+        slot=source,
+    )
     found: Any = jax.tree.map(functools.partial(jnp.where, known), fields, _NONE)
     return found
 
@@ -150,19 +202,19 @@ def _sampled(
     def per_pixel(field: Array) -> Array:
         return jnp.repeat(jnp.repeat(field, pixels[0], axis=1), pixels[1], axis=2)
 
-    width = per_pixel(chosen.width)
+    chosen = jax.tree.map(per_pixel, chosen)
+    y, x = (jnp.arange(length, dtype=jnp.float32) + 0.5 for length in size)
 
-    def place(centre: Array, at: Array) -> tuple[Array, Array]:
+    def between_pixels(widths: Array) -> tuple[Array, Array]:
         """First of the two pixels of a picture between which a place lies, and the other's part."""
-        found = (at - per_pixel(centre)) / width * side + 0.5 * (side - 1)
-        found = jnp.clip(found, 0.0, side - 1.0)
+        found = jnp.clip(widths * side + 0.5 * (side - 1), 0.0, side - 1.0)
         first = jnp.minimum(found.astype(jnp.int32), side - 2)
         return first, (found - first)[..., None]
 
-    y, x = (jnp.arange(length, dtype=jnp.float32) + 0.5 for length in size)
-    row, below = place(chosen.v, y[None, :, None])
-    column, right = place(chosen.u, x[None, None])
-    slot = per_pixel(chosen.slot)
+    (column, right), (row, below) = map(
+        between_pixels, chosen.place(x[None, None], y[None, :, None])
+    )
+    slot = chosen.slot
     flat = pictures.reshape(-1, pictures.shape[-1])
     first = (jnp.maximum(slot, 0) * side + row) * side + column
 

@@ -103,7 +103,7 @@ def test_confidence_can_be_given_and_dtype_is_kept():
     mem, _ = write(memory.create(18, C, jnp.bfloat16), tokens, depth, camera, confidence=given)
     np.testing.assert_array_equal(mem.confidence, given.reshape(-1))
     assert mem.tokens.dtype == jnp.bfloat16 and mem.xyz.dtype == jnp.float32
-    assert memory.nbytes(mem) == 18 * (2 * C + 3 * 4 + 3 * 4 + 2 * 1 + 6 * 4)
+    assert memory.nbytes(mem) == 18 * (2 * C + 3 * 4 + 3 * 4 + 6 * 4 + 2 * 1 + 6 * 4)
 
 
 def test_vmapped_write_equals_separate_writes():

@@ -32,6 +32,7 @@ def made(xyz, holes):
     rng = np.random.default_rng(len(xyz))
     mem = bank(xyz, origin=rng.integers(-4, 4, (len(xyz), 3)) / 2)
     return mem.replace(
+        tangents=jnp.asarray(rng.integers(-4, 4, mem.tangents.shape) / 2, jnp.float32),
         valid=mem.valid & ~jnp.asarray(holes),
         frame=jnp.asarray(rng.integers(0, 9, mem.capacity), jnp.int32),
         frames=jnp.int32(9),
@@ -157,6 +158,8 @@ def test_moved_elements_and_their_origins_go_the_same_way(xyz, holes):
         expected = rows(mem, name).copy()
         if name in ("xyz", "origin"):
             expected[chosen] = expected[chosen] @ TURN[:3, :3].T + TURN[:3, 3]
+        if name == "tangents":
+            expected[chosen] = expected[chosen] @ TURN[:3, :3].T
         assert (rows(after, name) == expected).all(), name
 
 
@@ -227,6 +230,7 @@ def test_copies_take_the_lowest_free_slots_and_what_does_not_fit_is_counted(xyz,
         row = {name: rows(mem, name)[slot] for name in ELEMENT_FIELDS}
         for name in ("xyz", "origin"):
             row[name] = TURN[:3, :3] @ row[name] + TURN[:3, 3]
+        row["tangents"] = row["tangents"] @ TURN[:3, :3].T
         new.append(row)
     fields, count, dropped = inserted(mem, new)
     after, report = edit.duplicate(mem, regions.Box(LOW, HIGH), TURN)
@@ -249,6 +253,7 @@ def test_merged_memories_have_the_elements_of_both(xyz, others, holes):
         row = {name: rows(other, name)[slot] for name in ELEMENT_FIELDS}
         for name in ("xyz", "origin"):
             row[name] = TURN[:3, :3] @ row[name] + TURN[:3, 3]
+        row["tangents"] = row["tangents"] @ TURN[:3, :3].T
         row |= {"frame": row["frame"] + 9, "time": row["time"] + 2}
         if tuple(np.floor(row["xyz"] / voxel)) in cells:
             known += 1

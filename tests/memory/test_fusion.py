@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import surface
 from mirage_jax import memory, parallel
 from mirage_jax.evaluation import efficiency
 from mirage_jax.geometry import Camera
@@ -77,6 +78,10 @@ def frame_by_hand(mem, number, tokens, depth, origin, static, confidence, o):
     scale = scale_by_hand(cell_of, z_of, {c: depth[c] for c in kept}, o.align)
     point = {c: lifted(c, depth[c] * scale, origin) for c in kept}
     size = {c: FLOAT(depth[c] * scale / FOCAL) for c in kept}
+    kept_depth = np.zeros(H * W, FLOAT)
+    kept_depth[kept] = depth[kept] * scale
+    lens = (FOCAL, FOCAL, W / 2, H / 2)
+    tangents = surface.tangents(kept_depth.reshape(H, W), lens).reshape(H * W, 2, 3)
 
     mismatch = {}
     for slot, c in cell_of.items():
@@ -130,6 +135,7 @@ def frame_by_hand(mem, number, tokens, depth, origin, static, confidence, o):
         row = {
             "xyz": point[c], "tokens": tokens[c], "valid": True, "confidence": confidence[c],
             "frame": number, "time": number, "origin": origin, "size": size[c], "missed": 0,
+            "tangents": tangents[c],
         }  # fmt: skip
         for name, value in (row | history).items():
             mem[name][slot] = value

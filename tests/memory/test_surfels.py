@@ -78,6 +78,39 @@ def test_a_wall_seen_from_half_the_distance_is_twice_as_large():
             np.testing.assert_allclose(found[y, x], expected, atol=1e-4)
 
 
+def test_a_slanted_wall_is_foreshortened_as_it_is_from_another_pose():
+    """A smooth pattern on a plane against what surfels show of it, which is several times as far
+    off where they are not turned. Their pictures are fine, so that their borders do not matter."""
+    normal, distance, fine = np.array([0.6, 0.0, 0.8]), 1.5, 4
+
+    def pattern(camera, fine=1):
+        y, x = (np.mgrid[: SIZE[0] * fine, : SIZE[1] * fine] + 0.5) / fine
+        rays = np.stack([(x - 12) / FOCAL, (y - 8) / FOCAL, np.ones_like(x)], -1)
+        place = camera.cam2world[0, :3, 3]
+        depth = (distance - normal @ place) / (rays @ normal)
+        at = place + depth[..., None] * rays
+        return np.sin(at[..., :1]) + np.cos(at[..., 1:2]), depth
+
+    picture, _ = pattern(camera_at((0, 0, 0)), fine)
+    side = BLOCK * fine
+    pictures = picture.reshape(GRID[0], side, GRID[1], side, 1).swapaxes(1, 2)
+    centres = 1 / np.mean(1 / pattern(camera_at((0, 0, 0)))[1].reshape(4, 4, 6, 4), axis=(1, 3))
+    bank = written(np.zeros((*SIZE, 1), np.float32), np.float32(centres))
+    there = camera_at((0.5, -0.3, 0.6))
+    source = memory.read(bank, there, GRID).source
+
+    def error(bank):
+        flat = pictures.reshape(24, side, side, 1).astype(np.float32)
+        flat = np.pad(flat, ((0, bank.capacity - 24), *[(0, 0)] * 3))
+        found, depth = surfels.render(bank, flat, there, source)
+        shown = np.repeat(np.repeat(depth[0] > 0, 2, axis=0), 2, axis=1)
+        assert shown.mean() > 0.6
+        return np.sqrt(np.mean((np.asarray(found[0]) - pattern(there)[0])[shown] ** 2))
+
+    upright = error(bank.replace(tangents=jnp.zeros_like(bank.tangents)))
+    assert error(bank) < 0.01 and upright > 3 * error(bank)
+
+
 def test_what_is_in_front_hides_what_is_behind_and_moves_further():
     far, near = noise(0), noise(1)
     bank = written(far, 4.0)
@@ -87,7 +120,7 @@ def test_what_is_in_front_hides_what_is_behind_and_moves_further():
     found, depth = drawn(bank, camera_at((0, 0, 0), (4 * 2.0 / FOCAL, 0, 0)))
     expected = far.copy()
     expected[:, 8:16] = near[:, 8:16]
-    # Surfels overlap by a quarter of their width: what is in front covers a pixel or two more.
+    # Surfels overlap: what is in front may cover a pixel or two more.
     for columns in (slice(0, 6), slice(8, 16), slice(18, 24)):
         np.testing.assert_allclose(found[0][:, columns], expected[:, columns], atol=1e-4)
     # Four pixels to the left in front, two behind.
@@ -98,39 +131,63 @@ def test_what_is_in_front_hides_what_is_behind_and_moves_further():
 
 def by_definition(bank, pictures, camera, source):
     """`surfels.render`, pixel by pixel, for blocks of four pixels in parts of two."""
-    xyz, size = np.float64(bank.xyz), np.float64(bank.size)
+    xyz, size, tangents = (np.float64(x) for x in (bank.xyz, bank.size, bank.tangents))
     found = np.zeros((len(source), *SIZE, pictures.shape[-1]))
     depth = np.zeros((len(source), 8, 12))
+
+    def seen(pose, slot):
+        """Centre, widths of the picture per pixel, and depth per width, of an element."""
+        turn = pose[:3, :3].T
+
+        def pixel(point):
+            x, y, z = turn @ (point - pose[:3, 3])
+            return np.array([FOCAL * x / z + INTRINSICS[2], FOCAL * y / z + INTRINSICS[3]]), z
+
+        centre, z = pixel(xyz[slot])
+        if not tangents[slot].any():
+            return (
+                centre,
+                z,
+                np.eye(2) / (size[slot] * FOCAL / z if size[slot] > 0 else BLOCK),
+                [0, 0],
+            )
+        step = 1e-6
+        ways = [(pixel(xyz[slot] + step * t)[0] - centre) / step for t in tangents[slot]]
+        jacobian = np.stack(ways, axis=1)
+        if abs(np.linalg.det(jacobian)) < surfels.LEAST_AREA:
+            return None
+        return centre, z, np.linalg.inv(jacobian), [(turn @ t)[2] for t in tangents[slot]]
+
     for view, row, column in np.ndindex(len(source), *SIZE):
         pose = np.float64(camera.cam2world[view])
-        part = row // 2 * 2 + 1, column // 2 * 2 + 1  # its centre
+        part = column // 2 * 2 + 1, row // 2 * 2 + 1  # its centre
         block, covering = (row // BLOCK, column // BLOCK), {}
         for i in range(block[0] - 1, block[0] + 2):
             for j in range(block[1] - 1, block[1] + 2):
                 inside = 0 <= i < GRID[0] and 0 <= j < GRID[1]
                 slot = int(source[view, i, j]) if inside else -1
-                if slot < 0:
+                element = seen(pose, slot) if slot >= 0 else None
+                if element is None:
                     continue
-                x, y, z = pose[:3, :3].T @ (xyz[slot] - pose[:3, 3])
-                u, v = FOCAL * x / z + INTRINSICS[2], FOCAL * y / z + INTRINSICS[3]
-                width = size[slot] * FOCAL / z if size[slot] > 0 else BLOCK
-                off = max(abs(part[0] - v), abs(part[1] - u)) / width
-                if off <= surfels.COVERED:
-                    covering[slot] = (off, z, u, v, width)
+                centre, z, widths, slope = element
+                place = widths @ (part - centre)
+                there = z + place @ slope
+                if np.abs(place).max() <= surfels.COVERED and there > 1e-3:
+                    covering[slot] = (np.abs(place).max(), there, centre, widths)
         if not covering:
             continue
-        front = min(z for _, z, *_ in covering.values())
+        front = min(there for _, there, *_ in covering.values())
         slot = min(
             (s for s, c in covering.items() if c[1] <= front * (1 + surfels.SAME_SURFACE)),
             key=lambda s: covering[s][0],
         )
-        _, z, u, v, width = covering[slot]
-        at = (np.array([row + 0.5 - v, column + 0.5 - u]) / width + 0.5) * SIDE - 0.5
-        y, x = np.clip(at, 0, SIDE - 1)
+        _, there, centre, widths = covering[slot]
+        at = (widths @ (np.array([column + 0.5, row + 0.5]) - centre) + 0.5) * SIDE - 0.5
+        x, y = np.clip(at, 0, SIDE - 1)
         for i, j in np.ndindex(SIDE, SIDE):
             weight = max(1 - abs(y - i), 0) * max(1 - abs(x - j), 0)
             found[view, row, column] += weight * pictures[slot, i, j]
-        depth[view, row // 2, column // 2] = z
+        depth[view, row // 2, column // 2] = there
     return found, depth
 
 
@@ -139,9 +196,11 @@ def test_every_pixel_is_what_the_definition_says():
     bank = memory.create(48, 1)
     place = np.stack([rng.uniform(-2, 2, 48), rng.uniform(-1.5, 1.5, 48), rng.uniform(1, 4, 48)], 1)
     span = rng.uniform(0.1, 0.9, 48) * (rng.random(48) < 0.8)
+    turned = rng.uniform(-0.7, 0.7, (48, 2, 3)) * (rng.random((48, 1, 1)) < 0.7)
     bank = bank.replace(
         xyz=jnp.asarray(place, jnp.float32),
         size=jnp.asarray(span, jnp.float32),
+        tangents=jnp.asarray(turned, jnp.float32),
         valid=jnp.arange(48) < count,
     )
     pictures = rng.normal(size=(48, SIDE, SIDE, 2)).astype(np.float32)

@@ -41,7 +41,11 @@ def assert_same_bits(a, b):
 @pytest.mark.devices(8)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_and_read_is_the_same_and_stays_in_parts(kind):
-    """Two writes that begin and end within parts; the second does not fit and drops some."""
+    """Two writes that begin and end within parts; the second does not fit and drops some.
+
+    What surfels draw is sums of products, which the compiler rounds as it fuses them: theirs is the
+    same to rounding, while the memory, and which element each cell shows, are so in every bit.
+    """
     conditioner, rng, encoder = KINDS[kind], np.random.default_rng(0), tiny_world.encoder()
 
     def frames(count):
@@ -56,16 +60,21 @@ def test_what_is_written_and_read_is_the_same_and_stays_in_parts(kind):
     def run(first, second, views):
         bank, _ = conditioner.write(conditioner.create(SLOTS), first)
         bank, report = conditioner.write(bank, second)
-        return bank, report, conditioner.read(bank, views, encoder=encoder)
+        shown = memory.read(bank, views, (8, 12))
+        return (bank, report, shown), conditioner.read(bank, views, encoder=encoder)
 
     arguments = first, second, camera(CHUNK)
     alone = jax.jit(run)(*arguments)
-    assert int(alone[1].dropped) > 0 and np.asarray(alone[2]).any()
+    assert int(alone[0][1].dropped) > 0 and np.asarray(alone[1]).any()
     with jax.set_mesh(mesh()):
         program = jax.jit(run).lower(*arguments).compile()
         together = jax.jit(run)(*arguments)
-    assert_same_bits(alone, together)
-    assert together[0].tokens.sharding.shard_shape((SLOTS, CHANNELS)) == (SLOTS // 4, CHANNELS)
+    assert_same_bits(alone[0], together[0])
+    if kind == "surfels":
+        np.testing.assert_allclose(alone[1], together[1], atol=1e-5)
+    else:
+        assert_same_bits(alone[1], together[1])
+    assert together[0][0].tokens.sharding.shard_shape((SLOTS, CHANNELS)) == (SLOTS // 4, CHANNELS)
     text = program.as_text()
     assert "all-gather" not in text and f"f32[{SLOTS},{CHANNELS}]" not in text
 

@@ -9,6 +9,7 @@ from helpers import tiny_world
 from helpers.tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE, STRIDE
 from mirage_jax import trajectories
 from mirage_jax.geometry import Camera
+from mirage_jax.memory import holes
 from mirage_jax.world.conditioners import Frames, Surfels
 from mirage_jax.world.latent_encoder import LatentEncoder
 
@@ -60,10 +61,17 @@ def test_patches_are_coded_by_the_linear_path_and_its_statistics():
     np.testing.assert_allclose(ENCODER.encode_patches(video)[0, 1, 1, 2], expected, atol=1e-4)
 
 
-def test_where_nothing_is_stored_all_is_zero():
+def test_where_nothing_is_stored_what_is_around_goes_on_and_is_said_to_be_unknown():
+    """Of an empty picture all is zero."""
     bank, _, view = wall(known=False)
     found = np.asarray(read(bank, view))
-    assert not found[:, :, 0].any() and found[:, :, 2].all()
+    assert not found[:, :, 0, CHANNELS:].any() and found[:, :, 2, CHANNELS:].all()
+    video, depth = SURFELS.draw(bank, view, ENCODER)
+    known = np.repeat(np.repeat(depth > 0, STRIDE // 4, 1), STRIDE // 4, 2)
+    filled = holes.fill(video, known.astype(np.float32))
+    expected = ENCODER.encode_patches(filled[None])[0]
+    np.testing.assert_allclose(found[..., :CHANNELS], expected, atol=1e-5)
+    assert np.abs(filled[:, :, :STRIDE]).min() > 0
     away = trajectories.make("pan_right", 2, angle=180)[-1:]
     assert not np.any(read(bank, camera(np.tile(away, (CHUNK, 1, 1)))))
 

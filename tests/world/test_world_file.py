@@ -276,7 +276,7 @@ def test_the_layout_is_what_the_format_says(whole):
     required = {name for name, part in header["parts"].items() if part["required"]}
     assert required == {"origin", "rollout", "static", "context_frames"}
     assert {n: p["version"] for n, p in header["parts"].items()} == {
-        name: 2 if name == "static" else 1 for name in header["parts"]
+        name: 3 if name == "static" else 1 for name in header["parts"]
     }
     assert header["parts"]["branches"]["entries"] == [
         {"name": "at the door", "frame": 2, "parent": None, "created_from": "a mark",
@@ -323,10 +323,10 @@ def test_the_example_on_the_page_runs(saved, tmp_path, monkeypatch):
 def assert_lacked_fields_are_blank(names, tensors):
     """Elements of a memory that lacked the fields are of unknown size and were seen once."""
     for prefix in {f"{name.rpartition('static/')[0]}static/" for name in names}:
-        fields = ("size", "seen", "missed", "pinned", "evicted")
+        fields = ("size", "tangents", "seen", "missed", "pinned", "evicted")
         assert {name for name in names if name.startswith(prefix)} == {prefix + f for f in fields}
         np.testing.assert_array_equal(tensors[f"{prefix}seen"], tensors[f"{prefix}valid"])
-        for field in ("size", "missed", "pinned", "evicted"):
+        for field in ("size", "tangents", "missed", "pinned", "evicted"):
             assert not tensors[prefix + field].any(), field
 
 
@@ -384,15 +384,37 @@ def test_the_format_is_what_it_was(tmp_path):
     found, header = taken_apart(tmp_path / "again.world")
     assert_same_bits({name: found[name] for name in expected}, expected)
     assert_lacked_fields_are_blank(found.keys() - expected.keys(), found)
-    before["parts"]["static"]["version"] = 2
+    before["parts"]["static"]["version"] = 3
     for now in (header, before):
         del now["checksums"]
     assert {**header, "writer": ""} == {**before, "writer": ""}
 
 
-def test_a_memory_of_version_2_lacks_nothing(whole, tmp_path):
+def test_a_memory_of_version_2_lacks_tangents_alone(whole, tmp_path):
     tensors, header = taken_apart(whole)
-    for name in ("static/size", "static/evicted", "branches/other way/static/pinned"):
+    header["parts"]["static"]["version"] = 2
+    older = {n: leaf for n, leaf in tensors.items() if not n.endswith("/tangents")}
+    file = read_world_file(put_together(tmp_path / "older.world", older, header))
+    write_world_file(tmp_path / "again.world", file)
+    found, again = taken_apart(tmp_path / "again.world")
+    assert again["parts"]["static"]["version"] == 3
+    assert_same_bits({name: found[name] for name in older}, older)
+    for name in found.keys() - older.keys():
+        assert name.endswith("static/tangents") and not found[name].any()
+    for name in ("static/size", "branches/other way/static/pinned"):
+        rest = {n: leaf for n, leaf in older.items() if n != name}
+        with pytest.raises(ValueError, match=f"tensor '{name}': found none"):
+            read_world_file(put_together(tmp_path / "lacking.world", rest, header))
+
+
+def test_a_memory_of_version_3_lacks_nothing(whole, tmp_path):
+    tensors, header = taken_apart(whole)
+    for name in (
+        "static/size",
+        "static/tangents",
+        "static/evicted",
+        "branches/other way/static/pinned",
+    ):
         rest = {n: leaf for n, leaf in tensors.items() if n != name}
         with pytest.raises(ValueError, match=f"tensor '{name}': found none"):
             read_world_file(put_together(tmp_path / "lacking.world", rest, header))
@@ -447,8 +469,8 @@ def test_newer_parts_are_passed_on_or_refused_as_they_ask(whole, tmp_path):
         with pytest.raises(ValueError, match=rf"newer\.world: part {name}: .*version {version}.*"
                            rf"expected {newest}.*upgrade mirage_jax"):  # fmt: skip
             read_world_file(with_part(name, version, True))
-    with pytest.raises(ValueError, match=r"part static: .*version 3, which is required"):
-        read_world_file(with_part("static", 3, False))
+    with pytest.raises(ValueError, match=r"part static: .*version 4, which is required"):
+        read_world_file(with_part("static", 4, False))
 
 
 def test_bodies_are_read_with_their_entities_or_not_at_all(tmp_path):

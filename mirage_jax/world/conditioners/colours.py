@@ -46,11 +46,11 @@ class Rgb(Conditioner):
             raise ValueError("pictures: found none, expected those of the frames that are written")
         size = frames.pictures.shape[1:3]
         colours = jnp.round((frames.pictures + 1.0) * 127.5).astype(jnp.uint8)
-        static = None if frames.static is None else _to_pixels(frames.static, size)
+        static = None if frames.static is None else to_pixels(frames.static, size)
         return rgb_cloud.write(
             bank,
             colours,
-            _to_pixels(frames.depth, size),
+            to_pixels(frames.depth, size),
             frames.camera,
             static=static,
             times=frames.times,
@@ -91,7 +91,7 @@ def cell_shares(
     return rearrange(frames_per_latent(shares), "l r h w -> l h w r", r=TEMPORAL_STRIDE)
 
 
-def _to_pixels(values: Any, size: tuple[int, int]) -> Any:
+def to_pixels(values: Any, size: tuple[int, int]) -> Any:
     """Values of cells, repeated for each of their pixels."""
     for axis, pixels in ((1, size[0]), (2, size[1])):
         values = jnp.repeat(values, pixels // values.shape[axis], axis=axis)

@@ -10,10 +10,10 @@ from jaxtyping import Array, Float
 from mirage_jax import memory
 from mirage_jax.chunks import TEMPORAL_STRIDE, frames_per_latent
 from mirage_jax.geometry import Camera
-from mirage_jax.memory import surfels
+from mirage_jax.memory import holes, surfels
 from mirage_jax.world.conditioners.base import View
 from mirage_jax.world.conditioners.bodies import BodyReader
-from mirage_jax.world.conditioners.colours import cell_shares
+from mirage_jax.world.conditioners.colours import cell_shares, to_pixels
 from mirage_jax.world.latent_encoder import LatentEncoder
 
 
@@ -24,12 +24,13 @@ class Surfels(BodyReader):
     A token that is read on a grid is up to half a cell beside where its element projects, as large
     as it was seen, and the denoiser would have to move and scale it. The linear path of the
     autoencoder (`nn.vae_linear_path`) decodes a token by one matrix product, and encodes a patch by
-    another; between the two `memory.surfels` moves and scales, for every frame of the chunk. What
-    is read is thus an estimate of the very latent that is to be generated, linear in the tokens.
+    another; between the two `memory.surfels` moves, scales and turns, for every frame of the chunk.
+    Holes are filled from around them (`memory.holes`). What is read is thus an estimate of the very
+    latent that is to be generated, linear in the tokens.
 
-    The latent, zero where nothing is stored; then, for all four frames that it covers, the share of
-    the cell in which something is, and the mean of inverse depth there times that share. With
-    `movers`, behind all these, what bodies show.
+    The latent, zero where nothing is stored in the whole picture; then, for all four frames that it
+    covers, the share of the cell in which something is, and the mean of inverse depth there times
+    that share. With `movers`, behind all these, what bodies show.
     """
 
     kind = "surfels"
@@ -44,11 +45,12 @@ class Surfels(BodyReader):
 
     def read_view(self, bank: memory.LatentMemory, view: View) -> Float[Array, "latents h w r"]:
         video, depth, nearest = self._drawn(bank, view.camera, view.encoder)
-        grid = self.grid(view.camera.size)
-        shares = cell_shares((depth > 0).astype(jnp.float32), grid)
-        inverse = jnp.where(depth > 0, 1.0 / jnp.maximum(depth, 0.1), 0.0)
-        latents = self._encoder(view.encoder).encode_patches(video[None])[0]
-        known = jnp.max(shares, axis=-1, keepdims=True) > 0
+        grid, drawn = self.grid(view.camera.size), depth > 0
+        shares = cell_shares(drawn.astype(jnp.float32), grid)
+        inverse = jnp.where(drawn, 1.0 / jnp.maximum(depth, 0.1), 0.0)
+        filled = holes.fill(video, to_pixels(drawn, view.camera.size).astype(jnp.float32))
+        latents = self._encoder(view.encoder).encode_patches(filled[None])[0]
+        known = jnp.max(shares, axis=(-3, -2, -1), keepdims=True) > 0
         fields = [jnp.where(known, latents, 0.0), shares, cell_shares(inverse, grid)]
         if self.movers:
             static_depth = frames_per_latent(nearest, self.reads)
