@@ -39,14 +39,14 @@ class _Seen(NamedTuple):
       u, v: column and row of its centre, pixels.
       width: of its picture, which is square, pixels.
       z: depth, metres.
-      slot: of the memory.
+      picture: number of its picture, -1 for none.
     """
 
     u: Any
     v: Any
     width: Any
     z: Any
-    slot: Any
+    picture: Any
 
 
 _NONE = _Seen(-math.inf, -math.inf, 1.0, math.inf, -1)
@@ -54,7 +54,7 @@ _NONE = _Seen(-math.inf, -math.inf, 1.0, math.inf, -1)
 
 def render(
     mem: LatentMemory,
-    pictures: Float[Array | np.ndarray, "n s s k"],
+    pictures: Float[Array | np.ndarray, "*n s s k"],
     camera: geometry.Camera,
     source: Int[Array | np.ndarray, "v bh bw"],
     *,
@@ -67,7 +67,9 @@ def render(
 
     Args:
       mem: the memory; elements of unknown `size` are taken to be a block wide where they are seen.
-      pictures: of every slot, as wide as the cell that it was written from.
+      pictures: as wide as the cell that an element was written from; of every slot, [n, s, s, k],
+        or of the element in front in every block, [v, bh, bw, s, s, k], which is less where the
+        memory has more slots than the views have blocks.
       camera: of the views, one leading dimension.
       source: slot of the element that is in front in each block of pixels, -1 for none: the
         `source` of `memory.read`. Height and width of the view are multiples of the grid's.
@@ -85,7 +87,12 @@ def render(
     if camera.size[0] % parts[0] or camera.size[1] % parts[1]:
         raise ValueError(f"source: found {parts} parts, expected divisors of {camera.size} pixels")
     pixels = (camera.size[0] // parts[0], camera.size[1] // parts[1])
-    seen = _seen(mem, camera, jnp.asarray(source))
+    pictures, source = jnp.asarray(pictures), jnp.asarray(source)
+    number = source
+    if pictures.ndim > 4:
+        number = jnp.where(source >= 0, jnp.arange(source.size).reshape(source.shape), -1)
+        pictures = pictures.reshape(-1, *pictures.shape[-3:])
+    seen = _seen(mem, camera, source, number)
     # Every part of a block has the candidates of its block: [v, bh, split, bw, split].
     y, x = (
         ((jnp.arange(count, dtype=jnp.float32) + 0.5) * side).reshape(shape)
@@ -115,12 +122,18 @@ def render(
         least = jnp.where(nearer, distance, least)
         chosen = jax.tree.map(functools.partial(jnp.where, nearer), found, chosen)
     chosen = jax.tree.map(lambda field: field.reshape(views, *parts), chosen)
-    depth = jnp.where(chosen.slot >= 0, chosen.z, 0.0)
-    return _sampled(jnp.asarray(pictures), chosen, camera.size, pixels), depth
+    depth = jnp.where(chosen.picture >= 0, chosen.z, 0.0)
+    return _sampled(pictures, chosen, camera.size, pixels), depth
 
 
-def _seen(mem: LatentMemory, camera: geometry.Camera, source: Int[Array, "v bh bw"]) -> _Seen:
-    """Where the element in each block lies in the view; `_NONE` where there is none."""
+def _seen(
+    mem: LatentMemory,
+    camera: geometry.Camera,
+    source: Int[Array, "v bh bw"],
+    number: Int[Array, "v bh bw"],
+) -> _Seen:
+    """Where the element in each block lies in the view, and the number of its picture; `_NONE`
+    where there is none."""
     slot = jnp.maximum(source, 0)
     uv, z = geometry.project(mem.xyz[slot], camera)
     known = (source >= 0) & (z > NEAR)
@@ -130,7 +143,7 @@ def _seen(mem: LatentMemory, camera: geometry.Camera, source: Int[Array, "v bh b
     width = mem.size[slot] * focal / jnp.where(known, z, 1.0)
     block = math.sqrt(math.prod(camera.size) / math.prod(source.shape[1:]))
     width = jnp.where(width > 0, jnp.maximum(width, NEAR), block)
-    fields = _Seen(uv[..., 0], uv[..., 1], width, z, source)
+    fields = _Seen(uv[..., 0], uv[..., 1], width, z, number)
     found: Any = jax.tree.map(functools.partial(jnp.where, known), fields, _NONE)
     return found
 
@@ -162,15 +175,15 @@ def _sampled(
     y, x = (jnp.arange(length, dtype=jnp.float32) + 0.5 for length in size)
     row, below = place(chosen.v, y[None, :, None])
     column, right = place(chosen.u, x[None, None])
-    slot = per_pixel(chosen.slot)
+    number = per_pixel(chosen.picture)
     flat = pictures.reshape(-1, pictures.shape[-1])
-    first = (jnp.maximum(slot, 0) * side + row) * side + column
+    first = (jnp.maximum(number, 0) * side + row) * side + column
 
     def between(at: Array) -> Array:
         return (1.0 - right) * flat[at] + right * flat[at + 1]
 
     found = (1.0 - below) * between(first) + below * between(first + side)
-    return jnp.where((slot >= 0)[..., None], found, 0.0)
+    return jnp.where((number >= 0)[..., None], found, 0.0)
 
 
 def _shifted(blocks: Array, outside: float | int, by: tuple[int, int]) -> Array:

@@ -39,9 +39,12 @@ def assert_same_bits(a, b):
 
 
 @pytest.mark.devices(8)
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_written_and_read_is_the_same_and_stays_in_parts(kind):
-    """Two writes that begin and end within parts; the second does not fit and drops some."""
+@pytest.mark.parametrize(("kind", "read"), [*((kind, CHUNK) for kind in KINDS), ("surfels", 1)])
+def test_what_is_written_and_read_is_the_same_and_stays_in_parts(kind, read):
+    """Two writes that begin and end within parts; the second does not fit and drops some.
+
+    What surfels decode follows the slots or, of a single frame, the blocks in view.
+    """
     conditioner, rng, encoder = KINDS[kind], np.random.default_rng(0), tiny_world.encoder()
 
     def frames(count):
@@ -58,7 +61,7 @@ def test_what_is_written_and_read_is_the_same_and_stays_in_parts(kind):
         bank, report = conditioner.write(bank, second)
         return bank, report, conditioner.read(bank, views, encoder=encoder)
 
-    arguments = first, second, camera(CHUNK)
+    arguments = first, second, camera(read)
     alone = jax.jit(run)(*arguments)
     assert int(alone[1].dropped) > 0 and np.asarray(alone[2]).any()
     with jax.set_mesh(mesh()):
