@@ -7,6 +7,10 @@ Every control that needs no training is always run. The comparison models (train
 memory, and with an RGB point cloud for memory) are scored where `make compare` has trained them;
 otherwise the report says that they are missing.
 
+    mirage evaluate --weights_of=demo
+
+scores the weights that ship, or others, on the clips of the work directory;
+
     mirage evaluate --protocol=revisit --source=captures
 
 scores real captures that come back instead (footage of any layout of docs/data.md, read as
@@ -45,9 +49,9 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from mirage_jax.cli.helpers import (
-    build,
     common,
     config_check,
+    decoder_flag,
     depth_network,
     head_scores,
     held_out_clips,
@@ -57,7 +61,7 @@ from mirage_jax.cli.helpers import (
     timing,
 )
 from mirage_jax.cli.helpers.flag_types import Integer, PathName, PathNames
-from mirage_jax.cli.helpers.sheets import SHEET, write_sheet
+from mirage_jax.cli.helpers.sheets import SHEET, sheets_of_returns
 from mirage_jax.cli.helpers.stored_fields import check_overrides
 from mirage_jax.io import outputs
 from mirage_jax.io.strict_json import read_object
@@ -76,6 +80,14 @@ _SOURCE = flags.DEFINE(
     [],
     "Footage that comes back, in place of the held-out worlds; several are scored one by one.",
     allow_override=True,  # `mirage convert` has one too, for programs that import both
+)
+_WEIGHTS = flags.DEFINE(
+    PathName(),
+    "weights_of",
+    "",
+    "Work directory whose trained parts are scored on the clips of --workdir, in place of its own; "
+    "demo: the weights that ship. Clips are encoded anew and results written in "
+    "<workdir>/weights/NAME.",
 )
 _RETURNS = flags.DEFINE(Integer(least=1), "returns", 16, "Returns of --source, at most.")
 _VIDEOS = flags.DEFINE_list(
@@ -101,8 +113,10 @@ _PAIRS = flags.DEFINE_bool(
     "Judge pairs of clips, too, in which a body came to its last sight from elsewhere, for "
     "--protocol=permanence.",
 )
+FLAG_MODULES = (decoder_flag.__name__,)
+
 _GOES_WITH = {
-    **dict.fromkeys(("source", "returns"), ("revisit",)),
+    **dict.fromkeys(("source", "returns", "weights_of"), ("revisit",)),
     **dict.fromkeys(("videos", "cases", "pairs"), ("permanence",)),
     "least_pixels": ("permanence", "interventions"),
 }
@@ -196,7 +210,7 @@ def _measure(config: ConfigDict, workdir: Workdir, console: Console) -> _Found:
         shown = config.evaluation.videos
         returns = _returns(held_out, generated, name, shown, config.evaluation.fps)
         videos += returns
-        pictures |= _sheets(returns, workdir, name)
+        pictures |= sheets_of_returns(returns, workdir, name)
         rolled, above = _rollouts(sized["latent"], held_out, name, shown, config)
         videos += rolled
         pictures |= above
@@ -219,7 +233,7 @@ def _models(
     Raises:
       ValueError: if the held-out clips of these worlds are not cached as the encoder sees them.
     """
-    models = {"latent": build.world_model(workdir, "latent", config)}
+    models = {"latent": decoder_flag.world_model(workdir, "latent", config)}
     missing = []
     for kind, control in (("none", "no_memory"), ("rgb", "rgb_memory")):
         if not workdir.model(f"denoiser_{kind}").exists():
@@ -229,7 +243,7 @@ def _models(
         ):
             reason = f"{outdated}: run `make compare`"
         else:
-            models[kind] = build.world_model(workdir, kind, config)
+            models[kind] = decoder_flag.world_model(workdir, kind, config)
             continue
         missing.append({"control": control, "world": "all", "reason": reason})
     rgb = "rgb" in models
@@ -289,21 +303,6 @@ def _returns(
             }
         )
     return videos
-
-
-def _sheets(
-    returns: list[dict[str, Any]], workdir: Workdir, name: str
-) -> dict[str, tuple[np.ndarray, str]]:
-    """Contact sheets of the returns, for the report and as <workdir>/returns_<world>_<n>.png."""
-    from mirage_jax.io.pictures import contact_sheet
-
-    sheets = {}
-    for number, video in enumerate(returns, 1):
-        sheet = contact_sheet(video["panels"])
-        write_sheet(workdir.root / f"returns_{name}_{number}.png", sheet)
-        caption = f"{video['title']}; frames up to {video['history'] - 1} are given."
-        sheets[f"{name}: return {number}"] = (sheet, caption)
-    return sheets
 
 
 def _rollouts(
@@ -376,11 +375,19 @@ def main() -> None:
         config_check.check(config)
         held_out_protocols.run(_PROTOCOL.value, config, workdir, Console())
     elif _SOURCE.value:
+        if _WEIGHTS.value:
+            raise common.UserError("--weights_of: found --source beside it, expected one of them")
         from mirage_jax.cli.helpers import real_returns
 
         config_check.check(config)
         for source in _SOURCE.value:
             real_returns.run(config, workdir, source, _RETURNS.value, Console())
+    elif _WEIGHTS.value:
+        from mirage_jax.cli.helpers import other_weights
+
+        config_check.check(config)
+        scored = other_weights.prepare(workdir, _WEIGHTS.value, config, Console())
+        run(config, scored, Console())
     else:
         run(config, workdir, Console())
 

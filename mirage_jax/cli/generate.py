@@ -36,6 +36,7 @@ from mirage_jax.cli.helpers import (
     capture_start,
     common,
     config_check,
+    decoder_flag,
     entry_flags,
     flag_values,
     generated_shape,
@@ -56,6 +57,8 @@ from mirage_jax.world import WorldModel, depth_estimators, loading, walk
 from mirage_jax.world.loading import RELEASED_CHUNK_FRAMES
 from mirage_jax.world.presets import PRESETS, with_fields
 from mirage_jax.world.world_file import read_world_file
+
+FLAG_MODULES = (decoder_flag.__name__, mesh_flag.__name__, prompts.__name__)
 
 _IMAGE = flags.DEFINE(
     PathName(), "image", "", "Picture to start from; white shows through transparent pixels."
@@ -111,12 +114,6 @@ _DENOISER = flags.DEFINE_enum(
     "latent",
     (*build.MEMORIES, build.STUDENT),
     "Which of the work directory, by its memory; student: the distilled one, of few steps.",
-)
-_DECODER = flags.DEFINE_enum(
-    "decoder",
-    "vae",
-    ("vae", "tiny"),
-    "Of the pictures; tiny: model/tiny_decoder of the work directory, a smaller network.",
 )
 _PRESET = flags.DEFINE_enum(
     "preset", None, [*PRESETS], "How the weights are run; by default as they were trained."
@@ -255,10 +252,10 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         model,
         workdir,
         denoiser=_DENOISER.value,
-        tiny_decoder=_DECODER.value == "tiny",
         size=size,
         chunk_frames=_CHUNK_FRAMES.value if flags.FLAGS["chunk_frames"].present else None,
     )
+    model = decoder_flag.decoding(model, workdir)
     model = flag_values.with_memory_scale(model, _MEMORY_SCALE.value)
     model = prompts.with_prompt(
         model,

@@ -263,6 +263,7 @@ def _distill(config: ConfigDict, workdir: Workdir, console: Console, memory: str
 def _tiny_decoder(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> None:
     from mirage_jax.training.encoder_training import train_tiny_decoder
     from mirage_jax.weights import export, module_fields
+    from mirage_jax.world import decoders
     from mirage_jax.world.latent_encoder import LatentEncoder
 
     section = training_sections.tiny_decoder(config)
@@ -277,6 +278,7 @@ def _tiny_decoder(config: ConfigDict, workdir: Workdir, console: Console, _: str
         pixels=section.pixels,
     )
     made = {"kind": "tiny_decoder", "tiny_decoder": module_fields(decoder)}
+    made |= decoders.trained_for(workdir.model("encoder"))
     first_alone("tiny_decoder", lambda: export(workdir.model("tiny_decoder"), params, made))
 
 

@@ -63,7 +63,15 @@ def taehv_fields(tensors: Tensors) -> dict[str, Any]:
 
 
 def taehv_plan(fields: dict[str, Any]) -> list[Placement]:
-    """Where the parameters of a `TinyDecoder` of these fields lie in a TAEHV file."""
+    """Where the parameters of a `TinyDecoder` of these fields lie in a TAEHV file.
+
+    Raises:
+      ValueError: if it is another network than TAEHV's.
+    """
+    expected = TinyDecoder.space_upscale  # which tensors do not tell
+    found = tuple(fields.get("space_upscale", expected))
+    if found != expected:
+        raise ValueError(f"space_upscale: found {found}, expected {expected} as TAEHV has it")
     widths, patch = fields["widths"], fields["patch"]
     plan = _conv("conv_in", "1", fields["latent_channels"], widths[0])
     for stage in range(_STAGES):

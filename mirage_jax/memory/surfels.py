@@ -45,7 +45,7 @@ class _Seen(NamedTuple):
         right and down, in widths of the picture, along the view's columns and rows.
       z: depth of the centre, metres.
       z_right, z_down: what a width of its picture to the right and down adds to it.
-      slot: of the memory.
+      picture: number of its picture, -1 for none.
     """
 
     u: Any
@@ -57,7 +57,7 @@ class _Seen(NamedTuple):
     z: Any
     z_right: Any
     z_down: Any
-    slot: Any
+    picture: Any
 
     def place(self, column: Any, row: Any) -> tuple[Any, Any]:
         """Where a place of the view lies in the picture: widths right of and below its centre."""
@@ -68,12 +68,12 @@ class _Seen(NamedTuple):
         )
 
 
-_NONE = _Seen(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, z=math.inf, z_right=0.0, z_down=0.0, slot=-1)
+_NONE = _Seen(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, z=math.inf, z_right=0.0, z_down=0.0, picture=-1)
 
 
 def render(
     mem: LatentMemory,
-    pictures: Float[Array | np.ndarray, "n s s k"],
+    pictures: Float[Array | np.ndarray, "*n s s k"],
     camera: geometry.Camera,
     source: Int[Array | np.ndarray, "v bh bw"],
     *,
@@ -86,7 +86,9 @@ def render(
 
     Args:
       mem: the memory; elements of unknown `size` are taken to be a block wide where they are seen.
-      pictures: of every slot, as wide as the cell that it was written from.
+      pictures: as wide as the cell that an element was written from; of every slot, [n, s, s, k],
+        or of the element in front in every block, [v, bh, bw, s, s, k], which is less where the
+        memory has more slots than the views have blocks.
       camera: of the views, one leading dimension.
       source: slot of the element that is in front in each block of pixels, -1 for none: the
         `source` of `memory.read`. Height and width of the view are multiples of the grid's.
@@ -104,7 +106,12 @@ def render(
     if camera.size[0] % parts[0] or camera.size[1] % parts[1]:
         raise ValueError(f"source: found {parts} parts, expected divisors of {camera.size} pixels")
     pixels = (camera.size[0] // parts[0], camera.size[1] // parts[1])
-    seen = _seen(mem, camera, jnp.asarray(source))
+    pictures, source = jnp.asarray(pictures), jnp.asarray(source)
+    number = source
+    if pictures.ndim > 4:
+        number = jnp.where(source >= 0, jnp.arange(source.size).reshape(source.shape), -1)
+        pictures = pictures.reshape(-1, *pictures.shape[-3:])
+    seen = _seen(mem, camera, source, number)
     # Every part of a block has the candidates of its block: [v, bh, split, bw, split].
     y, x = (
         ((jnp.arange(count, dtype=jnp.float32) + 0.5) * side).reshape(shape)
@@ -121,7 +128,7 @@ def render(
         right, down = found.place(x, y)
         distance = jnp.maximum(jnp.abs(right), jnp.abs(down))
         depth = found.z + right * found.z_right + down * found.z_down
-        covers = (distance <= COVERED) & (depth > NEAR) & (found.slot >= 0)
+        covers = (distance <= COVERED) & (depth > NEAR) & (found.picture >= 0)
         return found, distance, jnp.where(covers, depth, jnp.inf)
 
     offsets = [(i, j) for i in range(-reach, reach + 1) for j in range(-reach, reach + 1)]
@@ -140,11 +147,17 @@ def render(
         chosen = jax.tree.map(functools.partial(jnp.where, nearer), found, chosen)
     depth = depth.reshape(views, *parts)
     chosen = jax.tree.map(lambda field: field.reshape(views, *parts), chosen)
-    return _sampled(jnp.asarray(pictures), chosen, camera.size, pixels), depth
+    return _sampled(pictures, chosen, camera.size, pixels), depth
 
 
-def _seen(mem: LatentMemory, camera: geometry.Camera, source: Int[Array, "v bh bw"]) -> _Seen:
-    """Where the element in each block lies in the view, and how; `_NONE` where there is none."""
+def _seen(
+    mem: LatentMemory,
+    camera: geometry.Camera,
+    source: Int[Array, "v bh bw"],
+    number: Int[Array, "v bh bw"],
+) -> _Seen:
+    """Where the element in each block lies in the view and how, and the number of its picture;
+    `_NONE` where there is none."""
     slot = jnp.maximum(source, 0)
     uv, z = geometry.project(mem.xyz[slot], camera)
     known = (source >= 0) & (z > NEAR)
@@ -181,7 +194,7 @@ def _seen(mem: LatentMemory, camera: geometry.Camera, source: Int[Array, "v bh b
         z=z,
         z_right=slope[..., 0],
         z_down=slope[..., 1],
-        slot=source,
+        picture=number,
     )
     found: Any = jax.tree.map(functools.partial(jnp.where, known), fields, _NONE)
     return found
@@ -214,15 +227,15 @@ def _sampled(
     (column, right), (row, below) = map(
         between_pixels, chosen.place(x[None, None], y[None, :, None])
     )
-    slot = chosen.slot
+    number = chosen.picture
     flat = pictures.reshape(-1, pictures.shape[-1])
-    first = (jnp.maximum(slot, 0) * side + row) * side + column
+    first = (jnp.maximum(number, 0) * side + row) * side + column
 
     def between(at: Array) -> Array:
         return (1.0 - right) * flat[at] + right * flat[at + 1]
 
     found = (1.0 - below) * between(first) + below * between(first + side)
-    return jnp.where((slot >= 0)[..., None], found, 0.0)
+    return jnp.where((number >= 0)[..., None], found, 0.0)
 
 
 def _shifted(blocks: Array, outside: float | int, by: tuple[int, int]) -> Array:

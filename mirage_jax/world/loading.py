@@ -24,6 +24,7 @@ from mirage_jax.weights import (
 )
 from mirage_jax.world import conditioners, shipped
 from mirage_jax.world.conditioners import Conditioner
+from mirage_jax.world.decoders import with_decoder
 from mirage_jax.world.latent_encoder import LatentEncoder
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
@@ -53,6 +54,7 @@ def load(
     chunk_frames: int | None = None,
     dtype: Any = None,
     model: str = "",
+    decoder: str = "vae",
 ) -> WorldModel:
     """A trained model.
 
@@ -69,6 +71,7 @@ def load(
       dtype: of the denoiser's matrix products; by default as trained or as the weights are stored.
       model: key of `convert.presets.DENOISERS`, for a released checkpoint whose tensors do not tell
         all sizes.
+      decoder: of the pictures, one of `decoders.DECODERS`.
 
     Raises:
       FileNotFoundError, ValueError: if a part is missing, does not fit the others, or was trained
@@ -96,7 +99,7 @@ def load(
         dtype = jnp.dtype(parts.denoiser_params["patch_embedding"]["kernel"].dtype).type
     trained_beside = stored_context_frames(where, made) if trained_here else None
     made_model = WorldModel(
-        encoder=encoder,
+        encoder=with_decoder(encoder, folder, decoder),
         head_params=parts.head_params,
         denoiser_params=parts.denoiser_params,
         head=parts.head,

@@ -2,14 +2,24 @@
 
 import shutil
 
+import jax
+import numpy as np
 import pytest
+from absl import flags
+from rich.console import Console
 
 from helpers import tiny_world
 from mirage_jax.cli import evaluate
-from mirage_jax.cli.helpers import build
+from mirage_jax.cli.helpers import build, decoder_flag, other_weights
+from mirage_jax.io.workdir import Workdir
 from mirage_jax.training import clip_encoding, latent_cache, latent_encoding
 from mirage_jax.weights import fingerprint
 from mirage_jax.world.options import MemoryOptions
+
+
+@pytest.fixture(autouse=True)
+def no_flags():
+    flags.FLAGS.mark_as_parsed()
 
 
 def test_clips_cached_by_another_encoder_are_not_scored(tiny_config, trained, monkeypatch):
@@ -43,3 +53,24 @@ def test_clips_cached_by_another_encoder_are_not_scored(tiny_config, trained, mo
     shutil.rmtree(trained.model("denoiser_rgb"))
     with pytest.raises(ValueError, match="made with another encoder; run `mirage train"):
         models()
+
+
+def test_other_weights_are_scored_on_the_clips_of_a_work_directory(
+    tiny_config, trained, tmp_path, monkeypatch
+):
+    encoded = []
+    monkeypatch.setattr(
+        other_weights,
+        "encode_recordings",
+        lambda config, workdir, console, memory, splits: encoded.append((workdir, splits)),
+    )
+    clips = Workdir(tmp_path / "clips")
+    scored = other_weights.prepare(clips, str(trained.root), tiny_config, Console(quiet=True))
+    assert encoded == [(scored, ("eval",))]
+    assert scored.worlds("maze") == clips.worlds("maze")
+    results = (scored.results, scored.report, scored.latents("maze", "eval"))
+    assert all(path.is_relative_to(clips.root / "weights") for path in results)
+    model = decoder_flag.world_model(scored, "latent", tiny_config)
+    own = decoder_flag.world_model(trained, "latent", tiny_config)
+    for one, other in zip(jax.tree.leaves(model), jax.tree.leaves(own), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -47,6 +47,7 @@ def explore(monkeypatch, capsys, tmp_path):
         (["--mesh=context=two"], "--mesh: found 'context=two', expected AXIS=SIZE"),
         (["--mesh=context=97"], "--mesh: mesh: data=1 fsdp=1 context=97 tensor=1 needs 97"),
         (["--saved=setup.cfg"], "--saved setup.cfg"),
+        (["--decoder=best"], "--decoder=best: value should be one of"),
         (["photo.png"], "unexpected argument 'photo.png'"),
     ],
 )
@@ -72,7 +73,12 @@ def model():
 def begun(model, monkeypatch, adapts=False, rgb=None, **entries):
     """The starts of these flags, nothing of them compiled."""
     told, models = [], {"latent": model, **({"rgb": rgb} if rgb else {})}
-    monkeypatch.setattr(explore_starts.loading, "load", lambda path, memory: models[memory])
+
+    def load(path, *, memory, decoder):
+        assert decoder == entries.get("decoder", "auto")
+        return models[memory]
+
+    monkeypatch.setattr(explore_starts.loading, "load", load)
     monkeypatch.setattr(explore_starts.loading, "stored_memories", lambda path: tuple(models))
     monkeypatch.setattr("mirage_jax.world.session.Session.warm_up", lambda self, progress: None)
     starts = explore_starts.make_starts(
@@ -98,7 +104,7 @@ def test_a_picture_is_cut_to_the_size_of_the_model(model, monkeypatch, tmp_path)
 
 
 def test_what_ships_begins_in_every_picture(model, monkeypatch):
-    starts = begun(model, monkeypatch)
+    starts = begun(model, monkeypatch, decoder="linear")
     assert [start.name for start in starts.starts] == [*shipped.start_pictures()]
     last = starts.begin(len(starts.starts) - 1)
     assert last.picture.shape == (*model.size, 3)

@@ -58,6 +58,12 @@ def test_released_sizes_have_the_released_names():
             assert round(sum(np.prod(shape) for shape in shapes.values()) / 1e6, 1) == 9.9
 
 
+def test_another_network_is_not_written_as_one_of_taehv():
+    fields = taehv_fields(weights())
+    with pytest.raises(ValueError, match=r"space_upscale: found .*, expected .* as TAEHV has it"):
+        taehv_plan(fields | {"space_upscale": [True, True, False]})
+
+
 def test_in_and_out(tmp_path):
     tensors = weights()
     whole = tensors | {"encoder.0.weight": np.zeros((64, 12, 3, 3), np.float32)}

@@ -211,6 +211,9 @@ def test_every_pixel_is_what_the_definition_says():
     assert 0.2 < np.mean(expected_depth > 0) < 0.9
     np.testing.assert_allclose(depth, expected_depth, rtol=1e-5)
     np.testing.assert_allclose(found, expected, atol=1e-3)
+    of_blocks = jax.jit(surfels.render)(bank, pictures[np.maximum(source, 0)], camera, source)
+    for one, other in zip((found, depth), of_blocks, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_view_that_parts_do_not_divide_is_refused():

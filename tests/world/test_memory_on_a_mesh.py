@@ -39,12 +39,13 @@ def assert_same_bits(a, b):
 
 
 @pytest.mark.devices(8)
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_written_and_read_is_the_same_and_stays_in_parts(kind):
+@pytest.mark.parametrize(("kind", "read"), [*((kind, CHUNK) for kind in KINDS), ("surfels", 1)])
+def test_what_is_written_and_read_is_the_same_and_stays_in_parts(kind, read):
     """Two writes that begin and end within parts; the second does not fit and drops some.
 
-    What surfels draw is sums of products, which the compiler rounds as it fuses them: theirs is the
-    same to rounding, while the memory, and which element each cell shows, are so in every bit.
+    What surfels decode follows the slots or, of a single frame, the blocks in view. What they draw
+    is sums of products, which the compiler rounds as it fuses them: theirs is the same to rounding,
+    while the memory, and which element each cell shows, are so in every bit.
     """
     conditioner, rng, encoder = KINDS[kind], np.random.default_rng(0), tiny_world.encoder()
 
@@ -63,7 +64,7 @@ def test_what_is_written_and_read_is_the_same_and_stays_in_parts(kind):
         shown = memory.read(bank, views, (8, 12))
         return (bank, report, shown), conditioner.read(bank, views, encoder=encoder)
 
-    arguments = first, second, camera(CHUNK)
+    arguments = first, second, camera(read)
     alone = jax.jit(run)(*arguments)
     assert int(alone[0][1].dropped) > 0 and np.asarray(alone[1]).any()
     with jax.set_mesh(mesh()):

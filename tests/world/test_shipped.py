@@ -48,8 +48,10 @@ def test_start_pictures_fit_them(model):
         assert picture.shape == (*model.size, 3)
 
 
-def test_a_start_picture_is_decoded_as_it_was(model):
+@pytest.mark.parametrize("decoder", ["vae", "auto"])
+def test_a_start_picture_is_decoded_as_it_was(decoder):
     """The weights are no noise: what the encoder keeps of a picture is most of it."""
+    model = mirage.load("demo", decoder=decoder)
     pictures = np.stack([*shipped.start_pictures().values()])
 
     @jax.jit

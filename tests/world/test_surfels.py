@@ -76,6 +76,19 @@ def test_where_nothing_is_stored_what_is_around_goes_on_and_is_said_to_be_unknow
     assert not np.any(read(bank, camera(np.tile(away, (CHUNK, 1, 1)))))
 
 
+def test_a_read_of_a_large_memory_is_the_same_and_decodes_what_is_in_view_alone():
+    bank, _, view = wall()
+    slots = 5000  # more than the blocks of the view
+    more = jax.tree.map(
+        lambda x: jnp.pad(x, ((0, slots - 12), *((0, 0),) * (x.ndim - 1))) if x.ndim else x, bank
+    )
+    np.testing.assert_array_equal(read(bank, view), read(more, view))
+    program = read.lower(more, view).as_text()
+    assert f"tensor<{slots}x{CHANNELS}x" in program  # or what follows could not fail
+    assert f"tensor<{slots}x{STRIDE}x" not in program
+    assert f"tensor<{slots}x1x" not in program
+
+
 def test_what_cannot_be_drawn_is_refused():
     bank, tokens, view = wall()
     with pytest.raises(ValueError, match="encoder: found none, expected one whose linear path"):

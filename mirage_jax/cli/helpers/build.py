@@ -316,7 +316,7 @@ def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel
                 f"{workdir.model(part)}: not trained yet; run `make quickstart` or `mirage train`, "
                 "or name another folder by --workdir"
             )
-    model = loading.load(workdir.root, memory=memory)
+    model = loading.load(workdir.model("encoder").parent, memory=memory)
     trained, expected = model.conditioner, conditioner(config, memory)
     if trained != expected:
         raise ValueError(

@@ -45,6 +45,7 @@ class Entries:
       image: a picture.
       world: a saved world.
       clip: a folder of footage with camera poses.
+      decoder: of the pictures, as of `loading.load`.
       prompts: what the model is told.
     """
 
@@ -53,6 +54,7 @@ class Entries:
     image: str = ""
     world: str = ""
     clip: str = ""
+    decoder: str = "auto"
     prompts: Prompting = dataclasses.field(default_factory=Prompting)
 
     def __post_init__(self) -> None:
@@ -103,7 +105,7 @@ def make_starts(
     progress("reading the weights", 0.0)
 
     def read(memory: str) -> tuple[WorldModel, Prompts | None]:
-        model = loading.load(entries.workdir, memory=memory)
+        model = loading.load(entries.workdir, memory=memory, decoder=entries.decoder)
         model, prompts = entries.prompts.told(model, entries.world)
         return model if mesh is None else on_mesh.place_model(model, mesh), prompts
 

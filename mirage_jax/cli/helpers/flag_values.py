@@ -56,27 +56,22 @@ def as_asked(
     workdir: Workdir,
     *,
     denoiser: str,
-    tiny_decoder: bool,
     size: tuple[int, int] | None,
     chunk_frames: int | None,
 ) -> WorldModel:
-    """The model with the decoder and the length of chunks that flags ask for.
+    """The model with the size and the length of chunks that flags ask for.
 
     Args:
       model: as it was loaded.
       workdir: where from.
       denoiser: which of the work directory.
-      tiny_decoder: decode with the tiny decoder.
       size: (H, W) that is wanted, if any is.
       chunk_frames: of --chunk_frames, if it was given.
 
     Raises:
       UserError: if the weights were trained for another size, or not for chunks of this length.
-      FileNotFoundError, ValueError: if there is no tiny decoder, or it does not fit.
     """
     changed: dict[str, Any] = {}
-    if tiny_decoder:
-        changed["encoder"] = model.encoder.with_tiny_decoder(workdir.model("tiny_decoder"))
     made = stored_architecture(workdir.model(f"denoiser_{denoiser}"))
     sizes = trained_sizes(workdir, denoiser)
     if size in sizes:

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from data_pipelines import recording
 from mirage_jax.cli.helpers import (
-    build,
     capture_start,
     common,
+    decoder_flag,
     depth_network,
     held_out_clips,
 )
@@ -47,9 +47,9 @@ def run(config: ConfigDict, workdir: Workdir, root: str, most: int, console: Con
       UserError: if nothing in the footage comes back.
       ValueError: as reading the footage, and for footage without depth where nothing estimates it.
     """
-    models = {"latent": build.world_model(workdir, "latent", config)}
+    models = {"latent": decoder_flag.world_model(workdir, "latent", config)}
     if workdir.model("denoiser_none").exists():
-        models["none"] = build.world_model(workdir, "none", config)
+        models["none"] = decoder_flag.world_model(workdir, "none", config)
     model = models["latent"]
     source = _returns(config, root, model, most)
     for reason in source.unreadable:

@@ -73,7 +73,9 @@ class Surfels(BodyReader):
         height, width = self.grid(camera.size)
         cells = (height * self.fine, width * self.fine)
         readout = memory.read(bank, camera, cells, prefer=self.prefer)
-        patches = self._encoder(encoder).decode_patches(bank.tokens)
+        # What is decoded follows the smaller of memory and views; both are known when compiling.
+        tokens = readout.tokens if bank.capacity > readout.source.size else bank.tokens
+        patches = self._encoder(encoder).decode_patches(tokens)
         video, depth = surfels.render(bank, patches, camera, readout.source)
         return video, depth, readout.depth
 

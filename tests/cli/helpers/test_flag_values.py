@@ -1,4 +1,4 @@
-"""What flags ask of a model: other chunks it was trained on, another decoder, or a refusal."""
+"""What flags ask of a model: other chunks it was trained on, or a refusal."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from mirage_jax.world.model import WorldModel
 class Model(tiny_world.stand_in(WorldModel)):
     """What of a model flags are compared with."""
 
-    size, encoder = (16, 24), None
+    size = (16, 24)
 
     def __init__(self, chunk_frames=17):
         self.chunk_frames = chunk_frames
@@ -23,7 +23,7 @@ class Model(tiny_world.stand_in(WorldModel)):
 
 
 def asked(workdir, **flags):
-    flags = {"tiny_decoder": False, "size": None, "chunk_frames": None, **flags}
+    flags = {"size": None, "chunk_frames": None, **flags}
     return flag_values.as_asked(Model(), workdir, denoiser="latent", **flags)
 
 
