@@ -30,6 +30,7 @@ SOURCES = {
     "freedoom": "data_pipelines.sources.vizdoom:FreedoomSource",
     "freedoom_generated": "data_pipelines.sources.freedoom_generated:FreedoomGeneratedSource",
     "labmaze": "data_pipelines.sources.labmaze:LabmazeSource",
+    "miniworld": "data_pipelines.sources.miniworld:MiniworldSource",
     "procedural": "data_pipelines.sources.procedural:ProceduralSource",
 }
 

@@ -20,6 +20,7 @@ EXTRAS = {
         "record Freedoom, rendered and LabMaze worlds",
         ("vizdoom", "mujoco", "labmaze"),
     ),
+    "miniworld": ("record MiniWorld's rooms and mazes", ("miniworld",)),
     "text": ("prompts: tokenizing them", ("tokenizers", "sentencepiece")),
     "lmdb": ("read the LMDB shards of the released Mirage code", ("lmdb",)),
     "tpu": ("TPUs, and `mirage compile`", ("libtpu",)),
