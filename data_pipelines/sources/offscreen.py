@@ -28,6 +28,11 @@ pyglet.window.Window(width=1, height=1, visible=False)
 FrameBuffer(8, 8)
 """
 
+_MODERNGL = """
+import moderngl
+moderngl.create_context(standalone=True, backend="egl").release()
+"""
+
 
 def _why_not(script: str, environment: Mapping[str, str] | None = None) -> str:
     """Empty where a Python script runs on this machine, else the last line of what it says."""
@@ -59,6 +64,12 @@ def _probe(backend: str) -> str:
 def why_no_miniworld() -> str:
     """Empty where MiniWorld renders without a screen, by EGL, else why it does not."""
     return _why_not(_MINIWORLD)
+
+
+@functools.cache
+def why_no_moderngl() -> str:
+    """Empty where `moderngl` opens a context without a screen, by EGL, else why it does not."""
+    return _why_not(_MODERNGL)
 
 
 def gl_backend() -> tuple[str | None, str]:
