@@ -135,8 +135,8 @@ class _Rooms:
         if not source.bodies and rng.random() < source.living:
             walking = dataclasses.replace(source, bodies=BODIES, skip=0, skip_spread=0, due=0.0)
         for _ in range(PLACES):
-            start = self._free_point(rng)
-            yaw = self._open_yaw(rng, start)
+            start = self.free_point(rng)
+            yaw = paths.open_yaw(rng, start, self.is_free, 4)
             sample = living.sample_camera if source.bodies else paths.sample_path
             path = sample(rng, source.frames, start, yaw, self.is_free, kind)
             if path is None:
@@ -222,19 +222,13 @@ class _Rooms:
         agent.dir = float(np.arctan2(ahead[1], ahead[0]))
         agent.cam_pitch = float(np.rad2deg(np.arcsin(np.clip(ahead[2], -1.0, 1.0))))
 
-    def _free_point(self, rng: np.random.Generator) -> np.ndarray:
+    def free_point(self, rng: np.random.Generator) -> Float[np.ndarray, "2"]:
+        """A point (x, y) where a camera may be."""
         low, high = self._rooms[:, 0].min(0), self._rooms[:, 1].max(0)
         while True:
             point = rng.uniform(low, high)
             if self.is_free(point[None])[0]:
                 return point
-
-    def _open_yaw(self, rng: np.random.Generator, start: np.ndarray) -> float:
-        """The direction with the longest free way among a few."""
-        yaws = rng.uniform(-np.pi, np.pi, 4)
-        ways = np.linspace(0.0, 8.0, 33)[:, None, None] * np.stack([np.cos(yaws), np.sin(yaws)], 1)
-        free = self.is_free((start + ways).reshape(-1, 2)).reshape(33, 4)
-        return float(yaws[np.cumprod(free, axis=0).sum(0).argmax()])
 
 
 def _rays(intrinsics: Float[np.ndarray, "4"], size: int) -> Float[np.ndarray, "p 3"]:

@@ -51,7 +51,7 @@ def test_depth_is_that_of_the_walls_and_the_floor(renders):
     """MiniWorld says where its walls are: rays that meet them agree, to a tenth of a millimetre."""
     with SOURCE.open_stage("miniworld/maze-0000003") as rooms:
         rng = np.random.default_rng(0)
-        start = rooms._free_point(rng)
+        start = rooms.free_point(rng)
         pose = miniworld.paths.level_cam2world(np.array([[*start, 1.4]]), np.array([0.7]), -0.1)[0]
         depth = rooms.view(pose).depth
         fx, fy, cx, cy = SOURCE.intrinsics
@@ -70,8 +70,8 @@ def test_depth_is_that_of_the_walls_and_the_floor(renders):
 def test_bodies_are_hidden_by_what_is_nearer(renders):
     with SOURCE.open_stage(WORLD) as rooms:
         rng = np.random.default_rng(1)
-        start = rooms._free_point(rng)
-        yaw = rooms._open_yaw(rng, start)
+        start = rooms.free_point(rng)
+        yaw = miniworld.paths.open_yaw(rng, start, rooms.is_free, 4)
         pose = miniworld.paths.level_cam2world(np.array([[*start, 1.4]]), np.array([yaw]))[0]
         empty = rooms.view(pose)
         middle = empty.depth[30:34, 30:34].min()
