@@ -96,6 +96,11 @@ def test_walking_bodies_have_their_states(renders):
     validate(clip)
     assert (clip.mover_ids == 1).any() and clip.bodies.visible.any()
     assert clip.times[-1] > 16 / source.fps  # frames are left out between the halves
+    living = dataclasses.replace(SOURCE, living=1.0, frames=17)
+    clip = next(living.clips("miniworld/fourrooms-0000000", 1, seed=0))
+    validate(clip)
+    assert len(clip.bodies.ids) == 2 and clip.trajectory in ("easy", "parallax")
+    np.testing.assert_allclose(clip.times, np.arange(17) / living.fps)
 
 
 def test_equal_requests_give_equal_clips(clips):

@@ -128,7 +128,7 @@ def _walk(firm: np.ndarray, blocked: np.ndarray, start: np.ndarray) -> np.ndarra
     """Lowest free box over the floor in every column [x, y] that is reached, -1 elsewhere."""
     climb, head = int(STEP / CELL[2]), int(HEAD / CELL[2])
     columns, top = firm.shape[:2], firm.shape[2]
-    # Whether a player fits in with the feet in a box: `head` free ones, the lowest of them firm's.
+    # Whether a player fits in whose feet are in a box: it and those above it are free.
     clear = np.ones((*columns, top), bool)
     for up in range(head):
         clear[..., : top - up] &= ~blocked[..., up:]
