@@ -27,7 +27,7 @@ def renders():
 
 @pytest.fixture(scope="module")
 def clips(renders):
-    return list(SOURCE.clips(WORLD, 4, seed=0))
+    return list(SOURCE.clips(WORLD, 2, seed=0))
 
 
 def test_clips_are_valid_and_alternate(clips):
@@ -36,13 +36,13 @@ def test_clips_are_valid_and_alternate(clips):
         assert clip.video.shape == (33, 64, 64, 3)
         assert (clip.mover_ids == 0).all() and len(clip.bodies.ids) == 0
         assert clip.licence == "Apache-2.0"
-    assert [clip.trajectory for clip in clips] == ["easy", "parallax"] * 2
+    assert [clip.trajectory for clip in clips] == ["easy", "parallax"]
 
 
 def test_geometry_predicts_the_other_views(clips):
     near, near_unwarped = psnrs(clips, [(0, 4), (14, 16), (16, 22)])
     assert near > 29 and near > near_unwarped + 8
-    back, back_unwarped = psnrs([clips[1], clips[3]], [(0, 32)])
+    back, back_unwarped = psnrs(clips[1:], [(0, 32)])
     assert back > back_unwarped + 6
     assert min(revisit_coverage(clip) for clip in clips) >= 0.5
 
@@ -115,7 +115,7 @@ def test_held_out_worlds_have_other_seeds_and_other_plans():
     seeds = [{world[-7:] for world in worlds} for worlds in (train, held_out)]
     plans = [{world[:-8] for world in worlds} for worlds in (train, held_out)]
     assert not seeds[0] & seeds[1] and plans[0] < plans[1]
-    more = dataclasses.replace(SOURCE, maps=miniworld.MOST_WORLDS).worlds("train")
+    more = dataclasses.replace(SOURCE, maps=5000).worlds("train")
     assert more[:200] == train and not set(more) & set(held_out)
     for world in ("miniworld/rooms-12", "miniworld/hall-0000001", "rooms-0000001"):
         with pytest.raises(ValueError, match="expected miniworld/PLAN-SSSSSSS"):

@@ -92,11 +92,17 @@ def test_shaders_name_pictures_holes_and_glows():
     assert grate.holes and grate.picture == "textures/test/grate.tga"
 
 
-def test_later_archives_replace_files_and_what_is_not_drawn_is_left_out(source):
+def test_later_archives_replace_files_and_what_is_not_drawn_is_left_out(source, tmp_path):
     _, surfaces = source.read("openarena/room")
     assert surfaces.missing == ()  # the picture of the first archive is none, the second's is
     drawn = set(surfaces.corners["texture"].tolist())
     assert drawn == {-1.0, 0.0, 1.0, 2.0}  # sky, wall, floor, water; no glow
+    with zipfile.ZipFile(tmp_path / "pak0.pk3", "w") as archive:
+        archive.writestr("maps/room.bsp", made.bsp())
+    _, unpainted = OpenArenaSource(root=str(tmp_path)).read("openarena/room")
+    names = ("wall", "floor", "water", "glow")  # no script says what the last one is
+    assert unpainted.missing == tuple(f"textures/test/{name}" for name in names)
+    assert (unpainted.pictures == [128, 128, 128, 255]).all()
     assert len(surfaces.corners) == (6 + 4 * 5) * 6 + 6 * 6 * 2 * 3
 
 

@@ -7,6 +7,7 @@ lifts and whatever else moves in the game are not there; glows and fog are not d
 import contextlib
 import dataclasses
 import functools
+import logging
 import zlib
 from collections.abc import Callable, Iterator
 from importlib import util
@@ -91,6 +92,9 @@ class OpenArenaSource(RenderedSource):
     @contextlib.contextmanager
     def _open(self, world: str) -> Iterator[Callable[[int, str], Clip | str]]:
         level, surfaces = self.read(world)
+        if surfaces.missing:
+            names = ", ".join(surfaces.missing)
+            logging.warning("%s: no picture of %s: drawn grey", world, names)
         sizes = (self.size, SUPERSAMPLING * self.size)
         with Renderer(surfaces, level.lightmaps, sizes) as renderer:
             yield _Recorder(self, world, level, renderer).record

@@ -42,7 +42,7 @@ def read_surfaces(level: Bsp, shaders: dict[str, Shader], files: GameFiles) -> S
     pieces: list[tuple[int, int, np.ndarray]] = []
     for face in level.faces[world["face"] : world["face"] + world["faces"]]:
         texture = int(face["texture"])
-        if is_drawn(level, texture, shaders):
+        if _is_drawn(level, texture, shaders):
             pieces.append((texture, int(face["lightmap"]), triangles(level, face)))
     used = sorted({texture for texture, _, _ in pieces if not _is_sky(level, texture)})
     numbers = {texture: number for number, texture in enumerate(used)}
@@ -63,7 +63,7 @@ def read_surfaces(level: Bsp, shaders: dict[str, Shader], files: GameFiles) -> S
     return Surfaces(corners, np.stack(pictures) if pictures else grey[None], missing)
 
 
-def is_drawn(level: Bsp, texture: int, shaders: dict[str, Shader]) -> bool:
+def _is_drawn(level: Bsp, texture: int, shaders: dict[str, Shader]) -> bool:
     """Whether a texture shows a surface or the sky: no clip, fog or glow."""
     flags, contents = (int(level.textures[field][texture]) for field in ("flags", "contents"))
     shader = shaders.get(level.texture_name(texture), Shader())
