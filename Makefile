@@ -56,7 +56,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml requirements.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(INSTALL) -e '.[worlds,explore,text,dev]'
+	$(INSTALL) -e '.[worlds,miniworld,openarena,explore,text,dev]'
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -27,8 +27,10 @@ def get_config(_: str = "") -> ConfigDict:
     c.record.frames = 33  # 17 that leave, 16 that come back
     c.record.gamma = 0.6  # of Freedoom, which is dark; stored in the clip
     c.record.train_clips = ConfigDict({"freedoom": 1200, "labmaze": 320, "procedural": 64})
-    c.record.train_clips.freedoom_generated = 1200
-    c.record.maps = 200  # that "freedoom_generated" makes to train on, each from its number
+    c.record.train_clips.freedoom_generated = c.record.train_clips.miniworld = 1200
+    c.record.train_clips.openarena = 1200
+    c.record.maps = 200  # of "freedoom_generated" and "miniworld" to train on, each from its number
+    c.record.openarena = ""  # folder of the .pk3 files of the game, for the world of this name
     c.record.eval_clips = 64  # per world, on maps and mazes never trained on
     c.record.bodies = 0  # that walk in every clip, see experiments/living.py; 0 = as worlds have it
     c.record.skip = 4  # simulated frames left out while they are unseen, at least

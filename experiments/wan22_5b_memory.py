@@ -81,6 +81,8 @@ def get_config(variant: str = "ours") -> ConfigDict:
             "freedoom": "A first-person walk through the halls of an old video game.",
             "freedoom_generated": "A first-person walk through corridors of an old video game.",
             "labmaze": "A first-person walk through a maze of coloured walls.",
+            "miniworld": "A walk through rooms of plain walls with things in them.",
+            "openarena": "A first-person walk through an arena of stone and metal.",
             "procedural": "A camera moves through a room of coloured blocks.",
             "footage": "A camera moves through a place.",
         }

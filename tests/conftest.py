@@ -47,11 +47,8 @@ from mirage_jax.cli.helpers.compilation import compile_fast  # noqa: E402, after
 
 compile_fast()  # compiling is most of what tests do
 if jax.__version__.startswith("0.10."):  # XLA ends a process for a flag that it does not know
-    # In one part, as there is a worker for each core; XLA's checks of itself after each pass cost a
-    # tenth of compiling.
-    os.environ["XLA_FLAGS"] += (
-        " --xla_cpu_parallel_codegen_split_count=1 --xla_disable_hlo_passes=hlo-verifier"
-    )
+    # In one part, as there is a worker for each core.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 
 # Programs that tests start find `helpers` and this checkout.
 FOLDERS = [str(Path(__file__).parent), str(Path(__file__).parents[1])]

@@ -30,6 +30,8 @@ SOURCES = {
     "freedoom": "data_pipelines.sources.vizdoom:FreedoomSource",
     "freedoom_generated": "data_pipelines.sources.freedoom_generated:FreedoomGeneratedSource",
     "labmaze": "data_pipelines.sources.labmaze:LabmazeSource",
+    "miniworld": "data_pipelines.sources.miniworld:MiniworldSource",
+    "openarena": "data_pipelines.sources.openarena.source:OpenArenaSource",
     "procedural": "data_pipelines.sources.procedural:ProceduralSource",
 }
 

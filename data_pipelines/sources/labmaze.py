@@ -136,7 +136,7 @@ class _Maze:
         if source.bodies:
             return self._record_walkers(rng, kind, seed)
         start = self._free_point(rng)
-        yaw = self._open_yaw(rng, start)
+        yaw = paths.open_yaw(rng, start, self.plan.is_free, 3)
         path = paths.sample_path(rng, source.frames, start, yaw, self.plan.is_free, kind)
         if path is None:
             return "no room"
@@ -150,7 +150,7 @@ class _Maze:
         source, reason = self.source, "no room"
         for _ in range(PLACES):
             start = self._free_point(rng)
-            yaw = self._open_yaw(rng, start)
+            yaw = paths.open_yaw(rng, start, self.plan.is_free, 3)
             path = living.sample_camera(rng, source.frames, start, yaw, self.plan.is_free, kind)
             if path is None:
                 continue
@@ -226,13 +226,6 @@ class _Maze:
             point = rng.uniform(0.0, extent)
             if self.plan.is_free(point[None])[0]:
                 return point
-
-    def _open_yaw(self, rng: np.random.Generator, start: np.ndarray) -> float:
-        """The direction with the longest free way among a few."""
-        yaws = rng.uniform(-np.pi, np.pi, 3)
-        ways = np.linspace(0.0, 8.0, 33)[:, None, None] * np.stack([np.cos(yaws), np.sin(yaws)], 1)
-        free = self.plan.is_free((start + ways).reshape(-1, 2)).reshape(33, 3)
-        return float(yaws[np.cumprod(free, axis=0).sum(0).argmax()])
 
     def _body_paths(self, rng: np.random.Generator, path: paths.Path) -> np.ndarray:
         """To and fro between two free points near the path, never within the camera's reach."""

@@ -121,7 +121,9 @@ def sample_scene(
     fps: float,
     half_angle: float,
 ) -> Scene | str:
-    """Bodies for a camera path, or why there are none.
+    """Bodies for a camera path, or why they found no place.
+
+    Without any, nothing is left out between the halves.
 
     Args:
       rng: randomness.
@@ -132,6 +134,8 @@ def sample_scene(
       fps: simulated frames per second.
       half_angle: of the view across, radians.
     """
+    if not options.bodies:
+        return _empty_scene(path, cam2world, fps)
     numbers = frame_numbers(len(cam2world), sample_skip(rng, options))
     wanted = bool(rng.random() < options.due)
     view = _View(ground, path, cam2world, numbers, 1.0 / fps, half_angle)
@@ -146,6 +150,12 @@ def sample_scene(
     names = [field.name for field in dataclasses.fields(Walkers)]
     together = Walkers(*(np.stack([getattr(w, name) for w in walks], 1) for name in names))
     return Scene(cam2world, numbers / fps, together, kinds, looks, path.kind)
+
+
+def _empty_scene(path: paths.Path, cam2world: np.ndarray, fps: float) -> Scene:
+    frames = len(cam2world)
+    nobody = Walkers(np.zeros((frames, 0, 2)), *(np.zeros((frames, 0)) for _ in range(3)))
+    return Scene(cam2world, np.arange(frames) / fps, nobody, (), (), path.kind)
 
 
 def _another(rng: np.random.Generator, taken: list[tuple[str, str]]) -> tuple[str, str]:

@@ -69,6 +69,16 @@ def sample_path(
     return None
 
 
+def open_yaw(
+    rng: np.random.Generator, start: Float[np.ndarray, "2"], is_free: IsFree, tries: int
+) -> float:
+    """Of a few drawn directions the one with the longest free way ahead, up to 8 metres."""
+    yaws = rng.uniform(-np.pi, np.pi, tries)
+    ways = np.linspace(0.0, 8.0, 33)[:, None, None] * np.stack([np.cos(yaws), np.sin(yaws)], 1)
+    free = is_free((start + ways).reshape(-1, 2)).reshape(33, tries)
+    return float(yaws[np.cumprod(free, axis=0).sum(0).argmax()])
+
+
 def is_new_view(poses: Float[np.ndarray, "t 3"], middle: int) -> bool:
     """Whether each revisit frame is off every frame up to `middle` by .6 m or 15 degrees.
 

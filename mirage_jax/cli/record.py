@@ -112,6 +112,12 @@ def _options(config: ConfigDict, name: str) -> dict[str, Any]:
     record, known = config.record, sources.source_options(name)
     options = {"size": record.size, "frames": record.frames}
     options |= {option: record[option] for option in ("gamma", "maps") if option in known}
+    if name == "openarena":
+        if not record.openarena:
+            raise common.UserError(
+                "record.openarena: found '', expected the folder of the game's .pk3 files"
+            )
+        options["root"] = record.openarena
     if record.bodies:
         if "bodies" not in known:
             raise common.UserError(f"record.bodies: found {record.bodies}, expected 0 for {name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from mirage_jax.io.atomic import replacing, write_atomically
-from mirage_jax.io.lock import locked
+from mirage_jax.io.lock import LockedError, locked
 from mirage_jax.io.records import record_writer
 from mirage_jax.io.strict_json import parse_object
 from mirage_jax.world.latent_clip import FIELDS, OPTIONAL_FIELDS, LatentClip, fields_of
@@ -54,10 +55,11 @@ def cache_files(path: Path) -> list[Path]:
     count = int(found[0].stem[-5:])
     wanted = _named_parts(path, count)
     if found != wanted:
-        missing = sorted({p.name for p in wanted} - {p.name for p in found}) or ["of one count"]
+        missing = [f"missing {file.name}" for file in wanted if file not in found]
+        others = [f"{file.name} is not of them" for file in found if file not in wanted]
         raise ValueError(
-            f"{path.parent}: found {len(found)} of {count} parts of {path.name} (missing "
-            f"{missing[0]}); run `mirage encode` again"
+            f"{path.parent}: found {len(found)} of {count} parts of {path.name} "
+            f"({(missing + others)[0]}); run `mirage encode` again"
         )
     return found
 
@@ -67,6 +69,24 @@ def _parts(path: Path) -> list[Path]:
     name = re.compile(re.escape(path.stem) + _PART)
     files = path.parent.glob(f"*{path.suffix}")
     return sorted(file for file in files if name.fullmatch(file.stem))
+
+
+def _check_parts(files: list[Path]) -> None:
+    """Raises ValueError, naming the first one, unless all files of a cache were made as its parts.
+
+    Between the parts of one that is being made anew, a file may be of what it was made from before.
+    """
+    whole = {name: value for name, value in made_from(files[0]).items() if name != "part"}
+    for number, file in enumerate(files):
+        found, expected = made_from(file), part_key(whole, number, len(files))
+        names = sorted(found.keys() | expected.keys())
+        changed = ", ".join(name for name in names if found.get(name) != expected.get(name))
+        if changed or not whole:
+            raise ValueError(
+                f"{file}: found {f'another {changed}' if found else 'no word on what it is'}, "
+                f"expected part {number + 1} of {len(files)} of one cache, as {files[0].name} is; "
+                f"{_MADE_ANEW}"
+            )
 
 
 def remove_others(path: Path, planned: Iterable[Path]) -> None:
@@ -122,9 +142,13 @@ def make_stale_files(
         remove_others(path, files)
     for number in range(share[0], len(files), share[1]):
         file, own = files[number], part_key(key, number, len(files))
+        lock = file.with_suffix(".lock")
         if not stale(file, own):
+            if lock.exists():  # whose process was killed when all was done
+                with contextlib.suppress(LockedError), locked(lock, purpose):
+                    pass
             continue
-        with locked(file.with_suffix(".lock"), purpose):
+        with locked(lock, purpose):
             # Again: another process may just have made it.
             if reason := stale(file, own):
                 say(f"{file}: {reason}")
@@ -280,7 +304,8 @@ class LatentSource:
     """
 
     def __init__(self, paths: Iterable[Path]):
-        self.paths = [os.fspath(file) for path in paths for file in cache_files(path)]
+        caches = [cache_files(path) for path in paths]
+        self.paths = [os.fspath(file) for files in caches for file in files]
         self._shapes: dict[str, tuple[int, ...]] = {}  # of the first clip read, for all others
         encoders: set[str] = set()
         for path in map(Path, self.paths):
@@ -295,6 +320,9 @@ class LatentSource:
                     f"{path}: found latents of another encoder than in {self.paths[0]}; "
                     f"{_MADE_ANEW}"
                 )
+        for files in caches:
+            if len(files) > 1:
+                _check_parts(files)
         try:
             self._records = ArrayRecordDataSource(self.paths)
             empty = not len(self._records)

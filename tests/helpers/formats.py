@@ -36,6 +36,7 @@ from helpers.camera_formats import CAMERA_FORMATS, POSES
 from helpers.footage_formats import FOOTAGE_FORMATS
 from helpers.format_entry import Damage, Format, canonical
 from helpers.mutations import joined
+from helpers.quake_maps import QUAKE_FORMATS
 from mirage_jax import trajectories, weights
 from mirage_jax.convert import incoming, orbax_folder
 from mirage_jax.convert.tensor_files import open_tensors
@@ -628,6 +629,7 @@ FORMATS: dict[str, Format] = {
         *(_path_format(suffix) for suffix in (".npz", ".npy", ".json", ".txt")),
         *CAMERA_FORMATS,
         *FOOTAGE_FORMATS,
+        *QUAKE_FORMATS,
         Format("geometry.npz", lambda folder: geometry_npz.save(folder / "geometry.npz"),
                read_geometry, _accept_geometry, ("geometry_npz.read_geometry",)),
         *(_picture_format(suffix) for suffix in ("png", "jpg", "webp")),

@@ -188,6 +188,47 @@ def _read_cache(folder: Path) -> int:
     return number
 
 
+_FILES = 2
+
+
+def _parts_key(number: int) -> dict[str, Any]:
+    return {"encoder": "one", "content": number}
+
+
+def _write_parts(folder: Path, number: int) -> None:
+    """A cache of one clip a file; of its encoder is the old one too."""
+
+    def make(file: Path, chosen: range) -> dict[int, str]:
+        latent_cache.write_cache(file, [_one_clip(number, chosen[0])])
+        return {}
+
+    latent_cache.make_stale_files(
+        folder / "train.array_record", _parts_key(number), _FILES, make,
+        file_clips=1, share=(0, 1), purpose="a test", say=lambda _: None,
+    )  # fmt: skip
+
+
+def _one_clip(number: int, index: int) -> Any:
+    return tiny_world.latent_clips(1, formats.POSES, seed=10 * number + index)
+
+
+def _read_parts(folder: Path) -> int:
+    """What is neither the old cache nor the new one is refused, and so as good as the old one."""
+    path = folder / "train.array_record"
+    for number in (0, 1):
+        if not latent_cache.stale_files(path, _parts_key(number)):
+            source = latent_cache.LatentSource([path])
+            found = [source[index]["depth"] for index in range(len(source))]
+            clips = [_one_clip(number, index) for index in range(_FILES)]
+            assert canonical(found) == canonical([clip.depth[0] for clip in clips])
+            return number
+    try:
+        latent_cache.LatentSource([path])
+    except ValueError:
+        return 0
+    raise AssertionError("took files of two caches for one")
+
+
 def _write_checkpoint(folder: Path, number: int) -> None:
     """The newest replaces the one before; what was being removed goes with the next save."""
     with checkpoints.Checkpoints(folder / "run", keep=1) as store:
@@ -255,6 +296,7 @@ WRITERS: dict[str, Writer] = {
                    folder, {"format": card.FORMAT, "splits": {"train": {"clips": n}}}),
                lambda folder: card.read_card(folder)["splits"]["train"]["clips"]),
         Writer("latent cache", _write_cache, _read_cache, alone=True),
+        Writer("latent cache of several files", _write_parts, _read_parts, alone=True),
         Writer("checkpoint", _write_checkpoint, _read_checkpoint, alone=True),
         Writer("recording", _write_recording, _read_recording, fresh=True, alone=True),
         *OF_COMMANDS,

@@ -163,6 +163,68 @@ def test_latents_of_two_encoders_are_never_mixed(many, tmp_path):
         many(encoder="e", file_clips=6)
 
 
+def _cut(files):
+    with files[1].open("r+b") as file:
+        file.truncate(files[1].stat().st_size - 100)
+
+
+def _flip(files):
+    data = bytearray(files[1].read_bytes())
+    data[len(data) // 2] ^= 1
+    files[1].write_bytes(data)
+
+
+def _forget_key(files):
+    latent_cache.forget_key(files[1])
+
+
+def _another_key(files):
+    key = latent_cache.made_from(files[1])
+    latent_cache.write_key(files[1], {**key, "sky_depth": 1.0})
+
+
+def _swap(files):
+    for suffix in (".array_record", ".json"):
+        first, second, kept = (path.with_suffix(suffix) for path in (*files[:2], files[0]))
+        kept = kept.with_name(f"kept{suffix}")
+        first.rename(kept)
+        second.rename(first)
+        kept.rename(second)
+
+
+def _one_too_many(files):
+    extra = files[0].with_stem("train-00003-of-00004")
+    extra.write_bytes(files[1].read_bytes())
+
+
+FAULTS = {  # what is said of it, and which files are made again
+    _cut: ("00001-of-00003.*found .* bytes, expected", [1]),
+    _flip: ("00001-of-00003.*another file than was written", [1]),
+    _forget_key: ("00001-of-00003.*no word on what it is, expected part 2 of 3", [1]),
+    _another_key: ("00001-of-00003.*another sky_depth, expected part 2 of 3", [1]),
+    _swap: ("00000-of-00003.*another part, expected part 1 of 3", [0, 1]),
+    _one_too_many: (r"found 4 of 3 parts .*train-00003-of-00004\S* is not of them", []),
+}
+
+
+def test_a_file_of_several_that_is_not_its_part_is_refused_and_made_anew(many, tmp_path):
+    many()
+    path, files = tmp_path / "train.array_record", sorted(tmp_path.glob("train-*.array_record"))
+    expected = cached(path)
+    for change, (found, made_again) in FAULTS.items():
+        change(files)
+        written = [file.stat().st_mtime_ns for file in files]
+        with pytest.raises(ValueError, match=found):
+            LatentSource([path])
+        said = many()
+        assert [text.split(": ")[0] for text in said] == [str(files[n]) for n in made_again]
+        again = [file.stat().st_mtime_ns for file in files]
+        assert [n for n in range(3) if again[n] != written[n]] == made_again
+        assert sorted(tmp_path.glob("train-*.array_record")) == files
+        for first, second in zip(expected, cached(path), strict=True):
+            np.testing.assert_array_equal(first["chunks"], second["chunks"])
+
+
 def test_a_cache_beside_another_of_a_longer_name_leaves_it_alone(many, tmp_path):
     many("train-5")
     others = {path: path.stat().st_mtime_ns for path in tmp_path.glob("train-5*.array_record")}

@@ -61,6 +61,7 @@ class RecordSection(Settings):
     gamma: float = setting(1.0, "Brightens dark worlds; stored in the clip.", above=0, most=10)
     eval_clips: int = setting(REQUIRED, "Held-out clips of each world.", least=1)
     maps: int = setting(200, "Generated maps to train on.", least=1, most=1_000_000)
+    openarena: str = setting("", "Folder of OpenArena's .pk3 files, for that world.")
     bodies: int = setting(0, "Walking bodies in every clip; 0 = none.", least=0, most=4)
     skip: int = setting(4, "Simulated frames left out of it, at least.", least=0, most=1000)
     skip_spread: int = setting(96, "So many more at most.", least=0, most=1000)

@@ -20,6 +20,8 @@ EXTRAS = {
         "record Freedoom, rendered and LabMaze worlds",
         ("vizdoom", "mujoco", "labmaze"),
     ),
+    "miniworld": ("record MiniWorld's rooms and mazes", ("miniworld",)),
+    "openarena": ("record OpenArena's maps", ("moderngl",)),
     "text": ("prompts: tokenizing them", ("tokenizers", "sentencepiece")),
     "lmdb": ("read the LMDB shards of the released Mirage code", ("lmdb",)),
     "tpu": ("TPUs, and `mirage compile`", ("libtpu",)),

@@ -7,7 +7,9 @@ import pytest
 
 from mirage_jax.cli.helpers import compilation
 
-FAST = "--xla_cpu_use_fusion_emitters"
+EMITTERS, PASSES = "--xla_cpu_use_fusion_emitters", "--xla_disable_hlo_passes"
+UNCHECKED = f"{PASSES}=hlo-verifier"
+FAST = f"{EMITTERS}=false {UNCHECKED}"
 OWN = "--xla_cpu_experimental_ynn_fusion_type"
 REDUCE = f"{OWN}=LIBRARY_FUSION_TYPE_REDUCE"
 
@@ -15,9 +17,10 @@ REDUCE = f"{OWN}=LIBRARY_FUSION_TYPE_REDUCE"
 @pytest.mark.parametrize(
     ("choose", "version", "before", "after"),
     [
-        ("compile_fast", "0.10.2", "", f"{FAST}=false"),
-        ("compile_fast", "0.10.2", "--xla_a=1", f"--xla_a=1 {FAST}=false"),
-        ("compile_fast", "0.10.2", f"{FAST}=true", f"{FAST}=true"),
+        ("compile_fast", "0.10.2", "", FAST),
+        ("compile_fast", "0.10.2", "--xla_a=1", f"--xla_a=1 {FAST}"),
+        ("compile_fast", "0.10.2", f"{EMITTERS}=true", f"{EMITTERS}=true {UNCHECKED}"),
+        ("compile_fast", "0.10.2", f"{PASSES}=dce", f"{PASSES}=dce {EMITTERS}=false"),
         ("compile_fast", "0.12.0", "--xla_a=1", "--xla_a=1"),  # XLA does not know it there
         ("use_own_kernels", "0.10.2", "--xla_a=1", f"--xla_a=1 {REDUCE}"),
         ("use_own_kernels", "0.12.0", "", REDUCE),
