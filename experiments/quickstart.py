@@ -179,6 +179,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.denoiser_training.depth_noise = 0.03  # relative; largest deviation of a history frame
     c.denoiser_training.pose_noise = 0.01  # metres and radians
     c.denoiser_training.token_noise = 0.05  # standard deviations of a latent
+    c.denoiser_training.predicted_histories = 0.5  # share of them as the geometry head sees them
 
     c.sampling = ConfigDict()
     c.sampling.steps = 2  # more steps draw detail that minutes of training cannot place

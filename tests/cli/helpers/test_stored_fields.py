@@ -6,6 +6,7 @@ from helpers.command_line import assert_refused
 from mirage_jax.cli import evaluate
 from mirage_jax.cli.helpers import input_check
 from mirage_jax.cli.helpers.stored_fields import check_overrides, stored_fields
+from mirage_jax.io.exports import WEIGHTS
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.training import checkpoints
 
@@ -75,3 +76,18 @@ def test_another_conditioner_in_one_work_directory_is_refused_at_once(
 
     monkeypatch.setattr(checkpoints, "read_meta", damaged)
     input_check._check_conditioner(tiny_config, tmp_path)
+
+
+def test_histories_that_a_head_sees_need_one_before_the_denoiser(tiny_config, tmp_path):
+    workdir = Workdir(tmp_path)
+    encoder = workdir.model("encoder")
+    encoder.mkdir(parents=True)
+    (encoder / WEIGHTS).touch()
+    missing = r"geometry: no model.safetensors there; expected .*predicted_histories is 0.5"
+    with pytest.raises(FileNotFoundError, match=missing):
+        input_check.check_training(tiny_config, workdir, ["denoiser"], "latent")
+    for stages, memory in ((["geometry", "denoiser"], "latent"), (["denoiser"], "rgb")):
+        input_check.check_training(tiny_config, workdir, stages, memory)
+    true = tiny_config.copy_and_resolve_references()
+    true.denoiser_training.predicted_histories = 0.0
+    input_check.check_training(true, workdir, ["denoiser"], "latent")
