@@ -39,8 +39,8 @@ class MoverOptions(Settings):
     )
     given_depth_error: float = setting(
         0.1,
-        "The same where depth is given and not the head's; as large, since bodies whose given depth "
-        "was believed more were followed no better.",
+        "The same where depth is given, not told by the head; as large, since believing it more "
+        "followed bodies no better.",
         above=0,
     )
     pixel_error: float = setting(
