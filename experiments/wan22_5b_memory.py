@@ -103,7 +103,6 @@ def get_config(variant: str = "ours") -> ConfigDict:
     training.references = 4
     training.preceding = 9  # 3 latents
     training.precondition = False  # Wan predicts the velocity itself
-    training.predicted_histories = 0.0  # try .5 where rollouts take the geometry head's depth
 
     c.sampling.method = "unipc"
     c.sampling.steps = 20
