@@ -1,8 +1,7 @@
 """Clips as a geometry head sees them: what a rollout would have remembered of their keyframes.
 
 A rollout remembers the head's tokens and depths, which err by tens of per cent, alike for the cells
-of a frame and for the frames of a clip. A denoiser that has seen true histories alone believes
-them.
+of a frame and for the frames of a clip; what training on them brings is in docs/method.md.
 """
 
 from __future__ import annotations
