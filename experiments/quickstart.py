@@ -152,7 +152,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.memory.reads = 4  # poses read per latent
     c.memory.fine = 2  # read-out grid relative to the latents'
     c.memory.prefer = "nearest"
-    c.memory.footprint = 3  # cells; what falls near an empty cell is shown beside it; 1 = nothing
+    c.memory.footprint = 3  # of folded: cells; what falls near an empty one is shown beside it
     c.memory.movers = False  # keep bodies that move, see docs/movers.md and experiments/living.py
 
     c.text = ConfigDict()
@@ -179,6 +179,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.denoiser_training.depth_noise = 0.03  # relative; largest deviation of a history frame
     c.denoiser_training.pose_noise = 0.01  # metres and radians
     c.denoiser_training.token_noise = 0.05  # standard deviations of a latent
+    c.denoiser_training.predicted_histories = 0.0  # share of them as the geometry head sees them
 
     c.sampling = ConfigDict()
     c.sampling.steps = 2  # more steps draw detail that minutes of training cannot place

@@ -31,6 +31,7 @@ from mirage_jax.cli.helpers import (
     common,
     config_check,
     dry_run,
+    history_heads,
     input_check,
     process_flags,
     quick_models,
@@ -298,6 +299,9 @@ def _whole_task(
     task = dataclasses.replace(task, constants=constants(encoder, latents, task.size))
     if task.conditioner.encodes:
         task = dataclasses.replace(task, encoder=encoder)
+    if task.predicted:
+        head = history_heads.trained(config, workdir, encoder.vae.latent_channels)
+        task = dataclasses.replace(task, head=head)
     if not config.sample_every:
         return task
     records = data.shown(4)

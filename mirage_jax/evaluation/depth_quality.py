@@ -8,7 +8,6 @@ the same memory written with true depth.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,7 @@ from mirage_jax.world import WorldModel
 from mirage_jax.world.history import draw_history, write_history
 from mirage_jax.world.latent_clip import LatentClip
 from mirage_jax.world.latent_encoder import to_uint8
+from mirage_jax.world.predicted_clip import keyframe_geometry
 
 NEAR = 1.25
 """Ratio to the true depth, either way, up to which a cell counts as right."""
@@ -92,20 +92,10 @@ def head_depth(model: WorldModel, clips: LatentClip) -> HeadDepth:
 
 @jax.jit
 def _head_depth(model: WorldModel, clips: LatentClip) -> tuple[Array, Array]:
-    chunks = jnp.asarray(clips.chunks)
-    count, parts, latents = chunks.shape[:3]
-    is_image = jnp.broadcast_to(jnp.arange(latents) == 0, (count * parts, latents))
-    found: Any = model.head.apply(  # type: ignore[union-attr]
-        {"params": model.head_params}, chunks.reshape(-1, *chunks.shape[2:]), is_image
-    )
-
-    def of_keyframes(maps: Array) -> Array:
-        maps = maps.reshape(count, parts, *maps.shape[1:])
-        later = maps[:, :, 1:].reshape(count, -1, *maps.shape[3:])
-        return jnp.concatenate([maps[:, 0, :1], later], axis=1)
-
+    assert model.head is not None
+    found = keyframe_geometry(model.head, model.head_params, clips)
     sky = jnp.where(found.sky_logit > 0, model.memory.sky_depth, found.depth)
-    return of_keyframes(found.depth), of_keyframes(sky)
+    return found.depth, sky
 
 
 def with_true_scale(depth: Depths, true: Depths, counted: Bool[np.ndarray, "*shape"]) -> Depths:
@@ -161,7 +151,7 @@ def _returning_read(model: WorldModel, clips: LatentClip) -> memory.ReadOut:
 
     def one(clip: LatentClip) -> memory.ReadOut:
         history = draw_history(clip, before, model.size)
-        bank = write_history(model.conditioner, history, jnp.asarray(clip.static))
+        bank = write_history(model.conditioner, history)
         poses = jnp.asarray(clip.cam2world)[::TEMPORAL_STRIDE][-last:]
         lens = jnp.broadcast_to(jnp.asarray(clip.intrinsics), (last, 4))
         return memory.read(bank, Camera(lens, poses, model.size), model.grid)

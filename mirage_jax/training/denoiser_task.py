@@ -30,6 +30,7 @@ from mirage_jax.world.history import NO_FRAMES, NoiseAugmentation, Sample
 from mirage_jax.world.latent_clip import LatentClip, from_fields
 from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
 from mirage_jax.world.options import ContextFrameOptions, SamplerOptions
+from mirage_jax.world.predicted_clip import HistoryHead, Keyframes, true_keyframes
 from mirage_jax.world.sampling import sample_chunk
 
 
@@ -69,6 +70,8 @@ class DenoiserTask(Task):
         coverage. Needs a conditioner that stores tokens.
       fusion: how histories are written, see `Conditioner.write`.
       noise: on histories written to the memory; those of the RGB baseline are true.
+      head: sees the histories of some samples as a rollout would; None: all are true.
+      predicted: share of those samples.
       constants: of the conditioner, for the latents of a chunk and those that precede it.
       encoder: for kinds of conditioner that encode what they read.
       shift: noise-level shift.
@@ -90,6 +93,8 @@ class DenoiserTask(Task):
     context_frames: ContextFrameOptions = NO_FRAMES
     fusion: FusionOptions | None = None
     noise: NoiseAugmentation = NoiseAugmentation()
+    head: HistoryHead | None = None
+    predicted: float = 0.0
     constants: Any = None
     encoder: LatentEncoder | None = None
     shift: float = 1.0
@@ -132,15 +137,20 @@ class DenoiserTask(Task):
     def sample(self, batch: LatentClip, key: PRNGKeyArray, *, train: bool = True) -> Sample:
         """A batch as the denoiser gets it.
 
-        In training histories are noisy and memories sometimes dropped, references with them; else
-        all is true and kept. Chunks may be shorter than `chunk_latents`.
+        In training histories are noisy, or seen by the head, and memories sometimes dropped,
+        references with them; else all is true and kept. Chunks may be shorter than `chunk_latents`.
         """
         table = history.situations(batch, between=self.lengths > 1)
         height, width = (side * self.conditioner.stride for side in batch.chunks.shape[3:5])
 
-        def one(clip: LatentClip, key: PRNGKeyArray) -> Sample:
+        def one(clip: LatentClip, key: PRNGKeyArray, predicted: Keyframes | None = None) -> Sample:
             draw_key, noise_key, drop_key = jax.random.split(key, 3)
             scenario, keyframes = scenarios.draw(draw_key, table)
+            seen = true_keyframes(clip)
+            if predicted is not None:
+                coin = jax.random.uniform(jax.random.fold_in(key, 3), dtype=jnp.float32)
+                chosen = coin < self.predicted
+                seen = jax.tree.map(functools.partial(jnp.where, chosen), predicted, seen)
             found = history.make_sample(
                 clip,
                 scenario,
@@ -154,6 +164,7 @@ class DenoiserTask(Task):
                 encoder=self.encoder,
                 key=noise_key if train else None,
                 noise=self.noise,
+                seen=seen,
             )
             if not train or found.context is None:
                 return found
@@ -165,7 +176,10 @@ class DenoiserTask(Task):
             context = self.conditioner.drop(found.context, kept)
             return found._replace(context=context, frames=frames)
 
-        return map_batch(one, batch, jax.random.split(key, batch.chunks.shape[0]))
+        keys = jax.random.split(key, batch.chunks.shape[0])
+        if not train or self.head is None or not self.predicted:
+            return map_batch(one, batch, keys)
+        return map_batch(one, batch, keys, self.head(batch))
 
     def init(self, key: PRNGKeyArray) -> Params:
         channels = self.denoiser.in_channels

@@ -21,6 +21,7 @@ from mirage_jax.world.conditioners import Conditioner, Frames, Visibility, camer
 from mirage_jax.world.latent_clip import LatentClip
 from mirage_jax.world.latent_encoder import LatentEncoder
 from mirage_jax.world.options import ContextFrameOptions
+from mirage_jax.world.predicted_clip import Keyframes, true_keyframes
 
 NO_FRAMES = ContextFrameOptions()
 
@@ -54,13 +55,15 @@ class History(NamedTuple):
     Attributes:
       tokens: image-mode latents.
       depth: of the cells in metres; 0 everywhere in keyframes that are not remembered.
-      confidence: in the depth of each keyframe.
+      static: share of a cell that stands still.
+      confidence: in the depth of each cell.
       camera: of the keyframes.
     """
 
     tokens: Float[Array, "k h w c"]
     depth: Float[Array, "k h w"]
-    confidence: Float[Array, " k"]
+    static: Float[Array, "k h w"]
+    confidence: Float[Array, "k h w"]
     camera: Camera
 
 
@@ -74,6 +77,7 @@ def draw_history(
     *,
     key: PRNGKeyArray | None = None,
     noise: NoiseAugmentation | None = None,
+    seen: Keyframes | None = None,
 ) -> History:
     """The chosen keyframes of one clip, with noise or as they are.
 
@@ -83,10 +87,10 @@ def draw_history(
       size: picture size that the intrinsics refer to.
       key: randomness of the noise; None leaves what is true.
       noise: on tokens, depth and poses.
+      seen: what is remembered of the keyframes; None: what is true.
     """
-    count = len(clip.tokens)
-    tokens, depth, poses = clip.tokens, clip.depth, clip.cam2world[::TEMPORAL_STRIDE]
-    confidence = jnp.ones(count, jnp.float32)
+    tokens, depth, static, confidence = true_keyframes(clip) if seen is None else seen
+    count, poses = len(tokens), clip.cam2world[::TEMPORAL_STRIDE]
     if key is not None and noise is not None:
         keys = jax.random.split(key, 4)
         tokens = tokens + noise.tokens * _normal(keys[0], tokens.shape)
@@ -94,17 +98,16 @@ def draw_history(
             jax.random.uniform(keys[1], (count,), jnp.float32, minval=-1.0, maxval=1.0), 0.0
         )
         depth = depth * jnp.exp(error[:, None, None] * _normal(keys[2], depth.shape))
-        confidence = confidence_of_depth_error(error)
+        confidence = confidence * confidence_of_depth_error(error)[:, None, None]
         poses = jitter_poses(keys[3], jnp.asarray(poses), noise.pose)
     depth = jnp.where(keyframes[:, None, None], depth, 0.0)
     camera = Camera(jnp.broadcast_to(clip.intrinsics, (count, 4)), poses, size)
-    return History(jnp.asarray(tokens), jnp.asarray(depth), confidence, camera)
+    return History(tokens, depth, static, confidence, camera)
 
 
 def write_history(
     conditioner: Conditioner,
     history: History,
-    static: Float[Array, "k h w"],
     fusion: FusionOptions | None = None,
     capacity: int | None = None,
 ) -> memory.LatentMemory:
@@ -112,16 +115,16 @@ def write_history(
 
     `capacity` is its number of elements; None has room for every cell.
     """
-    tokens, depth, confidence, camera = history
     frames = Frames(
-        tokens,
-        depth,
-        camera,
-        times=jnp.arange(len(depth), dtype=jnp.float32),
-        static=static,
-        confidence=jnp.broadcast_to(confidence[:, None, None], depth.shape),
+        history.tokens,
+        history.depth,
+        history.camera,
+        times=jnp.arange(len(history.depth), dtype=jnp.float32),
+        static=history.static,
+        confidence=history.confidence,
     )
-    return conditioner.write(conditioner.create(capacity or depth.size), frames, fusion)[0]
+    empty = conditioner.create(capacity or history.depth.size)
+    return conditioner.write(empty, frames, fusion)[0]
 
 
 def jitter_poses(
@@ -206,6 +209,7 @@ def make_sample(
     encoder: LatentEncoder | None = None,
     key: PRNGKeyArray | None = None,
     noise: NoiseAugmentation | None = None,
+    seen: Keyframes | None = None,
 ) -> Sample:
     """One clip in one situation.
 
@@ -223,6 +227,7 @@ def make_sample(
       encoder: for kinds of conditioner that encode what they read.
       key: randomness of the noise; None for a true history.
       noise: on the history.
+      seen: what is remembered of its keyframes; None: what is true.
     """
     chunk = jnp.asarray(table.chunk)[scenario]
     camera = chunk_camera(clip, chunk, size)
@@ -234,8 +239,8 @@ def make_sample(
         # Rendered and encoded beforehand by the same conditioner: `latent_clip.rgb_contexts`.
         context = jnp.concatenate([clip.rgb_chunks[scenario], clip.rgb_hits[scenario]], axis=-1)
         return Sample(target, rays, context, {})
-    history = draw_history(clip, keyframes, size, key=key, noise=noise)
-    bank = write_history(conditioner, history, jnp.asarray(clip.static), fusion, capacity)
+    history = draw_history(clip, keyframes, size, key=key, noise=noise, seen=seen)
+    bank = write_history(conditioner, history, fusion, capacity)
     read, frames = conditioner.read(bank, camera, encoder=encoder), {}
     if clip.bodies is not None:  # read where the clip was encoded, by the same conditioner
         shown = clip.bodies[scenario]
@@ -299,7 +304,7 @@ def returning_tokens(
 
     def one(clip: LatentClip) -> Array:
         history = draw_history(clip, jnp.asarray(table.keyframes[scenarios.RETURN]), size)
-        bank = write_history(plain, history, jnp.asarray(clip.static), fusion)
+        bank = write_history(plain, history, fusion)
         camera = chunk_camera(clip, jnp.asarray(table.chunk[scenarios.RETURN]), size)
         return plain.read(bank, camera)
 

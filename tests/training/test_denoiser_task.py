@@ -1,5 +1,7 @@
 """The loss of the denoiser, what it is given for it, and sample sheets."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ from mirage_jax.world.history import NoiseAugmentation
 from mirage_jax.world.latent_clip import FIELDS
 from mirage_jax.world.latent_encoder import to_uint8
 from mirage_jax.world.options import SamplerOptions
+from mirage_jax.world.predicted_clip import HistoryHead
 
 POSES = trajectories.make("look_and_walk", 9, angle=60, distance=0.7)
 LONG = trajectories.make("look_away", 17)
@@ -146,6 +149,23 @@ def test_evaluation_sees_a_true_history_and_never_drops_it():
     with_noise = context(drop_memory=1.0, noise=noise)
     assert with_noise.any(axis=(1, 2, 3, 4)).all()
     np.testing.assert_array_equal(with_noise, context())
+
+
+def test_a_share_of_the_histories_is_as_the_head_sees_them():
+    model = tiny_world.world_model()
+    clips = jax.tree.map(jnp.asarray, tiny_world.latent_clips(60, POSES))
+    head = HistoryHead(model.head_params, model.head)
+
+    def contexts(share, train=True):
+        task, _ = task_with(kind="folded", head=head, predicted=share)
+        sample = jax.jit(functools.partial(task.sample, train=train))
+        return np.asarray(sample(clips, KEY).context)
+
+    # Evaluation sees what is true. Nothing else is random than what is drawn for both.
+    true, predicted, mixed = contexts(1.0, train=False), contexts(1.0), contexts(0.3)
+    is_true, is_predicted = ((mixed == other).all(axis=(1, 2, 3, 4)) for other in (true, predicted))
+    assert (is_true ^ is_predicted).all()
+    assert np.mean(is_predicted) == pytest.approx(0.3, abs=4 * np.sqrt(0.3 * 0.7 / 60))
 
 
 @pytest.mark.parametrize("kind", ["folded", "rgb", "none"])

@@ -90,7 +90,7 @@ def test_preceding_frames_are_shown_where_there_are_some(clip, sample_of, scenar
 
         @jax.jit
         def shown_before(clip):
-            bank = write_history(READOUT, draw_history(clip, keyframes, SIZE), clip.static)
+            bank = write_history(READOUT, draw_history(clip, keyframes, SIZE))
             before = Camera(jnp.tile(clip.intrinsics, (5, 1)), clip.cam2world[3:8], SIZE)
             return READOUT.read(bank, before)
 

@@ -201,7 +201,7 @@ def test_samples_and_rollouts_have_the_same_context_of_the_same_memory(kind):
         sample = returning_samples(clips, constants=model.constants(2), **options)
         clip = jax.tree.map(lambda leaf: leaf[0], clips)
         kept = jnp.asarray(scenarios.scenarios(2, 2).keyframes[scenarios.RETURN])
-        bank = write_history(model.conditioner, draw_history(clip, kept, SIZE), clip.static)
+        bank = write_history(model.conditioner, draw_history(clip, kept, SIZE))
         lens = jnp.broadcast_to(clip.intrinsics, (CHUNK, 4))
         camera = Camera(lens, clip.cam2world[CHUNK - 1 :], SIZE)
         return sample.context[0], model.conditioner(bank, camera, None, model.encoder)

@@ -28,7 +28,7 @@ see = jax.jit(functools.partial(memory.read, grid=GRID))
 
 
 def write_of(clip, keyframes, size, **options):
-    return write_history(READOUT, draw_history(clip, keyframes, size, **options), clip.static)
+    return write_history(READOUT, draw_history(clip, keyframes, size, **options))
 
 
 write = jax.jit(write_of, static_argnames=("size", "noise"))
@@ -53,7 +53,7 @@ def test_a_fused_history_holds_what_was_seen_twice_once():
     still = jnp.broadcast_to(clip.cam2world[0], clip.cam2world.shape)
     clip = clip.replace(cam2world=still, depth=jnp.full_like(clip.depth, 2.0))
     history = draw_history(clip, jnp.ones(3, bool), SIZE)
-    fused = functools.partial(write_history, READOUT, static=clip.static)
+    fused = functools.partial(write_history, READOUT)
     cells = GRID[0] * GRID[1]
     assert int(fused(history).valid.sum()) == 3 * cells
     assert int(fused(history, fusion=memory.fusion.FusionOptions()).valid.sum()) == cells

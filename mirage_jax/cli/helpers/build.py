@@ -191,6 +191,7 @@ def denoiser_task(config: ConfigDict, memory: str, data_std: tuple[float, ...]) 
         context_frames=context_frames(config, memory),
         fusion=history_fusion(config, memory),
         noise=noise_augmentation(config),
+        predicted=training.get("predicted_histories", 0.0) if memory == "latent" else 0.0,
         shift=training.shift,
         drop_memory=training.drop_memory,
         drop_text=training.drop_text,

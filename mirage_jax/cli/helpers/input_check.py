@@ -45,6 +45,9 @@ def check_training(
         raise FileNotFoundError(
             f"{encoder}: no {WEIGHTS} there; expected what `mirage train --stage=encoder` makes"
         )
+    sees_histories = memory == "latent" and not {"denoiser", "distill"}.isdisjoint(stages)
+    if sees_histories and "geometry" not in stages:
+        _check_history_head(config, workdir.model("geometry"))
     if "encoder" in stages:
         _check_encoder(config, workdir.model("encoder"))
     if "distill" in stages and "denoiser" not in stages:
@@ -103,6 +106,15 @@ def _check_encoder(config: ConfigDict, path: Path) -> None:
         raise ValueError(
             f"{path}: found an encoder that was converted, which training would replace; set "
             "--config.vae_training.pretrained=true to use it, or move it away"
+        )
+
+
+def _check_history_head(config: ConfigDict, geometry: Path) -> None:
+    share = training_sections.denoiser(config).predicted_histories
+    if share and not (geometry / WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"{geometry}: no {WEIGHTS} there; expected what `mirage train --stage=geometry` makes, "
+            f"as denoiser_training.predicted_histories is {share}"
         )
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from mirage_jax import memory, parallel
 from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_clip, latents_of_frames
-from mirage_jax.cli.helpers import build, quick_models, training_sections
+from mirage_jax.cli.helpers import build, history_heads, quick_models, training_sections
 from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.geometry import Camera
 from mirage_jax.training import state as states
@@ -164,10 +164,11 @@ def sample(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Trace
 
 
 def whole_task(config: ConfigDict, kind: str) -> DenoiserTask:
-    """The task of the whole denoiser, with an encoder of zeros where it needs one."""
+    """The task of the whole denoiser, with an encoder and a head of zeros where it needs them."""
     task = build.denoiser_task(config, kind, (1.0,) * config.vae.latent_channels)
     encoder = latent_encoder.untrained(build.vae(config)) if task.conditioner.encodes else None
-    return dataclasses.replace(task, encoder=encoder)
+    head = history_heads.untrained(config) if task.predicted else None
+    return dataclasses.replace(task, encoder=encoder, head=head)
 
 
 def _batch(config: ConfigDict, mesh: Mesh) -> int:

@@ -68,6 +68,12 @@ class DenoiserSection(TrainingSection):
     depth_noise: float = setting(0.0, "Relative; largest of a history's frame.", least=0)
     pose_noise: float = setting(0.0, "Metres and radians.", least=0)
     token_noise: float = setting(0.0, "Standard deviations of a latent.", least=0)
+    predicted_histories: float = setting(
+        0.0,
+        "Share of samples whose history has the geometry head's tokens and depth, as rollouts do.",
+        least=0,
+        most=1,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -38,7 +38,10 @@ class MoverOptions(Settings):
         0.1, "Standard deviation of the depth of a body's pixels, relative.", above=0
     )
     given_depth_error: float = setting(
-        0.1, "The same where depth is given, not told by the head.", above=0
+        0.1,
+        "The same where depth is given, not told by the head; as large, since believing it more "
+        "followed bodies no better.",
+        above=0,
     )
     pixel_error: float = setting(
         0.5, "Standard deviation of where a body's edges are found, pixels of the mask.", above=0

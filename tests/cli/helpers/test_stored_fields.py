@@ -1,11 +1,14 @@
 """What the command line may not change of weights that are there."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from helpers.command_line import assert_refused
 from mirage_jax.cli import evaluate
-from mirage_jax.cli.helpers import input_check
+from mirage_jax.cli.helpers import history_heads, input_check
 from mirage_jax.cli.helpers.stored_fields import check_overrides, stored_fields
+from mirage_jax.io.exports import WEIGHTS
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.training import checkpoints
 
@@ -75,3 +78,26 @@ def test_another_conditioner_in_one_work_directory_is_refused_at_once(
 
     monkeypatch.setattr(checkpoints, "read_meta", damaged)
     input_check._check_conditioner(tiny_config, tmp_path)
+
+
+def test_histories_that_a_head_sees_need_one_before_the_denoiser(tiny_config, tmp_path):
+    workdir = Workdir(tmp_path)
+    encoder = workdir.model("encoder")
+    encoder.mkdir(parents=True)
+    (encoder / WEIGHTS).touch()
+    predicted = tiny_config.copy_and_resolve_references()
+    predicted.denoiser_training.predicted_histories = 0.5
+    missing = r"geometry: no model.safetensors there; expected .*predicted_histories is 0.5"
+    with pytest.raises(FileNotFoundError, match=missing):
+        input_check.check_training(predicted, workdir, ["denoiser"], "latent")
+    for stages, memory in ((["geometry", "denoiser"], "latent"), (["denoiser"], "rgb")):
+        input_check.check_training(predicted, workdir, stages, memory)
+    input_check.check_training(tiny_config, workdir, ["denoiser"], "latent")
+
+
+def test_a_head_to_trace_programs_with_is_like_a_trained_one(trained, tiny_config):
+    found = history_heads.untrained(tiny_config)
+    expected = history_heads.trained(tiny_config, trained, tiny_config.vae.latent_channels)
+    shapes = [jax.tree.map(jnp.shape, one.params) for one in (found, expected)]
+    assert shapes[0] == shapes[1] and found.head == expected.head
+    assert found.sky_depth == expected.sky_depth == tiny_config.sky_depth
