@@ -103,7 +103,7 @@ def test_elements_and_bytes_follow_from_the_sizes(result):
     for chunks in (1, 2):
         kinds = result["after_chunks"][str(chunks)]
         cells, pixels = chunks * 2 * 16, chunks * 2 * 256
-        bookkeeping = 2 * 12 + 6 * 4 + 2  # two vectors, six numbers, valid and pinned
+        bookkeeping = 4 * 12 + 6 * 4 + 2  # four vectors, six numbers, valid and pinned
         assert kinds["latent"]["elements"] == cells and kinds["rgb"]["elements"] == pixels
         assert kinds["latent"]["bytes"] == cells * (bookkeeping + 3 * 4)
         assert kinds["rgb"]["bytes"] == pixels * (12 + 3)  # position and colour only
