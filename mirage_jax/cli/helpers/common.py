@@ -71,7 +71,15 @@ def resolve_config() -> ConfigDict:
     return config
 
 
-_PATHS = ("root", "depth_weights", "embeddings", "pretrained", "init_from", "teacher")
+_PATHS = (
+    "root",
+    "depth_weights",
+    "embeddings",
+    "pretrained",
+    "init_from",
+    "teacher",
+    "openarena",
+)
 """Fields of any section that name files or folders."""
 
 
