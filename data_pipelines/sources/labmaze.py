@@ -30,7 +30,7 @@ from data_pipelines.sources.labmaze_model import (
 from data_pipelines.sources.labmaze_plan import CELL, make_plan
 from data_pipelines.sources.offscreen import gl_backend, import_mujoco
 from data_pipelines.sources.options import option
-from data_pipelines.sources.rendered import RenderedSource
+from data_pipelines.sources.rendered import RenderedSource, square_lens
 from data_pipelines.sources.stage import Placed, View, check_lens
 
 EYE = 1.1  # metres
@@ -71,8 +71,7 @@ class LabmazeSource(living.LivingOptions, RenderedSource):
     @property
     def intrinsics(self) -> np.ndarray:
         """float32 [4], of every frame."""
-        focal = self.size / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2)
-        return np.array([focal, focal, self.size / 2, self.size / 2], np.float32)
+        return square_lens(self.size, FIELD_OF_VIEW)
 
     @classmethod
     def with_lens(cls, height: int, width: int, intrinsics: np.ndarray) -> "LabmazeSource":

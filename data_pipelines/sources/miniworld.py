@@ -22,7 +22,7 @@ from data_pipelines.sources.ground import Ground
 from data_pipelines.sources.miniworld_gl import FrameBuffer
 from data_pipelines.sources.miniworld_rooms import DRAWN_PLANS, FIXED_PLANS, open_rooms
 from data_pipelines.sources.options import option
-from data_pipelines.sources.rendered import RenderedSource, worlds_of_split
+from data_pipelines.sources.rendered import RenderedSource, square_lens, worlds_of_split
 from data_pipelines.sources.stage import Placed, View, check_lens
 
 EYE = 1.4  # metres
@@ -65,8 +65,7 @@ class MiniworldSource(living.LivingOptions, RenderedSource):
     @property
     def intrinsics(self) -> np.ndarray:
         """float32 [4], of every frame."""
-        focal = self.size / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2)
-        return np.array([focal, focal, self.size / 2, self.size / 2], np.float32)
+        return square_lens(self.size, FIELD_OF_VIEW)
 
     @classmethod
     def with_lens(cls, height: int, width: int, intrinsics: np.ndarray) -> "MiniworldSource":

@@ -19,7 +19,7 @@ from data_pipelines.sources import body_rays, living
 from data_pipelines.sources.ground import Ground
 from data_pipelines.sources.options import check_options, option
 from data_pipelines.sources.paths import KINDS, LEAST_FRAMES, level_cam2world, sample_path
-from data_pipelines.sources.rendered import worlds_of_split
+from data_pipelines.sources.rendered import square_lens, worlds_of_split
 from data_pipelines.sources.stage import Placed, View, check_lens
 
 EYE_HEIGHT = 1.5  # metres
@@ -96,8 +96,7 @@ class ProceduralSource(living.LivingOptions):
     @property
     def intrinsics(self) -> np.ndarray:
         """float32 [4], of every frame."""
-        focal = self.size / 2 / np.tan(np.deg2rad(self.fov) / 2)
-        return np.array([focal, focal, self.size / 2, self.size / 2], np.float32)
+        return square_lens(self.size, self.fov)
 
     @classmethod
     def with_lens(cls, height: int, width: int, intrinsics: np.ndarray) -> "ProceduralSource":

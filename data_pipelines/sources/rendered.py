@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
+import numpy as np
+
 from data_pipelines.clip import Clip
 from data_pipelines.sources import screening
 from data_pipelines.sources.options import check_options, option
@@ -62,6 +64,12 @@ class RenderedSource:
     ) -> contextlib.AbstractContextManager[Callable[[int, str], Clip | str]]:
         """Starts the engine; inside, `record(seed, kind)` gives a clip or why there is none."""
         raise NotImplementedError
+
+
+def square_lens(size: int, degrees: float) -> np.ndarray:
+    """Intrinsics float32 [4] of square pictures of a field of view, as wide as it is high."""
+    focal = size / 2 / np.tan(np.deg2rad(degrees) / 2)
+    return np.array([focal, focal, size / 2, size / 2], np.float32)
 
 
 def worlds_of_split(worlds: dict[str, tuple[str, ...]], split: str) -> tuple[str, ...]:

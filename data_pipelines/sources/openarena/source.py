@@ -24,7 +24,7 @@ from data_pipelines.sources.openarena.renderer import Renderer
 from data_pipelines.sources.openarena.shaders import read_shaders
 from data_pipelines.sources.openarena.surfaces import Surfaces, curved_points, read_surfaces
 from data_pipelines.sources.options import option
-from data_pipelines.sources.rendered import RenderedSource, worlds_of_split
+from data_pipelines.sources.rendered import RenderedSource, square_lens, worlds_of_split
 
 FIELD_OF_VIEW = 75.0  # degrees
 PITCH = (-12.0, 8.0)  # degrees, one value per clip
@@ -55,8 +55,7 @@ class OpenArenaSource(RenderedSource):
     @property
     def intrinsics(self) -> np.ndarray:
         """float32 [4], of every frame."""
-        focal = self.size / 2 / np.tan(np.deg2rad(FIELD_OF_VIEW) / 2)
-        return np.array([focal, focal, self.size / 2, self.size / 2], np.float32)
+        return square_lens(self.size, FIELD_OF_VIEW)
 
     @functools.cached_property
     def _files(self) -> GameFiles:
