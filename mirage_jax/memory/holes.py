@@ -8,6 +8,7 @@ and pushed up again, each level showing what the coarser ones say where it knows
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -44,24 +45,30 @@ def _pulled(weighted: Array, weight: Array) -> tuple[Array, Array]:
 
 def _halved(field: Array) -> Array:
     """Sums over blocks of two by two, with zeros behind odd borders."""
-    for axis in (-3, -2):
+    for axis in (field.ndim - 3, field.ndim - 2):
         if field.shape[axis] > 1:
             padding = [(0, 0)] * field.ndim
             padding[axis] = (0, field.shape[axis] % 2)
             field = jnp.pad(field, padding)
-            even = jnp.arange(0, field.shape[axis], 2)
-            field = jnp.take(field, even, axis=axis) + jnp.take(field, even + 1, axis=axis)
+            pairs = (field.shape[axis] // 2, 2)
+            field = field.reshape(*field.shape[:axis], *pairs, *field.shape[axis + 1 :])
+            field = jnp.sum(field, axis=axis + 1)
     return field
 
 
 def _pushed(field: Array, below: Array) -> Array:
     """At the size of the level below: linear interpolation between the centres of its blocks."""
-    for axis in (-3, -2):
+    for axis in (field.ndim - 3, field.ndim - 2):
         count, length = field.shape[axis], below.shape[axis]
         if count == length:
             continue
-        place = jnp.arange(length)
-        block = place // 2
-        beside = jnp.clip(jnp.where(place % 2 == 0, block - 1, block + 1), 0, count - 1)
-        field = 0.75 * jnp.take(field, block, axis=axis) + 0.25 * jnp.take(field, beside, axis=axis)
+
+        def part(start: int, stop: int, axis: int = axis, of: Array = field) -> Array:
+            return jax.lax.slice_in_dim(of, start, stop, axis=axis)
+
+        before = jnp.concatenate([part(0, 1), part(0, count - 1)], axis=axis)
+        after = jnp.concatenate([part(1, count), part(count - 1, count)], axis=axis)
+        halves = jnp.stack([0.75 * field + 0.25 * before, 0.75 * field + 0.25 * after], axis + 1)
+        field = halves.reshape(*field.shape[:axis], 2 * count, *field.shape[axis + 1 :])
+        field = jax.lax.slice_in_dim(field, 0, length, axis=axis)
     return field
