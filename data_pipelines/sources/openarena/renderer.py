@@ -42,8 +42,9 @@ def open_context() -> Any:
     one_thread()
     import moderngl
 
+    chosen: dict[str, Any] = {"backend": "egl"}  # its stub takes only a dict by name
     try:
-        return moderngl.create_context(standalone=True, backend="egl")
+        return moderngl.create_context(standalone=True, **chosen)
     except Exception as error:  # whatever the driver says
         raise RuntimeError(f"no offscreen OpenGL by EGL ({error}); install libegl1") from error
 
