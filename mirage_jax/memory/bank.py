@@ -46,7 +46,8 @@ class LatentMemory:
       size: `[N]` float32, metres that the element's cell spans where it lies (depth over focal
         length in cells); 0 = unknown.
       tangents: `[N, 2, 3]` float32, the way along its surface that the element's cell spans, in
-        metres, to the right and down as it was seen; 0 = unknown.
+        metres, to the right and down as it was seen; 0 = unknown. `[N, 0, 3]` where the memory
+        keeps none.
       seen: `[N]` int32, written frames that showed it, the first included.
       missed: `[N]` int32, frames since that looked through it.
       pinned: `[N]` bool, whether it stays whatever is written.
@@ -124,13 +125,16 @@ class WriteReport:
         return {name: n for name, n in vars(self).items() if name not in ("depth_scale", "movers")}
 
 
-def create(capacity: int, channels: int, dtype: Any = jnp.float32) -> LatentMemory:
+def create(
+    capacity: int, channels: int, dtype: Any = jnp.float32, *, tangents: bool = True
+) -> LatentMemory:
     """An empty memory.
 
     Args:
       capacity: element slots; one written frame takes at most `h * w` of them.
       channels: channels of a token.
       dtype: of the tokens; positions are always float32.
+      tangents: whether elements keep how their surface is turned.
     Raises:
       ValueError: if capacity or channels are not positive.
     """
@@ -144,7 +148,7 @@ def create(capacity: int, channels: int, dtype: Any = jnp.float32) -> LatentMemo
         time=jnp.zeros((capacity,), jnp.float32),
         origin=jnp.zeros((capacity, 3), jnp.float32),
         size=jnp.zeros((capacity,), jnp.float32),
-        tangents=jnp.zeros((capacity, 2, 3), jnp.float32),
+        tangents=jnp.zeros((capacity, 2 if tangents else 0, 3), jnp.float32),
         seen=jnp.zeros((capacity,), jnp.int32),
         missed=jnp.zeros((capacity,), jnp.int32),
         pinned=jnp.zeros((capacity,), bool),
@@ -280,6 +284,9 @@ def cells_of_frames(
     focal = geometry.resize_camera(camera, grid).intrinsics[:, :2]
     span = cell_depth / jnp.sqrt(focal[:, 0] * focal[:, 1])[:, None, None]
     written_depth = jnp.where(known & is_static, cell_depth, 0.0)
+    tangents = jnp.zeros((total, 0, 3), jnp.float32)
+    if mem.tangents.shape[-2]:
+        tangents = surface.tangents(written_depth, camera).reshape(total, 2, 3)
     rows = {
         "xyz": geometry.lift(cell_depth, camera).reshape(total, 3),
         "tokens": jnp.asarray(tokens).reshape(total, channels).astype(mem.tokens.dtype),
@@ -289,7 +296,7 @@ def cells_of_frames(
         "time": jnp.repeat(when.astype(jnp.float32), h * w),
         "origin": jnp.repeat(jnp.asarray(camera.centre, jnp.float32), h * w, axis=0),
         "size": jnp.asarray(span, jnp.float32).reshape(total),
-        "tangents": surface.tangents(written_depth, camera).reshape(total, 2, 3),
+        "tangents": tangents,
         "seen": jnp.ones(total, jnp.int32),
         "missed": jnp.zeros(total, jnp.int32),
         "pinned": jnp.zeros(total, bool),

@@ -22,8 +22,11 @@ from mirage_jax.parallel.explicit_axes import compiler_splits, spec_of_views
 
 
 def create(capacity: int, channels: int = 3, dtype: Any = jnp.uint8) -> bank.LatentMemory:
-    """An empty cloud of at most `capacity` points; arguments and errors as for `memory.create`."""
-    return bank.create(capacity, channels, dtype)
+    """An empty cloud of at most `capacity` points; arguments and errors as for `memory.create`.
+
+    A point has no surface: its cloud keeps no tangents.
+    """
+    return bank.create(capacity, channels, dtype, tangents=False)
 
 
 def write(

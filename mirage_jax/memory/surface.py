@@ -7,6 +7,7 @@ is nearer counts: across an edge lies another surface.
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -57,16 +58,10 @@ def tangents(depth: Float[Array, "t h w"], camera: geometry.Camera) -> Float[Arr
 def _slope(inverse: Float[Array, "t h w"], axis: int) -> Float[Array, "t h w"]:
     """Change per cell, by the neighbour that differs less; 0 where none is known (above 0)."""
     size = inverse.shape[axis]
-    before, after = jnp.arange(size) - 1, jnp.arange(size) + 1
-
-    def neighbour(at: Array) -> tuple[Array, Array]:
-        inside = (at >= 0) & (at < size)
-        found = jnp.take(inverse, jnp.clip(at, 0, size - 1), axis=axis)
-        shape = [1] * inverse.ndim
-        shape[axis] = size
-        return found, (found > 0) & inside.reshape(shape)
-
-    (lower, has_lower), (upper, has_upper) = neighbour(before), neighbour(after)
+    padding = [(1, 1) if at == axis else (0, 0) for at in range(inverse.ndim)]
+    padded = jnp.pad(inverse, padding)  # beyond the picture nothing is known
+    lower = jax.lax.slice_in_dim(padded, 0, size, axis=axis)
+    upper = jax.lax.slice_in_dim(padded, 2, size + 2, axis=axis)
     rise, fall = upper - inverse, inverse - lower
-    take_upper = has_upper & (~has_lower | (jnp.abs(rise) <= jnp.abs(fall)))
-    return jnp.where(take_upper, rise, jnp.where(has_lower, fall, 0.0))
+    take_upper = (upper > 0) & ((lower <= 0) | (jnp.abs(rise) <= jnp.abs(fall)))
+    return jnp.where(take_upper, rise, jnp.where(lower > 0, fall, 0.0))

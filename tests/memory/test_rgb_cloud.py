@@ -29,6 +29,13 @@ def test_rendering_at_the_written_pose_returns_the_picture():
     np.testing.assert_allclose(out.tokens, video / 127.5 - 1, atol=1e-6)
 
 
+def test_points_keep_no_tangents():
+    video, depth, camera = picture_of_a_wall()
+    mem, _ = write(rgb_cloud.create(200), video, depth, camera)
+    assert mem.tangents.shape == (200, 0, 3)
+    assert memory.nbytes(mem) == 192 * (3 * 4 + 3 + 1 + 4 + 4 + 4 + 3 * 4 + 4 + 4 + 4 + 1)
+
+
 def test_a_sideways_step_moves_the_picture_by_whole_pixels():
     video, depth, camera = picture_of_a_wall(1)
     mem, _ = write(rgb_cloud.create(192), video, depth, camera)

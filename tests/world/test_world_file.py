@@ -857,11 +857,12 @@ def test_a_memory_of_colours_is_saved_too(tmp_path):
     """That of the RGB baseline: bytes where others have tokens."""
     world, path = make_world(), tmp_path / "colours.world"
     bytes_of = np.random.default_rng(0).integers(0, 256, (CAPACITY, 3)).astype(np.uint8)
-    world = world.replace(bank=world.bank.replace(tokens=bytes_of))
+    flat = world.bank.tangents[:, :0]
+    world = world.replace(bank=world.bank.replace(tokens=bytes_of, tangents=flat))
     save_world(path, world)
-    found = load_world(path).bank.tokens
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, bytes_of)
+    found = load_world(path).bank
+    assert found.tokens.dtype == np.uint8 and found.tangents.shape == (CAPACITY, 0, 3)
+    np.testing.assert_array_equal(found.tokens, bytes_of)
     with pytest.raises(ValueError, match=r"static/tokens.*found uint8 .*or uint8 \(N = 7, 3\)"):
         four = np.concatenate([bytes_of, bytes_of[:, :1]], axis=1)
         save_world(path, world.replace(bank=world.bank.replace(tokens=four)))

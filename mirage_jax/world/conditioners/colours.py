@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from mirage_jax import memory
 from mirage_jax.chunks import TEMPORAL_STRIDE, frames_per_latent
 from mirage_jax.geometry import Camera
-from mirage_jax.memory import rgb_cloud
+from mirage_jax.memory import holes, rgb_cloud
 from mirage_jax.world.conditioners.base import Conditioner, Frames, View
 from mirage_jax.world.latent_encoder import LatentEncoder
 
@@ -69,8 +69,8 @@ class Rgb(Conditioner):
         visible: Float[Array, "b frames height width"],
         encoder: LatentEncoder,
     ) -> Float[Array, "b latents h w r"]:
-        """The context of renderings."""
-        latents = encoder.encode(video)
+        """The context of renderings, whose holes are filled from around them."""
+        latents = encoder.encode(holes.fill(video, visible))
         grid = latents.shape[2], latents.shape[3]
         shares = jnp.stack([cell_shares(mask, grid) for mask in visible])
         return jnp.concatenate([latents, shares], axis=-1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -50,9 +49,7 @@ class Surfels(BodyReader):
         shares = cell_shares(drawn.astype(jnp.float32), grid)
         inverse = jnp.where(drawn, 1.0 / jnp.maximum(depth, 0.1), 0.0)
         known = to_pixels(drawn, view.camera.size).astype(jnp.float32)
-        # A branch has the video made before it, where a compiler would draw it anew for each level.
-        filled = jax.lax.cond(jnp.all(drawn), lambda video, _: video, holes.fill, video, known)
-        latents = self._encoder(view.encoder).encode_patches(filled[None])[0]
+        latents = self._encoder(view.encoder).encode_patches(holes.fill(video, known)[None])[0]
         shown = jnp.max(shares, axis=(-3, -2, -1), keepdims=True) > 0
         fields = [jnp.where(shown, latents, 0.0), shares, cell_shares(inverse, grid)]
         if self.movers:

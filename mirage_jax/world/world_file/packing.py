@@ -270,9 +270,10 @@ def unpack_state(
 def _newer_fields(static: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What a memory of earlier versions of the part lacks: elements of unknown size, seen once."""
     elements = len(static["valid"])
+    tangents = 0 if static["tokens"].dtype == np.uint8 else 2  # colours have none
     blank = {
         "size": np.zeros(elements, np.float32),
-        "tangents": np.zeros((elements, 2, 3), np.float32),
+        "tangents": np.zeros((elements, tangents, 3), np.float32),
         "seen": static["valid"].astype(np.int32),
         "missed": np.zeros(elements, np.int32),
         "pinned": np.zeros(elements, bool),

@@ -106,7 +106,9 @@ PARTS: Mapping[str, Part] = {
             "time": _f32("N"),
             "origin": _f32("N", 3),
             "size": _since(2, _f32("N")),
-            "tangents": _since(3, _f32("N", 2, 3)),
+            "tangents": dataclasses.replace(
+                _since(3, _f32("N", 2, 3)), alternative=TensorSpec(("float32",), ("N", 0, 3))
+            ),
             "seen": _since(2, _i32("N")),
             "missed": _since(2, _i32("N")),
             "pinned": _since(2, _bool("N")),
@@ -236,8 +238,10 @@ def check_part(
 
 
 def _fits(tensor: np.ndarray, spec: TensorSpec, sizes: dict[str, int]) -> bool:
-    if spec.alternative is not None and str(tensor.dtype) in spec.alternative.dtypes:
-        return _fits(tensor, spec.alternative, sizes)
+    if spec.alternative is not None:
+        first = dataclasses.replace(spec, alternative=None)
+        chosen = first if _fits(tensor, first, dict(sizes)) else spec.alternative
+        return _fits(tensor, chosen, sizes)
     if str(tensor.dtype) not in spec.dtypes or tensor.ndim != len(spec.shape):
         return False
     for length, wanted in zip(tensor.shape, spec.shape, strict=True):

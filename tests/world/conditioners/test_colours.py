@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from mirage_jax.geometry import Camera
+from mirage_jax.nn.latents import LatentStats
+from mirage_jax.nn.video_vae import VideoVAE
 from mirage_jax.world.conditioners import Frames, Rgb
 from mirage_jax.world.conditioners.colours import cell_shares
+from mirage_jax.world.latent_encoder import LatentEncoder
 
 SIZE = (16, 24)
 GRID = (2, 3)
@@ -93,6 +96,25 @@ def test_only_chosen_static_pixels_of_known_depth_are_points():
     assert seen[4:, 6:].all() and not seen[:3].any() and not seen[:, :5].any()
     np.testing.assert_allclose(video[0, 4:, 6:], pictures[0, 4:, 6:], atol=1e-6)
     assert not np.asarray(video[0])[seen == 0].any()
+
+
+class MeanColours(LatentEncoder):
+    """The mean colour of the cells of a latent's frames."""
+
+    def encode(self, video):
+        cells = video.reshape(*video.shape[:2], GRID[0], 8, GRID[1], 8, 3).mean((3, 5))
+        return jnp.concatenate([cells[:, :1], cells[:, 1:].mean(1, keepdims=True)], axis=1)
+
+
+def test_holes_are_filled_from_around_before_a_rendering_is_encoded():
+    """Of one colour everywhere, a picture with holes has the code of the whole one."""
+    rng = np.random.default_rng(0)
+    visible = jnp.asarray(rng.random((2, 5, *SIZE)) < 0.3, jnp.float32)
+    colour = jnp.array([0.8, -0.4, 0.1])
+    encoder = MeanColours(None, LatentStats(np.zeros(3), np.ones(3)), VideoVAE())
+    context = RGB.encode(visible[..., None] * colour, visible, encoder)
+    np.testing.assert_allclose(context[..., :3], jnp.tile(colour, (2, 2, *GRID, 1)), atol=1e-5)
+    np.testing.assert_allclose(context[0, ..., 3:], cell_shares(visible[0], GRID))
 
 
 def test_cells_tell_the_share_of_their_pixels_that_has_points():
