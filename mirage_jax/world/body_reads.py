@@ -24,6 +24,7 @@ from mirage_jax.memory.movers import MoverOptions
 from mirage_jax.world import moving
 from mirage_jax.world.conditioners import BodyReader, Frames
 from mirage_jax.world.conditioners.base import View
+from mirage_jax.world.latent_encoder import LatentEncoder
 from mirage_jax.world.scenarios import last_chunk_scenarios, scenarios
 
 
@@ -48,10 +49,11 @@ def body_reads(
     camera: Camera,
     times: Float[Array, " f"],
     *,
+    encoder: LatentEncoder,
     encode: Callable[[Float[Array, "n s s 3"]], Float[Array, "n a a c"]],
     chunk_frames: int,
     last_only: bool = False,
-) -> Float[Array, "s l h w m"]:
+) -> Float[Array, "s ..."]:
     """What bodies show along the chunk of every situation a training sample may be in.
 
     Args:
@@ -60,12 +62,13 @@ def body_reads(
         their times do not count.
       camera: of all frames.
       times: numbers of all frames, which may leave some out.
-      encode: pictures to image-mode latents.
+      encoder: of pictures.
+      encode: its image-mode latents of pictures, as is best under `vmap`.
       chunk_frames: frames of a chunk.
       last_only: whether the last chunk alone is generated.
 
     Returns:
-      The last channels of `BodyReader.read`, as many as `BodyReader.body_channels`.
+      Of each situation what `BodyReader.read_bodies` gives.
     """
     conditioner, options = settings.conditioner, settings.options
     keyframes = keyframes._replace(times=times[::TEMPORAL_STRIDE])
@@ -104,6 +107,6 @@ def body_reads(
             options=options,
             measured=True,
         )
-        view = View(camera[along], now, movers=bodies, mover_options=options)
+        view = View(camera[along], now, encoder, bodies, options)
         found.append(conditioner.read_bodies(bank, view, backwards=bool(backwards)))
     return jnp.stack(found)

@@ -241,10 +241,9 @@ def make_sample(
         return Sample(target, rays, context, {})
     history = draw_history(clip, keyframes, size, key=key, noise=noise, seen=seen)
     bank = write_history(conditioner, history, fusion, capacity)
-    read, frames = conditioner.read(bank, camera, encoder=encoder), {}
-    if clip.bodies is not None:  # read where the clip was encoded, by the same conditioner
-        shown = clip.bodies[scenario]
-        read = jnp.concatenate([read[..., : -shown.shape[-1]], shown.astype(read.dtype)], axis=-1)
+    # Bodies were read where the clip was encoded, by the same conditioner.
+    bodies = None if clip.bodies is None else clip.bodies[scenario]
+    read, frames = conditioner.read(bank, camera, encoder=encoder, bodies=bodies), {}
     if options:
         reference, present = context_frames.references(
             history.tokens, history.depth, history.camera, camera, options.references

@@ -50,8 +50,8 @@ class LatentClip:
       rgb_hits: share of each cell's pixels that the cloud covers, per frame, [S, T', h, w, 4].
       preceding: normalised latents of the frames right before the last chunk, encoded as a clip of
         their own, [P, h, w, C]; P = 0 where chunks are not denoised beside them.
-      bodies: what moving bodies show along the chunk of each scenario, see `body_reads`,
-        [S, T', h, w, m]; None where the memory keeps none.
+      bodies: what moving bodies show along the chunk of each scenario, [S, ...], see `body_reads`;
+        None where the memory keeps none.
       moving: share of a keyframe's finer cells that moves, [K, mh, mw]; None where `static` says
         enough.
     """
@@ -152,6 +152,7 @@ def encode_clip(
             seen,
             camera,
             jnp.arange(len(video), dtype=jnp.float32) if times is None else times,
+            encoder=encoder,
             encode=_encoding_together(encoder),
             chunk_frames=chunk_frames,
             last_only=last_only,

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
 from mirage_jax import memory
@@ -16,6 +17,8 @@ from mirage_jax.memory import movers
 from mirage_jax.memory.movers import MoverOptions, MoverReport, Movers
 from mirage_jax.origin import Origin
 
+LEAST_DEPTH = 0.1
+"""Metres below which inverse depths are not told apart."""
 FLAGS = 3
 """Channels of a body beside its token: alpha, age, uncertainty."""
 
@@ -163,9 +166,48 @@ def read_channels(
     views, h, w = static_depth.shape
     if table is None:
         return jnp.zeros((views, h, w, channels + FLAGS), jnp.float32)
-    plan = movers.obstacles(table, bank, jnp.asarray(camera.centre)[0], options)
-    seen = movers.read_along(
-        table, camera, times / options.fps, (h, w), static_depth, plan, options
-    )
+    seen = _read(table, bank, camera, times, (h, w), static_depth, options)
     flags = [seen.alpha, jnp.log1p(seen.age), jnp.log1p(seen.uncertainty)]
     return jnp.concatenate([seen.tokens.astype(jnp.float32), jnp.stack(flags, -1)], axis=-1)
+
+
+def read_pictures(
+    table: Movers | None,
+    bank: memory.LatentMemory,
+    camera: Camera,
+    times: Float[Array, " n"],
+    static_depth: Float[Array, "n sh sw"],
+    *,
+    decode: Callable[[Float[Array, "*b c"]], Float[Array, "*b s s 3"]],
+    options: MoverOptions,
+) -> Float[Array, "n height width 4"]:
+    """What bodies show at the pixels of views along a path: colour in [-1, 1] and inverse depth in
+    1/m, zero where none is.
+
+    Args:
+      table, bank, camera, times, options: as for `read_channels`.
+      static_depth: what stands still in blocks of their pixels, 0 = nothing.
+      decode: tokens to the pixels of their cells.
+    """
+    if table is None:
+        return jnp.zeros((*camera.shape, *camera.size, 4), jnp.float32)
+    pictures = rearrange(decode(table.view_tokens), "k v h w y x c -> k v (h y) (w x) c")
+    table = table.replace(view_tokens=pictures)  # type: ignore[attr-defined]
+    seen = _read(table, bank, camera, times, camera.size, static_depth, options, samples=1)
+    inverse = jnp.where(seen.depth > 0, 1.0 / jnp.maximum(seen.depth, LEAST_DEPTH), 0.0)
+    return jnp.concatenate([seen.tokens.astype(jnp.float32), inverse[..., None]], axis=-1)
+
+
+def _read(
+    table: Movers,
+    bank: memory.LatentMemory,
+    camera: Camera,
+    times: Array,
+    grid: tuple[int, int],
+    static_depth: Array,
+    options: MoverOptions,
+    **given: Any,
+) -> movers.MoverReadOut:
+    plan = movers.obstacles(table, bank, jnp.asarray(camera.centre)[0], options)
+    seconds = times / options.fps
+    return movers.read_along(table, camera, seconds, grid, static_depth, plan, options, **given)

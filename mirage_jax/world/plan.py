@@ -14,10 +14,11 @@ from jaxtyping import Array, Bool, Float, UInt8
 from mirage_jax import memory
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import LatentMemory
-from mirage_jax.memory.movers import CONFIRMED, Movers
+from mirage_jax.memory.movers import CONFIRMED, MoverOptions, Movers
 from mirage_jax.origin import Origin
 from mirage_jax.world.colours import token_colours
 from mirage_jax.world.conditioners import Surfels
+from mirage_jax.world.conditioners.base import View
 from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
 from mirage_jax.world.model import WorldModel
 
@@ -159,14 +160,15 @@ class TokenColours:
 
 @jax.jit
 def _read_out(
-    model: WorldModel, bank: LatentMemory, camera: Camera
+    model: WorldModel, bank: LatentMemory, camera: Camera, movers: Movers | None
 ) -> tuple[Float[Array, "height width 3"], Float[Array, "height width"]]:
     kind, grid = model.conditioner, model.grid
     if kind.stores == "nothing":
         return jnp.zeros((*model.size, 3)), jnp.zeros(model.size)
     if isinstance(kind, Surfels):
-        video, depth = kind.draw(bank, camera[None], model.encoder)
-        return video[0], _at_pixels((depth[0] > 0).astype(jnp.float32), model.size)
+        options = model.movers or MoverOptions()
+        video, depth = kind.draw(bank, View(camera[None], None, model.encoder, movers, options))
+        return video[0], (depth[0] > 0).astype(jnp.float32)
     if kind.stores == "colours":
         shown = memory.rgb_cloud.read(bank, camera, model.size)
         return shown.tokens, shown.visible
@@ -183,10 +185,13 @@ def _at_pixels(cells: Float[Array, "h w"], size: tuple[int, int]) -> Float[Array
 
 
 def read_out(
-    model: WorldModel, bank: LatentMemory, camera: Camera
+    model: WorldModel, bank: LatentMemory, camera: Camera, movers: Movers | None = None
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """What the memory alone shows at one camera, decoded; black where it holds nothing."""
-    picture, visible = _read_out(model, bank, camera)
+    """What the memory alone shows at one camera, decoded; black where it holds nothing.
+
+    Bodies are shown, where they are given, by conditioners that draw them at the pixels.
+    """
+    picture, visible = _read_out(model, bank, camera, movers)
     return to_uint8(picture) * (np.asarray(visible) > 0).astype(np.uint8)[..., None]
 
 

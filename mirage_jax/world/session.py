@@ -342,7 +342,7 @@ class Session:
 
     def read_out(self) -> UInt8[np.ndarray, "height width 3"]:
         """What the memory alone shows from here, decoded; black where it holds nothing."""
-        return plan.read_out(self.model, self._memory.bank, self.camera)
+        return plan.read_out(self.model, self._memory.bank, self.camera, self._state.movers)
 
     def plan(self) -> Plan:
         """What the memory holds, to be drawn from above."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers import tiny_world
 from helpers.tiny_world import INTRINSICS, SIZE, STRIDE, MeanColours, world_model
 from mirage_jax.geometry import Camera
 from mirage_jax.memory.fusion import FusionOptions
@@ -15,7 +16,8 @@ from mirage_jax.memory.movers import MoverOptions
 from mirage_jax.nn.video_vae import LatentStats
 from mirage_jax.world import scenarios
 from mirage_jax.world.body_reads import BodyReads
-from mirage_jax.world.conditioners import Folded
+from mirage_jax.world.conditioners import Folded, Surfels
+from mirage_jax.world.conditioners.base import View
 from mirage_jax.world.latent_clip import encode_clip, fields_of
 from mirage_jax.world.latent_encoder import LatentEncoder
 from mirage_jax.world.options import MemoryOptions
@@ -27,9 +29,9 @@ ENCODER = LatentEncoder(None, LatentStats(jnp.zeros(3), jnp.ones(3)), MeanColour
 SETTINGS = BodyReads(CONDITIONER, OPTIONS, FusionOptions())
 
 
-def walk(times):
-    """Keyframes in which a body goes right on a floor, 1.2 m a second."""
-    v, u = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
+def walk(times, finer=1):
+    """Keyframes in which a body goes right on a floor, 1.2 m a second; of so many times the size."""
+    v, u = (np.mgrid[: finer * SIZE[0], : finer * SIZE[1]] + 0.5) / finer
     right, down = (u - INTRINSICS[2]) / INTRINSICS[0], (v - INTRINSICS[3]) / INTRINSICS[1]
     floor = np.where(down > 0, EYE / np.maximum(down, 1e-6), np.inf)
     depth, moving = [], []
@@ -100,6 +102,46 @@ def test_bodies_of_a_return_are_those_that_a_rollout_reads():
         world.bank, camera[8:], along, None, world.movers
     )
     np.testing.assert_allclose(found, read[..., -CONDITIONER.body_channels :], atol=1e-5)
+
+
+def test_bodies_drawn_at_the_pixels_are_those_that_a_rollout_draws():
+    """Of a return again, with the conditioner that draws."""
+    encoder = tiny_world.encoder()
+    surfels = Surfels(tiny_world.CHANNELS, STRIDE, movers=True)
+    times, size, lens = np.arange(FRAMES, dtype=np.float32), (32, 48), 2 * INTRINSICS
+    depth, moving = walk(times[::4], finer=2)
+    camera = Camera(np.tile(lens, (FRAMES, 1)), POSES, size)
+    pictures = np.random.default_rng(1).integers(0, 256, (FRAMES, *size, 3), np.uint8)
+    video = np.float32(pictures) / 127.5 - 1.0
+
+    @jax.jit
+    def bodies(video, depth, moving, times):
+        settings = BodyReads(surfels, OPTIONS, FusionOptions())
+        given = {"encoder": encoder, "chunk_frames": CHUNK, "bodies": settings, "times": times}
+        seen = (video, depth, moving, jnp.asarray(lens), jnp.asarray(POSES))
+        return encode_clip(*seen, **given).bodies
+
+    found = bodies(video, depth, moving, times)[scenarios.RETURN]
+    assert found.shape == (CHUNK, *size, 4) and 0.02 < (found[..., 3] > 0).mean() < 0.5
+
+    model = world_model(told=surfels).replace(
+        encoder=encoder,
+        head=None,
+        movers=OPTIONS,
+        memory=MemoryOptions(capacity=240, fuse=True),
+        size=size,
+    )
+    keyframes = slice(0, 9, 4)
+    still = {"depth": depth[:3], "static": 1 - moving[:3], "times": times[keyframes]}
+    world = model.start(pictures[keyframes], camera[keyframes], **still)
+
+    @jax.jit
+    def read(world):
+        along = 8 + jnp.arange(CHUNK, dtype=jnp.float32)
+        view = View(camera[8:], along, encoder, world.movers, OPTIONS)
+        return surfels.read_bodies(world.bank, view)
+
+    np.testing.assert_allclose(found, read(world), atol=1e-4)
 
 
 def test_one_picture_shows_no_body_yet_and_the_future_is_read_backwards():

@@ -20,8 +20,10 @@ from mirage_jax.evaluation.permanence.protocol import RECONSTRUCTION
 from mirage_jax.evaluation.permanence.views import frame_numbers, history_frames
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import movers
-from mirage_jax.memory.movers import Movers
+from mirage_jax.memory.movers import MoverOptions, Movers
 from mirage_jax.world import World, WorldModel, rollout
+from mirage_jax.world.conditioners import Surfels
+from mirage_jax.world.conditioners.base import View
 from mirage_jax.world.latent_encoder import LatentEncoder, to_model_range, to_uint8
 
 Video = UInt8[np.ndarray, "frames height width 3"]
@@ -129,18 +131,22 @@ def _show(model: WorldModel, world: World, camera: Camera) -> Float[Array, "t he
     Cells of what stands still and views of bodies are decoded each by themselves; the views are
     then drawn at the pictures' pixels.
     """
+    times = world.frames + jnp.arange(len(camera), dtype=jnp.float32)
+    if isinstance(model.conditioner, Surfels):
+        options = model.movers or MoverOptions()
+        view = View(camera, times, model.encoder, world.movers, options)
+        return jnp.clip(model.conditioner.draw(world.bank, view)[0], -1.0, 1.0)
     still = memory.read(world.bank, camera, model.grid, cells=model.conditioner.cells)
     pictures = model.encoder.decode(still.tokens[:, None])[:, 0]
     if model.movers is not None and world.movers is not None:
-        times = (world.frames + jnp.arange(len(camera))) / model.movers.fps
         plan = movers.obstacles(world.movers, world.bank, camera.centre[0], model.movers)
         table = decoded_views(model.encoder, world.movers)
         bodies = movers.read_along(
             table,
             camera,
-            times,
+            times / model.movers.fps,
             model.size,
-            _enlarged(still.depth, model.conditioner.stride),
+            still.depth,
             plan,
             model.movers,
         )
@@ -158,8 +164,3 @@ def decoded_views(encoder: LatentEncoder, table: Movers) -> Movers:
     return table.replace(  # type: ignore[attr-defined]
         view_tokens=colours.reshape(slots, views, size, size, 3)
     )
-
-
-def _enlarged(maps: Float[Array, "*n h w"], times: int) -> Float[Array, "*n h2 w2"]:
-    """Every value as a square of so many."""
-    return jnp.repeat(jnp.repeat(maps, times, axis=-2), times, axis=-1)

@@ -18,7 +18,7 @@ from mirage_jax.memory.movers.unseen import advance
 from mirage_jax.memory.readout import NEAR, NO_SLOT, flatten
 
 SAMPLES = 4
-"""Points per cell and axis at which it is asked what covers it."""
+"""Points per cell and axis at which it is asked what covers it, unless told."""
 LEAST_ALPHA = 0.5
 """Share covered, between the middles of a view's cells, from which on a point shows the body: a
 cell is a quarter of the body's height, its outline runs through it."""
@@ -52,7 +52,8 @@ def read(
     movers: Movers,
     camera: geometry.Camera,
     grid: tuple[int, int],
-    static_depth: Float[Array, "*b h w"] | None = None,
+    static_depth: Float[Array, "*b sh sw"] | None = None,
+    samples: int = SAMPLES,
 ) -> MoverReadOut:
     """Shows confirmed bodies where they are at `movers.time`.
 
@@ -64,34 +65,45 @@ def read(
       movers: the table.
       camera: target cameras, any leading dimensions.
       grid: cells (h, w).
-      static_depth: of what stands still in these views (`memory.read(...).depth`), 0 = nothing.
+      static_depth: of what stands still in these views (`memory.read(...).depth`), 0 = nothing; of
+        the cells, or of blocks of them.
+      samples: points per cell and axis at which it is asked what covers it; 1 where cells are
+        pixels.
     """
     geometry.check_shape(camera, grid)
     lead = camera.shape
     flat = flatten(camera)
-    depth = jnp.zeros((len(flat), *grid)) if static_depth is None else static_depth
-    depth = jnp.asarray(depth, jnp.float32).reshape(len(flat), *grid)
-    out = jax.vmap(lambda k, pose, z: _read_one(movers, k, pose, z, camera.size, grid))(
+    depth = jnp.zeros((len(flat), 1, 1)) if static_depth is None else static_depth
+    depth = jnp.asarray(depth, jnp.float32).reshape(len(flat), *depth.shape[-2:])
+    out = jax.vmap(lambda k, pose, z: _read_one(movers, k, pose, z, camera.size, grid, samples))(
         flat.intrinsics, flat.cam2world, depth
     )
     return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), out)
 
 
 def _read_one(
-    movers: Movers, k: Array, pose: Array, static: Array, size: tuple[int, int], grid: tuple
+    movers: Movers,
+    k: Array,
+    pose: Array,
+    static: Array,
+    size: tuple[int, int],
+    grid: tuple[int, int],
+    samples: int,
 ) -> MoverReadOut:
     h, w = grid
-    fine = (h * SAMPLES, w * SAMPLES)
+    fine = (h * samples, w * samples)
     camera = geometry.resize_camera(geometry.Camera(k, pose, size), fine)
     centre, up = pose[:3, 3], movers.up
     rays = geometry.lift(jnp.ones(fine, jnp.float32), camera) - centre  # one metre of z-depth
     forward = pose[:3, 2]
 
     def points(values: Array) -> Array:
-        return values.reshape(*values.shape[:-2], h, SAMPLES, w, SAMPLES)
+        return values.reshape(*values.shape[:-2], h, samples, w, samples)
+
+    block = (fine[0] // static.shape[0], fine[1] // static.shape[1])
 
     def widened(values: Array) -> Array:
-        return jnp.repeat(jnp.repeat(values, SAMPLES, 0), SAMPLES, 1)
+        return jnp.repeat(jnp.repeat(values, block[0], 0), block[1], 1)
 
     to_camera = centre - (movers.position + 0.5 * movers.extent[:, 2:] * up)
     apart = views.angles(movers, unit(to_camera, up))
@@ -125,8 +137,10 @@ def _read_one(
     cells = movers.view_tokens.shape[2]  # of a view drawn at pixels more than of its alpha
     cell_row, cell_column = ((x * cells).astype(jnp.int32) for x in (row, column))
 
-    # A cell's depth is that of one of its points. As the lowest it is floor if any of them is.
-    lowest = jnp.min(points(jnp.sum(rays * up, axis=-1)), axis=(1, 3))
+    # A block's depth is that of one of its points. As the lowest it is floor if any of them is.
+    heights = jnp.sum(rays * up, axis=-1)
+    heights = heights.reshape(static.shape[0], block[0], static.shape[1], block[1])
+    lowest = jnp.min(heights, axis=(1, 3))
     height = widened(jnp.sum(centre * up) + static * lowest)
     static = widened(static)
     above = height[None] - jnp.sum(movers.position * up, axis=-1)[:, None, None]
@@ -160,7 +174,7 @@ def _read_one(
     since = movers.time - movers.last_seen
     return MoverReadOut(
         tokens=jnp.where(there[..., None], tokens, 0),
-        alpha=count.astype(jnp.float32) / SAMPLES**2,
+        alpha=count.astype(jnp.float32) / samples**2,
         depth=jnp.where(there, depth, 0.0),
         age=jnp.where(there, since[best], 0.0),
         uncertainty=jnp.where(there, movers.uncertainty[best], 0.0),
@@ -187,9 +201,10 @@ def read_along(
     camera: geometry.Camera,
     times: Float[Array, " n"],
     grid: tuple[int, int],
-    static_depth: Float[Array, "n h w"],
+    static_depth: Float[Array, "n sh sw"],
     obstacles: Obstacles | None = None,
     options: MoverOptions = DEFAULT,
+    samples: int = SAMPLES,
 ) -> MoverReadOut:
     """`read` along a path: every view shows bodies where they will be by then.
 
@@ -198,14 +213,15 @@ def read_along(
       camera: target cameras, leading dimension [n].
       times: of each, seconds, never decreasing.
       grid: cells (h, w).
-      static_depth: of what stands still, 0 = nothing.
+      static_depth: of what stands still, 0 = nothing, see `read`.
       obstacles: what is in bodies' way.
       options: of `advance`.
+      samples: see `read`.
     """
 
     def step(table: Movers, view: tuple[Any, Array, Array]) -> tuple[Movers, MoverReadOut]:
         at, time, depth = view
         table = advance(table, time, obstacles, options)
-        return table, read(table, at, grid, depth)
+        return table, read(table, at, grid, depth, samples)
 
     return jax.lax.scan(step, movers, (flatten(camera), times, static_depth))[1]

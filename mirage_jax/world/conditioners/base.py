@@ -51,6 +51,8 @@ class View(NamedTuple):
       encoder: for kinds that encode what they render.
       movers: bodies that move, for kinds that show them; None = none are known.
       mover_options: how they are kept.
+      bodies: what they show along the frames where that was read before, in place of `movers`; see
+        `BodyReader.read_bodies`.
     """
 
     camera: Camera
@@ -58,6 +60,7 @@ class View(NamedTuple):
     encoder: LatentEncoder | None = None
     movers: Movers | None = None
     mover_options: MoverOptions = MoverOptions()
+    bodies: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,13 +139,14 @@ class Conditioner(Settings):
         encoder: LatentEncoder | None = None,
         movers: Movers | None = None,
         mover_options: MoverOptions | None = None,
+        bodies: Array | None = None,
     ) -> Float[Array, "latents h w r"]:
         """What the memory shows along frames, without what all videos share; see `__call__`.
 
         Bodies, where they are shown, move on to the `times` of the frames, their numbers.
         """
         options = mover_options or MoverOptions()
-        return self.read_view(bank, View(camera, times, encoder, movers, options))
+        return self.read_view(bank, View(camera, times, encoder, movers, options, bodies))
 
     def read_view(self, bank: memory.LatentMemory, view: View) -> Float[Array, "latents h w r"]:
         """What every kind has to say how to do; see `read`."""

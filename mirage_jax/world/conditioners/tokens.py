@@ -6,15 +6,17 @@ import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float
 
 from mirage_jax import memory
-from mirage_jax.chunks import latent_cameras
+from mirage_jax.chunks import frames_per_latent, latent_cameras
 from mirage_jax.geometry import Camera
-from mirage_jax.memory.readout import CELLS
+from mirage_jax.memory.readout import CELLS, flatten
 from mirage_jax.settings import setting
+from mirage_jax.world import moving
 from mirage_jax.world.conditioners.base import Conditioner, View
-from mirage_jax.world.conditioners.bodies import BodyReader
+from mirage_jax.world.conditioners.bodies import BodyReader, times_of
 from mirage_jax.world.latent_encoder import LatentEncoder
 
 
@@ -41,6 +43,17 @@ class Folded(BodyReader):
         "nearest one whose square covers it, in channels of its own. 1 = nothing.",
         least=1,
     )
+
+    @property
+    def _folded_into_cell(self) -> int:
+        """Reads, and cells of each, that are folded into one cell."""
+        return self.reads * self.fine * self.fine
+
+    @property
+    def body_channels(self) -> int:
+        """The last of `read_channels`: what bodies show; none without `movers`."""
+        per_read = self.token_channels + moving.FLAGS if self.movers else 0
+        return self._folded_into_cell * per_read
 
     @property
     def read_channels(self) -> int:
@@ -73,8 +86,47 @@ class Folded(BodyReader):
         fields = jnp.concatenate([*tokens, extras.astype(bank.tokens.dtype)], axis=-1)
         if not self.movers:
             return self._folded(fields)
-        bodies = self.read_bodies_before(bank, view, readout.depth).astype(fields.dtype)
-        return jnp.concatenate([self._folded(fields), bodies], axis=-1)
+        bodies = view.bodies
+        if bodies is None:
+            bodies = self._read_bodies_before(bank, view, readout.depth)
+        return jnp.concatenate([self._folded(fields), bodies.astype(fields.dtype)], axis=-1)
+
+    def read_bodies(
+        self, bank: memory.LatentMemory, view: View, *, backwards: bool = False
+    ) -> Float[Array, "latents h w r"]:
+        """The last `body_channels` of `read_view`."""
+        height, width = self.grid(view.camera.size)
+        cameras = latent_cameras(view.camera, self.reads)
+        cells = (height * self.fine, width * self.fine)
+        depth = memory.read(bank, cameras, cells, prefer=self.prefer).depth
+        return self._read_bodies_before(bank, view, depth, backwards)
+
+    def _read_bodies_before(
+        self,
+        bank: memory.LatentMemory,
+        view: View,
+        static_depth: Float[Array, "latents reads gh gw"],
+        backwards: bool = False,
+    ) -> Float[Array, "latents h w r"]:
+        """`read_bodies` where the depth of what stands still is known, 0 for none, in each read."""
+        cameras, step = latent_cameras(view.camera, self.reads), -1 if backwards else 1
+        found = moving.read_channels(
+            view.movers,
+            bank,
+            flatten(cameras)[::step],
+            frames_per_latent(times_of(view), self.reads).reshape(-1)[::step],
+            static_depth.reshape(-1, *static_depth.shape[2:])[::step],
+            channels=self.token_channels,
+            options=view.mover_options,
+        )
+        return self._folded(found[::step].reshape(*cameras.shape, *found.shape[1:]))
+
+    def _folded(
+        self, fields: Float[Array, "latents reads gh gw c"]
+    ) -> Float[Array, "latents h w r"]:
+        """All reads of a latent, and all finer cells of a cell, as channels of the cell."""
+        fine = {"fh": self.fine, "fw": self.fine}
+        return rearrange(fields, "t r (h fh) (w fw) c -> t h w (r fh fw c)", **fine)
 
 
 @dataclasses.dataclass(frozen=True)

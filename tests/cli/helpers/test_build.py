@@ -107,7 +107,11 @@ def test_bodies_and_fused_histories_are_of_the_latent_memory_alone(tiny_config):
     assert build.history_fusion(config) is None and build.movers(config) is None
     config.memory.movers = config.memory.fuse_histories = True
     told = build.conditioner(config)
-    assert told.channels == plain.channels + told.body_channels > plain.channels
+    assert told.movers and told.channels == plain.channels  # bodies are part of what is drawn
+    config.memory.conditioner = "folded"
+    folded = build.conditioner(config)
+    assert 0 < folded.body_channels < folded.channels
+    config.memory.conditioner = "surfels"
     task = build.denoiser_task(config, "latent", ())
     assert task.fusion == build.memory_options(config).fusion(task.context_frames)
     assert (
