@@ -51,12 +51,12 @@ from rich.console import Console
 from mirage_jax.cli.helpers import (
     common,
     config_check,
-    decoder_flag,
     depth_network,
     head_scores,
     held_out_clips,
     input_check,
     interventions,
+    model_flags,
     permanence,
     timing,
 )
@@ -113,7 +113,7 @@ _PAIRS = flags.DEFINE_bool(
     "Judge pairs of clips, too, in which a body came to its last sight from elsewhere, for "
     "--protocol=permanence.",
 )
-FLAG_MODULES = (decoder_flag.__name__,)
+FLAG_MODULES = (model_flags.__name__,)
 
 _GOES_WITH = {
     **dict.fromkeys(("source", "returns", "weights_of"), ("revisit",)),
@@ -233,7 +233,7 @@ def _models(
     Raises:
       ValueError: if the held-out clips of these worlds are not cached as the encoder sees them.
     """
-    models = {"latent": decoder_flag.world_model(workdir, "latent", config)}
+    models = {"latent": model_flags.world_model(workdir, "latent", config)}
     missing = []
     for kind, control in (("none", "no_memory"), ("rgb", "rgb_memory")):
         if not workdir.model(f"denoiser_{kind}").exists():
@@ -243,7 +243,7 @@ def _models(
         ):
             reason = f"{outdated}: run `make compare`"
         else:
-            models[kind] = decoder_flag.world_model(workdir, kind, config)
+            models[kind] = model_flags.world_model(workdir, kind, config)
             continue
         missing.append({"control": control, "world": "all", "reason": reason})
     rgb = "rgb" in models

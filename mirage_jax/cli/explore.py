@@ -28,7 +28,7 @@ from typing import Any
 from absl import flags
 from rich.console import Console
 
-from mirage_jax.cli.helpers import common, decoder_flag, mesh_flag, prompts
+from mirage_jax.cli.helpers import common, mesh_flag, model_flags, prompts
 from mirage_jax.cli.helpers.compilation import use_own_kernels
 from mirage_jax.cli.helpers.explore_starts import Entries, Progress, make_starts
 from mirage_jax.cli.helpers.flag_types import AUTO, Integer, PathName, Real, RealOrAuto
@@ -42,7 +42,7 @@ from mirage_jax.io import outputs
 from mirage_jax.world import shipped
 from mirage_jax.world.session import SessionOptions
 
-FLAG_MODULES = (decoder_flag.__name__, mesh_flag.__name__, prompts.__name__)
+FLAG_MODULES = (model_flags.__name__, mesh_flag.__name__, prompts.__name__)
 """Helpers whose flags the command has too, for its help."""
 
 _SHARED: Any = {"allow_override": True}
@@ -176,7 +176,8 @@ def main() -> None:
         image=_IMAGE.value,
         world=_WORLD.value,
         clip=_CLIP.value,
-        decoder=decoder_flag.asked("auto"),
+        decoder=model_flags.decoder("auto"),
+        bodies=model_flags.bodies(),
         prompts=prompts.Prompting(
             prompt=_PROMPT.value,
             negative_prompt=_NEGATIVE.value,

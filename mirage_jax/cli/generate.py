@@ -36,11 +36,11 @@ from mirage_jax.cli.helpers import (
     capture_start,
     common,
     config_check,
-    decoder_flag,
     entry_flags,
     flag_values,
     generated_shape,
     mesh_flag,
+    model_flags,
     prompts,
     run_weights,
 )
@@ -58,7 +58,7 @@ from mirage_jax.world.loading import RELEASED_CHUNK_FRAMES
 from mirage_jax.world.presets import PRESETS, with_fields
 from mirage_jax.world.world_file import read_world_file
 
-FLAG_MODULES = (decoder_flag.__name__, mesh_flag.__name__, prompts.__name__)
+FLAG_MODULES = (model_flags.__name__, mesh_flag.__name__, prompts.__name__)
 
 _IMAGE = flags.DEFINE(
     PathName(), "image", "", "Picture to start from; white shows through transparent pixels."
@@ -255,7 +255,7 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         size=size,
         chunk_frames=_CHUNK_FRAMES.value if flags.FLAGS["chunk_frames"].present else None,
     )
-    model = decoder_flag.decoding(model, workdir)
+    model = model_flags.applied(model, workdir)
     model = flag_values.with_memory_scale(model, _MEMORY_SCALE.value)
     model = prompts.with_prompt(
         model,

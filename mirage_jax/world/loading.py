@@ -23,6 +23,7 @@ from mirage_jax.weights import (
     stored_field,
 )
 from mirage_jax.world import conditioners, shipped
+from mirage_jax.world.bodies import with_bodies
 from mirage_jax.world.conditioners import Conditioner
 from mirage_jax.world.decoders import with_decoder
 from mirage_jax.world.latent_encoder import LatentEncoder
@@ -55,6 +56,7 @@ def load(
     dtype: Any = None,
     model: str = "",
     decoder: str = "vae",
+    bodies: bool = False,
 ) -> WorldModel:
     """A trained model.
 
@@ -72,6 +74,7 @@ def load(
       model: key of `convert.presets.DENOISERS`, for a released checkpoint whose tensors do not tell
         all sizes.
       decoder: of the pictures, one of `decoders.DECODERS`.
+      bodies: keep bodies that move, see `bodies.with_bodies`.
 
     Raises:
       FileNotFoundError, ValueError: if a part is missing, does not fit the others, or was trained
@@ -113,6 +116,8 @@ def load(
         movers=_options(where, made, "movers", MoverOptions) if "movers" in made else None,
         trained_beside=trained_beside,
     )
+    if bodies:
+        made_model = with_bodies(made_model)
     if preset is None and not trained_here:
         preset = _preset_of(conditioner)
     if preset is None:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from helpers import tiny_world
 from mirage_jax.cli import evaluate
-from mirage_jax.cli.helpers import build, decoder_flag, other_weights
+from mirage_jax.cli.helpers import build, model_flags, other_weights
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.training import clip_encoding, latent_cache, latent_encoding
 from mirage_jax.weights import fingerprint
@@ -70,7 +70,7 @@ def test_other_weights_are_scored_on_the_clips_of_a_work_directory(
     assert scored.worlds("maze") == clips.worlds("maze")
     results = (scored.results, scored.report, scored.latents("maze", "eval"))
     assert all(path.is_relative_to(clips.root / "weights") for path in results)
-    model = decoder_flag.world_model(scored, "latent", tiny_config)
-    own = decoder_flag.world_model(trained, "latent", tiny_config)
+    model = model_flags.world_model(scored, "latent", tiny_config)
+    own = model_flags.world_model(trained, "latent", tiny_config)
     for one, other in zip(jax.tree.leaves(model), jax.tree.leaves(own), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -64,7 +64,7 @@ def test_captures_that_come_back_are_scored(call, tmp_path, monkeypatch):
     """All but the networks: the returns are found, recorded, and compared with what is there."""
     root, model = tmp_path / "captures", tiny_world.world_model()
     made_footage.tum_rgbd(root, room(24))
-    monkeypatch.setattr(real_returns.decoder_flag, "world_model", lambda *_: model)
+    monkeypatch.setattr(real_returns.model_flags, "world_model", lambda *_: model)
     monkeypatch.setattr(real_returns, "fingerprint", lambda _: "")
     monkeypatch.setattr(real_returns, "refresh_cache", lambda *_, **__: None)
     latents = tiny_world.latent_clips(1, np.tile(np.eye(4), (9, 1, 1)))
@@ -91,7 +91,7 @@ def test_captures_that_come_back_are_scored(call, tmp_path, monkeypatch):
 
 def test_captures_that_never_come_back_are_refused(call, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        real_returns.decoder_flag, "world_model", lambda *_: tiny_world.world_model()
+        real_returns.model_flags, "world_model", lambda *_: tiny_world.world_model()
     )
     way_out = dataclasses.replace(room(24), cam2world=trajectories.make("push_in", 24, distance=9))
     made_footage.tum_rgbd(tmp_path / "walk", way_out)

@@ -6,7 +6,7 @@ import types
 from rich.console import Console
 
 from helpers.command_line import assert_refused
-from mirage_jax.cli.helpers import decoder_flag, interventions, permanence
+from mirage_jax.cli.helpers import interventions, model_flags, permanence
 from mirage_jax.evaluation.permanence import interventions as scoring
 from mirage_jax.evaluation.permanence.summary import Place
 
@@ -25,7 +25,7 @@ def test_what_was_found_is_printed_and_written(call, tmp_path, monkeypatch):
         asked.append((list(clips), options.pixels))
         return found
 
-    monkeypatch.setattr(decoder_flag, "world_model", lambda *_: None)
+    monkeypatch.setattr(model_flags, "world_model", lambda *_: None)
     monkeypatch.setattr(permanence, "recorded_clips", lambda *_: iter([clip]))
     monkeypatch.setattr(scoring, "score_clips", score)
     (tmp_path / "run").mkdir(exist_ok=True)

@@ -20,13 +20,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from mirage_jax.cli.helpers import common, decoder_flag, run_weights
+from mirage_jax.cli.helpers import common, model_flags, run_weights
 from mirage_jax.cli.helpers.flag_types import Integer
 from mirage_jax.io import outputs
 from mirage_jax.io.json_files import write_json
 from mirage_jax.io.workdir import Workdir
 
-FLAG_MODULES = (decoder_flag.__name__,)
+FLAG_MODULES = (model_flags.__name__,)
 
 _CHUNKS = flags.DEFINE(Integer(least=20), "chunks", 200, "Chunks to time.")
 _FILL = flags.DEFINE(
@@ -64,7 +64,7 @@ def run(weights: Workdir, workdir: Workdir, worlds: Any, console: Console) -> No
     cached = workdir.root / "compilation_cache"
     warm = cached.is_dir() and any(cached.iterdir())
     options = SessionOptions(chunk_frames=_LENGTH.value)
-    model = load(weights.root, decoder=decoder_flag.asked("auto"))
+    model = load(weights.root, decoder=model_flags.decoder("auto"), bodies=model_flags.bodies())
     picture, camera = _start(weights, worlds, model.size)
     seconds = {"load": time.perf_counter() - begun}
     with Progress(console=console) as progress:

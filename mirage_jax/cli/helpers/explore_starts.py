@@ -46,6 +46,7 @@ class Entries:
       world: a saved world.
       clip: a folder of footage with camera poses.
       decoder: of the pictures, as of `loading.load`.
+      bodies: whether bodies that move are kept, likewise.
       prompts: what the model is told.
     """
 
@@ -55,6 +56,7 @@ class Entries:
     world: str = ""
     clip: str = ""
     decoder: str = "auto"
+    bodies: bool = False
     prompts: Prompting = dataclasses.field(default_factory=Prompting)
 
     def __post_init__(self) -> None:
@@ -105,7 +107,12 @@ def make_starts(
     progress("reading the weights", 0.0)
 
     def read(memory: str) -> tuple[WorldModel, Prompts | None]:
-        model = loading.load(entries.workdir, memory=memory, decoder=entries.decoder)
+        model = loading.load(
+            entries.workdir,
+            memory=memory,
+            decoder=entries.decoder,
+            bodies=entries.bodies and memory == "latent",
+        )
         model, prompts = entries.prompts.told(model, entries.world)
         return model if mesh is None else on_mesh.place_model(model, mesh), prompts
 

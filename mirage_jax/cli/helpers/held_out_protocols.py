@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from mirage_jax.cli.helpers import decoder_flag, held_out_clips
+from mirage_jax.cli.helpers import held_out_clips, model_flags
 from mirage_jax.evaluation import closed_loop, memory_quality
 from mirage_jax.evaluation.protocol import HeldOut
 from mirage_jax.io import outputs
@@ -69,7 +69,7 @@ def run(name: str, config: ConfigDict, workdir: Workdir, console: Console) -> di
     """
     protocol, path = PROTOCOLS[name], workdir.root / f"{name}.json"
     outputs.check_file("evaluate", path, KIND)
-    model: WorldModel = decoder_flag.world_model(workdir, "latent", config)
+    model: WorldModel = model_flags.world_model(workdir, "latent", config)
     found: dict[str, Any] = {}
     with Progress(console=console) as progress:
         for world in workdir.recorded(config.worlds):

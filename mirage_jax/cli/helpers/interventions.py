@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mirage_jax.cli.helpers import config_check, decoder_flag, permanence
+from mirage_jax.cli.helpers import config_check, model_flags, permanence
 from mirage_jax.io import outputs
 from mirage_jax.io.json_files import write_json
 from mirage_jax.io.workdir import Workdir
@@ -38,7 +38,7 @@ def run(
     config_check.check(config)
     path = workdir.root / "interventions.json"
     outputs.check_file("evaluate", path, KIND)
-    model = decoder_flag.world_model(workdir, "latent", config)
+    model = model_flags.world_model(workdir, "latent", config)
     clips = sorted(
         permanence.recorded_clips(config, workdir), key=lambda clip: (clip.source, clip.world)
     )

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mirage_jax.cli.helpers import common, config_check, decoder_flag
+from mirage_jax.cli.helpers import common, config_check, model_flags
 from mirage_jax.cli.helpers.sheets import SHEET, write_sheet
 from mirage_jax.io import outputs
 from mirage_jax.io.json_files import write_json
@@ -133,7 +133,7 @@ def _model(config: ConfigDict, workdir: Workdir, console: Console) -> Any:
     if not all(workdir.model(part).exists() for part in _PARTS):
         console.print(f"{workdir.root}: no trained weights, baselines and videos alone are scored")
         return None
-    return decoder_flag.world_model(workdir, "latent", config)
+    return model_flags.world_model(workdir, "latent", config)
 
 
 def _generated(model: Any, clip: Any, seed: int) -> dict[str, np.ndarray]:

@@ -16,9 +16,9 @@ from data_pipelines import recording
 from mirage_jax.cli.helpers import (
     capture_start,
     common,
-    decoder_flag,
     depth_network,
     held_out_clips,
+    model_flags,
 )
 from mirage_jax.evaluation import protocol
 from mirage_jax.evaluation.results import METHODS
@@ -47,9 +47,9 @@ def run(config: ConfigDict, workdir: Workdir, root: str, most: int, console: Con
       UserError: if nothing in the footage comes back.
       ValueError: as reading the footage, and for footage without depth where nothing estimates it.
     """
-    models = {"latent": decoder_flag.world_model(workdir, "latent", config)}
+    models = {"latent": model_flags.world_model(workdir, "latent", config)}
     if workdir.model("denoiser_none").exists():
-        models["none"] = decoder_flag.world_model(workdir, "none", config)
+        models["none"] = model_flags.world_model(workdir, "none", config)
     model = models["latent"]
     source = _returns(config, root, model, most)
     for reason in source.unreadable:

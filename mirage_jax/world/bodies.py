@@ -1,0 +1,33 @@
+"""Models that keep bodies that move, though they were trained without any."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mirage_jax.memory.movers import MoverOptions
+from mirage_jax.world.conditioners import Surfels
+from mirage_jax.world.model import WorldModel
+
+
+def with_bodies(model: WorldModel) -> WorldModel:
+    """The model, also keeping bodies that move and showing them where they are by then.
+
+    What surfels draw of them is part of the picture that the memory shows, so that weights know
+    what to make of it whether or not they were trained with bodies.
+
+    Raises:
+      ValueError: if the weights read their memory otherwise and were trained without bodies, or if
+        there is no geometry head, which tells what moves.
+    """
+    if model.movers is not None:
+        return model
+    kind = model.conditioner
+    if not isinstance(kind, Surfels):
+        raise ValueError(
+            f"bodies: found weights trained without, with the conditioner {kind.kind!r}, expected "
+            "ones with 'surfels', or trained with memory.movers"
+        )
+    if model.head is None:
+        raise ValueError("bodies: found no geometry head, expected one that tells what moves")
+    told = dataclasses.replace(kind, movers=True)
+    return model.replace(conditioner=told, movers=MoverOptions())  # type: ignore[attr-defined]

@@ -1,0 +1,34 @@
+"""Weights that were trained without bodies, run with them."""
+
+import jax
+import numpy as np
+import pytest
+
+import mirage_jax as mirage
+from helpers import tiny_world
+from mirage_jax.memory.movers import MoverOptions
+from mirage_jax.world.bodies import with_bodies
+from mirage_jax.world.conditioners import Surfels
+
+SURFELS = Surfels(tiny_world.CHANNELS, tiny_world.STRIDE)
+
+
+def test_weights_that_draw_keep_bodies_when_asked_and_roll_out_with_them():
+    model = with_bodies(tiny_world.world_model(told=SURFELS))
+    assert model.conditioner.movers and model.movers == MoverOptions()
+    assert with_bodies(model) is model
+    picture = np.random.default_rng(0).integers(0, 256, (*tiny_world.SIZE, 3), np.uint8)
+    world = model.start(picture)
+    assert world.movers is not None
+    path = mirage.trajectories.make("pan_right", tiny_world.CHUNK)
+    (chunk,) = mirage.rollout(model, world, path, jax.random.key(0))
+    assert chunk.world.movers.slots == MoverOptions().slots
+    assert chunk.video.shape == (tiny_world.CHUNK, *tiny_world.SIZE, 3)
+
+
+def test_weights_that_cannot_show_bodies_are_refused():
+    with pytest.raises(ValueError, match="bodies: found weights .* 'folded', expected"):
+        with_bodies(tiny_world.world_model())
+    blind = tiny_world.world_model(told=SURFELS).replace(head=None)
+    with pytest.raises(ValueError, match="bodies: found no geometry head"):
+        with_bodies(blind)
