@@ -27,7 +27,7 @@ def test_weights_that_draw_keep_bodies_when_asked_and_roll_out_with_them():
 
 
 def test_weights_that_cannot_show_bodies_are_refused():
-    with pytest.raises(ValueError, match="bodies: found weights .* 'folded', expected"):
+    with pytest.raises(ValueError, match=r"bodies: found weights .* 'folded', expected"):
         with_bodies(tiny_world.world_model())
     blind = tiny_world.world_model(told=SURFELS).replace(head=None)
     with pytest.raises(ValueError, match="bodies: found no geometry head"):

@@ -30,7 +30,7 @@ SETTINGS = BodyReads(CONDITIONER, OPTIONS, FusionOptions())
 
 
 def walk(times, finer=1):
-    """Keyframes in which a body goes right on a floor, 1.2 m a second; pictures are so much finer."""
+    """Keyframes in which a body goes right on a floor, 1.2 m a second; so much finer."""
     v, u = (np.mgrid[: finer * SIZE[0], : finer * SIZE[1]] + 0.5) / finer
     right, down = (u - INTRINSICS[2]) / INTRINSICS[0], (v - INTRINSICS[3]) / INTRINSICS[1]
     floor = np.where(down > 0, EYE / np.maximum(down, 1e-6), np.inf)

@@ -22,8 +22,8 @@ DECODER = flags.DEFINE_enum(
 BODIES = flags.DEFINE_bool(
     "bodies",
     False,
-    "Keep bodies that move and show them where they are by then (docs/movers.md), with weights that "
-    "were trained without them too, if their conditioner is surfels.",
+    "Keep bodies that move and show them where they are by then (docs/movers.md); with weights "
+    "that were trained without them too, if their conditioner is surfels.",
 )
 
 
