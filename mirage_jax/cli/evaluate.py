@@ -191,7 +191,7 @@ class _Found:
 def _measure(config: ConfigDict, workdir: Workdir, console: Console) -> _Found:
     import jax
 
-    from mirage_jax.evaluation import efficiency, protocol
+    from mirage_jax.evaluation import efficiency, lpips, protocol
 
     names = workdir.recorded(config.worlds)
     models, missing = _models(config, workdir, names)
@@ -204,7 +204,8 @@ def _measure(config: ConfigDict, workdir: Workdir, console: Console) -> _Found:
         console.print(f"evaluating {name}: {len(held_out)} held-out clips")
         sized = {kind: held_out.fitted(one) for kind, one in models.items()}
         generated = protocol.generate(sized, held_out, seed=config.seed)
-        worlds[name] = protocol.score(held_out, generated) | {
+        alexnet = lpips.installed(sized["latent"].size)
+        worlds[name] = protocol.score(held_out, generated, alexnet) | {
             "geometry": head_scores.measure(sized["latent"], held_out)
         }
         shown = config.evaluation.videos

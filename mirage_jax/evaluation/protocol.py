@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from data_pipelines.loading import ClipSource
-from mirage_jax.evaluation import image_metrics, results, revisit
+from mirage_jax.evaluation import image_metrics, lpips, results, revisit
 from mirage_jax.world import WorldModel
 from mirage_jax.world.context_frames import keep_references
 from mirage_jax.world.history import returning_samples
@@ -177,8 +177,16 @@ def generate(
     return videos | copies(held_out, models["latent"].chunk_frames)
 
 
-def score(held_out: HeldOut, videos: Mapping[str, Videos]) -> dict[str, Any]:
-    """`results.summarise` plus NMR for the generated last chunks of held-out clips."""
+def score(
+    held_out: HeldOut, videos: Mapping[str, Videos], alexnet: lpips.Weights | None = None
+) -> dict[str, Any]:
+    """`results.summarise` plus NMR for the generated last chunks of held-out clips.
+
+    Args:
+      held_out: the clips.
+      videos: the last chunk of every clip by every method.
+      alexnet: weights to measure LPIPS with too.
+    """
     chunk_frames = next(iter(videos.values())).shape[1]
     history = held_out.video.shape[1] - chunk_frames + 1
     truth = held_out.video[:, -REVISITED_FRAMES:]
@@ -201,6 +209,12 @@ def score(held_out: HeldOut, videos: Mapping[str, Videos]) -> dict[str, Any]:
             for poses in held_out.cam2world
         ]
     )
-    summary = results.summarise(scores["psnr"], scores["ssim"], parallax)
+    alike = None
+    if alexnet is not None:
+        alike = {
+            method: lpips.lpips(truth, video[:, -REVISITED_FRAMES:], alexnet)
+            for method, video in videos.items()
+        }
+    summary = results.summarise(scores["psnr"], scores["ssim"], parallax, lpips=alike)
     nmr = {metric: results.nmr_summary(values) for metric, values in retention.items()}
     return summary | {"nmr": nmr}

@@ -183,14 +183,20 @@ def _line(name: str, drawing: str, value: str) -> str:
     )
 
 
+_METRICS = {"psnr": ("PSNR", 2), "ssim": ("SSIM", 3), "lpips": ("LPIPS", 3)}
+
+
 def _revisit_table(of_world: Mapping[str, Any]) -> str:
     body = []
-    for method, entry in of_world["revisit"].items():
+    entries = of_world["revisit"]
+    measured = [m for m in _METRICS if any(m in entry for entry in entries.values())]
+    for method, entry in entries.items():
         described = describe(method)
         cells = "".join(
-            f'<td class="number">{mean_and_error(lookup(entry, *part, metric), digits)}</td>'
+            '<td class="number">'
+            f"{mean_and_error(lookup(entry, *part, metric), _METRICS[metric][1])}</td>"
             for part in ((), ("easy",), ("parallax",))
-            for metric, digits in (("psnr", 2), ("ssim", 3))
+            for metric in measured
         )
         css = ' class="ours"' if described.role == "ours" else ""
         body.append(
@@ -200,9 +206,9 @@ def _revisit_table(of_world: Mapping[str, Any]) -> str:
     clips, parallax = int(of_world.get("clips", 0)), int(of_world.get("parallax_clips", 0))
     counts = (f"all {clips}", f"easy {clips - parallax}", f"parallax {parallax}")
     head = "<th></th>" + "".join(
-        f'<th class="number">{metric}, {escape(count)}</th>'
+        f'<th class="number">{_METRICS[metric][0]}, {escape(count)}</th>'
         for count in counts
-        for metric in ("PSNR", "SSIM")
+        for metric in measured
     )
     return table(head, body)
 

@@ -4,8 +4,9 @@
      "seconds": {stage: s}, "efficiency": {...},
      "worlds": {world: {"clips": N, "parallax_clips": n,
                         "revisit": {method: {"psnr": {mean, stderr}, "ssim": {mean, stderr},
-                                             "easy": {clips, psnr, ssim},
-                                             "parallax": {clips, psnr, ssim}}},
+                                             "lpips": {mean, stderr} where it was measured,
+                                             "easy": {clips, psnr, ssim, lpips},
+                                             "parallax": {clips, psnr, ssim, lpips}}},
                         "gains": {"over_<method>": {mean, stderr, share_positive, per_clip,
                                                     "easy": {...}, "parallax": {...}}},
                         "nmr": {"psnr": {method: {mean, stderr, relative, trajectories}},
@@ -79,6 +80,7 @@ def summarise(
     ssim: PerClip,
     parallax: Bool[np.ndarray, " clips"],
     *,
+    lpips: PerClip | None = None,
     ours: str = "memory",
 ) -> dict[str, Any]:
     """Turns scores at revisited frames into `clips`, `parallax_clips`, `revisit` and `gains`.
@@ -86,37 +88,40 @@ def summarise(
     Args:
       psnr, ssim: for each method the scores of every clip's revisited frames.
       parallax: whether a clip's return has parallax (`revisit.returns_with_parallax`).
+      lpips: scores of the same, where they were measured.
       ours: the method whose paired PSNR gain over each other one is taken.
     Raises:
       ValueError: naming the method, if methods, clip counts or values do not fit.
     """
-    if set(psnr) != set(ssim):
-        raise ValueError(f"psnr has methods {sorted(psnr)}, ssim has {sorted(ssim)}")
+    metrics = {"psnr": psnr, "ssim": ssim} | ({} if lpips is None else {"lpips": lpips})
     clips = len(parallax)
-    for metric, scores in (("psnr", psnr), ("ssim", ssim)):
+    for metric, scores in metrics.items():
+        if set(psnr) != set(scores):
+            raise ValueError(f"psnr has methods {sorted(psnr)}, {metric} has {sorted(scores)}")
         for method, values in scores.items():
             if len(values) != clips:
                 raise ValueError(f"{metric}[{method}]: found {len(values)} clips, expected {clips}")
             if not np.isfinite(values).all():
                 raise ValueError(f"{metric}[{method}]: found values that are not finite")
-    per_clip = {m: (psnr[m].mean(axis=1), ssim[m].mean(axis=1)) for m in _ordered(psnr)}
+    per_clip = {
+        method: {metric: scores[method].mean(axis=1) for metric, scores in metrics.items()}
+        for method in _ordered(psnr)
+    }
     parts = {"easy": ~parallax, "parallax": parallax}
 
     revisit: dict[str, Any] = {}
-    for method, (p, s) in per_clip.items():
-        revisit[method] = {"psnr": mean_stderr(p), "ssim": mean_stderr(s)}
+    for method, means in per_clip.items():
+        revisit[method] = {metric: mean_stderr(values) for metric, values in means.items()}
         for part, chosen in parts.items():
-            revisit[method][part] = {
-                "clips": int(chosen.sum()),
-                "psnr": mean_stderr(p[chosen]),
-                "ssim": mean_stderr(s[chosen]),
+            revisit[method][part] = {"clips": int(chosen.sum())} | {
+                metric: mean_stderr(values[chosen]) for metric, values in means.items()
             }
     gains: dict[str, Any] = {}
     if ours in per_clip:
-        for method, (p, _) in per_clip.items():
+        for method, means in per_clip.items():
             if method == ours:
                 continue
-            difference = per_clip[ours][0] - p
+            difference = per_clip[ours]["psnr"] - means["psnr"]
             gains[f"over_{method}"] = _gain(difference) | {
                 "per_clip": [round(float(d), 3) for d in difference],
                 **{part: _gain(difference[chosen]) for part, chosen in parts.items()},

@@ -16,6 +16,20 @@ def _scores():
     return psnr, ssim, np.array([True, False, True, False, False, False])
 
 
+def test_lpips_is_summarised_where_it_was_measured():
+    rng = np.random.default_rng(3)
+    methods = ("memory", "memory_zeroed")
+    psnr, ssim, lpips = ({m: rng.random((6, 4)) for m in methods} for _ in range(3))
+    parallax = np.arange(6) < 2
+    revisit = results.summarise(psnr, ssim, parallax, lpips=lpips)["revisit"]
+    assert revisit["memory"]["lpips"]["mean"] == pytest.approx(lpips["memory"].mean())
+    easy = lpips["memory_zeroed"][2:].mean()
+    assert revisit["memory_zeroed"]["easy"]["lpips"]["mean"] == pytest.approx(easy)
+    assert "lpips" not in results.summarise(psnr, ssim, parallax)["revisit"]["memory"]
+    with pytest.raises(ValueError, match=r"psnr has methods .*, lpips has \['memory'\]"):
+        results.summarise(psnr, ssim, parallax, lpips={"memory": lpips["memory"]})
+
+
 def test_summary_of_a_hand_made_case():
     psnr, ssim, parallax = _scores()
     summary = results.summarise(psnr, ssim, parallax)
