@@ -10,6 +10,7 @@ import ast
 import functools
 import gc
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -86,6 +87,19 @@ def pytest_collection_finish():
 def pytest_configure(config):
     config.addinivalue_line("markers", "devices(n): run on n fake CPU devices")
     config.addinivalue_line("markers", "long: exhaustive, run with MIRAGE_TEST_LONG=1 alone")
+
+
+MOST_RESIDENT = 3 << 30
+"""Bytes of a worker above which compiled programs are let go: all of them take 8 GiB."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _bounded_memory():
+    yield
+    pages = int(Path("/proc/self/statm").read_text().split()[1]) if sys.platform == "linux" else 0
+    if pages * resource.getpagesize() > MOST_RESIDENT:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.hookimpl(tryfirst=True)

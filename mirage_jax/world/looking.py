@@ -67,7 +67,8 @@ def look(
         depth = jnp.where(jnp.isposinf(depth), options.sky_depth, depth)
     elif model.head is not None:
         depth = jnp.where(found.sky_logit > 0, options.sky_depth, found.depth)[0]
-        confidence = found.confidence[0]  # says nothing of a depth that is not the head's
+        # It says nothing of a depth that is not the head's. An element is a whole cell.
+        confidence = memory.pool_static(found.confidence[0], model.grid)
     else:
         raise ValueError("depth: found none, expected some as the model has no geometry head")
     if moving is None:

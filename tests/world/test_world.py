@@ -388,3 +388,13 @@ def test_model_world_and_chunk_print_in_a_line_and_not_as_their_arrays(model, wa
         assert words in repr(thing) and "array" not in repr(thing).lower()
         assert len(repr(thing)) < 500 and "\n" not in repr(thing)
     jax.eval_shape(lambda world: (repr(world), world)[1], started[0])  # of traced arrays too
+
+
+def test_a_head_with_a_finer_grid_than_the_latents_writes_a_cell_each():
+    head = GeometryHead(width=8, layers=1, cells_up=2)
+    latents = jnp.zeros((1, 2, *GRID, CHANNELS))
+    params = tiny_world.random_params(head, 0, latents, jnp.zeros((1, 2), bool))
+    model = tiny_world.world_model().replace(head=head, head_params=params)
+    world = model.start(PICTURE)
+    _, _, report = advance(model, world, jnp.asarray(PATH[:CHUNK], jnp.float32), KEY)
+    assert sum(int(number) for number in report.counts.values()) == CELLS
