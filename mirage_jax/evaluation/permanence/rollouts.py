@@ -128,14 +128,14 @@ def _decode_memory(model: WorldModel, world: World, camera: Camera) -> Video:
 def _show(model: WorldModel, world: World, camera: Camera) -> Float[Array, "t height width 3"]:
     """What the memory shows of the frames that follow, bodies where they will be by then.
 
-    Cells of what stands still and views of bodies are decoded each by themselves; the views are
+    Surfels are drawn as the denoiser has them. Else cells of what stands still and views of bodies are decoded each by themselves; the views are
     then drawn at the pictures' pixels.
     """
     times = world.frames + jnp.arange(len(camera), dtype=jnp.float32)
     if isinstance(model.conditioner, Surfels):
         options = model.movers or MoverOptions()
         view = View(camera, times, model.encoder, world.movers, options)
-        return jnp.clip(model.conditioner.draw(world.bank, view)[0], -1.0, 1.0)
+        return jnp.clip(model.conditioner.draw(world.bank, view, filled=True)[0], -1.0, 1.0)
     still = memory.read(world.bank, camera, model.grid, cells=model.conditioner.cells)
     pictures = model.encoder.decode(still.tokens[:, None])[:, 0]
     if model.movers is not None and world.movers is not None:

@@ -46,9 +46,7 @@ class Surfels(BodyReader):
         return frames
 
     def read_view(self, bank: memory.LatentMemory, view: View) -> Float[Array, "latents h w r"]:
-        video, parts = self._still(bank, view)
-        known = to_pixels(parts > 0, view.camera.size).astype(jnp.float32)
-        video, depth = self._with_bodies(holes.fill(video, known), parts, bank, view)
+        video, depth = self.draw(bank, view, filled=True)
         drawn, grid = depth > 0, self.grid(view.camera.size)
         shares = cell_shares(drawn.astype(jnp.float32), grid)
         inverse = jnp.where(drawn, 1.0 / jnp.maximum(depth, moving.LEAST_DEPTH), 0.0)
@@ -58,10 +56,16 @@ class Surfels(BodyReader):
         return jnp.concatenate(fields, axis=-1)
 
     def draw(
-        self, bank: memory.LatentMemory, view: View
+        self, bank: memory.LatentMemory, view: View, *, filled: bool = False
     ) -> tuple[Float[Array, "frames height width 3"], Float[Array, "frames height width"]]:
-        """The video that the memory shows, grey where nothing is, and its z-depth, 0 there."""
-        return self._with_bodies(*self._still(bank, view), bank, view)
+        """The video that the memory shows, and its z-depth, 0 where nothing is.
+
+        `filled` continues there what is around, as before it is encoded; else it is grey.
+        """
+        video, parts = self._still(bank, view)
+        if filled:
+            video = holes.fill(video, to_pixels(parts > 0, view.camera.size).astype(jnp.float32))
+        return self._with_bodies(video, parts, bank, view)
 
     def read_bodies(
         self, bank: memory.LatentMemory, view: View, *, backwards: bool = False
