@@ -128,8 +128,8 @@ def _decode_memory(model: WorldModel, world: World, camera: Camera) -> Video:
 def _show(model: WorldModel, world: World, camera: Camera) -> Float[Array, "t height width 3"]:
     """What the memory shows of the frames that follow, bodies where they will be by then.
 
-    Surfels are drawn as the denoiser has them. Else cells of what stands still and views of bodies are decoded each by themselves; the views are
-    then drawn at the pictures' pixels.
+    Surfels are drawn as the denoiser has them. Else cells of what stands still and views of bodies
+    are decoded each by themselves; the views are then drawn at the pictures' pixels.
     """
     times = world.frames + jnp.arange(len(camera), dtype=jnp.float32)
     if isinstance(model.conditioner, Surfels):
