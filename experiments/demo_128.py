@@ -4,9 +4,8 @@ mirage record   --config=experiments/demo_128.py --workdir=runs/demo_128
 mirage train    --config=experiments/demo_128.py --workdir=runs/demo_128
 mirage evaluate --config=experiments/demo_128.py --workdir=runs/demo_128
 
-Measured on two CPU cores that other programs used as well: 22 minutes for the encoder, 6 for the
-latents, 9 for the head, 41 to 66 for the denoiser, and a quarter of an hour for the clips; 3 GB of
-them. The numbers are in the weights' own README.md (mirage_jax/data/demo).
+Measured on two CPU cores that other programs used as well: 6 minutes for the latents, 9 for the
+head, 25 for the denoiser, and a quarter of an hour for the clips; 3 GB of them. The numbers are in the weights' own README.md (mirage_jax/data/demo).
 """
 
 from pathlib import Path
@@ -32,7 +31,7 @@ def get_config(_: str = "") -> ConfigDict:
 
     c.denoiser.width = 240
     c.denoiser.mlp_width = 960
-    c.denoiser_training.steps = 1200
+    c.denoiser_training.steps = 700
     c.denoiser_training.batch_size = 8
     c.denoiser_training.shift = 3.0  # most noise levels near that of the single sampling step
     c.denoiser_training.pose_noise = 0.003  # poses of a rollout are exact
