@@ -42,7 +42,7 @@ def open_context() -> Any:
     one_thread()
     import moderngl
 
-    chosen: dict[str, Any] = {"backend": "egl"}  # its stub takes only a dict by name
+    chosen: dict[str, Any] = {"backend": "egl"}  # the stub takes each setting for a dict
     try:
         return moderngl.create_context(standalone=True, **chosen)
     except Exception as error:  # whatever the driver says
