@@ -89,7 +89,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "long: exhaustive, run with MIRAGE_TEST_LONG=1 alone")
 
 
-MOST_RESIDENT = 3 << 30
+MOST_RESIDENT = 5 << 30
 """Bytes of a worker above which compiled programs are let go: all of them take 8 GiB."""
 
 

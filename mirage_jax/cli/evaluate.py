@@ -210,11 +210,9 @@ def _measure(config: ConfigDict, workdir: Workdir, console: Console) -> _Found:
         }
         shown = config.evaluation.videos
         returns = _returns(held_out, generated, name, shown, config.evaluation.fps)
-        videos += returns
-        pictures |= sheets_of_returns(returns, workdir, name)
         rolled, above = _rollouts(sized["latent"], held_out, name, shown, config)
-        videos += rolled
-        pictures |= above
+        videos += returns + rolled
+        pictures |= sheets_of_returns(returns, workdir, name) | above
     encoder = model.encoder
     costs = efficiency.measure(
         size=model.size,

@@ -74,8 +74,9 @@ def begun(model, monkeypatch, adapts=False, rgb=None, **entries):
     """The starts of these flags, nothing of them compiled."""
     told, models = [], {"latent": model, **({"rgb": rgb} if rgb else {})}
 
-    def load(path, *, memory, decoder):
+    def load(path, *, memory, decoder, bodies):
         assert decoder == entries.get("decoder", "auto")
+        assert bodies == (entries.get("bodies", False) and memory == "latent")
         return models[memory]
 
     monkeypatch.setattr(explore_starts.loading, "load", load)
@@ -104,7 +105,7 @@ def test_a_picture_is_cut_to_the_size_of_the_model(model, monkeypatch, tmp_path)
 
 
 def test_what_ships_begins_in_every_picture(model, monkeypatch):
-    starts = begun(model, monkeypatch, decoder="linear")
+    starts = begun(model, monkeypatch, decoder="linear", bodies=True)
     assert [start.name for start in starts.starts] == [*shipped.start_pictures()]
     last = starts.begin(len(starts.starts) - 1)
     assert last.picture.shape == (*model.size, 3)
