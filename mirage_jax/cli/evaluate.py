@@ -119,6 +119,7 @@ _GOES_WITH = {
     **dict.fromkeys(("source", "returns", "weights_of"), ("revisit",)),
     **dict.fromkeys(("videos", "cases", "pairs"), ("permanence",)),
     "least_pixels": ("permanence", "interventions"),
+    "bodies": ("closed_loop", "permanence", "interventions"),
 }
 """Flags that mean something with some protocols alone."""
 

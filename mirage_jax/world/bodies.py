@@ -12,8 +12,8 @@ from mirage_jax.world.model import WorldModel
 def with_bodies(model: WorldModel) -> WorldModel:
     """The model, also keeping bodies that move and showing them where they are by then.
 
-    What surfels draw of them is part of the picture that the memory shows, so that weights know
-    what to make of it whether or not they were trained with bodies.
+    What surfels draw of them is part of the picture that the memory shows, in no channels of its
+    own, so that weights fit whether or not they were trained with bodies.
 
     Raises:
       ValueError: if the weights read their memory otherwise and were trained without bodies, or if

@@ -150,6 +150,7 @@ def read_channels(
     *,
     channels: int,
     options: MoverOptions,
+    backwards: bool = False,
 ) -> Float[Array, "n h w c"]:
     """What bodies show in views along a path: token, alpha, and the logarithms of 1 + age and 1 +
     uncertainty where a body is; zero where none is, and everywhere without a table.
@@ -162,11 +163,12 @@ def read_channels(
       static_depth: what stands still in them, 0 = nothing.
       channels: of a token.
       options: the filter's numbers.
+      backwards: whether the times never increase instead.
     """
     views, h, w = static_depth.shape
     if table is None:
         return jnp.zeros((views, h, w, channels + FLAGS), jnp.float32)
-    seen = _read(table, bank, camera, times, (h, w), static_depth, options)
+    seen = _read(table, bank, camera, times, (h, w), static_depth, options, backwards)
     flags = [seen.alpha, jnp.log1p(seen.age), jnp.log1p(seen.uncertainty)]
     return jnp.concatenate([seen.tokens.astype(jnp.float32), jnp.stack(flags, -1)], axis=-1)
 
@@ -180,12 +182,13 @@ def read_pictures(
     *,
     decode: Callable[[Float[Array, "*b c"]], Float[Array, "*b s s 3"]],
     options: MoverOptions,
+    backwards: bool = False,
 ) -> Float[Array, "n height width 4"]:
     """What bodies show at the pixels of views along a path: colour in [-1, 1] and inverse depth in
     1/m, zero where none is.
 
     Args:
-      table, bank, camera, times, options: as for `read_channels`.
+      table, bank, camera, times, options, backwards: as for `read_channels`.
       static_depth: what stands still in blocks of their pixels, 0 = nothing.
       decode: tokens to the pixels of their cells.
     """
@@ -193,7 +196,8 @@ def read_pictures(
         return jnp.zeros((*camera.shape, *camera.size, 4), jnp.float32)
     pictures = rearrange(decode(table.view_tokens), "k v h w y x c -> k v (h y) (w x) c")
     table = table.replace(view_tokens=pictures)  # type: ignore[attr-defined]
-    seen = _read(table, bank, camera, times, camera.size, static_depth, options, samples=1)
+    grid = camera.size
+    seen = _read(table, bank, camera, times, grid, static_depth, options, backwards, samples=1)
     inverse = jnp.where(seen.depth > 0, 1.0 / jnp.maximum(seen.depth, LEAST_DEPTH), 0.0)
     return jnp.concatenate([seen.tokens.astype(jnp.float32), inverse[..., None]], axis=-1)
 
@@ -206,8 +210,12 @@ def _read(
     grid: tuple[int, int],
     static_depth: Array,
     options: MoverOptions,
+    backwards: bool,
     **given: Any,
 ) -> movers.MoverReadOut:
+    step = -1 if backwards else 1
+    camera, times, static_depth = camera[::step], times[::step], static_depth[::step]
     plan = movers.obstacles(table, bank, jnp.asarray(camera.centre)[0], options)
     seconds = times / options.fps
-    return movers.read_along(table, camera, seconds, grid, static_depth, plan, options, **given)
+    seen = movers.read_along(table, camera, seconds, grid, static_depth, plan, options, **given)
+    return jax.tree.map(lambda field: field[::step], seen)

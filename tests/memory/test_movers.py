@@ -570,6 +570,22 @@ def test_only_what_stands_in_front_hides_a_body():
     assert not np.asarray(read(lost, camera(), (8, 8), on_floor).alpha).any()
 
 
+def test_depth_of_blocks_is_that_of_their_cells():
+    """A finer grid before depth that is known coarsely; blocks that do not fit are refused."""
+    state, rng = shown((4.0, 0.0, 1.0), (3.0, 0.6, 2.0)), np.random.default_rng(0)
+    static = rng.choice([0.0, 3.5, 9.0], (8, 8)).astype(np.float32)
+    pixels = movers.read(state, camera(), (32, 32), jnp.asarray(static), samples=1)
+    cells = read(state, camera(), (8, 8), static)
+    shares = np.asarray(pixels.alpha).reshape(8, 4, 8, 4).mean((1, 3))
+    alone = np.asarray(pixels.source).reshape(8, 4, 8, 4).swapaxes(1, 2).reshape(8, 8, 16)
+    of_one = [len(set(cell[cell >= 0].tolist())) == 1 for cell in alone.reshape(64, 16)]
+    chosen = np.array(of_one).reshape(8, 8)
+    assert chosen.sum() >= 3
+    np.testing.assert_allclose(shares[chosen], np.asarray(cells.alpha)[chosen], atol=1e-6)
+    with pytest.raises(ValueError, match=r"static_depth: found \(5, 8\) blocks, expected"):
+        movers.read(state, camera(), (8, 8), jnp.zeros((5, 8)))
+
+
 def test_the_view_most_like_the_current_one_is_read():
     state = walked(tokens=(1.0,))  # goes along +y, seen from -x
     back = found((4.0, 0.6), tokens=(2.0,))

@@ -26,6 +26,11 @@ def test_weights_that_draw_keep_bodies_when_asked_and_roll_out_with_them():
     assert chunk.video.shape == (tiny_world.CHUNK, *tiny_world.SIZE, 3)
 
 
+def test_weights_that_ship_can_be_loaded_with_bodies():
+    assert mirage.load("demo", bodies=True).conditioner.movers
+    assert mirage.load("demo").movers is None
+
+
 def test_weights_that_cannot_show_bodies_are_refused():
     with pytest.raises(ValueError, match=r"bodies: found weights .* 'folded', expected"):
         with_bodies(tiny_world.world_model())

@@ -160,7 +160,10 @@ def test_a_body_before_a_wall_is_drawn_at_the_pixels_where_it_is_by_then():
 def test_a_body_behind_a_wall_is_not_drawn():
     bank, _, view = wall()
     times = np.arange(CHUNK, dtype=np.float32)
-    (_, depth), context = with_bodies(bank, view, times, a_body(3.0, below=1.3)[0])
+    table = a_body(3.0, below=1.3)[0]
+    (_, alone), _ = with_bodies(SURFELS.create(12), view, times, table)
+    assert (np.asarray(alone) > 2.5).mean() > 0.02  # it is in view
+    (_, depth), context = with_bodies(bank, view, times, table)
     np.testing.assert_allclose(depth, 2.0, rtol=1e-6)
     np.testing.assert_allclose(context, read(bank, view), atol=1e-5)
 

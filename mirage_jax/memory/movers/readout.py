@@ -69,12 +69,21 @@ def read(
         the cells, or of blocks of them.
       samples: points per cell and axis at which it is asked what covers it; 1 where cells are
         pixels.
+
+    Raises:
+      ValueError: if the cells are not square, or blocks of `static_depth` no whole numbers of
+        points.
     """
     geometry.check_shape(camera, grid)
     lead = camera.shape
     flat = flatten(camera)
     depth = jnp.zeros((len(flat), 1, 1)) if static_depth is None else static_depth
     depth = jnp.asarray(depth, jnp.float32).reshape(len(flat), *depth.shape[-2:])
+    points = (grid[0] * samples, grid[1] * samples)
+    if points[0] % depth.shape[1] or points[1] % depth.shape[2]:
+        raise ValueError(
+            f"static_depth: found {depth.shape[1:]} blocks, expected divisors of {points} points"
+        )
     out = jax.vmap(lambda k, pose, z: _read_one(movers, k, pose, z, camera.size, grid, samples))(
         flat.intrinsics, flat.cam2world, depth
     )

@@ -27,8 +27,7 @@ class Surfels(BodyReader):
     another; between the two `memory.surfels` moves, scales and turns, for every frame of the chunk.
     Holes are filled from around them (`memory.holes`). What is read is thus an estimate of the very
     latent that is to be generated, linear in the tokens. With `movers`, bodies are drawn over it,
-    pixel by pixel, where nothing stands before them: weights that were trained without know what to
-    make of them.
+    pixel by pixel, where nothing stands before them, in no channels of their own.
 
     The latent, zero where nothing is stored in the whole picture; then, for all four frames that it
     covers, the share of the cell in which something is, and the mean of inverse depth there times
@@ -80,17 +79,16 @@ class Surfels(BodyReader):
         parts: Float[Array, "frames th tw"],
         backwards: bool = False,
     ) -> Float[Array, "frames height width 4"]:
-        step = -1 if backwards else 1
-        found = moving.read_pictures(
+        return moving.read_pictures(
             view.movers,
             bank,
-            view.camera[::step],
-            times_of(view)[::step],
-            parts[::step],
+            view.camera,
+            times_of(view),
+            parts,
             decode=_encoder(view).decode_patches,
             options=view.mover_options,
+            backwards=backwards,
         )
-        return found[::step]
 
     def _with_bodies(
         self,

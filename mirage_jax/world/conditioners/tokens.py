@@ -109,17 +109,18 @@ class Folded(BodyReader):
         backwards: bool = False,
     ) -> Float[Array, "latents h w r"]:
         """`read_bodies` where the depth of what stands still is known, 0 for none, in each read."""
-        cameras, step = latent_cameras(view.camera, self.reads), -1 if backwards else 1
+        cameras = latent_cameras(view.camera, self.reads)
         found = moving.read_channels(
             view.movers,
             bank,
-            flatten(cameras)[::step],
-            frames_per_latent(times_of(view), self.reads).reshape(-1)[::step],
-            static_depth.reshape(-1, *static_depth.shape[2:])[::step],
+            flatten(cameras),
+            frames_per_latent(times_of(view), self.reads).reshape(-1),
+            static_depth.reshape(-1, *static_depth.shape[2:]),
             channels=self.token_channels,
             options=view.mover_options,
+            backwards=backwards,
         )
-        return self._folded(found[::step].reshape(*cameras.shape, *found.shape[1:]))
+        return self._folded(found.reshape(*cameras.shape, *found.shape[1:]))
 
     def _folded(
         self, fields: Float[Array, "latents reads gh gw c"]
