@@ -20,6 +20,7 @@ def get_config(_: str = "") -> ConfigDict:
     c = load_config(str(Path(__file__).with_name("quickstart.py")))
     c.name = "demo_128"
 
+    c.worlds = ("freedoom", "labmaze")
     c.record.size = 128
     c.record.train_clips.freedoom = 1600
     c.record.train_clips.labmaze = 1000
@@ -29,6 +30,9 @@ def get_config(_: str = "") -> ConfigDict:
     c.vae.latent_channels = 96
     c.vae.decoder_width = 4
     c.vae_training.steps = 0
+
+    c.geometry.width, c.geometry.movers_up = 64, 0
+    c.memory.bodies = False
 
     c.denoiser.width = 240
     c.denoiser.mlp_width = 960

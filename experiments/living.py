@@ -20,17 +20,13 @@ def get_config(_: str = "") -> ConfigDict:
     c = load_config(str(Path(__file__).with_name("quickstart.py")))
     c.name = "living"
 
-    c.worlds = ("labmaze",)  # bodies walk in "procedural" too
-    c.record.bodies = 3
-    c.record.train_clips.labmaze = 480
-    c.record.train_clips.procedural = 480
+    c.worlds = ("labmaze_bodies",)  # or procedural_bodies, miniworld_bodies
+    c.record.train_clips.labmaze_bodies = 480
 
     c.memory.movers = True
     c.memory.fuse_histories = True  # what a rollout will read
-    c.geometry.movers_up = 4  # masks of two pixels: a body has few cells
-    c.geometry_training.mover_weight = 4.0  # what moves is one cell in twenty
 
     tiny = dict(c.tiny_overrides)
-    tiny["record.bodies"] = 2
+    tiny["worlds"], tiny["record.bodies"] = ("procedural_bodies",), 2
     c.tiny_overrides = tuple(tiny.items())
     return c

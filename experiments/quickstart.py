@@ -20,7 +20,8 @@ def get_config(_: str = "") -> ConfigDict:
     c.tiny = False  # the same run, of sizes that take a CPU no minute a stage
     c.host_devices = 2  # CPU devices to split a batch over; ignored where there is a GPU or TPU
 
-    c.worlds = ("freedoom", "labmaze")  # a world that cannot be rendered here is left out, and said
+    # Places are scored in the first two, bodies in the third; what cannot be rendered is left out.
+    c.worlds = ("freedoom", "labmaze", "labmaze_bodies")
     c.record = ConfigDict()
     c.record.size = 64  # height of the pictures
     c.record.width = 0  # 0: as the height
@@ -29,10 +30,12 @@ def get_config(_: str = "") -> ConfigDict:
     c.record.train_clips = ConfigDict({"freedoom": 1200, "labmaze": 320, "procedural": 64})
     c.record.train_clips.freedoom_generated = c.record.train_clips.miniworld = 1200
     c.record.train_clips.openarena = 1200
+    c.record.train_clips.procedural_bodies = c.record.train_clips.miniworld_bodies = 480
+    c.record.train_clips.labmaze_bodies = 240
     c.record.maps = 200  # of "freedoom_generated" and "miniworld" to train on, each from its number
     c.record.openarena = ""  # folder of the .pk3 files of the game, for the world of this name
     c.record.eval_clips = 64  # per world, on maps and mazes never trained on
-    c.record.bodies = 0  # that walk in every clip, see experiments/living.py; 0 = as worlds have it
+    c.record.bodies = 3  # that walk in every clip of worlds such as "labmaze_bodies"
     c.record.skip = 4  # simulated frames left out while they are unseen, at least
     c.record.skip_spread = 96  # so many more at most
     c.record.due = 0.8  # share of clips that look for a body that comes again
@@ -118,8 +121,9 @@ def get_config(_: str = "") -> ConfigDict:
     c.vae_training.ema_decay = 0.99
 
     c.geometry = ConfigDict()
-    c.geometry.width = 64
+    c.geometry.width = 128
     c.geometry.layers = 2
+    c.geometry.movers_up = 4  # what moves is told apart on a grid so much finer than the latents'
     c.geometry.mlp_ratio = 2  # an MLP after each that sees a cell's column and its frame; 0 = none
 
     c.geometry_training = ConfigDict()
@@ -129,7 +133,8 @@ def get_config(_: str = "") -> ConfigDict:
     c.geometry_training.warmup = 100
     c.geometry_training.weight_decay = 1e-3
     c.geometry_training.ema_decay = 0.995
-    c.geometry_training.mover_weight = 1.0  # of cells that move, which are rare
+    c.geometry_training.mover_weight = 4.0  # of what moves, which is rare
+    c.geometry_training.bodies = 0.4  # share of clips in which bodies walk; 0 = by their number
 
     c.denoiser = ConfigDict()
     c.denoiser.width = 192
@@ -153,7 +158,8 @@ def get_config(_: str = "") -> ConfigDict:
     c.memory.fine = 2  # read-out grid relative to the latents'
     c.memory.prefer = "nearest"
     c.memory.footprint = 3  # of folded: cells; what falls near an empty one is shown beside it
-    c.memory.movers = False  # keep bodies that move, see docs/movers.md and experiments/living.py
+    c.memory.movers = False  # train with bodies that move, see experiments/living.py
+    c.memory.bodies = True  # rollouts of surfels keep bodies that move, see docs/movers.md
 
     c.text = ConfigDict()
     c.text.embeddings = ""  # file of embedded prompts (mirage_jax.io.text); "" trains without text
@@ -190,6 +196,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.evaluation = ConfigDict()
     c.evaluation.videos = 3  # clips shown per world
     c.evaluation.fps = 8.0
+    c.evaluation.bodies = 16  # clips with bodies that the report scores, at most
 
     for training in (c.vae_training, c.geometry_training, c.denoiser_training):
         training.init_from = ""  # run or export to take tensors of the same name from; "" = none

@@ -23,6 +23,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.record.frames = 65  # 33 that leave, 32 that come back
     c.record.train_clips.freedoom = 6000
     c.record.train_clips.labmaze = 3000
+    c.record.train_clips.labmaze_bodies = 1500
     c.record.workers = 8
     c.chunk_frames = 33
 

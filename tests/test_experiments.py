@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from data_pipelines import sources
 from helpers import command_line, paths
 from mirage_jax.chunks import latents_of_frames
-from mirage_jax.cli.helpers import build, common, programs, quick_models
+from mirage_jax.cli.helpers import build, common, programs, quick_models, world_names
 from mirage_jax.parallel import unboxed
 from mirage_jax.training.geometry_task import GeometryTask
 
@@ -119,7 +119,7 @@ def test_experiments_are_consistent(path):
         cells = (height // stride) * (width // stride)
         assert each.memory.capacity >= cells * latents_of_frames(each.record.frames)
         for world in each.worlds:
-            sources.source_class(world)
+            sources.source_class(world_names.source_name(world))
 
 
 SIZED_AS_QUICKSTART = {"distill", "footage", "living"}

@@ -59,6 +59,7 @@ from mirage_jax.cli.helpers import (
     model_flags,
     permanence,
     timing,
+    world_names,
 )
 from mirage_jax.cli.helpers.flag_types import Integer, PathName, PathNames
 from mirage_jax.cli.helpers.sheets import SHEET, sheets_of_returns
@@ -123,14 +124,6 @@ _GOES_WITH = {
 }
 """Flags that mean something with some protocols alone."""
 
-LABELS = {
-    "memory": "with memory",
-    "memory_zeroed": "memory emptied",
-    "no_memory": "trained without",
-    "rgb_memory": "RGB memory",
-    "vae_reconstruction": "encoder ceiling",
-}
-
 
 def run(config: ConfigDict, workdir: Workdir, console: Console) -> dict[str, Any]:
     """Evaluates, writes the results and the report, and returns the results.
@@ -154,11 +147,14 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> dict[str, Any
         sampling_steps=config.sampling.steps,
         seed=config.seed,
         missing=found.missing + _skipped_worlds(workdir),
+        bodies=found.bodies,
         device=str(jax.devices()[0].device_kind),
     )
     results.save(workdir.results, outcome)
     described = "\n".join(common.describe_config(config))
-    report.write_report(workdir.report, outcome, found.videos, found.pictures, described)
+    report.write_report(
+        workdir.report, outcome, found.videos, found.pictures, described, found.films
+    )
     console.print(f"results: {workdir.results}\nreport:  {workdir.report}")
     return outcome
 
@@ -180,23 +176,28 @@ REPORT = outputs.FileKind(
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """What there is to report: scores by world, costs, what is not trained, and what to show."""
+    """What there is to report: scores by world, of bodies, costs, what is not trained, and what to
+    show, of returns and of bodies."""
 
     worlds: dict[str, Any]
+    bodies: dict[str, Any]
     costs: dict[str, Any]
     missing: list[dict[str, str]]
     videos: list[dict[str, Any]]
+    films: list[dict[str, Any]]
     pictures: dict[str, tuple[np.ndarray, str]]
 
 
 def _measure(config: ConfigDict, workdir: Workdir, console: Console) -> _Found:
     import jax
 
+    from mirage_jax.cli.helpers import bodies_section, report_videos
     from mirage_jax.evaluation import efficiency, lpips, protocol
 
-    names = workdir.recorded(config.worlds)
+    recorded = workdir.recorded(config.worlds)
+    names = world_names.of_places(recorded)
     models, missing = _models(config, workdir, names)
-    model = models["latent"]
+    model, rolling = models["latent"], model_flags.world_model(workdir, "latent", config)
     worlds: dict[str, Any] = {}
     videos: list[dict[str, Any]] = []
     pictures: dict[str, tuple[np.ndarray, str]] = {}
@@ -210,10 +211,16 @@ def _measure(config: ConfigDict, workdir: Workdir, console: Console) -> _Found:
             "geometry": head_scores.measure(sized["latent"], held_out)
         }
         shown = config.evaluation.videos
-        returns = _returns(held_out, generated, name, shown, config.evaluation.fps)
-        rolled, above = _rollouts(sized["latent"], held_out, name, shown, config)
+        returns = report_videos.returns(held_out, generated, name, shown, config.evaluation.fps)
+        rolled, above = report_videos.rollouts(
+            held_out.fitted(rolling), held_out, name, shown, config
+        )
         videos += returns + rolled
         pictures |= sheets_of_returns(returns, workdir, name) | above
+    bodies: dict[str, Any] = {}
+    films: list[dict[str, Any]] = []
+    if rolling.movers is not None and any(map(world_names.has_bodies, recorded)):
+        bodies, films = bodies_section.measure(rolling, config, workdir, console)
     encoder = model.encoder
     costs = efficiency.measure(
         size=model.size,
@@ -222,7 +229,7 @@ def _measure(config: ConfigDict, workdir: Workdir, console: Console) -> _Found:
         chunk_frames=model.chunk_frames,
         encode=jax.jit(lambda video: encoder.encode(video[None])),
     )
-    return _Found(worlds, costs, missing, videos, pictures)
+    return _Found(worlds, bodies, costs, missing, videos, films, pictures)
 
 
 def _models(
@@ -233,7 +240,7 @@ def _models(
     Raises:
       ValueError: if the held-out clips of these worlds are not cached as the encoder sees them.
     """
-    models = {"latent": model_flags.world_model(workdir, "latent", config)}
+    models = {"latent": model_flags.world_model(workdir, "latent", config, encoded=True)}
     missing = []
     for kind, control in (("none", "no_memory"), ("rgb", "rgb_memory")):
         if not workdir.model(f"denoiser_{kind}").exists():
@@ -243,7 +250,7 @@ def _models(
         ):
             reason = f"{outdated}: run `make compare`"
         else:
-            models[kind] = model_flags.world_model(workdir, kind, config)
+            models[kind] = model_flags.world_model(workdir, kind, config, encoded=True)
             continue
         missing.append({"control": control, "world": "all", "reason": reason})
     rgb = "rgb" in models
@@ -276,74 +283,6 @@ def _skipped_worlds(workdir: Workdir) -> list[dict[str, str]]:
     path = workdir.root / "worlds" / "skipped.json"
     skipped = read_object(path) if path.exists() else {}
     return [{"control": "world", "world": w, "reason": reason} for w, reason in skipped.items()]
-
-
-def _returns(
-    held_out: Any, generated: dict[str, Any], name: str, shown: int, fps: float
-) -> list[dict[str, Any]]:
-    """The same return by every method, after the history it was given."""
-    from mirage_jax.evaluation.protocol import REVISITED_FRAMES
-    from mirage_jax.training.held_out import spread_over
-
-    videos = []
-    for index in spread_over(len(held_out), shown):
-        truth = held_out.video[index]
-        history = len(truth) - generated["memory"].shape[1] + 1
-        panels = {"ground truth": truth}
-        for method, label in LABELS.items():
-            if method in generated:
-                panels[label] = np.concatenate([truth[:history], generated[method][index, 1:]])
-        videos.append(
-            {
-                "title": f"{name}: leave and return, {held_out.names[index]}",
-                "panels": panels,
-                "fps": fps,
-                "history": history,
-                "revisit": REVISITED_FRAMES,
-            }
-        )
-    return videos
-
-
-def _rollouts(
-    model: Any, held_out: Any, name: str, shown: int, config: ConfigDict
-) -> tuple[list[dict[str, Any]], dict[str, tuple[np.ndarray, str]]]:
-    """From one picture alone: depth from the head, every chunk remembered as it was generated."""
-    import jax
-
-    from mirage_jax.geometry import Camera
-    from mirage_jax.io.pictures import memory_from_above
-    from mirage_jax.training.held_out import spread_over
-    from mirage_jax.world import rollout
-
-    videos: list[dict[str, Any]] = []
-    pictures: dict[str, tuple[np.ndarray, str]] = {}
-    for index in spread_over(len(held_out), shown):
-        truth, poses = held_out.video[index], held_out.clips.cam2world[index]
-        camera = Camera(held_out.clips.intrinsics[index], poses[0], model.size)
-        world = model.start(truth[0], camera)
-        frames: list[np.ndarray] = []
-        key = jax.random.key(config.seed)
-        for chunk in rollout(model, world, poses.astype(np.float64), key):
-            frames.extend(chunk.video)
-            world = chunk.world
-        videos.append(
-            {
-                "title": f"{name}: from one picture, {held_out.names[index]}",
-                "panels": {"ground truth": truth, "generated": np.stack(frames)},
-                "fps": config.evaluation.fps,
-                "history": 1,
-                "note": "Only the first picture is given; depth, memory and every other frame are "
-                "the model's own.",
-            }
-        )
-        if not pictures:
-            bank = world.bank
-            pictures[f"{name}: the memory from above"] = (
-                memory_from_above(np.asarray(bank.xyz), poses, valid=np.asarray(bank.valid)),
-                f"Elements written while generating {held_out.names[index]} from one picture.",
-            )
-    return videos, pictures
 
 
 def main() -> None:

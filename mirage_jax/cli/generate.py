@@ -39,6 +39,7 @@ from mirage_jax.cli.helpers import (
     entry_flags,
     flag_values,
     generated_shape,
+    generation,
     mesh_flag,
     model_flags,
     prompts,
@@ -232,7 +233,7 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         size = flag_values.two_numbers("video_size", _SIZE.value, "HEIGHT,WIDTH in pixels")
     # A student knows itself how it is sampled, whatever experiment is named.
     as_config = common.config_is_named() and _DENOISER.value != build.STUDENT
-    model = build.generation_model(
+    model = generation.generation_model(
         config,
         workdir,
         None if as_config else common.overrides()[2],

@@ -20,7 +20,7 @@ from rich.console import Console
 from data_pipelines import recording, sources
 from data_pipelines.clip_codecs import ENCODINGS
 from data_pipelines.filters import Filters
-from mirage_jax.cli.helpers import common, config_check
+from mirage_jax.cli.helpers import common, config_check, world_names
 from mirage_jax.cli.helpers.picture_shapes import FOOTAGE, is_footage, picture_size, picture_sizes
 from mirage_jax.io import outputs
 from mirage_jax.io.json_files import write_json
@@ -91,13 +91,13 @@ def _sources(
             raise common.UserError(
                 f"record.width: found {width}, expected {size}: worlds are square"
             )
-        source_class = sources.source_class(name)
+        source_class = sources.source_class(world_names.source_name(name))
         available, reason = getattr(source_class, "available", lambda: (True, ""))()
         if not available:
             skipped[name] = reason
             console.print(f"[yellow]{name} is left out: {reason}[/]")
             continue
-        found[name] = sources.make(name, **_options(config, name))
+        found[name] = sources.make(world_names.source_name(name), **_options(config, name))
         if name not in config.record.train_clips:
             known = ", ".join(config.record.train_clips)
             raise common.UserError(f"record.train_clips: no number for {name!r}, only for {known}")
@@ -108,19 +108,22 @@ def _sources(
 
 
 def _options(config: ConfigDict, name: str) -> dict[str, Any]:
-    """What a world is recorded with; UserError if it has no walking bodies, and some are wanted."""
-    record, known = config.record, sources.source_options(name)
+    """What a world is recorded with; UserError if bodies are wanted that its source has not."""
+    record, source = config.record, world_names.source_name(name)
+    known = sources.source_options(source)
     options = {"size": record.size, "frames": record.frames}
     options |= {option: record[option] for option in ("gamma", "maps") if option in known}
-    if name == "openarena":
+    if source == "openarena":
         if not record.openarena:
             raise common.UserError(
                 "record.openarena: found '', expected the folder of the game's .pk3 files"
             )
         options["root"] = record.openarena
-    if record.bodies:
+    if world_names.has_bodies(name):
         if "bodies" not in known:
-            raise common.UserError(f"record.bodies: found {record.bodies}, expected 0 for {name}")
+            raise common.UserError(
+                f"worlds: found {name!r}, expected {source!r}: no bodies walk in its clips"
+            )
         walking = ("bodies", "skip", "skip_spread", "due")
         options |= {option: record[option] for option in walking}
     return options

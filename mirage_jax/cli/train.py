@@ -37,6 +37,7 @@ from mirage_jax.cli.helpers import (
     quick_models,
     starts,
     training_sections,
+    world_names,
 )
 from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.io.workdir import Workdir
@@ -146,7 +147,7 @@ def _encoder(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> 
         return
     encoder = train_encoder(
         build.vae(config),
-        [workdir.worlds(world) for world in workdir.recorded(config.worlds)],
+        [workdir.worlds(world) for world in world_names.to_train(config, workdir, "encoder")],
         workdir.stage("encoder"),
         training_sections.encoder_settings(config),
         _options(config, section, console) if section.steps else None,
@@ -171,7 +172,7 @@ def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) ->
     head = build.geometry_head(config)
     section = training_sections.geometry(config)
     options = _options(config, section, console)
-    data = training_data(config, workdir, "latent", options.mesh)
+    data = training_data(config, workdir, "latent", options.mesh, stage="geometry")
     grid = (height, width, vae.latent_channels)
     params = train_task(
         GeometryTask(head, grid, config.sky_depth, section.mover_weight, data.shapes),
@@ -272,7 +273,7 @@ def _tiny_decoder(config: ConfigDict, workdir: Workdir, console: Console, _: str
     params = train_tiny_decoder(
         decoder,
         LatentEncoder.load(workdir.model("encoder")),
-        [workdir.worlds(world) for world in workdir.recorded(config.worlds)],
+        [workdir.worlds(world) for world in world_names.to_train(config, workdir, "tiny_decoder")],
         workdir.stage("tiny_decoder"),
         _options(config, section, console),
         frames=config.chunk_frames,

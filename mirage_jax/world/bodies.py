@@ -1,4 +1,4 @@
-"""Models that keep bodies that move, though they were trained without any."""
+"""Models that keep bodies that move, or leave them out, however they were trained."""
 
 from __future__ import annotations
 
@@ -31,3 +31,18 @@ def with_bodies(model: WorldModel) -> WorldModel:
         raise ValueError("bodies: found no geometry head, expected one that tells what moves")
     told = dataclasses.replace(kind, movers=True)
     return model.replace(conditioner=told, movers=MoverOptions())  # type: ignore[attr-defined]
+
+
+def without_bodies(model: WorldModel) -> WorldModel:
+    """The model, leaving out what moves; the inverse of `with_bodies`.
+
+    Raises:
+      ValueError: if bodies have channels of their own, which its weights need.
+    """
+    if model.movers is None:
+        return model
+    kind = model.conditioner
+    if not isinstance(kind, Surfels):
+        raise ValueError(f"bodies: found the conditioner {kind.kind!r}, expected 'surfels'")
+    told = dataclasses.replace(kind, movers=False)
+    return model.replace(conditioner=told, movers=None)  # type: ignore[attr-defined]

@@ -56,7 +56,7 @@ def load(
     dtype: Any = None,
     model: str = "",
     decoder: str = "vae",
-    bodies: bool = False,
+    bodies: bool | None = None,
 ) -> WorldModel:
     """A trained model.
 
@@ -74,7 +74,7 @@ def load(
       model: key of `convert.presets.DENOISERS`, for a released checkpoint whose tensors do not tell
         all sizes.
       decoder: of the pictures, one of `decoders.DECODERS`.
-      bodies: keep bodies that move, see `bodies.with_bodies`.
+      bodies: whether bodies that move are kept, see `bodies.with_bodies`; None: as the weights say.
 
     Raises:
       FileNotFoundError, ValueError: if a part is missing, does not fit the others, or was trained
@@ -116,7 +116,7 @@ def load(
         movers=_options(where, made, "movers", MoverOptions) if "movers" in made else None,
         trained_beside=trained_beside,
     )
-    if bodies:
+    if _keeps_bodies(where, made) if bodies is None else bodies:
         made_model = with_bodies(made_model)
     if preset is None and not trained_here:
         preset = _preset_of(conditioner)
@@ -176,9 +176,15 @@ def denoiser_architecture(
     memory: MemoryOptions,
     context_frames: ContextFrameOptions,
     movers: MoverOptions | None = None,
+    bodies: bool = False,
 ) -> dict[str, Any]:
-    """Everything that decides what a denoiser's weights mean and how they are run by default."""
-    kept = {} if movers is None else {"movers": dataclasses.asdict(movers)}
+    """Everything that decides what a denoiser's weights mean and how they are run by default.
+
+    `movers` is what they were trained with, `bodies` whether rollouts keep bodies all the same.
+    """
+    kept: dict[str, Any] = {} if movers is None else {"movers": dataclasses.asdict(movers)}
+    if bodies:
+        kept["bodies"] = True
     return kept | {
         "kind": "denoiser",
         "denoiser": module_fields(denoiser),
@@ -189,6 +195,13 @@ def denoiser_architecture(
         "memory": dataclasses.asdict(memory),
         "context_frames": dataclasses.asdict(context_frames),
     }
+
+
+def _keeps_bodies(where: Path, made: Mapping[str, Any]) -> bool:
+    found = made.get("bodies", False)
+    if not isinstance(found, bool):
+        raise ValueError(f"{where}: field bodies: found {found!r}, expected true or false")
+    return found
 
 
 def _parts_folder(path: Path) -> Path | None:

@@ -76,7 +76,7 @@ def begun(model, monkeypatch, adapts=False, rgb=None, **entries):
 
     def load(path, *, memory, decoder, bodies):
         assert decoder == entries.get("decoder", "auto")
-        assert bodies == (entries.get("bodies", False) and memory == "latent")
+        assert bodies == (entries.get("bodies") if memory == "latent" else False)
         return models[memory]
 
     monkeypatch.setattr(explore_starts.loading, "load", load)

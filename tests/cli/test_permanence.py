@@ -18,7 +18,7 @@ from mirage_jax.evaluation.permanence import videos, views
 from mirage_jax.io.pictures import enlarge
 from mirage_jax.io.video import write_video
 
-OPTIONS = ["--protocol=permanence", "--config.worlds=('procedural',)", "--least_pixels=20"]
+OPTIONS = ["--protocol=permanence", "--config.worlds=('procedural_bodies',)", "--least_pixels=20"]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def recorded(tmp_path_factory):
 @pytest.fixture
 def worlds(recorded, tmp_path):
     """The work directory of `call`, with the clips."""
-    path = tmp_path / "run" / "worlds" / "procedural"
+    path = tmp_path / "run" / "worlds" / "procedural_bodies"
     shutil.copytree(recorded, path)
     return path
 
@@ -76,7 +76,9 @@ def test_what_cannot_be_scored_is_refused(call, worlds, tmp_path):
     assert_refused(call("evaluate", *OPTIONS, f"--videos=peer={tmp_path}"), "found no file")
     shutil.rmtree(worlds)
     record(ProceduralSource(size=8, frames=10), worlds, "eval", 1, workers=0, progress=False)
-    assert_refused(call("evaluate", *OPTIONS), "found clips without bodies", "config.record.bodies")
+    assert_refused(call("evaluate", *OPTIONS), "found no bodies, expected their states")
+    places = call("evaluate", "--protocol=permanence", "--config.worlds=('procedural',)")
+    assert_refused(places, "expected one in which bodies walk, such as labmaze_bodies")
 
 
 def test_what_cannot_be_written_or_read_is_found_first(call, worlds, tmp_path, monkeypatch):

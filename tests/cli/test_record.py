@@ -61,13 +61,15 @@ def test_freedoom_without_its_engine_is_left_out_and_said(tiny_config, tmp_path,
 
 
 def test_walking_bodies_are_recorded_where_they_are_asked_for(tiny_config):
-    config = recording_config(tiny_config, procedural=1)
+    config = recording_config(tiny_config, procedural=1, procedural_bodies=1)
     assert record._options(config, "procedural") == {"size": 16, "frames": 13}
+    found, _ = record._sources(config, QUIET)
+    assert found["procedural"] == ProceduralSource(size=16, frames=13)
+    walking = ProceduralSource(size=16, frames=13, bodies=2, skip=4, skip_spread=96, due=0.8)
     config.record.bodies = 2
-    source = record._sources(config, QUIET)[0]["procedural"]
-    assert source == ProceduralSource(size=16, frames=13, bodies=2, skip=4, skip_spread=96, due=0.8)
-    with pytest.raises(common.UserError, match="bodies: found 2, expected 0 for freedoom"):
-        record._options(config, "freedoom")
+    assert record._sources(config, QUIET)[0]["procedural_bodies"] == walking
+    with pytest.raises(common.UserError, match="found 'freedoom_bodies', expected 'freedoom'"):
+        record._options(config, "freedoom_bodies")
 
 
 def test_a_recording_that_fails_is_one_line(call, monkeypatch):

@@ -79,6 +79,19 @@ def full(tmp_path_factory):
         sampling_steps=4,
         seed=3,
         missing=[{"control": "no_memory", "world": "freedoom", "reason": "run `make compare`"}],
+        bodies={
+            "clips": 12,
+            "views": 31,
+            "methods": {
+                "memory": {
+                    "present": {"value": 0.625, "views": 29},
+                    "who": {"value": 0.8125, "views": 18},
+                    "state_error": {"value": 0.732, "views": 17},
+                    "ghosts": {"value": None, "views": 0},
+                    "hallucinated": {"value": 0.046, "views": 43},
+                }
+            },
+        },
     )
     video = rng.integers(0, 256, (7, 16, 24, 3), dtype=np.uint8)
     path = report.write_report(
@@ -96,6 +109,7 @@ def full(tmp_path_factory):
         ],
         {"From above": (rng.integers(0, 256, (40, 30, 3), dtype=np.uint8), "a caption")},
         "c.seed = 3  # <config>",
+        [{"title": "behind a <wall>", "panels": {"who": video[:5]}, "fps": 4, "history": 3}],
     )
     return path, built, video
 
@@ -133,6 +147,14 @@ def test_the_numbers_are_there(full):
     assert "MAP <7>" in text and "a & b" in text and "# <config>" in text
 
 
+def test_bodies_have_their_films_and_numbers(full):
+    _, text = _read(full[0])
+    section = text[text.index("Bodies walk on while") :]
+    assert section.index("behind a <wall>") < section.index("31 judged views of 12 held-out clips")
+    row = "generated, with memory and bodies 62 (29) 81 (18) 0.73 (17) - 5 (43)"
+    assert "present % who % state error ghosts % hallucinated % " + row in section
+
+
 def test_verdicts_match_the_results(full):
     path, built, _ = full
     page, _ = _read(path)
@@ -146,11 +168,12 @@ def test_the_player_holds_every_frame_without_loss(full):
     page, _ = _read(path)
     players = [a for t, a in page.elements if t == "div" and a.get("class") == "player"]
     assert [(p["data-frames"], p["data-history"], p["data-revisit"]) for p in players] == [
-        ("7", "4", "5")
+        ("7", "4", "5"),
+        ("5", "3", "0"),
     ]
     canvases = [a for t, a in page.elements if t == "canvas"]
-    assert [c["aria-label"] for c in canvases] == ["truth", "model"]
-    for canvas, frames in zip(canvases, (video, 255 - video), strict=True):
+    assert [c["aria-label"] for c in canvases] == ["truth", "model", "who"]
+    for canvas, frames in zip(canvases, (video, 255 - video, video[:5]), strict=True):
         assert (canvas["width"], canvas["height"], canvas["class"]) == ("24", "16", "pixelated")
         sheet, columns = _picture(canvas["data-sheet"]), int(canvas["data-columns"])
         for i, frame in enumerate(frames):

@@ -7,7 +7,7 @@ import pytest
 import mirage_jax as mirage
 from helpers import tiny_world
 from mirage_jax.memory.movers import MoverOptions
-from mirage_jax.world.bodies import with_bodies
+from mirage_jax.world.bodies import with_bodies, without_bodies
 from mirage_jax.world.conditioners import Surfels
 
 SURFELS = Surfels(tiny_world.CHANNELS, tiny_world.STRIDE)
@@ -37,3 +37,13 @@ def test_weights_that_cannot_show_bodies_are_refused():
     blind = tiny_world.world_model(told=SURFELS).replace(head=None)
     with pytest.raises(ValueError, match="bodies: found no geometry head"):
         with_bodies(blind)
+
+
+def test_bodies_are_left_out_again():
+    plain = tiny_world.world_model(told=SURFELS)
+    model = with_bodies(plain)
+    assert without_bodies(model).conditioner == plain.conditioner
+    assert without_bodies(model).movers is None and without_bodies(plain) is plain
+    told = tiny_world.world_model().replace(movers=MoverOptions())
+    with pytest.raises(ValueError, match="bodies: found the conditioner 'folded', expected"):
+        without_bodies(told)

@@ -11,6 +11,7 @@ from mirage_jax.memory.fusion import FusionOptions
 from mirage_jax.memory.movers import MoverOptions
 from mirage_jax.weights import export, load_export, module_fields
 from mirage_jax.world import WorldModel
+from mirage_jax.world.conditioners import Surfels
 from mirage_jax.world.loading import denoiser_architecture, load
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
 from mirage_jax.world.presets import PRESETS, with_fields
@@ -89,6 +90,32 @@ def test_a_model_keeps_bodies_as_it_was_trained_to(trained, tmp_path):
     before = load(trained["now"].root)
     assert before.movers is None
     assert before.memory.history_fusion(before.context_frames) is None
+
+
+def test_weights_trained_without_bodies_keep_them_where_they_say_so(tmp_path):
+    told = Surfels(tiny_world.CHANNELS, tiny_world.STRIDE)
+    model, workdir = tiny_world.world_model(told=told), Workdir(tmp_path)
+    made = denoiser_architecture(
+        model.denoiser,
+        told,
+        size=tiny_world.SIZE,
+        chunk_frames=9,
+        sampler=SamplerOptions(),
+        memory=MemoryOptions(),
+        context_frames=ContextFrameOptions(),
+        bodies=True,
+    )
+    model.encoder.save(workdir.model("encoder"))
+    head = {"kind": "geometry_head", "head": module_fields(model.head)}
+    export(workdir.model("geometry"), model.head_params, head)
+    export(workdir.model("denoiser_latent"), model.denoiser_params, made)
+    assert load(tmp_path).movers == MoverOptions() and load(tmp_path).conditioner.movers
+    bare = load(tmp_path, bodies=False)
+    assert bare.movers is None and bare.conditioner == told
+    odd = made | {"bodies": "yes"}
+    export(workdir.model("denoiser_latent"), model.denoiser_params, odd)
+    with pytest.raises(ValueError, match="field bodies: found 'yes', expected true or false"):
+        load(tmp_path)
 
 
 def test_a_preset_asks_for_no_more_than_training_had(trained):

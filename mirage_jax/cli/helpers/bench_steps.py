@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from mirage_jax.cli.helpers import build, common, config_check
+from mirage_jax.cli.helpers import build, common, config_check, world_names
 from mirage_jax.cli.helpers.flag_types import Integer, Numbers
 from mirage_jax.io import outputs
 from mirage_jax.io.json_files import write_json
@@ -68,7 +68,7 @@ def run(
         steps,
         many,
     )
-    names = workdir.recorded(config.worlds)
+    names = world_names.of_places(workdir.recorded(config.worlds))
     worlds = {name: held_out_clips.read(workdir, name, most=clips) for name in names}
     with Progress(console=console) as progress:
         total = len(worlds) * sum(map(len, options.values()))

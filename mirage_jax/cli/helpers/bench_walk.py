@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from mirage_jax.cli.helpers import build, config_check
+from mirage_jax.cli.helpers import build, config_check, world_names
 from mirage_jax.io import outputs
 from mirage_jax.io.json_files import write_json
 from mirage_jax.io.workdir import Workdir
@@ -32,7 +32,7 @@ def run(config: ConfigDict, workdir: Workdir, chunks: int, console: Console) -> 
     path = workdir.root / "bench_memory_walk.json"
     outputs.check_file("bench", path, outputs.json_kind("file of walks", ["chunks", "worlds"]))
     model = build.world_model(workdir, "latent", config)
-    names = workdir.recorded(config.worlds)
+    names = world_names.of_places(workdir.recorded(config.worlds))
     clips = {name: _clips(workdir.worlds(name)) for name in names}
     with Progress(console=console) as progress:
         walks = 3 * sum(map(len, clips.values()))

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_clip, latents_of_frames
+from mirage_jax.cli.helpers import world_names
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.cli.helpers.picture_shapes import picture_size as picture_size
 from mirage_jax.cli.helpers.picture_shapes import picture_sizes
@@ -32,14 +32,12 @@ from mirage_jax.settings import from_mapping
 from mirage_jax.training.branch_task import ADDED, BranchTask, freeze_backbone
 from mirage_jax.training.denoiser_task import DenoiserTask
 from mirage_jax.weights import WEIGHTS, unflatten
-from mirage_jax.world import conditioners, loading, presets
-from mirage_jax.world.conditioners import RAY_CHANNELS, Conditioner
+from mirage_jax.world import conditioners, loading
+from mirage_jax.world.conditioners import RAY_CHANNELS, Conditioner, Surfels
 from mirage_jax.world.history import NO_FRAMES, NoiseAugmentation
 from mirage_jax.world.latent_encoder import LatentEncoder
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions, SamplerOptions
-
-T = TypeVar("T")
 
 MEMORIES = ("latent", "rgb", "none")
 """What denoisers are trained with: the conditioner of the config, and the baselines."""
@@ -121,9 +119,15 @@ def history_fusion(config: ConfigDict, memory: str = "latent") -> FusionOptions 
 
 
 def movers(config: ConfigDict, memory: str = "latent") -> MoverOptions | None:
-    """How bodies that move are kept; None = they are not."""
+    """How bodies that move are kept in training; None = they are not."""
     kept = memory == "latent" and config.memory.get("movers", False)
     return MoverOptions() if kept else None
+
+
+def keeps_bodies(config: ConfigDict, memory: str = "latent") -> bool:
+    """Whether rollouts keep bodies though weights are trained without; surfels alone can."""
+    surfels = config.memory.conditioner == "surfels"
+    return memory == "latent" and surfels and config.memory.get("bodies", False)
 
 
 def context_frames(config: ConfigDict, memory: str = "latent") -> ContextFrameOptions:
@@ -237,6 +241,7 @@ def denoiser_architecture(
         memory=memory_options(config),
         context_frames=task.context_frames,
         movers=movers(config) if getattr(task.conditioner, "movers", False) else None,
+        bodies=isinstance(task.conditioner, Surfels) and keeps_bodies(config),
     )
 
 
@@ -296,12 +301,9 @@ def texts(config: ConfigDict) -> dict[str, Float[np.ndarray, "l e"]]:
     path = config.text.embeddings
     if not path:
         return {}
-    for world in config.worlds:
-        if world not in config.text.prompts:
-            raise UserError(f"text.prompts: found none for {world!r}, expected one for every world")
+    told = world_names.prompts(config)
     embeddings = load_embeddings(path, config.denoiser.text_width)
-    tokens = embeddings.of([config.text.prompts[world] for world in config.worlds])
-    return dict(zip(config.worlds, tokens, strict=True))
+    return dict(zip(told, embeddings.of(list(told.values())), strict=True))
 
 
 def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel:
@@ -317,7 +319,7 @@ def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel
                 f"{workdir.model(part)}: not trained yet; run `make quickstart` or `mirage train`, "
                 "or name another folder by --workdir"
             )
-    model = loading.load(workdir.model("encoder").parent, memory=memory)
+    model = loading.load(workdir.model("encoder").parent, memory=memory, bodies=False)
     trained, expected = model.conditioner, conditioner(config, memory)
     if trained != expected:
         raise ValueError(
@@ -326,75 +328,3 @@ def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel
         )
     options = dataclasses.replace(memory_options(config), sky_depth=model.memory.sky_depth)
     return model.replace(sampler=sampler(config), memory=options)  # type: ignore[attr-defined]
-
-
-def generation_model(
-    config: ConfigDict,
-    workdir: Workdir,
-    named: Collection[str] | None,
-    *,
-    memory: str,
-    preset: str,
-    fields: Sequence[str],
-    vae_tile: tuple[int, ...] | None,
-    size: tuple[int, int] | None,
-    chunk_frames: int,
-    dtype: str,
-) -> WorldModel:
-    """The model of a work directory for `mirage generate`, whose flags the arguments are.
-
-    Weights that were trained here are sampled as the config says where there is no preset, or as
-    they were trained where no config is named but for single fields of it; those that were
-    converted take size and chunk length from the flags.
-
-    Args:
-      config: the experiment.
-      workdir: of the weights.
-      named: dotted names of its fields that the command line changes; None if it names the config.
-
-    Raises:
-      FileNotFoundError, ValueError: as `loading.load` and `presets.apply`.
-    """
-    chosen = None
-    if preset:
-        chosen = _changed(presets.PRESETS[preset], fields, vae_tile)
-    model = loading.load(
-        workdir.root,
-        memory=memory,
-        preset=chosen,
-        size=size,
-        chunk_frames=chunk_frames,
-        dtype=None if dtype == "same" else jnp.dtype(dtype).type,
-    )
-    trained_here = model.trained_beside is not None
-    options = memory_options(config)
-    if trained_here and chosen is None:
-        sampling, stored = sampler(config), model.memory
-        if named is not None:
-            changed = {name.removeprefix("sampling.") for name in named}
-            sampling = _with_fields_of(model.sampler, sampling, changed)
-            options = _with_fields_of(stored, options, {n.removeprefix("memory.") for n in changed})
-        model = model.replace(sampler=sampling)  # type: ignore[attr-defined]
-    else:
-        options = dataclasses.replace(
-            model.memory, capacity=options.capacity, sky_depth=options.sky_depth
-        )
-    if trained_here:
-        options = dataclasses.replace(options, sky_depth=model.memory.sky_depth)
-    model = model.replace(memory=options)  # type: ignore[attr-defined]
-    if chosen is None and (fields or vae_tile is not None):
-        model = presets.apply(model, _changed(presets.preset_of(model), fields, vae_tile))
-    return model
-
-
-def _with_fields_of(options: T, other: T, names: Collection[str]) -> T:
-    """`options` with those of its fields that are named as they are in `other`."""
-    fields = {f.name for f in dataclasses.fields(options)}  # type: ignore[arg-type]
-    return dataclasses.replace(options, **{n: getattr(other, n) for n in fields & set(names)})  # type: ignore[type-var]
-
-
-def _changed(
-    preset: presets.Preset, fields: Sequence[str], vae_tile: tuple[int, ...] | None
-) -> presets.Preset:
-    changed = presets.with_fields(preset, fields)
-    return changed if vae_tile is None else dataclasses.replace(changed, vae_tile=vae_tile)

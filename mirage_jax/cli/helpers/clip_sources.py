@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mirage_jax.cli.helpers import build
+from mirage_jax.cli.helpers import build, world_names
 from mirage_jax.io.strict_json import read_object
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.training import latent_cache
@@ -94,7 +94,7 @@ def of_all_lengths(
     others = _others(config, memory)
     if not others:
         return whole
-    worlds = workdir.recorded(config.worlds)
+    worlds = world_names.to_train(config, workdir, "denoiser")
 
     def source(chunk_frames: int) -> Any:
         def read(world: str) -> Any:

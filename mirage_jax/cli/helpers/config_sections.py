@@ -62,7 +62,9 @@ class RecordSection(Settings):
     eval_clips: int = setting(REQUIRED, "Held-out clips of each world.", least=1)
     maps: int = setting(200, "Generated maps to train on.", least=1, most=1_000_000)
     openarena: str = setting("", "Folder of OpenArena's .pk3 files, for that world.")
-    bodies: int = setting(0, "Walking bodies in every clip; 0 = none.", least=0, most=4)
+    bodies: int = setting(
+        3, "That walk in every clip of worlds such as labmaze_bodies.", least=1, most=4
+    )
     skip: int = setting(4, "Simulated frames left out of it, at least.", least=0, most=1000)
     skip_spread: int = setting(96, "So many more at most.", least=0, most=1000)
     due: float = setting(0.8, "Share of clips with a body that comes again.", least=0, most=1)
@@ -240,7 +242,7 @@ class DenoiserModuleSection(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MemorySection(Settings):
-    """`config.memory`; the last five are of the conditioners "surfels" and "folded"."""
+    """`config.memory`; those from `reads` on are of the conditioners "surfels" and "folded"."""
 
     capacity: int = setting(4096, "Elements of a rollout's bank.", least=1)
     fuse: bool = setting(True, "Whether what is shown already is not stored again in rollouts.")
@@ -258,6 +260,7 @@ class MemorySection(Settings):
     prefer: str = setting("nearest", "Which hit a cell keeps.", choices=("nearest", "best_view"))
     footprint: int = setting(1, "Odd width in cells of what an element covers.", least=1)
     movers: bool = setting(False, "Whether bodies that move are kept, and shown to the denoiser.")
+    bodies: bool = setting(False, "Whether rollouts alone keep them; with surfels.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -286,6 +289,7 @@ class EvaluationSection(Settings):
 
     videos: int = setting(3, "Clips shown per world.", least=1)
     fps: float = setting(8.0, "Of these videos.", above=0.01, below=1000)
+    bodies: int = setting(16, "Clips with bodies that the report scores, at most.", least=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

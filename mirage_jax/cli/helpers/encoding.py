@@ -16,8 +16,7 @@ from rich.progress import track
 from data_pipelines.card import read_card
 from data_pipelines.loading import ClipSource
 from data_pipelines.tolerance import check_share
-from mirage_jax.cli.helpers import clip_sources, depth_network, prompts, training_data
-from mirage_jax.cli.helpers.common import UserError
+from mirage_jax.cli.helpers import clip_sources, depth_network, prompts, training_data, world_names
 from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.lock import locked
 from mirage_jax.io.outputs import check_file, json_kind
@@ -62,7 +61,9 @@ def encode_recordings(
     depth_of = depth_network.load(config)
     if not splits:
         splits = ("eval",) if training_data.from_video(config) else ("train", "eval")
-    for world in workdir.recorded(config.worlds):
+    recorded = workdir.recorded(config.worlds)
+    worlds = recorded if memory == "latent" else world_names.of_places(recorded)
+    for world in worlds:
         for split, other in clip_sources.caches(config, memory, splits):
             refresh_cache(
                 encoder,
@@ -79,7 +80,7 @@ def encode_recordings(
                 skip_share=config.loading.skip_share,
             )
     first_alone(f"encoded {memory}", lambda: None)
-    for world in workdir.recorded(config.worlds):
+    for world in worlds:
         for split, other in clip_sources.caches(config, memory, splits):
             cache = workdir.latents(world, split, rgb=settings.rgb, chunk_frames=other)
             _check_skipped(cache, config.loading.skip_share, console)
@@ -135,7 +136,7 @@ class PromptFiles:
         reads = {f"{flag} ({file})": file for flag, path in named.items() for file in _files(path)}
         check_file(where, self.out, EMBEDDINGS, reads=reads, suffixes=(".safetensors",))
         check_file(where, self.note, _NOTE, reads=reads)
-        _wanted(config)
+        list(dict.fromkeys(world_names.prompts(config).values()))
 
     def encode(self, config: ConfigDict, console: Console) -> None:
         """Embeds the prompts into one file, unless they are there already.
@@ -149,7 +150,7 @@ class PromptFiles:
           FileNotFoundError, ValueError: naming the file that is missing or is something else.
           LockedError: if another process is at it.
         """
-        wanted, out = _wanted(config), self.out
+        wanted, out = list(dict.fromkeys(world_names.prompts(config).values())), self.out
         with locked(out.with_suffix(".lock"), "embedding prompts"):
             made = self._encode(wanted)
         use = f"{made} prompts; train with --config.text.embeddings={out}"
@@ -167,13 +168,6 @@ class PromptFiles:
         save_embeddings(self.out, made)
         write_atomically(self.note, json.dumps(key, indent=1, sort_keys=True) + "\n")
         return len(wanted)
-
-
-def _wanted(config: ConfigDict) -> list[str]:
-    missing = [world for world in config.worlds if world not in config.text.prompts]
-    if missing:
-        raise UserError(f"text.prompts: found none for {missing[0]!r}, expected one for each world")
-    return list(dict.fromkeys(config.text.prompts[world] for world in config.worlds))
 
 
 def _files(path: Path) -> list[Path]:

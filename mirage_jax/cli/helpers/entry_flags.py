@@ -43,7 +43,7 @@ def entry() -> str:
 
 
 def used_fields(entry: str, workdir: Workdir, memory: str, preset: str) -> list[str]:
-    """Fields of the config that a rollout goes by, see `build.generation_model`.
+    """Fields of the config that a rollout goes by, see `generation.generation_model`.
 
     Args:
       entry: the way to start.

@@ -56,7 +56,7 @@ class Entries:
     world: str = ""
     clip: str = ""
     decoder: str = "auto"
-    bodies: bool = False
+    bodies: bool | None = None
     prompts: Prompting = dataclasses.field(default_factory=Prompting)
 
     def __post_init__(self) -> None:
@@ -111,7 +111,7 @@ def make_starts(
             entries.workdir,
             memory=memory,
             decoder=entries.decoder,
-            bodies=entries.bodies and memory == "latent",
+            bodies=entries.bodies if memory == "latent" else False,
         )
         model, prompts = entries.prompts.told(model, entries.world)
         return model if mesh is None else on_mesh.place_model(model, mesh), prompts

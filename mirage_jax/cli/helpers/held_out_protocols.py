@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from mirage_jax.cli.helpers import held_out_clips, model_flags
+from mirage_jax.cli.helpers import held_out_clips, model_flags, world_names
 from mirage_jax.evaluation import closed_loop, memory_quality
 from mirage_jax.evaluation.protocol import HeldOut
 from mirage_jax.io import outputs
@@ -31,12 +31,14 @@ class Protocol(NamedTuple):
       measure: a model on held-out clips, with `seed`, `batch_size` and `advance`.
       steps: calls of `advance` for a number of clips.
       table: from what was measured by world to rows of text, the first naming the columns.
+      encoded: whether histories are those of encoded clips, and not rolled out.
     """
 
     title: str
     measure: Callable[..., dict[str, Any]]
     steps: Callable[[int], int]
     table: Callable[[dict[str, Any]], list[tuple[str, ...]]]
+    encoded: bool
 
 
 PROTOCOLS = {
@@ -45,12 +47,14 @@ PROTOCOLS = {
         closed_loop.measure,
         lambda clips: 2 * max(closed_loop.MARKS) * -(-clips // BATCH),
         closed_loop.table,
+        encoded=False,
     ),
     "memory": Protocol(
         "returns by how the memory is written: PSNR in dB",
         memory_quality.measure,
         lambda _: len(memory_quality.CASES),
         memory_quality.table,
+        encoded=True,
     ),
 }
 
@@ -69,10 +73,10 @@ def run(name: str, config: ConfigDict, workdir: Workdir, console: Console) -> di
     """
     protocol, path = PROTOCOLS[name], workdir.root / f"{name}.json"
     outputs.check_file("evaluate", path, KIND)
-    model: WorldModel = model_flags.world_model(workdir, "latent", config)
+    model: WorldModel = model_flags.world_model(workdir, "latent", config, encoded=protocol.encoded)
     found: dict[str, Any] = {}
     with Progress(console=console) as progress:
-        for world in workdir.recorded(config.worlds):
+        for world in world_names.of_places(workdir.recorded(config.worlds)):
             clips: HeldOut = held_out_clips.read(workdir, world)
             task = progress.add_task(world, total=protocol.steps(len(clips)))
             found[world] = protocol.measure(

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from mirage_jax.cli.helpers import build
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.world import WorldModel, decoders
-from mirage_jax.world.bodies import with_bodies
+from mirage_jax.world.bodies import with_bodies, without_bodies
 
 DECODER = flags.DEFINE_enum(
     "decoder",
@@ -21,9 +21,9 @@ DECODER = flags.DEFINE_enum(
 
 BODIES = flags.DEFINE_bool(
     "bodies",
-    False,
-    "Keep bodies that move and show them where they are by then (docs/movers.md); with weights "
-    "that were trained without them too, if their conditioner is surfels.",
+    None,
+    "Keep bodies that move and show them where they are by then (docs/movers.md); surfels can with "
+    "weights that were trained without them, too. By default as the weights say.",
 )
 
 
@@ -33,30 +33,44 @@ def decoder(default: str) -> str:
     return (DECODER.value if flags.FLAGS.is_parsed() else None) or default
 
 
-def bodies() -> bool:
-    """Whether the flag asks for bodies; not where there is no command line."""
-    return bool(flags.FLAGS.is_parsed() and BODIES.value)
+def bodies() -> bool | None:
+    """Whether the flag asks for bodies; None where it does not say, or without a command line."""
+    return BODIES.value if flags.FLAGS.is_parsed() else None
 
 
-def applied(model: WorldModel, workdir: Workdir, *, compared: bool = False) -> WorldModel:
-    """The model of a work directory as the flags ask for it; by default as it was trained.
-
-    Args:
-      model: as it was trained.
-      workdir: where it lies.
-      compared: whether it is one that others are compared with, and keeps no bodies.
+def applied(model: WorldModel, workdir: Workdir) -> WorldModel:
+    """The model of a work directory as the flags ask for it; by default as it is.
 
     Raises:
-      FileNotFoundError, ValueError: as `decoders.with_decoder` and `with_bodies`.
+      FileNotFoundError, ValueError: as `decoders.with_decoder`, `with_bodies`, `without_bodies`.
     """
-    name = decoder("vae")
-    if name != "vae":
-        encoder = decoders.with_decoder(model.encoder, workdir.model("encoder").parent, name)
-        model = model.replace(encoder=encoder)  # type: ignore[attr-defined]
-    return with_bodies(model) if bodies() and not compared else model
+    model, wanted = _decoding(model, workdir), bodies()
+    if wanted is None:
+        return model
+    return with_bodies(model) if wanted else without_bodies(model)
 
 
-def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel:
-    """`build.world_model`, as the flags ask for it."""
+def world_model(
+    workdir: Workdir, memory: str, config: ConfigDict, *, encoded: bool = False
+) -> WorldModel:
+    """`build.world_model`, as the flags and the config's `memory.bodies` ask for it.
+
+    Args:
+      workdir, memory, config: of it; no bodies are kept with models that others are compared with.
+      encoded: whether histories come from encoded clips, which have no bodies where nothing was
+        trained with them.
+    """
     model = build.world_model(workdir, memory, config)
-    return applied(model, workdir, compared=memory != "latent")
+    if memory != "latent" or encoded:
+        return _decoding(model, workdir)
+    if bodies() is None and build.keeps_bodies(config):
+        model = with_bodies(model)
+    return applied(model, workdir)
+
+
+def _decoding(model: WorldModel, workdir: Workdir) -> WorldModel:
+    name = decoder("vae")
+    if name == "vae":
+        return model
+    encoder = decoders.with_decoder(model.encoder, workdir.model("encoder").parent, name)
+    return model.replace(encoder=encoder)  # type: ignore[attr-defined]

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mirage_jax.cli.helpers import common, config_check, model_flags
+from mirage_jax.cli.helpers import common, config_check, model_flags, world_names
 from mirage_jax.cli.helpers.sheets import SHEET, write_sheet
+from mirage_jax.evaluation.permanence.wording import COLUMNS, cell
 from mirage_jax.io import outputs
 from mirage_jax.io.json_files import write_json
 from mirage_jax.io.pictures import contact_sheet
@@ -112,18 +113,24 @@ def _folders(videos: Sequence[str]) -> dict[str, Path]:
 
 
 def recorded_clips(config: ConfigDict, workdir: Workdir) -> Iterator[Any]:
-    """Held-out clips with walking bodies; UserError, naming the folder, for one without."""
+    """Held-out clips with walking bodies; UserError where there are none, or one without."""
     from data_pipelines.loading import ClipSource
 
-    for name in workdir.recorded(config.worlds):
+    worlds = tuple(filter(world_names.has_bodies, config.worlds))
+    if not worlds:
+        raise common.UserError(
+            f"worlds: found {', '.join(config.worlds)}, expected one in which bodies walk, such as "
+            "labmaze_bodies"
+        )
+    for name in workdir.recorded(worlds):
         folder = workdir.worlds(name)
         source = ClipSource(folder, "eval")
         for index in range(len(source)):
             clip = source.clip(index)
             if clip.bodies is None:
                 raise common.UserError(
-                    f"{folder}: found clips without bodies, expected some recorded with "
-                    "config.record.bodies, as experiments/living.py has it"
+                    f"{folder}: clip {clip.name!r}: found no bodies, expected their states, as "
+                    "`mirage record` stores them"
                 )
             yield clip
 
@@ -149,49 +156,29 @@ def _write_sheet(path: Path, shown: list[dict[str, np.ndarray]]) -> None:
     write_sheet(path, contact_sheet(rows, columns=SHOWN))
 
 
-_COLUMNS = {
-    "present": "present %",
-    "who": "who %",
-    "state_error": "state error",
-    "metres": "metres",
-    "order": "order %",
-    "ghosts": "ghosts %",
-    "hallucinated": "hallucinated %",
-    "pairs": "pairs told apart %",
-}
-
-
 def tables(outcome: Mapping[str, Any]) -> list[Table]:
     """Of all scores, and of presence and state error by hidden time and by kind of hiding."""
     out = outcome["excluded"]
     share = "" if out["share"] is None else f", {100 * out['share']:.0f} % excluded by the encoder"
     whole = Table(
         "method",
-        *_COLUMNS.values(),
+        *COLUMNS.values(),
         title=f"{outcome['views']} judged views of {outcome['clips']} clips{share}",
     )
     for method, entry in outcome["methods"].items():
-        whole.add_row(method, *(_cell(entry[name], title) for name, title in _COLUMNS.items()))
+        whole.add_row(method, *(cell(entry[name], title) for name, title in COLUMNS.items()))
     first = next(iter(outcome["methods"].values()), None)
     if first is None:
         return [whole]
     curves = []
     for name in ("present", "state_error"):
         for group in ("hidden", "kind"):
-            title = f"{_COLUMNS[name]} by " + (
+            title = f"{COLUMNS[name]} by " + (
                 "hidden frames" if group == "hidden" else "kind of hiding"
             )
             table = Table("method", *first[group], title=title)
             for method, entry in outcome["methods"].items():
-                cells = (_cell(part[name], _COLUMNS[name]) for part in entry[group].values())
+                cells = (cell(part[name], COLUMNS[name]) for part in entry[group].values())
                 table.add_row(method, *cells)
             curves.append(table)
     return [whole, *curves]
-
-
-def _cell(entry: Mapping[str, Any], title: str) -> str:
-    """Value, and of how many views; the interval is in the file alone."""
-    if entry["value"] is None:
-        return "-"
-    text = f"{100 * entry['value']:.0f}" if title.endswith("%") else f"{entry['value']:.2f}"
-    return f"{text} ({entry['views']})"

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.loading import ClipSource, Transform
 from data_pipelines.mixture import Mixture
-from mirage_jax.cli.helpers import build, depth_network, training_sections
+from mirage_jax.cli.helpers import build, depth_network, training_sections, world_names
 from mirage_jax.cli.helpers.clip_sources import with_text
 from mirage_jax.cli.helpers.picture_shapes import picture_sizes
 from mirage_jax.io.workdir import Workdir
@@ -97,6 +97,8 @@ def training_data(
     memory: str,
     mesh: Mesh,
     texts: Mapping[str, np.ndarray] | None = None,
+    *,
+    stage: str = "denoiser",
 ) -> TrainingData:
     """Clips to train on and to evaluate on, with the text of their world if there is one.
 
@@ -106,11 +108,12 @@ def training_data(
       memory: of the denoiser, for which a cache is made.
       mesh: where batches are encoded.
       texts: embedded, by world.
+      stage: that trains on them, see `world_names.to_train`.
 
     Raises:
       FileNotFoundError, ValueError: naming what is missing or damaged.
     """
-    worlds = workdir.recorded(config.worlds)
+    worlds = world_names.to_train(config, workdir, stage)
     shapes = len(picture_sizes(config, worlds))
 
     def apart(source: Any) -> tuple[int, ...]:
@@ -133,7 +136,7 @@ def training_data(
 
     if not from_video(config):
         train = cached("train")
-        mixture, evaluated = _mixture(config, worlds, train), cached("eval")
+        mixture, evaluated = _mixture(config, worlds, train, stage), cached("eval")
         sets = apart(train), apart(evaluated)
         return TrainingData(train, train, evaluated, None, None, mixture, shapes, *sets)
     encoder = LatentEncoder.load(workdir.model("encoder"))
@@ -150,20 +153,21 @@ def training_data(
         EncodedClips(evaluated, inputs, alone, keep_bytes=1 << 30),
         inputs,
         ClipEncoder(encoder, settings, mesh=mesh, depth_of=depth_of),
-        _mixture(config, worlds, source),
+        _mixture(config, worlds, source, stage),
         shapes,
         apart(source),
         apart(evaluated),
     )
 
 
-def _mixture(config: ConfigDict, worlds: Sequence[str], source: Any) -> Mixture | None:
+def _mixture(config: ConfigDict, worlds: Sequence[str], source: Any, stage: str) -> Mixture | None:
     """The config's weights of the worlds that were recorded; batches of one where shapes differ."""
     weights = dict(zip(config.worlds, config.loading.weights, strict=False))
+    share = training_sections.geometry(config).bodies if stage == "geometry" else 0.0
     apart = len(picture_sizes(config, worlds)) > 1
-    if len(worlds) == 1 or not (weights or apart):
+    if len(worlds) == 1 or not (weights or apart or share):
         return None
-    lengths = source.lengths
-    if not weights:
-        return Mixture(lengths, tuple(map(float, lengths)), apart)
-    return Mixture(lengths, tuple(weights[world] for world in worlds), apart)
+    by_number = zip(worlds, map(float, source.lengths), strict=True)
+    drawn = weights if weights else dict(by_number)
+    drawn = world_names.sharing({world: drawn[world] for world in worlds}, share)
+    return Mixture(source.lengths, tuple(drawn.values()), apart)

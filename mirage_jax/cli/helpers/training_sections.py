@@ -50,6 +50,9 @@ class GeometryTrainingSection(TrainingSection):
     mover_weight: float = setting(
         1.0, "How many times as much a moving cell counts as a still one.", above=0
     )
+    bodies: float = setting(
+        0.0, "Share of clips in which bodies walk; 0 = by their number.", least=0, below=1
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -32,13 +32,16 @@ METHODS = (RECONSTRUCTION, "memory", "memory_true", "readout", "readout_true")
 """Names of what `videos_of` returns."""
 
 
-def videos_of(model: WorldModel, clip: Clip, *, seed: int) -> dict[str, Video]:
+def videos_of(
+    model: WorldModel, clip: Clip, *, seed: int, true_maps: bool = True
+) -> dict[str, Video]:
     """The second half of a clip as a model has it.
 
     Args:
       model: trained, for pictures of the clip's size.
       clip: with depth and mover ids.
       seed: of the noise.
+      true_maps: whether "memory_true" and "readout_true" are made too.
 
     Returns:
       "memory": generated with the head's depth and masks; "memory_true": with true depth and what
@@ -56,7 +59,7 @@ def videos_of(model: WorldModel, clip: Clip, *, seed: int) -> dict[str, Video]:
         )
     model = at_rate_of(model, clip)
     found = {RECONSTRUCTION: _reconstruct(model.encoder, clip.video[given - 1 :])[1:]}
-    for suffix, told in (("", False), ("_true", True)):
+    for suffix, told in (("", False), *((("_true", True),) if true_maps else ())):
         shown = second_half(model, start(model, clip, told=told), clip, seed=seed)
         found |= {f"{name}{suffix}": video for name, video in shown.items()}
     return found
