@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+from data_pipelines import matches
 from data_pipelines.clip import validate
+from data_pipelines.filters import Filters
 from data_pipelines.sources.footage.formats import FORMATS
 from data_pipelines.sources.footage.source import FootageSource
 from helpers import made_footage
 from helpers.made_footage import FRAMES, SIZE, room
+from helpers.made_hm_world import hm_world, unreal_video
 from helpers.warps import psnrs
 
 LENS = tuple(map(float, room().intrinsics[0]))
@@ -17,15 +20,23 @@ LAYOUTS = {
     "tum_rgbd": ("tum_rgbd", {"lens": LENS}, "rgbd_dataset_room", {"depth", "licence"}),
     "re10k": ("re10k", {}, "train/0c11", set()),
     "pixelsplat": ("pixelsplat", {}, "train/0c11", set()),
-    "spatialvid": ("spatialvid", {}, "group_0001/0a00", {"movers", "caption", "licence"}),
+    "spatialvid": ("spatialvid", {}, "group_0001/0a00", {"depth", "movers", "caption", "licence"}),
     "vipe": ("vipe", {}, "rgb/walk.mp4", {"depth", "movers"}),
     "mirage_sample": ("vipe", {}, "00000007", {"depth", "movers", "caption"}),
     "worldscore": ("worldscore", {}, "static/photorealistic/indoor/rooms/000", {"caption"}),
     "video": ("video", {"lens": LENS}, "walk.mp4", {"depth"}),
-    "hm_world": ("video", {"lens": LENS}, "scene_1/clip.mp4", set()),
+    "unreal_video": ("video", {"lens": LENS}, "scene_1/clip.mp4", set()),
+    "hm_world": ("hm_world", {"lens": LENS}, "HM-World/sample1", {"movers", "caption", "licence"}),
     "transforms": ("pictures", {}, "room", {"depth"}),
     "colmap": ("pictures", {}, "room", set()),
+    "colmap_binary": ("pictures", {}, "room", set()),
 }
+WRITERS = {
+    **vars(made_footage),
+    "hm_world": hm_world,
+    "unreal_video": unreal_video,
+}
+PICTURES_ALONE = ("re10k", "pixelsplat", "worldscore", "hm_world", "colmap", "colmap_binary")
 
 
 def test_every_format_has_a_layout_here():
@@ -36,7 +47,7 @@ def test_every_format_has_a_layout_here():
 def test_a_layout_gives_back_what_was_written(layout, tmp_path):
     name, options, world, parts = LAYOUTS[layout]
     truth = room()
-    getattr(made_footage, layout)(tmp_path, truth)
+    WRITERS[layout](tmp_path, truth)
     source = FootageSource(root=str(tmp_path), size=SIZE, frames=FRAMES, eval_share=0.0, **options)
     assert source.clip_counts("train") == {world: 1}
     clip = validate(source.clip(world, 0))
@@ -56,3 +67,29 @@ def test_a_layout_gives_back_what_was_written(layout, tmp_path):
         assert (clip.mover_ids[:, 0, 0] == 1).all() and (clip.mover_ids[:, -1, -1] == 0).all()
     if clip.caption is not None:
         assert clip.caption == "a room"
+
+
+@pytest.mark.parametrize("layout", (*PICTURES_ALONE, "spatialvid", "unreal_video"))
+def test_points_that_frames_share_lie_where_the_cameras_allow(layout, tmp_path):
+    """The measure and the bound of the filter: no depth is looked at."""
+    truth = room(FRAMES, 2 * SIZE)
+    WRITERS[layout](tmp_path, truth)
+    _, options, world, _ = LAYOUTS[layout]
+    lens = {"lens": tuple(map(float, truth.intrinsics[0]))} if "lens" in options else {}
+    where = {"size": 2 * SIZE, "frames": FRAMES, "eval_share": 0.0}
+    clip = FootageSource(root=str(tmp_path), **where, **lens).clip(world, 0)
+    pairs = [(frame, frame + 1) for frame in range(FRAMES - 1)]
+    points = [matches.match(clip.video[a], clip.video[b]) for a, b in pairs]
+    assert sum(len(first) for first, _ in points) > 100
+
+    def distance(cam2world):
+        found = [
+            matches.epipolar_distance(shared, clip.intrinsics[[a, b]], cam2world[[a, b]])
+            for (a, b), shared in zip(pairs, points, strict=True)
+        ]
+        return 100 * np.median(np.concatenate(found)) / (2 * SIZE)
+
+    bound = Filters().epipolar
+    assert distance(clip.cam2world) < bound / 2
+    assert distance(clip.cam2world @ np.diag([1.0, -1.0, -1.0, 1.0])) > 2 * bound  # OpenGL's axes
+    assert distance(np.linalg.inv(clip.cam2world)) > 2 * bound  # the other direction

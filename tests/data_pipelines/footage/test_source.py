@@ -18,10 +18,10 @@ from data_pipelines.clip_format import from_bytes, read_header
 from data_pipelines.filters import Filters
 from data_pipelines.loading import ClipSource
 from data_pipelines.recording import read_records
-from data_pipelines.sources.footage import source as footage
 from data_pipelines.sources.footage.source import FootageSource
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers import made_footage
+from helpers.footage_reading import forget
 from helpers.made_footage import FPS, FRAMES, SIZE, lines, room, write_video
 from helpers.recordings import quiet, records
 
@@ -34,13 +34,6 @@ def walk(tmp_path):
     root.mkdir()
     made_footage.video(root, room(), sound=False)
     return root
-
-
-def forget():
-    """What was found in a folder is remembered; tests change folders."""
-    for function in vars(footage).values():
-        if hasattr(function, "cache_clear"):
-            function.cache_clear()
 
 
 @pytest.fixture(autouse=True)
