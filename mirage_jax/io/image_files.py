@@ -123,15 +123,22 @@ def read_rgb(
         many, neighbours are averaged while it is read. By default all pixels are read.
       background: 8-bit RGB that shows through transparent pixels.
       data: as of `opened`.
-      turn: by its EXIF orientation; otherwise as it is stored, which is not told of TIFF.
+      turn: by its EXIF orientation; otherwise as it is stored.
 
     Raises:
       ValueError, OSError: as `opened`; ValueError too for pictures whose white is not known
-        (floating point, 32 bits) and for the preview in a camera's raw file.
+        (floating point, 32 bits), for the preview in a camera's raw file, and for a turned TIFF
+        that is to be read as stored.
     """
     with opened(path, data) as image:
         _check_tiff(path, image)
         ends = _ends(path, image)
+        tag = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if not turn and image.format == "TIFF" and tag != 1:
+            raise ValueError(
+                f"{path}: found a TIFF of orientation {tag}, which is always turned; expected PNG "
+                "or JPEG where pictures are to be read as they are stored"
+            )
         if at_least is not None:
             image = _smaller(image, _SPARE * at_least)
         upright = ImageOps.exif_transpose(image) if turn else image
