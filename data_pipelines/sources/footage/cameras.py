@@ -163,7 +163,7 @@ def make_scene(
     provenance = {"cameras": record.format, **fields.pop("provenance", {})}
     if record.metric is False:
         provenance["scale"] = "arbitrary"
-    if not all(is_straight(record.lens, c) for c in record.distortion or ({},)):
+    if record.distortion and not all(is_straight(record.lens, c) for c in record.distortion):
         try:
             lenses = _lenses(record)
         except ValueError as error:
@@ -191,10 +191,10 @@ def make_scene(
 def _lenses(record: CameraRecord) -> list[Undistortion]:
     """One for each frame; frames of one lens share it."""
     assert record.intrinsics is not None and record.size is not None
+    assert record.distortion is not None
     made: dict[tuple, Undistortion] = {}
     lenses = []
-    distortion = record.distortion or ({},) * len(record)
-    for row, coefficients in zip(record.intrinsics, distortion, strict=True):
+    for row, coefficients in zip(record.intrinsics, record.distortion, strict=True):
         key = (*row.tolist(), *sorted(coefficients.items()))
         if key not in made:
             made[key] = Undistortion(record.lens, coefficients, record.size, tuple(row.tolist()))

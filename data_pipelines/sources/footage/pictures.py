@@ -86,7 +86,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     base, there = _pictures(folder)
     record, turn = _cameras(path, options, there[0])
     left_out: dict[str, int] = {}
-    files, places = there, np.arange(len(there))
+    files = there
     if record.names is not None:
         found = named_files(record.names, folder, base, there)
         missing = [picture for picture, file in zip(record.names, found, strict=True) if not file]
@@ -109,6 +109,8 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
             f"{path}: found {len(record)} cameras, expected {len(there)}, one for each picture of "
             f"{base}"
         )
+    else:
+        places = positions([file.name for file in there], there, base, there)
     times = (places - places[0]) / options.fps
     if record.timestamps is not None:
         times = record.timestamps - record.timestamps[0]
@@ -123,7 +125,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         movers=_movers(path, record, folder, files, base),
         left_out=left_out,
         caption=maps.caption(folder / "caption.txt"),
-        licence=licence(None, folder),
+        licence=licence(None, folder, root),
         provenance=told,
     )
 
