@@ -174,7 +174,7 @@ def _events(
     for part, length in zip(_PARTS, lengths, strict=True):
         for subject, entry in _entries(path, content.get(f"{part}_check", {}), f"{part}_check"):
             frame, shown = entry.get("frame"), entry.get("inFrame")
-            if not isinstance(frame, int) or frame is True or not isinstance(shown, bool):
+            if isinstance(frame, bool) or not (isinstance(frame, int) and isinstance(shown, bool)):
                 raise ValueError(
                     f"{path}: {part}_check: {subject}: found {entry!r}, expected a frame and "
                     "inFrame, true or false"
@@ -217,13 +217,10 @@ def _about_exits(content: Any) -> Any:
 
 
 def _caption(folder: Path, root: Path) -> str | None:
-    own = maps.caption(folder / _CAPTION) if folder != root else None
-    if own is not None:
-        return own
-    for place in dict.fromkeys((folder.parent, root)):
-        if (place / _CAPTION).is_file():
-            return _captions(place / _CAPTION).get(folder.name)
-    return None
+    own = maps.caption(folder / _CAPTION)
+    above = [place / _CAPTION for place in (folder.parent, root) if place != folder]
+    listed = next((path for path in above if own is None and path.is_file()), None)
+    return own if listed is None else _captions(listed).get(folder.resolve().name)
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,7 +2,7 @@
 
     videos/group_0001/ID.mp4
     annotations/group_0001/ID/poses.npy intrinsics.npy caption.json dyn_masks.npz indexes.txt
-    depths/group_0001/ID.zip   # optional: an EXR for each annotated frame
+    depths/group_0001/ID.zip   # optional: an EXR for each annotated frame, or depth.zip above
 
 World to camera as translation and quaternion, OpenCV axes, intrinsics as fractions; the scale is
 arbitrary. There is a pose for every int(0.2 fps)-th frame of the video, or for those that
@@ -59,13 +59,15 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     record = read_cameras(path, options, frames.size, "spatialvid")
     chosen = _annotated(folder, frames, len(record))
     masks = folder / "dyn_masks.npz"
+    places = (root / "depths" / f"{name}.zip", folder / "depth.zip")
+    depth = next((place for place in places if place.is_file()), None)
     return make_scene(
         name,
         record,
         path,
         video_reader(frames, chosen),
         frames.times[chosen],
-        depth=_depth(root / "depths" / f"{name}.zip", len(chosen), frames.size),
+        depth=None if depth is None else _depth(depth, len(chosen), frames.size),
         movers=_masks(masks, len(chosen), frames.size) if masks.is_file() else None,
         caption=_caption(folder / "caption.json"),
         licence=licence(LICENCE, folder, root),
@@ -97,9 +99,7 @@ def _annotated(folder: Path, frames: VideoFrames, count: int) -> Int[np.ndarray,
     return chosen
 
 
-def _depth(path: Path, count: int, size: tuple[int, int]) -> Read | None:
-    if not path.is_file():
-        return None
+def _depth(path: Path, count: int, size: tuple[int, int]) -> Read:
     maps_of = maps.archive(path, count, maps.exr_inverse_depth, ".exr")
 
     def read(frames: Sequence[int]) -> Iterator[np.ndarray]:

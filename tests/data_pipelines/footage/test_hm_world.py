@@ -43,6 +43,13 @@ def test_exits_and_entries_have_the_times_of_their_frames(sample):
     assert "character" not in clip.provenance  # its poses are not about exits
 
 
+def test_a_sample_alone_may_be_the_root_and_have_its_own_caption(sample):
+    clip = first_clip(sample, **options())
+    assert (clip.world, clip.caption) == ("sample1", "a room")
+    (sample / "caption.txt").write_text("sample1 is a room of its own\n")
+    assert first_clip(sample, **options()).caption == "sample1 is a room of its own"
+
+
 def test_what_character_json_says_of_exits_is_kept_as_it_is(sample):
     (sample / "check.json").unlink()
     told = {"Manny": {"exit_time": 0.2, "entry_time": [0.7], "pose": [1, 2, 3]}, "fps": 15}

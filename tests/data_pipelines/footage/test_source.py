@@ -317,14 +317,18 @@ def test_depth_that_is_none_is_refused(value, tmp_path):
 def test_maps_of_another_number_or_size_are_refused(walk):
     depth = walk / "walk.depth"
     (depth / "0003.png").rename(depth / "0003.gone")
-    assert "walk.depth: found 11 depth maps, expected 12" in refusal(made(walk, eval_share=0.0))
+    message = refusal(made(walk, eval_share=0.0))
+    assert "walk.depth: found 11 depth maps, expected 12" in message
+    assert "none is numbered 3 (frame 3)" in message
     (depth / "0003.gone").rename(depth / "0003.png")
     masks = walk / "walk.masks"
     masks.mkdir()
     for number in range(FRAMES - 1):
         Image.new("L", (SIZE, SIZE)).save(masks / f"{number:04d}.png")
     forget()
-    assert "walk.masks: found 11 masks, expected 12" in refusal(made(walk, eval_share=0.0))
+    message = refusal(made(walk, eval_share=0.0))
+    assert "walk.masks: found 11 masks, expected 12" in message
+    assert "none is numbered 11 (frame 11)" in message
 
 
 def test_a_map_cut_short_is_refused(tmp_path):

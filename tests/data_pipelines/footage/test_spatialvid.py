@@ -38,7 +38,10 @@ def test_depth_is_the_inverse_of_what_is_stored_enlarged_to_the_video(root):
     np.testing.assert_array_equal(depth[:2, :8], 0)  # not above 0, or no number: not known
     np.testing.assert_allclose(depth[2:], 4.0)
     np.testing.assert_allclose(depth[:, 8:], 4.0)
-    (root / "depths" / "group_0001" / "0a00.zip").unlink()
+    beside = root / "annotations" / "group_0001" / "0a00" / "depth.zip"
+    (root / "depths" / "group_0001" / "0a00.zip").rename(beside)
+    np.testing.assert_array_equal(first_clip(root, **WHERE).depth[2], depth)
+    beside.unlink()
     assert first_clip(root, **WHERE).depth is None
 
 
