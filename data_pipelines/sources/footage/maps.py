@@ -35,10 +35,10 @@ def depth_files(files: Sequence[Path], metres: float) -> Read:
                 yield read_depth_png(path, metres)
             elif suffix == ".npy":
                 depth = _array(path, ("f", "u", "i"))
-                unit = 1.0 if depth.dtype.kind == "f" else metres
-                yield (depth * np.float32(unit)).astype(np.float32)
+                unit = np.float32(1.0 if depth.dtype.kind == "f" else metres)
+                yield checked_depth((depth * unit).astype(np.float32), f"{path} (frame {frame}): ")
             else:
-                yield _named(path, path.read_bytes(), exr_depth)
+                yield _named(Path(f"{path} (frame {frame})"), path.read_bytes(), exr_depth)
 
     return read
 
@@ -140,10 +140,22 @@ def archive(path: Path, count: int, read: Callable[[bytes], np.ndarray], suffix:
     return maps
 
 
+def checked_depth(depth: np.ndarray, where: str = "") -> np.ndarray:
+    """The depth; ValueError beginning with `where` if it is NaN or below 0 anywhere."""
+    wrong = ~(depth >= 0)
+    if wrong.any():
+        place = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"{where}found {depth[tuple(place)]} in {int(wrong.sum())} pixels, expected metres >= "
+            "0, 0 unknown, inf sky"
+        )
+    return depth
+
+
 def exr_depth(data: bytes) -> np.ndarray:
     """Channel Z of an EXR picture, metres; not finite = unknown, as ViPE leaves the sky."""
     depth = read_channel(data, "Z")
-    return np.where(np.isfinite(depth), depth, 0).astype(np.float32)
+    return checked_depth(np.where(np.isfinite(depth), depth, 0).astype(np.float32))
 
 
 def exr_inverse_depth(data: bytes) -> np.ndarray:

@@ -119,7 +119,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         name,
         record,
         path,
-        PictureFiles(files, options.ground, turn),
+        PictureFiles(files, options.ground, turn=turn),
         times,
         depth=_depth(path, record, folder, files, base, options.depth_metres),
         movers=_movers(path, record, folder, files, base),

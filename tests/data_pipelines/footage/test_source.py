@@ -311,7 +311,7 @@ def test_depth_that_is_none_is_refused(value, tmp_path):
     depth[3, 4] = value
     np.save(path, depth)
     message = refusal(made(tmp_path, lens=(), size=SIZE, eval_share=0.0))
-    assert "transforms.json: depth of frame 1: found" in message and "metres >= 0" in message
+    assert "0001.npy (frame 1): found" in message and "in 1 pixels, expected metres >= 0" in message
 
 
 def test_maps_of_another_number_or_size_are_refused(walk):
