@@ -67,11 +67,11 @@ def write_transforms(root, bent, frame=None, **fields):
 
 
 def read(root):
-    return first_clip(root, size=SIZE[0], width=SIZE[1], frames=ROOM.frames)
+    return first_clip(root, size=SIZE[0], width=SIZE[1], frames=2)
 
 
 def refused(root):
-    return refusal(root, size=SIZE[0], width=SIZE[1], frames=ROOM.frames)
+    return refusal(root, size=SIZE[0], width=SIZE[1], frames=2)
 
 
 def assert_straight(clip, lens, bent):
@@ -155,7 +155,7 @@ def test_pinholes_stay_as_they_are(tmp_path):
     made_footage.colmap(tmp_path / "b", clip_of(RAYS), "OPENCV", (0,) * 4)
     for root in (tmp_path / "a", tmp_path / "b"):
         clip = read(root)
-        np.testing.assert_array_equal(clip.video, pictures(RAYS))
+        np.testing.assert_array_equal(clip.video, pictures(RAYS)[:2])
         np.testing.assert_array_equal(clip.intrinsics[0], np.float32(LENS))
         assert "undistorted" not in clip.provenance
 
