@@ -53,6 +53,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.data.missing = "refuse"  # where pictures are missing; or "skip" their frames
     c.data.ground = 255  # grey under transparent pictures
     c.data.picture_fps = 30.0  # of pictures without times
+    c.data.orientation = "auto"  # of pictures: as the cameras are; or exif, stored
     c.data.register = True  # bring depth of another lens into the colour picture
     c.data.lens = ()  # fx, fy, cx, cy in pixels, in place of what the files say
     c.data.direction = ""  # of camera files that do not say it: c2w, w2c

@@ -57,6 +57,7 @@ NOT_FORMATS = {
     "networks.read_depth_anything": "a released checkpoint or an export",
     "networks.read_text_encoder": "UMT5, or an export",
     "timeline.from_file": "takes a world file that was read",
+    "transforms_json.read_frame_files": "cameras, read by `camera_files.read` before",
     "cameras.read_cameras": "cameras, read by `camera_files.read`",
     "parsing.read_text": "read with cameras",
     "trajectories.load_cameras": "`camera_files.read`",

@@ -88,8 +88,12 @@ def _is_heif(path: Path, data: bytes | None) -> bool:
     return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
 
 
-def picture_file_size(path: Path) -> tuple[int, int]:
-    """(H, W) of a picture file, the way up that it was taken; only its header is read.
+def picture_file_size(path: Path, turn: bool = True) -> tuple[int, int]:
+    """(H, W) of a picture file; only its header is read.
+
+    Args:
+      path: the file.
+      turn: the way up that it was taken, as `read_rgb`.
 
     Raises:
       ValueError, OSError: as `opened`.
@@ -98,7 +102,7 @@ def picture_file_size(path: Path) -> tuple[int, int]:
         width, height = image.size
         turned = image.format == "TIFF"  # by Pillow
         lying = not turned and image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-        return (width, height) if lying else (height, width)
+        return (width, height) if lying and turn else (height, width)
 
 
 def read_rgb(
@@ -106,6 +110,7 @@ def read_rgb(
     at_least: int | None = None,
     background: tuple[int, int, int] = BACKGROUND,
     data: bytes | None = None,
+    turn: bool = True,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """A picture file in 8-bit RGB, turned the way up that it was taken.
 
@@ -118,17 +123,26 @@ def read_rgb(
         many, neighbours are averaged while it is read. By default all pixels are read.
       background: 8-bit RGB that shows through transparent pixels.
       data: as of `opened`.
+      turn: by its EXIF orientation; otherwise as it is stored.
 
     Raises:
       ValueError, OSError: as `opened`; ValueError too for pictures whose white is not known
-        (floating point, 32 bits) and for the preview in a camera's raw file.
+        (floating point, 32 bits), for the preview in a camera's raw file, and for a turned TIFF
+        that is to be read as stored.
     """
     with opened(path, data) as image:
         _check_tiff(path, image)
         ends = _ends(path, image)
+        tag = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if not turn and image.format == "TIFF" and tag != 1:
+            raise ValueError(
+                f"{path}: found a TIFF of orientation {tag}, which is always turned; expected PNG "
+                "or JPEG where pictures are to be read as they are stored"
+            )
         if at_least is not None:
             image = _smaller(image, _SPARE * at_least)
-        return np.asarray(_in_rgb(path, ImageOps.exif_transpose(image), ends, background))
+        upright = ImageOps.exif_transpose(image) if turn else image
+        return np.asarray(_in_rgb(path, upright, ends, background))
 
 
 def _smaller(image: Image.Image, side: int) -> Image.Image:

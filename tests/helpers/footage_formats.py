@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.clip import validate
-from data_pipelines.sources.footage import pixelsplat, source
-from helpers import made_footage
+from data_pipelines.sources.footage import source
+from helpers import made_footage, made_hm_world
+from helpers.footage_reading import forget
 from helpers.format_entry import Format
 
 _SIZE = 16
@@ -28,6 +29,7 @@ LAYOUTS: dict[str, tuple[str, Callable[..., None]]] = {
     "RealEstate10K": ("re10k", made_footage.re10k),
     "pixelSplat": ("pixelsplat", made_footage.pixelsplat),
     "SpatialVID": ("spatialvid", made_footage.spatialvid),
+    "HM-World": ("hm_world", made_hm_world.hm_world),
     "ViPE": ("vipe", made_footage.vipe),
     "Mirage's samples": ("vipe", made_footage.mirage_sample),
     "WorldScore": ("worldscore", made_footage.worldscore),
@@ -50,10 +52,8 @@ def _footage_format(name: str) -> Format:
         return folder
 
     def read(folder: Path) -> Any:
-        for function in (*vars(source).values(), *vars(pixelsplat).values()):
-            if hasattr(function, "cache_clear"):  # it keeps what it has read of these names
-                function.cache_clear()
-        lens = tuple(map(float, _room().intrinsics[0])) if format == "video" else ()
+        forget()
+        lens = tuple(map(float, _room().intrinsics[0])) if format in ("video", "hm_world") else ()
         options = {"frames": 2, "size": 8, "eval_share": 0.0, "lens": lens}
         footage = source.FootageSource(root=str(folder), format=format, **options)
         return [footage.clip(scene, 0) for scene in footage.worlds("train")]

@@ -248,7 +248,7 @@ def mirage_sample(root, clip):
 
 
 def spatialvid(root, clip):
-    """The clip is every second frame of a video at 10 frames per second."""
+    """The clip is every second frame of a video at 10 frames per second; depth is 1 / depth."""
     (root / "videos" / "group_0001").mkdir(parents=True)
     folder = root / "annotations" / "group_0001" / "0a00"
     folder.mkdir(parents=True)
@@ -260,13 +260,17 @@ def spatialvid(root, clip):
     np.save(folder / "intrinsics.npy", clip.intrinsics / clip.size[0])
     (folder / "caption.json").write_text(json.dumps({"SceneSummary": "a room"}))
     arrays = {"shape": np.array([4, 4])}
-    for number in range(clip.frames):  # compressed sparse rows: the upper left quarter moves
+    for number in range(clip.frames):  # compressed sparse rows: the upper left corner moves
         arrays |= {
-            f"f_{number}_data": np.ones(4, np.uint8),
-            f"f_{number}_indices": np.array([0, 1, 0, 1]),
-            f"f_{number}_indptr": np.array([0, 2, 4, 4, 4]),
+            f"f_{number}_data": np.ones(1, np.uint8),
+            f"f_{number}_indices": np.array([0]),
+            f"f_{number}_indptr": np.array([0, 1, 1, 1, 1]),
         }
     np.savez(folder / "dyn_masks.npz", **arrays)
+    (root / "depths" / "group_0001").mkdir(parents=True)
+    with zipfile.ZipFile(root / "depths" / "group_0001" / "0a00.zip", "w") as archive:
+        for number, depth in enumerate(clip.depth):
+            archive.writestr(f"{number:05d}.exr", exr(1 / depth))
 
 
 def video(root, clip, path="walk.mp4", sound=True):
@@ -297,22 +301,6 @@ def worldscore(root, clip):
     (folder / "image_data.json").write_text(json.dumps(told))
 
 
-def hm_world(root, clip):
-    """A video and camera.json: rows of the transposed matrix, Unreal's axes, centimetres."""
-    folder = root / "scene_1"
-    folder.mkdir()
-    write_video(folder / "clip.mp4", clip.video)
-    # Forward, right, up are OpenCV's z, x, -y; left-handed, so that the world is turned as well.
-    turn = np.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
-    content = {}
-    for number, pose in enumerate(clip.cam2world):
-        unreal = turn @ pose @ turn.T
-        unreal[:3, 3] *= 100
-        rows = (" ".join(f"{v:.12g}" for v in row) for row in unreal.T)
-        content[str(number)] = "".join(f"[{row}] " for row in rows)
-    (folder / "camera.json").write_text(json.dumps(content))
-
-
 def transforms(root, clip):
     """OpenGL cameras in the reverse order of their pictures, and depth as arrays of metres."""
     write_pictures(root / "room" / "images", clip.video)
@@ -330,18 +318,44 @@ def transforms(root, clip):
         np.save(root / "room" / "depth" / f"{number:04d}.npy", depth)
 
 
-def colmap(root, clip):
+def colmap(root, clip, lens="PINHOLE", extra=(), square=False):
+    """A text model whose camera is a `lens`, with one focal length if square, and `extra`."""
     write_pictures(root / "room" / "images", clip.video)
     model = root / "room" / "sparse" / "0"
     model.mkdir(parents=True)
     fx, fy, cx, cy = map(float, clip.intrinsics[0])
-    (model / "cameras.txt").write_text(f"# c\n1 PINHOLE {SIZE} {SIZE} {fx} {fy} {cx} {cy}\n")
+    values = (*((fx,) if square else (fx, fy)), cx, cy, *extra)
+    height, width = clip.size
+    camera = f"1 {lens} {width} {height} {' '.join(map(str, values))}\n"
+    (model / "cameras.txt").write_text("# c\n" + camera)
     text = "# images\n"
-    for number, pose in enumerate(w2c(clip)):
-        x, y, z, w = Rotation.from_matrix(pose[:3, :3]).as_quat()
-        row = lines((w, x, y, z, *pose[:3, 3])).strip()
-        text += f"{number + 1} {row} 1 {number:04d}.png\n\n"
+    for number, row in enumerate(colmap_rows(clip)):
+        text += f"{number + 1} {lines(row).strip()} 1 {number:04d}.png\n\n"
     (model / "images.txt").write_text(text)
+
+
+def colmap_rows(clip):
+    """qvec and tvec of each frame."""
+    for pose in w2c(clip):
+        x, y, z, w = Rotation.from_matrix(pose[:3, :3]).as_quat()
+        yield (w, x, y, z, *pose[:3, 3])
+
+
+def colmap_binary(root, clip):
+    """The same as .bin: counts, then each camera and image, in another order."""
+    colmap(root, clip)
+    model = root / "room" / "sparse" / "0"
+    for name in ("cameras", "images"):
+        (model / f"{name}.txt").unlink()
+    height, width = clip.size
+    camera = struct.pack("<QiiQQ", 1, 1, 1, width, height)  # one camera, number 1, PINHOLE
+    (model / "cameras.bin").write_bytes(camera + struct.pack("<4d", *clip.intrinsics[0]))
+    data = struct.pack("<Q", clip.frames)
+    for number, row in list(enumerate(colmap_rows(clip)))[::-1]:
+        data += struct.pack("<i7di", number + 1, *row, 1) + f"{number:04d}.png".encode() + b"\0"
+        data += struct.pack("<Qddq", 1, 1.0, 2.0, -1)  # a point that is of no track
+    (model / "images.bin").write_bytes(data)
+    (model / "points3D.bin").write_bytes(struct.pack("<Q", 0))
 
 
 class Evil:

@@ -461,7 +461,8 @@ def test_every_lens_of_colmap_is_kept_or_refused(tmp_path, name):
         assert (again.lens, again.distortion) == (record.lens, record.distortion)
     path = tmp_path / "transforms.json"
     perspective = {"SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV"}
-    fisheye = {"SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "OPENCV_FISHEYE"}
+    fisheye = {"SIMPLE_FISHEYE", "FISHEYE"}
+    fisheye |= {"SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "OPENCV_FISHEYE"}
     if name not in perspective | fisheye:
         with pytest.raises(ValueError, match=f"lens '{name}'"):
             camera_files.write(path, record, "transforms")

@@ -10,12 +10,12 @@ from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation, Slerp
 
 from data_pipelines.sources.footage.scene import Read, ReadOptions, Scene
-from data_pipelines.sources.footage.undistort import Undistortion
+from data_pipelines.sources.footage.undistort import Undistortion, is_straight
 from mirage_jax import plausible
 from mirage_jax.io import camera_files
 from mirage_jax.io.camera_files import CameraRecord
 
-_SAME_SHAPE = 0.02
+SAME_SHAPE = 0.02
 """Most that width / height of pictures and of the camera file may differ, relative."""
 
 
@@ -59,7 +59,7 @@ def with_lens(
         )
     if record.size is not None:
         ratio = (record.size[1] / record.size[0]) / (size[1] / size[0])
-        if abs(ratio - 1) > _SAME_SHAPE:
+        if abs(ratio - 1) > SAME_SHAPE:
             raise ValueError(
                 f"{path}: found cameras of {record.size[1]}x{record.size[0]} pictures, expected "
                 f"the shape of the pictures, {size[1]}x{size[0]}"
@@ -163,7 +163,7 @@ def make_scene(
     provenance = {"cameras": record.format, **fields.pop("provenance", {})}
     if record.metric is False:
         provenance["scale"] = "arbitrary"
-    if record.distortion is not None and any(any(c.values()) for c in record.distortion):
+    if record.distortion and not all(is_straight(record.lens, c) for c in record.distortion):
         try:
             lenses = _lenses(record)
         except ValueError as error:

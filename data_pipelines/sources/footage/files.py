@@ -54,6 +54,15 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path}: cannot be read ({error.strerror}), expected text") from error
 
 
+def licence(published: str | None, *folders: Path) -> str | None:
+    """What licence.txt in the first of the folders that has one says, else that of the data set."""
+    for folder in folders:
+        path = folder / "licence.txt"
+        if path.is_file() and (text := read_text(path).strip()):
+            return text
+    return published
+
+
 def read_numbers(path: Path, columns: int) -> list[list[float]]:
     """Lines of numbers; those that are empty or begin with # are passed over.
 

@@ -9,7 +9,7 @@ import importlib
 from pathlib import Path
 
 _NAMES = (
-    *("seven_scenes", "tum_rgbd", "re10k", "pixelsplat", "spatialvid", "vipe"),
+    *("seven_scenes", "tum_rgbd", "re10k", "pixelsplat", "spatialvid", "hm_world", "vipe"),
     *("worldscore", "video", "pictures"),
 )
 _HERE = __name__.rpartition(".")[0]

@@ -1,5 +1,6 @@
 """Depth, masks and captions that lie beside pictures, in folders, archives or arrays."""
 
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,46 +15,63 @@ from mirage_jax.io.camera_files import parsing
 from mirage_jax.io.image_files import opened
 from mirage_jax.io.numpy_files import ZIP_FAILURES, map_array
 
+DEPTH_SUFFIXES = (".png", ".exr", ".npy")
+MASK_SUFFIXES = (".png",)
 
-def depth_folder(folder: Path, count: int, metres: float) -> Read | None:
-    """Depth of every frame from a folder of 16-bit PNG, EXR (channel Z) or .npy files by name.
+
+def depth_files(files: Sequence[Path], metres: float) -> Read:
+    """Depth from a 16-bit PNG, an EXR (channel Z) or a .npy file for each frame.
 
     Args:
-      folder: of the files; None is returned where there is no such folder.
-      count: of the frames.
-      metres: of one step of a PNG; EXR and .npy are in metres.
-
-    Raises:
-      ValueError: naming the folder, for another number of files.
+      files: by frame.
+      metres: of one step of a PNG or of whole numbers; EXR and floats are in metres.
     """
-    files = _files(folder, (".png", ".exr", ".npy"), count, "depth maps")
-    if files is None:
-        return None
 
     def read(frames: Sequence[int]) -> Iterator[np.ndarray]:
         for frame in frames:
             path = files[frame]
-            if path.suffix == ".png":
+            suffix = path.suffix.lower()
+            if suffix == ".png":
                 yield read_depth_png(path, metres)
-            elif path.suffix == ".npy":
-                yield _array(path, ("f",)).astype(np.float32)
+            elif suffix == ".npy":
+                depth = _array(path, ("f", "u", "i"))
+                unit = np.float32(1.0 if depth.dtype.kind == "f" else metres)
+                yield checked_depth((depth * unit).astype(np.float32), f"{path} (frame {frame}): ")
             else:
-                yield _named(path, path.read_bytes(), exr_depth)
+                yield _named(Path(f"{path} (frame {frame})"), path.read_bytes(), exr_depth)
 
     return read
+
+
+def mask_files(files: Sequence[Path], read_mask: Callable[[bytes], np.ndarray]) -> Read:
+    """Movers from a picture for each frame, by `png_mask` or `png_left_out`."""
+
+    def read(frames: Sequence[int]) -> Iterator[np.ndarray]:
+        for frame in frames:
+            yield _named(files[frame], files[frame].read_bytes(), read_mask)
+
+    return read
+
+
+def depth_folder(folder: Path, count: int, metres: float) -> Read | None:
+    """Depth of every frame from the files of a folder by name, as `depth_files` reads them.
+
+    Args:
+      folder: of the files; None is returned where there is no such folder.
+      count: of the frames.
+      metres: as of `depth_files`.
+
+    Raises:
+      ValueError: naming the folder, for another number of files.
+    """
+    files = _files(folder, DEPTH_SUFFIXES, count, "depth maps")
+    return None if files is None else depth_files(files, metres)
 
 
 def mask_folder(folder: Path, count: int) -> Read | None:
     """Movers of every frame from a folder of pictures, of which 0 is static; as `depth_folder`."""
-    files = _files(folder, (".png",), count, "masks")
-    if files is None:
-        return None
-
-    def read(frames: Sequence[int]) -> Iterator[np.ndarray]:
-        for frame in frames:
-            yield _named(files[frame], files[frame].read_bytes(), png_mask)
-
-    return read
+    files = _files(folder, MASK_SUFFIXES, count, "masks")
+    return None if files is None else mask_files(files, png_mask)
 
 
 def _files(folder: Path, suffixes: tuple[str, ...], count: int, what: str) -> list[Path] | None:
@@ -61,10 +79,27 @@ def _files(folder: Path, suffixes: tuple[str, ...], count: int, what: str) -> li
         return None
     files = in_order(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
     if len(files) != count:
+        lacking = _lacking([path.name for path in files], count)
         raise ValueError(
-            f"{folder}: found {len(files)} {what}, expected {count}, one for each frame"
+            f"{folder}: found {len(files)} {what}, expected {count}, one for each frame{lacking}"
         )
     return files
+
+
+def number_of(name: str) -> int | None:
+    """The number at the end of a file's name, None without one."""
+    digits = re.search(r"(\d+)$", Path(name).stem)
+    return None if digits is None else int(digits[1])
+
+
+def _lacking(names: Sequence[str], count: int) -> str:
+    """Which number is not among those of files, which count from 0 or 1, in words for an error."""
+    numbers = {number_of(name) for name in names}
+    if not numbers or None in numbers or len(names) > count:
+        return ""
+    start = 1 if 0 not in numbers and count in numbers else 0
+    lacking = [number for number in range(start, start + count) if number not in numbers]
+    return f"; none is numbered {lacking[0]} (frame {lacking[0] - start})" if lacking else ""
 
 
 def archive(path: Path, count: int, read: Callable[[bytes], np.ndarray], suffix: str) -> Read:
@@ -88,6 +123,7 @@ def archive(path: Path, count: int, read: Callable[[bytes], np.ndarray], suffix:
     if len(names) != count:
         raise ValueError(
             f"{path}: found {len(names)} {suffix} files, expected {count}, one for each frame"
+            f"{_lacking(names, count)}"
         )
 
     def maps(frames: Sequence[int]) -> Iterator[np.ndarray]:
@@ -104,10 +140,29 @@ def archive(path: Path, count: int, read: Callable[[bytes], np.ndarray], suffix:
     return maps
 
 
+def checked_depth(depth: np.ndarray, where: str = "") -> np.ndarray:
+    """The depth; ValueError beginning with `where` if it is NaN or below 0 anywhere."""
+    wrong = ~(depth >= 0)
+    if wrong.any():
+        place = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"{where}found {depth[tuple(place)]} in {int(wrong.sum())} pixels, expected metres >= "
+            "0, 0 unknown, inf sky"
+        )
+    return depth
+
+
 def exr_depth(data: bytes) -> np.ndarray:
     """Channel Z of an EXR picture, metres; not finite = unknown, as ViPE leaves the sky."""
     depth = read_channel(data, "Z")
-    return np.where(np.isfinite(depth), depth, 0).astype(np.float32)
+    return checked_depth(np.where(np.isfinite(depth), depth, 0).astype(np.float32))
+
+
+def exr_inverse_depth(data: bytes) -> np.ndarray:
+    """Depth of an EXR picture whose channel Z is 1 / depth; unknown where that is not above 0."""
+    inverse = read_channel(data, "Z")
+    known = np.isfinite(inverse) & (inverse > 0)
+    return np.where(known, 1 / np.where(known, inverse, 1), 0).astype(np.float32)
 
 
 def png_mask(data: bytes) -> np.ndarray:
@@ -116,6 +171,11 @@ def png_mask(data: bytes) -> np.ndarray:
         values = np.asarray(image)
     moving = np.any(values, axis=-1) if values.ndim == 3 else values > 0
     return np.asarray(moving, np.int32)
+
+
+def png_left_out(data: bytes) -> np.ndarray:
+    """int32, 1 where a picture is black: nerfstudio's mask_path, of what is not to be used."""
+    return 1 - png_mask(data)
 
 
 def _named(path: Path, data: bytes, read: Callable[[bytes], np.ndarray]) -> np.ndarray:

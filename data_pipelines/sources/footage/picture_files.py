@@ -13,24 +13,25 @@ from mirage_jax.io.image_files import opened, picture_file_size, read_rgb
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 
 
-def read_picture(path: Path, ground: int = 255) -> UInt8[np.ndarray, "H W 3"]:
+def read_picture(path: Path, ground: int = 255, turn: bool = True) -> UInt8[np.ndarray, "H W 3"]:
     """One picture file in 8-bit RGB, as `image_files.read_rgb` reads it.
 
     Args:
       path: the file.
       ground: grey of 0 to 255 that shows through transparent pixels.
+      turn: by its EXIF orientation.
 
     Raises:
       ValueError: naming the file, if it cannot be read, is no picture, or damaged.
     """
     with _readable(path):
-        return read_rgb(path, background=(ground, ground, ground))
+        return read_rgb(path, background=(ground, ground, ground), turn=turn)
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+def picture_size(path: Path, turn: bool = True) -> tuple[int, int]:
     """(H, W) of a picture file as it is to be seen, from its header; errors as `read_picture`."""
     with _readable(path):
-        return picture_file_size(path)
+        return picture_file_size(path, turn)
 
 
 def read_depth_png(path: Path, metres: float, unknown: int = 0) -> Float[np.ndarray, "H W"]:
@@ -68,21 +69,37 @@ def _readable(path: Path) -> Iterator[None]:
 class PictureFiles:
     """Reads pictures of one size by number."""
 
-    def __init__(self, paths: Sequence[Path], ground: int = 255):
-        """Takes the size from the first; ValueError, naming it, if that cannot be read."""
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        ground: int = 255,
+        names: Sequence[str] | None = None,
+        turn: bool = True,
+    ):
+        """Takes the size from the first; ValueError, naming it, if that cannot be read.
+
+        Args:
+          paths: of the frames.
+          ground, turn: of `read_picture`.
+          names: of the frames, for messages; None: their numbers from 0 on.
+        """
         self.paths = tuple(paths)
-        self.ground = ground
-        self.size = picture_size(self.paths[0])
+        self.names = names or [str(number) for number in range(len(self.paths))]
+        self.ground, self.turn = ground, turn
+        self.size = picture_size(self.paths[0], turn)
 
     def __call__(self, frames: Sequence[int]) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Yields pictures; ValueError, naming the file, for one of another size."""
         for frame in frames:
-            picture = read_picture(self.paths[frame], self.ground)
+            picture = read_picture(self.paths[frame], self.ground, self.turn)
             if picture.shape[:2] != self.size:
+                other = picture_size(self.paths[frame], not self.turn) == self.size
+                how = "stored" if self.turn else "exif"
+                remedy = f"; --config.data.orientation={how} makes it so" if other else ""
                 raise ValueError(
-                    f"{self.paths[frame]}: frame {frame}: found {picture.shape[0]} x "
+                    f"{self.paths[frame]}: frame {self.names[frame]}: found {picture.shape[0]} x "
                     f"{picture.shape[1]} pixels, expected {self.size[0]} x {self.size[1]} as "
-                    f"{self.paths[0].name}"
+                    f"{self.paths[0].name}{remedy}"
                 )
             yield picture
 
@@ -91,8 +108,9 @@ def list_pictures(folder: Path) -> list[Path]:
     """Picture files of a folder by name; ValueError, naming it, if it is no folder."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder, expected one of pictures")
-    return in_order(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
+    return in_order(filter(is_picture, folder.iterdir()))
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is called as a picture is."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")

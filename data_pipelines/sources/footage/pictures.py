@@ -5,24 +5,39 @@
     cameras.*, poses.*, trajectory.txt, w2c.txt, pose.npz, poses_bounds.npy, camera.json
                                         # one camera for each picture, in the order of their names
     images/ (rgb/, frames/, color/)     # or the pictures beside the camera file
-    depth/, masks/, caption.txt, licence.txt   # optional, as for videos
+    depth/, masks/, caption.txt, licence.txt   # optional
 
-Pictures are turned by their EXIF orientation, transparent ones laid over a grey ground, 16-bit
-greys scaled to 8. Lens distortion is undone as they are read. What a camera names and the folder
-lacks is refused, or its frame left out and counted where `missing` is "skip"; frames then follow
-one another as if nothing were missing. COLMAP and transforms.json have a scale of their own.
+Where cameras name their pictures, these may lie in folders of images/, each a take of its own.
+Frames are 1 / fps apart by their place among all pictures, those without a camera and missing ones
+as well. Depth and masks go with the picture of their name, or else of the number at its end; what
+transforms.json names by depth_file_path and mask_path goes first.
+
+Pictures are turned by their EXIF orientation, unless the cameras are of the pictures as stored;
+transparent ones are laid over a grey ground, 16-bit greys scaled to 8. Lens distortion is undone as
+they are read. What a camera names and the folder lacks is refused, or its frame left out and
+counted where `missing` is "skip". COLMAP and transforms.json have a scale of their own.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_pipelines.sources.footage import maps
 from data_pipelines.sources.footage.cameras import make_scene, read_cameras, take
-from data_pipelines.sources.footage.files import below, walk, within
-from data_pipelines.sources.footage.picture_files import PictureFiles, list_pictures
-from data_pipelines.sources.footage.scene import ReadOptions, Scene
+from data_pipelines.sources.footage.files import below, licence, walk, within
+from data_pipelines.sources.footage.picture_files import PictureFiles, list_pictures, picture_size
+from data_pipelines.sources.footage.picture_names import (
+    all_pictures,
+    named_files,
+    paired,
+    positions,
+)
+from data_pipelines.sources.footage.scene import Read, ReadOptions, Scene
+from mirage_jax.io.camera_files import CameraRecord
 from mirage_jax.io.camera_files.colmap import model_folder
+from mirage_jax.io.camera_files.transforms_json import read_frame_files
 
 LAYOUT = "folders of pictures with transforms.json, a COLMAP model or another camera file"
 
@@ -41,7 +56,7 @@ def scenes(root: Path) -> tuple[str, ...]:
     return tuple(
         below(root, folder)
         for folder in walk(root)
-        if _camera_file(folder) is not None and _pictures(folder)
+        if _camera_file(folder) is not None and _pictures(folder)[1]
     )
 
 
@@ -53,13 +68,14 @@ def _camera_file(folder: Path) -> Path | None:
     return model if found is None else found
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _pictures(folder: Path) -> tuple[Path, list[Path]]:
+    """The folder of the pictures, and all of them by name; none where there are none."""
     for name in _FOLDERS:
         if (folder / name).is_dir():
-            found = list_pictures(folder / name)
+            found = all_pictures(folder / name) if name else list_pictures(folder)
             if found:
-                return found
-    return []
+                return folder / name, found
+    return folder, []
 
 
 def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
@@ -67,54 +83,112 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     folder = within(root, name)
     path = _camera_file(folder)
     assert path is not None  # or it were no scene
-    there = _pictures(folder)
-    first = PictureFiles(there[:1], options.ground)
-    record = read_cameras(path, options, first.size)
+    base, there = _pictures(folder)
+    record, turn = _cameras(path, options, there[0])
     left_out: dict[str, int] = {}
     files = there
     if record.names is not None:
-        known: dict[str, Path] = {}
-        for file in there:
-            known.setdefault(file.name, file)
-            known.setdefault(file.stem, file)
-        found = [_named(folder, there[0].parent, known, picture) for picture in record.names]
+        found = named_files(record.names, folder, base, there)
         missing = [picture for picture, file in zip(record.names, found, strict=True) if not file]
         if missing and (options.missing == "refuse" or len(missing) == len(found)):
             raise ValueError(
                 f"{path}: found no picture {missing[0]}, expected all {len(found)} that it names "
                 f"({len(missing)} are missing; --config.data.missing=skip leaves them out)"
             )
-        chosen = np.array([i for i, file in enumerate(found) if file])
-        files = [file for file in found if file]
-        record = take(record, chosen)
+        try:
+            places = positions(record.names, found, base, there)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        chosen = np.array([i for i in np.argsort(places, kind="stable") if found[i]])
+        files = [file for i in chosen if (file := found[i])]
+        record, places = take(record, chosen), places[chosen]
         unnamed = len(set(there) - set(files))
         left_out = {"picture missing": len(missing), "picture without a camera": unnamed}
     elif len(record) != len(there):
         raise ValueError(
             f"{path}: found {len(record)} cameras, expected {len(there)}, one for each picture of "
-            f"{there[0].parent}"
+            f"{base}"
         )
-    times = np.arange(len(files)) / options.fps
+    else:
+        places = positions([file.name for file in there], there, base, there)
+    times = (places - places[0]) / options.fps
     if record.timestamps is not None:
         times = record.timestamps - record.timestamps[0]
+    told: dict[str, Any] = {} if turn else {"orientation": "as stored, EXIF not applied"}
     return make_scene(
         name,
         record,
         path,
-        PictureFiles(files, options.ground),
+        PictureFiles(files, options.ground, turn=turn),
         times,
-        depth=maps.depth_folder(folder / "depth", len(files), options.depth_metres),
-        movers=maps.mask_folder(folder / "masks", len(files)),
+        depth=_depth(path, record, folder, files, base, options.depth_metres),
+        movers=_movers(path, record, folder, files, base),
         left_out=left_out,
         caption=maps.caption(folder / "caption.txt"),
-        licence=maps.caption(folder / "licence.txt"),
+        licence=licence(None, folder, root),
+        provenance=told,
     )
 
 
-def _named(folder: Path, pictures: Path, known: dict[str, Path], name: str) -> Path | None:
-    """The picture that a camera file names: from its folder or that of the pictures, or `known`."""
-    for place in (folder / name, pictures / name):
-        for path in (place, place.with_name(place.name + ".png")):  # Blender leaves .png away
-            if path.is_file():
-                return path
-    return known.get(Path(name.replace("\\", "/")).name)
+def _cameras(path: Path, options: ReadOptions, first: Path) -> tuple[CameraRecord, bool]:
+    """The cameras of a file, and whether they are of pictures turned by their EXIF orientation.
+
+    Which it is shows by the size that the file gives, where turning changes that of the pictures.
+    """
+    upright, stored = picture_size(first), picture_size(first, turn=False)
+    if options.orientation == "stored":
+        return read_cameras(path, options, stored), False
+    try:
+        return read_cameras(path, options, upright), True
+    except ValueError:
+        if options.orientation == "exif" or upright == stored:
+            raise
+        try:
+            return read_cameras(path, options, stored), False
+        except ValueError:
+            pass  # it is neither; what was said of the picture as it is seen is the better word
+        raise
+
+
+def _depth(
+    path: Path,
+    record: CameraRecord,
+    folder: Path,
+    files: Sequence[Path],
+    base: Path,
+    metres: float,
+) -> Read | None:
+    found = _listed(path, record, files, "depth_file_path")
+    found = found or paired(folder / "depth", files, base, maps.DEPTH_SUFFIXES, "depth maps")
+    return None if found is None else maps.depth_files(found, metres)
+
+
+def _movers(
+    path: Path, record: CameraRecord, folder: Path, files: Sequence[Path], base: Path
+) -> Read | None:
+    found = _listed(path, record, files, "mask_path")
+    if found is not None:
+        return maps.mask_files(found, maps.png_left_out)
+    found = paired(folder / "masks", files, base, maps.MASK_SUFFIXES, "masks")
+    return None if found is None else maps.mask_files(found, maps.png_mask)
+
+
+def _listed(
+    path: Path, record: CameraRecord, files: Sequence[Path], field: str
+) -> list[Path] | None:
+    """The files that transforms.json names beside its pictures; None where it names none."""
+    if record.format != "transforms" or record.names is None:
+        return None
+    known = read_frame_files(path, field)
+    if not known:
+        return None
+    found = []
+    for frame, (name, picture) in enumerate(zip(record.names, files, strict=True)):
+        file = known.get(name)
+        if file is None or not file.is_file():
+            raise ValueError(
+                f"{path}: frame {frame}, {picture.name}: found no "
+                f"{file or field}, expected one for each picture, as others have"
+            )
+        found.append(file)
+    return found

@@ -17,7 +17,7 @@ import numpy as np
 
 from data_pipelines.sources.footage import torch_chunks
 from data_pipelines.sources.footage.cameras import make_scene
-from data_pipelines.sources.footage.files import below, walk, within
+from data_pipelines.sources.footage.files import below, licence, walk, within
 from data_pipelines.sources.footage.scene import ReadOptions, Scene
 from data_pipelines.sources.footage.torch_chunks import Tensor
 from mirage_jax.io.camera_files.conventions import from_convention
@@ -90,6 +90,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         path,
         pictures,
         (stamps - stamps[0]) * _MICROSECONDS,
+        licence=licence(None, folder, root),
         provenance={"url": address} if isinstance(address, str) and address else {},
     )
 

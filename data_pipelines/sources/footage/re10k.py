@@ -17,7 +17,7 @@ import numpy as np
 
 from data_pipelines.sources.footage.cameras import make_scene, pair, take, with_lens
 from data_pipelines.sources.footage.cutting import native_fps
-from data_pipelines.sources.footage.files import below, read_text, walk
+from data_pipelines.sources.footage.files import below, licence, read_text, walk
 from data_pipelines.sources.footage.picture_files import SUFFIXES, PictureFiles
 from data_pipelines.sources.footage.scene import ReadOptions, Scene
 from data_pipelines.sources.footage.video import VIDEO_SUFFIXES, video_reader
@@ -42,7 +42,7 @@ def scenes(root: Path) -> tuple[str, ...]:
 
 
 def _is_shot(path: Path) -> bool:
-    if path.suffix != ".txt" or not path.is_file():
+    if path.suffix != ".txt" or path.name == "licence.txt" or not path.is_file():
         return False
     with open(path, "rb") as file:
         return b"://" in file.readline(400)
@@ -56,6 +56,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     cameras = camera_files.read(path, "re10k")
     stamps = np.rint(np.asarray(cameras.timestamps) / _MICROSECONDS).astype(np.int64)
     provenance = {"url": address}
+    told = licence(None, path.parent, root)
     folder = _first(path.with_suffix(""), root / "frames" / name, root / "frames" / path.stem)
     if folder is not None:
         named = {int(p.stem): p for p in folder.iterdir() if _is_picture(p)}
@@ -71,7 +72,14 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         times = (stamps[chosen] - stamps[chosen[0]]) * _MICROSECONDS
         left_out = {"picture missing": len(missing)}
         return make_scene(
-            name, record, path, pictures, times, left_out=left_out, provenance=provenance
+            name,
+            record,
+            path,
+            pictures,
+            times,
+            left_out=left_out,
+            licence=told,
+            provenance=provenance,
         )
     video = _video(root, path, address)
     frames = VideoFrames(video)
@@ -94,6 +102,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         video_reader(frames, matches[chosen]),
         frames.times[matches[chosen]],
         left_out={"no frame at its time": len(stamps) - len(chosen)},
+        licence=told,
         provenance=provenance,
     )
 

@@ -94,6 +94,8 @@ class ReadOptions:
       missing: "refuse" footage that lacks pictures its cameras name, or "skip" those frames.
       ground: grey of 0 to 255 that transparent pictures are laid over.
       fps: of pictures without times.
+      orientation: "exif" to turn pictures as their files say, "stored" not to, "auto" as the
+        cameras speak of them.
       register: whether depth of a sensor with a lens of its own is brought into the colour picture.
       lens: `fx, fy, cx, cy` in pixels of the pictures, in place of what the files say.
       direction, axes, units: of camera files that do not say them, see `camera_files.read`.
@@ -103,6 +105,7 @@ class ReadOptions:
     missing: str = "refuse"
     ground: int = 255
     fps: float = 30.0
+    orientation: str = "auto"
     register: bool = True
     lens: tuple[float | int, ...] = ()
     direction: str = ""

@@ -3,12 +3,15 @@
     SCENE/seq-01/frame-000000.color.png  .depth.png (16 bits, mm, 65535 unknown)  .pose.txt (c2w)
 
 A `camera-intrinsics.txt` (3 x 3) beside the frames or above them is the depth camera's; without one
-it is 585, 585, 320, 240. Cameras are OpenCV's, the world is in metres. Licence: non-commercial
-research (Microsoft).
+it is 585, 585, 320, 240, as of the published set. Cameras are OpenCV's, the world is in metres.
 
-The depth camera of this sensor is another than the colour camera, and the files do not say where it
+The depth camera of that sensor is another than the colour camera, and the files do not say where it
 sits. Warping frames into each other fits best for a colour focal length of 522 and a depth camera
-2.5 cm to the left; with `register` the depth is brought into the colour picture by that.
+2.5 cm to the left; with `register` the depth is brought into the colour picture by that. A file
+with other intrinsics is of another sensor: its depth and pictures are taken to be of one camera.
+
+Licence of the published scenes, by their names: non-commercial research (Microsoft); of others
+none is known.
 """
 
 import re
@@ -17,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.sources.footage.files import below, read_numbers, walk, within
+from data_pipelines.sources.footage.files import below, licence, read_numbers, walk, within
 from data_pipelines.sources.footage.picture_files import PictureFiles, read_depth_png
 from data_pipelines.sources.footage.registration import register_depth
 from data_pipelines.sources.footage.scene import ReadOptions, Scene
@@ -29,6 +32,8 @@ _FPS = 30.0
 _DEPTH_LENS = np.array([585.0, 585.0, 320.0, 240.0])
 _COLOUR_FOCAL, _WIDTH = 522.0, 640
 _DEPTH_IN_COLOUR = np.array([-0.025, 0.0, 0.0])  # metres
+_SCENES = ("chess", "fire", "heads", "office", "pumpkin", "redkitchen", "stairs")
+_TAKE = re.compile(r"seq-\d\d")
 _POSE = re.compile(r"frame-(\d+)\.pose\.txt")
 
 
@@ -53,6 +58,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         raise ValueError(f"{folder}: found poses of shape {poses.shape[1:]}, expected 4 x 4")
     usable = np.isfinite(poses).all((1, 2))  # tracking is lost now and then
     depth_lens = _depth_lens(folder, root)
+    register = options.register and np.allclose(depth_lens, _DEPTH_LENS, atol=0.5)
     pictures = PictureFiles([folder / f"frame-{n}.color.png" for n in numbers])
     focal = _COLOUR_FOCAL * pictures.size[1] / _WIDTH
     lens = np.array([focal, focal, *depth_lens[2:]])
@@ -65,7 +71,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
                 raise ValueError(
                     f"{path}: frame {frame}: found {measured.shape}, expected {pictures.size}"
                 )
-            if options.register:
+            if register:
                 measured = register_depth(measured, depth_lens, lens, _DEPTH_IN_COLOUR)
             yield measured
 
@@ -74,14 +80,20 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         file=f"{folder}/frame-NNNNNN.pose.txt",
         times=np.array([int(n) for n in numbers]) / _FPS,
         cam2world=poses,
-        intrinsics=np.tile(lens if options.register else depth_lens, (len(numbers), 1)),
+        intrinsics=np.tile(lens if register else depth_lens, (len(numbers), 1)),
         size=pictures.size,
         pictures=pictures,
         depth=depth,
         usable=usable,
         left_out={"pose not finite": int((~usable).sum())},
-        licence=LICENCE,
+        licence=licence(LICENCE if _is_published(folder) else None, folder, folder.parent, root),
+        provenance={"depth_registered": register},
     )
+
+
+def _is_published(folder: Path) -> bool:
+    whole = folder.resolve()
+    return whole.parent.name in _SCENES and _TAKE.fullmatch(whole.name) is not None
 
 
 def _depth_lens(folder: Path, root: Path) -> np.ndarray:

@@ -35,6 +35,8 @@ class _Cut(NamedTuple):
     left_out: Mapping[str, int] = MappingProxyType({})
 
 
+ORIENTATIONS = ("auto", "exif", "stored")
+"""How pictures are turned: as the cameras speak of them, as their files say, or not at all."""
 MOVERS = ("", "residual")
 """What says which pixels move where footage has no masks: nothing, or depth and poses."""
 
@@ -58,6 +60,7 @@ class FootageSource:
     missing: str = option("refuse", "footage that lacks pictures: refuse, or skip their frames")
     ground: int = option(255, "grey under transparent pictures", 0, 255)
     picture_fps: float = option(30.0, "frames per second of pictures without times", 1e-3)
+    orientation: str = option("auto", "of pictures: exif, stored, or auto = as the cameras are")
     register: bool = option(True, "bring depth of another lens into the colour picture")
     lens: tuple[float | int, ...] = option((), "fx, fy, cx, cy in pixels, in place of the files'")
     direction: str = option("", "of camera files that do not say it: c2w or w2c")
@@ -78,6 +81,11 @@ class FootageSource:
         if self.missing not in ("refuse", "skip"):
             raise ValueError(
                 f"footage, missing: found {self.missing!r}, expected 'refuse' or 'skip'"
+            )
+        if self.orientation not in ORIENTATIONS:
+            known = ", ".join(ORIENTATIONS)
+            raise ValueError(
+                f"footage, orientation: found {self.orientation!r}, expected one of {known}"
             )
         if self.movers not in MOVERS:
             raise ValueError(f"footage, movers: found {self.movers!r}, expected '' or 'residual'")

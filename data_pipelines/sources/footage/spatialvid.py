@@ -1,12 +1,14 @@
 """SpatialVID: videos and annotations in groups.
 
     videos/group_0001/ID.mp4
-    annotations/group_0001/ID/poses.npy intrinsics.npy caption.json dyn_masks.npz
+    annotations/group_0001/ID/poses.npy intrinsics.npy caption.json dyn_masks.npz indexes.txt
+    depths/group_0001/ID.zip   # optional: an EXR for each annotated frame, or depth.zip above
 
 World to camera as translation and quaternion, OpenCV axes, intrinsics as fractions; the scale is
-arbitrary. There is a pose for every int(0.2 fps)-th frame of the video, and only these are in a
-scene. Masks are sparse rows of the annotated frames and are enlarged to the video. Licence:
-CC-BY-NC-SA-4.0.
+arbitrary. There is a pose for every int(0.2 fps)-th frame of the video, or for those that
+indexes.txt lists, and only these are in a scene. Masks are sparse rows of the annotated frames;
+channel Z of the EXR files is 1 / depth in the unit of the poses, unknown where it is not above 0.
+Both are enlarged to the video and read frame by frame. Licence: CC-BY-NC-SA-4.0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,15 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from scipy import sparse
 
-from data_pipelines.sources.footage.cameras import make_scene, read_cameras
+from data_pipelines.sources.footage import maps
+from data_pipelines.sources.footage.cameras import SAME_SHAPE, make_scene, read_cameras
 from data_pipelines.sources.footage.cutting import native_fps
-from data_pipelines.sources.footage.files import below, walk
+from data_pipelines.sources.footage.files import below, licence, read_numbers, walk
 from data_pipelines.sources.footage.scene import Read, ReadOptions, Scene
 from data_pipelines.sources.footage.video import video_reader
-from mirage_jax.io.camera_files.parsing import as_size, read_arrays, read_json
+from mirage_jax.io.camera_files.parsing import as_size, read_json
 from mirage_jax.io.depth_maps import resample
+from mirage_jax.io.numpy_files import ArrayFile
 from mirage_jax.io.video_frames import VideoFrames
 
 LAYOUT = "videos/ and annotations/ with poses.npy"
@@ -52,53 +57,91 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     frames = VideoFrames(root / "videos" / f"{name}.mp4")
     path = folder / "poses.npy"
     record = read_cameras(path, options, frames.size, "spatialvid")
-    step = max(1, int(_INTERVAL * native_fps(frames.times)))
-    if len(record) == len(frames):
-        step = 1
-    chosen = np.arange(0, len(frames), step)
-    if len(chosen) != len(record):
-        raise ValueError(
-            f"{path}: found {len(record)} poses, expected {len(chosen)}, one for every "
-            f"{step} of the {len(frames)} frames of {frames.path.name}"
-        )
+    chosen = _annotated(folder, frames, len(record))
     masks = folder / "dyn_masks.npz"
+    places = (root / "depths" / f"{name}.zip", folder / "depth.zip")
+    depth = next((place for place in places if place.is_file()), None)
     return make_scene(
         name,
         record,
         path,
         video_reader(frames, chosen),
         frames.times[chosen],
+        depth=None if depth is None else _depth(depth, len(chosen), frames.size),
         movers=_masks(masks, len(chosen), frames.size) if masks.is_file() else None,
         caption=_caption(folder / "caption.json"),
-        licence=LICENCE,
+        licence=licence(LICENCE, folder, root),
     )
 
 
+def _annotated(folder: Path, frames: VideoFrames, count: int) -> Int[np.ndarray, " n"]:
+    """Which frames of the video have a pose."""
+    path = folder / "indexes.txt"
+    if path.is_file():
+        rows = np.array(read_numbers(path, 2)).reshape(-1, 2)
+        numbers = rows[:, 1].astype(int)
+        wrong = (np.diff(numbers, prepend=-1) <= 0) | (numbers >= len(frames))
+        wrong |= numbers != rows[:, 1]
+        if len(rows) != count or wrong.any():
+            found = f"frame {rows[wrong.argmax(), 1]:g}" if wrong.any() else f"{len(rows)} frames"
+            raise ValueError(
+                f"{path}: found {found}, expected {count}, one for each pose, increasing and "
+                f"below {len(frames)}"
+            )
+        return numbers
+    step = max(1, int(_INTERVAL * native_fps(frames.times)))
+    chosen = np.arange(0, len(frames), 1 if count == len(frames) else step)
+    if len(chosen) != count:
+        raise ValueError(
+            f"{folder / 'poses.npy'}: found {count} poses, expected {len(chosen)}, one for every "
+            f"{step} of the {len(frames)} frames of {frames.path.name}"
+        )
+    return chosen
+
+
+def _depth(path: Path, count: int, size: tuple[int, int]) -> Read:
+    maps_of = maps.archive(path, count, maps.exr_inverse_depth, ".exr")
+
+    def read(frames: Sequence[int]) -> Iterator[np.ndarray]:
+        for frame, depth in zip(frames, maps_of(frames), strict=True):
+            ratio = (depth.shape[1] / depth.shape[0]) / (size[1] / size[0])
+            if abs(ratio - 1) > SAME_SHAPE:
+                raise ValueError(
+                    f"{path}: frame {frame}: found {depth.shape[1]}x{depth.shape[0]} pixels, "
+                    f"expected the shape of the video, {size[1]}x{size[0]}"
+                )
+            yield resample(depth, size)
+
+    return read
+
+
 def _masks(path: Path, count: int, size: tuple[int, int]) -> Read:
-    arrays = read_arrays(path)
-    found = sum(name.endswith("_indptr") for name in arrays)
-    if found != count or "shape" not in arrays:
-        raise ValueError(f"{path}: found masks of {found} frames, expected {count} and a shape")
-    sides = arrays["shape"].reshape(-1).tolist()
+    with ArrayFile(path) as arrays:
+        names = set(arrays.names)
+        found = sum(name.endswith("_indptr") for name in names)
+        if found != count or "shape" not in names:
+            raise ValueError(f"{path}: found masks of {found} frames, expected {count} and a shape")
+        sides = arrays.read("shape").reshape(-1).tolist()
     if len(sides) != 2:
         raise ValueError(f"{path}: shape: found {sides}, expected height and width")
     shape = as_size(path, sides[0], sides[1], "shape")
     if max(shape) > _LARGEST_MASK:
         raise ValueError(f"{path}: shape: found {shape}, expected at most {_LARGEST_MASK} pixels")
-    names = [f"f_{frame}_{part}" for frame in range(count) for part in _ROWS]
-    if missing := [name for name in names if name not in arrays]:
+    wanted = [f"f_{frame}_{part}" for frame in range(count) for part in _ROWS]
+    if missing := [name for name in wanted if name not in names]:
         raise ValueError(f"{path}: found no array {missing[0]}, expected {', '.join(_ROWS)} of all")
 
     def read(frames: Sequence[int]) -> Iterator[np.ndarray]:
-        for frame in frames:
-            parts = tuple(arrays[f"f_{frame}_{part}"] for part in _ROWS)
-            try:
-                rows = sparse.csr_matrix(parts, shape=shape)
-                rows.check_format(full_check=True)  # indices beyond it would be written anywhere
-                mask = rows.toarray()
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{path}: frame {frame}: {error}") from error
-            yield resample((mask != 0).astype(np.int32), size)
+        with ArrayFile(path) as arrays:
+            for frame in frames:
+                parts = tuple(arrays.read(f"f_{frame}_{part}") for part in _ROWS)
+                try:
+                    rows = sparse.csr_matrix(parts, shape=shape)
+                    rows.check_format(full_check=True)  # indices beyond it are written anywhere
+                    mask = rows.toarray()
+                except (ValueError, TypeError) as error:
+                    raise ValueError(f"{path}: frame {frame}: {error}") from error
+                yield resample((mask != 0).astype(np.int32), size)
 
     return read
 

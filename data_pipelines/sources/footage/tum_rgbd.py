@@ -8,7 +8,8 @@ Every colour frame gets the depth nearest in time, at most 20 ms away, and the p
 of the trajectory around it. Frames that lack either are left out and counted. The lens is that of
 the data set's calibration for freiburg1, 2 or 3 in the folder's name, undistorted, else the
 default of 525, 525, 319.5, 239.5, or `lens`; the calibration counts from pixel centres at 0, so
-half a pixel is added. Licence: CC-BY-4.0.
+half a pixel is added. Licence of the data set's own sequences, which have freiburg in their names:
+CC-BY-4.0; of others none is known.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 
 from data_pipelines.sources.footage.cameras import make_scene, pair, poses_at
 from data_pipelines.sources.footage.cutting import native_fps
-from data_pipelines.sources.footage.files import below, read_text, walk, within
+from data_pipelines.sources.footage.files import below, licence, read_text, walk, within
 from data_pipelines.sources.footage.picture_files import PictureFiles, read_depth_png
 from data_pipelines.sources.footage.scene import ReadOptions, Scene
 from mirage_jax.io import camera_files
@@ -26,6 +27,7 @@ from mirage_jax.io import camera_files
 LAYOUT = "folders with rgb.txt, groundtruth.txt and, for depth, depth.txt"
 LICENCE = "CC-BY-4.0"
 
+_PUBLISHED = "freiburg"
 _METRES = 1 / 5000
 _NEAR = 0.02  # seconds between a colour frame and its depth
 _GAP = 3.5  # median steps between two poses, beyond which the time between is not known
@@ -91,7 +93,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         times[chosen] - times[chosen[0]],
         depth=None if depth_files is None else depth,
         left_out=left_out,
-        licence=LICENCE,
+        licence=licence(LICENCE if _PUBLISHED in folder.name else None, folder, root),
     )
 
 

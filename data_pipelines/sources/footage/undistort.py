@@ -9,9 +9,48 @@ from jaxtyping import Float, Num, UInt8
 from PIL import Image
 
 _RADIAL = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
-_FISHEYES = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
+_EQUIDISTANT = ("k1", "k2", "k3", "k4")
+_THIN_PRISM = (*_EQUIDISTANT, "p1", "p2", "sx1", "sy1")
+BROWN4 = "BROWN4"
+"""Nerfstudio's lens: OpenCV's radial and tangential one, whose k4 is a fourth radial term."""
+
+_COEFFICIENTS = {
+    **dict.fromkeys(("SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV"), _RADIAL),
+    BROWN4: (*_EQUIDISTANT, "p1", "p2"),
+    **dict.fromkeys(("SIMPLE_FISHEYE", "FISHEYE", "OPENCV_FISHEYE"), _EQUIDISTANT),
+    **dict.fromkeys(("SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE"), _EQUIDISTANT),
+    "THIN_PRISM_FISHEYE": _THIN_PRISM,
+}
+"""The coefficients of every lens that is undone, by the names that COLMAP has for them."""
+_PINHOLES = ("pinhole", "SIMPLE_PINHOLE", "PINHOLE")
+_FISHEYES = tuple(name for name in _COEFFICIENTS if name.endswith("FISHEYE"))
 _BRIMS = 64  # points along each side of a picture that are looked at
 _WIDEST = 8.0  # zoom beyond which next to nothing of the picture would be left
+
+
+def is_straight(lens: str, coefficients: Mapping[str, float]) -> bool:
+    """Whether pictures of a lens are those of a pinhole; a fisheye's are not, bent or not."""
+    names = lens.split(" and ")
+    perspective = {*_PINHOLES, *_COEFFICIENTS} - {*_FISHEYES}
+    return perspective.issuperset(names) and not any(coefficients.values())
+
+
+def _model(lens: str) -> str:
+    """A name whose model all parts of a lens have; ValueError for one that is not undone."""
+    names = [name for name in lens.split(" and ") if name not in _PINHOLES] or ["OPENCV"]
+    if unknown := [name for name in names if name not in _COEFFICIENTS]:
+        raise ValueError(
+            f"lens {unknown[0]}: found a model that is not undone, expected one of "
+            f"{', '.join(_COEFFICIENTS)}, or pictures that were undistorted before"
+        )
+    kinds = {_COEFFICIENTS[name] for name in names}
+    mixed = len(kinds) > 1 or (names[0] in _FISHEYES and names != lens.split(" and "))
+    if mixed:
+        raise ValueError(
+            f"lens {lens}: found frames of several kinds of lenses, expected one: give them as "
+            "scenes of their own"
+        )
+    return names[0]
 
 
 def distort(
@@ -20,36 +59,37 @@ def distort(
     """Where a lens puts the rays (x / z, y / z), in units of the focal length.
 
     OpenCV's radial and tangential model, rational with k4 to k6, or its equidistant fisheye
-    (docs.opencv.org, calib3d).
+    (docs.opencv.org, calib3d); `BROWN4`; COLMAP's fisheye with a thin prism, whose radial,
+    tangential and prism terms are of the equidistant picture (its sensor/models.h).
 
     Args:
       rays: directions.
-      lens: name of the model as COLMAP has it; a fisheye, or anything else for the first.
-      coefficients: k1 to k6, p1, p2 of the first; k1 to k4 of a fisheye.
+      lens: name of the model as COLMAP has it.
+      coefficients: of the model; those that are not given are 0.
 
     Raises:
-      ValueError: a coefficient that the model does not have.
+      ValueError: another model, or a coefficient that the model does not have.
     """
-    fisheye = lens in _FISHEYES
-    known = _RADIAL[:4] if fisheye else _RADIAL
+    model = _model(lens)
+    known = _COEFFICIENTS[model]
     unknown = sorted(name for name, value in coefficients.items() if value and name not in known)
     if unknown:
         raise ValueError(f"lens {lens}: found {unknown[0]}, expected only {', '.join(known)}")
-    k1, k2, k3, k4, k5, k6, p1, p2 = (float(coefficients.get(name, 0.0)) for name in _RADIAL)
+    given = {name: float(value) for name, value in coefficients.items()}
+    k1, k2, k3, k4, k5, k6, p1, p2 = (given.get(name, 0.0) for name in _RADIAL)
+    if model in _FISHEYES:
+        r = np.linalg.norm(rays, axis=-1)
+        rays = rays * np.where(r > 1e-9, np.arctan(r) / np.maximum(r, 1e-9), 1.0)[..., None]
     x, y = rays[..., 0], rays[..., 1]
     r2 = x * x + y * y
-    if fisheye:
-        r = np.sqrt(r2)
-        angle = np.arctan(r)
-        a2 = angle * angle
-        bent = angle * (1 + a2 * (k1 + a2 * (k2 + a2 * (k3 + a2 * k4))))
-        scale = np.where(r > 1e-9, bent / np.maximum(r, 1e-9), 1.0)
-        return rays * scale[..., None]
-    scale = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
+    if known == _RADIAL:
+        scale = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
+    else:
+        scale = 1 + r2 * (k1 + r2 * (k2 + r2 * (k3 + r2 * k4)))
     return np.stack(
         [
-            x * scale + 2 * p1 * x * y + p2 * (r2 + 2 * x * x),
-            y * scale + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y,
+            x * scale + 2 * p1 * x * y + p2 * (r2 + 2 * x * x) + given.get("sx1", 0.0) * r2,
+            y * scale + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y + given.get("sy1", 0.0) * r2,
         ],
         axis=-1,
     )
@@ -69,7 +109,7 @@ class Undistortion:
       lens_intrinsics: `fx, fy, cx, cy` of the lens.
 
     Raises:
-      ValueError: for a lens that no pinhole can stand in for, or an unknown coefficient.
+      ValueError: for a lens that no pinhole can stand in for, or as `distort`.
     """
 
     lens: str

@@ -18,7 +18,7 @@ import numpy as np
 
 from data_pipelines.sources.footage import maps
 from data_pipelines.sources.footage.cameras import make_scene, read_cameras
-from data_pipelines.sources.footage.files import below, walk, within
+from data_pipelines.sources.footage.files import below, licence, walk, within
 from data_pipelines.sources.footage.scene import ReadOptions, Scene
 from data_pipelines.sources.footage.video import on_frames, video_reader
 from mirage_jax.io.video_frames import VideoFrames
@@ -74,6 +74,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         depth=depth,
         movers=movers,
         caption=maps.caption(*(beside / text for text in _TEXTS)) if beside else None,
+        licence=licence(None, *([beside] if beside else []), root),
     )
 
 

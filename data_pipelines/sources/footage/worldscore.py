@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.sources.footage.cameras import make_scene, read_cameras, take
-from data_pipelines.sources.footage.files import below, walk, within
+from data_pipelines.sources.footage.files import below, licence, walk, within
 from data_pipelines.sources.footage.picture_files import PictureFiles, list_pictures
 from data_pipelines.sources.footage.scene import ReadOptions, Scene
 from mirage_jax.io.camera_files.parsing import read_json
@@ -56,6 +56,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         pictures,
         np.arange(len(files)) / options.fps,
         caption=_prompts(folder / "image_data.json"),
+        licence=licence(None, folder, root),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from data_pipelines.clip_codecs import ENCODINGS
 from data_pipelines.filters import Filters
 from data_pipelines.sources.footage.formats import FORMATS
-from data_pipelines.sources.footage.source import MOVERS
+from data_pipelines.sources.footage.source import MOVERS, ORIENTATIONS
 from mirage_jax.cli.helpers import training_sections
 from mirage_jax.io import camera_files
 from mirage_jax.nn.block import REMAT
@@ -88,6 +88,9 @@ class DataSection(Settings):
     missing: str = setting("refuse", "Where pictures are missing.", choices=("refuse", "skip"))
     ground: int = setting(255, "Grey under transparent pictures.", least=0, most=255)
     picture_fps: float = setting(30.0, "Of pictures without times.", above=0)
+    orientation: str = setting(
+        "auto", "Of pictures: as the cameras are, as EXIF says, or as stored.", choices=ORIENTATIONS
+    )
     register: bool = setting(True, "Bring depth of another lens into the colour picture.")
     lens: tuple[float | int, ...] = setting((), "fx, fy, cx, cy in pixels, in place of the files'.")
     direction: str = setting(

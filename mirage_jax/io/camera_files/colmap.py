@@ -139,8 +139,8 @@ def several_sizes(lens: np.ndarray, sizes: list[tuple[int, int]]) -> dict:
 
 
 def _lens_of(used: list[_Camera]) -> dict:
-    models = sorted({camera.model for camera in used if camera.model not in _PINHOLES})
-    if not models:
+    models = sorted({camera.model for camera in used})
+    if set(models) <= set(_PINHOLES):
         return {}
     return {"lens": " and ".join(models), "distortion": tuple(c.distortion for c in used)}
 

@@ -18,7 +18,9 @@ from mirage_jax.io.camera_files.record import CameraRecord
 NAME = "transforms.json"
 _FISHEYE = ("k1", "k2", "k3", "k4")
 _OPENCV = (*_FISHEYE, "p1", "p2")
-_PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE")
+_PERSPECTIVE = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
+_BROWN4 = "BROWN4"  # OPENCV, but k4 is a fourth radial term, as nerfstudio reads it
+_PANORAMAS = ("latlong", "equirectangular")  # marks of instant-ngp, as is ftheta_p0
 
 
 def read_transforms(path: Path, told: Told) -> FileCameras:
@@ -58,6 +60,23 @@ def read_transforms(path: Path, told: Told) -> FileCameras:
     )
 
 
+def read_frame_files(path: Path, field: str) -> dict[str, Path]:
+    """Files that frames name beside their pictures, as by depth_file_path, by the picture's name.
+
+    Raises:
+      ValueError: naming the file and the frame, for a name that is no text.
+    """
+    path = path / NAME if path.is_dir() else path
+    named = {}
+    for i, frame in enumerate(read_json(path)["frames"]):
+        given = frame.get(field)
+        if given is not None and not isinstance(given, str):
+            raise ValueError(f"{path}: frames[{i}]: {field}: found {given!r}, expected a file")
+        if given:
+            named[str(frame.get("file_path", ""))] = path.parent / given.replace("\\", "/")
+    return named
+
+
 def _times(path: Path, frames: list[dict]) -> np.ndarray | None:
     if not all("time" in frame for frame in frames):
         return None
@@ -95,17 +114,35 @@ def _lens(path: Path, frames: list[dict], told: Told) -> dict[str, Any]:
         rows.append(row)
         sizes += [] if size is None else [size]
         coefficients.append({name: given[name] for name in _OPENCV if given.get(name)})
-        models.add(str(fields.get("camera_model", "OPENCV")))
+        models.add(_model(path, i, fields, coefficients[-1]))
     result: dict[str, Any]
     if len(sizes) < len(rows):
         whole = all(max(row) >= 4 for row in rows)
         result = {"intrinsics": np.array(rows), "normalised": not whole}
     else:
         result = several_sizes(np.array(rows), sizes)
-    if any(coefficients):
-        lens = " and ".join(sorted(models - set(_PINHOLES))) or "OPENCV"
-        result |= {"lens": lens, "distortion": tuple(coefficients)}
+    if any(coefficients) or not models <= set(_PERSPECTIVE):
+        if _BROWN4 in models:  # which has what the other perspective ones have
+            models -= set(_PERSPECTIVE)
+        bent = models - set(_PERSPECTIVE[:2]) if models <= set(_PERSPECTIVE) else models
+        result |= {
+            "lens": " and ".join(sorted(bent)) or "OPENCV",
+            "distortion": tuple(coefficients),
+        }
     return result
+
+
+def _model(path: Path, frame: int, fields: dict, coefficients: dict[str, float]) -> str:
+    """The lens of a frame, by nerfstudio's camera_model or the marks of instant-ngp."""
+    told = fields.get("camera_model")
+    marks = [mark.upper() for mark in _PANORAMAS if fields.get(mark)]
+    marks += ["FTHETA"] if "ftheta_p0" in fields else []
+    marks += ["OPENCV_FISHEYE"] if fields.get("is_fisheye") else []
+    if len(marks) > 1 or (marks and told is not None and told != marks[0]):
+        both = ", ".join([*marks, *([] if told is None else [str(told)])])
+        raise ValueError(f"{path}: frames[{frame}]: found lenses {both}, expected one of them")
+    model = marks[0] if marks else str(told or "OPENCV").upper()
+    return _BROWN4 if model in _PERSPECTIVE and coefficients.get("k4") else model
 
 
 def _intrinsics(
@@ -167,11 +204,11 @@ def write_transforms(path: Path, record: CameraRecord, *, points: str = "") -> N
 
 
 _WRITTEN = {
-    "OPENCV": (
-        {"pinhole", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV"},
-        _OPENCV,
+    "OPENCV": ({"pinhole", _BROWN4, *_PERSPECTIVE}, _OPENCV),
+    "OPENCV_FISHEYE": (
+        {"SIMPLE_FISHEYE", "FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "OPENCV_FISHEYE"},
+        _FISHEYE,
     ),
-    "OPENCV_FISHEYE": ({"SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "OPENCV_FISHEYE"}, _FISHEYE),
 }
 
 
@@ -180,7 +217,8 @@ def _model_for(path: Path, record: CameraRecord) -> str:
     lenses = set(record.lens.split(" and "))
     used = {name for one in record.distortion or () for name, value in one.items() if value}
     for model, (fitting, coefficients) in _WRITTEN.items():
-        if lenses <= fitting and used <= set(coefficients):
+        fourth = model == "OPENCV" and "k4" in used and _BROWN4 not in lenses
+        if lenses <= fitting and used <= set(coefficients) and not fourth:
             return model
     raise ValueError(
         f"{path}: found a lens {record.lens!r} with {', '.join(sorted(used))}, expected one of "

@@ -187,8 +187,8 @@ def test_distortion_by_hand():
     np.testing.assert_allclose(distort(ray, "OPENCV_FISHEYE", {}), ray * angle / 0.5)
     with pytest.raises(ValueError, match="lens OPENCV_FISHEYE: found p1"):
         distort(ray, "OPENCV_FISHEYE", {"p1": 0.1})
-    with pytest.raises(ValueError, match="found sx1, expected only"):
-        distort(ray, "THIN_PRISM_FISHEYE", {"sx1": 0.1})
+    with pytest.raises(ValueError, match="lens OPENCV: found sx1, expected only"):
+        distort(ray, "OPENCV", {"sx1": 0.1})
 
 
 def test_a_lens_that_no_pinhole_can_stand_in_for_is_refused():

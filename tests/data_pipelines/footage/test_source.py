@@ -18,10 +18,10 @@ from data_pipelines.clip_format import from_bytes, read_header
 from data_pipelines.filters import Filters
 from data_pipelines.loading import ClipSource
 from data_pipelines.recording import read_records
-from data_pipelines.sources.footage import source as footage
 from data_pipelines.sources.footage.source import FootageSource
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers import made_footage
+from helpers.footage_reading import forget
 from helpers.made_footage import FPS, FRAMES, SIZE, lines, room, write_video
 from helpers.recordings import quiet, records
 
@@ -34,13 +34,6 @@ def walk(tmp_path):
     root.mkdir()
     made_footage.video(root, room(), sound=False)
     return root
-
-
-def forget():
-    """What was found in a folder is remembered; tests change folders."""
-    for function in vars(footage).values():
-        if hasattr(function, "cache_clear"):
-            function.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -318,20 +311,24 @@ def test_depth_that_is_none_is_refused(value, tmp_path):
     depth[3, 4] = value
     np.save(path, depth)
     message = refusal(made(tmp_path, lens=(), size=SIZE, eval_share=0.0))
-    assert "transforms.json: depth of frame 1: found" in message and "metres >= 0" in message
+    assert "0001.npy (frame 1): found" in message and "in 1 pixels, expected metres >= 0" in message
 
 
 def test_maps_of_another_number_or_size_are_refused(walk):
     depth = walk / "walk.depth"
     (depth / "0003.png").rename(depth / "0003.gone")
-    assert "walk.depth: found 11 depth maps, expected 12" in refusal(made(walk, eval_share=0.0))
+    message = refusal(made(walk, eval_share=0.0))
+    assert "walk.depth: found 11 depth maps, expected 12" in message
+    assert "none is numbered 3 (frame 3)" in message
     (depth / "0003.gone").rename(depth / "0003.png")
     masks = walk / "walk.masks"
     masks.mkdir()
     for number in range(FRAMES - 1):
         Image.new("L", (SIZE, SIZE)).save(masks / f"{number:04d}.png")
     forget()
-    assert "walk.masks: found 11 masks, expected 12" in refusal(made(walk, eval_share=0.0))
+    message = refusal(made(walk, eval_share=0.0))
+    assert "walk.masks: found 11 masks, expected 12" in message
+    assert "none is numbered 11 (frame 11)" in message
 
 
 def test_a_map_cut_short_is_refused(tmp_path):
