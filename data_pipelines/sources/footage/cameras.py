@@ -94,6 +94,33 @@ def pair(
     return np.where(best & (gap <= tolerance), nearer, -1)
 
 
+def increasing(
+    times: Float[np.ndarray, " n"], where: str, what: str, numbers: Sequence[int] | None = None
+) -> Float[np.ndarray, " n"]:
+    """The times, after checking that they increase.
+
+    Args:
+      times: seconds.
+      where: the file, for messages.
+      what: each of them is of, in a word.
+      numbers: of these in the file; None: from 0 on.
+
+    Raises:
+      ValueError: naming the file and the number of the first that does not.
+    """
+    times = np.asarray(times, np.float64)
+    falling = np.flatnonzero(~(np.diff(times) > 0))
+    if falling.size:
+        at = int(falling[0]) + 1
+        names = range(len(times)) if numbers is None else numbers
+        found = "again" if times[at] == times[at - 1] else f"after {times[at - 1]:.6f} s"
+        raise ValueError(
+            f"{where}: {what} {names[at]}: found {times[at]:.6f} s {found}, expected increasing "
+            f"times ({falling.size} of {len(times)} do not increase)"
+        )
+    return times
+
+
 def poses_at(
     record: CameraRecord, times: Float[np.ndarray, " n"], gap: float
 ) -> tuple[Float[np.ndarray, "n 4 4"], np.ndarray]:
