@@ -111,7 +111,8 @@ class VideoFrames:
         if ratio and abs(math.log(ratio)) > _ASKEW:
             raise ValueError(
                 f"{self.path}: found pixels of {ratio.numerator}:{ratio.denominator}, expected "
-                "square ones: rewrite it, as with `ffmpeg -i in -vf scale=iw*sar:ih,setsar=1 out.mp4`"
+                "square ones: rewrite it, as with `ffmpeg -i in -vf scale=iw*sar:ih,setsar=1 "
+                "out.mp4`"
             )
 
     def _check_duration(self, stated: float, tick: float) -> None:
@@ -231,8 +232,8 @@ class VideoFrames:
         else:
             numbers = ", ".join(f"{number:.3f}" for number in (a, b, c, d))
             raise ValueError(
-                f"{self.path}: found pictures shown by the matrix {numbers}, expected quarter turns "
-                "and mirrorings: rewrite it, as with `ffmpeg -i in out.mp4`"
+                f"{self.path}: found pictures shown by the matrix {numbers}, expected quarter "
+                "turns and mirrorings: rewrite it, as with `ffmpeg -i in out.mp4`"
             )
         return picture[:: -1 if rows < 0 else 1, :: -1 if columns < 0 else 1]
 

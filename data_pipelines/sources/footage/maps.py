@@ -36,9 +36,10 @@ def depth_folder(folder: Path, count: int, metres: float) -> Read | None:
             if path.suffix == ".png":
                 yield read_depth_png(path, metres)
             elif path.suffix == ".npy":
-                yield _array(path, ("f",)).astype(np.float32)
+                depth = _array(path, ("f",)).astype(np.float32)
+                yield checked_depth(depth, f"{path} (frame {frame}): ")
             else:
-                yield _named(path, path.read_bytes(), exr_depth)
+                yield _named(Path(f"{path} (frame {frame})"), path.read_bytes(), exr_depth)
 
     return read
 
@@ -89,6 +90,7 @@ def archive(path: Path, count: int, read: Callable[[bytes], np.ndarray], suffix:
         raise ValueError(
             f"{path}: found {len(names)} {suffix} files, expected {count}, one for each frame"
         )
+    _check_numbers(path, names)
 
     def maps(frames: Sequence[int]) -> Iterator[np.ndarray]:
         with zipfile.ZipFile(path) as members:
@@ -104,10 +106,40 @@ def archive(path: Path, count: int, read: Callable[[bytes], np.ndarray], suffix:
     return maps
 
 
+def _check_numbers(path: Path, names: Sequence[str]) -> None:
+    """Raises ValueError where names are numbers of frames and one of them is missing.
+
+    Those of EXR files are 0, 1, ...; others may begin elsewhere.
+    """
+    stems = [Path(name).stem for name in names]
+    exr = bool(names) and names[0].lower().endswith(".exr")
+    if not exr and not all(stem.isdecimal() for stem in stems):
+        return
+    first = 0 if exr else int(stems[0])
+    for number, stem in enumerate(stems):
+        if not stem.isdecimal() or int(stem) != first + number:
+            raise ValueError(
+                f"{path}: found {names[number]} in the place of frame {number}, expected files "
+                f"called {first} to {first + len(names) - 1}, with zeros before them or without"
+            )
+
+
+def checked_depth(depth: np.ndarray, where: str = "") -> np.ndarray:
+    """The depth; ValueError beginning with `where` if it is NaN or below 0 anywhere."""
+    wrong = ~(depth >= 0)
+    if wrong.any():
+        place = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"{where}found {depth[tuple(place)]} in {int(wrong.sum())} pixels, expected metres >= "
+            "0, 0 unknown, inf sky"
+        )
+    return depth
+
+
 def exr_depth(data: bytes) -> np.ndarray:
     """Channel Z of an EXR picture, metres; not finite = unknown, as ViPE leaves the sky."""
     depth = read_channel(data, "Z")
-    return np.where(np.isfinite(depth), depth, 0).astype(np.float32)
+    return checked_depth(np.where(np.isfinite(depth), depth, 0).astype(np.float32))
 
 
 def png_mask(data: bytes) -> np.ndarray:

@@ -68,9 +68,18 @@ def _readable(path: Path) -> Iterator[None]:
 class PictureFiles:
     """Reads pictures of one size by number."""
 
-    def __init__(self, paths: Sequence[Path], ground: int = 255):
-        """Takes the size from the first; ValueError, naming it, if that cannot be read."""
+    def __init__(
+        self, paths: Sequence[Path], ground: int = 255, names: Sequence[str] | None = None
+    ):
+        """Takes the size from the first; ValueError, naming it, if that cannot be read.
+
+        Args:
+          paths: of the frames.
+          ground: of `read_picture`.
+          names: of the frames, for messages; None: their numbers from 0 on.
+        """
         self.paths = tuple(paths)
+        self.names = names or [str(number) for number in range(len(self.paths))]
         self.ground = ground
         self.size = picture_size(self.paths[0])
 
@@ -80,7 +89,7 @@ class PictureFiles:
             picture = read_picture(self.paths[frame], self.ground)
             if picture.shape[:2] != self.size:
                 raise ValueError(
-                    f"{self.paths[frame]}: frame {frame}: found {picture.shape[0]} x "
+                    f"{self.paths[frame]}: frame {self.names[frame]}: found {picture.shape[0]} x "
                     f"{picture.shape[1]} pixels, expected {self.size[0]} x {self.size[1]} as "
                     f"{self.paths[0].name}"
                 )

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.sources.footage.cameras import make_scene
+from data_pipelines.sources.footage.cameras import make_scene, with_lens
 from data_pipelines.sources.footage.files import below, walk, within
 from data_pipelines.sources.footage.scene import ReadOptions, Scene
 from mirage_jax.io import torch_files
@@ -86,7 +86,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     address = entry.get("url")
     return make_scene(
         name,
-        checked(record, where),
+        with_lens(checked(record, where), options, pictures.size, Path(where)),
         path,
         pictures,
         (stamps - stamps[0]) * _MICROSECONDS,

@@ -9,9 +9,9 @@
     walk.caption.txt, walk.licence.txt   # optional
 
 Conventions are those of the camera file's format (docs/data.md), recognised or told. Cameras with
-times go with the frame nearest to them, at most half a frame away, and those that have none there are
-left out and counted; cameras without times, or with the frames' numbers in their place, go one by one.
-The camera file speaks of the video as it is shown: turned as its metadata says.
+times go with the frame nearest to them, at most half a frame away, and those that have none there
+are left out and counted; cameras without times, or with the frames' numbers in their place, go one
+by one. The camera file speaks of the video as it is shown: turned as its metadata says.
 """
 
 from collections.abc import Iterator, Sequence

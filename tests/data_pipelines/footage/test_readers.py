@@ -1,10 +1,12 @@
 """The parts that readers of footage are made of: EXR, lenses, depth, times."""
 
 import struct
+import zipfile
 
 import numpy as np
 import pytest
 
+from data_pipelines.sources.footage import maps
 from data_pipelines.sources.footage.cameras import pair, poses_at
 from data_pipelines.sources.footage.exr import read_channel
 from data_pipelines.sources.footage.files import read_numbers, read_text, walk
@@ -69,6 +71,64 @@ def test_exr_of_another_type_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             read_channel(exr_of(**changes), "Z")
+
+
+# -- archives of maps ------------------------------------------------------------------------------
+
+
+def archive_of(path, names, data):
+    with zipfile.ZipFile(path, "w") as members:
+        for name in names:
+            members.writestr(name, data)
+    return path
+
+
+def test_maps_of_an_archive_go_by_the_frames_they_are_called_after(tmp_path):
+    flat = [made_footage.exr(np.full((4, 4), number, np.float32)) for number in range(12)]
+    path = tmp_path / "depth.zip"
+    with zipfile.ZipFile(path, "w") as members:
+        for number in (10, 2, 0, 1, *range(3, 10), 11):  # as they come, without zeros
+            members.writestr(f"{number}.exr", flat[number])
+    found = maps.archive(path, 12, maps.exr_depth, ".exr")([2, 10])
+    assert [depth[0, 0] for depth in found] == [2, 10]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["00000.exr", "00002.exr", "00003.exr"], r"00002\.exr in the place of frame 1.*0 to 2"),
+        (["1.exr", "2.exr", "3.exr"], r"1\.exr in the place of frame 0"),
+        (["a.exr", "b.exr", "c.exr"], r"a\.exr in the place of frame 0"),
+        (["0.png", "1.png", "3.png"], r"3\.png in the place of frame 2.*0 to 2"),
+    ],
+)
+def test_an_archive_that_lacks_the_map_of_a_frame_is_refused(names, message, tmp_path):
+    path = archive_of(tmp_path / "maps.zip", names, made_footage.exr(np.ones((4, 4), np.float32)))
+    with pytest.raises(ValueError, match=rf"maps\.zip: found {message}"):
+        maps.archive(path, 3, maps.exr_depth, names[0][-4:])
+
+
+def test_masks_may_begin_at_another_number_or_have_names(tmp_path):
+    mask = made_footage.png(np.full((4, 4), 255, np.uint8))
+    for names in (["1.png", "2.png"], ["a.png", "b.png"]):
+        path = archive_of(tmp_path / "mask.zip", names, mask)
+        assert len(list(maps.archive(path, 2, maps.png_mask, ".png")([0, 1]))) == 2
+
+
+def test_depth_below_zero_names_the_map_and_its_frame(tmp_path):
+    depth = np.ones((4, 4), np.float32)
+    depth[1, 2] = -2.0
+    data = made_footage.exr(depth)
+    names = ["0.exr", "1.exr"]
+    path = archive_of(tmp_path / "depth.zip", names, data)
+    message = r"found -2.0 in 1 pixels, expected metres"
+    with pytest.raises(ValueError, match=rf"depth\.zip: 1\.exr \(frame 1\): {message}"):
+        list(maps.archive(path, 2, maps.exr_depth, ".exr")([1]))
+    (tmp_path / "maps").mkdir()
+    for name in names:
+        (tmp_path / "maps" / name).write_bytes(data)
+    with pytest.raises(ValueError, match=rf"1\.exr \(frame 1\): {message}"):
+        list(maps.depth_folder(tmp_path / "maps", 2, 0.001)([1]))
 
 
 # -- lenses ---------------------------------------------------------------------------------------

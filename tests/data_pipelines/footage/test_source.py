@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pickle
 import shutil
 import subprocess
@@ -19,14 +18,11 @@ from data_pipelines.clip_format import from_bytes, read_header
 from data_pipelines.filters import Filters
 from data_pipelines.loading import ClipSource
 from data_pipelines.recording import read_records
-from data_pipelines.sources.footage import source as footage
-from data_pipelines.sources.footage.source import FootageSource
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers import made_footage
+from helpers.footage_sources import LENS, forget, made, refusal
 from helpers.made_footage import FPS, FRAMES, SIZE, lines, room, write_video
 from helpers.recordings import quiet, records
-
-LENS = tuple(map(float, room().intrinsics[0]))
 
 
 @pytest.fixture
@@ -37,21 +33,9 @@ def walk(tmp_path):
     return root
 
 
-def forget():
-    """What was found in a folder is remembered; tests change folders."""
-    for function in vars(footage).values():
-        if hasattr(function, "cache_clear"):
-            function.cache_clear()
-
-
 @pytest.fixture(autouse=True)
 def anew():
     forget()
-
-
-def made(root, **options):
-    options = {"size": 16, "frames": 3, "lens": LENS, **options}
-    return FootageSource(root=str(root), **options)
 
 
 def copies(walk, count):
@@ -238,12 +222,6 @@ def test_what_moves_is_found_by_depth_and_poses_where_no_masks_say_it(walk, tmp_
 # -- bad inputs: each is said of its file and, where there is one, its frame ----------------------
 
 
-def refusal(source):
-    with pytest.raises(ValueError, match="expected") as error:
-        source.clip(source.worlds("train")[0], 0)
-    return str(error.value)
-
-
 def test_a_wrong_number_of_cameras_is_refused(walk):
     (walk / "walk.txt").unlink()
     np.savez(walk / "walk.npz", cam2world=room().cam2world[:-2])
@@ -306,83 +284,6 @@ def test_a_folder_of_ten_thousand_files_is_listed_once(walk, monkeypatch):
     assert listed.count(walk) < 10
 
 
-def listings(monkeypatch):
-    """Every folder that is listed from now on, by whatever function."""
-    listed = []
-
-    def counted(function):
-        def listing(path="."):
-            listed.append(os.path.abspath(path))
-            return function(path)
-
-        return listing
-
-    for name in ("listdir", "scandir"):
-        monkeypatch.setattr(os, name, counted(getattr(os, name)))
-    return listed
-
-
-def test_opening_every_video_of_a_folder_does_not_list_it_again(walk, monkeypatch):
-    for number in range(300):
-        (walk / f"{number}.mp4").touch()
-        shutil.copy(walk / "walk.txt", walk / f"{number}.txt")
-    listed = listings(monkeypatch)
-    source = made(walk, format="video", eval_share=0.0)
-    counts = source.clip_counts("train")
-    assert len(counts) == 301 and counts["walk.mp4"] == 4
-    assert listed.count(str(walk)) <= 3
-
-
-def test_ten_thousand_files_of_any_layout_are_listed_a_few_times(tmp_path, monkeypatch):
-    """The layout is looked for, too: every kind of footage looks into every folder."""
-    made_footage.transforms(tmp_path, room())
-    images = tmp_path / "room" / "images"
-    for number in range(10_000):
-        (images / f"other {number:05d}.jpg").touch()
-    listed = listings(monkeypatch)
-    source = made(tmp_path, lens=(), size=SIZE, eval_share=0.0)
-    assert source.worlds("train") == ("room",)
-    clip = source.clip("room", 3)
-    np.testing.assert_allclose(clip.cam2world, room().cam2world[9:12], atol=1e-6)
-    assert clip.provenance["format"] == "pictures"
-    for folder in (tmp_path, tmp_path / "room", images):
-        assert 0 < listed.count(str(folder)) <= 20
-    assert len(listed) <= 60
-
-
-def test_cameras_with_times_go_with_the_frames_of_these_times(walk):
-    """As many cameras as frames, and yet the first is that of the third frame."""
-    poses = room().cam2world
-    np.savez(walk / "walk.npz", cam2world=poses, timestamps=(np.arange(FRAMES) + 2) / FPS)
-    (walk / "walk.txt").unlink()
-    source = made(walk, size=SIZE, frames=10, eval_share=0.0)
-    clip = source.clip("walk.mp4", 0)
-    np.testing.assert_array_equal(clip.cam2world, poses[:10])
-    assert clip.provenance["frames"] == [0, 9]
-    assert np.abs(clip.video.astype(int) - room().video[2:]).max() <= 4
-    np.testing.assert_allclose(clip.times, np.arange(2, 12) / FPS, rtol=1e-12)
-    expected = {"no camera at its time": 2, "camera without a frame at its time": 2}
-    assert source.left_out() == expected
-
-
-@pytest.mark.parametrize(("first", "scale"), [(0, 1.0), (1, 1.0), (0, 1e-6)])
-def test_numbers_in_the_place_of_times_go_one_by_one(walk, first, scale):
-    times = (np.arange(FRAMES) + first) * scale
-    np.savez(walk / "walk.npz", cam2world=room().cam2world, timestamps=times)
-    (walk / "walk.txt").unlink()
-    clip = made(walk, frames=FRAMES, eval_share=0.0).clip("walk.mp4", 0)
-    np.testing.assert_array_equal(clip.cam2world, room().cam2world)
-
-
-def test_times_that_do_not_increase_are_refused(walk):
-    times = np.arange(FRAMES) / FPS
-    times[5] = times[4]
-    np.savez(walk / "walk.npz", cam2world=room().cam2world, timestamps=times)
-    (walk / "walk.txt").unlink()
-    message = refusal(made(walk, eval_share=0.0))
-    assert "walk.npz: camera 5: found 0.400000 s again, expected increasing" in message
-
-
 def test_cameras_without_a_lens_are_refused(walk):
     message = refusal(made(walk, lens=(), eval_share=0.0))
     assert "walk.txt: found no intrinsics" in message and "data.lens" in message
@@ -396,7 +297,7 @@ def test_depth_that_is_none_is_refused(value, tmp_path):
     depth[3, 4] = value
     np.save(path, depth)
     message = refusal(made(tmp_path, lens=(), size=SIZE, eval_share=0.0))
-    assert "transforms.json: depth of frame 1: found" in message and "metres >= 0" in message
+    assert "0001.npy (frame 1): found" in message and "in 1 pixels, expected metres >= 0" in message
 
 
 def test_maps_of_another_number_or_size_are_refused(walk):
