@@ -578,6 +578,29 @@ def test_colmap_reads_what_is_written(tmp_path, binary):
     np.testing.assert_allclose(found, np.array(W2C)[:3], atol=1e-9)
 
 
+@pytest.mark.parametrize("binary", [False, True])
+def test_what_colmap_writes_is_read(tmp_path, binary):
+    """A scene that COLMAP makes up, with points that its images see, and distortion."""
+    pycolmap = pytest.importorskip("pycolmap")
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_rigs, options.num_frames_per_rig, options.num_points3D = 1, 7, 20
+    options.camera_model_id = pycolmap.CameraModelId.OPENCV
+    options.camera_params = [400.0, 410, 320, 240, 0.1, 0.02, 0.001, -0.002]
+    options.camera_width, options.camera_height = 640, 480
+    model = pycolmap.synthesize_dataset(options)
+    (model.write_binary if binary else model.write_text)(str(tmp_path))
+    record = camera_files.read(tmp_path)
+    images = {image.name: image for image in model.images.values()}
+    assert len(record) == len(images) == 7 and set(record.names) == set(images)
+    for name, pose in zip(record.names, record.cam2world, strict=True):
+        found = images[name].cam_from_world
+        found = np.vstack([(found() if callable(found) else found).matrix(), [0, 0, 0, 1]])
+        np.testing.assert_allclose(np.linalg.inv(found), pose, atol=1e-9)
+    np.testing.assert_allclose(record.intrinsics, [LENS] * 7)
+    assert record.size == (480, 640) and record.lens == "OPENCV"
+    assert record.distortion[3] == {"k1": 0.1, "k2": 0.02, "p1": 0.001, "p2": -0.002}
+
+
 def test_needs_no_jax():
     import subprocess
     import sys
