@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from data_pipelines.sources.footage import torch_chunks
+from mirage_jax.io import torch_files
 from mirage_jax.io.plain_pickle import unpickle
 from mirage_jax.io.strict_json import parse_object
 
@@ -157,9 +157,9 @@ def _latent(
     files: Mapping[str, bytes], name: str, path: Path, *, channels_first: bool = False
 ) -> Float[np.ndarray, "t h w c"]:
     """The tensor "latent" of a file [T, C, h, w], or [C, T, h, w], channels last."""
-    content = torch_chunks.load(path / name, files[name])
+    content = torch_files.load(path / name, files[name])
     tensor = content.get("latent") if isinstance(content, dict) else None
-    if not isinstance(tensor, torch_chunks.Tensor) or len(tensor.shape) != 4:
+    if not isinstance(tensor, torch_files.Tensor) or len(tensor.shape) != 4:
         raise ValueError(f"{path / name}: found no tensor 'latent' of four axes, expected one")
     latents = np.moveaxis(tensor.read().astype(np.float32), 0 if channels_first else 1, -1)
     if not np.isfinite(latents).all():

@@ -95,6 +95,40 @@ def test_keys_in_latents():
     np.testing.assert_allclose(poses[-1][:3, 3], right + np.array([0, 0, 2.48]), atol=1e-9)
 
 
+def test_arrows_are_keys_and_are_held_with_others():
+    np.testing.assert_array_equal(trajectories.keys("left*5"), trajectories.keys("j*5"))
+    np.testing.assert_array_equal(
+        trajectories.keys("w+right*8 up*2 down*3"), trajectories.keys("wl*8 i*2 k*3")
+    )
+    np.testing.assert_array_equal(trajectories.keys("W+LEFT+e*2"), trajectories.keys("wje*2"))
+
+
+def test_a_mouse_turns_by_its_counts():
+    poses = trajectories.keys("mouse(4,-2)*10")  # 40 counts right, 20 up, at 0.15 degrees
+    ahead = poses[-1][:3, 2]
+    assert np.degrees(np.arctan2(ahead[0], ahead[2])) == pytest.approx(6)
+    assert np.degrees(np.arcsin(-ahead[1])) == pytest.approx(3)
+    np.testing.assert_array_equal(poses[:, :3, 3], 0)
+    walked = trajectories.keys("mouse(600,0)*1 w+mouse(0,0.5)*50")  # 90 degrees right, then ahead
+    np.testing.assert_allclose(walked[-1][:3, 3], [1, 0, 0], atol=1e-9)
+    with pytest.raises(ValueError, match=r"found 'mouse\(4\)', expected .*mouse\(RIGHT,DOWN\)"):
+        trajectories.keys("mouse(4)*2")
+
+
+def test_capitals_alone_are_held_for_a_latent():
+    np.testing.assert_array_equal(trajectories.keys("WWAD"), trajectories.keys("w*8 a*4 d*4"))
+    np.testing.assert_array_equal(trajectories.keys("WW LI"), trajectories.keys("w*8 l*4 i*4"))
+    assert trajectories.is_keys("W") and not trajectories.is_keys("wwad")
+    assert not trajectories.is_keys("WALK.npz") and not trajectories.is_keys("")
+
+
+def test_a_file_whose_name_is_capitals_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert trajectories.is_keys("WASD") and trajectories.is_named("WASD")
+    (tmp_path / "WASD").mkdir()
+    assert not trajectories.is_keys("WASD") and not trajectories.is_named("WASD")
+
+
 def test_keys_that_cannot_be_are_named():
     with pytest.raises(ValueError, match="key 'x'"):
         trajectories.keys("wx*5")

@@ -129,7 +129,7 @@ def test_what_ends_the_process_is_found_and_the_others_are_tried():
 
 
 def test_every_camera_format_is_tried():
-    assert {*camera_formats.WRITTEN, *camera_formats.READ_ONLY} == set(camera_files.FORMATS)
+    assert {*camera_formats.WRITTEN, *camera_formats.BY_HAND} == set(camera_files.FORMATS)
 
 
 def test_every_layout_of_footage_is_tried():

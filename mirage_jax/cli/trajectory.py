@@ -79,7 +79,8 @@ _SCENE_DEPTH = flags.DEFINE(
     Real(above=0),
     "scene_depth",
     None,
-    "Metres that x stands for in steps, and whose size a dolly_zoom keeps.",
+    "Metres that x stands for in steps, at which face_* and lead_* look, and whose size a "
+    "dolly_zoom keeps.",
 )
 _SCALE = flags.DEFINE(Real(above=0), "scale", 1.0, "Times which convert makes translations longer.")
 _FROM_ORIGIN = flags.DEFINE_bool(
@@ -163,7 +164,7 @@ def _named(source: str) -> np.ndarray:
         return trajectories.keys(source, _LENGTH.value)
     if trajectories.is_composed(source):
         return trajectories.steps(source, frames, scene_depth=_SCENE_DEPTH.value)
-    return trajectories.make(source, frames)
+    return trajectories.make(source, frames, depth=_SCENE_DEPTH.value)
 
 
 def _size() -> tuple[int, int] | None:

@@ -6,7 +6,9 @@ Nothing here imports jax: recording and loading workers use it.
 from __future__ import annotations
 
 import itertools
+import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,16 @@ import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
-_QUARTER_TURNS = {0: 0, 90: 1, 180: 2, -180: 2, -90: 3}
+_ASKEW = 0.01
+"""How far from 0 and 1 the numbers of a display matrix may be: half a degree."""
+_CLOCK = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 
 class VideoFrames:
     """Random access to the frames of a video, in the order in which they are shown.
 
     Frames are numbered by their timestamps, so that a variable frame rate is no special case, and
-    turned the way up that the file says. 10-bit and limited-range colours become 8-bit RGB by the
+    turned or mirrored as the file says. 10-bit and limited-range colours become 8-bit RGB by the
     matrix that the file names; high dynamic range is not tone-mapped. Sound is not read.
 
     Attributes:
@@ -35,8 +39,8 @@ class VideoFrames:
         """Reads the file's index; no picture but the first is decoded.
 
         Raises:
-          ValueError: naming the file, if it does not exist, is not a video, is truncated, or has no
-            or repeated timestamps.
+          ValueError: naming the file, if it does not exist, is not a video, is truncated, has no or
+            repeated timestamps, pixels that are not square, or is shown at an angle.
         """
         self.path = Path(path)
         if not self.path.is_file():
@@ -60,27 +64,38 @@ class VideoFrames:
         if not container.streams.video:
             raise ValueError(f"{self.path}: found no video stream, expected a video")
         stream = container.streams.video[0]
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        broken = [number for number, packet in enumerate(packets) if packet.is_corrupt]
+        self._check_pixels(stream)
+        shown: list[int | None] = []
+        keys: list[int] = []
+        count, broken = 0, -1
+        for packet in container.demux(stream):  # times alone are kept, not the packets
+            if not packet.size:
+                continue
+            if packet.is_corrupt and broken < 0:
+                broken = count
+            count += 1
+            if packet.is_keyframe and packet.pts is not None:
+                keys.append(packet.pts)
+            # An edit list may leave out what comes before the first frame that is shown.
+            if not packet.is_discard:
+                shown.append(packet.pts)
         # The header of an AVI file counts ticks, with or without a frame.
         expected = 0 if container.format.name == "avi" else stream.frames
-        if broken or len(packets) < expected:
-            found = broken[0] if broken else len(packets)
+        if broken >= 0 or count < expected:
+            found = broken if broken >= 0 else count
             raise ValueError(
                 f"{self.path}: truncated, found {found} whole frames, expected {stream.frames} by "
                 "its header"
             )
-        # An edit list may leave out what comes before the first frame that is shown.
-        shown = [packet for packet in packets if not packet.is_discard]
         if not shown:
             raise ValueError(f"{self.path}: found no frames, expected a video")
-        if any(packet.pts is None for packet in shown):
+        self._stamps = sorted(stamp for stamp in shown if stamp is not None)
+        if len(self._stamps) < len(shown):
             raise ValueError(
                 f"{self.path}: found frames without timestamps, expected one for each: rewrite it, "
                 "as with `ffmpeg -fflags +genpts -i in -c copy out.mp4`"
             )
-        self._stamps = sorted(packet.pts for packet in shown)
-        self._keys = sorted(packet.pts for packet in packets if packet.is_keyframe)
+        self._keys = sorted(keys)
         repeated = np.flatnonzero(np.diff(self._stamps) == 0)
         if repeated.size:
             raise ValueError(
@@ -89,6 +104,27 @@ class VideoFrames:
             )
         stamps = np.array(self._stamps, np.float64) - self._stamps[0]
         self.times: Float[np.ndarray, " frames"] = stamps * float(stream.time_base)
+        self._check_duration(_stated_seconds(container, stream), float(stream.time_base))
+
+    def _check_pixels(self, stream: Any) -> None:
+        ratio = stream.sample_aspect_ratio
+        if ratio and abs(math.log(ratio)) > _ASKEW:
+            raise ValueError(
+                f"{self.path}: found pixels of {ratio.numerator}:{ratio.denominator}, expected "
+                "square ones: rewrite it, as with `ffmpeg -i in -vf scale=iw*sar:ih,setsar=1 "
+                "out.mp4`"
+            )
+
+    def _check_duration(self, stated: float, tick: float) -> None:
+        """Refuses a file without a count of its frames that ends before its header says."""
+        end = self._stamps[-1] * tick
+        # How long the last frame is shown is not known; two of the longest before it are.
+        slack = 2 * max(float(np.diff(self.times).max(initial=0.0)), 0.05)
+        if stated - end > slack:
+            raise ValueError(
+                f"{self.path}: truncated, found {len(self)} frames that end at {end:.2f} s, "
+                f"expected {stated:.2f} s by its header"
+            )
 
     def read(self, frames: Sequence[int]) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Yields the frames asked for, in increasing order of their numbers.
@@ -98,15 +134,16 @@ class VideoFrames:
 
         Raises:
           IndexError: a number that the video does not have.
-          ValueError: numbers that do not increase; a frame that cannot be decoded (names the file
-            and the frame); a frame of another size than the first.
+          ValueError: numbers that do not increase; a frame that cannot be decoded, or of which the
+            decoder had to make up a part (names the file and the frame); a frame of another size
+            than the first.
         """
         wanted = [int(frame) for frame in frames]
         if any(b <= a for a, b in itertools.pairwise(wanted)):
             raise ValueError(f"frames: found {wanted}, expected strictly increasing numbers")
         if wanted and not 0 <= wanted[0] <= wanted[-1] < len(self):
             raise IndexError(f"{self.path}: frames {wanted[0]} to {wanted[-1]} of {len(self)}")
-        done = 0
+        done, damage = 0, [f"found no frame {{}} of {len(self)} when decoding"]
         with av.open(os.fspath(self.path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
@@ -114,14 +151,12 @@ class VideoFrames:
                 targets = [self._stamps[frame] for frame in wanted[done:]]
                 if not targets:
                     return
-                for picture in self._decode(container, stream, start, targets):
+                for picture in self._decode(container, stream, start, targets, damage):
                     yield self._checked(picture, wanted[done])
                     done += 1
         if done < len(wanted):
-            raise ValueError(
-                f"{self.path}: found no frame {wanted[done]} of {len(self)} when decoding, "
-                "expected a whole video"
-            )
+            said = damage[-1].format(wanted[done])
+            raise ValueError(f"{self.path}: {said}, expected a whole video")
 
     def _starts(self, target: int) -> Iterator[int]:
         """Where to begin to decode: at the keyframe before, and if that will not do, before it."""
@@ -131,21 +166,33 @@ class VideoFrames:
         yield from [] if len(before) < 2 else [min(self._keys[0], self._stamps[0])]
 
     def _decode(
-        self, container: Any, stream: Any, start: int, targets: list[int]
+        self, container: Any, stream: Any, start: int, targets: list[int], damage: list[str]
     ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        """The pictures with these times from a keyframe on, as many as come without a gap."""
+        """The pictures with these times from a keyframe on, as many as come whole without a gap.
+
+        Decoders hide damage: they fill what is lost with what was there before, and mark the frame.
+        What it was that ended the pictures is added to `damage`.
+        """
         remaining = iter(targets)
         target = next(remaining)
+        damaged: int | None = None
         try:
             container.seek(start, stream=stream, backward=True)
             for frame in container.decode(stream):
-                if frame.pts is None or frame.pts < target:
+                if frame.pts is None:
                     continue
+                if frame.is_corrupt and frame.pts >= start:
+                    damaged = frame.pts
+                elif frame.key_frame:
+                    damaged = None
+                if frame.pts < target:
+                    continue
+                if damaged is not None:
+                    damage.append(self._damage_of(damaged, target))
+                    return
                 if frame.pts > target:
                     return
-                yield np.rot90(
-                    frame.to_ndarray(format="rgb24"), _QUARTER_TURNS.get(round(frame.rotation), 0)
-                )
+                yield self._as_shown(frame)
                 following = next(remaining, None)
                 if following is None:
                     return
@@ -157,6 +204,39 @@ class VideoFrames:
                 "expected a whole video"
             ) from error
 
+    def _damage_of(self, stamp: int, target: int) -> str:
+        """What to say of a frame that is damaged, or made from one that is."""
+        frame = self._stamps.index(target)
+        said = f"frame {frame}: damaged, its decoder made up a part of it"
+        if stamp == target or stamp not in self._stamps:
+            return said
+        return f"frame {frame}: made from frame {self._stamps.index(stamp)}, which is damaged"
+
+    def _as_shown(self, frame: Any) -> np.ndarray:
+        """A picture turned and mirrored by the display matrix of its file."""
+        picture = frame.to_ndarray(format="rgb24")
+        for side in frame.side_data:
+            if side.type.name == "DISPLAYMATRIX":
+                return self._placed(picture, np.frombuffer(bytes(side)[:36], np.int32))
+        return picture
+
+    def _placed(self, picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+        """A picture whose pixel (x, y) is shown at (a x + c y, b x + d y), y downward."""
+        a, b, _, c, d = (matrix[:5] / max(float(np.abs(matrix[:5]).max()), 1.0)).tolist()
+        small = _ASKEW
+        if max(abs(b), abs(c)) < small and min(abs(a), abs(d)) > 1 - small:
+            columns, rows = a, d
+        elif max(abs(a), abs(d)) < small and min(abs(b), abs(c)) > 1 - small:
+            picture = picture.transpose(1, 0, 2)
+            columns, rows = c, b
+        else:
+            numbers = ", ".join(f"{number:.3f}" for number in (a, b, c, d))
+            raise ValueError(
+                f"{self.path}: found pictures shown by the matrix {numbers}, expected quarter "
+                "turns and mirrorings: rewrite it, as with `ffmpeg -i in out.mp4`"
+            )
+        return picture[:: -1 if rows < 0 else 1, :: -1 if columns < 0 else 1]
+
     def _checked(self, picture: np.ndarray, frame: int) -> np.ndarray:
         size = getattr(self, "size", picture.shape[:2])
         if picture.shape[:2] != size:
@@ -165,3 +245,11 @@ class VideoFrames:
                 f"pixels, expected {size[0]} x {size[1]} as the first frame"
             )
         return np.ascontiguousarray(picture)
+
+
+def _stated_seconds(container: Any, stream: Any) -> float:
+    """When Matroska's tags say that a stream ends; 0.0 where they do not."""
+    found = _CLOCK.match(stream.metadata.get("DURATION", ""))
+    if found is None or "matroska" not in container.format.name:
+        return 0.0
+    return 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])

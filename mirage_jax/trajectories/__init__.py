@@ -17,18 +17,19 @@ from mirage_jax import geometry
 from mirage_jax.io import camera_files
 from mirage_jax.io.camera_files import CameraRecord
 from mirage_jax.trajectories.composed import is_composed as is_composed
-from mirage_jax.trajectories.composed import is_keys as is_keys
-from mirage_jax.trajectories.composed import keys as keys
 from mirage_jax.trajectories.composed import steps as steps
 from mirage_jax.trajectories.composed import uses_scene_depth as uses_scene_depth
 from mirage_jax.trajectories.composed import zoom_of_steps as zoom_of_steps
 from mirage_jax.trajectories.composed import zooms as zooms
+from mirage_jax.trajectories.held_keys import is_keys as is_keys
+from mirage_jax.trajectories.held_keys import keys as keys
 from mirage_jax.trajectories.named import ALIASES as ALIASES
 from mirage_jax.trajectories.named import CLOSED_NAMES as CLOSED_NAMES
 from mirage_jax.trajectories.named import NAMES as NAMES
 from mirage_jax.trajectories.named import known_name as known_name
 from mirage_jax.trajectories.named import make as make
 from mirage_jax.trajectories.named import zoom as zoom
+from mirage_jax.trajectories.presets import PRESETS as PRESETS
 
 
 def __getattr__(name: str) -> Any:

@@ -1,17 +1,10 @@
-"""Camera paths put together: steps one after another, and keys as a player holds them.
+"""Camera paths put together of steps, one after another.
 
 Steps are separated by commas, each a name, a colon and an amount:
 
     forward:2m,turn_left:90,back
 
-Amounts are metres (2 or 2m), multiples of the scene's depth (0.5x) or degrees (90 or 90deg). Keys
-are separated by spaces, each with the number of frames that it is held:
-
-    w*10 a*5 wj*8
-
-Keys of HY-WorldPlay are separated by commas, each with the number of latents (4 frames):
-
-    w-31, right-1, d-4
+Amounts are metres (2 or 2m), multiples of the scene's depth (0.5x) or degrees (90 or 90deg).
 """
 
 from __future__ import annotations
@@ -25,9 +18,17 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial.transform import Rotation
 
-from mirage_jax.trajectories.named import ALIASES, PATHS, ZOOMS, check_zoom
+from mirage_jax.trajectories.held_keys import is_keys
+from mirage_jax.trajectories.named import (
+    ALIASES,
+    DEEP,
+    NAMES,
+    ZOOMS,
+    check_depth,
+    check_zoom,
+    local_path,
+)
 
 STEPS = {
     "forward": "push_in",
@@ -54,29 +55,6 @@ _DEGREES_PER_METRE = 45.0  # what takes as long as a metre
 Local = Callable[[float], Any]
 """From progress in [0, 1] to a pose, or to a focal length, relative to the start."""
 
-# Right, down and forward in a frame; degrees to the right, up and of leaning right.
-KEYS: dict[str, tuple[float, ...]] = {
-    "w": (0, 0, 1, 0, 0, 0),
-    "s": (0, 0, -1, 0, 0, 0),
-    "a": (-1, 0, 0, 0, 0, 0),
-    "d": (1, 0, 0, 0, 0, 0),
-    "j": (0, 0, 0, -1, 0, 0),
-    "l": (0, 0, 0, 1, 0, 0),
-    "i": (0, 0, 0, 0, 1, 0),
-    "k": (0, 0, 0, 0, -1, 0),
-    "q": (0, 0, 0, 0, 0, -1),
-    "e": (0, 0, 0, 0, 0, 1),
-    "u": (0, 0, 0, 0, 0, 0),
-}
-"""W A S D walk, I J K L look, Q E lean, U waits."""
-
-_WORDS = {"left": "j", "right": "l", "up": "i", "down": "k"}
-METRES_PER_FRAME, DEGREES_PER_FRAME = 0.02, 0.75
-"""Speed of keys: HY-WorldPlay's 0.08 and 3 degrees for each latent of 4 frames."""
-
-_HELD = re.compile(r"(?:([a-z])|([a-z]{2,}))\*(\d+)")
-_HELD_LATENTS = re.compile(r"(left|right|up|down|[a-z])-(\d+)")
-
 
 def is_composed(text: str) -> bool:
     """Whether a trajectory is steps or keys, and neither a plain name nor a file."""
@@ -86,26 +64,21 @@ def is_composed(text: str) -> bool:
     )
 
 
-def is_keys(text: str) -> bool:
-    """Whether it is keys, of either kind."""
-    return bool(_parts(text, _HELD, r"\s+") or _parts(text, _HELD_LATENTS, r"\s*,\s*"))
-
-
-def _parts(text: str, pattern: re.Pattern[str], separator: str) -> list[re.Match[str]]:
-    found = [pattern.fullmatch(part) for part in re.split(separator, text.strip().lower())]
-    return [m for m in found if m] if all(found) else []
-
-
 def uses_scene_depth(text: str) -> bool:
-    """Whether an amount is a multiple of the scene's depth, or a lens zooms by it."""
+    """Whether an amount is a multiple of the scene's depth, or a path looks or zooms by it."""
     words = [part.strip() for part in text.split(",")]
-    return zooms(text) or any(re.fullmatch(r"[a-z_]+:[-+.\de]+x", word) for word in words)
+    multiple = any(re.fullmatch(r"[a-z_]+:[-+.\de]+x", word) for word in words)
+    return multiple or zooms(text) or any(name in DEEP for name in _names(text))
 
 
 def zooms(text: str) -> bool:
     """Whether the lens changes on a named path or on one of several steps."""
-    names = (part.partition(":")[0].strip() for part in text.split(","))
-    return any(ALIASES.get(name, name) in ZOOMS for name in names)
+    return any(name in ZOOMS for name in _names(text))
+
+
+def _names(text: str) -> list[str]:
+    words = (part.partition(":")[0].strip() for part in text.split(","))
+    return [ALIASES.get(word, word) for word in words]
 
 
 def steps(
@@ -126,7 +99,7 @@ def steps(
       frames: number of poses.
       angle: degrees of steps that turn and say no amount.
       distance: metres of steps that move and say no amount; for orbits, to what is circled.
-      scene_depth: metres that `x` stands for.
+      scene_depth: metres that `x` stands for, and at which `face_*` and `lead_*` look.
 
     Raises:
       ValueError: naming the step: what was found and what was expected.
@@ -138,7 +111,9 @@ def steps(
         if name == BACK:
             whole, cost = _joined(whole, cost, _reversed(whole), cost)
         else:
-            whole, cost = _joined(whole, cost, _local(name, turn, travel), own)
+            check_depth(name, scene_depth)
+            path = local_path(name, turn, travel, scene_depth)
+            whole, cost = _joined(whole, cost, path, own)
     poses = _sampled(whole, frames)
     if closed:
         poses[-1] = poses[0]
@@ -205,10 +180,6 @@ def _legs(
     return legs, legs[-1][0] == BACK
 
 
-def _local(name: str, turn: float, travel: float) -> Local:
-    return lambda u: PATHS[name](u, turn, travel)
-
-
 def _reversed(path: Local) -> Local:
     """Back along a path, in the frame of its end."""
     home = np.linalg.inv(path(1.0))
@@ -244,8 +215,8 @@ def _step(part: str, text: str, scene_depth: float | None) -> tuple[str, float |
     """(name of a path or `BACK`, amount in metres or degrees)."""
     found = _STEP.fullmatch(part)
     name = STEPS.get(found[1], ALIASES.get(found[1], found[1])) if found else ""
-    if found is None or (name not in PATHS and name != BACK):
-        known = (*STEPS, BACK, *PATHS, *ALIASES)
+    if found is None or (name not in NAMES and name != BACK):
+        known = (*STEPS, BACK, *NAMES, *ALIASES)
         near = difflib.get_close_matches(part.split(":")[0], known, n=1, cutoff=0.4)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(
@@ -272,49 +243,3 @@ def _step(part: str, text: str, scene_depth: float | None) -> tuple[str, float |
             )
         amount *= scene_depth
     return name, amount
-
-
-def keys(text: str, frames: int = 0) -> Float[np.ndarray, "t 4 4"]:
-    """Poses of keys held one after another, beginning at the identity.
-
-    Args:
-      text: the keys, e.g. "w*10 a*5" (frames) or "w-31, right-1" (latents of 4 frames).
-      frames: number of poses; 0 for one more than keys are held. Longer ones wait at the end.
-
-    Raises:
-      ValueError: for an unknown key, or fewer frames than keys are held.
-    """
-    held: list[tuple[str, int]] = []
-    for match in _parts(text, _HELD, r"\s+"):
-        held.append((match[1] or match[2], int(match[3])))
-    for match in _parts(text, _HELD_LATENTS, r"\s*,\s*"):
-        held.append((_WORDS.get(match[1], match[1]), 4 * int(match[2])))
-    moves = []
-    for pressed, count in held:
-        unknown = sorted(set(pressed) - set(KEYS))
-        if unknown:
-            raise ValueError(
-                f"trajectory {text!r}: found key {unknown[0]!r}, expected {', '.join(KEYS)}"
-            )
-        moves += [np.sum([KEYS[key] for key in pressed], axis=0)] * count
-    if frames and frames < len(moves) + 1:
-        raise ValueError(
-            f"trajectory {text!r}: found {frames} frames, expected at least {len(moves) + 1}, as "
-            "long as keys are held"
-        )
-    poses = [np.eye(4)]
-    yaw = pitch = roll = 0.0
-    for move in moves:
-        yaw, pitch, roll = np.array([yaw, pitch, roll]) + np.radians(move[3:] * DEGREES_PER_FRAME)
-        turned = np.eye(4)
-        turned[:3, :3] = _rotation(yaw, pitch, roll)
-        # Walking follows where one looks, not whether one looks up or leans.
-        step = _rotation(yaw, 0.0, 0.0) @ move[:3] * METRES_PER_FRAME
-        turned[:3, 3] = poses[-1][:3, 3] + step
-        poses.append(turned)
-    poses += [poses[-1]] * (frames - len(poses))
-    return np.stack(poses)
-
-
-def _rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    return Rotation.from_euler("YXZ", [yaw, pitch, roll]).as_matrix()

@@ -20,6 +20,9 @@ from mirage_jax import geometry
 Pose = np.ndarray
 # progress in [0, 1], angle in radians, distance in metres -> pose relative to the start
 LocalPath = Callable[[float, float, float], Pose]
+LocalPose = Callable[[float], Pose]
+# progress in [0, 1], distance and depth of what is in the middle in metres -> the same
+DeepPath = Callable[[float, float, float], Pose]
 
 
 def _pose(
@@ -50,6 +53,63 @@ def _orbit(theta: float, distance: float) -> Pose:
 def _orbit_up(theta: float, distance: float) -> Pose:
     """The same upwards (theta > 0)."""
     return _pose(y=-distance * math.sin(theta), z=distance * (1 - math.cos(theta)), pitch=-theta)
+
+
+Place = Callable[[float, float], tuple[float, float]]
+# progress and distance -> metres to the right and down
+
+
+def _circle(u: float, distance: float) -> tuple[float, float]:
+    """Once around in the plane of the picture, clockwise as the camera sees it, first down."""
+    t = 2 * math.pi * _ease(u)
+    return distance * (math.cos(t) - 1), distance * math.sin(t)
+
+
+def _lemniscate(u: float, distance: float) -> tuple[float, float]:
+    """Bernoulli's lemniscate in the plane of the picture, to the left first."""
+    t = 2 * math.pi * _ease(u)
+    x = -distance * math.sin(t) / (1 + math.cos(t) ** 2)
+    return x, x * math.cos(t)
+
+
+_PLACES: dict[str, Place] = {
+    "left": lambda u, d: (-d * _ease(u), 0.0),
+    "right": lambda u, d: (d * _ease(u), 0.0),
+    "up": lambda u, d: (0.0, -d * _ease(u)),
+    "down": lambda u, d: (0.0, d * _ease(u)),
+    "clockwise": _circle,
+    "counterclockwise": lambda u, d: (-_circle(u, d)[0], _circle(u, d)[1]),
+    "lemniscate": _lemniscate,
+}
+"""Ways in the plane of the picture, on which the camera may look at what is in the middle."""
+
+
+def _looking(x: float, y: float, to: tuple[float, float, float]) -> Pose:
+    """A pose at (x, y, 0), level, that looks along `to`."""
+    right, down, ahead = to
+    return _pose(
+        x=x, y=y, yaw=math.atan2(right, ahead), pitch=-math.atan2(down, math.hypot(right, ahead))
+    )
+
+
+def _facing(place: Place) -> DeepPath:
+    """That way, with what was in the middle at the depth kept there."""
+
+    def path(u: float, distance: float, depth: float) -> Pose:
+        x, y = place(u, distance)
+        return _looking(x, y, (-x, -y, depth))
+
+    return path
+
+
+def _leading(place: Place) -> DeepPath:
+    """That way, turning as far towards it as `_facing` turns away."""
+
+    def path(u: float, distance: float, depth: float) -> Pose:
+        x, y = place(u, distance)
+        return _looking(x, y, (x, y, depth))
+
+    return path
 
 
 def _spiral(u: float, turn: float, distance: float) -> Pose:
@@ -84,6 +144,10 @@ def _look_around(u: float, turn: float, distance: float) -> Pose:
     return _pose()
 
 
+def _at(place: tuple[float, float]) -> Pose:
+    return _pose(x=place[0], y=place[1])
+
+
 _CLOSED: dict[str, LocalPath] = {
     "look_away": lambda u, a, d: _pose(yaw=a * _there_and_back(u)),
     "out_and_back": lambda u, a, d: _pose(z=d * _there_and_back(u)),
@@ -97,6 +161,8 @@ _CLOSED: dict[str, LocalPath] = {
     "walk_loop": _walk_loop,
     "figure_eight": _figure_eight,
     "look_around": _look_around,
+    "clockwise": lambda u, a, d: _at(_circle(u, d)),
+    "counterclockwise": lambda u, a, d: _at(_PLACES["counterclockwise"](u, d)),
 }
 
 _OPEN: dict[str, LocalPath] = {
@@ -121,10 +187,29 @@ _OPEN: dict[str, LocalPath] = {
     "dolly_zoom": lambda u, a, d: _pose(z=-d * _ease(u)),
 }
 
-CLOSED_NAMES = tuple(_CLOSED)
-NAMES = (*_CLOSED, *_OPEN)
-PATHS: dict[str, LocalPath] = {**_CLOSED, **_OPEN}
-"""Every path by name, as a function of progress, angle (radians) and distance."""
+DEEP: dict[str, DeepPath] = {
+    **{f"face_{name}": _facing(place) for name, place in _PLACES.items()},
+    **{f"lead_{name}": _leading(place) for name, place in _PLACES.items() if name != "lemniscate"},
+}
+"""Paths that look at what is in the middle, at some depth, or as far to the other side."""
+
+CLOSED_NAMES = (*_CLOSED, *(name for name in DEEP if name.endswith(("clockwise", "lemniscate"))))
+NAMES = (*_CLOSED, *_OPEN, *DEEP)
+_PLAIN: dict[str, LocalPath] = {**_CLOSED, **_OPEN}
+
+DEPTH = 1 / 0.3
+"""Times the distance: the depth of what is looked at where nothing says it. The camera then moves
+by 0.3 of the depth, GEN3C's default."""
+
+
+def local_path(name: str, angle: float, distance: float, depth: float | None) -> LocalPose:
+    """A path of `NAMES` as a function of progress; angle in radians, the rest in metres."""
+    if name in DEEP:
+        deep, middle = DEEP[name], abs(distance) * DEPTH if depth is None else depth
+        return lambda u: deep(u, distance, middle)
+    plain = _PLAIN[name]
+    return lambda u: plain(u, angle, distance)
+
 
 # progress in [0, 1], distance and depth in metres -> focal length relative to the start
 Zoom = Callable[[float, float, float], float]
@@ -134,11 +219,14 @@ ZOOMS: dict[str, Zoom] = {"dolly_zoom": lambda u, d, depth: 1.0 + d * _ease(u) /
 
 ALIASES = {
     "static": "hold",
+    "none": "hold",
     "fixed": "hold",
     "zoom_in": "push_in",
     "dolly_in": "push_in",
+    "move_forward": "push_in",
     "zoom_out": "pull_out",
     "dolly_out": "pull_out",
+    "move_backward": "pull_out",
     "truck_left": "move_left",
     "truck_right": "move_right",
     "pedestal_up": "move_up",
@@ -171,6 +259,7 @@ def make(
     angle: float | int = 90.0,
     distance: float | int = 1.0,
     start: Float[geometry.Floats, "4 4"] | None = None,
+    depth: float | int | None = None,
 ) -> Float[np.ndarray, "t 4 4"]:
     """Poses of a named path.
 
@@ -178,10 +267,17 @@ def make(
     `look_and_walk` does both at once, walking towards half the angle; `full_circle` turns right by
     360 degrees; `orbit_circle` goes all around the point `distance` ahead; `walk_loop` walks a
     circle of that diameter; `figure_eight` moves along one, `distance` to each side, looking ahead;
-    `look_around` turns right by `angle`, left by it, and back. Open: `hold`; `push_in`, `pull_out`,
-    `move_*` travel by `distance`; `pan_*`, `tilt_*`, `roll_*` rotate by `angle`; `orbit_*` circle
-    by `angle` around the point `distance` ahead; `spiral` moves in by `distance`, turning around
-    the line of sight once; `dolly_zoom` moves back by `distance` while the lens zooms in (`zoom`).
+    `look_around` turns right by `angle`, left by it, and back; `clockwise` and `counterclockwise`
+    go once around a circle of radius `distance` in the plane of the picture, without turning.
+
+    Open: `hold`; `push_in`, `pull_out`, `move_*` travel by `distance`; `pan_*`, `tilt_*`, `roll_*`
+    rotate by `angle`; `orbit_*` circle by `angle` around the point `distance` ahead; `spiral` moves
+    in by `distance`, turning around the line of sight once; `dolly_zoom` moves back by `distance`
+    while the lens zooms in (`zoom`).
+
+    `face_*` move to a side by `distance`, around that circle or along a figure eight in the plane
+    of the picture, and keep in the middle what was there at the `depth`; `lead_*` turn as far to
+    the other side, towards where they go.
 
     Args:
       name: one of `NAMES` or `ALIASES`.
@@ -189,11 +285,13 @@ def make(
       angle: degrees.
       distance: metres.
       start: cam2world of the first frame, by default the identity.
+      depth: metres to what `face_*` and `lead_*` look at; None: `DEPTH` times the distance.
     Returns:
       cam2world, float64; closed paths end exactly at the start.
     Raises:
       ValueError: for an unknown name (with the nearest known one), fewer than one frame, an angle
-        or a distance that is not finite, or a start that is not a rigid right-handed pose.
+        or a distance that is not finite, a depth that is not above 0, or a start that is not a
+        rigid right-handed pose.
     """
     name = known_name(name)
     if frames < 1:
@@ -202,15 +300,23 @@ def make(
         raise ValueError(
             f"trajectory {name}: found angle={angle}, distance={distance}, expected finite numbers"
         )
+    check_depth(name, depth)
     start = np.eye(4) if start is None else geometry.check_cam2world(start, "start")
-    path = PATHS[name]
+    path = local_path(name, math.radians(angle), float(distance), depth)
     progress = np.linspace(0.0, 1.0, frames) if frames > 1 else np.zeros(1)
-    turn, travel = math.radians(angle), float(distance)
-    poses = np.stack([start @ path(float(u), turn, travel) for u in progress])
+    poses = np.stack([start @ path(float(u)) for u in progress])
     poses[0] = start
-    if name in _CLOSED:
+    if name in CLOSED_NAMES:
         poses[-1] = start  # sin(2 pi) is not 0 in floating point; the same place must be the same
     return poses
+
+
+def check_depth(name: str, depth: float | int | None) -> None:
+    """Raises ValueError unless a path that looks at some depth has one above 0."""
+    if name in DEEP and depth is not None and not (math.isfinite(depth) and depth > 0):
+        raise ValueError(
+            f"trajectory {name}: found something {depth:g} m ahead to look at, expected it ahead"
+        )
 
 
 def zoom(

@@ -75,7 +75,7 @@ def camera_path(
       start: cam2world of the first frame.
       angle: degrees that a named path turns.
       distance: metres that a named path moves.
-      scene_depth: metres that amounts with `x` are multiples of.
+      scene_depth: metres that amounts with `x` are multiples of, and at which `face_*` paths look.
 
     Raises:
       ValueError: naming the file or --frames, if there is no such path or it makes no whole chunks.
@@ -92,7 +92,9 @@ def camera_path(
             return start @ trajectories.steps(
                 trajectory, count, angle=angle, distance=distance, scene_depth=scene_depth
             )
-        return trajectories.make(trajectory, count, angle=angle, distance=distance, start=start)
+        return trajectories.make(
+            trajectory, count, angle=angle, distance=distance, start=start, depth=scene_depth
+        )
     poses = trajectories.load(trajectory)
     if frames:
         if len(poses) < frames:

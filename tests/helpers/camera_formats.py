@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from helpers import geometry_npz
 from helpers.format_entry import Format
+from helpers.made_footage import torch_bytes
 from mirage_jax import trajectories
 from mirage_jax.io import camera_files
 from mirage_jax.pose_checks import check_cam2world
@@ -44,7 +45,7 @@ WRITTEN = {
     "hy_worldplay": "a.json",
     "matrices": "a.json",
 }
-"""Formats that are written, and a name that each may have."""
+"""Formats whose sample the package writes, and a name that each may have."""
 
 
 def _record3d(folder: Path) -> Path:
@@ -82,13 +83,20 @@ def _llff(folder: Path) -> Path:
     return folder / "poses_bounds.npy"
 
 
-READ_ONLY = {
+def _alayaworld(folder: Path) -> Path:
+    content = {"cam_c2w": POSES, "intrinsics": np.tile([30.0, 31.0, 16.0, 12.0], (len(POSES), 1))}
+    (folder / "camera.pt").write_bytes(torch_bytes(content))
+    return folder / "camera.pt"
+
+
+BY_HAND = {
     "record3d": _record3d,
     "splatting": _splatting,
     "geometry": lambda folder: geometry_npz.save(folder / "geometry.npz"),
     "llff": _llff,
+    "alayaworld": _alayaworld,
 }
-"""Formats that are only read, and what writes a sample into a folder."""
+"""Formats whose sample is not written by the package, and what writes it into a folder."""
 
 
 def _accept(found: Any, original: Any) -> None:
@@ -109,8 +117,8 @@ def _camera_format(name: str) -> Format:
     """A camera file in the format of `camera_files.FORMATS` of this name."""
 
     def make(folder: Path) -> Path:
-        if name in READ_ONLY:
-            return READ_ONLY[name](folder)
+        if name in BY_HAND:
+            return BY_HAND[name](folder)
         camera_files.write(folder / WRITTEN[name], _RECORD, name)
         return folder / WRITTEN[name]
 
@@ -122,4 +130,4 @@ def _camera_format(name: str) -> Format:
     return Format(f"cameras of {name}", make, read, _accept, ("camera_files.read", reader))
 
 
-CAMERA_FORMATS = tuple(_camera_format(name) for name in (*WRITTEN, *READ_ONLY))
+CAMERA_FORMATS = tuple(_camera_format(name) for name in (*WRITTEN, *BY_HAND))

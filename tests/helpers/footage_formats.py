@@ -40,7 +40,7 @@ LAYOUTS: dict[str, tuple[str, Callable[..., None]]] = {
 
 _READERS = {
     "7-Scenes": ("files.read_numbers", "files.read_text", "picture_files.read_depth_png"),
-    "pixelSplat": ("torch_chunks.load",),
+    "pixelSplat": ("torch_files.load",),
 }
 
 

@@ -1,6 +1,7 @@
 """Faults put into a path are found, and a good path has none."""
 
 import numpy as np
+import pytest
 
 from mirage_jax import trajectories
 from mirage_jax.io.camera_files import CameraRecord
@@ -46,3 +47,19 @@ def test_a_path_read_the_wrong_way_round_looks_backward():
     back = good_record(cam2world=np.linalg.inv(good_record().cam2world))
     said = {f.name: f.said for f in check_record(back)}["looks forward"]
     assert said.startswith("0%")
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [(True, "metres"), (False, "arbitrary"), (None, "not stated, arbitrary; taken as metres")],
+)
+def test_the_scale_is_said(metric, said):
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    poses[:, 0, 3] = 0, 0.25, 0.5
+    (found,) = [
+        finding
+        for finding in check_record(CameraRecord(poses, metric=metric))
+        if finding.name == "scale"
+    ]
+    assert found.good is None and found.said.startswith(said)
+    assert ("moves 0.25 m a frame" in found.said) == (metric is None)

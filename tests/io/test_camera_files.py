@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from helpers.made_footage import torch_bytes
 from mirage_jax.io import camera_files
 from mirage_jax.io.camera_files import CameraRecord
 from mirage_jax.io.camera_files.colmap import PARAMETERS
@@ -118,6 +119,12 @@ def save_geometry(folder):
     return folder / "geometry.npz"
 
 
+def save_alayaworld(folder):
+    content = {"cam_c2w": np.stack([ORIGIN, POSE]), "intrinsics": np.array([K, K]), "fps": 16}
+    (folder / "camera.pt").write_bytes(torch_bytes(content))
+    return folder / "camera.pt"
+
+
 def save_vipe(folder):
     np.savez(folder / "pose.npz", inds=[1, 0], data=np.stack([POSE, ORIGIN]))
     np.savez(folder / "intrinsics.npz", inds=[0, 1], data=np.array([LENS, LENS]))
@@ -202,6 +209,7 @@ CASES = [
     (save_record3d, "record3d", PIXELS, (480, 640), {"timestamps": [0, 0.5]}),
     (save_splatting, "splatting", PIXELS, (480, 640), {"names": ("a", "b")}),
     (save_geometry, "geometry", PIXELS, (480, 640), {"timestamps": [0, 0.5]}),
+    (save_alayaworld, "alayaworld", PIXELS, None, {}),
     (save_vipe, "vipe", PIXELS, None, {}),
     (save_lyra, "lyra", PIXELS, (480, 640), {}),
     (save_spatialvid, "spatialvid", PARTS, None, {}),
@@ -318,6 +326,7 @@ def test_pictures_of_several_sizes_have_fractions(tmp_path):
 
 WRITTEN = [name for name, kind in camera_files.FORMATS.items() if kind.write]
 FILES = {"colmap": "model", "colmap_bin": "model", "vipe": "pose.npz", "spatialvid": "poses.npy"}
+FILES |= {"geometry": "geometry.npz", "llff": "poses_bounds.npy"}
 FILES |= {"lyra": "a.npz", "lingbot": "poses.npy", "spatia": "w2c.txt", "matrices": "a.npz"}
 JSON = ("transforms", "hy_worldplay", "worldscore", "motionctrl", "recammaster", "hm_world")
 FILES |= dict.fromkeys(JSON, "a.json")
@@ -345,6 +354,8 @@ def made_record(frames, focal, shift):
 @given(frames=frames_of_path, focal=st.floats(50, 3000), shift=st.floats(0.3, 0.7))
 def test_what_is_written_is_read_again(tmp_path_factory, name, frames, focal, shift):
     record = made_record(frames, focal, shift)
+    if name == "llff":  # which has no other lens
+        record = record.replace(intrinsics=np.tile([focal, focal, 320.0, 240.0], (len(frames), 1)))
     path = tmp_path_factory.mktemp("out") / FILES.get(name, "a.txt")
     lost = camera_files.write(path, record, name)
     again = camera_files.read(path, name)
@@ -361,6 +372,52 @@ def test_what_is_written_is_read_again(tmp_path_factory, name, frames, focal, sh
         np.testing.assert_allclose(got, record.intrinsics, rtol=1e-6)
     # Nothing else is said to be lost than what is.
     assert all(getattr(record, field) is not None for field in lost)
+
+
+def test_what_is_written_of_mirage_is_its_layout(tmp_path):
+    """Names, shapes and types as its inference has them; times that are even are its fps."""
+    lens = np.array([LENS, LENS, LENS])
+    poses = np.stack([ORIGIN, POSE, POSE])
+    record = CameraRecord(poses, lens, (480, 640), timestamps=np.arange(3) / 24)
+    assert camera_files.write(tmp_path / "geometry.npz", record, "geometry") == ()
+    with np.load(tmp_path / "geometry.npz") as file:
+        found = {name: (array.dtype.str, array.shape) for name, array in file.items()}
+        np.testing.assert_array_equal(file["intrinsics"][1], K)
+        assert file["processed_size"].tolist() == [480, 640] and file["fps"][0] == 24
+    assert found == {
+        "poses_c2w": ("<f8", (3, 4, 4)),
+        "intrinsics": ("<f8", (3, 3, 3)),
+        "processed_size": ("<i4", (2,)),
+        "fps": ("<f4", (1,)),
+    }
+    again = camera_files.read(tmp_path / "geometry.npz")
+    assert again.format == "geometry" and again.size == (480, 640)
+    np.testing.assert_allclose(again.timestamps, record.timestamps, atol=1e-7)
+    uneven = record.replace(timestamps=np.array([0.0, 0.1, 0.3]), size=None)
+    assert camera_files.write(tmp_path / "b.npz", uneven, "geometry") == ("timestamps",)
+    assert camera_files.read(tmp_path / "b.npz").size is None
+
+
+def test_what_is_written_of_llff_is_its_layout(tmp_path):
+    lens = np.array([[400.0, 400, 320, 240]] * 2)
+    path = tmp_path / "poses_bounds.npy"
+    record = CameraRecord(np.stack([ORIGIN, POSE]), lens, (480, 640))
+    assert camera_files.write(path, record, "llff") == ()
+    rows = np.load(path)
+    by_hand = np.load(save_llff(tmp_path))
+    np.testing.assert_allclose(rows[:, :15], by_hand[:, :15], atol=1e-12)
+    assert rows[:, 15:].tolist() == [[0, np.inf]] * 2
+
+
+def test_torch_files_are_read_by_the_names_of_their_tensors(tmp_path):
+    path = tmp_path / "a.pt"
+    path.write_bytes(torch_bytes({"w2c": np.array([ORIGIN, W2C]), "K": np.array(K), "n": 3}))
+    record = camera_files.read(path, axes="opencv")
+    np.testing.assert_allclose(record.cam2world, [ORIGIN, POSE], atol=1e-12)
+    np.testing.assert_array_equal(record.intrinsics, [LENS, LENS])
+    path.write_bytes(torch_bytes(np.array([ORIGIN, POSE])))
+    record = camera_files.read(path, direction="c2w", axes="opencv")
+    np.testing.assert_array_equal(record.cam2world, [ORIGIN, POSE])
 
 
 @pytest.mark.parametrize("suffix", [".json", ".npy", ".npz", ".csv", ".txt", ".JSON", ".Npy"])
@@ -425,12 +482,37 @@ def test_what_is_told_outweighs_the_format(tmp_path):
 def test_large_steps_are_remarked_on(tmp_path):
     poses = np.tile(np.eye(4), (3, 1, 1))
     poses[:, 2, 3] = 0, 500, 1000
-    np.save(tmp_path / "a.npy", poses)
-    record = camera_files.read(tmp_path / "a.npy", bare=("c2w", "opencv"))
+    np.savez(tmp_path / "a.npz", poses_c2w=poses)  # metres, by the name
+    record = camera_files.read(tmp_path / "a.npz")
     assert any("warning: the camera moves 500" in note for note in record.notes)
-    record = camera_files.read(tmp_path / "a.npy", bare=("c2w", "opencv"), units="cm")
+    record = camera_files.read(tmp_path / "a.npz", units="cm")
     assert record.cam2world[2, 2, 3] == 10 and record.metric
     assert not any("warning" in note for note in record.notes)
+
+
+@pytest.mark.parametrize(("units", "factor"), [("m", 1.0), ("cm", 100.0), ("mm", 1000.0)])
+def test_a_walk_in_other_units_than_metres_is_refused_unless_told(tmp_path, units, factor):
+    """A walker of 1.4 m a second at 25 frames a second, handed in as it is and in cm and mm."""
+    poses = np.tile(np.eye(4), (5, 1, 1))
+    poses[:, 2, 3] = factor * 1.4 / 25 * np.arange(5)
+    np.save(tmp_path / "a.npy", poses)
+    bare = {"bare": ("c2w", "opencv")}
+    if units == "m":
+        record = camera_files.read(tmp_path / "a.npy", **bare)
+        assert record.metric is None
+        assert "units: not stated (any scale), taken as metres" in record.notes
+    else:
+        with pytest.raises(ValueError, match=r"a\.npy: found a camera that moves 5.*--units=cm"):
+            camera_files.read(tmp_path / "a.npy", **bare)
+    record = camera_files.read(tmp_path / "a.npy", units=units, **bare)
+    np.testing.assert_allclose(record.cam2world[4, 2, 3], 4 * 0.056, rtol=1e-12)
+    assert record.metric and f"units: {units}, as told" in record.notes
+    # What is told to be metres is taken at its word; a scale of its own is never doubted.
+    told = camera_files.read(tmp_path / "a.npy", units="m", **bare)
+    np.testing.assert_array_equal(told.cam2world, poses)
+    lens = np.tile(LENS, (5, 1))
+    camera_files.write(tmp_path / "m", CameraRecord(poses, lens, (480, 640)), "colmap")
+    assert camera_files.read(tmp_path / "m").metric is False
 
 
 def test_one_of_several_cameras_is_picked(tmp_path):
@@ -495,6 +577,29 @@ def test_colmap_reads_what_is_written(tmp_path, binary):
     found = image.cam_from_world
     found = (found() if callable(found) else found).matrix()
     np.testing.assert_allclose(found, np.array(W2C)[:3], atol=1e-9)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_what_colmap_writes_is_read(tmp_path, binary):
+    """A scene that COLMAP makes up, with points that its images see, and distortion."""
+    pycolmap = pytest.importorskip("pycolmap")
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_rigs, options.num_frames_per_rig, options.num_points3D = 1, 7, 20
+    options.camera_model_id = pycolmap.CameraModelId.OPENCV
+    options.camera_params = [400.0, 410, 320, 240, 0.1, 0.02, 0.001, -0.002]
+    options.camera_width, options.camera_height = 640, 480
+    model = pycolmap.synthesize_dataset(options)
+    (model.write_binary if binary else model.write_text)(str(tmp_path))
+    record = camera_files.read(tmp_path)
+    images = {image.name: image for image in model.images.values()}
+    assert len(record) == len(images) == 7 and set(record.names) == set(images)
+    for name, pose in zip(record.names, record.cam2world, strict=True):
+        found = images[name].cam_from_world
+        found = np.vstack([(found() if callable(found) else found).matrix(), [0, 0, 0, 1]])
+        np.testing.assert_allclose(np.linalg.inv(found), pose, atol=1e-9)
+    np.testing.assert_allclose(record.intrinsics, [LENS] * 7)
+    assert record.size == (480, 640) and record.lens == "OPENCV"
+    assert record.distortion[3] == {"k1": 0.1, "k2": 0.02, "p1": 0.001, "p2": -0.002}
 
 
 def test_needs_no_jax():

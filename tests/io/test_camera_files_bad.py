@@ -6,12 +6,14 @@ import struct
 import numpy as np
 import pytest
 
+from helpers.made_footage import evil_torch, torch_bytes
 from mirage_jax.io import camera_files
 from mirage_jax.io.camera_files import CameraRecord
 
 TUM = "0 0 0 0 0 0 0 1\n1 1 2 3 0 0 0 1\n"
 TWO = np.tile(np.eye(4), (2, 1, 1))
 LENS = np.array([[400.0, 410, 320, 240]] * 2)
+SQUARE = np.array([[400.0, 400, 320, 240]] * 2)
 
 
 def refused(path, *parts, kind=ValueError, **told):
@@ -58,7 +60,12 @@ def test_byte_order_marks_windows_lines_and_capitals_are_fine(tmp_path):
         ("a.json", b'{"0": "[1 0 0] [1]"}', ["0", "four [a b c d]"]),
         ("a.npz", b"PK\x03\x04 broken", ["not a readable .npz"]),
         ("a.npy", b"\x93NUMPY\x01\x00", ["not a readable .npy"]),
-        ("a.pt", b"PK", ["pickle", "never read"]),
+        ("a.pt", b"PK", ["no whole torch file"]),
+        ("a.pt", evil_torch(), ["print, expected tensors"]),
+        ("a.pt", torch_bytes([1]), ["found a list, expected a tensor or a dict"]),
+        ("a.pt", torch_bytes({"x": np.zeros(3)}), ["'x'", "cam2world"]),
+        ("a.pt", torch_bytes({"cam_c2w": np.zeros((2, 5))}), ["cam_c2w", "(2, 5)"]),
+        ("a.pkl", b"PK", ["pickle", "torch.save alone"]),
         ("a.xyz", b"", ["suffix '.xyz'"]),
         ("points.bin", b"", ["images.bin"]),
     ],
@@ -98,6 +105,8 @@ def test_transposed_and_odd_arrays_are_named(tmp_path):
     np.save(tmp_path / "q.npy", np.zeros((2, 7)))
     refused(tmp_path / "q.npy", "7 numbers", "--from_format=spatialvid")
     refused(tmp_path / "none.npy", kind=FileNotFoundError)
+    np.savez(tmp_path / "g.npz", poses_c2w=TWO, intrinsics=np.eye(3), processed_size=[1, 2, 3])
+    refused(tmp_path / "g.npz", "processed_size: found [1, 2, 3], expected height and width")
 
 
 def test_counts_that_differ_are_named(tmp_path):
@@ -175,7 +184,11 @@ def test_what_is_told_must_make_sense(tmp_path):
         ("m", "colmap", CameraRecord(TWO, LENS), "pictures' size"),
         ("a.npz", "lyra", CameraRecord(TWO, LENS), "size"),
         ("pose.npz", "vipe", CameraRecord(TWO, LENS / 640, normalised=True), "size"),
-        ("a.npz", "geometry", CameraRecord(TWO), "only read"),
+        ("a.npz", "geometry", CameraRecord(TWO), "needs intrinsics"),
+        ("a.pt", "alayaworld", CameraRecord(TWO), "only read"),
+        ("a.npy", "llff", CameraRecord(TWO, LENS), "LLFF needs the pictures' size"),
+        ("a.npy", "llff", CameraRecord(TWO, LENS, (480, 640)), "400, 410, 320, 240, expected fx"),
+        ("a.npy", "llff", CameraRecord(TWO, SQUARE, (500, 640)), "320, 240, .*cy = 320, 250"),
         ("a.xyz", None, CameraRecord(TWO), "suffix '.xyz'"),
         ("a.npy", None, CameraRecord(TWO * 2), "frame"),
     ],

@@ -15,6 +15,7 @@ from mirage_jax import plausible
 from mirage_jax.io import camera_files
 from mirage_jax.io.camera_files import CameraRecord
 
+_TOLD = "told"
 SAME_SHAPE = 0.02
 """Most that width / height of pictures and of the camera file may differ, relative."""
 
@@ -48,10 +49,16 @@ def read_cameras(
 def with_lens(
     record: CameraRecord, options: ReadOptions, size: tuple[int, int], path: Path
 ) -> CameraRecord:
-    """The record with intrinsics in pixels of `size`; arguments and errors as `read_cameras`."""
+    """The record with intrinsics in pixels of `size`; arguments and errors as `read_cameras`.
+
+    A lens that is told is a pinhole's: it takes the place of the distortion, too, and the clips'
+    provenance says so.
+    """
     if options.lens:
         intrinsics = np.tile(np.array(options.lens, np.float64), (len(record), 1))
-        return record.replace(intrinsics=intrinsics, size=size, normalised=False)
+        lens = _TOLD if record.distortion is None else f"{_TOLD}, in place of {record.lens}"
+        told = {"intrinsics": intrinsics, "size": size, "normalised": False}
+        return record.replace(**told, lens=lens, distortion=None)
     if record.intrinsics is None:
         raise ValueError(
             f"{path}: found no intrinsics in the file, expected --config.data.lens=fx,fy,cx,cy in "
@@ -92,6 +99,36 @@ def pair(
     best = np.zeros(len(times), bool)
     best[order] = first
     return np.where(best & (gap <= tolerance), nearer, -1)
+
+
+def increasing(
+    times: Float[np.ndarray, " n"],
+    where: str,
+    what: str,
+    numbers: Sequence[int | str] | None = None,
+) -> Float[np.ndarray, " n"]:
+    """The times, after checking that they increase.
+
+    Args:
+      times: seconds.
+      where: the file, for messages.
+      what: each of them is of, in a word.
+      numbers: of these in their file or files; None: from 0 on.
+
+    Raises:
+      ValueError: naming the file and the number of the first that does not.
+    """
+    times = np.asarray(times, np.float64)
+    falling = np.flatnonzero(~(np.diff(times) > 0))
+    if falling.size:
+        at = int(falling[0]) + 1
+        names: Sequence[int | str] = range(len(times)) if numbers is None else numbers
+        found = "again" if times[at] == times[at - 1] else f"after {times[at - 1]:.6f} s"
+        raise ValueError(
+            f"{where}: {what} {names[at]}: found {times[at]:.6f} s {found}, expected increasing "
+            f"times ({falling.size} of {len(times)} do not increase)"
+        )
+    return times
 
 
 def poses_at(
@@ -163,6 +200,8 @@ def make_scene(
     provenance = {"cameras": record.format, **fields.pop("provenance", {})}
     if record.metric is False:
         provenance["scale"] = "arbitrary"
+    if record.lens.startswith(_TOLD):
+        provenance["lens"] = record.lens
     if record.distortion and not all(is_straight(record.lens, c) for c in record.distortion):
         try:
             lenses = _lenses(record)

@@ -125,6 +125,7 @@ def archive(path: Path, count: int, read: Callable[[bytes], np.ndarray], suffix:
             f"{path}: found {len(names)} {suffix} files, expected {count}, one for each frame"
             f"{_lacking(names, count)}"
         )
+    _check_numbers(path, names)
 
     def maps(frames: Sequence[int]) -> Iterator[np.ndarray]:
         with zipfile.ZipFile(path) as members:
@@ -138,6 +139,24 @@ def archive(path: Path, count: int, read: Callable[[bytes], np.ndarray], suffix:
                 yield _named(Path(f"{path}: {names[frame]} (frame {frame})"), data, read)
 
     return maps
+
+
+def _check_numbers(path: Path, names: Sequence[str]) -> None:
+    """Raises ValueError where names are numbers of frames and one of them is missing.
+
+    Those of EXR files are 0, 1, ...; others may begin elsewhere.
+    """
+    stems = [Path(name).stem for name in names]
+    exr = bool(names) and names[0].lower().endswith(".exr")
+    if not exr and not all(stem.isdecimal() for stem in stems):
+        return
+    first = 0 if exr else int(stems[0])
+    for number, stem in enumerate(stems):
+        if not stem.isdecimal() or int(stem) != first + number:
+            raise ValueError(
+                f"{path}: found {names[number]} in the place of frame {number}, expected files "
+                f"called {first} to {first + len(names) - 1}, with zeros before them or without"
+            )
 
 
 def checked_depth(depth: np.ndarray, where: str = "") -> np.ndarray:

@@ -5,7 +5,7 @@
 
 A camera is fx fy cx cy as fractions of width and height, 0 0, and a 3x4 matrix, world to camera,
 OpenCV axes; the scale of the world is arbitrary. Chunks are read without torch, and nothing in them
-is run (`torch_chunks`).
+is run (`mirage_jax.io.torch_files`).
 """
 
 import functools
@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.sources.footage import torch_chunks
-from data_pipelines.sources.footage.cameras import make_scene
+from data_pipelines.sources.footage.cameras import make_scene, with_lens
 from data_pipelines.sources.footage.files import below, licence, walk, within
 from data_pipelines.sources.footage.scene import ReadOptions, Scene
-from data_pipelines.sources.footage.torch_chunks import Tensor
+from mirage_jax.io import torch_files
 from mirage_jax.io.camera_files.conventions import from_convention
 from mirage_jax.io.camera_files.parsing import read_json
 from mirage_jax.io.camera_files.record import CameraRecord, checked
 from mirage_jax.io.image_files import read_rgb
+from mirage_jax.io.torch_files import Tensor
 
 LAYOUT = "folders of NNNNNN.torch chunks with index.json"
 
@@ -86,7 +86,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     address = entry.get("url")
     return make_scene(
         name,
-        checked(record, where),
+        with_lens(checked(record, where), options, pictures.size, Path(where)),
         path,
         pictures,
         (stamps - stamps[0]) * _MICROSECONDS,
@@ -107,7 +107,7 @@ def _part(entry: Mapping[str, Any], part: str, where: str) -> Any:
 
 @functools.lru_cache(maxsize=2)
 def _chunk(path: Path) -> Mapping[str, Mapping[str, Any]]:
-    content = torch_chunks.load(path)
+    content = torch_files.load(path)
     if not isinstance(content, list) or not all(
         isinstance(e, dict) and "key" in e for e in content
     ):

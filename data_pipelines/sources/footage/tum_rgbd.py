@@ -17,7 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.sources.footage.cameras import make_scene, pair, poses_at
+from data_pipelines.sources.footage.cameras import (
+    increasing,
+    make_scene,
+    pair,
+    poses_at,
+    with_lens,
+)
 from data_pipelines.sources.footage.cutting import native_fps
 from data_pipelines.sources.footage.files import below, licence, read_text, walk, within
 from data_pipelines.sources.footage.picture_files import PictureFiles, read_depth_png
@@ -56,6 +62,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     folder = within(root, name)
     truth = folder / "groundtruth.txt"
     record = camera_files.read(truth, "tum", axes=options.axes or None)
+    increasing(np.asarray(record.timestamps), str(truth), "pose")
     times, files = _list(folder / "rgb.txt")
     poses, known = poses_at(record, times, _GAP / native_fps(np.asarray(record.timestamps)))
     left_out = {"no pose at its time": int((~known).sum())}
@@ -76,7 +83,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         assert depth_files is not None
         return (read_depth_png(depth_files[matches[frame]], _METRES) for frame in frames)
 
-    lens, coefficients = _lens(folder.name, options)
+    lens, coefficients = _lens(folder.name)
     record = record.replace(
         cam2world=poses[chosen],
         timestamps=None,
@@ -87,7 +94,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     )
     return make_scene(
         name,
-        record,
+        with_lens(record, options, pictures.size, truth),
         truth,
         pictures,
         times[chosen] - times[chosen[0]],
@@ -97,9 +104,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     )
 
 
-def _lens(name: str, options: ReadOptions) -> tuple[np.ndarray, dict[str, float]]:
-    if options.lens:
-        return np.array(options.lens, np.float64), {}
+def _lens(name: str) -> tuple[np.ndarray, dict[str, float]]:
     kinds = [kind for word, kind in _LENSES.items() if word in name] or [(_DEFAULT, (0.0,) * 5)]
     lens, coefficients = kinds[0]
     names = ("k1", "k2", "p1", "p2", "k3")
@@ -107,7 +112,9 @@ def _lens(name: str, options: ReadOptions) -> tuple[np.ndarray, dict[str, float]
 
 
 def _list(path: Path) -> tuple[np.ndarray, list[Path]]:
-    times, files = [], []
+    times: list[float] = []
+    files: list[Path] = []
+    numbers: list[int] = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.split(maxsplit=1)
         if not words or words[0].startswith("#"):
@@ -115,6 +122,7 @@ def _list(path: Path) -> tuple[np.ndarray, list[Path]]:
         try:
             times.append(float(words[0]))
             files.append(path.parent / words[1].strip())
+            numbers.append(number)
         except (ValueError, IndexError) as error:
             raise ValueError(
                 f"{path}: line {number}: found {line[:40]!r}, expected seconds and a file"
@@ -122,4 +130,6 @@ def _list(path: Path) -> tuple[np.ndarray, list[Path]]:
     if not times:
         raise ValueError(f"{path}: found no lines, expected seconds and a file")
     order = np.argsort(times, kind="stable")
-    return np.array(times)[order], [files[i] for i in order]
+    sorted_times = np.array(times)[order]
+    increasing(sorted_times, str(path), "line", [numbers[i] for i in order])
+    return sorted_times, [files[i] for i in order]

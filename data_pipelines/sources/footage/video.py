@@ -9,18 +9,25 @@
     walk.caption.txt, walk.licence.txt   # optional
 
 Conventions are those of the camera file's format (docs/data.md), recognised or told. Cameras with
-times go with the frame nearest to them, those without one by one. The camera file speaks of the
-video as it is shown: turned as its metadata says.
+times go with the frame nearest to them, at most half a frame away, and those that have none there
+are left out and counted; cameras without times, or with the frames' numbers in their place, go one
+by one. The camera file speaks of the video as it is shown: turned as its metadata says.
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from data_pipelines.sources.footage import maps
-from data_pipelines.sources.footage.cameras import make_scene, pair, read_cameras, take
+from data_pipelines.sources.footage.cameras import (
+    increasing,
+    make_scene,
+    pair,
+    read_cameras,
+    take,
+)
 from data_pipelines.sources.footage.cutting import native_fps
 from data_pipelines.sources.footage.files import below, walk
 from data_pipelines.sources.footage.scene import Read, ReadOptions, Scene
@@ -31,6 +38,7 @@ from mirage_jax.io.video_frames import VideoFrames
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 LAYOUT = "videos with a camera file of the same name beside them"
 
+_SCALES = (1.0, 1e6)  # numbers in place of seconds, and of microseconds
 _CAMERA_SUFFIXES = (".txt", ".json", ".npz", ".npy", ".csv")
 _CAMERA_NAMES = (
     *(f"{stem}{suffix}" for stem in ("cameras", "poses") for suffix in _CAMERA_SUFFIXES),
@@ -71,14 +79,18 @@ def camera_file(video: Path, alone: bool) -> Path | None:
 def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
     """One video; ValueError naming the file for what is missing or cannot be read."""
     video = root if root.is_file() else root / name
-    path = camera_file(video, len(_videos(video.parent)) == 1)
+    # Listed only where it matters: a folder may hold thousands of videos.
+    path = camera_file(video, alone=False)
+    if path is None and len(_videos(video.parent)) == 1:
+        path = camera_file(video, alone=True)
     if path is None:
         raise ValueError(
             f"{video}: found no camera file, expected {video.stem}.txt, .json, .npz, .npy or .csv "
             "beside it"
         )
     frames = VideoFrames(video)
-    record, chosen = on_frames(read_cameras(path, options, frames.size), frames, path)
+    cameras = read_cameras(path, options, frames.size)
+    record, chosen = on_frames(cameras, frames, path)
     beside = video.with_suffix("")
     return make_scene(
         name,
@@ -90,7 +102,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
             maps.depth_folder(Path(f"{beside}.depth"), len(frames), options.depth_metres), chosen
         ),
         movers=_chosen(maps.mask_folder(Path(f"{beside}.masks"), len(frames)), chosen),
-        left_out={"no camera at its time": len(frames) - len(chosen)},
+        left_out=unpaired(cameras, frames, chosen),
         caption=maps.caption(Path(f"{beside}.caption.txt")),
         licence=maps.caption(Path(f"{beside}.licence.txt")),
     )
@@ -102,19 +114,19 @@ def on_frames(
     """The cameras that a video has frames for, and the numbers of those frames.
 
     Raises:
-      ValueError: naming the camera file, for cameras without times of another number than the
-        frames, or with times of which the video has none.
+      ValueError: naming the camera file and the camera, for cameras without times of another number
+        than the frames, with times that do not increase, or of which the video has none.
     """
-    if record.timestamps is None or len(record) == len(frames):
+    if record.timestamps is None or _are_numbers(record.timestamps, len(frames)):
         if len(record) != len(frames):
             raise ValueError(
                 f"{path}: found {len(record)} cameras, expected {len(frames)}, one for each frame "
                 f"of {frames.path.name}"
             )
         return record, np.arange(len(frames))
+    times = increasing(record.timestamps, str(path), "camera")
     half = 0.5 / native_fps(frames.times) + 1e-3
     # Clocks that begin elsewhere, as with times of the day, begin with the first frame.
-    times = np.asarray(record.timestamps)
     times = times if times[0] <= frames.times[-1] else times - times[0]
     matches = pair(times, frames.times, half)
     cameras = np.flatnonzero(matches >= 0)
@@ -124,6 +136,24 @@ def on_frames(
             f"{frames.path.name}, which has {frames.times[-1]:g} s"
         )
     return take(record, cameras), matches[cameras]
+
+
+def _are_numbers(times: Float[np.ndarray, " n"], count: int) -> bool:
+    """Whether times are the frames' numbers, as writers without times put them, of that many."""
+    if len(times) != count or count < 2:
+        return False
+    firsts = (np.arange(count) + first for first in (0, 1))
+    return any(np.abs(times * s - numbers).max() < 1e-6 for numbers in firsts for s in _SCALES)
+
+
+def unpaired(
+    record: CameraRecord, frames: VideoFrames, chosen: Int[np.ndarray, " n"]
+) -> dict[str, int]:
+    """How many frames and cameras `on_frames` left out, by reason."""
+    return {
+        "no camera at its time": len(frames) - len(chosen),
+        "camera without a frame at its time": len(record) - len(chosen),
+    }
 
 
 def video_reader(frames: VideoFrames, numbers: Int[np.ndarray, " n"]) -> Read:

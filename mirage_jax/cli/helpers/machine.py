@@ -24,6 +24,7 @@ EXTRAS = {
     "openarena": ("record OpenArena's maps", ("moderngl",)),
     "text": ("prompts: tokenizing them", ("tokenizers", "sentencepiece")),
     "lmdb": ("read the LMDB shards of the released Mirage code", ("lmdb",)),
+    "colmap": ("testing what is written for COLMAP with its own reader", ("pycolmap",)),
     "tpu": ("TPUs, and `mirage compile`", ("libtpu",)),
     "cuda": ("NVIDIA GPUs", ("jax-cuda12-plugin",)),
     "docs": ("building this documentation", ("zensical", "mkdocstrings", "mkdocstrings-python")),

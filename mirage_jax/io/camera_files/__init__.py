@@ -123,9 +123,15 @@ FORMATS: dict[str, Format] = {
     ),
     "geometry": Format(
         "Mirage",
-        "geometry.npz: poses_c2w, intrinsics, depths, fps",
+        "geometry.npz: poses_c2w, intrinsics, depths, fps; written without depths",
         "c2w", "opencv", "pixels", "m",
-        _A.read_geometry_cameras,
+        _A.read_geometry_cameras, _A.write_geometry_cameras, _LENS_SIZE,
+    ),
+    "alayaworld": Format(
+        "AlayaWorld",
+        ".pt: cam_c2w, intrinsics",
+        "c2w", "opencv", "pixels", "any",
+        _A.read_alayaworld,
     ),
     "vipe": Format(
         "ViPE",
@@ -153,9 +159,9 @@ FORMATS: dict[str, Format] = {
     ),
     "llff": Format(
         "LLFF",
-        "poses_bounds.npy: 17 numbers per image",
+        "poses_bounds.npy: 17 numbers per image; bounds are written as 0 and infinity",
         "c2w", "llff", "pixels", "any",
-        _A.read_llff,
+        _A.read_llff, _A.write_llff, _LENS_SIZE,
     ),
     "spatia": Format(
         "Spatia",
@@ -195,7 +201,7 @@ FORMATS: dict[str, Format] = {
     ),
     "matrices": Format(
         "plain matrices, 7-Scenes, ScanNet, ARKit",
-        "4x4 or 3x4 as .json, .npy, .npz, .csv, .txt, or a folder of .txt",
+        "4x4 or 3x4 as .json, .npy, .npz, .csv, .txt, .pt (only read), or a folder of .txt",
         "named", "told", "pixels", "any",
         matrices.read_matrices,
         matrices.write_matrices,
@@ -304,4 +310,6 @@ def write(
     keeps = kind.keeps
     if name == "matrices" and path.suffix.lower() not in (".npz", ".json"):
         keeps = ()
+    if name == "geometry" and array_files.rate_of(record):
+        keeps = (*keeps, "timestamps")
     return tuple(f for f in fields if f not in keeps and getattr(record, f) is not None)

@@ -1,4 +1,4 @@
-"""Camera files of numpy arrays: Mirage, ViPE, Lyra, SpatialVID, LingBot and LLFF."""
+"""Camera files of arrays: Mirage, AlayaWorld, ViPE, Lyra, SpatialVID, LingBot and LLFF."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ from mirage_jax.io.camera_files.saving import fractions, npy, npz, pixels
 
 LENS_NPY, LENS_NPZ = "intrinsics.npy", "intrinsics.npz"
 POSES_NPY, POSES_NPZ = "poses.npy", "pose.npz"
+GEOMETRY_PARTS = {"depths", "frames", "processed_size"}
+"""What a geometry.npz has beside cameras, one of them at least."""
+
+ALAYA_POSES = "cam_c2w"
+_ROUNDING = 1e-4
+"""Share of a focal length, or of the picture, that a lens may be off by and still be LLFF's."""
 
 
 def _one(path: Path, name: str, shown: tuple[int | None, ...]) -> np.ndarray:
@@ -50,13 +56,15 @@ def _square(lens: np.ndarray) -> np.ndarray:
 
 
 def read_geometry_cameras(path: Path, told: Told) -> FileCameras:
-    """Mirage's geometry.npz: poses_c2w, intrinsics of the frames, fps; pictures are not read."""
+    """Mirage's geometry.npz: poses_c2w, intrinsics of the frames, fps; pictures are not read.
+
+    The pictures' size is that of depths or frames, or else processed_size.
+    """
     arrays = read_arrays(path)
     for name in ("poses_c2w", "intrinsics"):
         if name not in arrays:
             raise ValueError(f"{path}: found arrays {sorted(arrays)}, expected {name!r}")
     poses = as_matrices(path, arrays["poses_c2w"], "poses_c2w")
-    size = arrays["depths"].shape[1:] if arrays.get("depths", np.zeros(0)).ndim == 3 else None
     fps = arrays.get("fps")
     rate = float(fps.reshape(-1)[0]) if fps is not None and fps.size else 0.0
     return FileCameras(
@@ -67,8 +75,65 @@ def read_geometry_cameras(path: Path, told: Told) -> FileCameras:
         "of Mirage's poses_c2w",
         intrinsics=as_intrinsics(path, arrays["intrinsics"], len(poses)),
         normalised=False,
-        size=None if size is None else (int(size[0]), int(size[1])),
+        size=_geometry_size(path, arrays),
         timestamps=np.arange(len(poses)) / rate if rate > 0 else None,
+    )
+
+
+def _geometry_size(path: Path, arrays: dict[str, np.ndarray]) -> tuple[int, int] | None:
+    for name, axes in (("depths", 3), ("frames", 4)):
+        if name in arrays and arrays[name].ndim == axes:
+            height, width = arrays[name].shape[1:3]
+            return int(height), int(width)
+    sides = arrays.get("processed_size", np.array([-1, -1])).reshape(-1).tolist()
+    if sides == [-1, -1]:  # so that format says that it is not known
+        return None
+    if len(sides) != 2:
+        raise ValueError(f"{path}: processed_size: found {sides}, expected height and width")
+    return as_size(path, sides[0], sides[1], "processed_size")
+
+
+def write_geometry_cameras(path: Path, record: CameraRecord) -> None:
+    """Writes Mirage's geometry.npz without depths, which are its own to fill in.
+
+    Times are kept as fps, where they are even and begin at 0 (`rate_of`).
+    """
+    arrays = {
+        "poses_c2w": record.cam2world,
+        "intrinsics": _square(pixels(path, record)),
+        "processed_size": np.array(record.size or (-1, -1), np.int32),
+    }
+    rate = rate_of(record)
+    if rate:
+        arrays["fps"] = np.array([rate], np.float32)
+    write_atomically(path, npz(**arrays))
+
+
+def rate_of(record: CameraRecord) -> float:
+    """Frames per second of times that are even and begin at 0; 0.0 of others, or without."""
+    times = record.timestamps
+    if times is None or len(times) < 2 or times[0] != 0.0 or times[-1] <= 0.0:
+        return 0.0
+    rate = float(np.float32((len(times) - 1) / times[-1]))
+    even = np.abs(times * rate - np.arange(len(times))).max() < 1e-3
+    return rate if even else 0.0
+
+
+def read_alayaworld(path: Path, told: Told) -> FileCameras:
+    """AlayaWorld: a torch file with cam_c2w [F, 4, 4] and intrinsics in pixels."""
+    arrays = read_arrays(path)
+    if ALAYA_POSES not in arrays:
+        raise ValueError(f"{path}: found tensors {sorted(arrays)}, expected {ALAYA_POSES!r}")
+    poses = as_matrices(path, arrays[ALAYA_POSES], ALAYA_POSES)
+    lens = arrays.get("intrinsics")
+    return FileCameras(
+        poses,
+        "c2w",
+        "opencv",
+        "",
+        "of AlayaWorld's cam_c2w",
+        intrinsics=None if lens is None else as_intrinsics(path, lens, len(poses)),
+        normalised=False,
     )
 
 
@@ -221,3 +286,31 @@ def read_llff(path: Path, told: Told) -> FileCameras:
         notes=("depth bounds: not kept",),
         **several_sizes(lens, sizes),
     )
+
+
+def write_llff(path: Path, record: CameraRecord) -> None:
+    """Writes poses_bounds.npy; the bounds of depth, which cameras do not know, are 0 and infinity.
+
+    Raises:
+      ValueError: without the pictures' size, or for a lens that LLFF cannot hold: it has one focal
+        length, and the centre in the middle.
+    """
+    if record.size is None:
+        raise ValueError(f"{path}: LLFF needs the pictures' size; give it")
+    height, width = record.size
+    lens = pixels(path, record)
+    expected = np.stack([lens[:, 0]] * 2 + [lens[:, 0] * 0 + side / 2 for side in (width, height)])
+    scale = np.stack([lens[:, 0]] * 2 + [lens[:, 0] * 0 + side for side in (width, height)])
+    odd = (np.abs(lens.T - expected) > _ROUNDING * scale).any(0)
+    if odd.any():
+        frame = int(np.argmax(odd))
+        shown = ", ".join(f"{number:.6g}" for number in lens[frame])
+        raise ValueError(
+            f"{path}: frame[{frame}]: found fx, fy, cx, cy = {shown}, expected fx = fy and cx, cy "
+            f"= {width / 2:g}, {height / 2:g}: LLFF has one focal length and a centred lens"
+        )
+    poses = in_convention(record.cam2world, "c2w", "llff")[:, :3]
+    hwf = np.stack([np.full(len(lens), height), np.full(len(lens), width), lens[:, 0]], axis=1)
+    rows = np.concatenate([poses, hwf[:, :, None]], axis=2).reshape(-1, 15)
+    bounds = np.tile([0.0, np.inf], (len(rows), 1))
+    write_atomically(path, npy(np.concatenate([rows, bounds], axis=1)))

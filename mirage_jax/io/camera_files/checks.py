@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from mirage_jax.io.camera_files.conventions import forward_share
+from mirage_jax.io.camera_files.conventions import forward_share, median_step
 from mirage_jax.io.camera_files.record import CameraRecord
 
 JUMP = 8.0
@@ -40,6 +40,7 @@ def check_record(record: CameraRecord, frames: int | None = None) -> list[Findin
     ]
     if len(record) > 1:
         findings += _motion(record)
+    findings.append(_scale(record))
     findings.append(_times(record))
     if frames is not None:
         good = len(record) == frames
@@ -76,6 +77,16 @@ def _motion(record: CameraRecord) -> list[Finding]:
     said = "stands still" if np.isnan(ahead) else f"{ahead:.0%} of moving steps go where it looks"
     findings.append(Finding("looks forward", None, said))
     return findings
+
+
+def _scale(record: CameraRecord) -> Finding:
+    if record.metric is False:
+        return Finding("scale", None, "arbitrary: the format has a scale of its own")
+    if record.metric:
+        return Finding("scale", None, "metres")
+    step = median_step(record.cam2world)
+    said = f"not stated, arbitrary; taken as metres, the camera moves {step:.3g} m a frame"
+    return Finding("scale", None, said)
 
 
 def _times(record: CameraRecord) -> Finding:

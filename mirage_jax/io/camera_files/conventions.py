@@ -35,7 +35,11 @@ AXES = {
 NORMALISED_BELOW = 4.0
 """Focal lengths and principal points that are all below this are fractions, not pixels."""
 
-_FAR = 100.0  # metres between neighbouring frames that nobody walks
+_FAR = 100.0  # metres between neighbouring frames that nobody goes
+_UNSTATED_FAR = 3.0
+"""The same where nothing says that they are metres: 5 cm, a walker's step at 30 frames a second, is
+5 and 50 in centimetres and millimetres; 3 m are a car's at 10."""
+_FEWEST = 4  # frames that show how far a camera moves; fewer may be photos from afar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +111,9 @@ def to_record(path: Path, name: str, why: str, found: FileCameras, told: Told) -
       told: what the caller knows.
 
     Raises:
-      ValueError: naming the file, for a direction or axes that nothing says, a picture size that
-        contradicts the file, or poses and intrinsics that cannot be.
+      ValueError: naming the file, for a direction or axes that nothing says, steps that are too
+        long to be metres where nothing says the units, a picture size that contradicts the file, or
+        poses and intrinsics that cannot be.
     """
     count = len(found.matrices)
     if not count:
@@ -138,13 +143,18 @@ def to_record(path: Path, name: str, why: str, found: FileCameras, told: Told) -
         poses, settled["direction"], settled["axes"], UNITS.get(units or "", 1.0)
     )
     notes.append(f"units: {_UNIT_WORDS.get(units, units)}" + (", as told" if told.units else ""))
-    if units in (None, "m") and count > 1:
-        step = float(np.median(np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)))
-        if step > _FAR:
-            notes.append(
-                f"units: warning: the camera moves {step:.0f} between frames, so these are "
-                "probably centimetres or millimetres; --units=cm or mm converts them"
-            )
+    step = median_step(poses)
+    if units is None and count >= _FEWEST and step > _UNSTATED_FAR:
+        raise ValueError(
+            f"{path}: found a camera that moves {step:.3g} between frames, in units that nothing "
+            f"says, expected steps below {_UNSTATED_FAR:g} m, or --units=cm, mm or m (footage: "
+            "--config.data.units)"
+        )
+    if units == "m" and step > _FAR:
+        notes.append(
+            f"units: warning: the camera moves {step:.0f} between frames, so these are probably "
+            "centimetres or millimetres; --units=cm or mm converts them"
+        )
     record = CameraRecord(
         cam2world=poses,
         timestamps=found.timestamps,
@@ -160,7 +170,7 @@ def to_record(path: Path, name: str, why: str, found: FileCameras, told: Told) -
     return checked(record.replace(notes=(*notes, *found.notes)), str(path))
 
 
-_UNIT_WORDS = {"": "an arbitrary scale", None: "not stated, taken as metres"}
+_UNIT_WORDS = {"": "an arbitrary scale", None: "not stated (any scale), taken as metres"}
 
 
 def _ambiguous(what: str, found: FileCameras) -> str:
@@ -184,6 +194,14 @@ def _hint(what: str, found: FileCameras) -> str:
         share = forward_share(from_convention(poses, direction, axes, 1.0))
         hints.append(f"as {value} the camera moves forward in {share:.0%} of its steps")
     return ", ".join(hints)
+
+
+def median_step(cam2world: Float[np.ndarray, "f 4 4"]) -> float:
+    """How far the camera moves between neighbouring frames, as a median; 0.0 of a single one."""
+    if len(cam2world) < 2:
+        return 0.0
+    steps = np.linalg.norm(np.diff(cam2world[:, :3, 3], axis=0), axis=1)
+    return float(np.median(steps))
 
 
 def forward_share(cam2world: Float[np.ndarray, "f 4 4"]) -> float:

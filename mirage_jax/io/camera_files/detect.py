@@ -10,10 +10,17 @@ import numpy as np
 
 from mirage_jax.io.camera_files import array_files, colmap, matrices, transforms_json
 from mirage_jax.io.camera_files.json_files import HM_PARTS
-from mirage_jax.io.camera_files.parsing import lines_of, read_arrays, read_json, read_text
+from mirage_jax.io.camera_files.parsing import (
+    TORCH_SUFFIXES,
+    lines_of,
+    read_arrays,
+    read_json,
+    read_text,
+)
 
-_PICKLES = (".pt", ".pth", ".pkl", ".pickle")
-_SUFFIXES = (".txt", ".csv", ".json", ".npy", ".npz", ".bin")
+_PICKLES = (".pkl", ".pickle")
+_ARRAYS = (".npy", ".npz", *TORCH_SUFFIXES)
+_SUFFIXES = (".txt", ".csv", ".json", ".bin", *_ARRAYS)
 
 
 def detect(path: Path) -> tuple[str, str]:
@@ -30,7 +37,8 @@ def detect(path: Path) -> tuple[str, str]:
     suffix = path.suffix.lower()
     if suffix in _PICKLES:
         raise ValueError(
-            f"{path}: found {suffix}, a pickle, which is never read; expected its arrays as .npz"
+            f"{path}: found {suffix}, a pickle, of which those of torch.save alone are read (.pt, "
+            ".pth); expected its arrays as .npz"
         )
     if suffix not in _SUFFIXES:
         raise ValueError(f"{path}: found suffix {path.suffix!r}, expected {', '.join(_SUFFIXES)}")
@@ -40,7 +48,7 @@ def detect(path: Path) -> tuple[str, str]:
         raise ValueError(f"{path}: found {path.name}, expected COLMAP's images.bin or cameras.bin")
     if suffix == ".json":
         return _json(path, read_json(path))
-    if suffix in (".npy", ".npz"):
+    if suffix in _ARRAYS:
         return _arrays(path, read_arrays(path))
     return _text(path)
 
@@ -128,8 +136,11 @@ def _json(path: Path, content: Any) -> tuple[str, str]:
 
 def _arrays(path: Path, arrays: dict[str, np.ndarray]) -> tuple[str, str]:
     keys = arrays.keys()
-    if {"poses_c2w", "intrinsics", "depths"} <= keys:
-        return "geometry", "poses_c2w and depths"
+    beside = sorted(keys & array_files.GEOMETRY_PARTS)
+    if {"poses_c2w", "intrinsics"} <= keys and beside:
+        return "geometry", f"poses_c2w and {beside[0]}"
+    if array_files.ALAYA_POSES in keys and "" not in keys:
+        return "alayaworld", array_files.ALAYA_POSES
     if {"inds", "data"} <= keys:
         return "vipe", "inds and data"
     if {"w2c", "intrinsics", "image_height"} <= keys:

@@ -1,4 +1,4 @@
-"""Plain files of 4x4 or 3x4 matrices: .json, .npy, .npz, .csv, .txt, and folders of them.
+"""Plain files of 4x4 or 3x4 matrices: .json, .npy, .npz, .pt, .csv, .txt, and folders of them.
 
 Such files rarely say which way their matrices map and which axes they have; the name of an array or
 key is taken at its word (`cam2world`, `w2c`, ...), everything else must be told.
@@ -16,6 +16,7 @@ import numpy as np
 from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.camera_files.conventions import FileCameras, Told
 from mirage_jax.io.camera_files.parsing import (
+    TORCH_SUFFIXES,
     as_floats,
     as_intrinsics,
     as_matrices,
@@ -50,7 +51,7 @@ def read_matrices(path: Path, told: Told) -> FileCameras:
     if suffix == ".json":
         content = read_json(path)
         return named_arrays(path, content if isinstance(content, dict) else {"": content})
-    if suffix in (".npy", ".npz"):
+    if suffix in (".npy", ".npz", *TORCH_SUFFIXES):
         return named_arrays(path, read_arrays(path))
     return _read_rows(path)
 

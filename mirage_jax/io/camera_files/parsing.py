@@ -1,6 +1,7 @@
 """Texts, JSON and arrays of camera files, with errors that name the file and the line.
 
-Nothing is unpickled. A byte order mark, Windows line ends and comments are all right.
+No pickle is run: of torch files tensors alone are read. A byte order mark, Windows line ends and
+comments are all right.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from mirage_jax.io.numpy_files import ArrayFile, read_array
+from mirage_jax.io.torch_files import Tensor, load
 from mirage_jax.origin import check_positions
 
+TORCH_SUFFIXES = (".pt", ".pth")
 _NUMBER_SPLIT = re.compile(r"[\s,;]+")
 
 
@@ -68,11 +71,27 @@ def read_json(path: Path) -> Any:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of an .npz by name, of an .npy by ""; ValueError if damaged or holding objects."""
-    if path.suffix.lower() == ".npy":
+    """Arrays of an .npz by name, of an .npy by ""; ValueError if damaged or holding objects.
+
+    Of a torch file (.pt, .pth): its only tensor, or those of a dict; plain values are passed over.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
         return {"": read_array(path)}
+    if suffix in TORCH_SUFFIXES:
+        return _tensors(path)
     with ArrayFile(path) as arrays:
         return {name: arrays.read(name) for name in arrays.names}
+
+
+def _tensors(path: Path) -> dict[str, np.ndarray]:
+    content = load(path)
+    named = {"": content} if isinstance(content, Tensor) else content
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named):
+        raise ValueError(
+            f"{path}: found a {type(content).__name__}, expected a tensor or a dict of tensors"
+        )
+    return {name: value.read() for name, value in named.items() if isinstance(value, Tensor)}
 
 
 def as_floats(path: Path, value: Any, where: str = "poses") -> np.ndarray:

@@ -58,5 +58,5 @@ def test_worlds_with_bodies_have_the_prompt_of_their_source():
     config.text.prompts.miniworld_bodies = "Somebody walks through rooms."
     assert world_names.prompts(config)["miniworld_bodies"] == "Somebody walks through rooms."
     config.worlds = ("moonbase_bodies",)
-    with pytest.raises(UserError, match="text.prompts: found none for 'moonbase_bodies'"):
+    with pytest.raises(UserError, match=r"text\.prompts: found none for 'moonbase_bodies'"):
         world_names.prompts(config)

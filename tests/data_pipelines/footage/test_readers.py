@@ -1,20 +1,18 @@
-"""The parts that readers of footage are made of: EXR, torch files, lenses, depth, times."""
+"""The parts that readers of footage are made of: EXR, lenses, depth, times."""
 
-import io
 import struct
 import zipfile
 
 import numpy as np
 import pytest
 
-from data_pipelines.sources.footage import torch_chunks
+from data_pipelines.sources.footage import maps
 from data_pipelines.sources.footage.cameras import pair, poses_at
 from data_pipelines.sources.footage.exr import read_channel
 from data_pipelines.sources.footage.files import read_numbers, read_text, walk
 from data_pipelines.sources.footage.registration import register_depth
 from data_pipelines.sources.footage.undistort import Undistortion, distort
 from helpers import made_footage
-from helpers.made_footage import evil_torch, torch_bytes
 from mirage_jax.io.camera_files import CameraRecord
 
 # -- EXR ------------------------------------------------------------------------------------------
@@ -75,66 +73,62 @@ def test_exr_of_another_type_is_refused():
             read_channel(exr_of(**changes), "Z")
 
 
-# -- torch files ----------------------------------------------------------------------------------
+# -- archives of maps ------------------------------------------------------------------------------
 
 
-def test_tensors_come_back(tmp_path):
-    arrays = [np.arange(24, dtype=t).reshape(2, 3, 4) for t in ("<f4", "<f8", "<i8", "|u1")]
-    content = [{"key": "a ü", "n": 7, "nested": (1, [2, "x"]), "tensors": arrays}]
-    (tmp_path / "a.torch").write_bytes(torch_bytes(content))
-    (found,) = torch_chunks.load(tmp_path / "a.torch")
-    assert (found["key"], found["n"], found["nested"]) == ("a ü", 7, [1, [2, "x"]])
-    for tensor, array in zip(found["tensors"], arrays, strict=True):
-        np.testing.assert_array_equal(tensor.read(), array)
-        assert tensor.read().dtype == array.dtype
+def archive_of(path, names, data):
+    with zipfile.ZipFile(path, "w") as members:
+        for name in names:
+            members.writestr(name, data)
+    return path
+
+
+def test_maps_of_an_archive_go_by_the_frames_they_are_called_after(tmp_path):
+    flat = [made_footage.exr(np.full((4, 4), number, np.float32)) for number in range(12)]
+    path = tmp_path / "depth.zip"
+    with zipfile.ZipFile(path, "w") as members:
+        for number in (10, 2, 0, 1, *range(3, 10), 11):  # as they come, without zeros
+            members.writestr(f"{number}.exr", flat[number])
+    found = maps.archive(path, 12, maps.exr_depth, ".exr")([2, 10])
+    assert [depth[0, 0] for depth in found] == [2, 10]
 
 
 @pytest.mark.parametrize(
-    "program",
+    ("names", "message"),
     [
-        b"cos\nsystem\n(X\x02\x00\x00\x00lstR.",
-        b"cbuiltins\neval\n(X\x01\x00\x00\x001tR.",
-        b"cbuiltins\ngetattr\n.",
-        b"ctorch\nload\n.",
-        b"ctorch._utils\n_rebuild_parameter\n.",
-        b"cnumpy\nload\n.",
-        b"\x8c\x02os\x8c\x06system\x93.",  # by the stack
+        (["00000.exr", "00002.exr", "00003.exr"], r"00002\.exr in the place of frame 1.*0 to 2"),
+        (["1.exr", "2.exr", "3.exr"], r"1\.exr in the place of frame 0"),
+        (["a.exr", "b.exr", "c.exr"], r"a\.exr in the place of frame 0"),
+        (["0.png", "1.png", "3.png"], r"3\.png in the place of frame 2.*0 to 2"),
     ],
 )
-def test_names_other_than_those_of_tensors_are_refused(program, tmp_path):
-    path = tmp_path / "a.torch"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", b"\x80\x04" + program)
-    with pytest.raises(ValueError, match=r"a\.torch: found .*, expected tensors, lists"):
-        torch_chunks.load(path)
+def test_an_archive_that_lacks_the_map_of_a_frame_is_refused(names, message, tmp_path):
+    path = archive_of(tmp_path / "maps.zip", names, made_footage.exr(np.ones((4, 4), np.float32)))
+    with pytest.raises(ValueError, match=rf"maps\.zip: found {message}"):
+        maps.archive(path, 3, maps.exr_depth, names[0][-4:])
 
 
-def test_nothing_in_a_torch_file_is_run(tmp_path, capsys):
-    path = tmp_path / "a.torch"
-    path.write_bytes(evil_torch())
-    with pytest.raises(ValueError, match=r"found .*print, expected tensors"):
-        torch_chunks.load(path)
-    assert capsys.readouterr().out == ""
+def test_masks_may_begin_at_another_number_or_have_names(tmp_path):
+    mask = made_footage.png(np.full((4, 4), 255, np.uint8))
+    for names in (["1.png", "2.png"], ["a.png", "b.png"]):
+        path = archive_of(tmp_path / "mask.zip", names, mask)
+        assert len(list(maps.archive(path, 2, maps.png_mask, ".png")([0, 1]))) == 2
 
 
-def test_damaged_torch_files_are_refused(tmp_path):
-    path = tmp_path / "a.torch"
-    data = torch_bytes([{"a": np.arange(1000.0)}])
-    for damaged in (b"", b"text", data[: len(data) // 2]):
-        path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"a\.torch: found no whole torch file"):
-            torch_chunks.load(path)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", b"\x80\x02](X")
-    with pytest.raises(ValueError, match=r"a\.torch: data\.pkl: damaged"):
-        torch_chunks.load(path)
-    # A storage that is shorter than its tensor.
-    with zipfile.ZipFile(io.BytesIO(data)) as whole, zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", whole.read("archive/data.pkl"))
-        archive.writestr("archive/data/0", b"1234")
-    (found,) = torch_chunks.load(path)
-    with pytest.raises(ValueError, match="found 4 bytes, expected 8000"):
-        found["a"].read()
+def test_depth_below_zero_names_the_map_and_its_frame(tmp_path):
+    depth = np.ones((4, 4), np.float32)
+    depth[1, 2] = -2.0
+    data = made_footage.exr(depth)
+    names = ["0.exr", "1.exr"]
+    path = archive_of(tmp_path / "depth.zip", names, data)
+    message = r"found -2.0 in 1 pixels, expected metres"
+    with pytest.raises(ValueError, match=rf"depth\.zip: 1\.exr \(frame 1\): {message}"):
+        list(maps.archive(path, 2, maps.exr_depth, ".exr")([1]))
+    (tmp_path / "maps").mkdir()
+    for name in names:
+        (tmp_path / "maps" / name).write_bytes(data)
+    with pytest.raises(ValueError, match=rf"1\.exr \(frame 1\): {message}"):
+        list(maps.depth_folder(tmp_path / "maps", 2, 0.001)([1]))
 
 
 # -- lenses ---------------------------------------------------------------------------------------

@@ -18,14 +18,12 @@ from data_pipelines.clip_format import from_bytes, read_header
 from data_pipelines.filters import Filters
 from data_pipelines.loading import ClipSource
 from data_pipelines.recording import read_records
-from data_pipelines.sources.footage.source import FootageSource
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers import made_footage
 from helpers.footage_reading import forget
+from helpers.footage_sources import LENS, made, refusal
 from helpers.made_footage import FPS, FRAMES, SIZE, lines, room, write_video
 from helpers.recordings import quiet, records
-
-LENS = tuple(map(float, room().intrinsics[0]))
 
 
 @pytest.fixture
@@ -39,11 +37,6 @@ def walk(tmp_path):
 @pytest.fixture(autouse=True)
 def anew():
     forget()
-
-
-def made(root, **options):
-    options = {"size": 16, "frames": 3, "lens": LENS, **options}
-    return FootageSource(root=str(root), **options)
 
 
 def copies(walk, count):
@@ -228,12 +221,6 @@ def test_what_moves_is_found_by_depth_and_poses_where_no_masks_say_it(walk, tmp_
 
 
 # -- bad inputs: each is said of its file and, where there is one, its frame ----------------------
-
-
-def refusal(source):
-    with pytest.raises(ValueError, match="expected") as error:
-        source.clip(source.worlds("train")[0], 0)
-    return str(error.value)
 
 
 def test_a_wrong_number_of_cameras_is_refused(walk):

@@ -5,6 +5,8 @@ the pickle language only what builds lists, tuples, dicts, texts, bytes, numbers
 obeyed; the name of anything else is refused.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import io
