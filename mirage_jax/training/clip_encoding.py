@@ -137,6 +137,14 @@ class EncoderInputs:
             **text,
         }
 
+    def check(self, element: Mapping[str, Any]) -> None:
+        """Raises the ValueError of those windows that cannot be cut from an element at all."""
+        timed = {name: element.get(name) for name in ("cam2world", "times", "fps", "name")}
+        for window in self.windows:
+            check = getattr(window, "check", None)
+            if check is not None:
+                timed = check(timed)
+
 
 def _seconds(clip: Mapping[str, Any]) -> np.ndarray:
     """When each frame of a clip was taken, since its first."""
