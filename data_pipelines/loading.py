@@ -22,7 +22,15 @@ from data_pipelines import clip_format
 from data_pipelines.clip import ARRAY_FIELDS, META_FIELDS, Bodies, Clip
 from data_pipelines.frame_rates import native_fps, nearest_to_rate
 from data_pipelines.mixture import Mixture
-from data_pipelines.tolerance import SKIPPED, Skipped, Substituting, Watch, told_file
+from data_pipelines.tolerance import (
+    SKIPPED,
+    Checked,
+    KeepingSkipped,
+    Skipped,
+    Substituting,
+    Watch,
+    told_file,
+)
 
 Element = dict[str, Any]
 # Takes one element and a generator seeded by the element's place in the stream alone.
@@ -63,8 +71,10 @@ class ClipSource:
         try:
             self._records = ArrayRecordDataSource([os.fspath(path) for path in self.paths])
         except RuntimeError as error:
+            damaged = next(filter(_damaged, self.paths), directory)
             raise ValueError(
-                f"{directory}: damaged {split} shard ({error}); `mirage record` names it"
+                f"{damaged}: damaged {split} shard ({error}); remove it, and `mirage record` makes "
+                "it anew"
             ) from error
         if len(self._records) == 0:
             raise ValueError(f"{directory}: the {split} shards hold no clips")
@@ -123,8 +133,21 @@ class ClipSource:
         try:
             return self._records[index]
         except RuntimeError as error:
-            folder = self.paths[0].parent
-            raise ValueError(f"{folder}: clip {index} cannot be read ({error})") from error
+            where = f"{self.paths[0].parent}: clip {index}"
+            raise ValueError(f"{where} cannot be read ({self._file(index)}: {error})") from error
+
+    def _file(self, index: int) -> str:
+        """Name of the shard that a record is in."""
+        ends = np.cumsum([len(ArrayRecordDataSource([os.fspath(path)])) for path in self.paths])
+        return self.paths[int(np.searchsorted(ends, index, side="right"))].name
+
+
+def _damaged(path: Path) -> bool:
+    try:
+        ArrayRecordDataSource([os.fspath(path)])
+    except RuntimeError:
+        return True
+    return False
 
 
 def _find_shards(directory: Path, split: str) -> tuple[Path, ...]:
@@ -203,6 +226,10 @@ class AtRate:
         kept = {key: cut(value, frames) for key, value in element.items()}
         return kept | {"fps": float(self.fps)}
 
+    def check(self, element: Element) -> Element:
+        """The element at the rate, whatever parts it has; ValueError as for calling it."""
+        return self(element, np.random.default_rng(0))
+
 
 def cut(value: Any, frames: slice | np.ndarray) -> Any:
     """Some of the frames of an array or of bodies; anything else as it is."""
@@ -280,19 +307,6 @@ class _HostShare(grain.MapDataset):
         return self._parent[batch * self._whole + self._first + place]
 
 
-@dataclasses.dataclass(frozen=True)
-class _KeepingSkipped:
-    """A transform that leaves what `Substituting` adds to an element as it is."""
-
-    transform: Transform
-
-    def __call__(self, element: Element, rng: np.random.Generator) -> Element:
-        if SKIPPED not in element:
-            return self.transform(element, rng)
-        plain = {key: value for key, value in element.items() if key != SKIPPED}
-        return {**self.transform(plain, rng), SKIPPED: element[SKIPPED]}
-
-
 def batches(
     source: Any,
     transform: Transform | None = None,
@@ -316,7 +330,9 @@ def batches(
 
     Args:
       source: random access (`__len__`, `__getitem__`) to elements, e.g. `ClipSource`.
-      transform: `f(element, rng)`, e.g. `Window(17)`; must be picklable if `workers` > 0.
+      transform: `f(element, rng)`, e.g. `Window(17)`; must be picklable if `workers` > 0. A record
+        of which its `check(element)`, if it has one, raises ValueError is as one that cannot be
+        read.
       batch_size: global, over all hosts.
       seed: of the order and of the generators given to `transform`.
       workers: loader processes; 0 = threads of this process.
@@ -344,9 +360,11 @@ def batches(
     if start_batch < 0 or workers < 0:
         raise ValueError(f"found start_batch={start_batch}, workers={workers}, expected 0 or more")
 
-    watch = Watch(source, seconds)
+    check = getattr(transform, "check", None)
+    checked = source if check is None else Checked(source, check)
+    watch = Watch(checked, seconds, title=getattr(source, "title", None))
     file = None if told is None else told_file(told, host, hosts)
-    skipped = Skipped(source, skip_share, say, file) if skip_share else None
+    skipped = Skipped(checked, skip_share, say, file) if skip_share else None
     lengths = mixture.lengths if mixture else ()
     read = Substituting(watch.source, lengths) if skipped else watch.source
     share = batch_size // hosts
@@ -354,7 +372,7 @@ def batches(
     def shared(dataset: grain.MapDataset) -> grain.MapDataset:
         if transform is not None:
             # Before the host slice, so that an element's generator depends on its global place.
-            dataset = dataset.random_map(_KeepingSkipped(transform))
+            dataset = dataset.random_map(KeepingSkipped(transform))
         dataset = _HostShare(dataset, batch_size, host * share, share)
         return dataset.batch(share, drop_remainder=True)
 

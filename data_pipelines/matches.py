@@ -58,11 +58,26 @@ def match(
     first: UInt8[np.ndarray, "h w 3"], second: UInt8[np.ndarray, "h w 3"]
 ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:
     """Corners of two pictures that look alike, as (column, row) in each."""
-    pictures = grey(first), grey(second)
-    points = tuple(corners(picture) for picture in pictures)
+    return match_found(*(found_in(picture) for picture in (first, second)))
+
+
+def found_in(
+    picture: UInt8[np.ndarray, "h w 3"],
+) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n p"]]:
+    """Corners of a picture and the patches around them, for `match_found`."""
+    luma = grey(picture)
+    points = corners(luma)
+    return points, _patches(luma, points)
+
+
+def match_found(
+    first: tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n p"]],
+    second: tuple[Float[np.ndarray, "m 2"], Float[np.ndarray, "m p"]],
+) -> tuple[Float[np.ndarray, "k 2"], Float[np.ndarray, "k 2"]]:
+    """`match` of what was found in two pictures."""
+    points, patches = zip(first, second, strict=True)
     if min(map(len, points)) < 2:
         return points[0][:0], points[1][:0]
-    patches = [_patches(*pair) for pair in zip(pictures, points, strict=True)]
     alike = patches[0] @ patches[1].T
     ahead, back = alike.argmax(1), alike.argmax(0)
     rows = np.arange(len(alike))
@@ -79,7 +94,7 @@ def _patches(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
     columns = points[:, 0, None, None] - 0.5 + offsets[None]
     places = np.broadcast_arrays(rows, columns)
     patches = ndimage.map_coordinates(picture, places, order=1, mode="nearest")
-    flat = patches.reshape(len(points), -1)
+    flat = patches.reshape(len(points), (2 * _PATCH + 1) ** 2)
     flat = flat - flat.mean(1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
 

@@ -82,14 +82,20 @@ class ReturnWindow:
         frames = self.choose(element, rng).frames
         return {key: cut(value, frames) for key, value in element.items()}
 
-    def choose(self, element: dict[str, Any], rng: np.random.Generator) -> Choice:
-        """The window of an element, chosen by `rng`; errors as for calling it."""
-        length, stride = len(element["cam2world"]), self.stride
+    def check(self, element: dict[str, Any]) -> dict[str, Any]:
+        """The element, whatever parts it has; ValueError, naming it, if it is shorter."""
+        length = len(element["cam2world"])
         if length < self.frames:
             raise ValueError(
                 f"clip {element.get('name')!r}: found {length} frames, expected at least "
                 f"{self.frames}"
             )
+        return element
+
+    def choose(self, element: dict[str, Any], rng: np.random.Generator) -> Choice:
+        """The window of an element, chosen by `rng`; errors as for calling it."""
+        self.check(element)
+        length, stride = len(element["cam2world"]), self.stride
         # Keyframes before the chunk's first, so that there is a whole history.
         first = self.frames - self.chunk_frames
         starts = list(range(first, length - self.chunk_frames + 1, stride))

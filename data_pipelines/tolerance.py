@@ -4,6 +4,7 @@ Both work across processes by what they leave behind: an element says which reco
 and a file by the loader's processes says what each is at.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -31,7 +32,59 @@ _NOWHERE = "no clip"
 
 
 class LoaderError(OSError):
-    """A loader process ended or does not answer; says which clips it was at."""
+    """A loader failed, ended or does not answer; says which clips it was at."""
+
+
+class Checked:
+    """Random access to records that a transform takes: others are as those that cannot be read.
+
+    Args:
+      source: random access to records; `title(index)`, if it has one, names a record.
+      check: of the transform, raises ValueError for a record that it does not take.
+    """
+
+    def __init__(self, source: Any, check: Callable[[Element], Any]):
+        self._source, self._check = source, check
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Element:
+        element = self._source[index]
+        try:
+            self._check(element)
+        except ValueError as error:
+            title = getattr(self._source, "title", None)
+            if title is None:
+                raise
+            raise ValueError(f"{title(index)}: {error}") from error
+        return element
+
+    def __repr__(self) -> str:
+        return f"Checked({self._source})"
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepingSkipped:
+    """A transform that leaves what `Substituting` adds to an element as it is.
+
+    What it raises says of which clip, if elements have names.
+    """
+
+    transform: Callable[[Element, np.random.Generator], Element]
+
+    def __call__(self, element: Element, rng: np.random.Generator) -> Element:
+        plain = {key: value for key, value in element.items() if key != SKIPPED}
+        try:
+            made = self.transform(plain, rng)
+        except Exception as error:
+            # The boundary to the loader's processes, in which nobody else knows the clip.
+            name = element.get("name")
+            if name is None or isinstance(error, LoaderError) or repr(name) in str(error):
+                raise
+            kind = ValueError if isinstance(error, ValueError) else LoaderError
+            raise kind(f"clip {name!r}: {type(error).__name__}: {error}") from error
+        return {**made, SKIPPED: element[SKIPPED]} if SKIPPED in element else made
 
 
 class Substituting:
@@ -160,7 +213,10 @@ def check_share(reasons: Mapping[int, str], total: int, share: float) -> None:
 
 
 class Watched:
-    """Random access that leaves in a folder which record each thread has begun to read last."""
+    """Random access that leaves in a folder which record each thread has begun to read last.
+
+    What reading raises is a ValueError or names the record.
+    """
 
     def __init__(self, source: Any, folder: Path):
         self._source, self._folder = source, folder
@@ -170,7 +226,15 @@ class Watched:
 
     def __getitem__(self, index: int) -> Any:
         (self._folder / f"{os.getpid()}-{threading.get_ident()}").write_text(str(index))
-        return self._source[index]
+        try:
+            return self._source[index]
+        except (ValueError, LoaderError):  # which name the clip
+            raise
+        except Exception as error:
+            # The boundary to the loader's processes: what a decoder raised is told with its clip.
+            raise LoaderError(
+                f"clip {index} of {self._source}: {type(error).__name__}: {error}"
+            ) from error
 
     def __repr__(self) -> str:
         return f"Watched({self._source})"
@@ -182,12 +246,13 @@ class Watch:
     `close()`, or the end of the program, removes what the watched source has left.
 
     Args:
-      source: of the loader; `title(index)`, if it has one, names a record.
+      source: of the loader.
       seconds: how long a batch may take.
+      title: names a record by its number; None for one that has no name.
     """
 
-    def __init__(self, source: Any, seconds: float):
-        self._source, self._seconds = source, seconds
+    def __init__(self, source: Any, seconds: float, title: Callable[[int], str] | None = None):
+        self._source, self._seconds, self._named = source, seconds, title
         self._folder = Path(tempfile.mkdtemp(prefix="mirage-loader-"))
         self.source = Watched(source, self._folder)
         self.close = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -228,12 +293,13 @@ class Watch:
     def _title(self, index: int) -> str:
         """The title, if reading it does not hang as well."""
         plain = f"clip {index} of {self._source}"
-        if not hasattr(self._source, "title"):
+        title = self._named
+        if title is None:
             return plain
         found: list[str] = []
 
         def read() -> None:
-            found.append(self._source.title(index))
+            found.append(title(index))
 
         reader = threading.Thread(target=read, daemon=True)
         reader.start()

@@ -3,7 +3,7 @@
 The work is planned first: a list of shards, each with its worlds, counts and seeds, which depends
 on the arguments alone.  A shard is therefore the same whichever process records it and whenever,
 which is what makes a recording resumable: finished shards are skipped.  A shard appears under its
-name only when complete (temporary file, fsync, rename).
+name only when complete (temporary file, fsync, rename).  Several hosts may share a recording.
 """
 
 from data_pipelines.recording.planning import Job, Shard, plan

@@ -2,13 +2,14 @@
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_pipelines import clip_format
 from data_pipelines.clip_codecs import Codec
 from data_pipelines.filters import Filters
+from data_pipelines.recording.notes import note_path, read_note
 from data_pipelines.recording.planning import Shard
 from data_pipelines.recording.shards import (
     EXAMPLES,
@@ -122,28 +123,53 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
-def recount(entry: dict[str, Any], shards: list[Shard], done: set[int], directory: Path) -> None:
-    """Makes the card's shard entries those of the files that are there.
+def recount(entry: dict[str, Any], shards: Sequence[Shard], done: set[int], directory: Path) -> int:
+    """Makes the card's entries of some shards those of the files that are there.
+
+    Of a shard that the card does not know its note says what was recorded, see `notes`.
+
+    Args:
+      entry: of the split; those of other shards stay as they are.
+      shards: that are looked at.
+      done: numbers of those that are there.
+      directory: of the dataset.
+
+    Returns:
+      How many of them the card did not know.
 
     Raises:
       ValueError: a file that the card does not know holds clips of another format; one that it
         knows is damaged or has another number of clips.
     """
-    known = entry["shards"]
-    entry["shards"] = {}
+    found, new = dict(entry["shards"]), 0
     for shard in shards:
+        part = found.pop(shard.file, None)
         if shard.index not in done:
             continue
         path = directory / shard.file
-        # A run may have been killed between the rename of a shard and the card.
-        part = known.get(shard.file) or _read_shard(path, entry["clip_format"])
-        found = count_records(path)
-        if found != part["clips"]:
+        if part is None:
+            new += 1
+            note = read_note(path)
+            part = _read_shard(path, entry["clip_format"]) if note is None else note.entry
+            if note is not None:
+                entry["seconds"] = round(entry.get("seconds", 0) + note.seconds, 1)
+                peaks = entry.setdefault("peak_mib", {})
+                peaks["worker"] = max(peaks.get("worker", 0), note.peak_mib)
+        clips = count_records(path)
+        if clips != part["clips"]:
             raise ValueError(
-                f"{path}: found {found} clips, expected {part['clips']}; remove the file, and the "
+                f"{path}: found {clips} clips, expected {part['clips']}; remove the file, and the "
                 "same command records it anew"
             )
-        entry["shards"][shard.file] = part
+        found[shard.file] = part
+    entry["shards"] = {file: found[file] for file in sorted(found)}
+    return new
+
+
+def remove_notes(shards: Sequence[Shard], directory: Path) -> None:
+    """Removes the notes of shards that the card knows."""
+    for shard in shards:
+        note_path(directory / shard.file).unlink(missing_ok=True)
 
 
 def _read_shard(path: Path, expected: str) -> dict[str, Any]:

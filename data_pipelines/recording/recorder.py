@@ -1,13 +1,14 @@
 """A whole recording, from its plan to the report."""
 
 import contextlib
+import copy
 import dataclasses
 import errno
 import io
 import itertools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from data_pipelines import clip_format
 from data_pipelines.card import contact_sheet, read_card, write_card
 from data_pipelines.clip_codecs import Codec
 from data_pipelines.filters import Filters
-from data_pipelines.recording import entries
+from data_pipelines.recording import entries, originals, sharing
 from data_pipelines.recording import shards as shard_files
 from data_pipelines.recording.display import Display
 from data_pipelines.recording.planning import Shard, plan
@@ -26,8 +27,8 @@ from data_pipelines.recording.shards import Recording, read_records
 from data_pipelines.recording.workers import RecordingError, record_events
 from data_pipelines.sources import Source
 from mirage_jax.io.atomic import write_atomically
-from mirage_jax.io.lock import locked
 from mirage_jax.io.outputs import check_folder
+from mirage_jax.io.process_memory import peak_mib
 
 _SHEET_CLIPS = 6
 
@@ -46,6 +47,9 @@ class Report:
       shards: paths of all shards of the split, in order.
       resumed: how many of them an earlier run had finished.
       seconds: wall time of this run.
+      missing: how many of all shards are still to come from other hosts; `clips` and what follows
+        are then of this host's.
+      peak_mib: most memory of this process, and of the worker that had most, MiB.
     """
 
     clips: int
@@ -56,6 +60,8 @@ class Report:
     shards: tuple[Path, ...]
     resumed: int
     seconds: float
+    missing: int = 0
+    peak_mib: tuple[int, int] = (0, 0)
 
 
 def check(
@@ -71,6 +77,7 @@ def check(
 ) -> None:
     """Raises the ValueError of `record` for its arguments and its folder, recording nothing."""
     directory = Path(out_dir).absolute()
+    originals.recall(source, directory)
     shards = plan(source, split, count, seed=seed, shard_clips=shard_clips)
     count = sum(shard.count for shard in shards)
     check_folder(str(directory), directory)
@@ -92,6 +99,7 @@ def record(
     console: Console | None = None,
     codecs: Mapping[str, Codec] | None = None,
     filters: Filters | None = None,
+    share: tuple[int, int] = sharing.WHOLE,
 ) -> Report:
     """Records `count` clips of `split` into `out_dir`, or finishes doing so.
 
@@ -111,17 +119,22 @@ def record(
       codecs: how parts are stored, by name; default all raw, see `clip_format.to_bytes`.
       filters: that clips have to pass; their numbers go into the clips and the card. None measures
         nothing.
+      share: (i, n): this is host i of n that record into one folder with equal arguments. Each
+        records every n-th shard; who finishes last completes the card.
 
     Returns:
       A `Report`; refused clips are counted in it, replaced where the source can, and shown.
 
     Raises:
       ValueError: bad arguments, or `out_dir` holds this split recorded with other arguments,
-        or unfinished in another format of clips, or shards that were not recorded there.
+        or unfinished in another format of clips or of footage that has changed since, or shards
+        that were not recorded there.
       OSError: with `errno.ENOSPC` when the disk is full; finished shards are kept and valid.
-      LockedError: another process records into `out_dir`.
+      LockedError: another process records into `out_dir`, or the same share of it.
       RecordingError: the source failed or gave no valid clip at all, with its reason.
     """
+    directory = Path(out_dir).absolute()
+    originals.recall(source, directory)
     shards = plan(source, split, count, seed=seed, shard_clips=shard_clips)
     count = sum(shard.count for shard in shards)
     if workers is None:
@@ -130,13 +143,12 @@ def record(
         workers = len(usable(0))
     if workers < 0:
         raise ValueError(f"found workers={workers}, expected 0 or more processes")
+    sharing.check_share(share)
 
-    directory = Path(out_dir).absolute()
     request = entries.Request(source, split, count, seed, shard_clips, dict(codecs or {}), filters)
     check_folder(str(directory), directory)
     _claim(read_card(directory), request, directory, shards)  # refused before anything is made
-    with locked(directory / "lock", f"recording {source.name} {split}"):
-        return _record(request, shards, directory, workers, progress, console)
+    return _record(request, shards, directory, workers, progress, console, share)
 
 
 def _record(
@@ -146,63 +158,128 @@ def _record(
     workers: int,
     progress: bool,
     console: Console | None,
+    share: tuple[int, int],
 ) -> Report:
     start = time.monotonic()
-    source, split, count = request.source, request.split, request.count
-    card = read_card(directory)
-    entry = _claim(card, request, directory, shards)
-    shard_files.remove_leftovers(directory, split)
-    done = {shard.index for shard in shards if (directory / shard.file).exists()}
-    entries.recount(entry, shards, done, directory)
-    todo = [shard for shard in shards if shard.index not in done]
-    if todo:
-        entries.prepare_for_more(entry, request, done, directory)
-
-    try:
-        write_card(directory, card)
+    source, split = request.source, request.split
+    own = sharing.own_shards(shards, share)
+    task = f"recording {source.name} {split}"
+    if share != sharing.WHOLE:
+        task += f", share {share[0]}/{share[1]}"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_full_disk_said(directory, shards))
+        with sharing.changing_card(directory, task):
+            sharing.hold_share(stack, directory, share, task)
+            done = _begin(request, shards, own, directory, console)
+        stack.callback(shard_files.remove_leftovers, directory, own)
+        todo = [shard for shard in own if shard.index not in done]
         recording = Recording(source, directory, request.codecs, request.filters)
+        total = sum(shard.count for shard in own)
         with (
             contextlib.closing(record_events(recording, todo, workers)) as events,
-            Display(f"recording {source.name} {split}", count, progress, console) as display,
+            Display(f"recording {source.name} {split}", total, progress, console) as display,
         ):
             display.begin(sum(shards[index].count for index in done))
             for event in events:
                 display.show(event)
-                if event.kind == "done":
-                    entry["shards"][shards[event.shard].file] = event.value
-                    write_card(directory, card)
-        summary = entries.summarise(entry, directory)
-        if todo:
-            entry["seconds"] = round(entry.get("seconds", 0) + time.monotonic() - start, 1)
-        write_card(directory, card)
-        if summary["clips"] == 0:
-            why = f"rejected {summary['reasons']}, {summary['examples'][:2]}"
-            raise RecordingError(f"source {source.name!r} gave no clip for {split!r}: {why}")
-        paths = tuple(directory / shard.file for shard in shards)
-        if todo or not (directory / f"{split}.png").exists():
-            counts = [entry["shards"][shard.file]["clips"] for shard in shards]
-            _write_sheet(directory / f"{split}.png", paths, counts)
+        with sharing.changing_card(directory, task):
+            summary, peaks, missing = _finish(request, shards, own, directory)
+    return Report(
+        clips=summary["clips"],
+        requested=sum(shard.count for shard in (own if missing else shards)),
+        rejected=summary["rejected"],
+        reasons=summary["reasons"],
+        examples=tuple(summary["examples"]),
+        shards=tuple(directory / shard.file for shard in (own if missing else shards)),
+        resumed=len(done),
+        seconds=time.monotonic() - start,
+        missing=missing,
+        peak_mib=(peak_mib(), peaks.get("worker", 0)),
+    )
+
+
+@contextlib.contextmanager
+def _full_disk_said(directory: Path, shards: list[Shard]) -> Iterator[None]:
+    """A disk that is full says what is kept."""
+    try:
+        yield
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        kept = sum((directory / shard.file).exists() for shard in shards)
+        kept = len(_there(shards, directory))
         raise OSError(
             errno.ENOSPC,
             f"no space left in {directory} ({error.strerror or error}); the {kept} finished of "
             f"{len(shards)} shards are kept, the same command goes on from there",
         ) from error
-    finally:
-        shard_files.remove_leftovers(directory, split)
-    return Report(
-        clips=summary["clips"],
-        requested=count,
-        rejected=summary["rejected"],
-        reasons=summary["reasons"],
-        examples=tuple(summary["examples"]),
-        shards=paths,
-        resumed=len(done),
-        seconds=time.monotonic() - start,
-    )
+
+
+def _begin(
+    request: entries.Request,
+    shards: list[Shard],
+    own: list[Shard],
+    directory: Path,
+    console: Console | None,
+) -> set[int]:
+    """Enters the split into the card; returns the numbers of own shards that are there."""
+    card = read_card(directory)
+    entry = _claim(card, request, directory, shards)
+    shard_files.remove_leftovers(directory, own)
+    there = _there(shards, directory)
+    done = {shard.index for shard in own} & there
+    entries.recount(copy.deepcopy(entry), own, done, directory)  # checked; entered at the end
+    for shard in own:
+        if shard.index not in done:  # removed since: it is recorded anew
+            entry["shards"].pop(shard.file, None)
+    if len(done) < len(own):
+        entries.prepare_for_more(entry, request, there, directory)
+    mixes = bool(there) and len(done) < len(own)
+    originals.check(request.source, directory, mixes=mixes, console=console)
+    write_card(directory, card)
+    return done
+
+
+def _finish(
+    request: entries.Request, shards: list[Shard], own: list[Shard], directory: Path
+) -> tuple[dict[str, Any], dict[str, int], int]:
+    """Completes the card where all shards are there.
+
+    Returns:
+      What is summed up of all shards, or of own ones where others are missing; the peaks of memory;
+      the number of those that are missing.
+    """
+    source, split = request.source, request.split
+    card = read_card(directory)
+    entry = _claim(card, request, directory, shards)
+    there = _there(shards, directory)
+    missing = len(shards) - len(there)
+    if missing:
+        entries.recount(entry, own, there, directory)
+        entry["shards"] = {shard.file: entry["shards"][shard.file] for shard in own}
+        return entries.summarise(entry, directory), entry.get("peak_mib", {}), missing
+    new = entries.recount(entry, shards, there, directory)
+    summary = entries.summarise(entry, directory)
+    if new:
+        peaks = entry.setdefault("peak_mib", {})
+        peaks["recorder"] = max(peaks.get("recorder", 0), peak_mib())
+        left_out: dict[str, int] = getattr(source, "left_out", dict)()
+        if left_out:
+            entry["frames_left_out"] = left_out
+    write_card(directory, card)
+    entries.remove_notes(shards, directory)
+    if summary["clips"] == 0:
+        why = f"rejected {summary['reasons']}, {summary['examples'][:2]}"
+        raise RecordingError(f"source {source.name!r} gave no clip for {split!r}: {why}")
+    sheet = directory / f"{split}.png"
+    if new or not sheet.exists():
+        counts = [entry["shards"][shard.file]["clips"] for shard in shards]
+        _write_sheet(sheet, tuple(directory / shard.file for shard in shards), counts)
+    return summary, entry.get("peak_mib", {}), 0
+
+
+def _there(shards: list[Shard], directory: Path) -> set[int]:
+    """Numbers of the shards that are there."""
+    return {shard.index for shard in shards if (directory / shard.file).exists()}
 
 
 def _claim(

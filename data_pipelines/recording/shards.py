@@ -8,7 +8,8 @@ import hashlib
 import itertools
 import os
 import shutil
-from collections.abc import Generator, Iterator, Mapping
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +20,11 @@ from data_pipelines.clip import Clip, validate
 from data_pipelines.clip_codecs import Codec
 from data_pipelines.clip_measures import measure
 from data_pipelines.filters import Filters
+from data_pipelines.recording.notes import Note, write_note
 from data_pipelines.recording.planning import Shard, derived_seed
 from data_pipelines.sources import FiniteSource, Source
 from mirage_jax.io.atomic import replacing
+from mirage_jax.io.process_memory import peak_mib
 from mirage_jax.io.records import record_writer
 
 # Group size 1 gives cheap random access.  Measured on 33x64x64 Freedoom clips, zstd:3 on the plain
@@ -36,7 +39,7 @@ _SPARE_BYTES = 32 << 20
 
 
 class Event(NamedTuple):
-    """What happened in shard number `shard`; "done" comes with its entry in the card."""
+    """What happened in shard number `shard`; "done" comes when it has its name and its note."""
 
     kind: str  # "clip", "rejected", "done" or "failed"
     shard: int
@@ -73,29 +76,28 @@ def _reason(error: ValueError, otherwise: str) -> str:
 
 
 def record_shard(recording: Recording, shard: Shard) -> Generator[Event, None, None]:
-    """Records one shard, saying how it goes; the last event is "done" with the shard's entry."""
+    """Records one shard, saying how it goes; leaves a note of it, see `notes`."""
     metas: list[dict[str, Any]] = []
     reasons: collections.Counter = collections.Counter()
     examples: list[str] = []
-    with (
-        replacing(recording.directory / shard.file, sync=True) as temporary,
-        record_writer(temporary, WRITER_OPTIONS) as writer,
-    ):
-        for data, clip, reason, message in _stored_clips(recording, shard):
-            if clip is None:
-                reasons[reason] += 1
-                if message:
-                    examples.append(message)
-                yield Event("rejected", shard.index, message)
-                continue
-            _require_space(recording.directory, len(data))
-            writer.write(data)
-            metas.append(clip_format.read_header(data))
-            yield Event("clip", shard.index)
-    entry = describe(metas, dict(reasons), examples)
-    yield Event(
-        "done", shard.index, {**entry, "sha256": checksum(recording.directory / shard.file)}
-    )
+    start, path = time.monotonic(), recording.directory / shard.file
+    with replacing(path, sync=True) as temporary:
+        with record_writer(temporary, WRITER_OPTIONS) as writer:
+            for data, clip, reason, message in _stored_clips(recording, shard):
+                if clip is None:
+                    reasons[reason] += 1
+                    if message:
+                        examples.append(message)
+                    yield Event("rejected", shard.index, message)
+                    continue
+                _require_space(recording.directory, len(data))
+                writer.write(data)
+                metas.append(clip_format.read_header(data))
+                yield Event("clip", shard.index)
+        entry = {**describe(metas, dict(reasons), examples), "sha256": checksum(temporary)}
+        note = Note(entry, round(time.monotonic() - start, 2), peak_mib())
+        write_note(path, note, temporary.stat().st_size)
+    yield Event("done", shard.index)
 
 
 def checksum(path: Path) -> str:
@@ -238,10 +240,12 @@ def _holds_clips(path: Path) -> bool:
         return False
 
 
-def remove_leftovers(directory: Path, split: str) -> None:
-    """Removes what killed processes left of unfinished shards."""
-    for path in directory.glob(f".{split}-*.array_record*"):
-        path.unlink(missing_ok=True)
+def remove_leftovers(directory: Path, shards: Iterable[Shard]) -> None:
+    """Removes what killed processes left of shards that they did not finish."""
+    unfinished = {Path(shard.file).stem for shard in shards}
+    for path in directory.glob(".*.partial-*"):
+        if path.name[1:].partition(".partial-")[0] in unfinished:
+            path.unlink(missing_ok=True)
 
 
 def describe(

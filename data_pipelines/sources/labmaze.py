@@ -30,7 +30,7 @@ from data_pipelines.sources.labmaze_model import (
 from data_pipelines.sources.labmaze_plan import CELL, make_plan
 from data_pipelines.sources.offscreen import gl_backend, import_mujoco
 from data_pipelines.sources.options import option
-from data_pipelines.sources.rendered import RenderedSource, square_lens
+from data_pipelines.sources.rendered import RenderedSource, field_of_view, lens
 from data_pipelines.sources.stage import Placed, View, check_lens
 
 EYE = 1.1  # metres
@@ -52,6 +52,7 @@ class LabmazeSource(living.LivingOptions, RenderedSource):
     living, their bodies walk on the floor, and the clips have their states.
     """
 
+    width: int = option(0, "pixels across the picture; 0 = as many as down", 0)
     living: float = option(0.2, "share of clips in which bodies swing, without `bodies`", 0.0, 1.0)
     name: ClassVar[str] = "labmaze"
     train_worlds: ClassVar[tuple[str, ...]] = TRAIN_WORLDS
@@ -71,7 +72,17 @@ class LabmazeSource(living.LivingOptions, RenderedSource):
     @property
     def intrinsics(self) -> np.ndarray:
         """float32 [4], of every frame."""
-        return square_lens(self.size, FIELD_OF_VIEW)
+        return lens(*self.shape, FIELD_OF_VIEW)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the pictures."""
+        return self.size, self.width or self.size
+
+    @property
+    def fov(self) -> tuple[float, float]:
+        """Degrees down and across."""
+        return field_of_view(*self.shape, FIELD_OF_VIEW)
 
     @classmethod
     def with_lens(cls, height: int, width: int, intrinsics: np.ndarray) -> "LabmazeSource":
@@ -105,13 +116,15 @@ class _Maze:
 
     def __enter__(self) -> "_Maze":
         mujoco = import_mujoco()
-        self.mujoco, size = mujoco, self.source.size
+        self.mujoco = mujoco
         self.stack = contextlib.ExitStack()
-        pixels, stock = SUPERSAMPLING * size, living.MOST_BODIES if self.source.bodies else 0
-        xml = maze_xml(self.plan, self.style, self.seed, pixels, stock)
+        height, width = self.fine = tuple(SUPERSAMPLING * side for side in self.source.shape)
+        stock = living.MOST_BODIES if self.source.bodies else 0
+        fovy = self.source.fov[0]
+        xml = maze_xml(self.plan, self.style, self.seed, (height, width), stock, fovy)
         self.model = mujoco.MjModel.from_xml_string(xml)
         self.data = mujoco.MjData(self.model)
-        context = mujoco.GLContext(SUPERSAMPLING * size, SUPERSAMPLING * size)
+        context = mujoco.GLContext(width, height)
         self.stack.callback(context.free)
         context.make_current()
         self.context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_100)
@@ -154,7 +167,7 @@ class _Maze:
             if path is None:
                 continue
             poses = self._poses(path, float(np.deg2rad(rng.uniform(*PITCH))))
-            half_angle = float(np.deg2rad(FIELD_OF_VIEW / 2))
+            half_angle = float(np.deg2rad(source.fov[1] / 2))
             scene = living.sample_scene(
                 rng, source, self.ground, path, poses, source.fps, half_angle
             )
@@ -245,10 +258,11 @@ class _Maze:
         return positions
 
     def _film(self, path: paths.Path, pitch: float, bodies: Any, seed: int) -> Clip:
-        source, size, frames = self.source, self.source.size, len(path.yaws)
-        video = np.empty((frames, size, size, 3), np.uint8)
-        depth = np.empty((frames, size, size), np.float32)
-        movers = np.zeros((frames, size, size), np.int32)
+        source, frames = self.source, len(path.yaws)
+        shape = frames, *source.shape
+        video = np.empty((*shape, 3), np.uint8)
+        depth = np.empty(shape, np.float32)
+        movers = np.zeros(shape, np.int32)
         centres = np.concatenate([path.positions, np.full((frames, 1), EYE)], 1)
         poses = paths.level_cam2world(centres, path.yaws, pitch)
         self.camera.elevation = np.rad2deg(pitch)
@@ -280,7 +294,7 @@ class _Maze:
         )
 
     def _picture(self) -> np.ndarray:
-        mujoco, fine = self.mujoco, SUPERSAMPLING * self.source.size
+        mujoco, (height, width) = self.mujoco, self.fine
         mujoco.mjv_updateScene(
             self.model,
             self.data,
@@ -290,7 +304,8 @@ class _Maze:
             mujoco.mjtCatBit.mjCAT_ALL,
             self.scene,
         )
-        viewport, pixels = mujoco.MjrRect(0, 0, fine, fine), np.empty((fine, fine, 3), np.uint8)
+        viewport = mujoco.MjrRect(0, 0, width, height)
+        pixels = np.empty((height, width, 3), np.uint8)
         mujoco.mjr_render(viewport, self.scene, self.context)
         mujoco.mjr_readPixels(pixels, None, viewport, self.context)
         upright = pixels[::-1]  # OpenGL counts rows from below
@@ -300,11 +315,11 @@ class _Maze:
 
     def _depth_and_segments(self) -> tuple[np.ndarray, np.ndarray]:
         """Of the scene as last updated. The flat colours of this pass are geometry numbers."""
-        mujoco, size = self.mujoco, self.source.size
+        mujoco, (height, width) = self.mujoco, self.source.shape
         flags = (mujoco.mjtRndFlag.mjRND_SEGMENT, mujoco.mjtRndFlag.mjRND_IDCOLOR)
-        viewport = mujoco.MjrRect(0, 0, size, size)
-        colours = np.empty((size, size, 3), np.uint8)
-        buffer = np.empty((size, size), np.float32)
+        viewport = mujoco.MjrRect(0, 0, width, height)
+        colours = np.empty((height, width, 3), np.uint8)
+        buffer = np.empty((height, width), np.float32)
         for flag in flags:
             self.scene.flags[flag] = True
         mujoco.mjr_render(viewport, self.scene, self.context)

@@ -15,12 +15,21 @@ PARKED = -20.0  # height of movers in clips where nothing moves: below the floor
 _OVERLAP = 1.002  # of neighbouring planes, so that no sky shines through the seams
 
 
-def maze_xml(plan: Plan, style: str, seed: int, pixels: int, walkers: int = 0) -> str:
+def maze_xml(
+    plan: Plan,
+    style: str,
+    seed: int,
+    pixels: tuple[int, int],
+    walkers: int = 0,
+    fovy: float = FIELD_OF_VIEW,
+) -> str:
     """MuJoCo model of a maze: one plane per cell of floor and per visible face of wall.
 
-    style: of labmaze's pictures, "style_01" to "style_05". pixels: side of the largest picture.
-    walkers: bodies of every kind to have in stock, in place of the movers that swing.
+    style: of labmaze's pictures, "style_01" to "style_05". pixels: (height, width) of the largest
+    picture. walkers: bodies of every kind to have in stock, in place of the movers that swing.
+    fovy: field of view down, degrees.
     """
+    height, width = pixels
     rng = np.random.default_rng(seed)
     textures, walls, floors = _textures(style, f"sky_{1 + seed % 3:02d}")
     geometry = [*_floors(plan, floors), *_walls(plan, walls, rng), *_props(plan, walls, rng)]
@@ -30,7 +39,7 @@ def maze_xml(plan: Plan, style: str, seed: int, pixels: int, walkers: int = 0) -
     <map znear="{NEAR}" zfar="{FAR}"/>
     <headlight ambient=".62 .62 .62" diffuse="0 0 0" specular="0 0 0"/>
     <quality offsamples="0" shadowsize="0"/>
-    <global offwidth="{pixels}" offheight="{pixels}" fovy="{FIELD_OF_VIEW}"/>
+    <global offwidth="{width}" offheight="{height}" fovy="{fovy}"/>
   </visual>
   <statistic extent="1" center="0 0 0"/>
   <asset>{"".join(textures)}</asset>

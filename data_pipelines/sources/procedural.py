@@ -19,7 +19,7 @@ from data_pipelines.sources import body_rays, living
 from data_pipelines.sources.ground import Ground
 from data_pipelines.sources.options import check_options, option
 from data_pipelines.sources.paths import KINDS, LEAST_FRAMES, level_cam2world, sample_path
-from data_pipelines.sources.rendered import square_lens, worlds_of_split
+from data_pipelines.sources.rendered import field_of_view, lens, worlds_of_split
 from data_pipelines.sources.stage import Placed, View, check_lens
 
 EYE_HEIGHT = 1.5  # metres
@@ -81,9 +81,10 @@ class Room:
 class ProceduralSource(living.LivingOptions):
     """Source of clips in generated rooms; see `sources.Source`."""
 
-    size: int = option(64, "pixels along either side of the square picture", 1)
+    size: int = option(64, "pixels along either side of a square picture, or down it", 1)
+    width: int = option(0, "pixels across it; 0 = as many as down", 0)
     frames: int = option(33, "per clip; half of them leave, half come back", LEAST_FRAMES)
-    fov: float = option(90.0, "horizontal field of view in degrees", 1.0, 179.0)
+    fov: float = option(90.0, "field of view along the longer side in degrees", 1.0, 179.0)
     fps: float = option(10.0, "playing speed noted in the clips, and pace of the ball", 1e-3)
     ball: bool = option(True, "whether a ball rolls in the rooms, where no bodies walk")
     train_worlds: int = option(24, "number of rooms to train on", 0)
@@ -96,7 +97,12 @@ class ProceduralSource(living.LivingOptions):
     @property
     def intrinsics(self) -> np.ndarray:
         """float32 [4], of every frame."""
-        return square_lens(self.size, self.fov)
+        return lens(*self.shape, self.fov)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the pictures."""
+        return self.size, self.width or self.size
 
     @classmethod
     def with_lens(cls, height: int, width: int, intrinsics: np.ndarray) -> "ProceduralSource":
@@ -142,7 +148,7 @@ class ProceduralSource(living.LivingOptions):
                 continue
             cam2world, phases = self._path(room, rng, kind)
             pictures = [
-                render(room, pose, intrinsics, self.size, phase if self.ball else None)
+                render(room, pose, intrinsics, self.shape, phase if self.ball else None)
                 for pose, phase in zip(cam2world, phases, strict=True)
             ]
             video, depth, mover_ids = (np.stack(arrays) for arrays in zip(*pictures, strict=True))
@@ -162,7 +168,8 @@ class ProceduralSource(living.LivingOptions):
             )
 
     def _scene(self, room: Room, rng: np.random.Generator, kind: str) -> living.Scene:
-        ground, half_angle = room.ground(), float(np.deg2rad(self.fov / 2))
+        ground = room.ground()
+        half_angle = float(np.deg2rad(field_of_view(*self.shape, self.fov)[1] / 2))
         for _ in range(1000):
             start = rng.uniform([0.0, 0.0], room.extent[:2])
             if not room.is_free(start[None])[0]:
@@ -216,7 +223,9 @@ class _RoomStage:
     ) -> View:
         source = self.source
         return View(
-            *render(self.room, cam2world, source.intrinsics, source.size, None, bodies, alone=alone)
+            *render(
+                self.room, cam2world, source.intrinsics, source.shape, None, bodies, alone=alone
+            )
         )
 
 
@@ -247,15 +256,15 @@ def render(
     room: Room,
     cam2world: Float[np.ndarray, "4 4"],
     intrinsics: Float[np.ndarray, "4"],
-    size: int,
+    shape: tuple[int, int],
     phase: float | None,
     bodies: tuple[Placed, ...] = (),
     *,
     alone: bool = False,
 ) -> tuple[
-    UInt8[np.ndarray, "size size 3"],
-    Float[np.ndarray, "size size"],
-    Int32[np.ndarray, "size size"],
+    UInt8[np.ndarray, "height width 3"],
+    Float[np.ndarray, "height width"],
+    Int32[np.ndarray, "height width"],
 ]:
     """Returns colour, z-depth in metres and mover ids (1 = the ball) of one view.
 
@@ -263,16 +272,16 @@ def render(
     their numbers for ids; `alone` shows what else there is behind them.
     """
     fx, fy, cx, cy = intrinsics.astype(np.float64)
-    v, u = np.mgrid[:size, :size].reshape(2, -1) + 0.5
+    v, u = np.mgrid[: shape[0], : shape[1]].reshape(2, -1) + 0.5
     # With 1 for its camera z, a ray's parameter is z-depth itself.
-    rays = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones(size * size)], -1) @ cam2world[:3, :3].T
+    rays = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones(len(u))], -1) @ cam2world[:3, :3].T
     rays = np.where(np.abs(rays) < 1e-12, 1e-12, rays)
     eye = cam2world[:3, 3]
 
     leave = np.where(rays > 0, room.extent - eye, -eye) / rays
     axis = leave.argmin(-1)
     depth = np.take_along_axis(leave, axis[:, None], -1)[:, 0]
-    thing = np.zeros(size * size, int)
+    thing = np.zeros(len(u), int)
     for number, (low, high) in enumerate(room.boxes, 1):
         enter = np.where(rays > 0, low - eye, high - eye) / rays
         exit_ = np.where(rays > 0, high - eye, low - eye) / rays
@@ -285,7 +294,7 @@ def render(
     points = eye + depth[:, None] * rays
     colour = _surface_colour(room, points, axis, thing, rays, depth / fx)
 
-    mover_ids = np.zeros(size * size, np.int32)
+    mover_ids = np.zeros(len(u), np.int32)
     if phase is not None:
         centre = room.ball_centre(phase)
         near = _ball_depth(eye - centre, rays)
@@ -301,7 +310,6 @@ def render(
         hit = (near < depth) | (alone & (numbers > 0))
         depth, mover_ids = np.where(hit, near, depth), np.where(hit, numbers, mover_ids)
         colour[hit] = paints[hit]
-    shape = size, size
     return (
         (colour * 255 + 0.5).astype(np.uint8).reshape(*shape, 3),
         depth.astype(np.float32).reshape(shape),

@@ -68,8 +68,23 @@ class RenderedSource:
 
 def square_lens(size: int, degrees: float) -> np.ndarray:
     """Intrinsics float32 [4] of square pictures of a field of view, as wide as it is high."""
-    focal = size / 2 / np.tan(np.deg2rad(degrees) / 2)
-    return np.array([focal, focal, size / 2, size / 2], np.float32)
+    return lens(size, size, degrees)
+
+
+def lens(height: int, width: int, degrees: float) -> np.ndarray:
+    """Intrinsics float32 [4] of pictures whose longer side has a field of view."""
+    focal = max(height, width) / 2 / np.tan(np.deg2rad(degrees) / 2)
+    return np.array([focal, focal, width / 2, height / 2], np.float32)
+
+
+def field_of_view(height: int, width: int, degrees: float) -> tuple[float, float]:
+    """Degrees down and across of pictures whose longer side has so many."""
+    half = np.tan(np.deg2rad(degrees) / 2) / max(height, width)
+    down, across = (
+        degrees if side == max(height, width) else float(2 * np.rad2deg(np.arctan(half * side)))
+        for side in (height, width)
+    )
+    return down, across
 
 
 def worlds_of_split(worlds: dict[str, tuple[str, ...]], split: str) -> tuple[str, ...]:

@@ -2,11 +2,13 @@
 
     mirage record --config=experiments/quickstart.py
     mirage record --config=experiments/footage.py --config.data.root=walks
+    mirage record --config=experiments/footage.py --config.data.root=walks --share=0/4
 
 Third-party worlds come with exact depth and poses; footage (videos, picture folders, data sets of
 other projects: docs/data.md) with what its files have. Writes <workdir>/worlds/<source>/ with
-shards, dataset.json and contact sheets; run again, it finishes what was interrupted. A world that
-cannot be rendered here is left out, and said; so is a clip that cannot be read.
+shards, dataset.json and contact sheets; run again, it finishes what was interrupted. With --share
+several hosts record into one folder, each its part. A world that cannot be rendered here is left
+out, and said; so is a clip that cannot be read.
 """
 
 from __future__ import annotations
@@ -14,22 +16,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
 from data_pipelines import recording, sources
 from data_pipelines.clip_codecs import ENCODINGS
 from data_pipelines.filters import Filters
+from data_pipelines.recording import originals
 from mirage_jax.cli.helpers import common, config_check, world_names
+from mirage_jax.cli.helpers.flag_types import Share
 from mirage_jax.cli.helpers.picture_shapes import FOOTAGE, is_footage, picture_size, picture_sizes
 from mirage_jax.io import outputs
 from mirage_jax.io.json_files import write_json
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.settings import from_mapping
 
+_SHARE = flags.DEFINE(
+    Share(), "share", "0/1", "I/N: records every N-th shard, from number I on, as host I of N."
+)
 
-def run(config: ConfigDict, workdir: Workdir, console: Console) -> tuple[str, ...]:
+
+def run(
+    config: ConfigDict, workdir: Workdir, console: Console, share: tuple[int, int] = (0, 1)
+) -> tuple[str, ...]:
     """Records every world of the config that can be rendered here, or its footage.
+
+    Args:
+      config: the experiment.
+      workdir: that takes the clips.
+      console: where to print.
+      share: (i, n): this is host i of n that record together.
 
     Returns:
       Their names.
@@ -37,11 +54,12 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> tuple[str, ..
     footage = any(map(is_footage, config.worlds))
     config_check.check(config, chunks=not footage)
     with console.status("looking for clips"):
-        found, skipped = _sources(config, console)
+        found, skipped = _sources(config, console, workdir)
         splits = {name: _splits(config, name, source) for name, source in found.items()}
     shared: dict[str, Any] = {"seed": config.record.seed, "shard_clips": config.record.shard_clips}
-    if footage:
+    if "data" in config:
         shared["codecs"] = ENCODINGS[config.data.encoding]
+    if footage:
         filters = config.filters.to_dict() if "filters" in config else {}
         shared["filters"] = from_mapping(Filters, filters, "config.filters")
     outputs.check_file("worlds/skipped.json", workdir.root / "worlds" / "skipped.json", _SKIPPED)
@@ -58,18 +76,23 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> tuple[str, ..
                 **shared,
                 workers=config.record.workers,
                 console=console,
+                share=share,
             )
+            here, worker = report.peak_mib
             console.print(
                 f"{name} {split}: {report.clips} clips, {report.rejected} rejected "
-                f"{report.reasons or ''} in {report.seconds:.0f} s -> {workdir.worlds(name)}"
+                f"{report.reasons or ''} in {report.seconds:.0f} s, at most {here} MiB of memory "
+                f"and {worker} of a worker -> {workdir.worlds(name)}"
             )
-    path = workdir.root / "worlds" / "skipped.json"
-    write_json(path, skipped)
+            if report.missing:
+                console.print(f"{name} {split}: {report.missing} shards of other hosts are missing")
+    if share[0] == 0:
+        write_json(workdir.root / "worlds" / "skipped.json", skipped)
     return tuple(found)
 
 
 def _sources(
-    config: ConfigDict, console: Console
+    config: ConfigDict, console: Console, workdir: Workdir | None = None
 ) -> tuple[dict[str, sources.Source], dict[str, str]]:
     """The sources of the config's worlds by name, and why others cannot be rendered here.
 
@@ -80,16 +103,16 @@ def _sources(
     found, skipped = {}, {}
     for name in config.worlds:
         if is_footage(name):
-            source = _footage(config, name, console)
+            source = _footage(config, name, console, workdir)
             if source.scenes():
                 found[name] = source
             else:
                 skipped[name] = f"no scene of {config.data.root} is nearest to its picture shape"
                 console.print(f"[yellow]{name} is left out: {skipped[name]}[/]")
             continue
-        if size != width:
+        if size != width and "width" not in sources.source_options(world_names.source_name(name)):
             raise common.UserError(
-                f"record.width: found {width}, expected {size}: worlds are square"
+                f"record.width: found {width}, expected {size}: pictures of {name} are square"
             )
         source_class = sources.source_class(world_names.source_name(name))
         available, reason = getattr(source_class, "available", lambda: (True, ""))()
@@ -112,6 +135,8 @@ def _options(config: ConfigDict, name: str) -> dict[str, Any]:
     record, source = config.record, world_names.source_name(name)
     known = sources.source_options(source)
     options = {"size": record.size, "frames": record.frames}
+    if record.width not in (0, record.size):
+        options["width"] = record.width
     options |= {option: record[option] for option in ("gamma", "maps") if option in known}
     if source == "openarena":
         if not record.openarena:
@@ -129,7 +154,7 @@ def _options(config: ConfigDict, name: str) -> dict[str, Any]:
     return options
 
 
-def _footage(config: ConfigDict, world: str, console: Console) -> Any:
+def _footage(config: ConfigDict, world: str, console: Console, workdir: Workdir | None) -> Any:
     """The footage of `config.data`, or its set of a shape; says what of its files is in no clip."""
     if "data" not in config or not config.data.root:
         raise common.UserError("data.root: found '', expected the folder or file of the footage")
@@ -139,6 +164,8 @@ def _footage(config: ConfigDict, world: str, console: Console) -> Any:
     options |= {"size": height, "width": width, "frames": config.record.frames}
     options["shapes"] = shapes if len(shapes) > 1 else ()
     made: Any = sources.source_class(FOOTAGE)(**options)
+    if workdir is not None:
+        originals.recall(made, workdir.worlds(world))
     for reason, count in made.left_out().items():
         console.print(f"[yellow]{config.data.root}: {count} frames left out: {reason}[/]")
     return made
@@ -156,7 +183,7 @@ _SKIPPED = outputs.json_map_kind("list of the worlds that were left out", str)
 
 
 def main() -> None:
-    run(common.resolve_config(), Workdir(common.workdir()), Console())
+    run(common.resolve_config(), Workdir(common.workdir()), Console(), _SHARE.value)
 
 
 def cli() -> None:

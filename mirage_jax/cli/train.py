@@ -337,7 +337,8 @@ def main() -> None:
     needs_clips = _reads_clips(config, _STAGE.value)
     if config.get("data", {}).get("root") and needs_clips and not _DRY_RUN.value:
         config_check.check(config)
-        first_alone("record", lambda: record.run(config, workdir, console))
+        record.run(config, workdir, console, (jax.process_index(), jax.process_count()))
+        first_alone("record", lambda: None)  # until all have recorded their share
     if _DRY_RUN.value:
         source = starts.overridden(*common.overrides(), config.tiny)
         dry_run.run(

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from data_pipelines.landmarks import MOST, landmarks, scale_of
 from data_pipelines.loading import Transform
 from mirage_jax.chunks import TEMPORAL_STRIDE
 from mirage_jax.parallel import batch_sharding, processes, replicated
@@ -94,7 +95,7 @@ class EncoderInputs:
     ) -> dict[str, np.ndarray]:
         """uint8 `video` [F, H, W, 3], `depth` and `moving` of its keyframes [K, H, W], `known`,
         whether the depth is, `intrinsics` [4] of the first frame, and poses and `seconds` relative
-        to it.
+        to it; with `estimates` the `landmarks` of clips without depth, see `data_pipelines`.
 
         Raises:
           ValueError: naming the clip, for one without depth where nothing estimates it.
@@ -117,6 +118,12 @@ class EncoderInputs:
         if movers is not None:
             moving[movers[::TEMPORAL_STRIDE] > 0] = 1.0
         poses = np.linalg.inv(cut["cam2world"][:1]) @ cut["cam2world"]
+        points = {}
+        if self.estimates:
+            points["landmarks"] = np.zeros((MOST, 4), np.float32)
+            if depth is None:
+                lens = cut["intrinsics"][0]
+                points["landmarks"] = landmarks(video, lens, poses, TEMPORAL_STRIDE)
         text = {"text": cut["text"]} if "text" in cut else {}
         return {
             "video": video,
@@ -126,8 +133,17 @@ class EncoderInputs:
             "seconds": _seconds(cut),
             "intrinsics": cut["intrinsics"][0],
             "cam2world": poses.astype(np.float32),
+            **points,
             **text,
         }
+
+    def check(self, element: Mapping[str, Any]) -> None:
+        """Raises the ValueError of those windows that cannot be cut from an element at all."""
+        timed = {name: element.get(name) for name in ("cam2world", "times", "fps", "name")}
+        for window in self.windows:
+            check = getattr(window, "check", None)
+            if check is not None:
+                timed = check(timed)
 
 
 def _seconds(clip: Mapping[str, Any]) -> np.ndarray:
@@ -146,7 +162,14 @@ class ClipEncoder:
       settings: of what is encoded.
       mesh: whose devices share the clips of a batch, each process giving its share, and keep the
         latents; None encodes on one device.
-      depth_of: estimates the depth of keyframes of clips that have none.
+      depth_of: estimates the depth of keyframes of clips that have none, in metres. It is brought
+        to the unit of a clip's poses by its landmarks.
+      say: called with a line of text at the 1st, 2nd, 4th, 8th ... clip whose landmarks do not tell
+        its unit, whose depth is left in metres.
+
+    Attributes:
+      estimated: clips whose depth was estimated.
+      unscaled: those among them whose depth was left in metres.
     """
 
     def __init__(
@@ -156,8 +179,11 @@ class ClipEncoder:
         *,
         mesh: Mesh | None = None,
         depth_of: DepthOf | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ):
         self._encoder, self._settings, self._depth_of = encoder, settings, depth_of
+        self._say = say
+        self.estimated = self.unscaled = 0
         self._sharding = None if mesh is None else batch_sharding(mesh)
         if mesh is not None:
             self._encoder = processes.put(encoder, replicated(mesh))
@@ -179,8 +205,22 @@ class ClipEncoder:
         depth = np.array(batch["depth"])
         for row in np.flatnonzero(~batch["known"]):
             pictures = batch["video"][row][::TEMPORAL_STRIDE]
-            depth[row] = np.stack([self._depth_of(picture) for picture in pictures])
+            metres = np.stack([self._depth_of(picture) for picture in pictures])
+            scale = scale_of(metres, batch["landmarks"][row])
+            depth[row] = metres if scale is None else np.float32(scale) * metres
+            self.estimated += 1
+            if scale is None:
+                self.unscaled += 1
+                if self.unscaled & (self.unscaled - 1) == 0:
+                    self._say(self.scales())
         return depth
+
+    def scales(self) -> str:
+        """What became of the clips whose depth was estimated, in words."""
+        return (
+            f"depth of {self.estimated} clips was estimated; {self.unscaled} of them do not show "
+            "enough points from two places to tell the unit of their poses, and have it in metres"
+        )
 
 
 _INPUTS = ("video", "depth", "moving", "intrinsics", "cam2world", "seconds")

@@ -49,6 +49,8 @@ def cache_key(
         "clips": clips_id(clips, split),
         **dataclasses.asdict(settings),
     }
+    if settings.depth_network:
+        key["depth_unit"] = "poses"  # of the estimated depth: it was metres before
     # A cache made without these is what it was before there were any.
     for name in ("depth_network", "last_only", "bodies", "movers_up"):
         if not key[name]:
@@ -113,7 +115,7 @@ def refresh_cache(
             skipped.reasons |= latent_cache.skipped_clips(file)
 
     def make(file: Path, chosen: range) -> dict[int, str]:
-        _encode(encoder, source, chosen, file, settings, console, depth_of, skipped)
+        _encode(encoder, source, chosen, file, settings, console, depth_of, skipped, say)
         return {n: why for n, why in skipped.reasons.items() if n in chosen}
 
     latent_cache.make_stale_files(
@@ -159,7 +161,7 @@ def encode_clips(
     """
     source = loading.ClipSource(clips, split, REQUIRED_FIELDS, optional=OPTIONAL_FIELDS)
     whole, none = range(len(source)), Skipped(source, 0.0, lambda _: None)
-    return _encode(encoder, source, whole, out, settings, console, depth_of, none)
+    return _encode(encoder, source, whole, out, settings, console, depth_of, none, lambda _: None)
 
 
 def _encode(
@@ -171,6 +173,7 @@ def _encode(
     console: Console | None,
     depth_of: DepthOf | None,
     skipped: Skipped,
+    say: Callable[[str], None],
 ) -> int:
     """Encodes some clips of a source, no more than two batches in memory at a time."""
     estimates = depth_of is not None
@@ -186,7 +189,9 @@ def _encode(
     def batches() -> Iterator[LatentClip]:
         pending: tuple[Any, int] | None = None
         while group := list(itertools.islice(elements, size)):
-            filled = [*group, *[group[-1]] * (size - len(group))]
+            # Of what fills the batch nothing is estimated.
+            filler = {**group[-1], "known": np.array(True)}
+            filled = [*group, *[filler] * (size - len(group))]
             batch = {name: np.stack([e[name] for e in filled]) for name in filled[0]}
             # The devices work on this one while the one before is written, the next one read.
             encoded = encode(batch)
@@ -196,7 +201,10 @@ def _encode(
         if pending is not None:
             yield _first(*pending)
 
-    return latent_cache.write_cache(out, batches())
+    count = latent_cache.write_cache(out, batches())
+    if encode.estimated:
+        say(f"{out}: {encode.scales()}")
+    return count
 
 
 def _read(

@@ -83,7 +83,7 @@ def test_the_ball_is_a_sphere_that_rolls():
         pose[:3, :3] = np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]])  # looks along +x
         pose[:3, 3] = centre - [1.5, 0, 0]
         intrinsics = np.array([60, 60, 32.5, 32.5], np.float32)
-        _, depth, ids = render(room, pose, intrinsics, 65, phase)
+        _, depth, ids = render(room, pose, intrinsics, (65, 65), phase)
         if depth[32, 32] < 1:  # a box happens to be in between
             continue
         assert ids[32, 32] == 1
@@ -91,7 +91,7 @@ def test_the_ball_is_a_sphere_that_rolls():
         # The silhouette of a sphere: a disc of radius f r / sqrt(d^2 - r^2).
         radius = 60 * BALL_RADIUS / np.sqrt(1.5**2 - BALL_RADIUS**2)
         assert (ids == 1).sum() == pytest.approx(np.pi * radius**2, rel=0.05)
-        without = render(room, pose, intrinsics, 65, None)
+        without = render(room, pose, intrinsics, (65, 65), None)
         assert not without[2].any() and without[1][32, 32] > depth[32, 32]
 
 

@@ -165,6 +165,32 @@ def test_depth_that_a_clip_lacks_is_estimated_beside_clips_that_have_it(recorded
     np.testing.assert_array_equal(made["static"][1], 1.0)
 
 
+@pytest.mark.parametrize("unit", [1.0, 0.2])
+def test_estimated_depth_is_in_the_unit_of_the_poses(unit):
+    source = ProceduralSource(size=96, frames=17)
+    turning, walking = source.clips("procedural/train-001", 2, seed=5)
+    assert np.ptp(turning.cam2world[:, :3, 3], axis=0).max() == 0
+    inputs, elements = EncoderInputs(200.0, estimates=True), []
+    for clip in (turning, walking):
+        fields = (*REQUIRED_FIELDS, *OPTIONAL_FIELDS)
+        element = {name: getattr(clip, name) for name in fields} | {"depth": None}
+        element["cam2world"] = clip.cam2world.copy()
+        element["cam2world"][:, :3, 3] *= unit
+        elements.append(inputs(element, np.random.default_rng(0)))
+    batch = {name: np.stack([e[name] for e in elements]) for name in elements[0]}
+    metres = {
+        p.tobytes(): d for c in (turning, walking) for p, d in zip(c.video, c.depth, strict=True)
+    }
+    said = []
+    encode = ClipEncoder(ENCODER, SETTINGS, depth_of=lambda p: metres[p.tobytes()], say=said.append)
+    filled = encode._filled(batch)
+    np.testing.assert_array_equal(filled[0], turning.depth[::4])  # left in metres, and said
+    ratio = filled[1] / walking.depth[::4]
+    np.testing.assert_allclose(ratio, unit, rtol=0.05)
+    assert said[0].startswith("depth of 1 clips was estimated; 1 of them do not show")
+    assert (encode.estimated, encode.unscaled) == (2, 1)
+
+
 def test_bare_footage_is_read(tmp_path):
     class WithoutMaps(ProceduralSource):
         def clips(self, world, count, seed):

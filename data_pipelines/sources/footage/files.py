@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mirage_jax.io.camera_files import parsing
 
@@ -73,3 +73,19 @@ def read_numbers(path: Path, columns: int) -> list[list[float]]:
         parsing.numbers(path, number, line, (columns,), "a row of numbers")
         for number, line in parsing.lines_of(read_text(path))
     ]
+
+
+def released_tests(names: Iterable[str]) -> tuple[str, ...]:
+    """Those names that lie in a folder test/ with a train/ beside it; none if there is no such."""
+    parts = {name: PurePosixPath(name).parent.parts for name in names}
+    trained = {
+        above[:depth]
+        for above in parts.values()
+        for depth, folder in enumerate(above)
+        if folder == "train"
+    }
+
+    def is_test(above: tuple[str, ...]) -> bool:
+        return any(f == "test" and above[:depth] in trained for depth, f in enumerate(above))
+
+    return tuple(name for name, above in parts.items() if is_test(above))

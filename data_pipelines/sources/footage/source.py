@@ -15,7 +15,9 @@ import numpy as np
 from jaxtyping import Int
 
 from data_pipelines.clip import Clip, validate
+from data_pipelines.sources.footage import survey
 from data_pipelines.sources.footage.cutting import native_fps, windows
+from data_pipelines.sources.footage.files import released_tests
 from data_pipelines.sources.footage.formats import FORMATS, detect
 from data_pipelines.sources.footage.scene import ReadOptions, Scene
 from data_pipelines.sources.options import check_options, option
@@ -112,14 +114,14 @@ class FootageSource:
         names = _scenes(self)
         held_out = _held_out(names, self.eval_share)
         if len(names) == 1 and self.eval_share:
-            held_out = (names[0] + _END,) if len(_cut(self, names[0] + _END).clips) else ()
+            held_out = (names[0] + _END,) if _found(self, names[0] + _END).clips else ()
         apart = set(held_out)
         train = tuple(name for name in names if name not in apart)
         return worlds_of_split({"train": train, "eval": held_out}, split)
 
     def clip_counts(self, split: str) -> dict[str, int]:
         """How many clips each scene of a split has; 1 for one that cannot be read."""
-        return {world: max(len(_cut(self, world).clips), 1) for world in self.worlds(split)}
+        return {world: max(_found(self, world).clips, 1) for world in self.worlds(split)}
 
     def clip(self, world: str, index: int) -> Clip:
         """Clip `index` of a scene, validated.
@@ -181,9 +183,24 @@ class FootageSource:
         """How many frames of the files are in no scene, by reason, over all readable scenes."""
         total: dict[str, int] = {}
         for name in _scenes(self):
-            for reason, count in _cut(self, name).left_out.items():
+            for reason, count in _found(self, name).left_out.items():
                 total[reason] = total.get(reason, 0) + count
         return {reason: count for reason, count in total.items() if count}
+
+    def files(self) -> dict[str, list[int]]:
+        """Bytes and time of the files below the root, see `recording.originals`."""
+        return survey.files_below(Path(self.root))
+
+    def survey(self) -> dict[str, Any]:
+        """What looking through all scenes finds, as JSON for `recall`."""
+        names = _scenes(self)
+        ends = (names[0] + _END,) if len(names) == 1 else ()
+        found = {name: _found(self, name) for name in (*names, *ends)}
+        return survey.describe(self, survey.Survey(names, found))
+
+    def recall(self, found: Mapping[str, Any]) -> None:
+        """Takes a survey of equal options for true; the files must be those it was made of."""
+        survey.recall(self, found)
 
     def _valid(self, scene: Scene, world: str, frames: np.ndarray) -> Clip:
         clip = self._read(scene, world, frames)
@@ -257,9 +274,14 @@ def _check_depth(depth: np.ndarray, scene: Scene, frames: np.ndarray) -> None:
 
 
 def _held_out(names: tuple[str, ...], share: float) -> tuple[str, ...]:
-    """The scenes of the evaluation: by a hash of the name, so that more footage moves few."""
+    """The scenes of the evaluation: by a hash of the name, so that more footage moves few.
+
+    Of a data set with folders train/ and test/ side by side, what lies in test/.
+    """
     if len(names) < 2 or not share:
         return ()
+    if released := released_tests(names):
+        return released
     count = min(max(1, round(share * len(names))), len(names) - 1)
     chosen = set(sorted(names, key=lambda name: (zlib.crc32(name.encode()), name))[:count])
     return tuple(name for name in names if name in chosen)
@@ -278,14 +300,31 @@ def _reader(source: FootageSource) -> ModuleType:
 
 
 @functools.lru_cache(maxsize=8)
-def _scenes(source: FootageSource) -> tuple[str, ...]:
+def _listed(source: FootageSource) -> tuple[str, ...]:
     return tuple(_own_scenes(source))
+
+
+def _scenes(source: FootageSource) -> tuple[str, ...]:
+    known = survey.recalled(source)
+    return _listed(source) if known is None else known.scenes
+
+
+@functools.lru_cache(maxsize=1_000_000)
+def _counted(source: FootageSource, world: str) -> survey.Found:
+    cut = _cut(source, world)
+    return survey.Found(len(cut.clips), dict(cut.left_out))
+
+
+def _found(source: FootageSource, world: str) -> survey.Found:
+    known = survey.recalled(source)
+    return known.worlds[world] if known and world in known.worlds else _counted(source, world)
 
 
 @functools.lru_cache(maxsize=8)
 def _only_scene(source: FootageSource) -> str:
     """The name of the only scene; "" where there are others, of which one is looked for."""
-    first = list(itertools.islice(_own_scenes(source), 2))
+    known = survey.recalled(source)
+    first = list(itertools.islice(_own_scenes(source) if known is None else _scenes(source), 2))
     return first[0] if len(first) == 1 else ""
 
 
@@ -322,13 +361,15 @@ def _scene_of(source: FootageSource, world: str) -> str:
     return name if name != world and name == _only_scene(source) else world
 
 
-@functools.lru_cache(maxsize=256)
-def _open(source: FootageSource, name: str) -> Scene:
+def _read(source: FootageSource, name: str) -> Scene:
     return _reader(source).open_scene(Path(source.root), name, source.read_options())
 
 
-@functools.lru_cache(maxsize=200_000)
-def _cut(source: FootageSource, world: str) -> _Cut:
+_open = survey.Kept(_read, lambda scene: len(scene.times), 100_000)
+"""Scenes of so many frames in all, each of which takes about a kilobyte: cameras, names, places."""
+
+
+def _make_cut(source: FootageSource, world: str) -> _Cut:
     name = _scene_of(source, world)
     try:
         scene = _open(source, name)
@@ -359,3 +400,6 @@ def _cut(source: FootageSource, world: str) -> _Cut:
         "clips, or --config.data.eval_share=0"
     )
     return _Cut(kept, "" if kept else problem, scene.left_out)
+
+
+_cut = survey.Kept(_make_cut, lambda cut: sum(map(len, cut.clips)), 1_000_000)

@@ -16,23 +16,19 @@ the next batch is measured.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 from absl import flags
 from rich.console import Console
 from rich.table import Table
 
 from data_pipelines import recording, sources
-from data_pipelines.clip import Clip
 from data_pipelines.clip_codecs import ENCODINGS
-from data_pipelines.sources import Source
 from mirage_jax.cli.helpers.bench_networks import json_path
 from mirage_jax.cli.helpers.flag_types import Integer, Numbers, PathName, Real
 from mirage_jax.io import outputs
@@ -48,6 +44,12 @@ _ENCODINGS = flags.DEFINE_multi_enum(
     "room_encodings", list(ENCODINGS), list(ENCODINGS), "How rooms are stored; repeat it for more."
 )
 _FRAMES = flags.DEFINE(Integer(least=1), "window_frames", 33, "Frames of a window.")
+_CHUNK = flags.DEFINE(
+    Integer(least=0),
+    "window_chunk",
+    0,
+    "Frames of the chunk of windows that come back, 1 + 4 n; 0 = windows without a break.",
+)
 _BATCH = flags.DEFINE(Integer(least=1), "batch_windows", 8, "Windows of a batch.")
 _BATCHES = flags.DEFINE(Integer(least=1), "timed_batches", 12, "Batches to time.")
 _WORKERS = flags.DEFINE(
@@ -56,6 +58,8 @@ _WORKERS = flags.DEFINE(
 _STEP = flags.DEFINE(
     Real(least=0), "step_seconds", 0.0, "Of a step that stands in for training; 0 = none."
 )
+
+_SKY = 200.0  # metres, as the configs say
 
 
 def run(console: Console) -> None:
@@ -78,7 +82,8 @@ def _recordings(folder: Path, console: Console) -> Iterator[tuple[str, Path, str
     if _CLIPS.value:
         yield "as recorded", Path(_CLIPS.value), "train"
         return
-    rooms = _Rooms((_SIZE.value, _WIDTH.value or _SIZE.value), _FRAMES.value)
+    shape = {"size": _SIZE.value, "width": _WIDTH.value}
+    rooms = sources.make("procedural", **shape, frames=_FRAMES.value)
     for encoding in _ENCODINGS.value:
         out = folder / encoding
         recording.record(
@@ -87,45 +92,19 @@ def _recordings(folder: Path, console: Console) -> Iterator[tuple[str, Path, str
         yield encoding, out, "train"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rooms:
-    """Generated rooms, the middle of square pictures being cut to a size (H, W)."""
-
-    size: tuple[int, int]
-    frames: int
-    name: ClassVar[str] = "procedural"
-
-    @property
-    def _squares(self) -> Source:
-        return sources.make(self.name, size=max(self.size), frames=self.frames)
-
-    def worlds(self, split: str) -> tuple[str, ...]:
-        return self._squares.worlds(split)
-
-    def clips(self, world: str, count: int, seed: int) -> Iterator[Clip]:
-        top, left = ((max(self.size) - side) // 2 for side in self.size)
-        rows, columns = slice(top, top + self.size[0]), slice(left, left + self.size[1])
-        for clip in self._squares.clips(world, count, seed):
-            assert clip.depth is not None and clip.mover_ids is not None
-            yield dataclasses.replace(
-                clip,
-                video=clip.video[:, rows, columns],
-                depth=clip.depth[:, rows, columns],
-                mover_ids=clip.mover_ids[:, rows, columns],
-                intrinsics=clip.intrinsics - np.array([0, 0, left, top], np.float32),
-            )
-
-
 def measure(clips: Path, split: str, workers: int) -> dict[str, Any]:
-    """Reads batches of windows: how many a second, what each costs, and how long a step waits."""
-    from data_pipelines.clip import REQUIRED_PARTS
-    from data_pipelines.loading import ClipSource, Window, batches
+    """Reads batches of windows: how many a second, what each costs, and how long a step waits.
 
-    source = ClipSource(clips, split, REQUIRED_PARTS)
+    What is read, chosen and made of it is what training from video has its loader do.
+    """
+    from data_pipelines.loading import ClipSource, batches
+    from mirage_jax.training.clip_encoding import OPTIONAL_FIELDS, REQUIRED_FIELDS, EncoderInputs
+
+    source = ClipSource(clips, split, REQUIRED_FIELDS, optional=OPTIONAL_FIELDS)
     size = sum(path.stat().st_size for path in source.paths) / len(source)
-    with batches(
-        source, Window(_FRAMES.value), batch_size=_BATCH.value, seed=0, workers=workers
-    ) as stream:
+    # Clips without depth have zeros in its place here, no network: that is not the loader's work.
+    inputs = EncoderInputs(_SKY, estimates=True, windows=(_window(),))
+    with batches(source, inputs, batch_size=_BATCH.value, seed=0, workers=workers) as stream:
         try:
             first = next(stream)
         except ValueError as error:
@@ -149,6 +128,16 @@ def measure(clips: Path, split: str, workers: int) -> dict[str, Any]:
         "core_s": None if workers else worked / windows,
         "waiting": waited / seconds if _STEP.value else None,
     }
+
+
+def _window() -> Any:
+    """Windows that come back, where they have room for a history; else any of that length."""
+    from data_pipelines.loading import Window
+    from data_pipelines.return_windows import ReturnWindow
+
+    if _CHUNK.value == 0:
+        return Window(_FRAMES.value)
+    return ReturnWindow(_FRAMES.value, _CHUNK.value)
 
 
 def table(rows: list[dict[str, Any]]) -> Table:

@@ -121,3 +121,21 @@ class PathName(flags.ArgumentParser):
     def flag_type(self) -> str:
         """Name of the type."""
         return "string"
+
+
+class Share(flags.ArgumentParser):
+    """Which of several equal parts: I/N, the first is 0."""
+
+    def parse(self, argument: Any) -> tuple[int, int]:
+        """The two numbers; ValueError says what was found and what was expected."""
+        if isinstance(argument, tuple):
+            return argument
+        number, slash, count = argument.partition("/")
+        good = slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)
+        if not good:
+            raise ValueError(f"found {argument!r}, expected I/N with 0 <= I < N, such as 0/4")
+        return int(number), int(count)
+
+    def flag_type(self) -> str:
+        """Name of the type."""
+        return "share"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -152,7 +153,7 @@ def training_data(
         # Evaluated again and again: a gigabyte of them is encoded once.
         EncodedClips(evaluated, inputs, alone, keep_bytes=1 << 30),
         inputs,
-        ClipEncoder(encoder, settings, mesh=mesh, depth_of=depth_of),
+        ClipEncoder(encoder, settings, mesh=mesh, depth_of=depth_of, say=warnings.warn),
         _mixture(config, worlds, source, stage),
         shapes,
         apart(source),
