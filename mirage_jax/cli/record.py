@@ -3,7 +3,7 @@
     mirage record --config=experiments/quickstart.py
     mirage record --config=experiments/footage.py --config.data.root=walks
 
-Third-party worlds come with exact depth and poses; footage (videos, picture folders, data sets of
+Third-party worlds come with exact depth and poses; footage (--source: videos, pictures, data sets of
 other projects: docs/data.md) with what its files have. Writes <workdir>/worlds/<source>/ with
 shards, dataset.json and contact sheets; run again, it finishes what was interrupted. A world that
 cannot be rendered here is left out, and said; so is a clip that cannot be read.
@@ -22,6 +22,7 @@ from data_pipelines.clip_codecs import ENCODINGS
 from data_pipelines.filters import Filters
 from mirage_jax.cli.helpers import common, config_check
 from mirage_jax.cli.helpers.picture_shapes import FOOTAGE, is_footage, picture_size, picture_sizes
+from mirage_jax.cli.helpers.short_flags import SOURCE
 from mirage_jax.io import outputs
 from mirage_jax.io.json_files import write_json
 from mirage_jax.io.workdir import Workdir
@@ -129,7 +130,9 @@ def _options(config: ConfigDict, name: str) -> dict[str, Any]:
 def _footage(config: ConfigDict, world: str, console: Console) -> Any:
     """The footage of `config.data`, or its set of a shape; says what of its files is in no clip."""
     if "data" not in config or not config.data.root:
-        raise common.UserError("data.root: found '', expected the folder or file of the footage")
+        raise common.UserError(
+            "data.root: found '', expected the folder or file of footage (--source)"
+        )
     known, shapes = sources.source_options(FOOTAGE), picture_sizes(config)
     options = {k: v for k, v in config.data.items() if k in known}
     height, width = picture_size(config, world)
@@ -145,9 +148,12 @@ def _splits(config: ConfigDict, name: str, source: sources.Source) -> Mapping[st
     """How many clips of each split; None for all there are."""
     if not is_footage(name):
         return {"train": config.record.train_clips[name], "eval": config.record.eval_clips}
+    # Held-out clips first: clips to train on without them say that there are none.
     held_out = {"eval": None} if source.worlds("eval") else {}
-    return {"train": config.data.clips or None, **held_out}
+    return {**held_out, "train": config.data.clips or None}
 
+
+SHORT_FLAGS = (SOURCE,)
 
 _SKIPPED = outputs.json_map_kind("list of the worlds that were left out", str)
 

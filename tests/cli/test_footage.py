@@ -6,14 +6,24 @@ import shutil
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from data_pipelines.loading import ClipSource
-from helpers import made_footage, paths, tiny_world
+from helpers import command_line, made_footage, paths, tiny_world
 from helpers.command_line import assert_refused
 from helpers.made_footage import room
 from mirage_jax import trajectories
-from mirage_jax.cli.helpers import held_out_clips, prompts, real_returns  # noqa: F401, its flags
+from mirage_jax.cli.helpers import (
+    encoding,
+    held_out_clips,
+    prompts,  # noqa: F401, its flags
+    real_returns,
+    training_data,
+)
 from mirage_jax.io import video_frames
+from mirage_jax.io.workdir import Workdir
+from mirage_jax.parallel import make_mesh
+from mirage_jax.training import encoder_training
 
 LENS = ",".join(f"{float(value):g}" for value in room().intrinsics[0])
 TINY = (f"--config={paths.EXPERIMENTS / 'footage.py'}", "--config.tiny=true")
@@ -38,7 +48,7 @@ def test_one_command_records_a_folder_of_videos(call, walks, tmp_path):
     assert card["splits"]["eval"]["clips"] == 2
     # Again: nothing is left to do. With other arguments: refused.
     assert call("record", *where)[0] == 0
-    assert_refused(call("record", *where, "--config.data.hop=3"), "train", "expected the same")
+    assert_refused(call("record", *where, "--config.data.hop=3"), "eval", "expected the same")
 
 
 def test_frames_that_are_left_out_are_said(call, tmp_path):
@@ -141,6 +151,58 @@ def test_scenes_are_recorded_in_the_shape_nearest_to_their_own(call, tmp_path):
     }.items():
         shown = [*shapes[:2], "--config.data.shapes=48x32", f"--config.{field}"]
         assert_refused(call("record", *where, *shown), words)
+
+
+def first(clip, frames):
+    """The first frames of a clip."""
+    arrays = ("video", "depth", "intrinsics", "cam2world")
+    return dataclasses.replace(clip, **{name: getattr(clip, name)[:frames] for name in arrays})
+
+
+def test_footage_of_which_nothing_is_held_out_is_trained_on(call, tmp_path, monkeypatch):
+    """A wide scene of 24 frames, of which some are held out, and a tall one of a single clip."""
+    wide, tall = slice(0, 48), slice(8, 40)
+    root = tmp_path / "walks"
+    made_footage.transforms(root / "wide", made_footage.cropped(room(24), tall, wide))
+    made_footage.transforms(root / "tall", made_footage.cropped(first(room(24), 9), wide, tall))
+    shapes = ("record.size=32", "record.width=48", "data.shapes=48x32", "data.hop=4")
+    where = (*TINY, *(f"--config.{field}" for field in shapes))
+    given, workdir = [], Workdir(tmp_path / "run")
+    monkeypatch.setattr(
+        encoder_training,
+        "train_encoder",
+        lambda vae, clips, *_, held_out: given.append((clips, held_out)) or tiny_world.encoder(),
+    )
+    code, out, err = call("train", *where, f"--source={root}", "--stage=encoder")
+    said = "footage-48x32: no clip is held out, so nothing of it is evaluated"
+    assert code == 0 and " ".join(out.split()).count(said) == 1, err
+    folders = [workdir.worlds(name) for name in ("footage", "footage-48x32")]
+    assert given == [(folders, folders[:1])]
+
+    config = command_line.tiny_config("footage.py")
+    config.record.size, config.record.width = 32, 48
+    config.loading.latents = "video"  # of which nothing is encoded here
+
+    def data(*worlds):
+        config.worlds = worlds
+        return training_data.training_data(config, workdir, "latent", make_mesh())
+
+    both, alone = data("footage", "footage-48x32"), data("footage-48x32")
+    assert both.train_apart == (1, 1) and both.held_out_apart == () and len(both.held_out) == 1
+    assert both.eval_batches is not None
+    assert alone.eval_batches is None and len(alone.train) == 1
+    encoded = []
+    monkeypatch.setattr(encoding, "refresh_cache", lambda *a, **_: encoded.append(a[4].stem))
+    monkeypatch.setattr(encoding, "_check_skipped", lambda *_: None)
+    config.loading.latents, config.worlds = "cached", ("footage", "footage-48x32")
+    encoding.encode_recordings(config, workdir, Console(), "latent")
+    assert encoded == ["footage-train", "footage-eval", "footage-48x32-train"]
+
+    refused = call("evaluate", *where)
+    assert_refused(refused, "footage-48x32: found no held-out clips", "data.eval_share")
+    alone = (*TINY, f"--source={root / 'wide'}", "--config.data.eval_share=0")
+    refused = call("train", *alone, "--config.keep_best=loss", f"--workdir={tmp_path / 'alone'}")
+    assert_refused(refused, "config.keep_best: found 'loss', expected ''")
 
 
 @pytest.mark.long
