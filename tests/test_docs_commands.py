@@ -93,7 +93,7 @@ def test_commands_of_the_large_configs_name_their_footage():
     )
     large = [c for c in shown if re.search("wan22_5b", " ".join(c))]
     assert len(large) > 12 and [" ".join(c) for c in large if without_footage(c)] == []
-    assert without_footage("train --config=experiments/wan22_5b_joint.py --stage=all".split())
+    assert without_footage(["train", "--config=experiments/wan22_5b_joint.py", "--stage=all"])
 
 
 def test_unknown_flags_are_found():

@@ -3,7 +3,7 @@
     mirage record --config=experiments/quickstart.py
     mirage record --config=experiments/footage.py --config.data.root=walks
 
-Third-party worlds come with exact depth and poses; footage (--source: videos, pictures, data sets of
+Third-party worlds come with exact depth and poses; footage (--source: videos, pictures, data of
 other projects: docs/data.md) with what its files have. Writes <workdir>/worlds/<source>/ with
 shards, dataset.json and contact sheets; run again, it finishes what was interrupted. A world that
 cannot be rendered here is left out, and said; so is a clip that cannot be read.
@@ -40,6 +40,9 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> tuple[str, ..
     with console.status("looking for clips"):
         found, skipped = _sources(config, console)
         splits = {name: _splits(config, name, source) for name, source in found.items()}
+        for name, source in found.items():
+            if is_footage(name) and not workdir.worlds(name).exists():
+                _check_readable(source)
     shared: dict[str, Any] = {"seed": config.record.seed, "shard_clips": config.record.shard_clips}
     if footage:
         shared["codecs"] = ENCODINGS[config.data.encoding]
@@ -142,6 +145,20 @@ def _footage(config: ConfigDict, world: str, console: Console) -> Any:
     for reason, count in made.left_out().items():
         console.print(f"[yellow]{config.data.root}: {count} frames left out: {reason}[/]")
     return made
+
+
+def _check_readable(source: Any) -> None:
+    """Raises the ValueError of the first scene where none gives a clip, before anything is made."""
+    first, worlds = None, source.worlds("train")
+    for world in worlds:
+        try:
+            source.clip(world, 0)
+            return
+        except ValueError as error:
+            first = first or error
+    if first is not None:
+        others = f"; no other of the {len(worlds)} scenes gives a clip either"
+        raise ValueError(f"{first}{others if len(worlds) > 1 else ''}") from first
 
 
 def _splits(config: ConfigDict, name: str, source: sources.Source) -> Mapping[str, int | None]:

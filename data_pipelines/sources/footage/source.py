@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from data_pipelines.clip import Clip, validate
+from data_pipelines.sources.footage import too_short
 from data_pipelines.sources.footage.cutting import native_fps, windows
 from data_pipelines.sources.footage.formats import FORMATS, detect
 from data_pipelines.sources.footage.scene import ReadOptions, Scene
@@ -339,8 +340,8 @@ def _cut(source: FootageSource, world: str) -> _Cut:
     if not found:
         return _Cut(
             (),
-            f"{scene.file}: found {int(scene.good.sum())} frames, expected a piece of "
-            f"{source.frames} without a gap",
+            f"{scene.file}: "
+            + too_short.described(scene.times, scene.good, source.frames, source.fps),
             scene.left_out,
         )
     if not source.eval_share or len(found) < 2 or not _only_scene(source):
