@@ -1,6 +1,6 @@
 """A memory for Wan2.2-TI2V-5B, stage 2: the branch and a low-rank adapter of the frozen model.
 
-    mirage train   --config=experiments/wan22_5b_joint.py --workdir=runs/wan_joint
+    mirage train   --config=experiments/wan22_5b_joint.py --source=walks --workdir=runs/wan_joint
     mirage compile --config=experiments/wan22_5b_joint.py --topology=v5p:4x4x8
 
 Goes on from stage 1 (`wan22_5b_memory.py`, whose docstring says what is needed and what has been

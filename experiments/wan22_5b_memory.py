@@ -2,7 +2,7 @@
 
     mirage convert --source=Wan2.2-TI2V-5B --model=wan22_ti2v_5b --to=exports/wan
     mirage convert --source=Wan2.2-TI2V-5B/vae --to=runs/wan/model/encoder
-    mirage train --config=experiments/wan22_5b_memory.py --config.data.root=walks --workdir=runs/wan
+    mirage train --config=experiments/wan22_5b_memory.py --source=walks --workdir=runs/wan
     mirage compile --config=experiments/wan22_5b_memory.py --topology=v5p:4x4x8   # no TPU needed
 
 33 frames of 704x1280. Two variants of the recipe, `wan22_5b_memory.py:ours` (the default) and
@@ -24,7 +24,7 @@ size.
 
 Compiled for TPU slices, see docs/scaling.md; it has not been trained at this size. The tiny variant
 records and trains on a random backbone, the second command in 42 seconds on two idle CPU cores, and
-takes `--config.data.root` as well:
+takes `--source` as well:
 
     mirage record --config=experiments/wan22_5b_memory.py --config.tiny=true --workdir=runs/tiny
     mirage train  --config=experiments/wan22_5b_memory.py --config.tiny=true --workdir=runs/tiny

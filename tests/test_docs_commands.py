@@ -35,9 +35,9 @@ def commands(text):
 def flags_of(command):
     files = [paths.ROOT / "mirage_jax" / "cli" / f"{command}.py"]
     files += (paths.ROOT / "mirage_jax" / "cli" / "helpers").glob("*.py")
-    return {"config", "help"} | {
-        name for file in files for name in DEFINED.findall(file.read_text())
-    }
+    found = {name for file in files for name in DEFINED.findall(file.read_text())}
+    short = getattr(importlib.import_module(f"mirage_jax.cli.{command}"), "SHORT_FLAGS", ())
+    return {"config", "help"} | found | {flag.name for flag in short}
 
 
 def unknown(command):
@@ -71,6 +71,29 @@ def test_commands_and_their_flags_are_there(page):
 def test_flags_in_sentences_are_those_of_a_command(page):
     said = set(re.findall(r"`--(\w+)", page.read_text()))
     assert said <= set().union(*(flags_of(command) for command in COMMANDS))
+
+
+def without_footage(command):
+    """Whether a command reads clips as large as Wan's, which footage alone has, and names none."""
+    name, *words = command
+    large = any(re.match(r"--config=.*wan22_5b", word) for word in words)
+    given = any(re.match(r"--(source|config\.data\.root)=", word) for word in words)
+    readers = ("record", "encode", "train", "evaluate", "quickstart")
+    return name in readers and large and not given and "--config.tiny=true" not in words
+
+
+def test_commands_of_the_large_configs_name_their_footage():
+    launched = (paths.EXPERIMENTS / "launch" / "gke_jobset.yaml").read_text()
+    arguments = re.findall(r"^ +- (--\S+)$", launched, re.MULTILINE)
+    shown = [["train", *arguments]]
+    shown += (c for page in PAGES for c in commands(texts(page)))
+    files = sorted((paths.ROOT / "mirage_jax" / "cli").glob("*.py"))
+    shown += (
+        c for file in files for c in commands(ast.get_docstring(ast.parse(file.read_text())) or "")
+    )
+    large = [c for c in shown if re.search("wan22_5b", " ".join(c))]
+    assert len(large) > 12 and [" ".join(c) for c in large if without_footage(c)] == []
+    assert without_footage(["train", "--config=experiments/wan22_5b_joint.py", "--stage=all"])
 
 
 def test_unknown_flags_are_found():

@@ -62,9 +62,15 @@ def claim(card: dict[str, Any], request: Request, directory: Path) -> dict[str, 
     options = _defaults(request.source) | options
     known = {"codecs": {}, "filters": wanted["filters"], **entry, "options": options}
     for key, value in wanted.items():
-        if known.get(key) != value:
+        before = known.get(key)
+        if before != value:
+            if isinstance(before, dict) and isinstance(value, dict):
+                names = [
+                    name for name in {**before, **value} if before.get(name) != value.get(name)
+                ]
+                before, value = ({n: part.get(n) for n in names} for part in (before, value))
             raise ValueError(
-                f"{directory}: split {split!r} was recorded with {key}={known.get(key)!r}, found "
+                f"{directory}: split {split!r} was recorded with {key}={before!r}, found "
                 f"{key}={value!r}; expected the same arguments, or another folder"
             )
     entry.setdefault("shards", {})

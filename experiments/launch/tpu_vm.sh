@@ -1,7 +1,7 @@
 #!/bin/bash
 # A Cloud TPU VM slice: the same command on each of its hosts.
 #   TPU=my-slice ZONE=us-east5-a experiments/launch/tpu_vm.sh \
-#     experiments/wan22_5b_memory.py /mnt/run --stage=denoiser
+#     experiments/wan22_5b_memory.py /mnt/run --source=/mnt/footage --stage=denoiser
 # The hosts hold a checkout in ~/mirage_jax with `pip install -e '.[tpu]'` done.
 set -euo pipefail
 

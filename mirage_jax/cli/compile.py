@@ -6,7 +6,8 @@
 
 No TPU is needed, only its compiler (pip install 'mirage_jax[tpu]'). The mesh is that of the config
 (--config.mesh.data=4 --config.mesh.fsdp=64). Prints what one device needs and writes the same to
-<workdir>/compile/. Exit status 1 if a program does not fit its device.
+<workdir>/compile/; with --config.data.shapes there is a program for each picture shape. Exit status
+1 if one does not fit its device.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def run(
     import jax
     from flax import linen as nn
 
-    from mirage_jax.cli.helpers import programs
+    from mirage_jax.cli.helpers import picture_shapes, programs
     from mirage_jax.parallel import footprint, preset
     from mirage_jax.parallel import topology as slices
 
@@ -72,12 +73,14 @@ def run(
     axes = "-".join(f"{axis}{size}" for axis, size in on.shape.items() if size > 1)
     path = workdir.root / "compile" / f"{topology.replace(':', '_')}-{axes}-{program}.json"
     outputs.check_file("compile", path, outputs.json_kind("report", ["topology", "programs"]))
-    results = {}
+    results, configs = {}, picture_shapes.of_each_size(config)
     for name in PROGRAMS if program == "all" else (program,):
-        with jax.set_mesh(on), nn.logical_axis_rules(rules):
-            traced, facts = getattr(programs, name)(config, on, rules)
-            console.print(f"compiling {name} for {topology} ...")
-            results[name] = {**facts, **footprint.measure(traced, target).to_json()}
+        for (height, width), own in configs.items():
+            title = f"{name} {height}x{width}" if len(configs) > 1 else name
+            with jax.set_mesh(on), nn.logical_axis_rules(rules):
+                traced, facts = getattr(programs, name)(own, on, rules)
+                console.print(f"compiling {title} for {topology} ...")
+                results[title] = {**facts, **footprint.measure(traced, target).to_json()}
     report = {
         "config": config.name,
         "topology": topology,

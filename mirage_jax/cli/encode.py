@@ -1,7 +1,7 @@
 """mirage encode: recorded clips to latents, prompts to embeddings, once and for all runs.
 
-    mirage encode --config=experiments/wan22_5b_memory.py --workdir=runs/wan
-    mirage encode --config=experiments/wan22_5b_memory.py --workdir=runs/wan \
+    mirage encode --config=experiments/wan22_5b_memory.py --source=walks --workdir=runs/wan
+    mirage encode --config=experiments/wan22_5b_memory.py --source=walks --workdir=runs/wan \
         --tokenizer=umt5/tokenizer.json --text_encoder=exports/text
 
 Reads <workdir>/worlds (`mirage record`) and <workdir>/model/encoder, writes <workdir>/latents: a
@@ -24,7 +24,15 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
-from mirage_jax.cli.helpers import build, common, config_check, input_check, process_flags, prompts
+from mirage_jax.cli.helpers import (
+    build,
+    common,
+    config_check,
+    input_check,
+    process_flags,
+    prompts,
+    short_flags,
+)
 from mirage_jax.cli.helpers.flag_types import Integer, PathName
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel.processes import first_alone
@@ -41,6 +49,8 @@ _PROMPTS_TO = flags.DEFINE(
 
 FLAG_MODULES = (process_flags.__name__, prompts.__name__)
 """Helpers whose flags the command has too, for its help."""
+
+SHORT_FLAGS = (short_flags.SOURCE,)
 
 
 def main() -> None:
@@ -64,7 +74,7 @@ def main() -> None:
     common.prepare_jax(config, workdir)
     process_flags.connect(workdir)
     input_check.check_training(config, workdir, ("cache",), _KIND.value)
-    input_check.check_recordings(config, workdir)
+    input_check.check_recordings(config, workdir, held_out=False)
     console = Console()
     encode_recordings(
         config,

@@ -6,6 +6,9 @@
     mirage explore --world=walk.world           # go on where `generate` or an earlier walk ended
     mirage explore --workdir=runs/quickstart    # with weights of one's own
 
+A --clip is read as --config.data.* says; --clip_scene names one of several scenes. Weights that
+were trained on several picture shapes walk in the one nearest to what is started from.
+
 Prints the address of the page, with the token that it needs. Only this machine is listened to,
 unless --host says otherwise. Saved worlds, those of walks that end too, are in --saved. See
 docs/explore.md.
@@ -26,9 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 from rich.console import Console
 
-from mirage_jax.cli.helpers import common, mesh_flag, model_flags, prompts
+from mirage_jax.cli.helpers import capture_start, common, mesh_flag, model_flags, prompts
 from mirage_jax.cli.helpers.compilation import use_own_kernels
 from mirage_jax.cli.helpers.explore_starts import Entries, Progress, make_starts
 from mirage_jax.cli.helpers.flag_types import AUTO, Integer, PathName, Real, RealOrAuto
@@ -50,6 +54,9 @@ _SHARED: Any = {"allow_override": True}
 
 _IMAGE = flags.DEFINE(PathName(), "image", "", "Picture to start from.", **_SHARED)
 _CLIP = flags.DEFINE(PathName(), "clip", "", "Footage with poses to start from.", **_SHARED)
+_CLIP_SCENE = flags.DEFINE_string(
+    "clip_scene", "", "Which scene of a --clip that has several.", **_SHARED
+)
 _WORLD = flags.DEFINE(PathName(), "world", "", "Saved world to go on from.", **_SHARED)
 _FOV = flags.DEFINE(
     Real(above=0, below=180), "fov", 90.0, "Degrees across a picture's middle.", **_SHARED
@@ -168,6 +175,19 @@ def _told(console: Console, page: Progress) -> Progress:
     return told
 
 
+def _config() -> ConfigDict:
+    """The config, of which --clip goes by some fields and nothing else by any."""
+    config, named = common.resolve_config(), common.overrides()[2]
+    used = {f"data.{field}" for field in capture_start.READ_FIELDS if _CLIP.value}
+    for name in named:
+        if name not in used:
+            raise common.UserError(
+                f"--config.{name}: found it where nothing is read by it; expected fields of "
+                "config.data beside --clip alone"
+            )
+    return config
+
+
 def main() -> None:
     workdir = flags.FLAGS["workdir"]
     entries = Entries(
@@ -176,6 +196,8 @@ def main() -> None:
         image=_IMAGE.value,
         world=_WORLD.value,
         clip=_CLIP.value,
+        clip_scene=_CLIP_SCENE.value,
+        config=_config(),
         decoder=model_flags.decoder("auto"),
         bodies=model_flags.bodies(),
         prompts=prompts.Prompting(
@@ -245,7 +267,7 @@ def _refusal(error: OSError) -> common.UserError | None:
 
 
 def cli() -> None:
-    common.run(main, __name__, config=False)
+    common.run(main, __name__)
 
 
 if __name__ == "__main__":

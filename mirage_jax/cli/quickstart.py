@@ -2,20 +2,25 @@
 
 Each stage goes on from what an earlier call finished. With --compare it also trains the two
 comparison models (no memory, RGB memory) on the same budget and rewrites the report. Wall times
-are in <workdir>/seconds.json.
+are in <workdir>/seconds.json. --source=walks takes footage of one's own (docs/data.md); where none
+of it is held out, nothing is evaluated.
 """
 
 from __future__ import annotations
 
 from absl import flags
+from ml_collections import ConfigDict
 from rich.console import Console
 
 from mirage_jax.cli import evaluate, record, train
-from mirage_jax.cli.helpers import common, config_check, input_check
+from mirage_jax.cli.helpers import common, config_check, input_check, short_flags
+from mirage_jax.cli.helpers.held_out_sets import say_what_is_not_evaluated, with_held_out
 from mirage_jax.cli.helpers.timing import timed
 from mirage_jax.io.workdir import Workdir
 
 _COMPARE = flags.DEFINE_bool("compare", False, "Train and score the comparison models too.")
+
+SHORT_FLAGS = (short_flags.SOURCE,)
 
 _COMPARISONS = {
     "denoiser without memory": ("denoiser", "none"),
@@ -35,13 +40,26 @@ def main() -> None:
     console.rule("record")
     with timed(workdir, "record", workdir.root / "worlds"):
         record.run(config, workdir, console)
+    say_what_is_not_evaluated(config, workdir, console)
     stages = {stage: (stage, "latent") for stage in train.stages(config)}
     for title, (stage, memory) in (stages | (_COMPARISONS if _COMPARE.value else {})).items():
         console.rule(title)
         with timed(workdir, title, *train.outputs(workdir, stage, memory)):
             train.run(config, workdir, console, stage, memory=memory)
-    console.rule("evaluate")
-    evaluate.run(config, workdir, console)
+    scored = with_held_out(workdir, config.worlds)
+    if scored:
+        console.rule("evaluate")
+        evaluate.run(_evaluated(config, workdir, scored), workdir, console)
+
+
+def _evaluated(config: ConfigDict, workdir: Workdir, scored: tuple[str, ...]) -> ConfigDict:
+    """The config without those of its recorded worlds that have nothing to evaluate."""
+    if len(scored) == len(workdir.recorded(config.worlds)):
+        return config
+    some = config.copy_and_resolve_references()
+    with some.unlocked():
+        some.worlds, some.loading.weights = scored, ()
+    return some
 
 
 def cli() -> None:

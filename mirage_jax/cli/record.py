@@ -4,7 +4,7 @@
     mirage record --config=experiments/footage.py --config.data.root=walks
     mirage record --config=experiments/footage.py --config.data.root=walks --share=0/4
 
-Third-party worlds come with exact depth and poses; footage (videos, picture folders, data sets of
+Third-party worlds come with exact depth and poses; footage (--source: videos, pictures, data of
 other projects: docs/data.md) with what its files have. Writes <workdir>/worlds/<source>/ with
 shards, dataset.json and contact sheets; run again, it finishes what was interrupted. With --share
 several hosts record into one folder, each its part. A world that cannot be rendered here is left
@@ -27,6 +27,7 @@ from data_pipelines.recording import originals
 from mirage_jax.cli.helpers import common, config_check, world_names
 from mirage_jax.cli.helpers.flag_types import Share
 from mirage_jax.cli.helpers.picture_shapes import FOOTAGE, is_footage, picture_size, picture_sizes
+from mirage_jax.cli.helpers.short_flags import SOURCE
 from mirage_jax.io import outputs
 from mirage_jax.io.json_files import write_json
 from mirage_jax.io.workdir import Workdir
@@ -56,6 +57,9 @@ def run(
     with console.status("looking for clips"):
         found, skipped = _sources(config, console, workdir)
         splits = {name: _splits(config, name, source) for name, source in found.items()}
+        for name, source in found.items():
+            if is_footage(name) and not workdir.worlds(name).exists():
+                _check_readable(source)
     shared: dict[str, Any] = {"seed": config.record.seed, "shard_clips": config.record.shard_clips}
     if "data" in config:
         shared["codecs"] = ENCODINGS[config.data.encoding]
@@ -157,7 +161,9 @@ def _options(config: ConfigDict, name: str) -> dict[str, Any]:
 def _footage(config: ConfigDict, world: str, console: Console, workdir: Workdir | None) -> Any:
     """The footage of `config.data`, or its set of a shape; says what of its files is in no clip."""
     if "data" not in config or not config.data.root:
-        raise common.UserError("data.root: found '', expected the folder or file of the footage")
+        raise common.UserError(
+            "data.root: found '', expected the folder or file of footage (--source)"
+        )
     known, shapes = sources.source_options(FOOTAGE), picture_sizes(config)
     options = {k: v for k, v in config.data.items() if k in known}
     height, width = picture_size(config, world)
@@ -171,13 +177,30 @@ def _footage(config: ConfigDict, world: str, console: Console, workdir: Workdir 
     return made
 
 
+def _check_readable(source: Any) -> None:
+    """Raises the ValueError of the first scene where none gives a clip, before anything is made."""
+    first, worlds = None, source.worlds("train")
+    for world in worlds:
+        try:
+            source.clip(world, 0)
+            return
+        except ValueError as error:
+            first = first or error
+    if first is not None:
+        others = f"; no other of the {len(worlds)} scenes gives a clip either"
+        raise ValueError(f"{first}{others if len(worlds) > 1 else ''}") from first
+
+
 def _splits(config: ConfigDict, name: str, source: sources.Source) -> Mapping[str, int | None]:
     """How many clips of each split; None for all there are."""
     if not is_footage(name):
         return {"train": config.record.train_clips[name], "eval": config.record.eval_clips}
+    # Held-out clips first: clips to train on without them say that there are none.
     held_out = {"eval": None} if source.worlds("eval") else {}
-    return {"train": config.data.clips or None, **held_out}
+    return {**held_out, "train": config.data.clips or None}
 
+
+SHORT_FLAGS = (SOURCE,)
 
 _SKIPPED = outputs.json_map_kind("list of the worlds that were left out", str)
 

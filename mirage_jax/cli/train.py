@@ -4,7 +4,7 @@ Stages, each going on from its newest checkpoint: encoder, cache (clips encoded 
 denoiser and, where the experiment says how (experiments/distill.py), distill, a student that
 samples in few steps, and tiny_decoder, which decodes for less. Checkpoints, metrics (JSONL and
 TensorBoard) and sample sheets are in <workdir>/training, finished weights in <workdir>/model.
-Footage (--config.data.root) is recorded first. On several hosts the same command runs on each; they
+Footage (--source) is recorded first. On several hosts the same command runs on each; they
 find each other through SLURM, GKE and the like, or through --coordinator. docs/training.md says
 more.
 """
@@ -35,10 +35,13 @@ from mirage_jax.cli.helpers import (
     input_check,
     process_flags,
     quick_models,
+    short_flags,
     starts,
     training_sections,
     world_names,
 )
+from mirage_jax.cli.helpers.held_out_sets import say_what_is_not_evaluated, with_held_out
+from mirage_jax.cli.helpers.picture_shapes import picture_sizes
 from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel.processes import first_alone
@@ -71,6 +74,8 @@ _PROFILE = flags.DEFINE_string(
 FLAG_MODULES = (process_flags.__name__,)
 """Helpers whose flags the command has too, for its help."""
 
+SHORT_FLAGS = (short_flags.SOURCE,)
+
 
 def run(
     config: ConfigDict, workdir: Workdir, console: Console, stage: str, *, memory: str = "latent"
@@ -86,7 +91,7 @@ def run(
         raise common.UserError(f"--memory: found {memory} with --stage={stage}, expected latent")
     input_check.check_training(config, workdir, _chosen(config, stage), memory)
     if _reads_clips(config, stage):
-        input_check.check_recordings(config, workdir)
+        input_check.check_recordings(config, workdir, held_out=False)
     for name in _chosen(config, stage):
         if memory != "latent" and name in training_sections.OPTIONAL:
             continue  # a student and a tiny decoder are of the latent denoiser's work directory
@@ -145,12 +150,14 @@ def _encoder(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> 
     if section.pretrained:
         build.check_encoder(config, workdir.model("encoder"))
         return
+    worlds = world_names.to_train(config, workdir, "encoder")
     encoder = train_encoder(
         build.vae(config),
-        [workdir.worlds(world) for world in world_names.to_train(config, workdir, "encoder")],
+        [workdir.worlds(world) for world in worlds],
         workdir.stage("encoder"),
         training_sections.encoder_settings(config),
         _options(config, section, console) if section.steps else None,
+        held_out=[workdir.worlds(world) for world in with_held_out(workdir, worlds)],
     )
     first_alone("encoder", lambda: encoder.save(workdir.model("encoder")))
 
@@ -183,7 +190,7 @@ def _geometry(config: ConfigDict, workdir: Workdir, console: Console, _: str) ->
         transform=data.transform,
         prepare=data.prepare,
         mixture=data.mixture,
-        eval_batches=data.held_out_batches,
+        eval_batches=data.eval_batches,
     )
     made = {"kind": "geometry_head", "head": module_fields(head)}
     first_alone("geometry", lambda: export(workdir.model("geometry"), params, made))
@@ -219,7 +226,7 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
         transform=data.transform,
         prepare=data.prepare,
         mixture=data.mixture,
-        eval_batches=data.held_out_batches,
+        eval_batches=data.eval_batches,
     )
     if isinstance(task, BranchTask):
         params = task.whole(_stored(values), params)
@@ -252,7 +259,7 @@ def _distill(config: ConfigDict, workdir: Workdir, console: Console, memory: str
         transform=data.transform,
         prepare=data.prepare,
         mixture=data.mixture,
-        eval_batches=data.held_out_batches,
+        eval_batches=data.eval_batches,
     )
     if branch is not None:
         params = branch.whole(_stored(values), params)
@@ -269,15 +276,19 @@ def _tiny_decoder(config: ConfigDict, workdir: Workdir, console: Console, _: str
     from mirage_jax.world.latent_encoder import LatentEncoder
 
     section = training_sections.tiny_decoder(config)
-    decoder = quick_models.tiny_decoder(config)
+    decoder, worlds = (
+        quick_models.tiny_decoder(config),
+        world_names.to_train(config, workdir, "tiny_decoder"),
+    )
     params = train_tiny_decoder(
         decoder,
         LatentEncoder.load(workdir.model("encoder")),
-        [workdir.worlds(world) for world in world_names.to_train(config, workdir, "tiny_decoder")],
+        [workdir.worlds(world) for world in worlds],
         workdir.stage("tiny_decoder"),
         _options(config, section, console),
         frames=config.chunk_frames,
         pixels=section.pixels,
+        held_out=[workdir.worlds(world) for world in with_held_out(workdir, worlds)],
     )
     made = {"kind": "tiny_decoder", "tiny_decoder": module_fields(decoder)}
     made |= decoders.trained_for(workdir.model("encoder"))
@@ -294,10 +305,11 @@ def _whole_task(
 
     encoder = LatentEncoder.load(workdir.model("encoder"))
     task = build.denoiser_task(config, memory, encoder.spread)
-    task = dataclasses.replace(task, sizes=data.shapes)
+    sizes = picture_sizes(config, workdir.recorded(config.worlds))
     latents = task.chunk_latents + task.context_frames.preceding_latents
     constants = jax.jit(task.conditioner.constants, static_argnums=(1, 2))
-    task = dataclasses.replace(task, constants=constants(encoder, latents, task.size))
+    of_grid = {task.conditioner.grid(size): constants(encoder, latents, size) for size in sizes}
+    task = dataclasses.replace(task, size=sizes[0], sizes=len(sizes), constants=of_grid)
     if task.conditioner.encodes:
         task = dataclasses.replace(task, encoder=encoder)
     if task.predicted:
@@ -350,6 +362,7 @@ def main() -> None:
             source=source,
         )
     else:
+        say_what_is_not_evaluated(config, workdir, console)
         run(config, workdir, console, _STAGE.value, memory=_MEMORY.value)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -63,7 +63,7 @@ class DenoiserTask(Task):
     Attributes:
       denoiser: the network; its `memory_channels` are those of the conditioner.
       conditioner: from the memory to its context.
-      size: picture size (H, W) that `constants` and `preview` are of.
+      size: picture size (H, W) that is generated.
       chunks: chunks of a clip.
       chunk_latents: latents of a chunk.
       context_frames: earlier frames that a chunk is denoised beside; their references are chosen by
@@ -72,7 +72,8 @@ class DenoiserTask(Task):
       noise: on histories written to the memory; those of the RGB baseline are true.
       head: sees the histories of some samples as a rollout would; None: all are true.
       predicted: share of those samples.
-      constants: of the conditioner, for the latents of a chunk and those that precede it.
+      constants: of the conditioner, for the latents of a chunk and those that precede it, by the
+        cells (h, w) of a latent of each picture size that batches come in; {}: it has none.
       encoder: for kinds of conditioner that encode what they read.
       shift: noise-level shift.
       drop_memory: share of samples that see an empty memory.
@@ -95,7 +96,7 @@ class DenoiserTask(Task):
     noise: NoiseAugmentation = NoiseAugmentation()
     head: HistoryHead | None = None
     predicted: float = 0.0
-    constants: Any = None
+    constants: Mapping[tuple[int, int], Any] = dataclasses.field(default_factory=dict)
     encoder: LatentEncoder | None = None
     shift: float = 1.0
     drop_memory: float = 0.1
@@ -117,12 +118,11 @@ class DenoiserTask(Task):
                 f"denoiser: found {found} memory channels, expected {expected} as the conditioner "
                 f"{self.conditioner.kind!r} has"
             )
-        for name, shapes in (("chunk_lengths", self.lengths), ("picture sizes", self.sizes)):
-            if shapes > 1 and self.conditioner.kind in ("score", "rgb"):
-                raise ValueError(
-                    f"{name}: found {shapes} with the conditioner {self.conditioner.kind!r}, "
-                    "expected one, which its constants are of"
-                )
+        if self.lengths > 1 and self.conditioner.kind in ("score", "rgb"):
+            raise ValueError(
+                f"chunk_lengths: found {self.lengths} with the conditioner "
+                f"{self.conditioner.kind!r}, expected one, which its context is encoded for"
+            )
         if not self.context_frames:
             return
         if self.conditioner.stores != "tokens" or self.context_frames.choice != "coverage":
@@ -141,7 +141,7 @@ class DenoiserTask(Task):
         references with them; else all is true and kept. Chunks may be shorter than `chunk_latents`.
         """
         table = history.situations(batch, between=self.lengths > 1)
-        height, width = (side * self.conditioner.stride for side in batch.chunks.shape[3:5])
+        size, constants = self._pictures_of(batch)
 
         def one(clip: LatentClip, key: PRNGKeyArray, predicted: Keyframes | None = None) -> Sample:
             draw_key, noise_key, drop_key = jax.random.split(key, 3)
@@ -156,11 +156,11 @@ class DenoiserTask(Task):
                 scenario,
                 keyframes,
                 conditioner=self.conditioner,
-                size=(height, width),
+                size=size,
                 table=table,
                 options=self.context_frames,
                 fusion=self.fusion,
-                constants=self.constants,
+                constants=constants,
                 encoder=self.encoder,
                 key=noise_key if train else None,
                 noise=self.noise,
@@ -180,6 +180,12 @@ class DenoiserTask(Task):
         if not train or self.head is None or not self.predicted:
             return map_batch(one, batch, keys)
         return map_batch(one, batch, keys, self.head(batch))
+
+    def _pictures_of(self, batch: LatentClip) -> tuple[tuple[int, int], Any]:
+        """Size (H, W) of the pictures of a batch, and the conditioner's constants for it."""
+        height, width = batch.chunks.shape[3:5]
+        stride = self.conditioner.stride
+        return (height * stride, width * stride), self.constants.get((height, width))
 
     def init(self, key: PRNGKeyArray) -> Params:
         channels = self.denoiser.in_channels
@@ -278,13 +284,14 @@ class DenoiserTask(Task):
         self, params: Params, encoder: LatentEncoder, clips: LatentClip, sampler: SamplerOptions
     ) -> dict[str, Array]:
         """Videos by what they show; "memory" where the denoiser has one."""
+        size, constants = self._pictures_of(clips)
         target, rays, context, frames = history.returning_samples(
             clips,
             conditioner=self.conditioner,
-            size=self.size,
+            size=size,
             options=self.context_frames,
             fusion=self.fusion,
-            constants=self.constants,
+            constants=constants,
             encoder=self.encoder,
         )
         key = jax.random.key(0)
@@ -293,7 +300,7 @@ class DenoiserTask(Task):
         )
         videos = {"decoded": decode_each(encoder, target)}
         if self.conditioner.stores == "tokens":
-            tokens = history.returning_tokens(clips, self.conditioner, self.size, self.fusion)
+            tokens = history.returning_tokens(clips, self.conditioner, size, self.fusion)
             videos["memory"] = token_view(encoder, tokens)
         elif context is not None:
             videos["memory"] = cloud_view(encoder, context)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def train_encoder(
     folder: Path,
     settings: EncoderSettings,
     options: StageOptions | None,
+    *,
+    held_out: Sequence[Path] | None = None,
 ) -> LatentEncoder:
     """Trains the autoencoder and measures the statistics of its latents.
 
@@ -58,8 +61,11 @@ def train_encoder(
       folder: for checkpoints and logs.
       settings: of windows, loss and linear path.
       options: how and where; None takes the autoencoder as it starts, with its linear path alone.
+      held_out: those of the folders that have held-out clips; default all. Without any nothing is
+        evaluated, and sheets show clips that are trained on.
     """
     source = Joined([loading.ClipSource(path, "train", fields=("video",)) for path in clips])
+    evaluated = _held_out(clips if held_out is None else held_out)
     sample = common_middle([source[i]["video"] for i in spread_over(len(source), PCA_CLIPS)])
     linear_path = None
     if vae.linear_path:
@@ -71,8 +77,8 @@ def train_encoder(
             power=settings.pca_power,
             seed=settings.seed,
         )
-    held_out = Joined([loading.ClipSource(path, "eval", fields=("video",)) for path in clips])
-    shown = [held_out[i]["video"] for i in spread_over(len(held_out), 4)]
+    sheets = source if evaluated is None else evaluated
+    shown = [sheets[i]["video"] for i in spread_over(len(sheets), 4)]
     sheet = common_middle([video[: settings.frames] for video in shown])
     task = VAETask(
         vae=vae,
@@ -93,7 +99,7 @@ def train_encoder(
             options,
             name="encoder",
             transform=VideoWindow(settings.frames, settings.pixels, vae.spatial_stride),
-            eval_batches=lambda: window_batches(held_out, settings.frames),
+            eval_batches=_eval_batches(evaluated, settings.frames),
         )
     return _measured(vae, params, sample[:, : settings.frames], settings.stats_per_channel)
 
@@ -107,6 +113,7 @@ def train_tiny_decoder(
     *,
     frames: int,
     pixels: int,
+    held_out: Sequence[Path] | None = None,
 ) -> Any:
     """Trains a tiny decoder of a trained encoder's latents and returns its parameters.
 
@@ -117,20 +124,27 @@ def train_tiny_decoder(
       folder: for checkpoints and logs.
       options: how and where.
       frames, pixels: of training windows.
+      held_out: as of `train_encoder`.
     """
-    train, held_out = (
-        Joined([loading.ClipSource(path, split, fields=("video",)) for path in clips])
-        for split in ("train", "eval")
-    )
+    evaluated = _held_out(clips if held_out is None else held_out)
     return train_task(
         TinyDecoderTask.of_encoder(decoder, encoder),
-        train,
+        Joined([loading.ClipSource(path, "train", fields=("video",)) for path in clips]),
         folder,
         options,
         name="tiny decoder",
         transform=VideoWindow(frames, pixels, encoder.vae.spatial_stride),
-        eval_batches=lambda: window_batches(held_out, frames),
+        eval_batches=_eval_batches(evaluated, frames),
     )
+
+
+def _held_out(clips: Sequence[Path]) -> Joined | None:
+    sources = [loading.ClipSource(path, "eval", fields=("video",)) for path in clips]
+    return Joined(sources) if sources else None
+
+
+def _eval_batches(held_out: Joined | None, frames: int) -> Callable[[], Iterator[Any]] | None:
+    return None if held_out is None else partial(window_batches, held_out, frames)
 
 
 def _measured(vae: VideoVAE, params: Any, video: np.ndarray, per_channel: bool) -> LatentEncoder:

@@ -137,6 +137,17 @@ def stored_memories(path: str | Path) -> tuple[str, ...]:
     return tuple(sorted(found.name.removeprefix("denoiser_") for found in _denoisers(folder)))
 
 
+def trained_sizes(path: str | Path, memory: str = "latent") -> tuple[tuple[int, int], ...]:
+    """(H, W) of every picture shape of weights, from their header; () of those of one shape alone.
+
+    `path` and errors are those of `load`; its size is one of these, `model.replace(size=...)`
+    another.
+    """
+    folder = _parts_folder(shipped.folder_of(path))
+    stored = {} if folder is None else stored_architecture(folder / f"denoiser_{memory}")
+    return tuple((int(height), int(width)) for height, width in stored.get("sizes", ()))
+
+
 def known_chunk_frames(path: str | Path, default: int, memory: str = "latent") -> int | None:
     """Frames of a chunk that weights were trained for, from their header alone.
 

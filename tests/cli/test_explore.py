@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import command_line, tiny_world
+from data_pipelines.sources.footage.source import FootageSource
+from helpers import command_line, made_footage, tiny_world
 from helpers.command_line import assert_refused
 from mirage_jax.cli.helpers import common, explore_starts
 from mirage_jax.cli.helpers.explore_starts import Entries
@@ -70,9 +71,9 @@ def model():
     return tiny_world.world_model()
 
 
-def begun(model, monkeypatch, adapts=False, rgb=None, **entries):
+def begun(model, monkeypatch, adapts=False, rgb=None, told=None, **entries):
     """The starts of these flags, nothing of them compiled."""
-    told, models = [], {"latent": model, **({"rgb": rgb} if rgb else {})}
+    said, models = [], {"latent": model, **({"rgb": rgb} if rgb else {})}
 
     def load(path, *, memory, decoder, bodies):
         assert decoder == entries.get("decoder", "auto")
@@ -85,10 +86,12 @@ def begun(model, monkeypatch, adapts=False, rgb=None, **entries):
     starts = explore_starts.make_starts(
         Entries(**{"workdir": "demo", "fov": 90.0, **entries}),
         SessionOptions(),
-        lambda text, share: told.append((text, share)),
+        lambda text, share: said.append((text, share)),
         adapts=adapts,
     )
-    assert [share for _, share in told] == sorted(share for _, share in told)
+    assert [share for _, share in said] == sorted(share for _, share in said)
+    if told is not None:
+        told.extend(text for text, _ in said)
     return starts
 
 
@@ -116,6 +119,29 @@ def test_what_ships_begins_in_every_picture(model, monkeypatch):
 def test_no_two_entries_at_a_time(tmp_path):
     with pytest.raises(common.UserError, match="--world and --clip"):
         Entries("demo", 90.0, world=str(tmp_path), clip=str(tmp_path))
+
+
+def test_a_clip_of_several_scenes_is_named_and_read_as_the_config_says(explore, tmp_path):
+    made_footage.wide_and_tall(tmp_path / "walks", made_footage.room())
+    clip = f"--clip={tmp_path / 'walks'}"
+    assert_refused(explore(clip), "--clip_scene:", "found 2 scenes, expected one of tall")
+    assert_refused(explore(clip, "--clip_scene=round"), "found 'round', expected one of tall")
+    wrong = "--config.data.format=seven_scenes"
+    assert_refused(explore(clip, wrong), "found no seven_scenes footage")
+    said = "--config.data.fps: found it where nothing is read by it"
+    assert_refused(explore(clip, "--config.data.fps=3"), said)
+    assert_refused(explore("--config.data.lens=1,1,1,1"), "--config.data.lens: found it where")
+
+
+def test_a_walk_has_the_trained_shape_nearest_to_its_clip(model, monkeypatch, tmp_path):
+    made_footage.wide_and_tall(tmp_path, made_footage.room())
+    sizes = (model.size, model.size[::-1])
+    monkeypatch.setattr(explore_starts.loading, "trained_sizes", lambda path: sizes)
+    told = []
+    tall = FootageSource(root=str(tmp_path)).scenes()[0]
+    starts = begun(model, monkeypatch, told=told, clip=str(tmp_path), clip_scene=tall)
+    assert starts.begin(0).picture.shape == (24, 16, 3) and tall.startswith("tall")
+    assert "pictures of 24x16; the weights were trained on 16x24 too" in told
 
 
 @pytest.mark.long

@@ -1,19 +1,34 @@
 """Footage of one's own, from its folder to clips and, in the long run, to a generated video."""
 
 import dataclasses
+import io
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from data_pipelines.loading import ClipSource
-from helpers import made_footage, paths, tiny_world
+from helpers import command_line, made_footage, paths, tiny_world
 from helpers.command_line import assert_refused
 from helpers.made_footage import room
 from mirage_jax import trajectories
-from mirage_jax.cli.helpers import held_out_clips, prompts, real_returns  # noqa: F401, its flags
+from mirage_jax.cli import compile as compile_command
+from mirage_jax.cli.helpers import (
+    dry_run,
+    encoding,
+    held_out_clips,
+    picture_shapes,
+    prompts,  # noqa: F401, its flags
+    real_returns,
+    training_data,
+)
 from mirage_jax.io import video_frames
+from mirage_jax.io.workdir import Workdir
+from mirage_jax.parallel import footprint, make_mesh
+from mirage_jax.training import encoder_training
 
 LENS = ",".join(f"{float(value):g}" for value in room().intrinsics[0])
 TINY = (f"--config={paths.EXPERIMENTS / 'footage.py'}", "--config.tiny=true")
@@ -38,7 +53,7 @@ def test_one_command_records_a_folder_of_videos(call, walks, tmp_path):
     assert card["splits"]["eval"]["clips"] == 2
     # Again: nothing is left to do. With other arguments: refused.
     assert call("record", *where)[0] == 0
-    assert_refused(call("record", *where, "--config.data.hop=3"), "train", "expected the same")
+    assert_refused(call("record", *where, "--config.data.hop=3"), "eval", "expected the same")
 
 
 def test_frames_that_are_left_out_are_said(call, tmp_path):
@@ -141,6 +156,129 @@ def test_scenes_are_recorded_in_the_shape_nearest_to_their_own(call, tmp_path):
     }.items():
         shown = [*shapes[:2], "--config.data.shapes=48x32", f"--config.{field}"]
         assert_refused(call("record", *where, *shown), words)
+
+
+def first(clip, frames):
+    """The first frames of a clip."""
+    arrays = ("video", "depth", "intrinsics", "cam2world")
+    return dataclasses.replace(clip, **{name: getattr(clip, name)[:frames] for name in arrays})
+
+
+def test_footage_of_which_nothing_is_held_out_is_trained_on(call, tmp_path, monkeypatch):
+    """A wide scene of 24 frames, of which some are held out, and a tall one of a single clip."""
+    wide, tall = slice(0, 48), slice(8, 40)
+    root = tmp_path / "walks"
+    made_footage.transforms(root / "wide", made_footage.cropped(room(24), tall, wide))
+    made_footage.transforms(root / "tall", made_footage.cropped(first(room(24), 9), wide, tall))
+    shapes = ("record.size=32", "record.width=48", "data.shapes=48x32", "data.hop=4")
+    where = (*TINY, *(f"--config.{field}" for field in shapes))
+    given, workdir = [], Workdir(tmp_path / "run")
+    monkeypatch.setattr(
+        encoder_training,
+        "train_encoder",
+        lambda vae, clips, *_, held_out: given.append((clips, held_out)) or tiny_world.encoder(),
+    )
+    code, out, err = call("train", *where, f"--source={root}", "--stage=encoder")
+    said = "footage-48x32: no clip is held out, so nothing of it is evaluated"
+    assert code == 0 and " ".join(out.split()).count(said) == 1, err
+    folders = [workdir.worlds(name) for name in ("footage", "footage-48x32")]
+    assert given == [(folders, folders[:1])]
+
+    config = command_line.tiny_config("footage.py")
+    config.record.size, config.record.width = 32, 48
+    config.loading.latents = "video"  # of which nothing is encoded here
+
+    def data(*worlds):
+        config.worlds = worlds
+        return training_data.training_data(config, workdir, "latent", make_mesh())
+
+    both, alone = data("footage", "footage-48x32"), data("footage-48x32")
+    assert both.train_apart == (1, 1) and both.held_out_apart == () and len(both.held_out) == 1
+    assert both.eval_batches is not None
+    assert alone.eval_batches is None and len(alone.train) == 1
+    encoded = []
+    monkeypatch.setattr(encoding, "refresh_cache", lambda *a, **_: encoded.append(a[4].stem))
+    monkeypatch.setattr(encoding, "_check_skipped", lambda *_: None)
+    config.loading.latents, config.worlds = "cached", ("footage", "footage-48x32")
+    encoding.encode_recordings(config, workdir, Console(), "latent")
+    assert encoded == ["footage-train", "footage-eval", "footage-48x32-train"]
+
+    refused = call("evaluate", *where)
+    assert_refused(refused, "footage-48x32: found no held-out clips", "data.eval_share")
+    alone = (*TINY, f"--source={root / 'wide'}", "--config.data.eval_share=0")
+    refused = call("train", *alone, "--config.keep_best=loss", f"--workdir={tmp_path / 'alone'}")
+    assert_refused(refused, "config.keep_best: found 'loss', expected ''")
+
+
+def test_footage_that_is_too_short_is_told_what_would_do(call, tmp_path):
+    """By flags that then do, in the same work directory: nothing is left behind."""
+    walks = tmp_path / "walks"
+    walks.mkdir()
+    made_footage.video(walks, first(room(24), 20))
+    where = (TINY[0], f"--source={walks}", f"--config.data.lens={LENS}")
+    refused = call("record", *where, "--config.record.workers=0")
+    assert_refused(refused, "found 20 frames, expected a piece of 33 without a gap: --config.")
+    advice = refused[2].partition("gap: ")[2].split(" makes ")[0].split()
+    assert advice == ["--config.record.frames=17", "--config.chunk_frames=9"]
+    code, out, err = call("record", *where, "--config.record.workers=0", *advice)
+    assert code == 0 and "footage train: 1 clips" in out, err
+    faster = call("record", *where, "--config.data.fps=20", f"--workdir={tmp_path / 'other'}")
+    assert_refused(faster, "found 10 frames per second", "--config.data.fps, where 0 takes every")
+
+
+def test_footage_goes_into_the_large_configs(call, tmp_path, monkeypatch):
+    """Recorded by one command, and there for the next, which would train on it."""
+    walks = tmp_path / "walks"
+    walks.mkdir()
+    made_footage.video(walks, room(40))
+    wan = f"--config={paths.EXPERIMENTS / 'wan22_5b_memory.py'}"
+    where = (wan, "--config.tiny=true", f"--source={walks}", f"--config.data.lens={LENS}")
+    where += ("--config.data.eval_share=0",)  # one walk, with no room for another clip
+    code, out, err = call("record", *where)
+    assert code == 0 and "footage train: 8 clips" in out, err
+    stages = []
+    monkeypatch.setattr(dry_run.programs, "step", lambda *given: stages.append(given[3]))
+    for name in ("_describe_parameters", "_describe_step"):
+        monkeypatch.setattr(dry_run, name, lambda *_: None)
+    code, out, err = call("train", *where, "--dry_run")
+    assert code == 0 and "data footage: train 8 clips recorded" in out, err
+    assert len(stages) == 2 and all(batch["cam2world"].shape[1] == 33 for batch in stages)
+
+
+def test_every_picture_shape_is_compiled_and_described(call, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(dry_run.programs, "step", lambda *given: found.append(given[3]))
+    for name in ("_describe_parameters", "_describe_step"):
+        monkeypatch.setattr(dry_run, name, lambda *_: None)
+    shapes = [f"--config.{field}" for field in SHAPES]
+    code, out, err = call("train", *TINY, *shapes, "--dry_run")
+    assert code == 0 and out.count("pictures of 48 x 32:") == out.count("32 x 48:") == 2, err
+    grids = [batch["depth"].shape[2:] for batch in found if "depth" in batch]
+    assert grids == [(4, 6), (6, 4), (4, 4)] * 2
+
+    config = command_line.tiny_config("footage.py")
+    config.record.width, config.data.shapes = 48, "48x32"
+    config.worlds = picture_shapes.footage_worlds(config)
+    traced = []
+    memory = {name: 2**30 for name in ("arguments", "outputs", "reused", "temporaries", "needed")}
+    memory |= {"peak": None, "capacity": None, "fits": None}
+    measured = {"memory": memory, "program": None, "roofline": None, "flops": 1e12}
+    facts = {"trained": 1, "frozen": 0, "batch": 1, "tokens": 2, "clean_tokens": 0}
+    facts |= {"attention": "dense"}
+    monkeypatch.setattr(
+        dry_run.programs,
+        "train",
+        lambda own, *_: traced.append((own.record.size, own.record.width)) or (None, facts),
+    )
+    told = types.SimpleNamespace(to_json=lambda: {**measured, "seconds": (1, 2)})
+    monkeypatch.setattr(footprint, "measure", lambda *_: told)
+    console = Console(record=True, width=120, file=io.StringIO())
+    asked = {"topology": "cpu:1", "program": "train"}
+    assert compile_command.run(config, Workdir(tmp_path), console, **asked) == 0
+    assert traced == [(32, 48), (48, 32)]
+    [file] = (tmp_path / "compile").glob("*.json")
+    assert set(json.loads(file.read_text())["programs"]) == {"train 32x48", "train 48x32"}
+    assert "train 48x32" in console.export_text()
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ from mirage_jax.cli import evaluate, main
 
 ROOT = paths.ROOT
 CONFIG = f"--config={paths.EXPERIMENTS / 'quickstart.py'}"
-NO_CONFIG = ("convert", "explore", "trajectory", "doctor", "inspect")
+NO_CONFIG = ("convert", "trajectory", "doctor", "inspect")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["help"]])

@@ -266,5 +266,29 @@ def test_chunks_may_be_shorter_than_the_longest():
     assert spy.calls[0]["x"].shape[:2] == spy.calls[0]["rays"].shape[:2] == (3, 2)
     with pytest.raises(ValueError, match="chunk_lengths: found 2 with the conditioner 'score'"):
         task_with(lengths=2, kind="score")
-    with pytest.raises(ValueError, match="picture sizes: found 2 with the conditioner 'score'"):
-        task_with(sizes=2, kind="score")
+
+
+@pytest.mark.parametrize("kind", ["score", "rgb"])
+def test_batches_of_two_picture_shapes_have_contexts_of_their_own(kind):
+    wide, tall = batch_of(2), GRID[::-1]
+    turned = wide | {name: jnp.swapaxes(wide[name], *axes) for name, axes in ROWS_COLUMNS.items()}
+    constants = {}
+    if kind == "score":
+        grids = enumerate((GRID, tall), 1)
+        constants = {grid: jnp.full((3, *grid, CHANNELS), float(n)) for n, grid in grids}
+    task, spy = task_with(kind=kind, sizes=2, constants=constants, chunk_latents=3)
+    assert task.batch_shapes == 2
+    for grid, batch in ((GRID, wide), (tall, turned)):
+        assert batch["chunks"].shape[3:5] == grid
+        (loss, call), _ = loss_and_call(task, spy)(jnp.zeros(()), batch)
+        assert np.isfinite(loss) and call["memory"].shape[:4] == (2, 3, *grid)
+        if kind == "score":
+            for shown in call["memory"][..., CHANNELS:]:
+                np.testing.assert_array_equal(shown, constants[grid])
+
+
+ROWS_COLUMNS = {
+    **dict.fromkeys(("depth", "static", "tokens", "preceding"), (2, 3)),
+    **dict.fromkeys(("chunks", "rgb_chunks", "rgb_hits"), (3, 4)),
+}
+"""Axes of the arrays of a batch."""

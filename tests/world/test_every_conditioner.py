@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
 
 
 def task_of(model):
-    constants = jax.jit(WorldModel.constants, static_argnums=1)(model, 2)
+    constants = {GRID: jax.jit(WorldModel.constants, static_argnums=1)(model, 2)}
     options = {"chunks": 2, "chunk_latents": 2, "drop_memory": 0.0, "constants": constants}
     options["encoder"] = model.encoder
     return DenoiserTask(model.denoiser, model.conditioner, SIZE, **options)

@@ -33,13 +33,30 @@ def windows(
     """
     step = 1.0 / native_fps(times)
     if fps and fps * step > 1.0 + 1e-3:
-        raise ValueError(f"found {1 / step:g} frames per second, expected at least {fps:g}")
+        raise ValueError(
+            f"found {1 / step:g} frames per second, expected at least {fps:g}: fewer in "
+            "--config.data.fps, where 0 takes every frame"
+        )
     starts: list[np.ndarray] = []
     for piece in _pieces(times, usable, _LONGEST_GAP * step):
         picked = piece if not fps else piece[nearest_to_rate(times[piece], fps)]
         last = len(picked) - frames
         starts += [picked[i : i + frames] for i in range(0, last + 1, hop or frames)]
     return starts
+
+
+def longest_piece(
+    times: Float[np.ndarray, " n"], usable: Bool[np.ndarray, " n"], fps: float = 0.0
+) -> int:
+    """Frames of the longest clip that `windows` could cut; errors as there."""
+    least, most = 0, int(usable.sum())
+    while least < most:
+        middle = (least + most + 1) // 2
+        if windows(times, usable, frames=middle, fps=fps, hop=1):
+            least = middle
+        else:
+            most = middle - 1
+    return least
 
 
 def _pieces(times: np.ndarray, usable: np.ndarray, gap: float) -> list[np.ndarray]:

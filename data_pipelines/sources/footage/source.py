@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from data_pipelines.clip import Clip, validate
-from data_pipelines.sources.footage import survey
+from data_pipelines.sources.footage import survey, too_short
 from data_pipelines.sources.footage.cutting import native_fps, windows
 from data_pipelines.sources.footage.files import released_tests
 from data_pipelines.sources.footage.formats import FORMATS, detect
@@ -155,6 +155,15 @@ class FootageSource:
         """Some frames of a scene, increasing, as a clip; errors as `clip`."""
         return self._valid(_open(self, scene), scene, frames)
 
+    def chosen(self, scene: str = "") -> str:
+        """The scene of that name, or the only one; ValueError naming the scenes otherwise."""
+        names = self.scenes()
+        if (scene or names[0]) not in names or not (scene or len(names) == 1):
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            found = repr(scene) if scene else f"{len(names)} scenes"
+            raise ValueError(f"{self.root}: found {found}, expected one of {shown}")
+        return scene or names[0]
+
     def capture(self, scene: str = "", most: int = 0) -> Clip:
         """All that one scene shows as a single clip, whatever gaps in time it has.
 
@@ -165,18 +174,14 @@ class FootageSource:
         Raises:
           ValueError: naming the scenes where it is not said which, or as `clip`.
         """
-        names = self.scenes()
-        if (scene or names[0]) not in names or not (scene or len(names) == 1):
-            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            found = repr(scene) if scene else f"{len(names)} scenes"
-            raise ValueError(f"{self.root}: found {found}, expected one of {shown}")
-        opened = self.open(scene or names[0])
+        scene = self.chosen(scene)
+        opened = self.open(scene)
         frames = np.flatnonzero(opened.good)
         if not len(frames):
             raise ValueError(f"{opened.file}: found no frame with a pose, expected some")
         if 0 < most < len(frames):
             frames = frames[np.linspace(0, len(frames) - 1, most).round().astype(int)]
-        clip = self.read(scene or names[0], frames)
+        clip = self.read(scene, frames)
         return dataclasses.replace(clip, fps=native_fps(opened.times))
 
     def left_out(self) -> dict[str, int]:
@@ -383,8 +388,8 @@ def _make_cut(source: FootageSource, world: str) -> _Cut:
     if not found:
         return _Cut(
             (),
-            f"{scene.file}: found {int(scene.good.sum())} frames, expected a piece of "
-            f"{source.frames} without a gap",
+            f"{scene.file}: "
+            + too_short.described(scene.times, scene.good, source.frames, source.fps),
             scene.left_out,
         )
     if not source.eval_share or len(found) < 2 or not _only_scene(source):

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from mirage_jax.cli.helpers import short_flags
 from mirage_jax.cli.helpers.compilation import compile_fast, use_own_kernels
 from mirage_jax.cli.helpers.flag_types import PathName
 from mirage_jax.cli.helpers.picture_shapes import FOOTAGE, footage_worlds
@@ -61,7 +62,8 @@ def resolve_config() -> ConfigDict:
         for field in _PATHS:
             if isinstance(section, ConfigDict) and isinstance(section.get(field), str):
                 section[field] = os.path.expanduser(section[field])
-    if config.get("data", {}).get("root"):
+    data = config.get("data", {})
+    if data.get("root") or data.get("shapes"):
         config.worlds = footage_worlds(config)
         told = config.text.prompts
         for world in config.worlds:
@@ -145,6 +147,11 @@ def run(
     given = list(sys.argv if argv is None else argv)
     silence_libraries()
     try:
+        try:
+            for flag in short_flags.of_command(module):
+                given = flag.put(given)
+        except ValueError as error:
+            raise UserError(str(error)) from error
         words, path = _config_first(given) if config else (given, "")
         experiment = load_config(path) if config else None
         if any(word in ("--help", "-h", "-help", "--helpfull") for word in words[1:]):
@@ -298,6 +305,8 @@ def _help(doc: str, module: str, path: str, config: ConfigDict | None) -> str:
             allowed = getattr(flag.parser, "range", "")
             allowed = f" ({allowed})" if allowed else ""
             lines.append(f"  --{flag.name}: {flag.help}{allowed}{default}")
+    for short in short_flags.of_command(module):
+        lines.append(f"  --{short.name}: {short.help}")
     if config is None:
         return "\n".join(lines)
     lines += ["", f"Fields of {path}, overridden as --config.NAME=VALUE:"]

@@ -109,6 +109,11 @@ def _check_frames(config: ConfigDict) -> None:
             f"{TEMPORAL_STRIDE} n that divide a clip of {frames} frames, the longest of them "
             f"chunk_frames ({chunk})"
         )
+    if len(lengths) > 1 and config.memory.conditioner == "score":
+        raise ValueError(
+            f"config.chunk_lengths: found {lengths} with memory.conditioner 'score', expected one, "
+            "which its white video is encoded for; or another conditioner"
+        )
     if (chunk - 1) % TEMPORAL_STRIDE:
         raise ValueError(f"config.chunk_frames: found {chunk}, expected 1 + {TEMPORAL_STRIDE} n")
     count, rest = divmod(frames - 1, chunk - 1)

@@ -24,6 +24,8 @@ from mirage_jax.cli.helpers import (
     starts,
     training_sections,
 )
+from mirage_jax.cli.helpers.held_out_sets import with_held_out
+from mirage_jax.cli.helpers.picture_shapes import of_each_size
 from mirage_jax.cli.helpers.training_sections import TrainingSection
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.parallel import footprint, specs
@@ -87,7 +89,8 @@ def run(
         if stage == "encoder" and not training_sections.encoder(config).steps:
             say("encoder: not trained, taken with its linear path alone (0 steps)")
             continue
-        section, task, batch = _STAGES[stage](config, memory)
+        configs = of_each_size(config) if stage in _OF_PICTURES else {(): config}
+        section = training_sections.OF_STAGE[stage](config)
         shards = parallel.batch_shards(mesh) * section.accumulate
         if section.batch_size % shards:
             raise ValueError(
@@ -102,13 +105,18 @@ def run(
         say(starts.start(config, workdir, stage, memory, section.steps))
         if stage in ("denoiser", "distill") and config.denoiser.text_width:
             say(starts.text(config)[1])
-        with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
-            _describe_step(
-                programs.step(config, section, task, batch, mesh, rules), mesh, rules, say
-            )
+        for number, (size, own) in enumerate(configs.items()):
+            _, task, batch = _STAGES[stage](own, memory)
+            with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+                program = programs.step(own, section, task, batch, mesh, rules)
+                if not number:
+                    _describe_parameters(program, mesh, rules, say)
+                if len(configs) > 1:
+                    say("pictures of {} x {}:".format(*size))
+                _describe_step(program, say)
 
 
-def _describe_step(
+def _describe_parameters(
     program: programs.Step, mesh: Mesh, rules: parallel.rules.Rules, say: Any
 ) -> None:
     parts = {"trained": (program.state.abstract.params, program.state.shardings.params)}
@@ -119,6 +127,9 @@ def _describe_step(
         say(f"{line}:")
         for row in rows:
             say(f"  {row}")
+
+
+def _describe_step(program: programs.Step, say: Any) -> None:
     say(f"a step takes {format_count(matmul_flops(program.traced.jaxpr))}FLOP in matrix products")
     started = time.monotonic()
     compiled = program.traced.lower().compile()
@@ -129,13 +140,15 @@ def _describe_step(
 
 def _data(config: ConfigDict, workdir: Workdir, memory: str) -> list[str]:
     """What of the data is there, a line for each world."""
+    recorded_here = tuple(world for world in config.worlds if _recorded(workdir, world))
+    there = {"train": recorded_here, "eval": with_held_out(workdir, recorded_here)}
     lines = []
     for world in config.worlds:
         found = {}
         for split in ("train", "eval"):
             cache = workdir.latents(world, split, rgb=memory == "rgb")
             clips = workdir.worlds(world)
-            recorded = len(loading.ClipSource(clips, split)) if _recorded(workdir, world) else 0
+            recorded = len(loading.ClipSource(clips, split)) if world in there[split] else 0
             found[split] = f"{split} {recorded:,} clips recorded, {_encoded(cache)}"
         lines.append(f"data {world}: {'; '.join(found.values())}")
     return lines
@@ -207,6 +220,9 @@ def _clip_batch(config: ConfigDict, section: TrainingSection, memory: str) -> di
             batch["text"] = jax.ShapeDtypeStruct((clips, tokens, width), batch["text"].dtype)
     return batch
 
+
+_OF_PICTURES = ("geometry", "denoiser", "distill")
+"""Stages that train on whole pictures, with a program for each of their shapes."""
 
 _STAGES = {
     "encoder": _encoder,

@@ -17,6 +17,7 @@ from data_pipelines.card import read_card
 from data_pipelines.loading import ClipSource
 from data_pipelines.tolerance import check_share
 from mirage_jax.cli.helpers import clip_sources, depth_network, prompts, training_data, world_names
+from mirage_jax.cli.helpers.held_out_sets import with_held_out
 from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.lock import locked
 from mirage_jax.io.outputs import check_file, json_kind
@@ -49,7 +50,7 @@ def encode_recordings(
       console: where to print.
       memory: of the denoiser that is to be trained.
       splits: to encode; by default those that training by `config.loading.latents` reads, and what
-        evaluation compares with, the held-out clips.
+        evaluation compares with, the held-out clips, where there are any.
       file_clips: clips of a file at most.
 
     Raises:
@@ -61,29 +62,35 @@ def encode_recordings(
     depth_of = depth_network.load(config)
     if not splits:
         splits = ("eval",) if training_data.from_video(config) else ("train", "eval")
-    recorded = workdir.recorded(config.worlds)
-    worlds = recorded if memory == "latent" else world_names.of_places(recorded)
-    for world in worlds:
-        for split, other in clip_sources.caches(config, memory, splits):
-            refresh_cache(
-                encoder,
-                encoder_id,
-                workdir.worlds(world),
-                split,
-                workdir.latents(world, split, rgb=settings.rgb, chunk_frames=other),
-                dataclasses.replace(settings, chunk_frames=other) if other else settings,
-                say=functools.partial(console.print, markup=False, soft_wrap=True),
-                console=console,
-                depth_of=depth_of,
-                file_clips=file_clips,
-                share=(jax.process_index(), jax.process_count()),
-                skip_share=config.loading.skip_share,
-            )
+    worlds = workdir.recorded(config.worlds)
+    if memory != "latent":
+        worlds = world_names.of_places(worlds)
+    scored = with_held_out(workdir, worlds)
+    caches = [
+        (world, split, other)
+        for world in worlds
+        for split, other in clip_sources.caches(config, memory, splits)
+        if split != "eval" or world in scored
+    ]
+    for world, split, other in caches:
+        refresh_cache(
+            encoder,
+            encoder_id,
+            workdir.worlds(world),
+            split,
+            workdir.latents(world, split, rgb=settings.rgb, chunk_frames=other),
+            dataclasses.replace(settings, chunk_frames=other) if other else settings,
+            say=functools.partial(console.print, markup=False, soft_wrap=True),
+            console=console,
+            depth_of=depth_of,
+            file_clips=file_clips,
+            share=(jax.process_index(), jax.process_count()),
+            skip_share=config.loading.skip_share,
+        )
     first_alone(f"encoded {memory}", lambda: None)
-    for world in worlds:
-        for split, other in clip_sources.caches(config, memory, splits):
-            cache = workdir.latents(world, split, rgb=settings.rgb, chunk_frames=other)
-            _check_skipped(cache, config.loading.skip_share, console)
+    for world, split, other in caches:
+        cache = workdir.latents(world, split, rgb=settings.rgb, chunk_frames=other)
+        _check_skipped(cache, config.loading.skip_share, console)
 
 
 def _check_skipped(cache: Path, share: float, console: Console) -> None:

@@ -8,10 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from data_pipelines.sources.footage.source import FootageSource
+from mirage_jax.cli.helpers import capture_start
 from mirage_jax.cli.helpers.common import UserError
+from mirage_jax.cli.helpers.generated_shape import Started, size_of_start
 from mirage_jax.cli.helpers.prompts import Prompting
 from mirage_jax.explore import pace
 from mirage_jax.explore.kinds import Kinds
@@ -45,6 +48,8 @@ class Entries:
       image: a picture.
       world: a saved world.
       clip: a folder of footage with camera poses.
+      clip_scene: which of its scenes; "" for the only one.
+      config: whose `data` says how footage is read.
       decoder: of the pictures, as of `loading.load`.
       bodies: whether bodies that move are kept, likewise.
       prompts: what the model is told.
@@ -55,6 +60,8 @@ class Entries:
     image: str = ""
     world: str = ""
     clip: str = ""
+    clip_scene: str = ""
+    config: ConfigDict = dataclasses.field(default_factory=ConfigDict)
     decoder: str = "auto"
     bodies: bool | None = None
     prompts: Prompting = dataclasses.field(default_factory=Prompting)
@@ -80,7 +87,10 @@ class Entries:
         if self.world and not (Path(self.world).is_file() and WORLD.is_ours(Path(self.world))):
             raise UserError(f"--world: {self.world}: not a saved world, expected one")
         if self.clip:
-            _footage(self.clip, (1, 1)).scenes()
+            try:
+                capture_start.footage(self.config, self.clip, (1, 1)).chosen(self.clip_scene)
+            except ValueError as error:
+                raise UserError(f"--clip_scene: {error}") from error
 
 
 def make_starts(
@@ -106,6 +116,9 @@ def make_starts(
     """
     progress("reading the weights", 0.0)
 
+    sizes = loading.trained_sizes(entries.workdir)
+    begun = Started(entries.image, entries.clip, entries.world, entries.clip_scene)
+
     def read(memory: str) -> tuple[WorldModel, Prompts | None]:
         model = loading.load(
             entries.workdir,
@@ -113,10 +126,16 @@ def make_starts(
             decoder=entries.decoder,
             bodies=entries.bodies if memory == "latent" else False,
         )
+        size = size_of_start(entries.config, sizes, begun, model.conditioner.grid)
+        model = model.replace(size=size or model.size)  # type: ignore[attr-defined]
         model, prompts = entries.prompts.told(model, entries.world)
         return model if mesh is None else on_mesh.place_model(model, mesh), prompts
 
     model, prompts = read("latent")
+    if len(sizes) > 1:
+        others = ", ".join("{}x{}".format(*size) for size in sizes if size != model.size)
+        shape = "{}x{}".format(*model.size)
+        progress(f"pictures of {shape}; the weights were trained on {others} too", 0.0)
     kinds = {"latent": model}
     if "rgb" in loading.stored_memories(entries.workdir):
         kinds["rgb"] = read("rgb")[0]
@@ -151,7 +170,7 @@ def _starts(model: WorldModel, entries: Entries, options: SessionOptions) -> tup
         path = Path(entries.world)
         return (Start(path.stem, lambda: session(read_world_file(path, model))),)
     if entries.clip:
-        world = _world_of_clip(model, entries.clip)
+        world = _world_of_clip(model, entries)
         return (Start(Path(entries.clip).name, lambda: session(world)),)
     if entries.image:
         path = Path(entries.image)
@@ -163,15 +182,13 @@ def _starts(model: WorldModel, entries: Entries, options: SessionOptions) -> tup
     )
 
 
-def _footage(folder: str, size: tuple[int, int]) -> FootageSource:
-    height, width = size
-    return FootageSource(root=folder, size=height, width=width, frames=CLIP_FRAMES, eval_share=0.0)
-
-
-def _world_of_clip(model: WorldModel, folder: str) -> World:
-    source = _footage(folder, model.size)
-    clip = source.clip(source.worlds("train")[0], 0)
-    kept = slice(None, None, CLIP_STRIDE)
-    camera = Camera(clip.intrinsics[kept], clip.cam2world[kept], model.size)
-    depth = None if clip.depth is None else clip.depth[kept]
-    return model.start(clip.video[kept], camera, depth=depth)
+def _world_of_clip(model: WorldModel, entries: Entries) -> World:
+    source = capture_start.footage(entries.config, entries.clip, model.size)
+    scene = source.chosen(entries.clip_scene)
+    opened = source.open(scene)
+    frames = np.flatnonzero(opened.good)[:CLIP_FRAMES:CLIP_STRIDE]
+    if not len(frames):
+        raise ValueError(f"{opened.file}: found no frame with a pose, expected some")
+    clip = source.read(scene, frames)
+    camera = Camera(clip.intrinsics, clip.cam2world, model.size)
+    return model.start(clip.video, camera, depth=clip.depth)

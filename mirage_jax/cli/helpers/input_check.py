@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from data_pipelines.loading import ClipSource
 from mirage_jax import parallel
 from mirage_jax.cli.helpers import build, config_check, training_sections
+from mirage_jax.cli.helpers.held_out_sets import with_held_out
 from mirage_jax.io.exports import WEIGHTS, check_target, stored_architecture
 from mirage_jax.io.outputs import check_folder, json_fields
 from mirage_jax.io.workdir import Workdir
@@ -118,12 +119,24 @@ def _check_history_head(config: ConfigDict, geometry: Path) -> None:
         )
 
 
-def check_recordings(config: ConfigDict, workdir: Workdir) -> None:
+def check_recordings(config: ConfigDict, workdir: Workdir, *, held_out: bool = True) -> None:
     """Checks that recorded clips are whole and of the config's length and size.
+
+    Args:
+      config: the experiment.
+      workdir: with the recordings.
+      held_out: whether every one has to have held-out clips too; False for training, which can do
+        without those of footage, but for `keep_best`, where any are there.
 
     Raises:
       ValueError: naming the recording, if there is none or it does not fit.
     """
+    scored = with_held_out(workdir, config.worlds)
+    if not scored and config.keep_best and not held_out:
+        raise ValueError(
+            f"config.keep_best: found {config.keep_best!r}, expected '': no clips are held out "
+            "that checkpoints could be compared on (config.data.eval_share)"
+        )
     for world in workdir.recorded(config.worlds):
         wanted = (config.record.frames, *build.picture_size(config, world))
         folder = workdir.worlds(world)
@@ -136,6 +149,14 @@ def check_recordings(config: ConfigDict, workdir: Workdir) -> None:
                     f"{folder}: found {split} clips of {_clip(found)}, expected {_clip(wanted)} as "
                     "config.record says; change that, or record into another --workdir"
                 )
+            if split == "eval" and world not in scored:
+                if held_out:
+                    raise ValueError(
+                        f"{folder}: found no held-out clips, expected some to evaluate on: more "
+                        "footage or shorter clips (config.record.frames), with "
+                        "config.data.eval_share above 0"
+                    )
+                continue
             ClipSource(folder, split, fields=("video",))
 
 

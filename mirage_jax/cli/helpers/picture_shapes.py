@@ -57,5 +57,15 @@ def picture_sizes(config: ConfigDict, worlds: Sequence[str] = ()) -> tuple[tuple
     return tuple(dict.fromkeys(picture_size(config, world) for world in worlds or config.worlds))
 
 
+def of_each_size(config: ConfigDict) -> dict[tuple[int, int], ConfigDict]:
+    """The config as if all pictures were of one size, for each that its worlds have."""
+    made = {}
+    for size in picture_sizes(config):
+        own = made[size] = config.copy_and_resolve_references()
+        with own.unlocked():
+            own.record.size, own.record.width = size
+    return made
+
+
 def _own_shape(world: str) -> re.Match[str] | None:
     return _SHAPE.fullmatch(world.removeprefix(f"{FOOTAGE}-"))

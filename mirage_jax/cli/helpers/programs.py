@@ -129,10 +129,13 @@ def sample(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Trace
     task, sampler = whole_task(config, "latent"), build.sampler(config)
     channels, grid = config.vae.latent_channels, latent_grid(config)
 
+    constants = task.constants.get(grid)
+
     def one(bank: memory.LatentMemory, intrinsics: Any, poses: Any) -> tuple[Any, Any]:
         camera = Camera(jnp.broadcast_to(intrinsics, (len(poses), 4)), poses, task.size)
-        context = task.conditioner(bank, camera, encoder=task.encoder)
-        return context, camera_rays(camera, grid)
+        read = task.conditioner.read(bank, camera, encoder=task.encoder)
+        shared = None if constants is None else constants[: len(read)]
+        return task.conditioner.complete(read, shared), camera_rays(camera, grid)
 
     def chunk(
         params: Any, views: tuple[Any, ...], first: Any, clean: Any, text: Any, key: Any
@@ -164,11 +167,20 @@ def sample(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Trace
 
 
 def whole_task(config: ConfigDict, kind: str) -> DenoiserTask:
-    """The task of the whole denoiser, with an encoder and a head of zeros where it needs them."""
+    """The task of the whole denoiser; encoder, head and constants that it needs are zeros."""
     task = build.denoiser_task(config, kind, (1.0,) * config.vae.latent_channels)
     encoder = latent_encoder.untrained(build.vae(config)) if task.conditioner.encodes else None
     head = history_heads.untrained(config) if task.predicted else None
-    return dataclasses.replace(task, encoder=encoder, head=head)
+    latents = task.chunk_latents + task.context_frames.preceding_latents
+
+    def constants() -> Any:
+        of = latent_encoder.untrained(build.vae(config))
+        return task.conditioner.constants(of, latents, task.size)
+
+    shared = jax.eval_shape(constants)
+    made = None if shared is None else jnp.zeros(shared.shape, shared.dtype)
+    of_grid = {latent_grid(config): made}
+    return dataclasses.replace(task, encoder=encoder, head=head, constants=of_grid)
 
 
 def _batch(config: ConfigDict, mesh: Mesh) -> int:

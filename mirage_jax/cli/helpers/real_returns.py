@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from pathlib import Path
@@ -20,6 +21,7 @@ from mirage_jax.cli.helpers import (
     held_out_clips,
     model_flags,
 )
+from mirage_jax.cli.helpers.generated_shape import trained_sizes
 from mirage_jax.evaluation import protocol
 from mirage_jax.evaluation.results import METHODS
 from mirage_jax.evaluation.returns import ReturnsSource
@@ -33,8 +35,13 @@ from mirage_jax.weights import fingerprint
 SCORES = outputs.json_kind("scores of real returns", ["source", "returns", "scores"])
 
 
-def run(config: ConfigDict, workdir: Workdir, root: str, most: int, console: Console) -> Path:
+def run(
+    config: ConfigDict, workdir: Workdir, root: str, most: int, console: Console
+) -> tuple[Path, ...]:
     """Scores the model of a work directory on footage, and writes revisit/NAME/scores.json.
+
+    Of weights that were trained on several picture shapes each scene is scored in the nearest, and
+    every shape that has returns gets a file of its own.
 
     Args:
       config: of whose `data` the fields of reading are gone by.
@@ -50,16 +57,34 @@ def run(config: ConfigDict, workdir: Workdir, root: str, most: int, console: Con
     models = {"latent": model_flags.world_model(workdir, "latent", config)}
     if workdir.model("denoiser_none").exists():
         models["none"] = model_flags.world_model(workdir, "none", config)
-    model = models["latent"]
-    source = _returns(config, root, model, most)
-    for reason in source.unreadable:
-        console.print(f"[yellow]left out:[/] {escape(reason)}", soft_wrap=True)
-    if not source.returns:
+    sizes = trained_sizes(workdir, "latent") or (models["latent"].size,)
+    sources = _returns(config, root, models["latent"], sizes, most)
+    for source in sources:
+        for reason in source.unreadable:
+            console.print(f"[yellow]left out:[/] {escape(reason)}", soft_wrap=True)
+    found = [source for source in sources if source.returns]
+    if not found:
+        longest = max((source.longest for source in sources), default=0)
         raise common.UserError(
-            f"--source {root}: found no {source.frames} frames that leave a place and come back to "
-            f"within 0.6 m and 15 degrees of it, in scenes of up to {source.longest} frames with "
+            f"--source {root}: found no {config.record.frames} frames that leave a place and come "
+            f"back to within 0.6 m and 15 degrees of it, in scenes of up to {longest} frames with "
             "poses; expected a capture that revisits"
         )
+    return tuple(_scored(config, workdir, root, models, source, console) for source in found)
+
+
+def _scored(
+    config: ConfigDict,
+    workdir: Workdir,
+    root: str,
+    models: dict[str, Any],
+    source: ReturnsSource,
+    console: Console,
+) -> Path:
+    """Scores the returns of one picture shape; gives the file of scores."""
+    size = source.footage.shape
+    models = {kind: model.replace(size=size) for kind, model in models.items()}
+    model = models["latent"]
     folder = workdir.root / "revisit" / _name(root, source)
     scores_file = folder / "scores.json"
     outputs.check_file("evaluate", scores_file, SCORES)
@@ -82,15 +107,31 @@ def run(config: ConfigDict, workdir: Workdir, root: str, most: int, console: Con
     return scores_file
 
 
-def _returns(config: ConfigDict, root: str, model: Any, most: int) -> ReturnsSource:
+def _returns(
+    config: ConfigDict, root: str, model: Any, sizes: tuple[tuple[int, int], ...], most: int
+) -> list[ReturnsSource]:
+    """The farthest returns of all scenes, by the picture shape nearest to each."""
     frames = config.record.frames
-    return ReturnsSource(
-        capture_start.footage(config, root, model.size),
-        frames=frames,
-        history=frames - model.chunk_frames + 1,
-        revisit=protocol.REVISITED_FRAMES,
-        most=most,
-    )
+    shapes = sizes if len(sizes) > 1 else ()
+    footage = [capture_start.footage(config, root, size) for size in sizes]
+    sources = [
+        ReturnsSource(
+            dataclasses.replace(one, shapes=shapes),
+            frames=frames,
+            history=frames - model.chunk_frames + 1,
+            revisit=protocol.REVISITED_FRAMES,
+            most=most,
+        )
+        for one in footage
+    ]
+    if len(sources) == 1:
+        return sources
+    away = [(-one.away, number) for number, each in enumerate(sources) for one in each.returns]
+    kept = [number for _, number in sorted(away)[:most]]
+    return [
+        dataclasses.replace(source, most=kept.count(number))
+        for number, source in enumerate(sources)
+    ]
 
 
 def _name(root: str, source: ReturnsSource) -> str:

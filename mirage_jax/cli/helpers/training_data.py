@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from data_pipelines.loading import ClipSource, Transform
 from data_pipelines.mixture import Mixture
 from mirage_jax.cli.helpers import build, depth_network, training_sections, world_names
 from mirage_jax.cli.helpers.clip_sources import with_text
+from mirage_jax.cli.helpers.held_out_sets import with_held_out
 from mirage_jax.cli.helpers.picture_shapes import picture_sizes
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.training import held_out
@@ -39,7 +41,8 @@ class TrainingData:
 
     Attributes:
       source, transform, prepare, mixture: of `train_task`.
-      train, held_out: encoded clips of both splits, as `LatentSource` gives them.
+      train, held_out: encoded clips of both splits, as `LatentSource` gives them; None held out of
+        footage that is all trained on.
       shapes: of pictures; how many. A batch is of one world alone where they are several.
       train_apart, held_out_apart: clips of each world of both splits then; else ().
     """
@@ -54,14 +57,19 @@ class TrainingData:
     train_apart: tuple[int, ...] = ()
     held_out_apart: tuple[int, ...] = ()
 
-    def held_out_batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """Batches to evaluate on, see `held_out.clip_batches`."""
-        return held_out.clip_batches(self.held_out, apart=self.held_out_apart)
+    @property
+    def eval_batches(self) -> Callable[[], Iterator[dict[str, np.ndarray]]] | None:
+        """Of `train_task`: makes batches, see `held_out.clip_batches`; None without such clips."""
+        if self.held_out is None:
+            return None
+        return partial(held_out.clip_batches, self.held_out, apart=self.held_out_apart)
 
     def shown(self, count: int) -> list[dict[str, np.ndarray]]:
-        """Some held-out clips, all of one shape."""
-        first = self.held_out_apart[0] if self.held_out_apart else len(self.held_out)
-        return [self.held_out[i] for i in held_out.spread_over(first, count)]
+        """Some clips, all of one shape: held-out ones where there are any."""
+        source, apart = self.held_out, self.held_out_apart
+        if source is None:
+            source, apart = self.train, self.train_apart
+        return [source[i] for i in held_out.spread_over(apart[0] if apart else len(source), count)]
 
 
 def from_video(config: ConfigDict) -> bool:
@@ -116,16 +124,17 @@ def training_data(
     """
     worlds = world_names.to_train(config, workdir, stage)
     shapes = len(picture_sizes(config, worlds))
+    of_split = {"train": worlds, "eval": with_held_out(workdir, worlds)}
 
-    def apart(source: Any) -> tuple[int, ...]:
-        return source.lengths if shapes > 1 else ()
+    def apart(split: str, source: Any) -> tuple[int, ...]:
+        return source.lengths if shapes > 1 and len(of_split[split]) > 1 else ()
 
     def cached(split: str) -> Any:
         def read(world: str) -> Any:
             source = LatentSource([workdir.latents(world, split, rgb=memory == "rgb")])
             return with_text(config, workdir, texts, world, split, source)
 
-        return of_worlds(worlds, read)
+        return of_worlds(of_split[split], read) if of_split[split] else None
 
     def recorded(split: str) -> Any:
         def read(world: str) -> Any:
@@ -133,12 +142,12 @@ def training_data(
             source = ClipSource(folder, split, REQUIRED_FIELDS, optional=OPTIONAL_FIELDS)
             return with_text(config, workdir, texts, world, split, source)
 
-        return of_worlds(worlds, read)
+        return of_worlds(of_split[split], read) if of_split[split] else None
 
     if not from_video(config):
         train = cached("train")
         mixture, evaluated = _mixture(config, worlds, train, stage), cached("eval")
-        sets = apart(train), apart(evaluated)
+        sets = apart("train", train), apart("eval", evaluated)
         return TrainingData(train, train, evaluated, None, None, mixture, shapes, *sets)
     encoder = LatentEncoder.load(workdir.model("encoder"))
     settings, depth_of = encoding_settings(config, memory), depth_network.load(config)
@@ -146,18 +155,20 @@ def training_data(
         config.sky_depth, estimates=depth_of is not None, windows=training_sections.windows(config)
     )
     alone = ClipEncoder(encoder, settings, depth_of=depth_of)
-    source, evaluated = recorded("train"), recorded("eval")
+    source, evaluated, held = recorded("train"), recorded("eval"), None
+    if evaluated is not None:
+        # Evaluated again and again: a gigabyte of them is encoded once.
+        held = EncodedClips(evaluated, inputs, alone, keep_bytes=1 << 30)
     return TrainingData(
         source,
         EncodedClips(source, inputs, alone),
-        # Evaluated again and again: a gigabyte of them is encoded once.
-        EncodedClips(evaluated, inputs, alone, keep_bytes=1 << 30),
+        held,
         inputs,
         ClipEncoder(encoder, settings, mesh=mesh, depth_of=depth_of, say=warnings.warn),
         _mixture(config, worlds, source, stage),
         shapes,
-        apart(source),
-        apart(evaluated),
+        apart("train", source),
+        apart("eval", evaluated),
     )
 
 
