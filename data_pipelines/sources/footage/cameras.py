@@ -159,6 +159,24 @@ def poses_at(
 
 
 @dataclasses.dataclass(frozen=True)
+class _Sized:
+    """Reads maps that are as large as the pictures; ValueError naming the frame for another."""
+
+    read: Read
+    size: tuple[int, int]
+    where: str
+
+    def __call__(self, frames: Sequence[int]) -> Iterator[np.ndarray]:
+        for frame, array in zip(frames, self.read(frames), strict=True):
+            if array.shape != self.size:
+                raise ValueError(
+                    f"{self.where} of frame {frame}: found {' x '.join(map(str, array.shape))} "
+                    f"pixels, expected {self.size[0]} x {self.size[1]} as the pictures"
+                )
+            yield array
+
+
+@dataclasses.dataclass(frozen=True)
 class _Undistorted:
     """Reads pictures or maps through the lens that each frame has."""
 
@@ -197,6 +215,8 @@ def make_scene(
     """
     assert record.intrinsics is not None and record.size is not None
     intrinsics = record.intrinsics
+    depth = None if depth is None else _Sized(depth, record.size, f"{path}: depth")
+    movers = None if movers is None else _Sized(movers, record.size, f"{path}: mask")
     provenance = {"cameras": record.format, **fields.pop("provenance", {})}
     if record.metric is False:
         provenance["scale"] = "arbitrary"

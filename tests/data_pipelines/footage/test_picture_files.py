@@ -106,3 +106,19 @@ def test_what_is_no_picture_is_refused(tmp_path):
                 read(path)
     with pytest.raises(ValueError, match="mode RGB, expected 16-bit grey"):
         read_depth_png(whole, 0.001)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_pictures_may_be_read_as_they_are_stored(name, tmp_path):
+    image = Image.fromarray(np.tile(np.uint8([[[0], [255]]]), (8, 8, 3)))  # 8 x 16 pixels
+    exif = image.getexif()
+    exif[0x0112] = 6
+    path = saved(tmp_path, image, name, exif=exif)
+    assert read_picture(path).shape == (16, 8, 3)
+    if name == "a.tif":  # which Pillow has turned before one could ask
+        with pytest.raises(ValueError, match=r"a\.tif: found a TIFF of orientation 6, .* expected"):
+            read_picture(path, turn=False)
+        return
+    stored = read_picture(path, turn=False)
+    assert stored.shape == (8, 16, 3) and picture_size(path, turn=False) == (8, 16)
+    assert np.abs(stored.astype(int) - np.asarray(image)).max() < 40

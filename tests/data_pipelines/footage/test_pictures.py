@@ -128,6 +128,17 @@ def test_names_without_anything_in_common_are_refused(tmp_path):
     assert "masks: found 12 masks, none of them of the name or number of frame 0" in message
 
 
+@pytest.mark.parametrize(
+    ("kind", "what", "small"),
+    [("depth", "depth", np.ones((SIZE, 20), np.uint16)), ("masks", "mask", mask(0)[:, :20])],
+)
+def test_a_map_of_another_size_is_refused_by_its_frame(kind, what, small, tmp_path):
+    maps = {f"frame_{i}.png": np.ones_like(small, shape=(SIZE, SIZE)) for i in range(FRAMES)}
+    poses_by_number(tmp_path, **{kind: maps | {"frame_2.png": small}})
+    message = refusal(tmp_path, frames=3, **WHERE)
+    assert f"poses.npz: {what} of frame 2: found 48 x 20 pixels, expected 48 x 48" in message
+
+
 def test_two_maps_of_one_picture_are_refused(tmp_path):
     maps = {f"frame_{i}.npy": depth for i, depth in enumerate(room().depth)}
     folder = poses_by_number(tmp_path, depth=maps)
