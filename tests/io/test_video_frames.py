@@ -28,6 +28,8 @@ PICTURES = [numbered(i) for i in range(COUNT)]
 KINDS = {
     "b_frames.mp4": {"bf": "3", "g": "12"},
     "one_keyframe.mp4": {"g": "250"},
+    "open_groups.mp4": {"x264-params": "open-gop=1:keyint=9:bframes=3:scenecut=0"},
+    "refreshed.mp4": {"x264-params": "intra-refresh=1:keyint=9:bframes=0"},
     "ten_bits.mp4": {"pixels": "yuv420p10le", "qp": "12"},
     "x265.mp4": {"codec": "libx265", "pixels": "yuv420p", "x265-params": "log-level=none:keyint=9"},
     "vp9.webm": {"codec": "libvpx-vp9", "pixels": "yuv420p", "g": "9"},

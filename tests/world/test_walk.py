@@ -82,6 +82,24 @@ def test_files_whose_names_look_like_steps_are_files(tmp_path, monkeypatch):
     assert trajectories.is_named("look_away") and trajectories.is_named("zoom_in")
 
 
+def test_paths_that_face_the_middle_do_so_at_the_depth_of_the_scene():
+    for trajectory in ("face_left", "face_left:1m", "face_up:0.25x"):
+        path = camera_path(
+            trajectory,
+            frames=17,
+            chunk_frames=17,
+            start=START,
+            angle=60.0,
+            distance=1.0,
+            scene_depth=4.0,
+        )
+        middle = START @ [0, 0, 4, 1]
+        seen = np.linalg.inv(path) @ middle
+        np.testing.assert_allclose(seen[:, :2], 0, atol=1e-9)
+        away = np.linalg.norm(path[-1, :3, 3] - START[:3, 3])
+        assert away == pytest.approx(1)
+
+
 def test_the_depth_of_a_scene_is_the_median_of_what_lies_ahead():
     ahead = np.array([[0, 0, 1.0], [1, 0, 3], [0, 2, 8], [0, 0, -5], [0, 0, 100]])
     points = ahead @ START[:3, :3].T + START[:3, 3]

@@ -38,6 +38,7 @@ from mirage_jax.io.video_frames import VideoFrames
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 LAYOUT = "videos with a camera file of the same name beside them"
 
+_RATES = ("geometry", "record3d")  # formats that say a rate, of which times are made
 _SCALES = (1.0, 1e6)  # numbers in place of seconds, and of microseconds
 _CAMERA_SUFFIXES = (".txt", ".json", ".npz", ".npy", ".csv")
 _CAMERA_NAMES = (
@@ -117,14 +118,16 @@ def on_frames(
       ValueError: naming the camera file and the camera, for cameras without times of another number
         than the frames, with times that do not increase, or of which the video has none.
     """
-    if record.timestamps is None or _are_numbers(record.timestamps, len(frames)):
+    times = record.timestamps
+    rate = record.format in _RATES and len(record) == len(frames)
+    if times is None or rate or _are_numbers(times, len(frames)):
         if len(record) != len(frames):
             raise ValueError(
                 f"{path}: found {len(record)} cameras, expected {len(frames)}, one for each frame "
                 f"of {frames.path.name}"
             )
         return record, np.arange(len(frames))
-    times = increasing(record.timestamps, str(path), "camera")
+    times = increasing(times, str(path), "camera")
     half = 0.5 / native_fps(frames.times) + 1e-3
     # Clocks that begin elsewhere, as with times of the day, begin with the first frame.
     times = times if times[0] <= frames.times[-1] else times - times[0]

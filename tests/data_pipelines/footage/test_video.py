@@ -49,6 +49,16 @@ def test_numbers_in_the_place_of_times_go_one_by_one(walk, first, scale):
     np.testing.assert_array_equal(clip.cam2world, room().cam2world)
 
 
+def test_a_rate_is_not_taken_for_times(walk):
+    """Mirage's geometry.npz of another rate than the video, and as many poses as frames."""
+    lens = np.tile([[48.0, 0, 24], [0, 48, 24], [0, 0, 1]], (FRAMES, 1, 1))
+    cameras = {"poses_c2w": room().cam2world, "intrinsics": lens, "fps": np.float32([24])}
+    np.savez(walk / "geometry.npz", processed_size=np.int32([SIZE, SIZE]), **cameras)
+    (walk / "walk.txt").unlink()
+    clip = made(walk, frames=FRAMES, eval_share=0.0).clip("walk.mp4", 0)
+    np.testing.assert_array_equal(clip.cam2world, room().cam2world)
+
+
 def test_times_that_do_not_increase_are_refused(walk):
     times = np.arange(FRAMES) / FPS
     times[5] = times[4]
