@@ -41,6 +41,12 @@ ORIENTATIONS = ("auto", "exif", "stored")
 """How pictures are turned: as the cameras speak of them, as their files say, or not at all."""
 MOVERS = ("", "residual")
 """What says which pixels move where footage has no masks: nothing, or depth and poses."""
+_CHOICES = {
+    "format": ("auto", *FORMATS),
+    "missing": ("refuse", "skip"),
+    "orientation": ORIENTATIONS,
+    "movers": MOVERS,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,20 +83,11 @@ class FootageSource:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.format not in ("auto", *FORMATS):
-            known = ", ".join(("auto", *FORMATS))
-            raise ValueError(f"footage, format: found {self.format!r}, expected one of {known}")
-        if self.missing not in ("refuse", "skip"):
-            raise ValueError(
-                f"footage, missing: found {self.missing!r}, expected 'refuse' or 'skip'"
-            )
-        if self.orientation not in ORIENTATIONS:
-            known = ", ".join(ORIENTATIONS)
-            raise ValueError(
-                f"footage, orientation: found {self.orientation!r}, expected one of {known}"
-            )
-        if self.movers not in MOVERS:
-            raise ValueError(f"footage, movers: found {self.movers!r}, expected '' or 'residual'")
+        for name, choices in _CHOICES.items():
+            found = getattr(self, name)
+            if found not in choices:
+                known = ", ".join(choice or "''" for choice in choices)
+                raise ValueError(f"footage, {name}: found {found!r}, expected one of {known}")
         if self.shapes and self.shape not in self.shapes:
             raise ValueError(
                 f"footage, shapes: found {self.shapes}, expected {self.shape} among them"
