@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import importlib
 import itertools
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -15,9 +14,8 @@ import numpy as np
 from jaxtyping import Int
 
 from data_pipelines.clip import Clip, validate
-from data_pipelines.sources.footage import survey, too_short
+from data_pipelines.sources.footage import splits, survey, too_short
 from data_pipelines.sources.footage.cutting import native_fps, windows
-from data_pipelines.sources.footage.files import released_tests
 from data_pipelines.sources.footage.formats import FORMATS, detect
 from data_pipelines.sources.footage.scene import ReadOptions, Scene
 from data_pipelines.sources.options import check_options, option
@@ -109,7 +107,7 @@ class FootageSource:
           ValueError: another split, a folder without footage of the format.
         """
         names = _scenes(self)
-        held_out = _held_out(names, self.eval_share)
+        held_out = splits.held_out(names, self.eval_share)
         if len(names) == 1 and self.eval_share:
             held_out = (names[0] + _END,) if _found(self, names[0] + _END).clips else ()
         apart = set(held_out)
@@ -273,20 +271,6 @@ def _check_depth(depth: np.ndarray, scene: Scene, frames: np.ndarray) -> None:
             f"{scene.file}: depth of frame {frames[place[0]]}: found {depth[tuple(place)]} in "
             f"{int(wrong[place[0]].sum())} pixels, expected metres >= 0, 0 unknown, inf sky"
         )
-
-
-def _held_out(names: tuple[str, ...], share: float) -> tuple[str, ...]:
-    """The scenes of the evaluation: by a hash of the name, so that more footage moves few.
-
-    Of a data set with folders train/ and test/ side by side, what lies in test/.
-    """
-    if len(names) < 2 or not share:
-        return ()
-    if released := released_tests(names):
-        return released
-    count = min(max(1, round(share * len(names))), len(names) - 1)
-    chosen = set(sorted(names, key=lambda name: (zlib.crc32(name.encode()), name))[:count])
-    return tuple(name for name in names if name in chosen)
 
 
 # Sources are values: what was found for one need not be looked for again, in each process.
