@@ -137,7 +137,7 @@ def picture(scene: Scene, yaw: float, frame: int | None) -> tuple[np.ndarray, np
     ball = scene.room.ball if frame is None else np.stack([scene.centres[frame]] * 2)
     room = dataclasses.replace(scene.room, ball=ball)
     phase = None if frame is None else 0.0
-    _, depth, ids = render(room, pose(scene, yaw), intrinsics(), SIZE, phase)
+    _, depth, ids = render(room, pose(scene, yaw), intrinsics(), (SIZE, SIZE), phase)
     return depth, ids != 0
 
 
