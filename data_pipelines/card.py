@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,25 +48,30 @@ def write_card(directory: str | os.PathLike[str], card: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(card, indent=1, ensure_ascii=False))
 
 
-def contact_sheet(clips: Sequence[Clip], columns: int = 8, cell: int = 96) -> Image.Image:
+def contact_sheet(clips: Iterable[Clip], columns: int = 8, cell: int = 96) -> Image.Image:
     """Returns a picture with two rows per clip: its frames, and their depth with movers in red.
 
     Depth is drawn as nearness (white = near, black = sky), unknown or absent depth in blue; where
-    it is not known what moves, nothing is red.
+    it is not known what moves, nothing is red. One clip after the other is drawn.
     """
+    strips = [_strip(clip, columns, cell) for clip in clips]
     block = _LABEL_HEIGHT + 2 * cell
-    sheet = Image.new("RGB", (columns * cell, len(clips) * block), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, clip in enumerate(clips):
-        label = f"{clip.name}   {clip.world}   {clip.trajectory}   {clip.frames} frames"
-        draw.text((3, row * block + 1), label, fill="black")
-        top = row * block + _LABEL_HEIGHT
-        for column, frame in enumerate(np.linspace(0, clip.frames - 1, columns).round()):
-            nearness = _nearness(clip, int(frame))
-            for line, picture in enumerate((clip.video[int(frame)], nearness)):
-                tile = Image.fromarray(picture).resize((cell, cell), Image.Resampling.BILINEAR)
-                sheet.paste(tile, (column * cell, top + line * cell))
+    sheet = Image.new("RGB", (columns * cell, len(strips) * block), "white")
+    for row, strip in enumerate(strips):
+        sheet.paste(strip, (0, row * block))
     return sheet
+
+
+def _strip(clip: Clip, columns: int, cell: int) -> Image.Image:
+    strip = Image.new("RGB", (columns * cell, _LABEL_HEIGHT + 2 * cell), "white")
+    label = f"{clip.name}   {clip.world}   {clip.trajectory}   {clip.frames} frames"
+    ImageDraw.Draw(strip).text((3, 1), label, fill="black")
+    for column, frame in enumerate(np.linspace(0, clip.frames - 1, columns).round()):
+        nearness = _nearness(clip, int(frame))
+        for line, picture in enumerate((clip.video[int(frame)], nearness)):
+            tile = Image.fromarray(picture).resize((cell, cell), Image.Resampling.BILINEAR)
+            strip.paste(tile, (column * cell, _LABEL_HEIGHT + line * cell))
+    return strip
 
 
 def _nearness(clip: Clip, frame: int) -> np.ndarray:

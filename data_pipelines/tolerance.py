@@ -82,8 +82,9 @@ class KeepingSkipped:
             name = element.get("name")
             if name is None or isinstance(error, LoaderError) or repr(name) in str(error):
                 raise
-            kind = ValueError if isinstance(error, ValueError) else LoaderError
-            raise kind(f"clip {name!r}: {type(error).__name__}: {error}") from error
+            if isinstance(error, ValueError):
+                raise ValueError(f"clip {name!r}: {error}") from error
+            raise LoaderError(f"clip {name!r}: {type(error).__name__}: {error}") from error
         return {**made, SKIPPED: element[SKIPPED]} if SKIPPED in element else made
 
 

@@ -19,8 +19,8 @@ up to 4 reference frames and the 9 preceding frames (`denoiser_training.referenc
 it lacks is estimated by `--config.data.depth_weights`. Latents are encoded once (`mirage encode`
 with the same arguments, on several hosts), or before each step: `--config.loading.latents=video`,
 with `--config.record.frames=257 --config.loading.window=65` in windows that come back. `--dry_run`
-says what all of it needs. The worlds that can be recorded here are square, and no source for this
-size.
+says what all of it needs. Of the worlds that can be recorded here two have pictures of this shape,
+rooms and mazes (docs/data.md).
 
 Compiled for TPU slices, see docs/scaling.md; it has not been trained at this size. The tiny variant
 records and trains on a random backbone, the second command in 42 seconds on two idle CPU cores, and

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from data_pipelines import clip_format
 from data_pipelines.card import contact_sheet, read_card, write_card
+from data_pipelines.clip import Clip
 from data_pipelines.clip_codecs import Codec
 from data_pipelines.filters import Filters
 from data_pipelines.recording import entries, originals, sharing
@@ -293,13 +294,16 @@ def _claim(
 
 
 def _write_sheet(path: Path, shards: tuple[Path, ...], counts: list[int]) -> None:
+    buffer = io.BytesIO()
+    contact_sheet(_shown_clips(shards, counts)).save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def _shown_clips(shards: tuple[Path, ...], counts: list[int]) -> Iterator[Clip]:
+    """Clips spread over all shards, one in memory at a time."""
     ends = np.cumsum(counts)
-    clips = []
     for number in np.unique(np.linspace(0, ends[-1] - 1, _SHEET_CLIPS).astype(int)):
         shard = int(np.searchsorted(ends, number, side="right"))
         first = int(ends[shard]) - counts[shard]
         record = next(itertools.islice(read_records(shards[shard], int(number) - first), 1))
-        clips.append(clip_format.from_bytes(record))
-    buffer = io.BytesIO()
-    contact_sheet(clips).save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())
+        yield clip_format.from_bytes(record)

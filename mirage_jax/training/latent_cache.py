@@ -19,6 +19,7 @@ from safetensors.numpy import load, save
 
 from mirage_jax.io.atomic import replacing, write_atomically
 from mirage_jax.io.lock import LockedError, locked
+from mirage_jax.io.process_memory import peak_mib
 from mirage_jax.io.records import record_writer
 from mirage_jax.io.strict_json import parse_object
 from mirage_jax.world.latent_clip import FIELDS, OPTIONAL_FIELDS, LatentClip, fields_of
@@ -183,6 +184,8 @@ def forget_key(path: Path) -> None:
 def write_key(path: Path, key: Mapping[str, Any], skipped: Mapping[int, str] | None = None) -> None:
     """Says beside a finished cache, in `<name>.json`, what it was made from and what file it is.
 
+    And the most memory that this process has had, MiB.
+
     Args:
       path: the cache, or one of its files.
       key: what decides what is in it, JSON-serialisable.
@@ -197,6 +200,7 @@ def write_key(path: Path, key: Mapping[str, Any], skipped: Mapping[int, str] | N
         "made_from": dict(key),
         "file": {"records": records, **file_identity(path)},
         "skipped": {str(number): reason for number, reason in (skipped or {}).items()},
+        "peak_mib": peak_mib(),
     }
     write_atomically(_key_file(path), json.dumps(content, indent=1, sort_keys=True) + "\n")
 

@@ -53,10 +53,11 @@ def test_bench_loader_times_every_way_of_storing(monkeypatch, capsys, tmp_path):
     for row in found:
         assert row["windows_per_s"] > 0 and f"{row['windows_per_s']:,.1f}" in out
         assert row["frames_per_s"] == pytest.approx(row["windows_per_s"] * 12)
-        # A window of 12 frames of 16 x 24 with its cameras.
-        assert row["mb_per_s"] == pytest.approx(
-            row["windows_per_s"] * 12 * (16 * 24 * 3 + 4 * 4 + 16 * 8) / 1e6
-        )
+        # A window of 12 frames of 16 x 24 with its cameras and times, depth and masks of three
+        # keyframes, one lens, whether depth is known, and room for landmarks.
+        frames, keyframes = 12 * (16 * 24 * 3 + 16 * 4 + 4), 3 * 16 * 24 * (4 + 4)
+        size = frames + keyframes + 4 * 4 + 1 + 256 * 4 * 4
+        assert row["mb_per_s"] == pytest.approx(row["windows_per_s"] * size / 1e6)
         assert f"{row['core_s']:.3f}" in out and f"{row['waiting']:.1%}" in out
         # What is not waited for is the steps, of which every batch of two windows has one.
         steps = 0.01 * row["windows_per_s"] / 2
@@ -93,7 +94,8 @@ def test_windows_longer_than_clips_are_refused_by_name(monkeypatch, capsys, tmp_
         common.run(bench_loader.main, bench_loader.__name__, argv, config=False)
     assert leave.value.code == 2
     said = capsys.readouterr().err
-    assert f"{tmp_path}: --window_frames=11: found a clip of 10 frames" in said
+    assert f"{tmp_path}: --window_frames=11: clip 'procedural" in said
+    assert "found a clip of 10 frames, expected at least 11" in said
 
 
 def test_networks_without_a_size_are_refused(monkeypatch, capsys):

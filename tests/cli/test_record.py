@@ -2,12 +2,15 @@
 
 import io
 import json
+import re
 import sys
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from data_pipelines import recording, sources
+from data_pipelines.clip_format import from_bytes, read_header
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers.command_line import assert_refused
 from mirage_jax.cli import record
@@ -70,6 +73,53 @@ def test_walking_bodies_are_recorded_where_they_are_asked_for(tiny_config):
     assert record._sources(config, QUIET)[0]["procedural_bodies"] == walking
     with pytest.raises(common.UserError, match="found 'freedoom_bodies', expected 'freedoom'"):
         record._options(config, "freedoom_bodies")
+
+
+def test_worlds_are_stored_as_the_config_says_and_in_its_shape(tiny_config, tmp_path):
+    config = recording_config(tiny_config, procedural=1)
+    config.record.width = 32
+    config.record.train_clips.procedural = 1
+    folders = []
+    for encoding in (None, "visually_lossless"):
+        if encoding:
+            config.data.encoding = encoding
+        workdir = Workdir(tmp_path / str(encoding))
+        console = Console(record=True, width=300, file=io.StringIO())
+        record.run(config, workdir, console)
+        assert re.search(r"at most \d+ MiB of memory and \d+ of a worker", console.export_text())
+        folders.append(workdir.worlds("procedural"))
+    plain, encoded = (next(folder.glob("train-*.array_record")) for folder in folders)
+    plain, encoded = (next(recording.read_records(path)) for path in (plain, encoded))
+    assert read_header(plain)["codecs"] == {} and len(encoded) < len(plain)
+    assert read_header(encoded)["codecs"].keys() == {"video", "depth"}
+    one, other = from_bytes(plain), from_bytes(encoded)
+    assert one.video.shape == other.video.shape == (13, 16, 32, 3)
+    assert np.abs(one.video.astype(int) - other.video).mean() < 4
+    np.testing.assert_allclose(one.depth, other.depth, rtol=1e-3, atol=1e-3)
+    config.update({"worlds": ("freedoom",)})
+    with pytest.raises(common.UserError, match="found 32, expected 16: pictures of freedoom are"):
+        record._sources(config, QUIET)
+
+
+def test_hosts_record_their_share_of_every_split(tiny_config, tmp_path):
+    config = recording_config(tiny_config, procedural=1)
+    config.record.train_clips.procedural = 2
+    config.record.shard_clips = 1
+    workdir, console = Workdir(tmp_path), Console(record=True, width=300, file=io.StringIO())
+    record.run(config, workdir, console, (1, 2))
+    text = console.export_text()
+    assert "procedural train: 1 shards of other hosts are missing" in text
+    assert not (tmp_path / "worlds" / "skipped.json").exists()
+    record.run(config, workdir, console, (0, 2))
+    card = json.loads((workdir.worlds("procedural") / "dataset.json").read_text())
+    assert {name: split["clips"] for name, split in card["splits"].items()} == {
+        "train": 2,
+        "eval": 1,
+    }
+
+
+def test_shares_that_are_none_are_refused(call):
+    assert_refused(call("record", "--share=2/2"), "found '2/2', expected I/N with 0 <= I < N")
 
 
 def test_a_recording_that_fails_is_one_line(call, monkeypatch):

@@ -21,6 +21,7 @@ from mirage_jax.cli.helpers.held_out_sets import with_held_out
 from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.lock import locked
 from mirage_jax.io.outputs import check_file, json_kind
+from mirage_jax.io.process_memory import peak_mib
 from mirage_jax.io.strict_json import read_object
 from mirage_jax.io.text import EMBEDDINGS, load_embeddings, save_embeddings
 from mirage_jax.io.workdir import Workdir
@@ -91,6 +92,7 @@ def encode_recordings(
     for world, split, other in caches:
         cache = workdir.latents(world, split, rgb=settings.rgb, chunk_frames=other)
         _check_skipped(cache, config.loading.skip_share, console)
+    console.print(f"this process had at most {peak_mib():,} MiB of memory", highlight=False)
 
 
 def _check_skipped(cache: Path, share: float, console: Console) -> None:
