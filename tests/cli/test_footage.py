@@ -158,10 +158,10 @@ def test_scenes_are_recorded_in_the_shape_nearest_to_their_own(call, tmp_path):
         assert_refused(call("record", *where, *shown), words)
 
 
-def first(clip, frames):
-    """The first frames of a clip."""
+def some(clip, frames):
+    """Some frames of a clip, by number."""
     arrays = ("video", "depth", "intrinsics", "cam2world")
-    return dataclasses.replace(clip, **{name: getattr(clip, name)[:frames] for name in arrays})
+    return dataclasses.replace(clip, **{name: getattr(clip, name)[frames] for name in arrays})
 
 
 def test_footage_of_which_nothing_is_held_out_is_trained_on(call, tmp_path, monkeypatch):
@@ -169,7 +169,9 @@ def test_footage_of_which_nothing_is_held_out_is_trained_on(call, tmp_path, monk
     wide, tall = slice(0, 48), slice(8, 40)
     root = tmp_path / "walks"
     made_footage.transforms(root / "wide", made_footage.cropped(room(24), tall, wide))
-    made_footage.transforms(root / "tall", made_footage.cropped(first(room(24), 9), wide, tall))
+    made_footage.transforms(
+        root / "tall", made_footage.cropped(some(room(24), range(9)), wide, tall)
+    )
     shapes = ("record.size=32", "record.width=48", "data.shapes=48x32", "data.hop=4")
     where = (*TINY, *(f"--config.{field}" for field in shapes))
     given, workdir = [], Workdir(tmp_path / "run")
@@ -214,7 +216,7 @@ def test_footage_that_is_too_short_is_told_what_would_do(call, tmp_path):
     """By flags that then do, in the same work directory: nothing is left behind."""
     walks = tmp_path / "walks"
     walks.mkdir()
-    made_footage.video(walks, first(room(24), 20))
+    made_footage.video(walks, some(room(24), range(20)))
     where = (TINY[0], f"--source={walks}", f"--config.data.lens={LENS}")
     refused = call("record", *where, "--config.record.workers=0")
     assert_refused(refused, "found 20 frames, expected a piece of 33 without a gap: --config.")
@@ -230,7 +232,7 @@ def test_footage_goes_into_the_large_configs(call, tmp_path, monkeypatch):
     """Recorded by one command, and there for the next, which would train on it."""
     walks = tmp_path / "walks"
     walks.mkdir()
-    made_footage.video(walks, room(40))
+    made_footage.video(walks, some(room(24), [*range(24), *range(15, -1, -1)]))
     wan = f"--config={paths.EXPERIMENTS / 'wan22_5b_memory.py'}"
     where = (wan, "--config.tiny=true", f"--source={walks}", f"--config.data.lens={LENS}")
     where += ("--config.data.eval_share=0",)  # one walk, with no room for another clip
@@ -243,6 +245,34 @@ def test_footage_goes_into_the_large_configs(call, tmp_path, monkeypatch):
     code, out, err = call("train", *where, "--dry_run")
     assert code == 0 and "data footage: train 8 clips recorded" in out, err
     assert len(stages) == 2 and all(batch["cam2world"].shape[1] == 33 for batch in stages)
+
+
+@pytest.mark.long
+def test_the_large_config_trains_on_footage(call, tmp_path):
+    walks = tmp_path / "walks"
+    walks.mkdir()
+    made_footage.video(walks, some(room(24), [*range(24), *range(15, -1, -1)]))
+    wan = f"--config={paths.EXPERIMENTS / 'wan22_5b_memory.py'}"
+    where = (wan, "--config.tiny=true", f"--source={walks}", f"--config.data.lens={LENS}")
+    code, _, err = call("train", *where, "--config.data.eval_share=0")
+    assert code == 0, err
+    assert (tmp_path / "run" / "model" / "denoiser_latent").exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("asked", ["--memory=rgb", "--config.memory.conditioner=score"])
+def test_comparisons_train_on_several_shapes(call, tmp_path, asked):
+    """Finite losses, of batches of both shapes."""
+    made_footage.wide_and_tall(tmp_path / "walks", room(24))
+    where = (*TINY, f"--source={tmp_path / 'walks'}", "--config.data.hop=4")
+    where += tuple(f"--config.{field}" for field in SHAPES)
+    code, out, err = call("train", *where, asked)
+    assert code == 0, err
+    kind = "rgb" if "rgb" in asked else "latent"
+    lines = (tmp_path / "run" / "training" / f"denoiser_{kind}" / "metrics.jsonl").read_text()
+    losses = [json.loads(line)["loss"] for line in lines.splitlines() if '"loss"' in line]
+    assert losses and np.isfinite(losses).all()
+    assert " ".join(out.split()).count(f"denoiser ({kind} memory): a step takes") == 2
 
 
 def test_every_picture_shape_is_compiled_and_described(call, tmp_path, monkeypatch):
