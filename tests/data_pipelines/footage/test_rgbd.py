@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipelines.sources.footage import seven_scenes
 from data_pipelines.sources.footage.registration import register_depth
 from helpers import made_footage
 from helpers.footage_reading import forget
@@ -93,7 +94,7 @@ def test_frames_of_seven_scenes_go_by_the_number_of_their_files(tmp_path):
     assert "frame-7.color.png: frame 7: found 9 x 9 pixels, expected 48 x 48" in message
 
 
-def test_a_lens_that_is_told_is_that_of_every_layout(tmp_path):
+def test_a_lens_that_is_told_is_that_of_every_layout(tmp_path, monkeypatch):
     """7-Scenes and pixelSplat, whose files have one of their own; and one with distortion."""
     lens = (50.0, 52.0, 23.0, 25.0)
     options = {"lens": lens, "size": SIZE, "frames": FRAMES, "eval_share": 0.0}
@@ -109,7 +110,11 @@ def test_a_lens_that_is_told_is_that_of_every_layout(tmp_path):
     np.testing.assert_array_equal(clip.video, room().video)  # nothing is undistorted any more
     seen = made(tmp_path / "a", **options).clip("office/seq-01", 0)
     plain = made(tmp_path / "a", **{**options, "register": False}).clip("office/seq-01", 0)
+    np.testing.assert_array_equal(seen.depth, plain.depth)  # another sensor: of one camera
     depth_lens, place = room().intrinsics[0], np.array([-0.025, 0, 0])
+    monkeypatch.setattr(seven_scenes, "_DEPTH_LENS", depth_lens)  # that of the published scenes
+    forget()
+    seen = made(tmp_path / "a", **options).clip("office/seq-01", 0)
     expected = register_depth(plain.depth[0], depth_lens, np.array(lens), place)
     np.testing.assert_allclose(seen.depth[0], expected, rtol=1e-6)
     without = made(tmp_path / "c", **{**options, "lens": ()}).clip("room", 0)
