@@ -49,12 +49,17 @@ def read_note(shard: Path) -> Note | None:
     if not path.exists():
         return None
     content = read_object(path)
-    entry = content.get("entry")
-    if content.get("format") != _FORMAT or not isinstance(entry, dict) or "clips" not in entry:
+    entry, numbers = (
+        content.get("entry"),
+        [content.get(n) for n in ("bytes", "seconds", "peak_mib")],
+    )
+    good = isinstance(entry, dict) and type(entry.get("clips")) is int
+    good &= all(type(n) in (int, float) for n in numbers)
+    if content.get("format") != _FORMAT or not good:
         raise ValueError(
             f"{path}: found format {content.get('format')!r}, expected {_FORMAT} with the entry of "
             f"{shard.name}; remove it, and what was refused of the shard is no longer known"
         )
     if content.get("bytes") != shard.stat().st_size:
         return None
-    return Note(entry, float(content["seconds"]), int(content["peak_mib"]))
+    return Note(content["entry"], float(content["seconds"]), int(content["peak_mib"]))

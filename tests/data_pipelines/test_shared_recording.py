@@ -87,6 +87,14 @@ def test_who_is_not_the_last_says_what_is_missing(alone, tmp_path):
     assert files(tmp_path) == alone
 
 
+def test_a_host_without_a_shard_leaves_all_to_the_others(tmp_path):
+    idle = quiet(SOURCE, tmp_path, count=2, shard_clips=1, share=(3, 4))
+    assert (idle.clips, idle.shards, idle.missing) == (0, (), 2)
+    assert quiet(SOURCE, tmp_path, count=2, shard_clips=1, share=(0, 4)).missing == 1
+    assert quiet(SOURCE, tmp_path, count=2, shard_clips=1, share=(1, 4)).clips == 2
+    assert quiet(SOURCE, tmp_path, count=2, shard_clips=1, share=(3, 4)).clips == 2
+
+
 class Refused(ProceduralSource):
     """Every second world gives a clip that is no clip."""
 

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from data_pipelines import card, clip, clip_format, released_latents
 from data_pipelines.loading import ClipSource
+from data_pipelines.recording import notes
 from data_pipelines.sources import doom_map
 from helpers import (
     forged_crc,
@@ -396,6 +397,22 @@ def _make_card(folder: Path) -> Path:
     return folder
 
 
+def _make_note(folder: Path) -> Path:
+    shard = folder / "train-00000-of-00001.array_record"
+    shard.write_bytes(b"records")
+    entry = {"clips": 3, "reasons": {"blur": 2}, "examples": ["clip 'a'"], "sha256": "0" * 64}
+    notes.write_note(shard, notes.Note(entry, 1.5, 200), 7)
+    return notes.note_path(shard)
+
+
+def _read_note(path: Path) -> Any:
+    return notes.read_note(path.with_suffix(".array_record"))
+
+
+def _accept_note(found: Any, original: Any) -> None:
+    assert found is None or type(found.entry["clips"]) is int  # None: of another file
+
+
 def _accept_card(found: Any, original: Any) -> None:
     assert found["format"] == card.FORMAT and isinstance(found["splits"], dict)
     assert all(isinstance(split, dict) for split in found["splits"].values())
@@ -623,6 +640,7 @@ FORMATS: dict[str, Format] = {
                ("captions.Captions",), sealed=_change_record, **_OURS),
         Format("sample of released latents", _make_sample, _read_sample, _accept_sample,
                ("released_latents.read_sample",)),
+        Format("note of a shard", _make_note, _read_note, _accept_note, ("notes.read_note",)),
         Format("dataset card", _make_card, card.read_card, _accept_card, ("card.read_card",)),
         Format("metrics", _make_metrics, metrics.read_metrics, _accept_metrics,
                ("metrics.read_metrics",)),

@@ -60,11 +60,19 @@ def describe(source: Any, survey: Survey) -> dict[str, Any]:
 def recall(source: Any, survey: Mapping[str, Any]) -> None:
     """Takes a survey for true, if it is of a source with equal options."""
     scenes, worlds = survey.get("scenes"), survey.get("worlds")
-    if survey.get("options") != _options(source) or not scenes or not isinstance(worlds, dict):
+    if survey.get("options") != _options(source) or not isinstance(worlds, dict):
         return
-    if set(scenes) <= worlds.keys():
-        found = {name: Found(int(clips), left_out) for name, (clips, left_out) in worlds.items()}
+    good = isinstance(scenes, list) and scenes and all(name in worlds for name in scenes)
+    if good and all(map(_is_found, worlds.values())):
+        found = {name: Found(*value) for name, value in worlds.items()}
         _recalled[source] = Survey(tuple(scenes), found)
+
+
+def _is_found(value: Any) -> bool:
+    """Whether JSON is of a `Found`."""
+    if not isinstance(value, list) or len(value) != 2 or not isinstance(value[1], dict):
+        return False
+    return all(type(count) is int and count >= 0 for count in (value[0], *value[1].values()))
 
 
 def _options(source: Any) -> dict[str, Any]:

@@ -132,6 +132,23 @@ def test_a_damaged_survey_is_named(walks, tmp_path):
             recording.record(source_of(walks), out, "train", None, **RECORD)
 
 
+def test_a_survey_of_another_form_is_not_recalled(walks):
+    source = source_of(walks)
+    good = source.survey()
+    spoilt = [
+        {"scenes": None},
+        {"scenes": [*good["scenes"], "other"]},
+        {"worlds": {**good["worlds"], "a/room": [1, None]}},
+        {"worlds": {**good["worlds"], "a/room": ["1", {}]}},
+        {"options": {}},
+    ]
+    for change in spoilt:
+        source.recall(good | change)
+        assert survey.recalled(source) is None
+    source.recall(good)
+    assert survey.recalled(source).scenes == source.scenes()
+
+
 def test_a_folder_of_many_files_is_one_entry(tmp_path):
     many = tmp_path / "frames"
     many.mkdir()
