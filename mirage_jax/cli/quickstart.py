@@ -14,7 +14,11 @@ from rich.console import Console
 
 from mirage_jax.cli import evaluate, record, train
 from mirage_jax.cli.helpers import common, config_check, input_check, short_flags
-from mirage_jax.cli.helpers.held_out_sets import say_what_is_not_evaluated, with_held_out
+from mirage_jax.cli.helpers.held_out_sets import (
+    say_what_is_not_evaluated,
+    with_held_out,
+    without_held_out,
+)
 from mirage_jax.cli.helpers.timing import timed
 from mirage_jax.io.workdir import Workdir
 
@@ -46,19 +50,19 @@ def main() -> None:
         console.rule(title)
         with timed(workdir, title, *train.outputs(workdir, stage, memory)):
             train.run(config, workdir, console, stage, memory=memory)
-    scored = with_held_out(workdir, config.worlds)
-    if scored:
-        console.rule("evaluate")
-        evaluate.run(_evaluated(config, workdir, scored), workdir, console)
+    left_out = without_held_out(workdir, config.worlds)
+    scored = tuple(world for world in config.worlds if world not in left_out)
+    if left_out and not with_held_out(workdir, scored):
+        return
+    console.rule("evaluate")
+    evaluate.run(_of_worlds(config, scored) if left_out else config, workdir, console)
 
 
-def _evaluated(config: ConfigDict, workdir: Workdir, scored: tuple[str, ...]) -> ConfigDict:
-    """The config without those of its recorded worlds that have nothing to evaluate."""
-    if len(scored) == len(workdir.recorded(config.worlds)):
-        return config
+def _of_worlds(config: ConfigDict, worlds: tuple[str, ...]) -> ConfigDict:
+    """The config for some of its worlds alone."""
     some = config.copy_and_resolve_references()
     with some.unlocked():
-        some.worlds, some.loading.weights = scored, ()
+        some.worlds, some.loading.weights = worlds, ()
     return some
 
 

@@ -32,15 +32,20 @@ def with_held_out(workdir: Workdir, worlds: Sequence[str]) -> tuple[str, ...]:
     )
 
 
+def without_held_out(workdir: Workdir, worlds: Sequence[str]) -> tuple[str, ...]:
+    """Those of the worlds that are recorded and have no held-out clips."""
+    recorded = [world for world in worlds if (workdir.worlds(world) / CARD).exists()]
+    scored = with_held_out(workdir, recorded)
+    return tuple(world for world in recorded if world not in scored)
+
+
 def say_what_is_not_evaluated(config: ConfigDict, workdir: Workdir, console: Console) -> None:
     """Says which recordings have no held-out clips, where there are any."""
-    recorded = [world for world in config.worlds if (workdir.worlds(world) / CARD).exists()]
-    scored = with_held_out(workdir, recorded)
-    for world in recorded:
-        if world not in scored:
-            console.print(
-                f"{world}: no clip is held out, so nothing of it is evaluated"
-                + ("" if scored else "; sample sheets show clips that are trained on"),
-                markup=False,
-                soft_wrap=True,
-            )
+    sheets = "; sample sheets show clips that are trained on"
+    ending = "" if with_held_out(workdir, config.worlds) else sheets
+    for world in without_held_out(workdir, config.worlds):
+        console.print(
+            f"{world}: no clip is held out, so nothing of it is evaluated{ending}",
+            markup=False,
+            soft_wrap=True,
+        )
