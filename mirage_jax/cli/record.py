@@ -1,8 +1,8 @@
 """mirage record: record clips of worlds, or of footage of one's own, to ArrayRecord.
 
     mirage record --config=experiments/quickstart.py
-    mirage record --config=experiments/footage.py --config.data.root=walks
-    mirage record --config=experiments/footage.py --config.data.root=walks --share=0/4
+    mirage record --config=experiments/footage.py --source=walks
+    mirage record --config=experiments/footage.py --source=walks --share=0/4
 
 Third-party worlds come with exact depth and poses; footage (--source: videos, pictures, data of
 other projects: docs/data.md) with what its files have. Writes <workdir>/worlds/<source>/ with

@@ -62,8 +62,10 @@ def recall(source: Any, survey: Mapping[str, Any]) -> None:
     scenes, worlds = survey.get("scenes"), survey.get("worlds")
     if survey.get("options") != _options(source) or not isinstance(worlds, dict):
         return
-    good = isinstance(scenes, list) and scenes and all(name in worlds for name in scenes)
-    if good and all(map(_is_found, worlds.values())):
+    if not isinstance(scenes, list) or not scenes:
+        return
+    known = all(isinstance(name, str) and name in worlds for name in scenes)
+    if known and all(map(_is_found, worlds.values())):
         found = {name: Found(*value) for name, value in worlds.items()}
         _recalled[source] = Survey(tuple(scenes), found)
 
