@@ -62,8 +62,9 @@ def recall(source: Any, survey: Mapping[str, Any]) -> None:
     scenes, worlds = survey.get("scenes"), survey.get("worlds")
     if survey.get("options") != _options(source) or not isinstance(worlds, dict):
         return
-    good = isinstance(scenes, list) and scenes and all(name in worlds for name in scenes)
-    if good and all(map(_is_found, worlds.values())):
+    if not isinstance(scenes, list) or not scenes or not all(name in worlds for name in scenes):
+        return
+    if all(map(_is_found, worlds.values())):
         found = {name: Found(*value) for name, value in worlds.items()}
         _recalled[source] = Survey(tuple(scenes), found)
 
