@@ -25,9 +25,10 @@ _NEAR = 1.5  # pixels from where the poses allow a point, at most
 _MOVED = 1.0  # pixels that a point moves by its distance alone between two frames, at least
 _PARALLAX = 4.0  # and in all frames that it is seen in, root of the sum of squares
 _AGREE = 0.3  # of the logarithm of the depth that each of these frames gives it, at most
+_EDGE = 1.6  # of the depth around a landmark: most over least, beyond which it is an edge
 _FEWEST = 16
 _SPREAD = 0.5  # of the logarithm of the ratios, half of the middle half, at most
-_ERROR = 0.05  # of the scale, as its spread and the number of landmarks tell, at most
+_ERROR = 0.02  # of the scale, as its spread and the number of landmarks tell, at most
 
 
 def landmarks(
@@ -121,9 +122,14 @@ def scale_of(depth: Float[np.ndarray, "k h w"], found: Float[np.ndarray, "most 4
     None where they are too few, or do not agree.
     """
     rows = found[found[:, 3] > 0]
-    place = rows[:, :3].astype(int)
-    there = depth[place[:, 0], place[:, 2], place[:, 1]] if len(rows) else np.zeros(0)
-    good = (there > 0) & np.isfinite(there)
+    key, column, row = rows[:, :3].astype(int).T
+    beside = np.arange(-1, 2)
+    down = np.clip(row[:, None, None] + beside[:, None], 0, depth.shape[1] - 1)
+    across = np.clip(column[:, None, None] + beside, 0, depth.shape[2] - 1)
+    around = depth[key[:, None, None], down, across].reshape(len(rows), 9)
+    there, least, most = np.median(around, 1), around.min(1), around.max(1)
+    # Corners at the edge of a surface are of what is in front, the pixel may be of what is behind.
+    good = (least > 0) & np.isfinite(most) & (most < _EDGE * least)
     if good.sum() < _FEWEST:
         return None
     ratios = np.log(rows[good, 3].astype(np.float64) / there[good])

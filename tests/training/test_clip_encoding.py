@@ -167,8 +167,8 @@ def test_depth_that_a_clip_lacks_is_estimated_beside_clips_that_have_it(recorded
 
 @pytest.mark.parametrize("unit", [1.0, 0.2])
 def test_estimated_depth_is_in_the_unit_of_the_poses(unit):
-    source = ProceduralSource(size=96, frames=17)
-    turning, walking = source.clips("procedural/train-001", 2, seed=5)
+    source = ProceduralSource(size=128, frames=17)
+    turning, walking = source.clips("procedural/train-005", 2, seed=5)
     assert np.ptp(turning.cam2world[:, :3, 3], axis=0).max() == 0
     inputs, elements = EncoderInputs(200.0, estimates=True), []
     for clip in (turning, walking):
