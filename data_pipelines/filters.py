@@ -53,6 +53,8 @@ class Filters(Settings):
                 continue
             side = "at least" if at_least else "at most"
             found[name] = f"{name}: found {value:.3g}{unit}, expected {side} {bound:g}{unit}"
+            if name in OF_CAMERAS:
+                found[name] += " (poses of the other direction or of other axes, or another lens?)"
         return found
 
 
@@ -62,6 +64,9 @@ UNITS = {
     **{"warp_gain": " dB", "seen_through": " %", "epipolar": " %"},
 }
 """Of every filter."""
+
+OF_CAMERAS = ("warp_gain", "seen_through", "epipolar")
+"""Filters that cameras which are misread fail."""
 
 AT_LEAST = ("motion", "parallax", "warp_gain")
 """Filters that ask for much of something; the others ask for little."""

@@ -79,6 +79,8 @@ def test_a_clip_fails_by_what_is_wrong_with_it(clip, name):
     assert name in filters.failed(measures), measures
     reason, message = filters.why_rejected(measures)
     assert reason in filters.failed(measures) and f"{reason}: found" in message
+    of_cameras = name in ("warp_gain", "seen_through", "epipolar")
+    assert ("poses of the other direction" in filters.failed(measures)[name]) == of_cameras
     assert dataclasses.replace(filters, apply=False).why_rejected(measures) is None
 
 
