@@ -178,7 +178,7 @@ def _record(
         total = sum(shard.count for shard in own)
         with (
             contextlib.closing(record_events(recording, todo, workers)) as events,
-            Display(f"recording {source.name} {split}", total, progress, console) as display,
+            Display(f"recording {directory.name} {split}", total, progress, console) as display,
         ):
             display.begin(sum(shards[index].count for index in done))
             for event in events:
