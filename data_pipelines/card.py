@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 from data_pipelines.clip import Clip
 from mirage_jax.io.atomic import write_atomically
 from mirage_jax.io.strict_json import read_object
+from mirage_jax.io.workdir import CARD as CARD
 
-CARD = "dataset.json"
 FORMAT = "mirage-dataset-1"
 _LABEL_HEIGHT = 14
 

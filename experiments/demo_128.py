@@ -32,6 +32,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.vae_training.steps = 0
 
     c.geometry.width, c.geometry.movers_up = 64, 0
+    c.geometry_training.mover_weight, c.geometry_training.bodies = 1.0, 0.0
     c.memory.bodies = False
 
     c.denoiser.width = 240

@@ -41,6 +41,7 @@ what is generated obeys; writes interventions.json.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,7 @@ _GOES_WITH = {
     **dict.fromkeys(("source", "returns", "weights_of"), ("revisit",)),
     **dict.fromkeys(("videos", "cases", "pairs"), ("permanence",)),
     "least_pixels": ("permanence", "interventions"),
-    "bodies": ("closed_loop", "permanence", "interventions"),
+    "bodies": ("revisit", "closed_loop", "permanence", "interventions"),
 }
 """Flags that mean something with some protocols alone."""
 
@@ -196,8 +197,9 @@ def _measure(config: ConfigDict, workdir: Workdir, console: Console) -> _Found:
 
     recorded = workdir.recorded(config.worlds)
     names = world_names.of_places(recorded)
-    models, missing = _models(config, workdir, names)
-    model, rolling = models["latent"], model_flags.world_model(workdir, "latent", config)
+    rolling = model_flags.world_model(workdir, "latent", config)
+    models, missing = _models(config, workdir, names, model_flags.as_encoded(rolling, config))
+    model = models["latent"]
     worlds: dict[str, Any] = {}
     videos: list[dict[str, Any]] = []
     pictures: dict[str, tuple[np.ndarray, str]] = {}
@@ -219,8 +221,10 @@ def _measure(config: ConfigDict, workdir: Workdir, console: Console) -> _Found:
         pictures |= sheets_of_returns(returns, workdir, name) | above
     bodies: dict[str, Any] = {}
     films: list[dict[str, Any]] = []
-    if rolling.movers is not None and any(map(world_names.has_bodies, recorded)):
-        bodies, films = bodies_section.measure(rolling, config, workdir, console)
+    walking, closed = _opened(recorded)
+    if rolling.movers is not None and walking:
+        bodies, films = bodies_section.measure(rolling, walking, config, workdir, console)
+    missing += closed
     encoder = model.encoder
     costs = efficiency.measure(
         size=model.size,
@@ -232,15 +236,28 @@ def _measure(config: ConfigDict, workdir: Workdir, console: Console) -> _Found:
     return _Found(worlds, bodies, costs, missing, videos, films, pictures)
 
 
+def _opened(recorded: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
+    """Those of the worlds in which bodies walk that can be opened here, to judge what is shown of
+    them; and the others, with the reason."""
+    walking, closed = [], []
+    for world in filter(world_names.has_bodies, recorded):
+        available, reason = world_names.available(world)
+        if available:
+            walking.append(world)
+        else:
+            closed.append({"control": "bodies", "world": world, "reason": reason})
+    return walking, closed
+
+
 def _models(
-    config: ConfigDict, workdir: Workdir, names: tuple[str, ...]
+    config: ConfigDict, workdir: Workdir, names: tuple[str, ...], latent: Any
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """Models by kind of memory, and the comparison models that cannot be scored, with the reason.
+    """`latent` and comparison models by kind of memory, and those that cannot be scored, and why.
 
     Raises:
       ValueError: if the held-out clips of these worlds are not cached as the encoder sees them.
     """
-    models = {"latent": model_flags.world_model(workdir, "latent", config, encoded=True)}
+    models: dict[str, Any] = {"latent": latent}
     missing = []
     for kind, control in (("none", "no_memory"), ("rgb", "rgb_memory")):
         if not workdir.model(f"denoiser_{kind}").exists():
@@ -250,7 +267,7 @@ def _models(
         ):
             reason = f"{outdated}: run `make compare`"
         else:
-            models[kind] = model_flags.world_model(workdir, kind, config, encoded=True)
+            models[kind] = model_flags.world_model(workdir, kind, config)
             continue
         missing.append({"control": control, "world": "all", "reason": reason})
     rgb = "rgb" in models

@@ -178,13 +178,11 @@ def _told(console: Console, page: Progress) -> Progress:
 def _config() -> ConfigDict:
     """The config, of which --clip goes by some fields and nothing else by any."""
     config, named = common.resolve_config(), common.overrides()[2]
-    used = {f"data.{field}" for field in capture_start.READ_FIELDS if _CLIP.value}
+    used = [f"data.{field}" for field in capture_start.READ_FIELDS] if _CLIP.value else []
     for name in named:
-        if name not in used:
-            raise common.UserError(
-                f"--config.{name}: found it where nothing is read by it; expected fields of "
-                "config.data beside --clip alone"
-            )
+        if name not in (*used, "memory.bodies"):
+            known = f"one of {', '.join(used)}" if used else "no field of the data without --clip"
+            raise common.UserError(f"--config.{name}: found it, expected {known}")
     return config
 
 

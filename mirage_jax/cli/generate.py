@@ -246,7 +246,7 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         dtype=_DTYPE.value,
     )
     if not _SIZE.value:
-        sizes = generated_shape.trained_sizes(workdir, _DENOISER.value)
+        sizes = loading.trained_sizes(workdir.root, _DENOISER.value)
         begun = generated_shape.Started(_IMAGE.value, _CLIP.value, _WORLD.value, _CLIP_SCENE.value)
         size = generated_shape.size_of_start(config, sizes, begun, model.conditioner.grid)
     model = flag_values.as_asked(

@@ -118,8 +118,7 @@ def _sources(
             raise common.UserError(
                 f"record.width: found {width}, expected {size}: pictures of {name} are square"
             )
-        source_class = sources.source_class(world_names.source_name(name))
-        available, reason = getattr(source_class, "available", lambda: (True, ""))()
+        available, reason = world_names.available(name)
         if not available:
             skipped[name] = reason
             console.print(f"[yellow]{name} is left out: {reason}[/]")

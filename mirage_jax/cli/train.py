@@ -276,10 +276,8 @@ def _tiny_decoder(config: ConfigDict, workdir: Workdir, console: Console, _: str
     from mirage_jax.world.latent_encoder import LatentEncoder
 
     section = training_sections.tiny_decoder(config)
-    decoder, worlds = (
-        quick_models.tiny_decoder(config),
-        world_names.to_train(config, workdir, "tiny_decoder"),
-    )
+    decoder = quick_models.tiny_decoder(config)
+    worlds = world_names.to_train(config, workdir, "tiny_decoder")
     params = train_tiny_decoder(
         decoder,
         LatentEncoder.load(workdir.model("encoder")),

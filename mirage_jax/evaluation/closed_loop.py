@@ -19,6 +19,7 @@ from mirage_jax.evaluation import image_metrics
 from mirage_jax.evaluation.memory_walk import to_and_fro
 from mirage_jax.evaluation.protocol import HeldOut
 from mirage_jax.geometry import Camera
+from mirage_jax.memory import movers
 from mirage_jax.world import WorldModel
 from mirage_jax.world.latent_encoder import to_model_range, to_uint8
 from mirage_jax.world.state import World
@@ -127,7 +128,10 @@ def _walk_chunk(
 
     def one(world: World, path: Array, key: PRNGKeyArray) -> tuple[Array, World]:
         bank = world.bank.replace(valid=world.bank.valid & ~jnp.asarray(emptied))  # type: ignore[attr-defined]
-        world, latents, _ = model.advance(world.replace(bank=bank), path, key)  # type: ignore[attr-defined]
+        bodies = world.movers
+        if bodies is not None:
+            bodies = movers.emptied(bodies, jnp.full(bodies.slots, emptied))
+        world, latents, _ = model.advance(world.replace(bank=bank, movers=bodies), path, key)  # type: ignore[attr-defined]
         return latents, world
 
     latents, worlds = jax.vmap(one)(worlds, poses, keys)

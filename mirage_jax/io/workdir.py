@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+CARD = "dataset.json"
+"""Name of the file that says what a folder of clips has."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
@@ -67,13 +70,17 @@ class Workdir:
         """Wall time of each stage run so far."""
         return self.root / "seconds.json"
 
+    def is_recorded(self, source: str) -> bool:
+        """Whether clips of one source were recorded here, if not all."""
+        return (self.worlds(source) / CARD).exists()
+
     def recorded(self, sources: tuple[str, ...]) -> tuple[str, ...]:
         """Those of `sources` that were recorded here.
 
         Raises:
           ValueError: if none was.
         """
-        found = tuple(s for s in sources if (self.worlds(s) / "dataset.json").exists())
+        found = tuple(filter(self.is_recorded, sources))
         if not found:
             raise ValueError(
                 f"{self.root / 'worlds'}: no recorded clips of {', '.join(sources)}; "

@@ -23,7 +23,7 @@ from mirage_jax.weights import (
     stored_field,
 )
 from mirage_jax.world import conditioners, shipped
-from mirage_jax.world.bodies import with_bodies
+from mirage_jax.world.bodies import with_bodies, without_bodies
 from mirage_jax.world.conditioners import Conditioner
 from mirage_jax.world.decoders import with_decoder
 from mirage_jax.world.latent_encoder import LatentEncoder
@@ -74,7 +74,8 @@ def load(
       model: key of `convert.presets.DENOISERS`, for a released checkpoint whose tensors do not tell
         all sizes.
       decoder: of the pictures, one of `decoders.DECODERS`.
-      bodies: whether bodies that move are kept, see `bodies.with_bodies`; None: as the weights say.
+      bodies: whether bodies that move are kept, see `bodies`; None: as the weights say, which need
+        a geometry head for it.
 
     Raises:
       FileNotFoundError, ValueError: if a part is missing, does not fit the others, or was trained
@@ -116,7 +117,9 @@ def load(
         movers=_options(where, made, "movers", MoverOptions) if "movers" in made else None,
         trained_beside=trained_beside,
     )
-    if _keeps_bodies(where, made) if bodies is None else bodies:
+    if bodies is False:
+        made_model = without_bodies(made_model)
+    elif bodies or (_keeps_bodies(where, made) and made_model.head is not None):
         made_model = with_bodies(made_model)
     if preset is None and not trained_here:
         preset = _preset_of(conditioner)

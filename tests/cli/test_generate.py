@@ -14,12 +14,15 @@ from helpers.command_line import assert_refused
 from helpers.made_footage import FPS, FRAMES, room
 from helpers.tiny_world import CHANNELS, CHUNK, GRID, INTRINSICS, SIZE
 from mirage_jax import memory, trajectories
-from mirage_jax.cli.helpers import capture_start, flag_values, generated_shape, rollout_files
+from mirage_jax.cli.helpers import capture_start, rollout_files
 from mirage_jax.io import camera_files
 from mirage_jax.io import video as video_io
 from mirage_jax.io.camera_files import CameraRecord
+from mirage_jax.memory import movers
+from mirage_jax.memory.movers import MoverOptions
 from mirage_jax.origin import Origin
 from mirage_jax.world import Chunk, World, WorldModel, load_world, loading, save_world
+from mirage_jax.world.conditioners import Surfels
 from mirage_jax.world.options import ContextFrameOptions, MemoryOptions
 from mirage_jax.world.world_file import read_world_file
 
@@ -52,6 +55,7 @@ def model(monkeypatch):
     made = tiny_world.world_model(trained_beside=ContextFrameOptions())
     used = []
     monkeypatch.setattr(loading, "load", lambda *_, **__: made)
+    monkeypatch.setattr(loading, "trained_sizes", lambda *_: ())
 
     def rolled(model, *arguments, **options):
         used.append(model)
@@ -86,9 +90,7 @@ def test_the_trained_shape_nearest_to_the_picture_is_generated(
     generate, model, tmp_path, monkeypatch, side
 ):
     sizes = ((32, 64), (64, 32))
-    made = {"sizes": [list(size) for size in sizes]}
-    for module in (generated_shape, flag_values):
-        monkeypatch.setattr(module, "stored_architecture", lambda _: made)
+    monkeypatch.setattr(loading, "trained_sizes", lambda *_: sizes)
     path = tmp_path / "photo.png"
     Image.new("RGB", ((50, 30), (30, 50))[side], (10, 20, 30)).save(path)
     out = f"--out={tmp_path / 'a.mp4'}"
@@ -462,7 +464,15 @@ def test_a_clip_that_is_several_or_none_is_refused(generate, seen, tmp_path):
     assert_refused(generate(f"--clip={tmp_path / 'none'}", out), "none: no such")
 
 
-def test_times_of_a_path_are_those_of_its_frames(generate, picture, pair):
+def test_times_of_a_path_are_those_of_its_frames(generate, picture, pair, monkeypatch):
+    told = Surfels(tiny_world.CHANNELS, tiny_world.STRIDE, movers=True)
+    keeping = tiny_world.world_model(told=told, trained_beside=ContextFrameOptions())
+    keeping = keeping.replace(movers=MoverOptions(fps=4.0))
+
+    def started_with_bodies(model, *arguments, **options):
+        table = movers.create(tiny_world.CHANNELS, np.float32([0, -1, 0]), model.movers)
+        return started(model, *arguments, **options).replace(movers=table)
+
     times = 1.7e9 + np.array([0.0, 0.1, 0.2, 0.3, 0.7])
     record = CameraRecord(trajectories.make("push_in", CHUNK), timestamps=times)
     path, out = pair / "path.json", pair / "timed.mp4"
@@ -474,6 +484,20 @@ def test_times_of_a_path_are_those_of_its_frames(generate, picture, pair):
     file = read_world_file(out.with_suffix(".world"))
     np.testing.assert_allclose(file.camera_path.times, times - times[0], atol=1e-6)
     assert file.origin == Origin(time=1.7e9, frame_seconds=None)
+    # Bodies move by the second: what a frame of theirs takes is known whatever the path's are.
+    monkeypatch.setattr(loading, "load", lambda *_, **__: keeping)
+    monkeypatch.setattr(WorldModel, "start", started_with_bodies)
+    code, _, err = generate(picture, *ways)
+    assert code == 0, err
+    assert load_world(out.with_suffix(".world"), keeping).movers is not None
+    assert read_world_file(out.with_suffix(".world")).origin.frame_seconds == 1 / 4
+
+
+def test_a_rate_that_is_told_goes_before_times(generate, picture, pair):
+    times = 1.7e9 + np.array([0.0, 0.1, 0.2, 0.3, 0.7])
+    path, out = pair / "path.json", pair / "timed.mp4"
+    camera_files.write(path, CameraRecord(trajectories.make("push_in", CHUNK), timestamps=times))
+    ways = f"--trajectory={path}", f"--out={out}"
     code, said, _ = generate(picture, *ways, "--fps=8")
     assert code == 0 and "are not used: --fps=8" in said
     assert load_world(out.with_suffix(".world")).origin == Origin(frame_seconds=1 / 8)

@@ -45,7 +45,7 @@ def test_what_was_found_is_printed_and_written(call, tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_scored_is_refused(call):
-    assert_refused(call("evaluate", "--bodies"), "--bodies: found --protocol=revisit")
+    assert_refused(call("evaluate", "--protocol=memory", "--bodies"), "found --protocol=memory")
     assert_refused(
         call("evaluate", "--least_pixels=30"), "expected --protocol=permanence or interventions"
     )

@@ -1,14 +1,17 @@
 """Returns in closed loop, against one clip walked by hand."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from helpers import tiny_world
 from helpers.tiny_world import CHUNK, SIZE
+from mirage_jax import memory
 from mirage_jax.evaluation import closed_loop, image_metrics
 from mirage_jax.geometry import Camera
-from mirage_jax.world import WorldModel
+from mirage_jax.memory import movers
+from mirage_jax.world import World, WorldModel
 from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
 
 FRAMES, CLIPS, SEED = 2 * CHUNK - 1, 3, 4
@@ -69,3 +72,25 @@ def test_the_table_has_a_row_for_each_memory():
         ("maze", "kept", "20.00 +- 0.50"),
         ("maze", "emptied", "20.00 +- 0.50"),
     ]
+
+
+def test_an_emptied_memory_forgets_bodies_too():
+    """With the elements the table of those that move is cleared, before each chunk."""
+
+    class Model(tiny_world.stand_in(WorldModel)):
+        encoder = tiny_world.Plain()
+
+        def advance(self, world, path, key):
+            return world, jnp.zeros((2, 2, 2, 3)), None
+
+    table = movers.create(3, np.float32([0, -1, 0]), movers.MoverOptions(slots=4))
+    table = table.replace(status=jnp.full(4, movers.CONFIRMED))
+    bank = memory.create(5, 3).replace(valid=jnp.ones(5, bool))
+    world = World(bank, jnp.zeros((2, 2, 3)), jnp.eye(4), jnp.ones(4), jnp.int32(1), movers=table)
+    worlds = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], world)
+    path = jnp.tile(jnp.eye(4), (1, 5, 1, 1))
+    for emptied in (False, True):
+        _, left = closed_loop._walk_chunk(Model(), worlds, path, jax.random.key(0), emptied)
+        assert np.asarray(left.bank.valid).all() == (not emptied) == left.bank.valid.any()
+        known = np.asarray(left.movers.status) == movers.CONFIRMED
+        assert known.all() == (not emptied) == known.any()

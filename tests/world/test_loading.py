@@ -1,6 +1,7 @@
 """Models from folders: run as they were trained, or by a preset that asks for no more."""
 
 import dataclasses
+import shutil
 import types
 
 import pytest
@@ -112,6 +113,15 @@ def test_weights_trained_without_bodies_keep_them_where_they_say_so(tmp_path):
     assert load(tmp_path).movers == MoverOptions() and load(tmp_path).conditioner.movers
     bare = load(tmp_path, bodies=False)
     assert bare.movers is None and bare.conditioner == told
+    trained = {**made, "movers": dataclasses.asdict(MoverOptions()), "bodies": False}
+    trained["conditioner"] = {**made["conditioner"], "movers": True}
+    export(workdir.model("denoiser_latent"), model.denoiser_params, trained)
+    assert load(tmp_path).movers == MoverOptions() and load(tmp_path, bodies=False).movers is None
+    export(workdir.model("denoiser_latent"), model.denoiser_params, made)
+    shutil.rmtree(workdir.model("geometry"))  # depth may come from elsewhere, what moves may not
+    assert load(tmp_path).head is None and load(tmp_path).movers is None
+    with pytest.raises(ValueError, match="bodies: found no geometry head"):
+        load(tmp_path, bodies=True)
     odd = made | {"bodies": "yes"}
     export(workdir.model("denoiser_latent"), model.denoiser_params, odd)
     with pytest.raises(ValueError, match="field bodies: found 'yes', expected true or false"):

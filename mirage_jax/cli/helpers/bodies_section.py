@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,11 @@ from mirage_jax.world.conditioners import Surfels
 
 
 def measure(
-    model: WorldModel, config: ConfigDict, workdir: Workdir, console: Console
+    model: WorldModel,
+    worlds: Sequence[str],
+    config: ConfigDict,
+    workdir: Workdir,
+    console: Console,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Scores `evaluation.bodies` of the held-out clips with bodies, and shows some of them.
 
@@ -29,6 +34,7 @@ def measure(
 
     Args:
       model: that keeps bodies.
+      worlds: in whose clips bodies walk.
       config: of the experiment.
       workdir: with recorded clips.
       console: for the progress.
@@ -36,8 +42,8 @@ def measure(
     Returns:
       What `permanence.json` has of more clips, and videos for `report.write_report`.
     """
-    recorded = list(permanence.recorded_clips(config, workdir))
-    chosen = [recorded[i] for i in spread_over(len(recorded), config.evaluation.bodies)]
+    recorded = permanence.recorded(worlds, workdir)
+    chosen = [recorded[i].clip() for i in spread_over(len(recorded), config.evaluation.bodies)]
     clips = sorted(chosen, key=lambda clip: (clip.source, clip.world))
     made: dict[str, dict[str, np.ndarray]] = {}
     due: dict[str, views.JudgedView] = {}

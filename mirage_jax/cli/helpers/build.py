@@ -124,12 +124,6 @@ def movers(config: ConfigDict, memory: str = "latent") -> MoverOptions | None:
     return MoverOptions() if kept else None
 
 
-def keeps_bodies(config: ConfigDict, memory: str = "latent") -> bool:
-    """Whether rollouts keep bodies though weights are trained without; surfels alone can."""
-    surfels = config.memory.conditioner == "surfels"
-    return memory == "latent" and surfels and config.memory.get("bodies", False)
-
-
 def context_frames(config: ConfigDict, memory: str = "latent") -> ContextFrameOptions:
     """Earlier frames that a chunk is denoised beside; none with the baselines."""
     if memory != "latent":
@@ -241,7 +235,7 @@ def denoiser_architecture(
         memory=memory_options(config),
         context_frames=task.context_frames,
         movers=movers(config) if getattr(task.conditioner, "movers", False) else None,
-        bodies=isinstance(task.conditioner, Surfels) and keeps_bodies(config),
+        bodies=isinstance(task.conditioner, Surfels) and config.memory.get("bodies", False),
     )
 
 
@@ -319,8 +313,10 @@ def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel
                 f"{workdir.model(part)}: not trained yet; run `make quickstart` or `mirage train`, "
                 "or name another folder by --workdir"
             )
-    model = loading.load(workdir.model("encoder").parent, memory=memory, bodies=False)
+    model = loading.load(workdir.model("encoder").parent, memory=memory)
     trained, expected = model.conditioner, conditioner(config, memory)
+    if isinstance(trained, Surfels) and isinstance(expected, Surfels):
+        expected = dataclasses.replace(expected, movers=trained.movers)  # which no weights tell
     if trained != expected:
         raise ValueError(
             f"{workdir.model(f'denoiser_{memory}')}: found weights trained with {trained}, but "

@@ -94,7 +94,7 @@ def of_all_lengths(
     others = _others(config, memory)
     if not others:
         return whole
-    worlds = world_names.to_train(config, workdir, "denoiser")
+    worlds = world_names.to_train(config, workdir, "denoiser", memory)
 
     def source(chunk_frames: int) -> Any:
         def read(world: str) -> Any:

@@ -140,7 +140,7 @@ def _describe_step(program: programs.Step, say: Any) -> None:
 
 def _data(config: ConfigDict, workdir: Workdir, memory: str) -> list[str]:
     """What of the data is there, a line for each world."""
-    recorded_here = tuple(world for world in config.worlds if _recorded(workdir, world))
+    recorded_here = tuple(filter(workdir.is_recorded, config.worlds))
     there = {"train": recorded_here, "eval": with_held_out(workdir, recorded_here)}
     lines = []
     for world in config.worlds:
@@ -161,10 +161,6 @@ def _encoded(cache: Path) -> str:
         return f"{len(LatentSource([cache])):,} encoded"
     except ValueError as error:
         return f"none encoded ({error})"
-
-
-def _recorded(workdir: Workdir, world: str) -> bool:
-    return (workdir.worlds(world) / "dataset.json").exists()
 
 
 Stage = tuple[TrainingSection, Task, Any]

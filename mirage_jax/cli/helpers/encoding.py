@@ -63,15 +63,15 @@ def encode_recordings(
     depth_of = depth_network.load(config)
     if not splits:
         splits = ("eval",) if training_data.from_video(config) else ("train", "eval")
-    worlds = workdir.recorded(config.worlds)
-    if memory != "latent":
-        worlds = world_names.of_places(worlds)
+    # The head is trained on all, the denoiser on fewer, it alone in chunks of other lengths.
+    denoised = world_names.to_train(config, workdir, "denoiser", memory)
+    worlds = denoised if settings.rgb else workdir.recorded(config.worlds)
     scored = with_held_out(workdir, worlds)
     caches = [
         (world, split, other)
         for world in worlds
         for split, other in clip_sources.caches(config, memory, splits)
-        if split != "eval" or world in scored
+        if (split != "eval" or world in scored) and (not other or world in denoised)
     ]
     for world, split, other in caches:
         refresh_cache(
@@ -145,7 +145,7 @@ class PromptFiles:
         reads = {f"{flag} ({file})": file for flag, path in named.items() for file in _files(path)}
         check_file(where, self.out, EMBEDDINGS, reads=reads, suffixes=(".safetensors",))
         check_file(where, self.note, _NOTE, reads=reads)
-        list(dict.fromkeys(world_names.prompts(config).values()))
+        world_names.prompts(config)
 
     def encode(self, config: ConfigDict, console: Console) -> None:
         """Embeds the prompts into one file, unless they are there already.

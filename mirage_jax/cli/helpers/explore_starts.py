@@ -87,8 +87,10 @@ class Entries:
         if self.world and not (Path(self.world).is_file() and WORLD.is_ours(Path(self.world))):
             raise UserError(f"--world: {self.world}: not a saved world, expected one")
         if self.clip:
+            footage = capture_start.footage(self.config, self.clip, (1, 1))
+            footage.scenes()
             try:
-                capture_start.footage(self.config, self.clip, (1, 1)).chosen(self.clip_scene)
+                footage.chosen(self.clip_scene)
             except ValueError as error:
                 raise UserError(f"--clip_scene: {error}") from error
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from mirage_jax.cli.helpers import common
-from mirage_jax.cli.helpers.generated_shape import trained_sizes
 from mirage_jax.io.exports import stored_architecture
 from mirage_jax.io.workdir import Workdir
+from mirage_jax.world import loading
 from mirage_jax.world.model import WorldModel
 from mirage_jax.world.sampling import memory_scale
 
@@ -73,7 +73,7 @@ def as_asked(
     """
     changed: dict[str, Any] = {}
     made = stored_architecture(workdir.model(f"denoiser_{denoiser}"))
-    sizes = trained_sizes(workdir, denoiser)
+    sizes = loading.trained_sizes(workdir.root, denoiser)
     if size in sizes:
         changed["size"] = size
     if chunk_frames in made.get("chunk_lengths", ()):

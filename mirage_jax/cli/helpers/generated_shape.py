@@ -9,17 +9,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from mirage_jax.cli.helpers import capture_start
-from mirage_jax.io.exports import stored_architecture
 from mirage_jax.io.framing import nearest_shape
 from mirage_jax.io.image_files import read_rgb
-from mirage_jax.io.workdir import Workdir
 from mirage_jax.world.world_file import read_world_file
-
-
-def trained_sizes(workdir: Workdir, denoiser: str) -> tuple[tuple[int, int], ...]:
-    """(H, W) of every shape of a work directory's weights; none of weights that know one alone."""
-    stored = stored_architecture(workdir.model(f"denoiser_{denoiser}"))
-    return tuple((int(height), int(width)) for height, width in stored.get("sizes", ()))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,7 +73,9 @@ def run(name: str, config: ConfigDict, workdir: Workdir, console: Console) -> di
     """
     protocol, path = PROTOCOLS[name], workdir.root / f"{name}.json"
     outputs.check_file("evaluate", path, KIND)
-    model: WorldModel = model_flags.world_model(workdir, "latent", config, encoded=protocol.encoded)
+    model: WorldModel = model_flags.world_model(workdir, "latent", config)
+    if protocol.encoded:
+        model = model_flags.as_encoded(model, config)
     found: dict[str, Any] = {}
     with Progress(console=console) as progress:
         for world in world_names.of_places(workdir.recorded(config.worlds)):

@@ -9,9 +9,7 @@ from rich.console import Console
 
 from mirage_jax.cli.helpers.picture_shapes import is_footage
 from mirage_jax.io.outputs import json_fields
-from mirage_jax.io.workdir import Workdir
-
-CARD = "dataset.json"
+from mirage_jax.io.workdir import CARD, Workdir
 
 
 def with_held_out(workdir: Workdir, worlds: Sequence[str]) -> tuple[str, ...]:
@@ -27,16 +25,19 @@ def with_held_out(workdir: Workdir, worlds: Sequence[str]) -> tuple[str, ...]:
     return tuple(
         world
         for world in worlds
-        if (card := workdir.worlds(world) / CARD).exists()
-        and not (is_footage(world) and set(json_fields(card).get("splits", {})) == {"train"})
+        if workdir.is_recorded(world) and not (is_footage(world) and _trains_alone(workdir, world))
     )
 
 
 def without_held_out(workdir: Workdir, worlds: Sequence[str]) -> tuple[str, ...]:
     """Those of the worlds that are recorded and have no held-out clips."""
-    recorded = [world for world in worlds if (workdir.worlds(world) / CARD).exists()]
+    recorded = list(filter(workdir.is_recorded, worlds))
     scored = with_held_out(workdir, recorded)
     return tuple(world for world in recorded if world not in scored)
+
+
+def _trains_alone(workdir: Workdir, world: str) -> bool:
+    return set(json_fields(workdir.worlds(world) / CARD).get("splits", {})) == {"train"}
 
 
 def say_what_is_not_evaluated(config: ConfigDict, workdir: Workdir, console: Console) -> None:

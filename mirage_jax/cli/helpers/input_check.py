@@ -49,6 +49,8 @@ def check_training(
     sees_histories = memory == "latent" and not {"denoiser", "distill"}.isdisjoint(stages)
     if sees_histories and "geometry" not in stages:
         _check_history_head(config, workdir.model("geometry"))
+    if "geometry" in stages:
+        _check_head(config, workdir.stage("geometry"))
     if "encoder" in stages:
         _check_encoder(config, workdir.model("encoder"))
     if "distill" in stages and "denoiser" not in stages:
@@ -74,6 +76,17 @@ def _check_teacher(config: ConfigDict, path: Path) -> None:
 
 def _check_conditioner(config: ConfigDict, run: Path) -> None:
     """That checkpoints a stage would go on from were trained with the config's conditioner."""
+    reads = ("reads", "fine") if config.memory.conditioner in conditioners.BODY_KINDS else ()
+    _check_trained_with(config, run, "memory", ("conditioner", *reads))
+
+
+def _check_head(config: ConfigDict, run: Path) -> None:
+    """That checkpoints a stage would go on from are of the config's geometry head."""
+    names = ("width", "layers", "mlp_ratio", "cells_up", "movers_up")
+    _check_trained_with(config, run, "geometry", names)
+
+
+def _check_trained_with(config: ConfigDict, run: Path, section: str, names: Sequence[str]) -> None:
     folder = run / checkpoints.FOLDER
     saved = checkpoints.saved_steps(folder)
     if not saved:
@@ -82,14 +95,11 @@ def _check_conditioner(config: ConfigDict, run: Path) -> None:
         before = checkpoints.read_meta(folder / str(saved[-1])).get("config") or {}
     except (checkpoints.CheckpointError, checkpoints.DamagedCheckpoint):
         return  # which the stage deals with
-    for name in (
-        "conditioner",
-        *(("reads", "fine") if config.memory.conditioner in conditioners.BODY_KINDS else ()),
-    ):
-        found, expected = before.get("memory", {}).get(name), config.memory[name]
+    for name in names:
+        found, expected = before.get(section, {}).get(name), config[section].get(name)
         if found not in (None, expected):
             raise ValueError(
-                f"config.memory.{name}: found {expected!r}, expected {found!r}, which the "
+                f"config.{section}.{name}: found {expected!r}, expected {found!r}, which the "
                 f"checkpoints in {folder} were trained with; name another --workdir, or move {run} "
                 "away"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from absl import flags
 from ml_collections import ConfigDict
 
-from mirage_jax.cli.helpers import build
+from mirage_jax.cli.helpers import build, common
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.world import WorldModel, decoders
 from mirage_jax.world.bodies import with_bodies, without_bodies
@@ -34,12 +34,17 @@ def decoder(default: str) -> str:
 
 
 def bodies() -> bool | None:
-    """Whether the flag asks for bodies; None where it does not say, or without a command line."""
-    return BODIES.value if flags.FLAGS.is_parsed() else None
+    """Whether the command line asks for bodies, by the flag or else by `memory.bodies` of the
+    config; None where it does not say, or where there is none."""
+    if not flags.FLAGS.is_parsed():
+        return None
+    if BODIES.value is None and "config" in flags.FLAGS:
+        return common.overrides()[2].get("memory.bodies")
+    return BODIES.value
 
 
 def applied(model: WorldModel, workdir: Workdir) -> WorldModel:
-    """The model of a work directory as the flags ask for it; by default as it is.
+    """The model of a work directory as the command line asks for it; by default as it is.
 
     Raises:
       FileNotFoundError, ValueError: as `decoders.with_decoder`, `with_bodies`, `without_bodies`.
@@ -50,22 +55,16 @@ def applied(model: WorldModel, workdir: Workdir) -> WorldModel:
     return with_bodies(model) if wanted else without_bodies(model)
 
 
-def world_model(
-    workdir: Workdir, memory: str, config: ConfigDict, *, encoded: bool = False
-) -> WorldModel:
-    """`build.world_model`, as the flags and the config's `memory.bodies` ask for it.
-
-    Args:
-      workdir, memory, config: of it; no bodies are kept with models that others are compared with.
-      encoded: whether histories come from encoded clips, which have no bodies where nothing was
-        trained with them.
-    """
+def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel:
+    """`build.world_model`, as the command line asks for it; no bodies are kept with models that
+    others are compared with."""
     model = build.world_model(workdir, memory, config)
-    if memory != "latent" or encoded:
-        return _decoding(model, workdir)
-    if bodies() is None and build.keeps_bodies(config):
-        model = with_bodies(model)
-    return applied(model, workdir)
+    return applied(model, workdir) if memory == "latent" else _decoding(model, workdir)
+
+
+def as_encoded(model: WorldModel, config: ConfigDict) -> WorldModel:
+    """The model for histories of encoded clips, which have bodies where weights are trained so."""
+    return model if build.movers(config) else without_bodies(model)
 
 
 def _decoding(model: WorldModel, workdir: Workdir) -> WorldModel:

@@ -8,7 +8,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from mirage_jax.cli.helpers import world_names
 from mirage_jax.cli.helpers.encoding import encode_recordings
+from mirage_jax.io.exports import stored_architecture
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.world import shipped
 
@@ -47,5 +49,10 @@ def prepare(workdir: Workdir, weights: str, config: ConfigDict, console: Console
     folder = shipped.folder_of(weights)
     scored = OtherWeights(workdir.root / "weights" / folder.name, workdir, Workdir(folder))
     scored.root.mkdir(parents=True, exist_ok=True)
-    encode_recordings(config, scored, console, "latent", splits=("eval",))
+    encoded = config.copy_and_resolve_references()
+    with encoded.unlocked():
+        encoded.worlds = world_names.of_places(workdir.recorded(config.worlds))
+        head = stored_architecture(scored.model("geometry")).get("head", {})
+        encoded.geometry.movers_up = head.get("movers_up", 0)  # clips tell of what moves as it does
+    encode_recordings(encoded, scored, console, "latent", splits=("eval",))
     return scored

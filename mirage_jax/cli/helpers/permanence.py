@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from data_pipelines.clip import Clip
+from data_pipelines.loading import ClipSource
 from mirage_jax.cli.helpers import common, config_check, model_flags, world_names
 from mirage_jax.cli.helpers.sheets import SHEET, write_sheet
 from mirage_jax.evaluation.permanence.wording import COLUMNS, cell
@@ -112,27 +114,48 @@ def _folders(videos: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
-def recorded_clips(config: ConfigDict, workdir: Workdir) -> Iterator[Any]:
-    """Held-out clips with walking bodies; UserError where there are none, or one without."""
-    from data_pipelines.loading import ClipSource
+class Recorded(NamedTuple):
+    """A held-out clip of a world in which bodies walk.
 
-    worlds = tuple(filter(world_names.has_bodies, config.worlds))
-    if not worlds:
+    Attributes:
+      folder: of the recording.
+      source: of its held-out clips.
+      number: which of them.
+    """
+
+    folder: Path
+    source: ClipSource
+    number: int
+
+    def clip(self) -> Clip:
+        """The clip; UserError, naming it, if it has no bodies."""
+        found = self.source.clip(self.number)
+        if found.bodies is None:
+            raise common.UserError(
+                f"{self.folder}: clip {found.name!r}: found no bodies, expected their states, as "
+                "`mirage record` stores them"
+            )
+        return found
+
+
+def recorded(worlds: Sequence[str], workdir: Workdir) -> list[Recorded]:
+    """Held-out clips of worlds, none of them read; UserError where bodies walk in none."""
+    walking = tuple(filter(world_names.has_bodies, worlds))
+    if not walking:
         raise common.UserError(
-            f"worlds: found {', '.join(config.worlds)}, expected one in which bodies walk, such as "
+            f"worlds: found {', '.join(worlds)}, expected one in which bodies walk, such as "
             "labmaze_bodies"
         )
-    for name in workdir.recorded(worlds):
-        folder = workdir.worlds(name)
-        source = ClipSource(folder, "eval")
-        for index in range(len(source)):
-            clip = source.clip(index)
-            if clip.bodies is None:
-                raise common.UserError(
-                    f"{folder}: clip {clip.name!r}: found no bodies, expected their states, as "
-                    "`mirage record` stores them"
-                )
-            yield clip
+    found = []
+    for world in workdir.recorded(walking):
+        source = ClipSource(workdir.worlds(world), "eval")
+        found += [Recorded(workdir.worlds(world), source, n) for n in range(len(source))]
+    return found
+
+
+def recorded_clips(config: ConfigDict, workdir: Workdir) -> Iterator[Clip]:
+    """All held-out clips with walking bodies; errors as of `recorded` and `Recorded.clip`."""
+    return (one.clip() for one in recorded(config.worlds, workdir))
 
 
 def _model(config: ConfigDict, workdir: Workdir, console: Console) -> Any:

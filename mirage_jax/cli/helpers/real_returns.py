@@ -21,7 +21,6 @@ from mirage_jax.cli.helpers import (
     held_out_clips,
     model_flags,
 )
-from mirage_jax.cli.helpers.generated_shape import trained_sizes
 from mirage_jax.evaluation import protocol
 from mirage_jax.evaluation.results import METHODS
 from mirage_jax.evaluation.returns import ReturnsSource
@@ -31,6 +30,7 @@ from mirage_jax.io.workdir import Workdir
 from mirage_jax.training.clip_encoding import settings_of
 from mirage_jax.training.latent_encoding import refresh_cache
 from mirage_jax.weights import fingerprint
+from mirage_jax.world.loading import trained_sizes
 
 SCORES = outputs.json_kind("scores of real returns", ["source", "returns", "scores"])
 
@@ -54,10 +54,11 @@ def run(
       UserError: if nothing in the footage comes back.
       ValueError: as reading the footage, and for footage without depth where nothing estimates it.
     """
-    models = {"latent": model_flags.world_model(workdir, "latent", config)}
+    latent = model_flags.world_model(workdir, "latent", config)
+    models = {"latent": model_flags.as_encoded(latent, config)}
     if workdir.model("denoiser_none").exists():
         models["none"] = model_flags.world_model(workdir, "none", config)
-    sizes = trained_sizes(workdir, "latent") or (models["latent"].size,)
+    sizes = trained_sizes(workdir.root) or (models["latent"].size,)
     sources = _returns(config, root, models["latent"], sizes, most)
     for source in sources:
         for reason in source.unreadable:

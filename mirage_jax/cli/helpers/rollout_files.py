@@ -151,7 +151,10 @@ def _world_file(
 ) -> WorldFile:
     """The state after the walk, with all that the file it was read from had beside."""
     known = walk.file or WorldFile(world)
-    origin = dataclasses.replace(world.origin, frame_seconds=_frame_seconds(walk, fps))
+    seconds = _frame_seconds(walk, fps)
+    if seconds is None and world.movers is not None and model.movers is not None:
+        seconds = 1 / model.movers.fps  # by which bodies move from frame to frame
+    origin = dataclasses.replace(world.origin, frame_seconds=seconds)
     if walk.file is None and walk.path_file.times is not None:
         origin = dataclasses.replace(origin, time=float(walk.path_file.times[0]))
     world = world.replace(origin=origin)  # type: ignore[attr-defined]

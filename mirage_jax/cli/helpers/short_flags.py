@@ -25,21 +25,21 @@ class ShortFlag:
         """The command line with the field in the flag's place.
 
         Raises:
-          ValueError: if the flag has no value, or the field is there as well.
+          ValueError: if the flag has no value or is there twice, or the field is there as well.
         """
         long = f"--config.{self.field}"
+        names = [word.partition("=")[0] for word in words]
+        short = [name for name in names if name in (f"--{self.name}", f"-{self.name}")]
+        if short and (len(short) > 1 or {long, long[1:]} & set(names)):
+            other = long if len(short) == 1 else f"--{self.name}"
+            raise ValueError(f"--{self.name}: found {other} beside it, expected one of them")
         found, rest = [], iter(words)
         for word in rest:
             name, equals, value = word.partition("=")
-            if name in (f"--{self.name}", f"-{self.name}"):
+            if name in short:
                 value = value if equals else next(rest, "")
-                if not value:
-                    raise ValueError(f"--{self.name}: found '', expected {self.help}")
-                if any(other.startswith(f"{long}=") for other in words):
-                    raise ValueError(
-                        f"--{self.name}: found {long} beside it, which it is short for; expected "
-                        "one of them"
-                    )
+                if not value or value.startswith("-"):
+                    raise ValueError(f"--{self.name}: found {value!r}, expected {self.help}")
                 word = f"{long}={value}"
             found.append(word)
         return found

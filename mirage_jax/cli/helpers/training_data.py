@@ -122,7 +122,7 @@ def training_data(
     Raises:
       FileNotFoundError, ValueError: naming what is missing or damaged.
     """
-    worlds = world_names.to_train(config, workdir, stage)
+    worlds = world_names.to_train(config, workdir, stage, memory)
     shapes = len(picture_sizes(config, worlds))
     of_split = {"train": worlds, "eval": with_held_out(workdir, worlds)}
 
@@ -179,7 +179,8 @@ def _mixture(config: ConfigDict, worlds: Sequence[str], source: Any, stage: str)
     apart = len(picture_sizes(config, worlds)) > 1
     if len(worlds) == 1 or not (weights or apart or share):
         return None
-    by_number = zip(worlds, map(float, source.lengths), strict=True)
-    drawn = weights if weights else dict(by_number)
-    drawn = world_names.sharing({world: drawn[world] for world in worlds}, share)
+    if weights:
+        return Mixture(source.lengths, tuple(weights[world] for world in worlds), apart)
+    by_number = dict(zip(worlds, map(float, source.lengths), strict=True))
+    drawn = world_names.sharing(by_number, share)
     return Mixture(source.lengths, tuple(drawn.values()), apart)

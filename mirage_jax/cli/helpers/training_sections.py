@@ -51,7 +51,10 @@ class GeometryTrainingSection(TrainingSection):
         1.0, "How many times as much a moving cell counts as a still one.", above=0
     )
     bodies: float = setting(
-        0.0, "Share of clips in which bodies walk; 0 = by their number.", least=0, below=1
+        0.0,
+        "Share of clips in which bodies walk; 0, or where loading.weights say: by their number.",
+        least=0,
+        below=1,
     )
 
 

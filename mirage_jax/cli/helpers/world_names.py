@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
+from data_pipelines import sources
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.io.workdir import Workdir
 
@@ -23,6 +24,12 @@ def has_bodies(world: str) -> bool:
 def source_name(world: str) -> str:
     """Name of the source that a world is recorded from."""
     return world.removesuffix(BODIES)
+
+
+def available(world: str) -> tuple[bool, str]:
+    """Whether a world can be rendered on this machine, and if not, why."""
+    kind = sources.source_class(source_name(world))
+    return getattr(kind, "available", lambda: (True, ""))()
 
 
 def of_places(worlds: Sequence[str]) -> tuple[str, ...]:
@@ -45,7 +52,9 @@ def sharing(weights: Mapping[str, float], share: float) -> dict[str, float]:
     return {world: weight * factors[has_bodies(world)] for world, weight in weights.items()}
 
 
-def to_train(config: ConfigDict, workdir: Workdir, stage: str) -> tuple[str, ...]:
+def to_train(
+    config: ConfigDict, workdir: Workdir, stage: str, memory: str = "latent"
+) -> tuple[str, ...]:
     """Recorded worlds that a stage is trained on.
 
     Clips with bodies teach the geometry head what moves. Where weights are trained without bodies
@@ -55,12 +64,13 @@ def to_train(config: ConfigDict, workdir: Workdir, stage: str) -> tuple[str, ...
       config: the experiment.
       workdir: with the recordings.
       stage: "encoder", "geometry", "denoiser", "distill" or "tiny_decoder".
+      memory: of the denoiser; those that are compared with keep no bodies.
 
     Raises:
       ValueError: if none of the config's worlds was recorded.
     """
     recorded = workdir.recorded(config.worlds)
-    if stage == "geometry" or config.memory.get("movers", False):
+    if stage == "geometry" or (memory == "latent" and config.memory.get("movers", False)):
         return recorded
     return of_places(recorded)
 

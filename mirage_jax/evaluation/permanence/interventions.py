@@ -142,7 +142,9 @@ def told_by(model: WorldModel, clip: Clip, *, seed: int) -> Told:
     model = rollouts.at_rate_of(model, clip)
     bodies = model.movers
     if bodies is None:
-        raise ValueError("model: found none that keeps bodies, expected config.memory.movers")
+        raise ValueError(
+            "model: found none that keeps bodies, expected --bodies or weights that say so"
+        )
     world = rollouts.start(model, clip, told=True)
     table, given = cast(Movers, world.movers), history_frames(clip)
 

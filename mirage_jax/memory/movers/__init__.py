@@ -24,6 +24,7 @@ from mirage_jax.memory.movers.state import (
     MoverOptions,
     Movers,
     create,
+    emptied,
 )
 from mirage_jax.memory.movers.unseen import advance
 
@@ -43,6 +44,7 @@ __all__ = [
     "create",
     "crops",
     "detect",
+    "emptied",
     "estimate_up",
     "observe",
     "obstacles",

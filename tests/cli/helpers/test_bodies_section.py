@@ -59,13 +59,15 @@ def stubbed(monkeypatch):
     monkeypatch.setattr(rollouts, "second_half", again)
 
 
-def _model():
+def measure(config, workdir):
     told = Surfels(tiny_world.CHANNELS, tiny_world.STRIDE, movers=True)
-    return tiny_world.world_model(told=told).replace(movers=MoverOptions())
+    model = tiny_world.world_model(told=told).replace(movers=MoverOptions())
+    walking = ("procedural_bodies",)
+    return bodies_section.measure(model, walking, config, workdir, Console(quiet=True))
 
 
 def test_bodies_are_scored_and_shown_as_the_truth_has_them(workdir, config, stubbed):
-    found, films = bodies_section.measure(_model(), config, workdir, Console(quiet=True))
+    found, films = measure(config, workdir)
     assert found["clips"] == 5 and found["views"] > 0
     assert found["methods"]["memory"]["present"]["value"] == 1.0
     assert found["methods"]["nothing_remembered"]["present"]["value"] == 0.0
@@ -94,6 +96,6 @@ def test_bodies_behind_walls_are_shown_first(workdir, config, stubbed, monkeypat
 
     monkeypatch.setattr(bodies_section.protocol, "judged_views", told)
     config.evaluation.videos = CLIPS
-    _, films = bodies_section.measure(_model(), config, workdir, Console(quiet=True))
+    _, films = measure(config, workdir)
     shown = [views.KINDS.index(film["title"].partition(",")[0]) for film in films]
     assert shown == sorted(shown) and len(set(shown)) > 1

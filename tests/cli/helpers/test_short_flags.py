@@ -2,7 +2,7 @@
 
 import pytest
 
-from mirage_jax.cli import evaluate, quickstart, record, train
+from mirage_jax.cli import encode, evaluate, quickstart, record, train
 from mirage_jax.cli.helpers import short_flags
 from mirage_jax.cli.helpers.short_flags import SOURCE, ShortFlag
 
@@ -21,13 +21,23 @@ def test_a_flag_without_a_value_is_refused(words):
         SOURCE.put(words)
 
 
-def test_the_field_beside_it_is_refused():
+@pytest.mark.parametrize(
+    "words", [["--config.data.root=a"], ["--config.data.root", "a"], ["-config.data.root=a"]]
+)
+def test_the_field_beside_it_is_refused(words):
     with pytest.raises(ValueError, match=r"--source: found --config.data.root beside it"):
-        SOURCE.put(["--config.data.root=a", "--source=b"])
+        SOURCE.put([*words, "--source=b"])
+
+
+def test_two_of_them_or_another_flag_for_a_value_are_refused():
+    with pytest.raises(ValueError, match="--source: found --source beside it, expected one"):
+        SOURCE.put(["--source=a", "--source=b"])
+    with pytest.raises(ValueError, match="--source: found '--workdir=x', expected the folder"):
+        SOURCE.put(["--source", "--workdir=x"])
 
 
 def test_commands_that_read_footage_have_it():
     """`mirage evaluate --source` is another one: captures that come back."""
-    for command in (record, train, quickstart):
+    for command in (encode, record, train, quickstart):
         assert short_flags.of_command(command.__name__) == (SOURCE,)
     assert short_flags.of_command(evaluate.__name__) == ()
