@@ -12,6 +12,7 @@
                         "nmr": {"psnr": {method: {mean, stderr, relative, trajectories}},
                                 "ssim": {...}},
                         "geometry": {"abs_rel": ...}}},
+     "bodies": what `permanence.protocol.Scores.summarise` has; {} where none was scored,
      "revisit", "gains", "nmr", "geometry": those of the default world,
      "must": [{"what", "world", "value", "sign", "must", "aim", "unit", "passed", "aim_met"}],
      "missing": [{"control", "world", "reason"}]}
