@@ -11,9 +11,6 @@ from data_pipelines.sources.footage.maps import number_of
 from data_pipelines.sources.footage.picture_files import SUFFIXES, is_picture, list_pictures
 from mirage_jax.io.camera_files.parsing import natural_key
 
-_APART = 100
-"""Steps between pictures of different folders, which are takes of their own."""
-
 
 def all_pictures(folder: Path) -> list[Path]:
     """The pictures of a folder, or of all folders in it where it has none, by their names."""
@@ -76,10 +73,10 @@ def _same_end(these: Sequence[str], those: Sequence[str]) -> bool:
 
 def positions(
     names: Sequence[str], found: Sequence[Path | None], folder: Path, there: Sequence[Path]
-) -> Int[np.ndarray, " n"]:
-    """Of each name the number of its picture among all: those there, and those that are missing.
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Of each name the number of its picture among all, and that of its folder, a take of its own.
 
-    Pictures of different folders are far apart, so that no clip goes from one to the other.
+    All are those that are there, and those that are missing.
 
     Args:
       names, found: of cameras, from `named_files`.
@@ -96,13 +93,10 @@ def positions(
         twice = next(key for i, key in enumerate(keys) if key in keys[:i])
         raise ValueError(f"found picture {twice} twice, expected one camera for each picture")
     whole = sorted({*keys, *(_below(path, folder) for path in there)}, key=natural_key)
-    place: dict[str, int] = {}
-    number, last = 0, ""
-    for key in whole:
-        parent = PurePosixPath(key).parent.as_posix()
-        number += _APART if place and parent != last else 1
-        place[key], last = number, parent
-    return np.array([place[key] for key in keys], int)
+    place = {key: number for number, key in enumerate(whole)}
+    folders: dict[PurePosixPath, int] = {}
+    take = {key: folders.setdefault(PurePosixPath(key).parent, len(folders)) for key in whole}
+    return np.array([place[key] for key in keys], int), np.array([take[key] for key in keys], int)
 
 
 def _below(path: Path, folder: Path) -> str:
