@@ -6,7 +6,7 @@
         camera.json or geometry.npz
     walk.depth/     # optional: a 16-bit PNG, EXR or .npy for each frame
     walk.masks/     # optional: a PNG for each frame, above 0 where something moves
-    walk.caption.txt, walk.licence.txt   # optional
+    walk.caption.txt, walk.licence.txt   # optional; the licence of others is that of licence.txt
 
 Conventions are those of the camera file's format (docs/data.md), recognised or told. Cameras with
 times go with the frame nearest to them, at most half a frame away, and those that have none there
@@ -29,7 +29,7 @@ from data_pipelines.sources.footage.cameras import (
     take,
 )
 from data_pipelines.sources.footage.cutting import native_fps
-from data_pipelines.sources.footage.files import below, walk
+from data_pipelines.sources.footage.files import below, licence, walk
 from data_pipelines.sources.footage.scene import Read, ReadOptions, Scene
 from mirage_jax.io.camera_files import CameraRecord
 from mirage_jax.io.camera_files.colmap import model_folder
@@ -105,7 +105,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         movers=_chosen(maps.mask_folder(Path(f"{beside}.masks"), len(frames)), chosen),
         left_out=unpaired(cameras, frames, chosen),
         caption=maps.caption(Path(f"{beside}.caption.txt")),
-        licence=maps.caption(Path(f"{beside}.licence.txt")),
+        licence=maps.caption(Path(f"{beside}.licence.txt")) or licence(None, video.parent, root),
     )
 
 
