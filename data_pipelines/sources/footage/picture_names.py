@@ -1,6 +1,6 @@
 """Which picture a camera means, when it was taken, and which maps are a picture's: all by name."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -129,26 +129,20 @@ def paired(
             known.setdefault(key(_below(path, folder)), []).append(path)
         if None in wanted or len(set(wanted)) < len(wanted) or known.keys().isdisjoint(wanted):
             continue
-        return [_only(known.get(one, []), folder, *of) for one, of in _of(wanted, pictures, what)]
+        chosen = []
+        for frame, (name, picture) in enumerate(zip(wanted, pictures, strict=True)):
+            found = known.get(name, [])
+            if len(found) != 1:
+                names = ", ".join(sorted(path.name for path in found)) or "none"
+                raise ValueError(
+                    f"{folder}: found {names} for frame {frame}, {picture.name}, expected one of "
+                    f"the {what}"
+                )
+            chosen += found
+        return chosen
     raise ValueError(
         f"{folder}: found {len(files)} {what}, none of them of the name or number of frame 0, "
         f"{pictures[0].name}; expected one for each picture"
-    )
-
-
-def _of(
-    wanted: Sequence[Hashable], pictures: Sequence[Path], what: str
-) -> Iterator[tuple[Hashable, tuple[int, Path, str]]]:
-    for frame, (one, picture) in enumerate(zip(wanted, pictures, strict=True)):
-        yield one, (frame, picture, what)
-
-
-def _only(files: list[Path], folder: Path, frame: int, picture: Path, what: str) -> Path:
-    if len(files) == 1:
-        return files[0]
-    found = ", ".join(sorted(path.name for path in files)) or "none"
-    raise ValueError(
-        f"{folder}: found {found} for frame {frame}, {picture.name}, expected one of the {what}"
     )
 
 
