@@ -120,6 +120,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         path,
         PictureFiles(files, options.ground, turn=turn),
         _times(record, places, takes, options.fps),
+        options,
         takes=takes,
         depth=_depth(path, record, folder, files, base, options.depth_metres),
         movers=_movers(path, record, folder, files, base),

@@ -67,6 +67,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         path,
         video_reader(frames, chosen),
         frames.times[chosen],
+        options,
         depth=None if depth is None else _depth(depth, len(chosen), frames.size),
         movers=_masks(masks, len(chosen), frames.size) if masks.is_file() else None,
         caption=_caption(folder / "caption.json"),

@@ -99,6 +99,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         path,
         video_reader(frames, chosen),
         frames.times[chosen],
+        options,
         depth=_chosen(
             maps.depth_folder(Path(f"{beside}.depth"), len(frames), options.depth_metres), chosen
         ),
