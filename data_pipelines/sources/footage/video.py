@@ -120,8 +120,8 @@ def on_frames(
         than the frames, with times that do not increase, or of which the video has none.
     """
     times = record.timestamps
-    rate = record.format in _RATES and len(record) == len(frames)
-    if times is None or rate or _are_numbers(times, len(frames)):
+    times_are_made = record.format in _RATES and len(record) == len(frames)
+    if times is None or times_are_made or _are_numbers(times, len(frames)):
         if len(record) != len(frames):
             raise ValueError(
                 f"{path}: found {len(record)} cameras, expected {len(frames)}, one for each frame "
