@@ -32,6 +32,17 @@ def test_back_retraces_the_way_and_ends_exactly_where_it_began():
     assert geometry.pose_distance(poses[20], poses[0]) == pytest.approx(2)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["clockwise:1m", "face_clockwise:0.3x", "full_circle,clockwise:2", "up:1,back,clockwise:1"],
+)
+def test_closed_paths_with_an_amount_end_exactly_where_they_began(text):
+    poses = trajectories.steps(text, 61, scene_depth=3.0)
+    np.testing.assert_array_equal(poses[-1], poses[0])
+    np.testing.assert_allclose(poses[-2], poses[0], atol=0.01)  # the path itself comes back
+    assert geometry.pose_distance(poses[0], poses[50]) > 0.1
+
+
 def test_steps_scale_with_the_depth_of_the_scene():
     poses = trajectories.steps("forward:0.5x", 5, scene_depth=6.0)
     np.testing.assert_allclose(poses[-1][:3, 3], [0, 0, 3], atol=1e-9)

@@ -30,7 +30,7 @@ from data_pipelines.sources.labmaze_model import (
 from data_pipelines.sources.labmaze_plan import CELL, make_plan
 from data_pipelines.sources.offscreen import gl_backend, import_mujoco
 from data_pipelines.sources.options import option
-from data_pipelines.sources.rendered import RenderedSource, field_of_view, lens
+from data_pipelines.sources.rendered import AnyShape, RenderedSource
 from data_pipelines.sources.stage import Placed, View, check_lens
 
 EYE = 1.1  # metres
@@ -45,14 +45,13 @@ _WORLD = re.compile(r"labmaze/(style_\d\d)-(\d{4})")
 
 
 @dataclasses.dataclass(frozen=True)
-class LabmazeSource(living.LivingOptions, RenderedSource):
+class LabmazeSource(living.LivingOptions, RenderedSource, AnyShape):
     """Clips of textured mazes, "labmaze/style_02-0013": pictures, then seed; with fixed props.
 
     In living clips bodies move about; only these have mover ids. With `bodies`, all clips are
     living, their bodies walk on the floor, and the clips have their states.
     """
 
-    width: int = option(0, "pixels across the picture; 0 = as many as down", 0)
     living: float = option(0.2, "share of clips in which bodies swing, without `bodies`", 0.0, 1.0)
     name: ClassVar[str] = "labmaze"
     train_worlds: ClassVar[tuple[str, ...]] = TRAIN_WORLDS
@@ -70,19 +69,9 @@ class LabmazeSource(living.LivingOptions, RenderedSource):
         return True, ""
 
     @property
-    def intrinsics(self) -> np.ndarray:
-        """float32 [4], of every frame."""
-        return lens(*self.shape, FIELD_OF_VIEW)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(height, width) of the pictures."""
-        return self.size, self.width or self.size
-
-    @property
-    def fov(self) -> tuple[float, float]:
-        """Degrees down and across."""
-        return field_of_view(*self.shape, FIELD_OF_VIEW)
+    def view_angle(self) -> float:
+        """See `AnyShape`."""
+        return FIELD_OF_VIEW
 
     @classmethod
     def with_lens(cls, height: int, width: int, intrinsics: np.ndarray) -> "LabmazeSource":
@@ -120,7 +109,7 @@ class _Maze:
         self.stack = contextlib.ExitStack()
         height, width = self.fine = tuple(SUPERSAMPLING * side for side in self.source.shape)
         stock = living.MOST_BODIES if self.source.bodies else 0
-        fovy = self.source.fov[0]
+        fovy = self.source.view_angles[0]
         xml = maze_xml(self.plan, self.style, self.seed, (height, width), stock, fovy)
         self.model = mujoco.MjModel.from_xml_string(xml)
         self.data = mujoco.MjData(self.model)
@@ -167,7 +156,7 @@ class _Maze:
             if path is None:
                 continue
             poses = self._poses(path, float(np.deg2rad(rng.uniform(*PITCH))))
-            half_angle = float(np.deg2rad(source.fov[1] / 2))
+            half_angle = float(np.deg2rad(source.view_angles[1] / 2))
             scene = living.sample_scene(
                 rng, source, self.ground, path, poses, source.fps, half_angle
             )

@@ -19,7 +19,7 @@ from data_pipelines.sources import body_rays, living
 from data_pipelines.sources.ground import Ground
 from data_pipelines.sources.options import check_options, option
 from data_pipelines.sources.paths import KINDS, LEAST_FRAMES, level_cam2world, sample_path
-from data_pipelines.sources.rendered import field_of_view, lens, worlds_of_split
+from data_pipelines.sources.rendered import AnyShape, worlds_of_split
 from data_pipelines.sources.stage import Placed, View, check_lens
 
 EYE_HEIGHT = 1.5  # metres
@@ -78,11 +78,9 @@ class Room:
 
 
 @dataclasses.dataclass(frozen=True)
-class ProceduralSource(living.LivingOptions):
+class ProceduralSource(living.LivingOptions, AnyShape):
     """Source of clips in generated rooms; see `sources.Source`."""
 
-    size: int = option(64, "pixels along either side of a square picture, or down it", 1)
-    width: int = option(0, "pixels across it; 0 = as many as down", 0)
     frames: int = option(33, "per clip; half of them leave, half come back", LEAST_FRAMES)
     fov: float = option(90.0, "field of view along the longer side in degrees", 1.0, 179.0)
     fps: float = option(10.0, "playing speed noted in the clips, and pace of the ball", 1e-3)
@@ -95,14 +93,9 @@ class ProceduralSource(living.LivingOptions):
         check_options(self)
 
     @property
-    def intrinsics(self) -> np.ndarray:
-        """float32 [4], of every frame."""
-        return lens(*self.shape, self.fov)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(height, width) of the pictures."""
-        return self.size, self.width or self.size
+    def view_angle(self) -> float:
+        """See `AnyShape`."""
+        return self.fov
 
     @classmethod
     def with_lens(cls, height: int, width: int, intrinsics: np.ndarray) -> "ProceduralSource":
@@ -169,7 +162,7 @@ class ProceduralSource(living.LivingOptions):
 
     def _scene(self, room: Room, rng: np.random.Generator, kind: str) -> living.Scene:
         ground = room.ground()
-        half_angle = float(np.deg2rad(field_of_view(*self.shape, self.fov)[1] / 2))
+        half_angle = float(np.deg2rad(self.view_angles[1] / 2))
         for _ in range(1000):
             start = rng.uniform([0.0, 0.0], room.extent[:2])
             if not room.is_free(start[None])[0]:

@@ -15,6 +15,34 @@ from data_pipelines.sources.paths import LEAST_FRAMES
 
 
 @dataclasses.dataclass(frozen=True)
+class AnyShape:
+    """What sources have in common whose pictures need not be square: a lens with square pixels."""
+
+    size: int = option(64, "pixels along either side of a square picture, or down it", 1)
+    width: int = option(0, "pixels across the picture; 0 = as many as down", 0)
+
+    @property
+    def view_angle(self) -> float:
+        """Degrees along the longer side."""
+        raise NotImplementedError
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the pictures."""
+        return self.size, self.width or self.size
+
+    @property
+    def intrinsics(self) -> np.ndarray:
+        """float32 [4], of every frame."""
+        return lens(*self.shape, self.view_angle)
+
+    @property
+    def view_angles(self) -> tuple[float, float]:
+        """Field of view down and across."""
+        return field_of_view(*self.shape, self.view_angle)
+
+
+@dataclasses.dataclass(frozen=True)
 class RenderedSource:
     """A base class for a `Source`, which names its worlds and opens them.
 

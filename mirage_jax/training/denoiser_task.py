@@ -182,10 +182,23 @@ class DenoiserTask(Task):
         return map_batch(one, batch, keys, self.head(batch))
 
     def _pictures_of(self, batch: LatentClip) -> tuple[tuple[int, int], Any]:
-        """Size (H, W) of the pictures of a batch, and the conditioner's constants for it."""
-        height, width = batch.chunks.shape[3:5]
+        """Size (H, W) of the pictures of a batch, and the conditioner's constants for it.
+
+        Raises:
+          ValueError: for a size that lacks where others have constants.
+        """
+        height, width = grid = batch.chunks.shape[3], batch.chunks.shape[4]
         stride = self.conditioner.stride
-        return (height * stride, width * stride), self.constants.get((height, width))
+        size = height * stride, width * stride
+        if all(one is None for one in self.constants.values()):
+            return size, None
+        if grid not in self.constants:
+            known = ", ".join(f"{h * stride}x{w * stride}" for h, w in self.constants)
+            raise ValueError(
+                f"constants: found none for pictures of {size[0]}x{size[1]} (height x width), "
+                f"expected pictures of {known}"
+            )
+        return size, self.constants[grid]
 
     def init(self, key: PRNGKeyArray) -> Params:
         channels = self.denoiser.in_channels

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from mirage_jax.trajectories.held_keys import is_keys
 from mirage_jax.trajectories.named import (
     ALIASES,
+    CLOSED_NAMES,
     DEEP,
     NAMES,
     ZOOMS,
@@ -92,7 +93,7 @@ def steps(
     """Poses of steps one after another, at rest between them, beginning at the identity.
 
     Frames are shared out by how far steps go: a metre takes as long as 45 degrees. `back` goes all
-    the way back and ends exactly at the start.
+    the way back and ends exactly at the start; so do steps each of which is a closed path.
 
     Args:
       text: the steps, e.g. "forward:2m,turn_left:90,back".
@@ -165,19 +166,22 @@ def _legs(
     if frames < 1:
         raise ValueError(f"trajectory {text!r}: found frames={frames}, expected at least 1")
     legs: list[tuple[str, float, float, float]] = []
+    closed = True
     for part in text.split(","):
         name, amount = _step(part.strip(), text, scene_depth)
         if name == BACK:
             if amount is not None or not legs:
                 raise ValueError(f"trajectory {text!r}: back goes to the start, after other steps")
             legs.append((BACK, 0.0, 0.0, 0.0))
+            closed = True
             continue
         by_angle = name.startswith(_BY_ANGLE)
         turn = math.radians(angle if amount is None or not by_angle else amount)
         travel = float(distance if amount is None or by_angle else amount)
         own = abs(math.degrees(turn)) / _DEGREES_PER_METRE if by_angle else abs(travel)
         legs.append((name, turn, travel, max(own, 0.1)))
-    return legs, legs[-1][0] == BACK
+        closed = closed and name in CLOSED_NAMES
+    return legs, closed
 
 
 def _reversed(path: Local) -> Local:

@@ -144,8 +144,14 @@ def _look_around(u: float, turn: float, distance: float) -> Pose:
     return _pose()
 
 
-def _at(place: tuple[float, float]) -> Pose:
-    return _pose(x=place[0], y=place[1])
+def _straight(place: Place) -> LocalPath:
+    """That way, looking ahead all the time."""
+
+    def path(u: float, turn: float, distance: float) -> Pose:
+        x, y = place(u, distance)
+        return _pose(x=x, y=y)
+
+    return path
 
 
 _CLOSED: dict[str, LocalPath] = {
@@ -161,18 +167,14 @@ _CLOSED: dict[str, LocalPath] = {
     "walk_loop": _walk_loop,
     "figure_eight": _figure_eight,
     "look_around": _look_around,
-    "clockwise": lambda u, a, d: _at(_circle(u, d)),
-    "counterclockwise": lambda u, a, d: _at(_PLACES["counterclockwise"](u, d)),
+    **{way: _straight(_PLACES[way]) for way in ("clockwise", "counterclockwise")},
 }
 
 _OPEN: dict[str, LocalPath] = {
     "hold": lambda u, a, d: _pose(),
     "push_in": lambda u, a, d: _pose(z=d * _ease(u)),
     "pull_out": lambda u, a, d: _pose(z=-d * _ease(u)),
-    "move_left": lambda u, a, d: _pose(x=-d * _ease(u)),
-    "move_right": lambda u, a, d: _pose(x=d * _ease(u)),
-    "move_up": lambda u, a, d: _pose(y=-d * _ease(u)),
-    "move_down": lambda u, a, d: _pose(y=d * _ease(u)),
+    **{f"move_{side}": _straight(_PLACES[side]) for side in ("left", "right", "up", "down")},
     "pan_left": lambda u, a, d: _pose(yaw=-a * _ease(u)),
     "pan_right": lambda u, a, d: _pose(yaw=a * _ease(u)),
     "tilt_up": lambda u, a, d: _pose(pitch=a * _ease(u)),

@@ -166,7 +166,7 @@ def test_worlds_without_walking_bodies_are_what_they_were():
     assert zlib.crc32(clip.video.tobytes()) == 1406117398
     assert clip.bodies is None and clip.times is None
     labmaze()
-    xml = maze_xml(make_plan(3), "style_04", 3, 128)
+    xml = maze_xml(make_plan(3), "style_04", 3, (128, 128))
     assert zlib.crc32(re.sub(r'"[^"]*/([^"/]*\.png)"', r'"\1"', xml).encode()) == 1874698389
     clip = next(LabmazeSource().clips(TRAIN_WORLDS[3], 1, seed=0))
     assert clip.name.endswith("2369553631") and poses(clip) == 4064950378

@@ -274,7 +274,7 @@ def spatialvid(root, clip):
 
 
 def video(root, clip, path="walk.mp4", sound=True):
-    """A video with a trajectory in the TUM format, whose lens must be told, and depth."""
+    """A video with a trajectory in the TUM format, whose lens must be given, and depth."""
     write_video(root / path, clip.video, audio=sound)
     stem = root / path.removesuffix(".mp4")
     rows = [

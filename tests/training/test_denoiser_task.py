@@ -287,6 +287,14 @@ def test_batches_of_two_picture_shapes_have_contexts_of_their_own(kind):
                 np.testing.assert_array_equal(shown, constants[grid])
 
 
+def test_a_picture_shape_without_constants_is_refused_where_others_have_them():
+    known = {GRID[::-1]: jnp.ones((3, *GRID[::-1], CHANNELS))}
+    task, _ = task_with(kind="score", constants=known, chunk_latents=3)
+    message = r"constants: found none for pictures of (\d+)x(\d+) .*, expected pictures of \2x\1"
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda: task.loss(jnp.zeros(()), batch_of(2), KEY, train=True))
+
+
 ROWS_COLUMNS = {
     **dict.fromkeys(("depth", "static", "tokens", "preceding"), (2, 3)),
     **dict.fromkeys(("chunks", "rgb_chunks", "rgb_hits"), (3, 4)),

@@ -14,8 +14,8 @@ from data_pipelines.sources.footage.undistort import Undistortion, is_straight
 from mirage_jax import plausible
 from mirage_jax.io import camera_files
 from mirage_jax.io.camera_files import CameraRecord
+from mirage_jax.io.camera_files.record import PINHOLE
 
-_TOLD = "told"
 SAME_SHAPE = 0.02
 """Most that width / height of pictures and of the camera file may differ, relative."""
 
@@ -51,14 +51,12 @@ def with_lens(
 ) -> CameraRecord:
     """The record with intrinsics in pixels of `size`; arguments and errors as `read_cameras`.
 
-    A lens that is told is a pinhole's: it takes the place of the distortion, too, and the clips'
-    provenance says so.
+    A lens that is given is a pinhole's: it takes the place of the distortion, too. The record keeps
+    the name of the file's own, see `lens_provenance`.
     """
     if options.lens:
         intrinsics = np.tile(np.array(options.lens, np.float64), (len(record), 1))
-        lens = _TOLD if record.distortion is None else f"{_TOLD}, in place of {record.lens}"
-        told = {"intrinsics": intrinsics, "size": size, "normalised": False}
-        return record.replace(**told, lens=lens, distortion=None)
+        return record.replace(intrinsics=intrinsics, size=size, normalised=False, distortion=None)
     if record.intrinsics is None:
         raise ValueError(
             f"{path}: found no intrinsics in the file, expected --config.data.lens=fx,fy,cx,cy in "
@@ -77,6 +75,13 @@ def with_lens(
         plausible.refuse(str(path), odd, insist=False)
         record = record.replace(size=size)
     return record.replace(intrinsics=record.pixel_intrinsics(size), size=size, normalised=False)
+
+
+def lens_provenance(options: ReadOptions, lens: str = PINHOLE) -> dict[str, str]:
+    """What clips say of a lens that is given, in place of one of that name; {} where none is."""
+    if not options.lens:
+        return {}
+    return {"lens": "given" if lens == PINHOLE else f"given, in place of {lens}"}
 
 
 def pair(
@@ -196,6 +201,7 @@ def make_scene(
     path: Path,
     pictures: Read,
     times: Float[np.ndarray, " n"],
+    options: ReadOptions,
     *,
     depth: Read | None = None,
     movers: Read | None = None,
@@ -208,6 +214,7 @@ def make_scene(
       record: a camera for each frame, from `read_cameras`.
       path: of the camera file, for messages.
       pictures, times, depth, movers: of the frames.
+      options: of which the lens is given, if it is.
       fields: others of `Scene`.
 
     Raises:
@@ -217,11 +224,10 @@ def make_scene(
     intrinsics = record.intrinsics
     depth = None if depth is None else _Sized(depth, record.size, f"{path}: depth")
     movers = None if movers is None else _Sized(movers, record.size, f"{path}: mask")
-    provenance = {"cameras": record.format, **fields.pop("provenance", {})}
+    given = lens_provenance(options, record.lens)
+    provenance = {"cameras": record.format, **given, **fields.pop("provenance", {})}
     if record.metric is False:
         provenance["scale"] = "arbitrary"
-    if record.lens.startswith(_TOLD):
-        provenance["lens"] = record.lens
     if record.distortion and not all(is_straight(record.lens, c) for c in record.distortion):
         try:
             lenses = _lenses(record)

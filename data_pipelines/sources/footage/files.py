@@ -64,13 +64,18 @@ def licence(published: str | None, *folders: Path) -> str | None:
 
 
 def read_numbers(path: Path, columns: int) -> list[list[float]]:
-    """Lines of numbers; those that are empty or begin with # are passed over.
+    """Lines of numbers; as `numbered_rows`."""
+    return [row for _, row in numbered_rows(path, columns)]
+
+
+def numbered_rows(path: Path, columns: int) -> list[tuple[int, list[float]]]:
+    """Lines of numbers, each with its number in the file; empty ones and those with # are none.
 
     Raises:
       ValueError: naming the file and the line, for another number of columns or no number.
     """
     return [
-        parsing.numbers(path, number, line, (columns,), "a row of numbers")
+        (number, parsing.numbers(path, number, line, (columns,), "a row of numbers"))
         for number, line in parsing.lines_of(read_text(path))
     ]
 

@@ -8,10 +8,11 @@
     caption.txt                          # optional: a line for each sample, NAME and its caption
 
 A sample is one scene: the frames of cond.mp4, then those of tgt.mp4. The lens is not in the files
-and must be told. camera.json has a matrix for each frame, or the 149 of the published set, whose
-own reader puts 75 into each video of 77 and repeats those at the ends: frames with a repeated
-matrix are left out, with their time. Movers all have the id 1, since masks do not tell subjects
-apart. Exits and entries go into the provenance. Licence of the published set: Apache-2.0.
+and must be given. camera.json has a matrix for each frame, or the 149 of the published set, whose
+own reader takes the second matrix for the first and repeats the last, 75 for each video of 77, and
+repeats the ends of each: frames with a repeated matrix are left out, with their time. Movers all
+have the id 1, since masks do not tell subjects apart. Exits and entries go into the provenance.
+Licence of the published set: Apache-2.0.
 """
 
 import functools
@@ -76,6 +77,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         path,
         _joined(videos, chosen),
         times[chosen],
+        options,
         movers=_masks(folder, videos, chosen),
         left_out={"no camera of its own": sum(lengths) - len(chosen)},
         caption=_caption(folder, root),

@@ -1,6 +1,6 @@
 """Which picture a camera means, when it was taken, and which maps are a picture's: all by name."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -10,9 +10,6 @@ from data_pipelines.sources.footage.files import walk
 from data_pipelines.sources.footage.maps import number_of
 from data_pipelines.sources.footage.picture_files import SUFFIXES, is_picture, list_pictures
 from mirage_jax.io.camera_files.parsing import natural_key
-
-_APART = 100
-"""Steps between pictures of different folders, which are takes of their own."""
 
 
 def all_pictures(folder: Path) -> list[Path]:
@@ -76,10 +73,10 @@ def _same_end(these: Sequence[str], those: Sequence[str]) -> bool:
 
 def positions(
     names: Sequence[str], found: Sequence[Path | None], folder: Path, there: Sequence[Path]
-) -> Int[np.ndarray, " n"]:
-    """Of each name the number of its picture among all: those there, and those that are missing.
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Of each name the number of its picture among all, and that of its folder, a take of its own.
 
-    Pictures of different folders are far apart, so that no clip goes from one to the other.
+    All are those that are there, and those that are missing.
 
     Args:
       names, found: of cameras, from `named_files`.
@@ -96,13 +93,10 @@ def positions(
         twice = next(key for i, key in enumerate(keys) if key in keys[:i])
         raise ValueError(f"found picture {twice} twice, expected one camera for each picture")
     whole = sorted({*keys, *(_below(path, folder) for path in there)}, key=natural_key)
-    place: dict[str, int] = {}
-    number, last = 0, ""
-    for key in whole:
-        parent = PurePosixPath(key).parent.as_posix()
-        number += _APART if place and parent != last else 1
-        place[key], last = number, parent
-    return np.array([place[key] for key in keys], int)
+    place = {key: number for number, key in enumerate(whole)}
+    folders: dict[PurePosixPath, int] = {}
+    take = {key: folders.setdefault(PurePosixPath(key).parent, len(folders)) for key in whole}
+    return np.array([place[key] for key in keys], int), np.array([take[key] for key in keys], int)
 
 
 def _below(path: Path, folder: Path) -> str:
@@ -135,26 +129,20 @@ def paired(
             known.setdefault(key(_below(path, folder)), []).append(path)
         if None in wanted or len(set(wanted)) < len(wanted) or known.keys().isdisjoint(wanted):
             continue
-        return [_only(known.get(one, []), folder, *of) for one, of in _of(wanted, pictures, what)]
+        chosen = []
+        for frame, (name, picture) in enumerate(zip(wanted, pictures, strict=True)):
+            found = known.get(name, [])
+            if len(found) != 1:
+                names = ", ".join(sorted(path.name for path in found)) or "none"
+                raise ValueError(
+                    f"{folder}: found {names} for frame {frame}, {picture.name}, expected one of "
+                    f"the {what}"
+                )
+            chosen += found
+        return chosen
     raise ValueError(
         f"{folder}: found {len(files)} {what}, none of them of the name or number of frame 0, "
         f"{pictures[0].name}; expected one for each picture"
-    )
-
-
-def _of(
-    wanted: Sequence[Hashable], pictures: Sequence[Path], what: str
-) -> Iterator[tuple[Hashable, tuple[int, Path, str]]]:
-    for frame, (one, picture) in enumerate(zip(wanted, pictures, strict=True)):
-        yield one, (frame, picture, what)
-
-
-def _only(files: list[Path], folder: Path, frame: int, picture: Path, what: str) -> Path:
-    if len(files) == 1:
-        return files[0]
-    found = ", ".join(sorted(path.name for path in files)) or "none"
-    raise ValueError(
-        f"{folder}: found {found} for frame {frame}, {picture.name}, expected one of the {what}"
     )
 
 

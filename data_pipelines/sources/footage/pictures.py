@@ -8,8 +8,9 @@
     depth/, masks/, caption.txt, licence.txt   # optional
 
 Where cameras name their pictures, these may lie in folders of images/, each a take of its own.
-Frames are 1 / fps apart by their place among all pictures, those without a camera and missing ones
-as well. Depth and masks go with the picture of their name, or else of the number at its end; what
+Frames have the camera file's times, and a take whose clock begins again follows the last one; or
+they are 1 / fps apart by their place among all pictures, those without a camera and missing ones as
+well. Depth and masks go with the picture of their name, or else of the number at its end; what
 transforms.json names by depth_file_path and mask_path goes first.
 
 Pictures are turned by their EXIF orientation, unless the cameras are of the pictures as stored;
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from data_pipelines.sources.footage import maps
 from data_pipelines.sources.footage.cameras import make_scene, read_cameras, take
@@ -96,12 +98,12 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
                 f"({len(missing)} are missing; --config.data.missing=skip leaves them out)"
             )
         try:
-            places = positions(record.names, found, base, there)
+            places, takes = positions(record.names, found, base, there)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         chosen = np.array([i for i in np.argsort(places, kind="stable") if found[i]])
         files = [file for i in chosen if (file := found[i])]
-        record, places = take(record, chosen), places[chosen]
+        record, places, takes = take(record, chosen), places[chosen], takes[chosen]
         unnamed = len(set(there) - set(files))
         left_out = {"picture missing": len(missing), "picture without a camera": unnamed}
     elif len(record) != len(there):
@@ -110,17 +112,16 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
             f"{base}"
         )
     else:
-        places = positions([file.name for file in there], there, base, there)
-    times = (places - places[0]) / options.fps
-    if record.timestamps is not None:
-        times = record.timestamps - record.timestamps[0]
+        places, takes = positions([file.name for file in there], there, base, there)
     told: dict[str, Any] = {} if turn else {"orientation": "as stored, EXIF not applied"}
     return make_scene(
         name,
         record,
         path,
         PictureFiles(files, options.ground, turn=turn),
-        times,
+        _times(record, places, takes, options.fps),
+        options,
+        takes=takes,
         depth=_depth(path, record, folder, files, base, options.depth_metres),
         movers=_movers(path, record, folder, files, base),
         left_out=left_out,
@@ -128,6 +129,22 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         licence=licence(None, folder, root),
         provenance=told,
     )
+
+
+def _times(
+    record: CameraRecord,
+    places: Int[np.ndarray, " n"],
+    takes: Int[np.ndarray, " n"],
+    fps: float,
+) -> Float[np.ndarray, " n"]:
+    """Seconds from the first frame on; a take whose own clock begins again follows the last one."""
+    if record.timestamps is None:
+        return (places - places[0]) / fps
+    times = record.timestamps - record.timestamps[0]
+    for start in np.flatnonzero(np.diff(takes)) + 1:
+        if times[start] <= times[start - 1]:
+            times[start:] += times[start - 1] - times[start] + 1 / fps
+    return times
 
 
 def _cameras(path: Path, options: ReadOptions, first: Path) -> tuple[CameraRecord, bool]:

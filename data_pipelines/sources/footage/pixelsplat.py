@@ -90,6 +90,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         path,
         pictures,
         (stamps - stamps[0]) * _MICROSECONDS,
+        options,
         licence=licence(None, folder, root),
         provenance={"url": address} if isinstance(address, str) and address else {},
     )

@@ -1,11 +1,11 @@
-"""A scene: one take of footage, whose cameras are known before any picture is read."""
+"""A scene: one take of footage or more, whose cameras are known before any picture is read."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from mirage_jax.pose_checks import check_cam2world, check_intrinsics
 
@@ -30,6 +30,8 @@ class Scene:
       depth: reads float32 [H, W], z-depth in metres, 0 unknown, inf sky.
       movers: reads int32 [H, W], 0 static.
       usable: [N], False for frames without a pose; no clip has one or goes past one.
+      takes: [N], the number of the take that each frame is of; no clip has frames of two. None: all
+        are of one.
       left_out: how many frames of the files are not among the N, by reason.
       caption: what is to be seen.
       licence: of the footage.
@@ -46,6 +48,7 @@ class Scene:
     depth: Read | None = None
     movers: Read | None = None
     usable: Bool[np.ndarray, " N"] | None = None
+    takes: Int[np.ndarray, " N"] | None = None
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     caption: str | None = None
     licence: str | None = None
@@ -59,6 +62,7 @@ class Scene:
             increase, poses that are no rigid motion or intrinsics that do not fit the pictures.
         """
         lengths = {len(self.times), len(self.cam2world), len(self.intrinsics), len(self.good)}
+        lengths |= set() if self.takes is None else {len(self.takes)}
         if len(lengths) != 1:
             raise ValueError(
                 f"{self.file}: found {len(self.times)} times, {len(self.cam2world)} poses and "

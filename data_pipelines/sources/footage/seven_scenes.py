@@ -8,7 +8,7 @@ it is 585, 585, 320, 240, as of the published set. Cameras are OpenCV's, the wor
 The depth camera of that sensor is another than the colour camera, and the files do not say where it
 sits. Warping frames into each other fits best for a colour focal length of 522 and a depth camera
 2.5 cm to the left; with `register` the depth is brought into the colour picture by that. A `lens`
-that is told is the colour camera's. A file with other intrinsics is of another sensor: its depth
+that is given is the colour camera's. A file with other intrinsics is of another sensor: its depth
 and pictures are taken to be of one camera.
 
 Licence of the published scenes, by their names: non-commercial research (Microsoft); of others
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.sources.footage.cameras import increasing
+from data_pipelines.sources.footage.cameras import increasing, lens_provenance
 from data_pipelines.sources.footage.files import below, licence, read_numbers, walk, within
 from data_pipelines.sources.footage.picture_files import PictureFiles, read_depth_png
 from data_pipelines.sources.footage.registration import register_depth
@@ -91,7 +91,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         usable=usable,
         left_out={"pose not finite": int((~usable).sum())},
         licence=licence(LICENCE if _is_published(folder) else None, folder, folder.parent, root),
-        provenance={"depth_registered": register} | ({"lens": "told"} if options.lens else {}),
+        provenance={"depth_registered": register, **lens_provenance(options)},
     )
 
 

@@ -360,19 +360,20 @@ def _make_cut(source: FootageSource, world: str) -> _Cut:
     try:
         scene = _open(source, name)
         found = windows(
-            scene.times, scene.good, frames=source.frames, fps=source.fps, hop=source.hop
+            scene.times,
+            scene.good,
+            frames=source.frames,
+            fps=source.fps,
+            hop=source.hop,
+            takes=scene.takes,
         )
     except ValueError as error:
         message = str(error)
         where = "" if source.root in message else f"{source.root}: {name}: "
         return _Cut((), where + message)
     if not found:
-        return _Cut(
-            (),
-            f"{scene.file}: "
-            + too_short.described(scene.times, scene.good, source.frames, source.fps),
-            scene.left_out,
-        )
+        short = too_short.described(scene.times, scene.good, source.frames, source.fps, scene.takes)
+        return _Cut((), f"{scene.file}: {short}", scene.left_out)
     if not source.eval_share or len(found) < 2 or not _only_scene(source):
         return _Cut(tuple(found) if world == name else (), "", scene.left_out)
     # The only scene: its end is held out, and nothing that overlaps it is trained on.

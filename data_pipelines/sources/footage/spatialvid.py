@@ -22,7 +22,7 @@ from scipy import sparse
 from data_pipelines.sources.footage import maps
 from data_pipelines.sources.footage.cameras import SAME_SHAPE, make_scene, read_cameras
 from data_pipelines.sources.footage.cutting import native_fps
-from data_pipelines.sources.footage.files import below, licence, read_numbers, walk
+from data_pipelines.sources.footage.files import below, licence, numbered_rows, walk
 from data_pipelines.sources.footage.scene import Read, ReadOptions, Scene
 from data_pipelines.sources.footage.video import video_reader
 from mirage_jax.io.camera_files.parsing import as_size, read_json
@@ -67,6 +67,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         path,
         video_reader(frames, chosen),
         frames.times[chosen],
+        options,
         depth=None if depth is None else _depth(depth, len(chosen), frames.size),
         movers=_masks(masks, len(chosen), frames.size) if masks.is_file() else None,
         caption=_caption(folder / "caption.json"),
@@ -78,17 +79,21 @@ def _annotated(folder: Path, frames: VideoFrames, count: int) -> Int[np.ndarray,
     """Which frames of the video have a pose."""
     path = folder / "indexes.txt"
     if path.is_file():
-        rows = np.array(read_numbers(path, 2)).reshape(-1, 2)
-        numbers = rows[:, 1].astype(int)
-        wrong = (np.diff(numbers, prepend=-1) <= 0) | (numbers >= len(frames))
-        wrong |= numbers != rows[:, 1]
-        if len(rows) != count or wrong.any():
-            found = f"frame {rows[wrong.argmax(), 1]:g}" if wrong.any() else f"{len(rows)} frames"
+        rows = numbered_rows(path, 2)
+        last = -1
+        for line, (_, frame) in rows:
+            if not (last < frame < len(frames) and frame == int(frame)):
+                after = f" after {last}" if last >= 0 else ""
+                raise ValueError(
+                    f"{path}: line {line}: found frame {frame:g}{after}, expected increasing "
+                    f"numbers below {len(frames)}"
+                )
+            last = int(frame)
+        if len(rows) != count:
             raise ValueError(
-                f"{path}: found {found}, expected {count}, one for each pose, increasing and "
-                f"below {len(frames)}"
+                f"{path}: found {len(rows)} frames, expected {count}, one for each pose"
             )
-        return numbers
+        return np.array([frame for _, (_, frame) in rows], int)
     step = max(1, int(_INTERVAL * native_fps(frames.times)))
     chosen = np.arange(0, len(frames), 1 if count == len(frames) else step)
     if len(chosen) != count:

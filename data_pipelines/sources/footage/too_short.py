@@ -1,7 +1,7 @@
 """What is said of a scene that is too short for a clip: how long it is, and which flags help."""
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from data_pipelines.sources.footage.cutting import longest_piece
 
@@ -10,14 +10,18 @@ LEAST_FRAMES = 9
 
 
 def described(
-    times: Float[np.ndarray, " n"], usable: Bool[np.ndarray, " n"], frames: int, fps: float
+    times: Float[np.ndarray, " n"],
+    usable: Bool[np.ndarray, " n"],
+    frames: int,
+    fps: float,
+    takes: Int[np.ndarray, " n"] | None = None,
 ) -> str:
     """What was found and expected, for a scene of which `cutting.windows` makes nothing."""
-    count, longest = int(usable.sum()), longest_piece(times, usable, fps)
+    count, longest = int(usable.sum()), longest_piece(times, usable, fps, takes)
     rate = f" at {fps:g} a second" if fps else ""
     pieces = f", at most {longest} of them in a piece{rate}" if longest < count else ""
     expected = f"found {count} frames{pieces}, expected a piece of {frames} without a gap"
-    remedy = _remedy(longest, longest_piece(times, usable), frames)
+    remedy = _remedy(longest, longest_piece(times, usable, takes=takes), frames)
     return f"{expected}: {remedy}" if remedy else expected
 
 

@@ -98,6 +98,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         truth,
         pictures,
         times[chosen] - times[chosen[0]],
+        options,
         depth=None if depth_files is None else depth,
         left_out=left_out,
         licence=licence(LICENCE if _PUBLISHED in folder.name else None, folder, root),

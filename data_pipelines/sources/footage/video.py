@@ -6,7 +6,7 @@
         camera.json or geometry.npz
     walk.depth/     # optional: a 16-bit PNG, EXR or .npy for each frame
     walk.masks/     # optional: a PNG for each frame, above 0 where something moves
-    walk.caption.txt, walk.licence.txt   # optional
+    walk.caption.txt, walk.licence.txt   # optional; the licence of others is that of licence.txt
 
 Conventions are those of the camera file's format (docs/data.md), recognised or told. Cameras with
 times go with the frame nearest to them, at most half a frame away, and those that have none there
@@ -29,7 +29,7 @@ from data_pipelines.sources.footage.cameras import (
     take,
 )
 from data_pipelines.sources.footage.cutting import native_fps
-from data_pipelines.sources.footage.files import below, walk
+from data_pipelines.sources.footage.files import below, licence, walk
 from data_pipelines.sources.footage.scene import Read, ReadOptions, Scene
 from mirage_jax.io.camera_files import CameraRecord
 from mirage_jax.io.camera_files.colmap import model_folder
@@ -99,13 +99,14 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         path,
         video_reader(frames, chosen),
         frames.times[chosen],
+        options,
         depth=_chosen(
             maps.depth_folder(Path(f"{beside}.depth"), len(frames), options.depth_metres), chosen
         ),
         movers=_chosen(maps.mask_folder(Path(f"{beside}.masks"), len(frames)), chosen),
         left_out=unpaired(cameras, frames, chosen),
         caption=maps.caption(Path(f"{beside}.caption.txt")),
-        licence=maps.caption(Path(f"{beside}.licence.txt")),
+        licence=maps.caption(Path(f"{beside}.licence.txt")) or licence(None, video.parent, root),
     )
 
 
@@ -119,8 +120,8 @@ def on_frames(
         than the frames, with times that do not increase, or of which the video has none.
     """
     times = record.timestamps
-    rate = record.format in _RATES and len(record) == len(frames)
-    if times is None or rate or _are_numbers(times, len(frames)):
+    times_are_made = record.format in _RATES and len(record) == len(frames)
+    if times is None or times_are_made or _are_numbers(times, len(frames)):
         if len(record) != len(frames):
             raise ValueError(
                 f"{path}: found {len(record)} cameras, expected {len(frames)}, one for each frame "

@@ -71,6 +71,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         path,
         video_reader(frames, np.arange(count)),
         frames.times,
+        options,
         depth=depth,
         movers=movers,
         caption=maps.caption(*(beside / text for text in _TEXTS)) if beside else None,

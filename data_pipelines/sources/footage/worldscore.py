@@ -55,6 +55,7 @@ def open_scene(root: Path, name: str, options: ReadOptions) -> Scene:
         path,
         pictures,
         np.arange(len(files)) / options.fps,
+        options,
         caption=_prompts(folder / "image_data.json"),
         licence=licence(None, folder, root),
     )

@@ -129,7 +129,7 @@ def sample(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Trace
     task, sampler = whole_task(config, "latent"), build.sampler(config)
     channels, grid = config.vae.latent_channels, latent_grid(config)
 
-    constants = task.constants.get(grid)
+    constants = task.constants[grid]
 
     def one(bank: memory.LatentMemory, intrinsics: Any, poses: Any) -> tuple[Any, Any]:
         camera = Camera(jnp.broadcast_to(intrinsics, (len(poses), 4)), poses, task.size)

@@ -10,6 +10,9 @@ from jaxtyping import Float
 
 from mirage_jax.pose_checks import check_cam2world
 
+PINHOLE = "pinhole"
+"""`CameraRecord.lens` without distortion."""
+
 
 @dataclasses.dataclass(frozen=True)
 class CameraRecord:
@@ -35,7 +38,7 @@ class CameraRecord:
     normalised: bool = False
     timestamps: Float[np.ndarray, " f"] | None = None
     names: tuple[str, ...] | None = None
-    lens: str = "pinhole"
+    lens: str = PINHOLE
     distortion: tuple[Mapping[str, float], ...] | None = None
     metric: bool | None = None
     format: str = ""

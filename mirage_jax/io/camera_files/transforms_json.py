@@ -18,7 +18,8 @@ from mirage_jax.io.camera_files.record import CameraRecord
 NAME = "transforms.json"
 _FISHEYE = ("k1", "k2", "k3", "k4")
 _OPENCV = (*_FISHEYE, "p1", "p2")
-_PERSPECTIVE = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
+_STRAIGHT = ("PINHOLE", "SIMPLE_PINHOLE")  # without distortion
+_PERSPECTIVE = (*_STRAIGHT, "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 _BROWN4 = "BROWN4"  # OPENCV, but k4 is a fourth radial term, as nerfstudio reads it
 _PANORAMAS = ("latlong", "equirectangular")  # marks of instant-ngp, as is ftheta_p0
 
@@ -124,7 +125,7 @@ def _lens(path: Path, frames: list[dict], told: Told) -> dict[str, Any]:
     if any(coefficients) or not models <= set(_PERSPECTIVE):
         if _BROWN4 in models:  # which has what the other perspective ones have
             models -= set(_PERSPECTIVE)
-        bent = models - set(_PERSPECTIVE[:2]) if models <= set(_PERSPECTIVE) else models
+        bent = models - set(_STRAIGHT) if models <= set(_PERSPECTIVE) else models
         result |= {
             "lens": " and ".join(sorted(bent)) or "OPENCV",
             "distortion": tuple(coefficients),
@@ -134,14 +135,15 @@ def _lens(path: Path, frames: list[dict], told: Told) -> dict[str, Any]:
 
 def _model(path: Path, frame: int, fields: dict, coefficients: dict[str, float]) -> str:
     """The lens of a frame, by nerfstudio's camera_model or the marks of instant-ngp."""
-    told = fields.get("camera_model")
+    named = str(fields.get("camera_model") or "").upper()
     marks = [mark.upper() for mark in _PANORAMAS if fields.get(mark)]
     marks += ["FTHETA"] if "ftheta_p0" in fields else []
     marks += ["OPENCV_FISHEYE"] if fields.get("is_fisheye") else []
-    if len(marks) > 1 or (marks and told is not None and told != marks[0]):
-        both = ", ".join([*marks, *([] if told is None else [str(told)])])
+    models = list(dict.fromkeys([*marks, named] if named else marks))
+    if marks and len(models) > 1:
+        both = ", ".join(models)
         raise ValueError(f"{path}: frames[{frame}]: found lenses {both}, expected one of them")
-    model = marks[0] if marks else str(told or "OPENCV").upper()
+    model = models[0] if models else "OPENCV"
     return _BROWN4 if model in _PERSPECTIVE and coefficients.get("k4") else model
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.sources.footage.cutting import native_fps, windows
+from data_pipelines.sources.footage.cutting import longest_piece, native_fps, windows
 
 
 def every(times, **options):
@@ -28,6 +28,24 @@ def test_no_clip_goes_past_a_gap_or_an_unusable_frame():
     found = [w.tolist() for w in windows(times, usable, frames=3)]
     assert found == [[3, 4, 5], [6, 7, 8], [9, 10, 11]]
     assert windows(times, np.zeros(12, bool), frames=3) == []
+
+
+def test_no_clip_leaves_its_take_however_the_times_go_on():
+    times, usable = np.arange(9) / 10, np.ones(9, bool)
+    takes = np.repeat([0, 1], [5, 4])
+    found = [w.tolist() for w in windows(times, usable, takes=takes, frames=2)]
+    assert found == [[0, 1], [2, 3], [5, 6], [7, 8]]
+    assert windows(times, usable, takes=takes, frames=6) == []
+    assert longest_piece(times, usable, takes=takes) == 5
+    assert len(windows(times, usable, takes=np.arange(9), frames=1)) == 9
+    assert windows(times, usable, takes=np.arange(9), frames=2) == []
+
+
+def test_times_between_takes_do_not_count_for_gaps_and_rates():
+    times = np.array([0.0, 0.1, 5.0, 5.1, 10.0, 10.5])
+    options = {"takes": np.repeat([0, 1, 2], 2), "frames": 2, "fps": 10.0}
+    found = [w.tolist() for w in windows(times, np.ones(6, bool), **options)]
+    assert found == [[0, 1], [2, 3]]  # 10 to 10.5 s is a gap at 10 frames a second
 
 
 @given(seed=st.integers(0, 1000), fps=st.floats(2.0, 12.0))

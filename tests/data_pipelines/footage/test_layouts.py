@@ -96,7 +96,7 @@ def test_points_that_frames_share_lie_where_the_cameras_allow(layout, tmp_path):
     assert distance(np.linalg.inv(clip.cam2world)) > 2 * bound  # the other direction
 
 
-@pytest.mark.parametrize("layout", sorted(LAYOUTS.keys() - {"video", "unreal_video"}))
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
 def test_a_file_says_the_licence_whatever_the_layout(layout, tmp_path):
     """Its first line looks like that of RealEstate10K's camera files."""
     WRITERS[layout](tmp_path, room())

@@ -107,6 +107,11 @@ TRANSFORMS = {
     ),
     "plain_fisheye": ({"camera_model": "OPENCV_FISHEYE"}, "OPENCV_FISHEYE", fisheye(RAYS)),
     "ngp_fisheye": ({"is_fisheye": True, "k1": 0.1}, "OPENCV_FISHEYE", fisheye(RAYS, (0.1,))),
+    "named_and_marked": (
+        {"camera_model": "opencv_fisheye", "is_fisheye": True, "k1": 0.1},
+        "OPENCV_FISHEYE",
+        fisheye(RAYS, (0.1,)),
+    ),
 }
 COLMAP = {
     "SIMPLE_RADIAL": ((-0.15,), perspective(RAYS, (-0.15,))),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -185,6 +186,37 @@ def test_pictures_may_lie_in_folders_each_a_take_of_its_own(tmp_path):
         np.testing.assert_array_equal(clip.video, room().video[list(frames)])
         np.testing.assert_array_equal(clip.depth, room().depth[list(frames)])
         np.testing.assert_allclose(clip.cam2world, room().cam2world[list(frames)], atol=1e-6)
+
+
+@pytest.mark.parametrize("clock", ["one", "each"])
+def test_no_clip_leaves_a_take_where_the_cameras_have_times(tmp_path, clock):
+    folder = two_cameras(tmp_path)
+    content = json.loads((folder / "transforms.json").read_text())
+    for number, frame in enumerate(sorted(content["frames"], key=lambda one: one["file_path"])):
+        frame["time"] = 0.25 * (number % 6 if clock == "each" else number)
+    (folder / "transforms.json").write_text(json.dumps(content))
+    source = made(tmp_path, frames=6, hop=1, **WHERE)
+    assert source.clip_counts("train") == {"room": 2}
+    for index, frames in enumerate((range(6), range(6, 12))):
+        clip = source.clip("room", index)
+        np.testing.assert_array_equal(clip.video, room().video[list(frames)])
+        np.testing.assert_allclose(clip.times - clip.times[0], 0.25 * np.arange(6))
+    assert "found 12 frames, at most 6 of them" in refusal(tmp_path, frames=7, **WHERE)
+
+
+def test_no_clip_goes_from_one_short_take_to_the_next(tmp_path):
+    """With one picture a folder, all steps are from take to take."""
+    folder = two_cameras(tmp_path)
+    content = json.loads((folder / "transforms.json").read_text())
+    for number, frame in enumerate(content["frames"]):
+        place = f"images/take{number:02d}/0000.png"
+        (folder / place).parent.mkdir()
+        (folder / frame["file_path"]).rename(folder / place)
+        frame["file_path"] = place
+    (folder / "transforms.json").write_text(json.dumps(content))
+    shutil.rmtree(folder / "depth")
+    assert made(tmp_path, frames=1, **WHERE).clip_counts("train") == {"room": 12}
+    assert "at most 1 of them in a piece" in refusal(tmp_path, frames=2, **WHERE)
 
 
 def test_a_picture_of_another_folder_is_never_taken(tmp_path):

@@ -94,7 +94,7 @@ def test_frames_of_seven_scenes_go_by_the_number_of_their_files(tmp_path):
     assert "frame-7.color.png: frame 7: found 9 x 9 pixels, expected 48 x 48" in message
 
 
-def test_a_lens_that_is_told_is_that_of_every_layout(tmp_path, monkeypatch):
+def test_a_lens_that_is_given_is_that_of_every_layout(tmp_path, monkeypatch):
     """7-Scenes and pixelSplat, whose files have one of their own; and one with distortion."""
     lens = (50.0, 52.0, 23.0, 25.0)
     options = {"lens": lens, "size": SIZE, "frames": FRAMES, "eval_share": 0.0}
@@ -102,7 +102,7 @@ def test_a_lens_that_is_told_is_that_of_every_layout(tmp_path, monkeypatch):
     made_footage.pixelsplat(tmp_path / "b", room())
     made_footage.transforms(tmp_path / "c", room())
     spoil(tmp_path / "c" / "room" / "transforms.json", '"cx"', '"k1": 0.3, "cx"')
-    for folder, said in (("a", "told"), ("b", "told"), ("c", "told, in place of OPENCV")):
+    for folder, said in (("a", "given"), ("b", "given"), ("c", "given, in place of OPENCV")):
         source = made(tmp_path / folder, **options)
         clip = source.clip(source.worlds("train")[0], 0)
         np.testing.assert_allclose(clip.intrinsics, np.tile(lens, (FRAMES, 1)), rtol=1e-6)

@@ -70,11 +70,17 @@ def test_indexes_say_which_frames_have_poses(root):
     clip = first_clip(root, size=SIZE, frames=FRAMES)
     np.testing.assert_allclose(clip.times, np.array(chosen) / 10, atol=1e-3)
     for rows, said in (
-        (chosen[:-1], "found 11 frames, expected 12"),
-        ([*chosen[:-1], 24], "found frame 24, expected 12, one for each pose"),
-        ([1, 1, *chosen[2:]], "found frame 1, expected 12"),
+        (chosen[:-1], "found 11 frames, expected 12, one for each pose"),
+        ([*chosen[:-1], 24], "line 13: found frame 24 after 21, expected increasing numbers below"),
+        (
+            [1, 1, *chosen[2:]],
+            "line 3: found frame 1 after 1, expected increasing numbers below 24",
+        ),
+        ([1.5, *chosen[1:]], "line 2: found frame 1.5, expected increasing numbers below 24"),
+        ([1, 9, 7], "line 4: found frame 7 after 9, expected increasing numbers below 24"),
     ):
-        path.write_text("".join(f"{i} {frame}\n" for i, frame in enumerate(rows)))
+        lines = "".join(f"{i} {frame}\n" for i, frame in enumerate(rows))
+        path.write_text("# row, frame\n" + lines)
         assert f"indexes.txt: {said}" in refusal(root, **WHERE)
 
 

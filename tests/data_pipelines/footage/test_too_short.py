@@ -43,6 +43,12 @@ def test_the_flags_make_a_clip(pieces, frames, fps, fields):
     assert ("to train on have 9 frames or more" in said) == (max(pieces) < 9)
 
 
+def test_a_take_is_a_piece():
+    times, takes = np.arange(20) / 10, np.repeat([0, 1], [12, 8])
+    said = too_short.described(times, np.ones(20, bool), 17, 0.0, takes)
+    assert "found 20 frames, at most 12 of them in a piece, expected a piece of 17" in said
+
+
 def test_without_any_frame_there_is_no_advice():
     times, _ = scene(6)
     said = too_short.described(times, np.zeros(6, bool), 33, 0.0)

@@ -68,6 +68,28 @@ def test_times_that_do_not_increase_are_refused(walk):
     assert "walk.npz: camera 5: found 0.400000 s again, expected increasing" in message
 
 
+def test_the_licence_is_that_of_the_video_its_folder_or_the_root(walk):
+    def licences():
+        forget()
+        source = made(walk.parent, eval_share=0.0)
+        return {scene: source.open(scene).licence for scene in source.scenes()}
+
+    folder = walk.parent / "other"
+    shutil.copytree(walk, folder)
+    assert licences() == {"other/walk.mp4": None, "walk/walk.mp4": None}
+    (walk.parent / "licence.txt").write_text("of the root\n")
+    (folder / "licence.txt").write_text("of the folder\n")
+    assert licences() == {"other/walk.mp4": "of the folder", "walk/walk.mp4": "of the root"}
+    (folder / "walk.licence.txt").write_text("its own\n")
+    assert licences() == {"other/walk.mp4": "its own", "walk/walk.mp4": "of the root"}
+    assert (
+        made(walk / "walk.mp4").open("walk.mp4").licence is None
+    )  # neither its own nor its folder's
+    (walk / "licence.txt").write_text("of the folder\n")
+    forget()
+    assert made(walk / "walk.mp4").open("walk.mp4").licence == "of the folder"
+
+
 def listings(monkeypatch):
     """Every folder that is listed from now on, by whatever function."""
     listed = []
