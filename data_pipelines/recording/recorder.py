@@ -78,7 +78,7 @@ def check(
 ) -> None:
     """Raises the ValueError of `record` for its arguments and its folder, recording nothing."""
     directory = Path(out_dir).absolute()
-    originals.recall(source, directory)
+    originals.recall_survey(source, directory)
     shards = plan(source, split, count, seed=seed, shard_clips=shard_clips)
     count = sum(shard.count for shard in shards)
     check_folder(str(directory), directory)
@@ -135,7 +135,7 @@ def record(
       RecordingError: the source failed or gave no valid clip at all, with its reason.
     """
     directory = Path(out_dir).absolute()
-    originals.recall(source, directory)
+    originals.recall_survey(source, directory)
     shards = plan(source, split, count, seed=seed, shard_clips=shard_clips)
     count = sum(shard.count for shard in shards)
     if workers is None:
@@ -223,7 +223,7 @@ def _begin(
     console: Console | None,
 ) -> set[int]:
     """Enters the split into the card; returns the numbers of own shards that are there."""
-    card = read_card(directory)
+    card, split = read_card(directory), request.split
     entry = _claim(card, request, directory, shards)
     shard_files.remove_leftovers(directory, own)
     there = _there(shards, directory)
@@ -235,7 +235,9 @@ def _begin(
     if len(done) < len(own):
         entries.prepare_for_more(entry, request, there, directory)
     mixes = bool(there) and len(done) < len(own)
-    originals.check(request.source, directory, mixes=mixes, console=console)
+    originals.check_files(
+        request.source, directory, split, there=bool(there), mixes=mixes, console=console
+    )
     write_card(directory, card)
     return done
 

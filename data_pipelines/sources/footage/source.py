@@ -187,9 +187,9 @@ class FootageSource:
                 total[reason] = total.get(reason, 0) + count
         return {reason: count for reason, count in total.items() if count}
 
-    def files(self) -> dict[str, list[int]]:
+    def files(self, directory: Path) -> dict[str, list[int]]:
         """Bytes and time of the files below the root, see `recording.originals`."""
-        return survey.files_below(Path(self.root))
+        return survey.files_below(Path(self.root), directory)
 
     def survey(self) -> dict[str, Any]:
         """What looking through all scenes finds, as JSON for `recall`."""

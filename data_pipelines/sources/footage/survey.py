@@ -78,12 +78,13 @@ def _is_found(value: Any) -> bool:
 
 
 def _options(source: Any) -> dict[str, Any]:
-    """All but the place of the footage, which may differ from host to host."""
+    """All of them; of the place of the footage, which may differ from host to host, the name."""
     options = {f.name: getattr(source, f.name) for f in dataclasses.fields(source)}
-    return {name: str(value) for name, value in options.items() if name != "root"}
+    options["root"] = Path(source.root).resolve().name  # which the only scene may be called by
+    return {name: str(value) for name, value in options.items()}
 
 
-def files_below(root: Path) -> dict[str, list[int]]:
+def files_below(root: Path, directory: Path) -> dict[str, list[int]]:
     """Bytes and time (ns) of the footage's files by their names below `root`.
 
     Of a folder of more than a thousand files the sum and the newest, by the folder's name.

@@ -78,10 +78,10 @@ def test_a_recording_that_goes_on_opens_what_it_records_alone(walks, tmp_path, m
     assert len(set(names)) == 1, names
     # Other options, or another file, and all is looked through anew.
     forget()
-    recording.originals.recall(FootageSource(root=str(walks), size=24), out)
+    recording.originals.recall_survey(FootageSource(root=str(walks), size=24), out)
     assert not survey._recalled
     (walks / "a" / "room" / "notes.txt").write_text("new")
-    recording.originals.recall(source_of(walks), out)
+    recording.originals.recall_survey(source_of(walks), out)
     assert not survey._recalled
 
 
@@ -123,13 +123,99 @@ def test_frames_that_are_left_out_are_in_the_card(walks, tmp_path):
     assert source.left_out() and card["splits"]["train"]["frames_left_out"] == source.left_out()
 
 
-def test_a_damaged_survey_is_named(walks, tmp_path):
+def test_each_split_is_compared_with_what_it_was_recorded_from(walks, tmp_path):
+    """As `mirage record` does: held-out clips first, whose recording is finished."""
+    out, source = tmp_path / "out", FootageSource(str(walks), size=16, frames=6, eval_share=0.25)
+
+    def record(split):
+        forget()
+        console = Console(file=io.StringIO(), width=300)
+        report = recording.record(source, out, split, None, **RECORD, console=console)
+        return report, console.file.getvalue()
+
+    record("eval")
+    first, _ = record("train")
+    first.shards[-1].unlink()
+    scene = source.worlds("train")[-1].split("/")[0]
+    picture = next((walks / scene).rglob("*.png"))
+    data = picture.read_bytes()
+    picture.write_bytes(data + b"longer")
+    assert "1 files changed in size or gone" in record("eval")[1]
+    for _ in range(2):  # the refusal changes nothing
+        with pytest.raises(
+            ValueError, match=rf"{picture.name}: found {len(data) + 6:,} .*since 'train' was"
+        ):
+            record("train")
+    # Of a split without any shard nothing is mixed: it is recorded from what is there now.
+    for shard in first.shards[:-1]:
+        shard.unlink()
+    report, said = record("train")
+    assert report.clips == first.clips and "finished shards are kept" not in said
+    report.shards[0].unlink()
+    assert record("train")[0].resumed == len(first.shards) - 1
+    noted = json.loads((out / "footage.json").read_text())["splits"]
+    name = picture.relative_to(walks).as_posix()
+    assert noted["eval"][name][0] == len(data) and noted["train"][name][0] == len(data) + 6
+
+
+def test_a_survey_is_not_recalled_for_other_files_than_it_is_of(walks, tmp_path):
+    out, source = tmp_path / "out", source_of(walks)
+    recording.record(source, out, "train", None, **RECORD)
+    path = out / "footage.json"
+    noted, now = json.loads(path.read_text()), source.files(out)
+    assert noted["splits"] == {"train": now}
+    recording.originals.recall_survey(source, out)
+    assert survey.recalled(source).scenes == ("a/room", "b/room", "c/room")
+    # What a split was recorded from may be there again, while the survey is of what came between.
+    forget()
+    path.write_text(json.dumps(noted | {"survey_of": "0" * 64}))
+    recording.originals.recall_survey(source, out)
+    assert survey.recalled(source) is None
+
+
+def test_recordings_of_before_splits_were_noted_apart_go_on(walks, tmp_path):
     out = tmp_path / "out"
-    recording.record(source_of(walks), out, "train", None, **RECORD)
-    for text in ("[]", "{}", '{"format": "mirage-footage-1", "survey": {}, "files": {"a": [1]}}'):
-        (out / "footage.json").write_text(text)
-        with pytest.raises(ValueError, match=r"footage\.json"):
-            recording.record(source_of(walks), out, "train", None, **RECORD)
+    first = recording.record(source_of(walks), out, "train", None, **RECORD)
+    path = out / "footage.json"
+    noted = json.loads(path.read_text())
+    older = {"files": noted["splits"]["train"], "survey": noted["survey"]}
+    path.write_text(json.dumps({"format": "mirage-footage-1", **older}))
+    first.shards[-1].unlink()
+    forget()
+    assert recording.record(source_of(walks), out, "train", None, **RECORD).resumed == 5
+    next((walks / "b").rglob("*.png")).write_bytes(b"1")
+    first.shards[-1].unlink()
+    forget()
+    with pytest.raises(ValueError, match="found 1 bytes"):
+        recording.record(source_of(walks), out, "train", None, **RECORD)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "mirage-footage-9"}, "format: found 'mirage-footage-9', expected mirage-foo"),
+        ({"splits": [1]}, r"splits: found \[1\], expected files of named splits"),
+        ({"splits": {"train": 1}}, r"splits\.train: found 1, expected \[bytes, time\] of named"),
+        ({"splits": {"train": {"a": [1]}}}, r"splits\.train: found 'a': \[1\], expected \[bytes,"),
+        ({"survey": 3}, "survey: found 3, expected an object"),
+        ({"survey_of": None}, "survey_of: found None, expected a digest"),
+        (
+            {"format": "mirage-footage-1", "files": {"a": [1]}},
+            r"files: found 'a': \[1\], expected \[bytes, time\]",
+        ),
+    ],
+)
+def test_a_damaged_note_of_the_files_names_the_field(walks, tmp_path, change, message):
+    source, path = source_of(walks), tmp_path / "footage.json"
+    good = {"format": "mirage-footage-2", "splits": {}, "survey": {}, "survey_of": ""}
+    path.write_text(json.dumps(good))
+    recording.originals.recall_survey(source, tmp_path)
+    path.write_text(json.dumps(good | change))
+    with pytest.raises(ValueError, match=rf"footage\.json: {message}"):
+        recording.originals.recall_survey(source, tmp_path)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match=r"footage\.json"):
+        recording.originals.recall_survey(source, tmp_path)
 
 
 def test_a_survey_of_another_form_is_not_recalled(walks):
@@ -155,7 +241,7 @@ def test_a_folder_of_many_files_is_one_entry(tmp_path):
     for number in range(1001):
         (many / f"{number}.png").write_bytes(b"12")
     (tmp_path / "cameras.txt").write_text("three")
-    found = survey.files_below(tmp_path)
+    found = survey.files_below(tmp_path, tmp_path / "out")
     assert [(name, size) for name, (size, _) in found.items()] == [
         ("cameras.txt", 5),
         ("frames/ (1001 files)", 2002),
