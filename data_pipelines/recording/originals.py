@@ -1,8 +1,8 @@
 """Whether the files that a finite source reads are still those that it was recorded from.
 
-`footage.json` beside the shards has, for each split, the size and the time of each of them, and what
-looking through all of them has found, which a resumed recording takes from there while the files
-are the same.
+`footage.json` beside the shards has the size and the time of each of them, for each split, and what
+looking through all of them has found, which a resumed recording takes from there while it is of
+the same files.
 """
 
 import hashlib
@@ -175,6 +175,6 @@ def _files(path: Path, field: str, found: Any) -> dict[str, list[int]]:
 def _damaged(path: Path, field: str, found: Any, expected: str) -> ValueError:
     shown = found if isinstance(found, str) and field != "format" else repr(found)
     return ValueError(
-        f"{path}: {field}: found {shown}, expected {expected}; remove it, and the footage is looked "
-        "through again"
+        f"{path}: {field}: found {shown}, expected {expected}; remove it, and the footage is "
+        "looked through again"
     )

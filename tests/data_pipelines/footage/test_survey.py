@@ -173,6 +173,35 @@ def test_a_survey_is_not_recalled_for_other_files_than_it_is_of(walks, tmp_path)
     assert survey.recalled(source) is None
 
 
+@pytest.mark.parametrize("workdir", ["runs/x", "."])
+def test_a_work_directory_inside_the_footage_is_no_footage(walks, workdir):
+    out = walks / workdir / "worlds" / "footage"
+    before = source_of(walks).files(out)
+    assert all(name.split("/")[0] in "abc" for name in before)
+    for resumed in (0, 5, 5):
+        forget()
+        first = recording.record(source_of(walks), out, "train", None, **RECORD)
+        assert (first.clips, first.resumed) == (6, resumed)
+        first.shards[-1].unlink()
+        (out.parent / "skipped.json").write_text(f'{{"a": "{resumed}"}}')
+        metrics = walks / workdir / "training" / "denoiser" / "metrics.csv"
+        metrics.parent.mkdir(parents=True, exist_ok=True)
+        metrics.write_text("1" * resumed)
+    assert source_of(walks).files(out) == before
+    # Of other recordings nothing is footage either, whatever lies beside their shards.
+    other = walks / "other"
+    recording.record(source_of(walks), other, "train", None, **RECORD)
+    made_footage.colmap(other / "copy", room())
+    forget()
+    assert source_of(walks).files(out) == before
+    assert source_of(walks).scenes() == ("a/room", "b/room", "c/room")
+    # Data sets of other projects have a dataset.json as well.
+    (walks / "b" / "dataset.json").write_text('{"count": 3, "ids": []}')
+    forget()
+    assert source_of(walks).scenes() == ("a/room", "b/room", "c/room")
+    assert source_of(walks).files(out).keys() == before.keys() | {"b/dataset.json"}
+
+
 def test_recordings_of_before_splits_were_noted_apart_go_on(walks, tmp_path):
     out = tmp_path / "out"
     first = recording.record(source_of(walks), out, "train", None, **RECORD)
