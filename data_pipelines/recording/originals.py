@@ -147,19 +147,19 @@ def _read(path: Path) -> _Noted:
     content = read_object(path)
     if content.get("format") == _OLDER:  # which had one list for all splits
         files = _files(path, "files", content.get("files"))
-        splits, survey_of = dict.fromkeys(("train", "eval"), files), _digest(files)
-    elif content.get("format") == _FORMAT:
-        found, survey_of = content.get("splits"), content.get("survey_of")
-        if not isinstance(found, dict):
-            raise _damaged(path, "splits", found, "files of named splits")
-        splits = {name: _files(path, f"splits.{name}", part) for name, part in found.items()}
-        if not isinstance(survey_of, str):
-            raise _damaged(path, "survey_of", survey_of, "a digest")
-    else:
+        noted = {"splits": dict.fromkeys(("train", "eval"), files), "survey_of": _digest(files)}
+        content |= noted
+    elif content.get("format") != _FORMAT:
         raise _damaged(path, "format", content.get("format"), _FORMAT)
-    if not isinstance(content.get("survey"), dict):
-        raise _damaged(path, "survey", content.get("survey"), "an object")
-    return _Noted(splits, content["survey"], survey_of)
+    splits, survey, survey_of = (content.get(name) for name in _Noted._fields)
+    if not isinstance(splits, dict):
+        raise _damaged(path, "splits", splits, "files of named splits")
+    if not isinstance(survey, dict):
+        raise _damaged(path, "survey", survey, "an object")
+    if not isinstance(survey_of, str):
+        raise _damaged(path, "survey_of", survey_of, "a digest")
+    found = {name: _files(path, f"splits.{name}", part) for name, part in splits.items()}
+    return _Noted(found, survey, survey_of)
 
 
 def _files(path: Path, field: str, found: Any) -> dict[str, list[int]]:

@@ -20,7 +20,7 @@ from data_pipelines.card import contact_sheet, read_card, write_card
 from data_pipelines.clip import Clip
 from data_pipelines.clip_codecs import Codec
 from data_pipelines.filters import Filters
-from data_pipelines.recording import entries, originals, sharing
+from data_pipelines.recording import entries, originals, planning, sharing
 from data_pipelines.recording import shards as shard_files
 from data_pipelines.recording.display import Display
 from data_pipelines.recording.planning import Shard, plan
@@ -80,10 +80,9 @@ def check(
     directory = Path(out_dir).absolute()
     originals.recall_survey(source, directory)
     shards = plan(source, split, count, seed=seed, shard_clips=shard_clips)
-    count = sum(shard.count for shard in shards)
     check_folder(str(directory), directory)
     card = read_card(directory)
-    request = entries.Request(source, split, count, seed, shard_clips, dict(codecs or {}), filters)
+    request = _request(source, split, shards, seed, shard_clips, codecs, filters)
     _claim(card, request, directory, shards)
 
 
@@ -137,7 +136,6 @@ def record(
     directory = Path(out_dir).absolute()
     originals.recall_survey(source, directory)
     shards = plan(source, split, count, seed=seed, shard_clips=shard_clips)
-    count = sum(shard.count for shard in shards)
     if workers is None:
         # Linux knows which cores this process may use.
         usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
@@ -146,10 +144,31 @@ def record(
         raise ValueError(f"found workers={workers}, expected 0 or more processes")
     sharing.check_share(share)
 
-    request = entries.Request(source, split, count, seed, shard_clips, dict(codecs or {}), filters)
+    request = _request(source, split, shards, seed, shard_clips, codecs, filters)
     check_folder(str(directory), directory)
     _claim(read_card(directory), request, directory, shards)  # refused before anything is made
     return _record(request, shards, directory, workers, progress, console, share)
+
+
+def _request(
+    source: Source,
+    split: str,
+    shards: list[Shard],
+    seed: int,
+    shard_clips: int,
+    codecs: Mapping[str, Codec] | None,
+    filters: Filters | None,
+) -> entries.Request:
+    return entries.Request(
+        source,
+        split,
+        sum(shard.count for shard in shards),
+        seed,
+        shard_clips,
+        dict(codecs or {}),
+        filters,
+        planning.described(source, split, shards),
+    )
 
 
 def _record(

@@ -3,11 +3,12 @@
 import io
 import json
 import os
+import shutil
 
 import pytest
 from rich.console import Console
 
-from data_pipelines import recording
+from data_pipelines import clip_format, recording
 from data_pipelines.sources.footage import source as footage
 from data_pipelines.sources.footage import survey
 from data_pipelines.sources.footage.files import released_tests
@@ -171,6 +172,90 @@ def test_a_survey_is_not_recalled_for_other_files_than_it_is_of(walks, tmp_path)
     path.write_text(json.dumps(noted | {"survey_of": "0" * 64}))
     recording.originals.recall_survey(source, out)
     assert survey.recalled(source) is None
+
+
+def names_in(report):
+    return [
+        clip_format.from_bytes(data).name
+        for shard in report.shards
+        for data in recording.read_records(shard)
+    ]
+
+
+@pytest.mark.parametrize("count", [None, 5])
+def test_scenes_that_come_or_go_are_not_mixed_in(walks, tmp_path, count):
+    """The plan depends on all scenes: with another one, other clips go into every shard."""
+    out, source = tmp_path / "out", source_of(walks)
+    first = recording.record(source, out, "train", count, **RECORD)
+    names = names_in(first)
+    first.shards[2].unlink()
+    forget()
+    made_footage.colmap(walks / "aa", room())
+    message = (
+        r"out: split 'train': footage has changed since it was recorded: scene aa/room is new; "
+        "expected the same scenes"
+    )
+    for attempt in (recording.check, recording.record):
+        options = RECORD if attempt is recording.record else {"shard_clips": 1}
+        with pytest.raises(ValueError, match=message):
+            attempt(source, out, "train", count, **options)
+    shutil.rmtree(walks / "aa")
+    (walks / "b").rename(walks / "bb")
+    forget()
+    with pytest.raises(ValueError, match=r"scene bb/room is new, scene b/room is gone; expected"):
+        recording.record(source, out, "train", count, **RECORD)
+    # Brought back, it goes on, to the same clips.
+    (walks / "bb").rename(walks / "b")
+    forget()
+    again = recording.record(source, out, "train", count, **RECORD)
+    assert again.resumed == len(first.shards) - 1 and names_in(again) == names
+    assert len(set(names)) == len(names) == (count or 6)
+    # Another number of clips is not blamed on the footage.
+    with pytest.raises(
+        ValueError, match=r"recorded with count=\d, found count=3; expected the same"
+    ):
+        recording.record(source, out, "train", 3, **RECORD)
+
+
+def test_clips_that_are_added_to_a_scene_are_told(walks, tmp_path):
+    first = recording.record(source_of(walks), tmp_path / "out", "train", 5, **RECORD)
+    first.shards[0].unlink()
+    shutil.rmtree(walks / "c")
+    made_footage.colmap(walks / "c", room(18))
+    forget()
+    with pytest.raises(
+        ValueError, match=r"changed .*: scene c/room: found 3 clips, expected 2; exp"
+    ):
+        recording.record(source_of(walks), tmp_path / "out", "train", 5, **RECORD)
+
+
+def test_where_no_shard_is_left_the_footage_may_be_another(walks, tmp_path):
+    out = tmp_path / "out"
+    for shard in recording.record(source_of(walks), out, "train", None, **RECORD).shards:
+        shard.unlink()
+    made_footage.colmap(walks / "aa", room())
+    forget()
+    report = recording.record(source_of(walks), out, "train", None, **RECORD)
+    assert (report.clips, report.resumed) == (8, 0) and len(set(names_in(report))) == 8
+    plan = json.loads((out / "dataset.json").read_text())["splits"]["train"]["plan"]
+    assert plan["worlds"] == {"a/room": 2, "aa/room": 2, "b/room": 2, "c/room": 2}
+
+
+def test_recordings_of_before_plans_were_noted_go_on(walks, tmp_path):
+    out = tmp_path / "out"
+    first = recording.record(source_of(walks), out, "train", 5, **RECORD)
+    card = json.loads((out / "dataset.json").read_text())
+    assert len(card["splits"]["train"].pop("plan")["sha256"]) == 64
+    (out / "dataset.json").write_text(json.dumps(card))
+    first.shards[2].unlink()
+    forget()
+    assert recording.record(source_of(walks), out, "train", 5, **RECORD).resumed == 4
+    card["splits"]["train"]["plan"] = {"sha256": "0", "worlds": {"a": "2"}}
+    (out / "dataset.json").write_text(json.dumps(card))
+    with pytest.raises(
+        ValueError, match=r"dataset\.json: splits\.train\.plan: found \{'sha256'.*, exp"
+    ):
+        recording.record(source_of(walks), out, "train", 5, **RECORD)
 
 
 @pytest.mark.parametrize("workdir", ["runs/x", "."])
