@@ -9,6 +9,7 @@ from typing import Any
 from data_pipelines import clip_format
 from data_pipelines.clip_codecs import Codec
 from data_pipelines.filters import Filters
+from data_pipelines.recording import originals
 from data_pipelines.recording.notes import note_path, read_note
 from data_pipelines.recording.planning import Shard
 from data_pipelines.recording.shards import (
@@ -65,6 +66,9 @@ def claim(card: dict[str, Any], request: Request, directory: Path) -> dict[str, 
     # not those options that came later: they were recorded as these are by default.
     options = {name: value for name, value in entry["options"].items() if name != "rejected"}
     options = _defaults(request.source) | options
+    root, before = wanted["options"].get("root"), options.get("root")
+    if root != before and originals.knows(request.source, directory, split):
+        options["root"] = root  # files say what was recorded, wherever they lie on this host
     known = {"codecs": {}, "filters": wanted["filters"], **entry, "options": options}
     _compare(known, wanted, ("source", "options"), f"{directory}: split {split!r}")
     now = {} if request.plan is None else request.plan
