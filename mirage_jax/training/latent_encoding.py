@@ -223,7 +223,7 @@ def _encode(
 
     count = latent_cache.write_cache(out, batches())
     if encode.estimated:
-        say(f"{out}: {encode.scales()}")
+        say(f"{out}: {encode.scale_report()}")
     return count
 
 

@@ -351,7 +351,7 @@ def _read(source: FootageSource, name: str) -> Scene:
     return _reader(source).open_scene(Path(source.root), name, source.read_options())
 
 
-_open = survey.Kept(_read, lambda scene: len(scene.times), 100_000)
+_open = survey.WeightedCache(_read, lambda scene: len(scene.times), 100_000)
 """Scenes of so many frames in all, each of which takes about a kilobyte: cameras, names, places."""
 
 
@@ -388,4 +388,4 @@ def _make_cut(source: FootageSource, world: str) -> _Cut:
     return _Cut(kept, "" if kept else problem, scene.left_out)
 
 
-_cut = survey.Kept(_make_cut, lambda cut: sum(map(len, cut.clips)), 1_000_000)
+_cut = survey.WeightedCache(_make_cut, lambda cut: sum(map(len, cut.clips)), 1_000_000)

@@ -122,7 +122,7 @@ def _stat(path: Path, root: Path) -> tuple[str, list[int]]:
     return path.relative_to(root).as_posix(), [status.st_size, status.st_mtime_ns]
 
 
-class Kept(Generic[T]):
+class WeightedCache(Generic[T]):
     """Results of a function of (source, name), the last that were asked for, up to a weight.
 
     Args:

@@ -9,7 +9,7 @@ from data_pipelines.sources.footage import source as footage
 from data_pipelines.sources.footage import survey
 from data_pipelines.sources.footage.files import released_tests
 from data_pipelines.sources.footage.source import FootageSource
-from data_pipelines.sources.footage.survey import Kept
+from data_pipelines.sources.footage.survey import WeightedCache
 from helpers import made_footage
 from helpers.made_footage import room
 from helpers.walked_footage import RECORD, forget, make_walks, source_of
@@ -126,7 +126,7 @@ def test_what_is_kept_is_bounded_by_what_it_weighs():
         asked.append(name)
         return "x" * int(name)
 
-    kept = Kept(make, len, 10)
+    kept = WeightedCache(make, len, 10)
     assert [len(kept(0, name)) for name in ("4", "5", "4", "3", "4", "5")] == [4, 5, 4, 3, 4, 5]
     assert asked == ["4", "5", "3", "5"]
     assert len(kept(0, "50")) == 50 and len(kept) == 1
