@@ -34,12 +34,25 @@ def read_card(directory: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(splits, dict) or not all(isinstance(s, dict) for s in splits.values()):
         raise ValueError(f"{path}: splits: found {splits!r}, expected named splits, each of fields")
     for name, split in splits.items():
+        plan = split.get("plan", {"sha256": "", "worlds": {}})  # of finite sources, not older ones
+        if not _is_plan(plan):
+            raise ValueError(
+                f"{path}: splits.{name}.plan: found {plan!r}, expected a sha256 and the number of "
+                "clips of named worlds"
+            )
         shards = split.get("shards", {})
         if not isinstance(shards, dict) or not all(isinstance(s, dict) for s in shards.values()):
             raise ValueError(
                 f"{path}: splits.{name}.shards: found {shards!r}, expected fields of named files"
             )
     return card
+
+
+def _is_plan(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("sha256"), str):
+        return False
+    worlds = value.get("worlds")
+    return isinstance(worlds, dict) and all(type(count) is int for count in worlds.values())
 
 
 def write_card(directory: str | os.PathLike[str], card: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ ratio of the two is the unit. It tells nothing where the camera has only turned.
 
 from __future__ import annotations
 
+import enum
 import functools
 
 import numpy as np
@@ -15,7 +16,7 @@ from jaxtyping import Float, UInt8
 from data_pipelines import matches
 from mirage_jax.io.framing import Framing
 
-MOST = 256
+MOST_LANDMARKS = 256
 """Landmarks of a clip."""
 
 _ROWS = 240  # of the pictures that are compared
@@ -41,7 +42,8 @@ def landmarks(
 
     Returns:
       Rows of (keyframe, column, row, z-depth): pixels, and depth in the unit of the poses. Rows
-      beyond those that were found are zeros; of more than `MOST` those that move most are kept.
+      beyond those that were found are zeros; of more than `MOST_LANDMARKS` those that move most
+      are kept.
     """
     height, width = video.shape[1:3]
     lens, framing = np.asarray(intrinsics, np.float64), None
@@ -53,28 +55,30 @@ def landmarks(
     @functools.cache
     def points_in(frame: int) -> tuple[np.ndarray, np.ndarray]:
         picture = video[frame] if framing is None else framing.picture(video[frame])
-        return matches.found_in(picture)
+        return matches.features(picture)
 
     rows = [np.zeros((0, 5))]
     for key in np.unique(np.linspace(0, (len(video) - 1) // stride, _KEYS).astype(int)):
         first = int(key) * stride
         seconds = [first + gap for gap in _GAPS if 0 <= first + gap < len(video)]
-        sights = [
-            _sights(matches.match_found(points_in(first), points_in(n)), lens, poses[[first, n]])
+        observations = [
+            _observations(
+                matches.match_features(points_in(first), points_in(n)), lens, poses[[first, n]]
+            )
             for n in seconds
         ]
-        points, z, moved = _agreed(np.concatenate([np.zeros((0, 5)), *sights]))
+        points, z, moved = _agreed(np.concatenate([np.zeros((0, 5)), *observations]))
         rows.append(np.column_stack([np.full(len(z), key), points, z, moved]))
     every = np.concatenate(rows)
     if framing is not None:
         every[:, 1:3] *= [width / framing.size[1], height / framing.size[0]]
-    best = every[np.argsort(-every[:, 4], kind="stable")[:MOST], :4]
-    found = np.zeros((MOST, 4), np.float32)
+    best = every[np.argsort(-every[:, 4], kind="stable")[:MOST_LANDMARKS], :4]
+    found = np.zeros((MOST_LANDMARKS, 4), np.float32)
     found[: len(best)] = best
     return found
 
 
-def _sights(
+def _observations(
     matched: tuple[np.ndarray, np.ndarray], lens: np.ndarray, poses: np.ndarray
 ) -> Float[np.ndarray, "n 5"]:
     """Rows of (column, row) in the first picture, a and b of the best z-depth a / b, and by how
@@ -98,17 +102,18 @@ def _sights(
 
 
 def _agreed(
-    sights: Float[np.ndarray, "n 5"],
+    observations: Float[np.ndarray, "n 5"],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points that several frames show where the same depth puts them; the depth; how they move."""
-    points, which = np.unique(sights[:, :2], axis=0, return_inverse=True)
+    points, which = np.unique(observations[:, :2], axis=0, return_inverse=True)
     which = which.ravel()
     count = np.bincount(which, minlength=len(points))
     a, b, moved = (
-        np.bincount(which, n, len(points)) for n in (*sights[:, 2:4].T, sights[:, 4] ** 2)
+        np.bincount(which, n, len(points))
+        for n in (*observations[:, 2:4].T, observations[:, 4] ** 2)
     )
     z = a / np.maximum(b, 1e-12)
-    apart = np.abs(np.log(sights[:, 2] / sights[:, 3] / np.maximum(z[which], 1e-12)))
+    apart = np.abs(np.log(observations[:, 2] / observations[:, 3] / np.maximum(z[which], 1e-12)))
     worst = np.zeros(len(points))
     np.maximum.at(worst, which, apart)
     moved = np.sqrt(moved)
@@ -116,11 +121,17 @@ def _agreed(
     return points[good], z[good], moved[good]
 
 
-def scale_of(depth: Float[np.ndarray, "k h w"], found: Float[np.ndarray, "most 4"]) -> float | None:
-    """What `depth` is to be multiplied by to be in the unit of the landmarks' depth.
+class Unscaled(enum.Enum):
+    """Why landmarks do not tell the unit of the poses."""
 
-    None where they are too few, or do not agree.
-    """
+    TOO_FEW = "too few landmarks"
+    DISCORDANT = "landmarks that do not agree"
+
+
+def scale_of(
+    depth: Float[np.ndarray, "k h w"], found: Float[np.ndarray, "most 4"]
+) -> float | Unscaled:
+    """What `depth` is to be multiplied by to be in the unit of the landmarks' depth, or why not."""
     rows = found[found[:, 3] > 0]
     key, column, row = rows[:, :3].astype(int).T
     beside = np.arange(-1, 2)
@@ -131,10 +142,10 @@ def scale_of(depth: Float[np.ndarray, "k h w"], found: Float[np.ndarray, "most 4
     # Corners at the edge of a surface are of what is in front, the pixel may be of what is behind.
     good = (least > 0) & np.isfinite(most) & (most < _EDGE * least)
     if good.sum() < _FEWEST:
-        return None
+        return Unscaled.TOO_FEW
     ratios = np.log(rows[good, 3].astype(np.float64) / there[good])
     low, middle, high = np.percentile(ratios, [25, 50, 75])
     spread = (high - low) / 2
     if spread > _SPREAD or 1.86 * spread / np.sqrt(good.sum()) > _ERROR:
-        return None
+        return Unscaled.DISCORDANT
     return float(np.exp(middle))

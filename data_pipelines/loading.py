@@ -22,6 +22,7 @@ from data_pipelines import clip_format
 from data_pipelines.clip import ARRAY_FIELDS, META_FIELDS, Bodies, Clip
 from data_pipelines.frame_rates import native_fps, nearest_to_rate
 from data_pipelines.mixture import Mixture
+from data_pipelines.shard_files import find_shards, is_damaged
 from data_pipelines.tolerance import (
     SKIPPED,
     Checked,
@@ -67,15 +68,21 @@ class ClipSource:
         """
         clip_format.check_fields((*fields, *optional))
         self.fields, self.optional = tuple(fields), tuple(optional)
-        self.paths = _find_shards(Path(directory), split)
+        self.paths = find_shards(Path(directory), split)
         try:
             self._records = ArrayRecordDataSource([os.fspath(path) for path in self.paths])
         except RuntimeError as error:
-            damaged = next(filter(_damaged, self.paths), directory)
+            damaged = next(filter(is_damaged, self.paths), None)
+            if damaged is None:  # none of them alone: the disk or the network failed for a moment
+                raise ValueError(
+                    f"{directory}: {split} shards cannot be opened ({error}), expected ArrayRecord "
+                    "files; try again"
+                ) from error
             raise ValueError(
                 f"{damaged}: damaged {split} shard ({error}); remove it, and `mirage record` makes "
                 "it anew"
             ) from error
+        self._ends: np.ndarray | None = None
         if len(self._records) == 0:
             raise ValueError(f"{directory}: the {split} shards hold no clips")
 
@@ -137,34 +144,14 @@ class ClipSource:
             raise ValueError(f"{where} cannot be read ({self._file(index)}: {error})") from error
 
     def _file(self, index: int) -> str:
-        """Name of the shard that a record is in."""
-        ends = np.cumsum([len(ArrayRecordDataSource([os.fspath(path)])) for path in self.paths])
-        return self.paths[int(np.searchsorted(ends, index, side="right"))].name
-
-
-def _damaged(path: Path) -> bool:
-    try:
-        ArrayRecordDataSource([os.fspath(path)])
-    except RuntimeError:
-        return True
-    return False
-
-
-def _find_shards(directory: Path, split: str) -> tuple[Path, ...]:
-    paths = sorted(directory.glob(f"{split}-*-of-*.array_record"))
-    if not paths:
-        there = sorted({path.name.split("-")[0] for path in directory.glob("[!.]*.array_record")})
-        found = f"splits {there}" if there else "no shards"
-        raise ValueError(f"{directory}: found {found}, expected {split}-*.array_record")
-    total = int(paths[0].stem.rsplit("-", 1)[1])
-    wanted = [directory / f"{split}-{i:05d}-of-{total:05d}.array_record" for i in range(total)]
-    if paths != wanted:
-        missing = [path.name for path in wanted if path not in paths]
-        raise ValueError(
-            f"{directory}: found {len(paths)} {split} shards, expected {total} "
-            f"(missing {', '.join(missing[:3])}): finish recording with the same command"
-        )
-    return tuple(paths)
+        """Name of the shard that a record is in; of the folder, where shards cannot be opened."""
+        if self._ends is None:
+            try:
+                lengths = [len(ArrayRecordDataSource([os.fspath(path)])) for path in self.paths]
+            except RuntimeError:
+                return self.paths[0].parent.name
+            self._ends = np.cumsum(lengths)
+        return self.paths[int(np.searchsorted(self._ends, index, side="right"))].name
 
 
 @dataclasses.dataclass(frozen=True)

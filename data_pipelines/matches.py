@@ -58,19 +58,19 @@ def match(
     first: UInt8[np.ndarray, "h w 3"], second: UInt8[np.ndarray, "h w 3"]
 ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:
     """Corners of two pictures that look alike, as (column, row) in each."""
-    return match_found(*(found_in(picture) for picture in (first, second)))
+    return match_features(*(features(picture) for picture in (first, second)))
 
 
-def found_in(
+def features(
     picture: UInt8[np.ndarray, "h w 3"],
 ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n p"]]:
-    """Corners of a picture and the patches around them, for `match_found`."""
+    """Corners of a picture and the patches around them, for `match_features`."""
     luma = grey(picture)
     points = corners(luma)
     return points, _patches(luma, points)
 
 
-def match_found(
+def match_features(
     first: tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n p"]],
     second: tuple[Float[np.ndarray, "m 2"], Float[np.ndarray, "m p"]],
 ) -> tuple[Float[np.ndarray, "k 2"], Float[np.ndarray, "k 2"]]:

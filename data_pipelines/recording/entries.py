@@ -9,6 +9,7 @@ from typing import Any
 from data_pipelines import clip_format
 from data_pipelines.clip_codecs import Codec
 from data_pipelines.filters import Filters
+from data_pipelines.recording import originals
 from data_pipelines.recording.notes import note_path, read_note
 from data_pipelines.recording.planning import Shard
 from data_pipelines.recording.shards import (
@@ -32,6 +33,8 @@ class Request:
     shard_clips: int
     codecs: Mapping[str, Codec]
     filters: Filters | None = None
+    plan: Mapping[str, Any] | None = None
+    """Of a finite source, see `planning.described`."""
 
     def described(self) -> dict[str, Any]:
         """As the card has it: plain JSON."""
@@ -51,18 +54,49 @@ class Request:
 def claim(card: dict[str, Any], request: Request, directory: Path) -> dict[str, Any]:
     """Returns the card's entry of the requested split, made if it is not there yet.
 
+    It is made anew where the footage has changed before any shard was there.
+
     Raises:
-      ValueError: the split was recorded with another request.
+      ValueError: the split was recorded with another request, or of other footage.
     """
     wanted, split = request.described(), request.split
-    entry = card["splits"].setdefault(split, {**wanted, "clip_format": clip_format.FORMAT})
+    fresh = {**wanted, "clip_format": clip_format.FORMAT}
+    entry = card["splits"].setdefault(split, dict(fresh))
     # Older cards have no codecs and no filters, the counter of dropped clips among the options, and
     # not those options that came later: they were recorded as these are by default.
     options = {name: value for name, value in entry["options"].items() if name != "rejected"}
     options = _defaults(request.source) | options
+    root, before = wanted["options"].get("root"), options.get("root")
+    if root != before and originals.knows(request.source, directory, split):
+        options["root"] = root  # files say what was recorded, wherever they lie on this host
     known = {"codecs": {}, "filters": wanted["filters"], **entry, "options": options}
-    for key, value in wanted.items():
-        before = known.get(key)
+    _compare(known, wanted, ("source", "options"), f"{directory}: split {split!r}")
+    now = {} if request.plan is None else request.plan
+    before = entry.get("plan", now)
+    replanned = before != now and before["sha256"] != now["sha256"]
+    if replanned and not any(directory.glob(f"{split}-*.array_record")):
+        entry.clear()
+        entry.update(fresh)
+        known, replanned = entry, False
+    if replanned:
+        _compare_worlds(before["worlds"], now["worlds"], f"{directory}: split {split!r}")
+    _compare(known, wanted, tuple(wanted), f"{directory}: split {split!r}")
+    if replanned:
+        raise ValueError(
+            f"{directory}: split {split!r}: found its clips in another order than they were "
+            "recorded in, expected the same; record into another folder"
+        )
+    entry.setdefault("shards", {})
+    if now:
+        entry.setdefault("plan", dict(now))
+    return entry
+
+
+def _compare(
+    known: Mapping[str, Any], wanted: Mapping[str, Any], keys: tuple[str, ...], where: str
+) -> None:
+    for key in keys:
+        before, value = known.get(key), wanted[key]
         if before != value:
             if isinstance(before, dict) and isinstance(value, dict):
                 names = [
@@ -70,11 +104,26 @@ def claim(card: dict[str, Any], request: Request, directory: Path) -> dict[str, 
                 ]
                 before, value = ({n: part.get(n) for n in names} for part in (before, value))
             raise ValueError(
-                f"{directory}: split {split!r} was recorded with {key}={before!r}, found "
-                f"{key}={value!r}; expected the same arguments, or another folder"
+                f"{where} was recorded with {key}={before!r}, found {key}={value!r}; expected the "
+                "same arguments, or another folder"
             )
-    entry.setdefault("shards", {})
-    return entry
+
+
+def _compare_worlds(before: Mapping[str, int], now: Mapping[str, int], where: str) -> None:
+    changes = [f"scene {name} is new" for name in now if name not in before]
+    changes += [f"scene {name} is gone" for name in before if name not in now]
+    changes += [
+        f"scene {name}: found {now[name]} clips, expected {count}"
+        for name, count in before.items()
+        if now.get(name, count) != count
+    ]
+    if changes:
+        others = f", and {len(changes) - 3} other changes" if len(changes) > 3 else ""
+        raise ValueError(
+            f"{where}: footage has changed since it was recorded: "
+            f"{', '.join(changes[:3])}{others}; expected the same scenes: bring them back, or "
+            "record into another folder"
+        )
 
 
 def prepare_for_more(

@@ -49,17 +49,22 @@ def read_note(shard: Path) -> Note | None:
     if not path.exists():
         return None
     content = read_object(path)
-    entry, numbers = (
-        content.get("entry"),
-        [content.get(n) for n in ("bytes", "seconds", "peak_mib")],
-    )
-    good = isinstance(entry, dict) and type(entry.get("clips")) is int
-    good &= all(type(n) in (int, float) for n in numbers)
-    if content.get("format") != _FORMAT or not good:
-        raise ValueError(
-            f"{path}: found format {content.get('format')!r}, expected {_FORMAT} with the entry of "
-            f"{shard.name}; remove it, and what was refused of the shard is no longer known"
-        )
+    found = content.get("format")
+    if found != _FORMAT:
+        raise _damaged(path, shard, "format", found, _FORMAT)
+    entry = content.get("entry")
+    if not isinstance(entry, dict) or type(entry.get("clips")) is not int:
+        raise _damaged(path, shard, "entry", entry, "an object with a number of clips")
+    for name in ("bytes", "seconds", "peak_mib"):
+        if type(content.get(name)) not in (int, float):
+            raise _damaged(path, shard, name, content.get(name), "a number")
     if content.get("bytes") != shard.stat().st_size:
         return None
     return Note(content["entry"], float(content["seconds"]), int(content["peak_mib"]))
+
+
+def _damaged(path: Path, shard: Path, field: str, found: Any, expected: str) -> ValueError:
+    return ValueError(
+        f"{path}: {field}: found {found!r}, expected {expected}; remove it, and what was refused "
+        f"of {shard.name} is no longer known"
+    )

@@ -1,8 +1,11 @@
 """Which clips go into which shard of a recording, from its arguments alone."""
 
 import dataclasses
+import hashlib
 import itertools
+import json
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -90,6 +93,18 @@ def _plan_finite(
             jobs.append(Job(world, len(clips), 0, clips))
         groups.append(jobs)
     return _shards(split, groups)
+
+
+def described(source: Source, split: str, shards: list[Shard]) -> dict[str, Any] | None:
+    """What a plan depends on and a digest of it, as JSON; None for clips that are made from seeds.
+
+    Of a `FiniteSource` the same arguments give another plan once it has other worlds or clips.
+    """
+    if not isinstance(source, FiniteSource):
+        return None
+    jobs = [[[job.world, job.clips] for job in shard.jobs] for shard in shards]
+    digest = hashlib.sha256(json.dumps(jobs).encode()).hexdigest()
+    return {"worlds": source.clip_counts(split), "sha256": digest}
 
 
 def _shards(split: str, groups: list[list[Job]]) -> list[Shard]:

@@ -20,7 +20,7 @@ from data_pipelines.card import contact_sheet, read_card, write_card
 from data_pipelines.clip import Clip
 from data_pipelines.clip_codecs import Codec
 from data_pipelines.filters import Filters
-from data_pipelines.recording import entries, originals, sharing
+from data_pipelines.recording import entries, originals, planning, sharing
 from data_pipelines.recording import shards as shard_files
 from data_pipelines.recording.display import Display
 from data_pipelines.recording.planning import Shard, plan
@@ -78,12 +78,11 @@ def check(
 ) -> None:
     """Raises the ValueError of `record` for its arguments and its folder, recording nothing."""
     directory = Path(out_dir).absolute()
-    originals.recall(source, directory)
+    originals.recall_survey(source, directory)
     shards = plan(source, split, count, seed=seed, shard_clips=shard_clips)
-    count = sum(shard.count for shard in shards)
     check_folder(str(directory), directory)
     card = read_card(directory)
-    request = entries.Request(source, split, count, seed, shard_clips, dict(codecs or {}), filters)
+    request = _request(source, split, shards, seed, shard_clips, codecs, filters)
     _claim(card, request, directory, shards)
 
 
@@ -135,9 +134,8 @@ def record(
       RecordingError: the source failed or gave no valid clip at all, with its reason.
     """
     directory = Path(out_dir).absolute()
-    originals.recall(source, directory)
+    originals.recall_survey(source, directory)
     shards = plan(source, split, count, seed=seed, shard_clips=shard_clips)
-    count = sum(shard.count for shard in shards)
     if workers is None:
         # Linux knows which cores this process may use.
         usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
@@ -146,10 +144,31 @@ def record(
         raise ValueError(f"found workers={workers}, expected 0 or more processes")
     sharing.check_share(share)
 
-    request = entries.Request(source, split, count, seed, shard_clips, dict(codecs or {}), filters)
+    request = _request(source, split, shards, seed, shard_clips, codecs, filters)
     check_folder(str(directory), directory)
     _claim(read_card(directory), request, directory, shards)  # refused before anything is made
     return _record(request, shards, directory, workers, progress, console, share)
+
+
+def _request(
+    source: Source,
+    split: str,
+    shards: list[Shard],
+    seed: int,
+    shard_clips: int,
+    codecs: Mapping[str, Codec] | None,
+    filters: Filters | None,
+) -> entries.Request:
+    return entries.Request(
+        source,
+        split,
+        sum(shard.count for shard in shards),
+        seed,
+        shard_clips,
+        dict(codecs or {}),
+        filters,
+        planning.described(source, split, shards),
+    )
 
 
 def _record(
@@ -223,7 +242,7 @@ def _begin(
     console: Console | None,
 ) -> set[int]:
     """Enters the split into the card; returns the numbers of own shards that are there."""
-    card = read_card(directory)
+    card, split = read_card(directory), request.split
     entry = _claim(card, request, directory, shards)
     shard_files.remove_leftovers(directory, own)
     there = _there(shards, directory)
@@ -235,7 +254,9 @@ def _begin(
     if len(done) < len(own):
         entries.prepare_for_more(entry, request, there, directory)
     mixes = bool(there) and len(done) < len(own)
-    originals.check(request.source, directory, mixes=mixes, console=console)
+    originals.check_files(
+        request.source, directory, split, there=bool(there), mixes=mixes, console=console
+    )
     write_card(directory, card)
     return done
 

@@ -289,7 +289,8 @@ def _outdated(
     )
     for name in names:
         path = workdir.latents(name, "eval", rgb=rgb)
-        key = latent_encoding.cache_key(encoder_id, workdir.worlds(name), "eval", settings)
+        clips = workdir.worlds(name)
+        key = latent_encoding.cache_key(encoder_id, clips, "eval", settings, path)
         reason = latent_cache.stale_files(path, key)
         if reason:
             return f"{path}: {reason}"

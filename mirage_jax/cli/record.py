@@ -170,7 +170,7 @@ def _footage(config: ConfigDict, world: str, console: Console, workdir: Workdir 
     options["shapes"] = shapes if len(shapes) > 1 else ()
     made: Any = sources.source_class(FOOTAGE)(**options)
     if workdir is not None:
-        originals.recall(made, workdir.worlds(world))
+        originals.recall_survey(made, workdir.worlds(world))
     for reason, count in made.left_out().items():
         console.print(f"[yellow]{config.data.root}: {count} frames left out: {reason}[/]")
     return made

@@ -8,6 +8,7 @@ a step of which is 2^-11 of a value.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from data_pipelines.landmarks import MOST, landmarks, scale_of
+from data_pipelines.landmarks import MOST_LANDMARKS, Unscaled, landmarks, scale_of
 from data_pipelines.loading import Transform
 from mirage_jax.chunks import TEMPORAL_STRIDE
 from mirage_jax.parallel import batch_sharding, processes, replicated
@@ -120,7 +121,7 @@ class EncoderInputs:
         poses = np.linalg.inv(cut["cam2world"][:1]) @ cut["cam2world"]
         points = {}
         if self.estimates:
-            points["landmarks"] = np.zeros((MOST, 4), np.float32)
+            points["landmarks"] = np.zeros((MOST_LANDMARKS, 4), np.float32)
             if depth is None:
                 lens = cut["intrinsics"][0]
                 points["landmarks"] = landmarks(video, lens, poses, TEMPORAL_STRIDE)
@@ -169,7 +170,7 @@ class ClipEncoder:
 
     Attributes:
       estimated: clips whose depth was estimated.
-      unscaled: those among them whose depth was left in metres.
+      unscaled: how many of them have it left in metres, by why.
     """
 
     def __init__(
@@ -183,7 +184,8 @@ class ClipEncoder:
     ):
         self._encoder, self._settings, self._depth_of = encoder, settings, depth_of
         self._say = say
-        self.estimated = self.unscaled = 0
+        self.estimated = 0
+        self.unscaled: collections.Counter[Unscaled] = collections.Counter()
         self._sharding = None if mesh is None else batch_sharding(mesh)
         if mesh is not None:
             self._encoder = processes.put(encoder, replicated(mesh))
@@ -207,19 +209,24 @@ class ClipEncoder:
             pictures = batch["video"][row][::TEMPORAL_STRIDE]
             metres = np.stack([self._depth_of(picture) for picture in pictures])
             scale = scale_of(metres, batch["landmarks"][row])
-            depth[row] = metres if scale is None else np.float32(scale) * metres
             self.estimated += 1
-            if scale is None:
-                self.unscaled += 1
-                if self.unscaled & (self.unscaled - 1) == 0:
-                    self._say(self.scales())
+            if isinstance(scale, float):
+                depth[row] = np.float32(scale) * metres
+                continue
+            depth[row] = metres
+            self.unscaled[scale] += 1
+            total = self.unscaled.total()
+            if total & (total - 1) == 0:
+                self._say(self.scale_report())
         return depth
 
-    def scales(self) -> str:
+    def scale_report(self) -> str:
         """What became of the clips whose depth was estimated, in words."""
+        few, discordant = self.unscaled[Unscaled.TOO_FEW], self.unscaled[Unscaled.DISCORDANT]
         return (
-            f"depth of {self.estimated} clips was estimated; {self.unscaled} of them do not show "
-            "enough points from two places to tell the unit of their poses, and have it in metres"
+            f"depth of {self.estimated} clips was estimated; {few + discordant} of them have it in "
+            f"metres, as the unit of their poses is not told: {few} show too few points from two "
+            f"places, {discordant} show points that do not agree on it"
         )
 
 

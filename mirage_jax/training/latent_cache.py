@@ -241,6 +241,12 @@ def made_from(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def values_of(path: Path, name: str) -> set[Any]:
+    """What the keys of all files that the cache called `path` has say of `name`, if text."""
+    found = (made_from(file).get(name) for file in (path, *_parts(path)))
+    return {value for value in found if isinstance(value, str)}
+
+
 def _read_key(path: Path) -> dict[str, Any]:
     """The content of the key file, {} where there is none or it is of another form."""
     try:

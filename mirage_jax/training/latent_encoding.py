@@ -34,7 +34,7 @@ from mirage_jax.world.latent_encoder import LatentEncoder
 
 
 def cache_key(
-    encoder_id: str, clips: Path, split: str, settings: EncodingSettings
+    encoder_id: str, clips: Path, split: str, settings: EncodingSettings, cache: Path
 ) -> dict[str, Any]:
     """What decides what is in the cache of a recorded world, for `latent_cache.stale`.
 
@@ -43,14 +43,15 @@ def cache_key(
       clips: folder of the recorded world.
       split: "train" or "eval".
       settings: of the cache.
+      cache: that the key is compared with, see `clips_id`.
     """
     key = {
         "encoder": encoder_id,
-        "clips": clips_id(clips, split),
+        "clips": clips_id(clips, split, cache),
         **dataclasses.asdict(settings),
     }
     if settings.depth_network:
-        key["depth_unit"] = "poses"  # of the estimated depth: it was metres before
+        key["depth_unit"] = "poses"  # that estimated depth is in; caches without it have metres
     # A cache made without these is what it was before there were any.
     for name in ("depth_network", "last_only", "bodies", "movers_up"):
         if not key[name]:
@@ -58,10 +59,29 @@ def cache_key(
     return key
 
 
-def clips_id(clips: Path, split: str) -> str:
-    """Identifies the clips of a split of a recorded world, by what its card says of them."""
-    recorded = json.dumps(read_card(clips)["splits"].get(split), sort_keys=True)
-    return hashlib.sha256(recorded.encode()).hexdigest()
+_NOT_OF_CLIPS = ("plan", "seconds", "peak_mib")
+"""What a card says of how a split was recorded, and not of what: a shard made anew changes it."""
+
+
+def clips_id(clips: Path, split: str, cache: Path) -> str:
+    """Identifies the clips of a split of a recorded world, by what its card says of them.
+
+    Args:
+      clips: folder of the recorded world.
+      split: "train" or "eval".
+      cache: that is compared with it; one made earlier may go by all that the card says, and then
+        they are identified by that.
+    """
+    entry = dict(read_card(clips)["splits"].get(split, {}))
+    entry.pop("plan", None)
+    older = _hash(entry)
+    if older in latent_cache.values_of(cache, "clips"):
+        return older
+    return _hash({name: value for name, value in entry.items() if name not in _NOT_OF_CLIPS})
+
+
+def _hash(entry: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
 
 
 def refresh_cache(
@@ -103,7 +123,7 @@ def refresh_cache(
     """
     if file_clips % BATCH:
         raise ValueError(f"file_clips: found {file_clips}, expected a multiple of {BATCH}")
-    key = cache_key(encoder_id, clips, split, settings)
+    key = cache_key(encoder_id, clips, split, settings, out)
     if not latent_cache.stale_files(out, key):
         say(f"{out}: up to date")
         return
@@ -203,7 +223,7 @@ def _encode(
 
     count = latent_cache.write_cache(out, batches())
     if encode.estimated:
-        say(f"{out}: {encode.scales()}")
+        say(f"{out}: {encode.scale_report()}")
     return count
 
 

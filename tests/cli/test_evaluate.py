@@ -33,7 +33,7 @@ def test_clips_cached_by_another_encoder_are_not_scored(tiny_config, trained, mo
         own = fingerprint(trained.model("encoder"))
         made = clip_encoding.EncodingSettings(chunk_frames=17, sky_depth=200.0, rgb=rgb)
         clips = trained.worlds("procedural")
-        key = latent_encoding.cache_key(encoder or own, clips, "eval", made)
+        key = latent_encoding.cache_key(encoder or own, clips, "eval", made, path)
         latent_cache.write_key(path, key)
 
     def models():

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from data_pipelines.landmarks import MOST, landmarks, scale_of
+from data_pipelines.landmarks import MOST_LANDMARKS, Unscaled, landmarks, scale_of
 from data_pipelines.sources.procedural import ProceduralSource
 
 STRIDE = 4
@@ -26,28 +26,31 @@ def test_the_unit_of_poses_is_found_within_five_percent():
         poses = clip.cam2world.copy()
         poses[:, :3, 3] *= unit
         found = landmarks(clip.video, clip.intrinsics[0], poses, STRIDE)
-        assert found.shape == (MOST, 4) and found.dtype == np.float32
+        assert found.shape == (MOST_LANDMARKS, 4) and found.dtype == np.float32
         # A network errs by a tenth at each pixel.
         true = clip.depth[::STRIDE]
         estimated = (true * np.exp(0.1 * rng.normal(size=true.shape))).astype(np.float32)
         scale = scale_of(estimated, found)
         if np.ptp(clip.cam2world[:, :3, 3], axis=0).max() < 1e-9:
             turning += 1
-            assert scale is None and not found.any()
-        elif scale is not None:
+            assert scale is Unscaled.TOO_FEW and not found.any()
+        elif isinstance(scale, float):
             walking += 1
             assert scale == pytest.approx(unit, rel=0.05)
     assert walking >= 3 and turning >= 1
 
 
 def test_landmarks_lie_where_the_surfaces_are():
+    checked = 0
     for clip in clips():
         found = landmarks(clip.video, clip.intrinsics[0], clip.cam2world, STRIDE)
         rows = found[found[:, 3] > 0]
         key, column, row = rows[:, :3].astype(int).T
         true = clip.depth[key * STRIDE, row, column]
         if len(rows) >= 16:
+            checked += 1
             assert np.median(np.abs(rows[:, 3] / true - 1)) < 0.08
+    assert checked >= 3
 
 
 def test_large_pictures_are_compared_small():
@@ -63,12 +66,12 @@ def test_large_pictures_are_compared_small():
 def test_too_few_or_contradicting_landmarks_tell_nothing():
     rng = np.random.default_rng(0)
     depth = np.full((2, 8, 8), 3.0, np.float32)
-    found = np.zeros((MOST, 4), np.float32)
-    assert scale_of(depth, found) is None
+    found = np.zeros((MOST_LANDMARKS, 4), np.float32)
+    assert scale_of(depth, found) is Unscaled.TOO_FEW
     found[:40, 1:3] = rng.uniform(0, 8, (40, 2))
     found[:40, 3] = 6.0
     assert scale_of(depth, found) == pytest.approx(2.0)
-    assert scale_of(depth, found * (np.arange(MOST) < 15)[:, None]) is None
-    assert scale_of(np.zeros_like(depth), found) is None
+    assert scale_of(depth, found * (np.arange(MOST_LANDMARKS) < 15)[:, None]) is Unscaled.TOO_FEW
+    assert scale_of(np.zeros_like(depth), found) is Unscaled.TOO_FEW
     found[:40, 3] = np.exp(rng.normal(0, 2, 40))
-    assert scale_of(depth, found) is None
+    assert scale_of(depth, found) is Unscaled.DISCORDANT

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from data_pipelines import loading
 from data_pipelines.clip import ARRAY_FIELDS, META_FIELDS
 from data_pipelines.clip_format import from_bytes, to_bytes
 from data_pipelines.loading import ClipSource, LoaderState, Window, batches
@@ -124,6 +125,55 @@ def test_unreadable_folders_are_refused(folder, tmp_path):
     last.unlink()
     with pytest.raises(ValueError, match=r"missing train-00002-of-00003\.array_record"):
         ClipSource(copy, "train")
+
+
+def test_shards_that_cannot_be_opened_for_a_moment_are_not_called_damaged(folder, monkeypatch):
+    opened = loading.ArrayRecordDataSource
+
+    def failing(paths):
+        if len(paths) > 1:
+            raise RuntimeError("stale file handle")
+        return opened(paths)
+
+    monkeypatch.setattr(loading, "ArrayRecordDataSource", failing)
+    message = (
+        rf"^{folder}: train shards cannot be opened \(stale file handle\), expected ArrayRecord "
+        "files; try again$"
+    )
+    with pytest.raises(ValueError, match=message):
+        ClipSource(folder, "train")
+
+
+def test_shards_are_opened_once_to_name_those_of_clips_that_cannot_be_read(folder, monkeypatch):
+    source, calls = ClipSource(folder, "train"), []
+    opened = loading.ArrayRecordDataSource
+
+    class Failing:
+        def __len__(self):
+            return COUNT
+
+        def __getitem__(self, index):
+            raise RuntimeError("no such block")
+
+    def counted(paths):
+        calls.append(paths)
+        return opened(paths)
+
+    def gone(paths):
+        raise RuntimeError("no such file")
+
+    source._records = Failing()
+    monkeypatch.setattr(loading, "ArrayRecordDataSource", gone)
+    with pytest.raises(ValueError, match=rf"clip 4 cannot be read \({folder.name}: no such block"):
+        source[4]
+    monkeypatch.setattr(loading, "ArrayRecordDataSource", counted)
+    for index in range(COUNT):
+        shard = f"train-0000{index // 3}-of-00003.array_record"
+        with pytest.raises(
+            ValueError, match=rf"clip {index} cannot be read \({shard}: no such blo"
+        ):
+            source[index]
+    assert len(calls) == 3
 
 
 def test_batches_are_windows_of_the_recorded_clips(folder, stream):

@@ -141,9 +141,16 @@ def test_a_note_of_another_file_is_not_believed_and_a_damaged_one_is_named(tmp_p
     content = json.loads(note.read_text())
     note.write_text(json.dumps({**content, "bytes": content["bytes"] + 1}))
     assert notes.read_note(shard) is None
-    note.write_text(json.dumps({**content, "format": "other"}))
-    with pytest.raises(ValueError, match=rf"{note.name}: found format 'other', expected mirage-sh"):
-        quiet(SOURCE, tmp_path, count=2, shard_clips=1, share=(1, 2))
+    for change, message in (
+        ({"format": "other"}, "format: found 'other', expected mirage-shard-1; remove it"),
+        ({"entry": {}}, r"entry: found \{\}, expected an object with a number of clips; remove it"),
+        ({"entry": [3]}, r"entry: found \[3\], expected an object with a number of clips"),
+        ({"peak_mib": "much"}, "peak_mib: found 'much', expected a number; remove it"),
+        ({"bytes": None}, "bytes: found None, expected a number; remove it"),
+    ):
+        note.write_text(json.dumps({**content, **change}))
+        with pytest.raises(ValueError, match=rf"{note.name}: {message}"):
+            quiet(SOURCE, tmp_path, count=2, shard_clips=1, share=(1, 2))
 
 
 @pytest.mark.parametrize("share", [(2, 2), (-1, 2), (0, 0)])

@@ -187,8 +187,20 @@ def test_estimated_depth_is_in_the_unit_of_the_poses(unit):
     np.testing.assert_array_equal(filled[0], turning.depth[::4])  # left in metres, and said
     ratio = filled[1] / walking.depth[::4]
     np.testing.assert_allclose(ratio, unit, rtol=0.05)
-    assert said[0].startswith("depth of 1 clips was estimated; 1 of them do not show")
-    assert (encode.estimated, encode.unscaled) == (2, 1)
+    assert said == [
+        "depth of 1 clips was estimated; 1 of them have it in metres, as the unit of their poses "
+        "is not told: 1 show too few points from two places, 0 show points that do not agree on it"
+    ]
+    assert (encode.estimated, encode.unscaled.total()) == (2, 1)
+    # Of a network that errs by more than the points can bear the reason is another.
+    rng = np.random.default_rng(0)
+    spoilt = {key: depth * np.exp(rng.normal(0, 2)) for key, depth in metres.items()}
+    encode = ClipEncoder(ENCODER, SETTINGS, depth_of=lambda p: spoilt[p.tobytes()])
+    encode._filled(batch)
+    assert encode.scale_report() == (
+        "depth of 2 clips was estimated; 2 of them have it in metres, as the unit of their poses "
+        "is not told: 1 show too few points from two places, 1 show points that do not agree on it"
+    )
 
 
 def test_bare_footage_is_read(tmp_path):

@@ -1,5 +1,8 @@
 """When the cache of a recorded world is made anew."""
 
+import hashlib
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,15 +21,16 @@ from mirage_jax.training.latent_cache import LatentSource
 from mirage_jax.training.latent_encoding import load_clips, refresh_cache
 from mirage_jax.world.latent_encoder import LatentEncoder
 
+SOURCE = ProceduralSource(size=16, frames=13, train_worlds=1, eval_worlds=1)
+OPTIONS = {"shard_clips": 2, "workers": 0, "progress": False}
+
 
 @pytest.fixture
 def refresh(tmp_path):
     """Makes the cache of two clips if need be; returns what was said."""
-    source = ProceduralSource(size=16, frames=13, train_worlds=1, eval_worlds=1)
-    options = {"shard_clips": 2, "workers": 0, "progress": False}
     stats = LatentStats(jnp.zeros(3), jnp.ones(3))
     colours = LatentEncoder(None, stats, tiny_world.MeanColours())
-    record(source, tmp_path / "clips", "train", 2, **options)
+    record(SOURCE, tmp_path / "clips", "train", 2, **OPTIONS)
 
     def run(encoder="a", **changes):
         said = []
@@ -67,6 +71,43 @@ def test_a_cache_is_remade_when_the_clips_are_others(refresh, tmp_path):
     card = tmp_path / "clips" / "dataset.json"
     card.write_text(card.read_text().replace('"seed": 0', '"seed": 1'))
     assert "made with another clips" in refresh()
+
+
+def test_clips_that_are_recorded_anew_to_the_same_bytes_are_the_same(refresh, tmp_path):
+    refresh()
+    path = tmp_path / "clips" / "dataset.json"
+    shard = next((tmp_path / "clips").glob("train-*"))
+    data = shard.read_bytes()
+    shard.unlink()
+    record(SOURCE, tmp_path / "clips", "train", 2, **OPTIONS)
+    assert shard.read_bytes() == data
+    after = json.loads(path.read_text())
+    for measured in ("seconds", "peak_mib"):  # of this machine
+        assert measured in after["splits"]["train"]
+        after["splits"]["train"][measured] = 123456.0
+    path.write_text(json.dumps(after))
+    assert "up to date" in refresh()
+    [part] = after["splits"]["train"]["shards"].values()
+    part["sha256"] = "0" * 64
+    path.write_text(json.dumps(after))
+    assert "made with another clips" in refresh()
+
+
+def test_a_cache_that_goes_by_all_that_the_card_said_is_kept_while_it_says_so(refresh, tmp_path):
+    refresh()
+    path, key = tmp_path / "clips" / "dataset.json", tmp_path / "train.json"
+    card, made = json.loads(path.read_text()), json.loads(key.read_text())
+    entry = json.dumps(card["splits"]["train"], sort_keys=True)
+    made["made_from"]["clips"] = hashlib.sha256(entry.encode()).hexdigest()
+    key.write_text(json.dumps(made))
+    assert "up to date" in refresh()
+    card["splits"]["train"]["plan"] = {"sha256": "0", "worlds": {}}  # a newer card has one
+    path.write_text(json.dumps(card))
+    assert "up to date" in refresh()
+    card["splits"]["train"]["seconds"] = 123456.0
+    path.write_text(json.dumps(card))
+    assert "made with another clips" in refresh()
+    assert "up to date" in refresh()
 
 
 def test_a_truncated_cache_is_made_anew_and_said(refresh, tmp_path):
@@ -308,7 +349,7 @@ def test_depth_that_clips_lack_is_estimated_and_all_counts_as_static(tmp_path):
     refresh("b", brightness)
     clips = load_clips(path)
     # Of keyframes alone: 0, 4, 8, 12 of each of the clips, and not of those that fill the batch.
-    assert "depth of 2 clips was estimated; 2 of them do not show enough points" in said[-1]
+    assert "depth of 2 clips was estimated; 2 of them have it in metres" in said[-1]
     assert len(seen) == 2 * 4 and seen[0].shape == (16, 16, 3) and seen[0].dtype == np.uint8
     assert (clips.depth > 1).all() and (clips.depth < 2).all() and (clips.static == 1).all()
     refresh("c", brightness)

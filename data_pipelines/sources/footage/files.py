@@ -1,14 +1,17 @@
 """Finding the files of footage, and reading text from them."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from data_pipelines.card import CARD, FORMAT
 from mirage_jax.io.camera_files import parsing
 
 
-def walk(root: Path) -> Iterator[Path]:
+def walk(root: Path, leaving: Collection[Path] = ()) -> Iterator[Path]:
     """Every folder from `root` on, by name; links are followed, each folder is given once.
+
+    Recordings below `root`, and resolved folders that are among those of `leaving`, are left out.
 
     Raises:
       ValueError: naming `root`, if it is no folder.
@@ -23,7 +26,19 @@ def walk(root: Path) -> Iterator[Path]:
             below.clear()
             continue
         seen.add(real)
+        if Path(real) in leaving or (Path(folder) != root and _is_recording(Path(folder))):
+            below.clear()
+            continue
         yield Path(folder)
+
+
+def _is_recording(folder: Path) -> bool:
+    """Whether a folder has the card of a recording; data sets of others have a dataset.json too."""
+    try:
+        with open(folder / CARD, "rb") as file:
+            return FORMAT.encode() in file.read(100)
+    except OSError:
+        return False
 
 
 def in_order(paths: Iterable[Path]) -> list[Path]:

@@ -187,9 +187,9 @@ class FootageSource:
                 total[reason] = total.get(reason, 0) + count
         return {reason: count for reason, count in total.items() if count}
 
-    def files(self) -> dict[str, list[int]]:
+    def files(self, directory: Path) -> dict[str, list[int]]:
         """Bytes and time of the files below the root, see `recording.originals`."""
-        return survey.files_below(Path(self.root))
+        return survey.files_below(Path(self.root), directory)
 
     def survey(self) -> dict[str, Any]:
         """What looking through all scenes finds, as JSON for `recall`."""
@@ -351,7 +351,7 @@ def _read(source: FootageSource, name: str) -> Scene:
     return _reader(source).open_scene(Path(source.root), name, source.read_options())
 
 
-_open = survey.Kept(_read, lambda scene: len(scene.times), 100_000)
+_open = survey.WeightedCache(_read, lambda scene: len(scene.times), 100_000)
 """Scenes of so many frames in all, each of which takes about a kilobyte: cameras, names, places."""
 
 
@@ -389,4 +389,4 @@ def _make_cut(source: FootageSource, world: str) -> _Cut:
     return _Cut(kept, "" if kept else problem, scene.left_out)
 
 
-_cut = survey.Kept(_make_cut, lambda cut: sum(map(len, cut.clips)), 1_000_000)
+_cut = survey.WeightedCache(_make_cut, lambda cut: sum(map(len, cut.clips)), 1_000_000)

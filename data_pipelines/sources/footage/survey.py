@@ -18,6 +18,10 @@ T = TypeVar("T")
 _SINGLY = 1000
 """Files of a folder that are listed one by one; more are one entry, of their sizes' sum."""
 
+_WORLDS = "worlds"
+_PARTS = (_WORLDS, "latents", "latents_rgb", "training", "model", "compilation_cache", "processes")
+"""Folders of a work directory, in the first of which are the recordings; see `io.workdir`."""
+
 
 class Found(NamedTuple):
     """What planning needs to know of a world.
@@ -78,20 +82,22 @@ def _is_found(value: Any) -> bool:
 
 
 def _options(source: Any) -> dict[str, Any]:
-    """All but the place of the footage, which may differ from host to host."""
+    """All of them; of the place of the footage, which may differ from host to host, the name."""
     options = {f.name: getattr(source, f.name) for f in dataclasses.fields(source)}
-    return {name: str(value) for name, value in options.items() if name != "root"}
+    options["root"] = Path(source.root).resolve().name  # which the only scene may be called by
+    return {name: str(value) for name, value in options.items()}
 
 
-def files_below(root: Path) -> dict[str, list[int]]:
+def files_below(root: Path, directory: Path) -> dict[str, list[int]]:
     """Bytes and time (ns) of the footage's files by their names below `root`.
 
-    Of a folder of more than a thousand files the sum and the newest, by the folder's name.
+    Of a folder of more than a thousand files the sum and the newest, by the folder's name. What a
+    recording into `directory`, and other commands in its work directory, write is none of them.
     """
     if root.is_file():
         return dict([_stat(root, root.parent)])
     found: dict[str, list[int]] = {}
-    for folder in walk(root):
+    for folder in walk(root, _written_to(root.resolve(), directory.resolve())):
         files = [path for path in sorted(folder.iterdir()) if path.is_file()]
         stats = dict(_stat(path, root) for path in files if not path.name.startswith("."))
         if len(stats) > _SINGLY:
@@ -101,12 +107,22 @@ def files_below(root: Path) -> dict[str, list[int]]:
     return found
 
 
+def _written_to(root: Path, directory: Path) -> frozenset[Path]:
+    """Folders below `root` that have no footage, but what commands write beside a recording."""
+    workdir = directory.parents[1]
+    if directory.parent != workdir / _WORLDS:
+        return frozenset([directory])
+    if workdir.is_relative_to(root) and workdir != root:
+        return frozenset([workdir])
+    return frozenset(workdir / name for name in _PARTS)
+
+
 def _stat(path: Path, root: Path) -> tuple[str, list[int]]:
     status = path.stat()
     return path.relative_to(root).as_posix(), [status.st_size, status.st_mtime_ns]
 
 
-class Kept(Generic[T]):
+class WeightedCache(Generic[T]):
     """Results of a function of (source, name), the last that were asked for, up to a weight.
 
     Args:

@@ -47,7 +47,7 @@ def with_text(
         return WithText(source, texts[world])
     path = workdir.captions(world, split)
     captions = Captions(path)
-    expected = {"clips": clips_id(workdir.worlds(world), split)}
+    expected = {"clips": clips_id(workdir.worlds(world), split, path)}
     note = Path(config.text.embeddings).with_suffix(".json")
     if note.exists():
         expected |= read_object(note)

@@ -214,7 +214,7 @@ def encode_captions(
     for world in workdir.recorded(config.worlds):
         for split in read_card(workdir.worlds(world))["splits"]:
             path, clips = workdir.captions(world, split), workdir.worlds(world)
-            key = {**identity, "clips": clips_id(clips, split)}
+            key = {**identity, "clips": clips_id(clips, split, path)}
             if not latent_cache.stale_files(path, key):
                 say(f"{path}: up to date")
                 continue

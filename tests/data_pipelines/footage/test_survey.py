@@ -1,22 +1,18 @@
-"""Footage is looked through once; what was recorded of it is told from what is there now."""
+"""Footage is looked through once, and what was found of it is taken for true as long as it is."""
 
-import io
 import json
-import os
 
 import pytest
-from rich.console import Console
 
 from data_pipelines import recording
 from data_pipelines.sources.footage import source as footage
 from data_pipelines.sources.footage import survey
 from data_pipelines.sources.footage.files import released_tests
 from data_pipelines.sources.footage.source import FootageSource
-from data_pipelines.sources.footage.survey import Kept
+from data_pipelines.sources.footage.survey import WeightedCache
 from helpers import made_footage
 from helpers.made_footage import room
-
-RECORD = {"workers": 0, "progress": False, "shard_clips": 1}
+from helpers.walked_footage import RECORD, forget, make_walks, source_of
 
 
 @pytest.fixture(autouse=True)
@@ -24,24 +20,9 @@ def anew():
     forget()
 
 
-def forget():
-    """As another process begins."""
-    survey._recalled.clear()
-    for function in vars(footage).values():
-        if hasattr(function, "cache_clear"):
-            function.cache_clear()
-
-
 @pytest.fixture
 def walks(tmp_path):
-    root = tmp_path / "walks"
-    for name in ("a", "b", "c"):
-        made_footage.colmap(root / name, room())
-    return root
-
-
-def source_of(root):
-    return FootageSource(root=str(root), size=16, frames=6, eval_share=0.0)
+    return make_walks(tmp_path / "walks")
 
 
 def opened(monkeypatch):
@@ -78,41 +59,11 @@ def test_a_recording_that_goes_on_opens_what_it_records_alone(walks, tmp_path, m
     assert len(set(names)) == 1, names
     # Other options, or another file, and all is looked through anew.
     forget()
-    recording.originals.recall(FootageSource(root=str(walks), size=24), out)
+    recording.originals.recall_survey(FootageSource(root=str(walks), size=24), out)
     assert not survey._recalled
     (walks / "a" / "room" / "notes.txt").write_text("new")
-    recording.originals.recall(source_of(walks), out)
+    recording.originals.recall_survey(source_of(walks), out)
     assert not survey._recalled
-
-
-def test_footage_that_was_replaced_is_not_mixed_in(walks, tmp_path):
-    out = tmp_path / "out"
-    first = recording.record(source_of(walks), out, "train", None, **RECORD)
-    first.shards[-1].unlink()
-    picture = next((walks / "b").rglob("*.png"))
-    data = picture.read_bytes()
-    picture.write_bytes(data + b"longer")
-    forget()
-    name = picture.relative_to(walks).as_posix()
-    with pytest.raises(
-        ValueError, match=rf"{name}: found {len(data) + 6:,} bytes, expected {len(data):,}, and 0"
-    ):
-        recording.record(source_of(walks), out, "train", None, **RECORD)
-    # Brought back, the time alone is another: that is said.
-    picture.write_bytes(data)
-    os.utime(picture, ns=(1, 1))
-    forget()
-    console = Console(file=io.StringIO(), width=300)
-    report = recording.record(source_of(walks), out, "train", None, **RECORD, console=console)
-    assert report.clips == 6
-    assert f"{name} was written to or copied (0 files changed in size or gone, 1 in time" in (
-        console.file.getvalue()
-    )
-    # A finished recording is what it is: nothing is mixed.
-    picture.write_bytes(data + b"longer")
-    forget()
-    recording.record(source_of(walks), out, "train", None, **RECORD, console=console)
-    assert "(1 files changed in size or gone, 0 in time" in console.file.getvalue()
 
 
 def test_frames_that_are_left_out_are_in_the_card(walks, tmp_path):
@@ -123,13 +74,19 @@ def test_frames_that_are_left_out_are_in_the_card(walks, tmp_path):
     assert source.left_out() and card["splits"]["train"]["frames_left_out"] == source.left_out()
 
 
-def test_a_damaged_survey_is_named(walks, tmp_path):
-    out = tmp_path / "out"
-    recording.record(source_of(walks), out, "train", None, **RECORD)
-    for text in ("[]", "{}", '{"format": "mirage-footage-1", "survey": {}, "files": {"a": [1]}}'):
-        (out / "footage.json").write_text(text)
-        with pytest.raises(ValueError, match=r"footage\.json"):
-            recording.record(source_of(walks), out, "train", None, **RECORD)
+def test_a_survey_is_not_recalled_for_other_files_than_it_is_of(walks, tmp_path):
+    out, source = tmp_path / "out", source_of(walks)
+    recording.record(source, out, "train", None, **RECORD)
+    path = out / "footage.json"
+    noted, now = json.loads(path.read_text()), source.files(out)
+    assert noted["splits"] == {"train": now}
+    recording.originals.recall_survey(source, out)
+    assert survey.recalled(source).scenes == ("a/room", "b/room", "c/room")
+    # What a split was recorded from may be there again, while the survey is of what came between.
+    forget()
+    path.write_text(json.dumps(noted | {"survey_of": "0" * 64}))
+    recording.originals.recall_survey(source, out)
+    assert survey.recalled(source) is None
 
 
 def test_a_survey_of_another_form_is_not_recalled(walks):
@@ -155,7 +112,7 @@ def test_a_folder_of_many_files_is_one_entry(tmp_path):
     for number in range(1001):
         (many / f"{number}.png").write_bytes(b"12")
     (tmp_path / "cameras.txt").write_text("three")
-    found = survey.files_below(tmp_path)
+    found = survey.files_below(tmp_path, tmp_path / "out")
     assert [(name, size) for name, (size, _) in found.items()] == [
         ("cameras.txt", 5),
         ("frames/ (1001 files)", 2002),
@@ -169,7 +126,7 @@ def test_what_is_kept_is_bounded_by_what_it_weighs():
         asked.append(name)
         return "x" * int(name)
 
-    kept = Kept(make, len, 10)
+    kept = WeightedCache(make, len, 10)
     assert [len(kept(0, name)) for name in ("4", "5", "4", "3", "4", "5")] == [4, 5, 4, 3, 4, 5]
     assert asked == ["4", "5", "3", "5"]
     assert len(kept(0, "50")) == 50 and len(kept) == 1
