@@ -76,7 +76,7 @@ class LabmazeSource(living.LivingOptions, RenderedSource, AnyShape):
     @classmethod
     def with_lens(cls, height: int, width: int, intrinsics: np.ndarray) -> "LabmazeSource":
         """The source with these pictures; see `stage.StagedSource`."""
-        source = cls(size=height)
+        source = cls(size=height, width=0 if width == height else width)
         check_lens(height, width, intrinsics, source.intrinsics)
         return source
 

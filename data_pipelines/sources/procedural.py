@@ -100,8 +100,9 @@ class ProceduralSource(living.LivingOptions, AnyShape):
     @classmethod
     def with_lens(cls, height: int, width: int, intrinsics: np.ndarray) -> "ProceduralSource":
         """The source with these pictures; see `stage.StagedSource`."""
-        fov = float(np.rad2deg(2 * np.arctan(width / 2 / float(intrinsics[0]))))
-        source = cls(size=height, fov=fov)
+        half = max(height, width) / 2
+        fov = float(np.rad2deg(2 * np.arctan(half / float(intrinsics[0]))))
+        source = cls(size=height, width=0 if width == height else width, fov=fov)
         check_lens(height, width, intrinsics, source.intrinsics)
         return source
 

@@ -5,6 +5,7 @@ import pytest
 
 from data_pipelines import sources
 from data_pipelines.clip import validate
+from data_pipelines.sources.counterfactual import replay
 from data_pipelines.sources.labmaze import LabmazeSource
 from data_pipelines.sources.rendered import field_of_view, lens
 
@@ -50,6 +51,20 @@ def test_mazes_are_the_middle_of_square_ones(height=24, width=40):
     depth = whole.depth[:, rows, columns]
     both = np.isfinite(depth) & np.isfinite(part.depth)
     assert np.median(np.abs(part.depth[both] / depth[both] - 1)) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["procedural", "labmaze"])
+@pytest.mark.parametrize(("height", "width"), [(24, 40), (40, 24)])
+def test_frames_with_bodies_are_rendered_again_as_they_were_recorded(name, height, width):
+    if name == "labmaze" and not RENDERED:
+        pytest.skip(REASON)
+    clip = clip_of(name, height, width, bodies=1)
+    frame = int((clip.mover_ids > 0).sum((1, 2)).argmax())
+    with replay(clip) as scene:
+        again, gone = scene.render(frame), scene.render(frame, without=[1])
+    np.testing.assert_array_equal(again.picture, clip.video[frame])
+    np.testing.assert_array_equal(again.mover_ids, clip.mover_ids[frame])
+    assert (gone.mover_ids == 0).all() and (gone.picture != again.picture).any()
 
 
 def test_the_longer_side_has_the_field_of_view():
