@@ -28,6 +28,7 @@ from mirage_jax.io.workdir import Workdir
 # Installed beside this package, so that commands work from any folder.
 DEFAULT_CONFIG = str(Path(__file__).resolve().parents[3] / "experiments" / "quickstart.py")
 
+_COMMANDS = "mirage_jax.cli."
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -160,6 +161,7 @@ def run(
             sys.exit(0)
         if experiment is not None:
             _check_names(experiment, words)
+        _check_flags(module, words)
         sys.argv = words  # where ml_collections looks for overrides of fields
         parse = functools.partial(_parse, experiment)
         app.run(lambda _: _guarded(main), argv=words, flags_parser=parse)
@@ -204,6 +206,23 @@ def _check_names(config: ConfigDict, argv: Sequence[str]) -> None:
             near = difflib.get_close_matches(found[1], known, n=1, cutoff=0.4)
             hint = f"; did you mean --config.{near[0]}?" if near else ""
             raise UserError(f"--config.{found[1]}: no such field{hint}\nTry --help.")
+
+
+def _check_flags(module: str, argv: Sequence[str]) -> None:
+    """Refuses flags of other commands, whose modules a command imports for what they do."""
+    own, others = set(_own_flags(module)), flags.FLAGS.flags_by_module_dict()
+    foreign = {
+        flag.name: name
+        for name, defined in others.items()
+        for flag in defined
+        if name.startswith(_COMMANDS) and flag.name not in own and not flag.allow_override
+    }
+    for word in argv[1:]:
+        name = word.lstrip("-").partition("=")[0]
+        name = name if name in foreign else name.removeprefix("no")
+        if word.startswith("-") and name in foreign:
+            of = foreign[name].rpartition(".")[2]
+            raise UserError(f"--{name}: a flag of {of}, not of this command\nTry --help.")
 
 
 def _fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -293,18 +312,12 @@ def fail(message: str, status: int = 2) -> NoReturn:
 def _help(doc: str, module: str, path: str, config: ConfigDict | None) -> str:
     """The command's docstring, its flags, and every field of its config with the default."""
     lines = [doc.strip(), "", "Flags:"]
-    # Run as `python -m`, the command's own module is called __main__.
-    command = sys.modules.get(module, sys.modules["__main__"])
-    ours = (module, *getattr(command, "FLAG_MODULES", ()), __name__)
-    for name in ours:
-        for flag in flags.FLAGS.flags_by_module_dict().get(name, []) or _main_flags(name, module):
-            if name == __name__ and config is None and flag.name != "debug":
-                continue
-            told = flag.name != "config" and flag.default not in (None, "", [])
-            default = f" (default: {flag.default!r})" if told else ""
-            allowed = getattr(flag.parser, "range", "")
-            allowed = f" ({allowed})" if allowed else ""
-            lines.append(f"  --{flag.name}: {flag.help}{allowed}{default}")
+    for flag in _own_flags(module, config is not None).values():
+        told = flag.name != "config" and flag.default not in (None, "", [])
+        default = f" (default: {flag.default!r})" if told else ""
+        allowed = getattr(flag.parser, "range", "")
+        allowed = f" ({allowed})" if allowed else ""
+        lines.append(f"  --{flag.name}: {flag.help}{allowed}{default}")
     for short in short_flags.of_command(module):
         lines.append(f"  --{short.name}: {short.help}")
     if config is None:
@@ -316,9 +329,16 @@ def _help(doc: str, module: str, path: str, config: ConfigDict | None) -> str:
     return "\n".join(lines)
 
 
-def _main_flags(name: str, module: str) -> list[flags.Flag]:
+def _own_flags(module: str, config: bool = True) -> dict[str, flags.Flag]:
+    """Flags of a command by name, those that all have last: `config` = it runs an experiment."""
     # Run as `python -m`, the command's own module is called __main__.
-    return flags.FLAGS.flags_by_module_dict().get("__main__", []) if name == module else []
+    command = sys.modules.get(module, sys.modules["__main__"])
+    defined = flags.FLAGS.flags_by_module_dict()
+    found = {flag.name: flag for flag in defined.get(module, defined.get("__main__", []))}
+    for name in getattr(command, "FLAG_MODULES", ()):
+        found |= {flag.name: flag for flag in defined.get(name, [])}
+    shared = {flag.name: flag for flag in defined[__name__]}
+    return found | (shared if config else {"debug": shared["debug"]})
 
 
 def load_config(path: str) -> ConfigDict:

@@ -1,6 +1,7 @@
 """Flags and configs: one line and exit code 2 for everything that can be mended."""
 
 import functools
+import importlib
 import logging
 import os
 import sys
@@ -12,7 +13,7 @@ from absl.testing import flagsaver
 
 from helpers import paths
 from helpers.command_line import assert_refused
-from mirage_jax.cli import evaluate, train
+from mirage_jax.cli import evaluate, record, train
 from mirage_jax.cli.helpers import common, quiet
 
 ROOT = paths.ROOT
@@ -26,6 +27,24 @@ def test_an_unknown_field_is_told_the_nearest(call):
 
 def test_an_unknown_flag_is_told_the_nearest(call):
     assert_refused(call("train", "--worksdir=x"), "worksdir", "workdir")
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "of"),
+    [
+        ("train", "--share=0/4", "record"),
+        ("quickstart", "--share=0/4", "record"),
+        ("quickstart", "--nodry_run", "train"),
+        ("train", "--compare", "quickstart"),
+    ],
+)
+def test_a_flag_of_another_command_is_refused(call, monkeypatch, command, typed, of):
+    """Commands import each other, and flags are known as soon as their module is."""
+    importlib.import_module(f"mirage_jax.cli.{of}")
+    for one in (record, train):
+        monkeypatch.setattr(one, "run", lambda *_, **__: pytest.fail("it ran"))
+    name = typed.removeprefix("--no" if typed[2:4] == "no" else "--").partition("=")[0]
+    assert_refused(call(command, typed), f"--{name}: a flag of {of}, not of this command")
 
 
 @pytest.mark.parametrize(
