@@ -226,13 +226,11 @@ class Cells:
     Attributes:
       rows: by name of `ELEMENT_FIELDS`, `[T * h * w, ...]`; those to be written are `valid`.
       depth: `[T, h, w]` float32, metres, 0 in cells that are not to be written.
-      moving_depth: the same of what moves, 0 in cells that do not move for the most part.
       unknown_depth, moving: counts of the others, see `WriteReport`.
     """
 
     rows: dict[str, Array]
     depth: Array
-    moving_depth: Array
     unknown_depth: Array
     moving: Array
 
@@ -269,17 +267,13 @@ def cells_of_frames(
     depth = pooling.without_nan(depth)
     cell_depth, share = pooling.pool_depth(depth, grid)
     known = cell_depth > 0
-    is_static, moving_depth = jnp.ones_like(known), jnp.zeros_like(cell_depth)
+    is_static = jnp.ones_like(known)
     if static is not None:
         is_static = pooling.pool_static(static, grid) > STATIC_SHARE
         if static.shape == depth.shape:
             still = jnp.asarray(static, jnp.float32) > STATIC_SHARE
-            moving_depth, _ = pooling.pool_depth(jnp.where(still, 0.0, depth), grid)
             cell_depth, share = pooling.pool_depth(jnp.where(still, depth, 0.0), grid)
             known = jnp.where(is_static, cell_depth > 0, known)
-        else:
-            moving_depth = cell_depth
-        moving_depth = jnp.where(is_static, 0.0, moving_depth)
     keep = (known & is_static).reshape(-1)
 
     total = frames * h * w
@@ -310,7 +304,6 @@ def cells_of_frames(
     return Cells(
         rows,
         depth=written_depth,
-        moving_depth=moving_depth,
         unknown_depth=jnp.sum(~known, dtype=jnp.int32),
         moving=jnp.sum(known & ~is_static, dtype=jnp.int32),
     )

@@ -84,12 +84,10 @@ MOST_SCALE = 3.0
 
 
 class _Frame(NamedTuple):
-    """One frame to be written: its rows of a memory, and the depth of its cells (0 = left out) and
-    of those that move (0 = do not)."""
+    """One frame to be written: its rows of a memory, and the depth of its cells (0 = left out)."""
 
     rows: dict[str, Array]
     depth: Float[Array, "h w"]
-    moving: Float[Array, "h w"]
     intrinsics: Float[Array, "4"]
     cam2world: Float[Array, "4 4"]
 
@@ -125,7 +123,6 @@ def write(
     each = _Frame(
         rows,
         cells.depth,
-        cells.moving_depth,
         jnp.asarray(grid_camera.intrinsics, jnp.float32),
         jnp.asarray(grid_camera.cam2world, jnp.float32),
     )
@@ -176,7 +173,7 @@ def _write_frame(
     agrees, mismatch = agreement(mem, hits, rows, view, options)
     winner = _least_slot(hits, agrees, mismatch, shards)  # of every cell, `none` if there is none
     fused = keep & (winner < none)
-    mem, contradicted = _judge(mem, hits, agrees, depth, frame.moving * scale, options)
+    mem, contradicted = _judge(mem, hits, agrees, depth, options)
 
     wanted = keep & ~fused
     number = jnp.sum(wanted, dtype=jnp.int32)
@@ -282,19 +279,12 @@ def _judge(
     hits: readout.Hits,
     agrees: Bool[Array, " n"],
     depth: Float[Array, "h w"],
-    moving: Float[Array, "h w"],
     options: FusionOptions,
 ) -> tuple[LatentMemory, Int[Array, ""]]:
-    """Counts agreement and contradiction of every element, and removes what is contradicted.
-
-    An element is contradicted by what is seen behind it, and by what is seen to move where it is:
-    it was written when that was not known.
-    """
+    """Counts agreement and contradiction of every element, and removes what is contradicted."""
     around = _least_around(jnp.where(depth > 0, depth, 0.0)).reshape(-1)
     cell = jnp.minimum(hits.segment, hits.cells - 1)
     through = hits.inside[0] & (hits.z < around[cell] * (1.0 - options.clearance)) & ~agrees
-    moves = moving.reshape(-1)[cell]
-    through |= hits.inside[0] & (jnp.abs(hits.z - moves) < SAME_DEPTH * moves) & ~agrees
     missed = jnp.where(agrees, 0, mem.missed + through)
     gone = through & (missed >= options.misses) & ~mem.pinned
     mem = mem.replace(  # type: ignore[attr-defined]

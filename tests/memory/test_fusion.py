@@ -114,9 +114,7 @@ def frame_by_hand(mem, number, tokens, depth, origin, static, confidence, o):
             for r in range(max(c // W - 1, 0), min(c // W + 2, H))
             for k in range(max(c % W - 1, 0), min(c % W + 2, W))
         ]
-        moves = depth[c] * scale if static[c] <= 0.5 else 0.0
-        taken = abs(z_of[slot] - moves) < fusion.SAME_DEPTH * moves
-        if taken or z_of[slot] < min(around) * (1 - o.clearance):
+        if z_of[slot] < min(around) * (1 - o.clearance):
             mem["missed"][slot] += 1
             if not mem["pinned"][slot]:
                 mem["confidence"][slot] *= FLOAT(0.7)
@@ -351,24 +349,6 @@ def test_what_frame_after_frame_looks_through_goes_unless_it_is_pinned():
     left = np.flatnonzero(np.asarray(mem.valid) & wall)
     assert left.tolist() == [pinned] and mem.confidence[pinned] == trust
     assert (np.asarray(mem.valid) & ~wall).sum() == H * W
-
-
-def test_what_is_seen_to_move_again_and_again_is_no_longer_remembered_as_standing():
-    """A body was written before it was known to move; what is beside and behind it stays."""
-    mem, _ = write(memory.create(60, C), *still([6.0, 1.5]))
-    static = np.ones((3, H, W), FLOAT)
-    static[:, :, 0] = 0
-    mem, report = write(mem, *still([1.5, 1.5]), static=static[:2])
-    assert int(report.contradicted) == 0
-    mem, report = write(mem, *still([1.5]), static=static[:1])
-    assert int(report.contradicted) == H
-    left = np.asarray(mem.xyz)[np.asarray(mem.valid)]
-    near = left[left[:, 2] == 1.5]
-    first_column = lifted(0, 1.5, 0)[0]
-    assert len(near) == H * (W - 1) and near[:, 0].min() > first_column + 0.1
-    mem, report = write(mem, *still([3.0, 3.0, 3.0]), static=np.zeros((3, H, W), FLOAT))
-    assert int(report.contradicted) == 0 and int(mem.valid.sum()) == len(left)
-    assert (left[:, 2] == 6.0).sum() == H * W
 
 
 def test_agreement_makes_up_for_what_looked_through():
