@@ -50,7 +50,8 @@ class RenderedSource:
       rejected: how many clips were dropped, by reason (`screening`), since this object was made.
     """
 
-    size: int = option(64, "pixels along either side of the square picture", 8)
+    size: int = option(64, "pixels along either side of a square picture, or down it", 8)
+    width: int = option(0, "pixels across the picture; 0 = as many as down", 0)
     frames: int = option(33, "per clip; half of them leave, half come back", LEAST_FRAMES)
     living: float = option(0.2, "share of clips in which something moves", 0.0, 1.0)
     fps: float = option(16.0, "playing speed noted in the clips", 1e-3)
@@ -75,7 +76,9 @@ class RenderedSource:
         one of this source, RuntimeError where the engine cannot run here.
         """
         self.check_world(world)
-        return self._clips(world, count, seed)
+        if self.width in (0, self.size) or isinstance(self, AnyShape):
+            return self._clips(world, count, seed)
+        return self._middles(world, count, seed)
 
     def check_world(self, world: str) -> None:
         """Raises ValueError for a world that is not one of this source."""
@@ -87,11 +90,39 @@ class RenderedSource:
         with self._open(world) as record:
             yield from screening.collect(record, world, count, seed, self.rejected)
 
+    def _middles(self, world: str, count: int, seed: int) -> Iterator[Clip]:
+        """The middle of the square pictures that the engine draws."""
+        square = dataclasses.replace(self, size=max(self.size, self.width), width=0)
+        try:
+            for clip in square.clips(world, count, seed):
+                yield middle(clip, self.size, self.width)
+        finally:
+            self.rejected.update(square.rejected)
+
     def _open(
         self, world: str
     ) -> contextlib.AbstractContextManager[Callable[[int, str], Clip | str]]:
         """Starts the engine; inside, `record(seed, kind)` gives a clip or why there is none."""
         raise NotImplementedError
+
+
+def middle(clip: Clip, height: int, width: int) -> Clip:
+    """A clip with the middle of its pictures."""
+    top, left = ((side - kept) // 2 for side, kept in zip(clip.size, (height, width), strict=True))
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    depth, ids, bodies = clip.depth, clip.mover_ids, clip.bodies
+    ids = None if ids is None else ids[:, rows, columns]
+    if bodies is not None and ids is not None:
+        visible = (ids[..., None] == bodies.ids).any((1, 2))
+        bodies = dataclasses.replace(bodies, visible=visible)
+    return dataclasses.replace(
+        clip,
+        video=clip.video[:, rows, columns],
+        depth=None if depth is None else depth[:, rows, columns],
+        mover_ids=ids,
+        bodies=bodies,
+        intrinsics=clip.intrinsics - np.array([0, 0, left, top], np.float32),
+    )
 
 
 def square_lens(size: int, degrees: float) -> np.ndarray:

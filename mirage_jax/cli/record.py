@@ -103,7 +103,6 @@ def _sources(
     Raises:
       UserError: naming the field that no source can be made with, or if there is no source.
     """
-    size, width = picture_size(config)
     found, skipped = {}, {}
     for name in config.worlds:
         if is_footage(name):
@@ -114,10 +113,6 @@ def _sources(
                 skipped[name] = f"no scene of {config.data.root} is nearest to its picture shape"
                 console.print(f"[yellow]{name} is left out: {skipped[name]}[/]")
             continue
-        if size != width and "width" not in sources.source_options(world_names.source_name(name)):
-            raise common.UserError(
-                f"record.width: found {width}, expected {size}: pictures of {name} are square"
-            )
         available, reason = world_names.available(name)
         if not available:
             skipped[name] = reason

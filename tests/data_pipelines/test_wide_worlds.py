@@ -53,6 +53,30 @@ def test_mazes_are_the_middle_of_square_ones(height=24, width=40):
     assert np.median(np.abs(part.depth[both] / depth[both] - 1)) < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "height", "width"),
+    [
+        ("freedoom", {}, 24, 40),
+        ("freedoom", {}, 40, 24),
+        ("miniworld", {"bodies": 2}, 24, 40),
+    ],
+)
+def test_of_other_worlds_the_middle_of_what_is_drawn_is_taken(name, options, height, width):
+    available, reason = sources.source_class(name).available()
+    if not available:
+        pytest.skip(reason)
+    whole, part = clip_of(name, 40, 0, **options), clip_of(name, height, width, **options)
+    rows, columns = (slice((40 - side) // 2, (40 + side) // 2) for side in (height, width))
+    np.testing.assert_array_equal(part.cam2world, whole.cam2world)
+    for field in ("video", "depth", "mover_ids"):
+        np.testing.assert_array_equal(getattr(part, field), getattr(whole, field)[:, rows, columns])
+    centre = np.float32([columns.start, rows.start])
+    np.testing.assert_array_equal(part.intrinsics[:, 2:], whole.intrinsics[:, 2:] - centre)
+    if options:
+        seen = [[(ids == number).any() for number in part.bodies.ids] for ids in part.mover_ids]
+        np.testing.assert_array_equal(part.bodies.visible, seen)
+
+
 @pytest.mark.parametrize("name", ["procedural", "labmaze"])
 @pytest.mark.parametrize(("height", "width"), [(24, 40), (40, 24)])
 def test_frames_with_bodies_are_rendered_again_as_they_were_recorded(name, height, width):
