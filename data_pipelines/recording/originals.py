@@ -42,7 +42,7 @@ def recall_survey(source: object, directory: Path) -> None:
     if not isinstance(source, ReadsFiles):
         return
     before = _read(directory / FILE)
-    if before.survey_of == _digest(source.files(directory)):
+    if before.survey_of and before.survey_of == _digest(source.files(directory)):
         source.recall(before.survey)
 
 

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from data_pipelines import card, clip, clip_format, released_latents
 from data_pipelines.loading import ClipSource
-from data_pipelines.recording import notes
+from data_pipelines.recording import notes, originals
 from data_pipelines.sources import doom_map
 from helpers import (
     forged_crc,
@@ -409,6 +409,20 @@ def _read_note(path: Path) -> Any:
     return notes.read_note(path.with_suffix(".array_record"))
 
 
+def _make_footage_note(folder: Path) -> Path:
+    files, survey = {"a.mp4": [9, 1]}, {"options": {}, "scenes": ["a"], "worlds": {"a": [2, {}]}}
+    noted = {"splits": {"train": files}, "survey": survey, "survey_of": "0" * 64}
+    path = folder / originals.FILE
+    path.write_text(json.dumps({"format": "mirage-footage-2", **noted}))
+    return path
+
+
+def _accept_footage_note(found: Any, original: Any) -> None:
+    for files in found.splits.values():
+        assert all(type(n) is int for value in files.values() for n in value)
+    assert isinstance(found.survey, dict)
+
+
 def _accept_note(found: Any, original: Any) -> None:
     assert found is None or type(found.entry["clips"]) is int  # None: of another file
 
@@ -641,6 +655,7 @@ FORMATS: dict[str, Format] = {
         Format("sample of released latents", _make_sample, _read_sample, _accept_sample,
                ("released_latents.read_sample",)),
         Format("note of a shard", _make_note, _read_note, _accept_note, ("notes.read_note",)),
+        Format("files of footage", _make_footage_note, originals._read, _accept_footage_note, ()),
         Format("dataset card", _make_card, card.read_card, _accept_card, ("card.read_card",)),
         Format("metrics", _make_metrics, metrics.read_metrics, _accept_metrics,
                ("metrics.read_metrics",)),
