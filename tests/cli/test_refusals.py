@@ -46,7 +46,7 @@ OF_EXPERIMENTS = (
         ("loading.fps=5.0", "found 5.0, expected 0 with latents='cached'"),
         ("loading.latents=film", "found 'film', expected 'cached' or 'video'"),
         # Counts.
-        ("loading.weights=(1,2,3)", "found 3, expected one for each of the 2 worlds"),
+        ("loading.weights=(1,2)", "found 2, expected one for each of the 3 worlds"),
         ("loading.weights=(1,0)", "found (1, 0), expected > 0"),
         ("loading.skip_share=1.0", "found 1.0, expected >= 0 and < 1"),
         ("record.train_clips.labmaze=0", "found 0, expected a number >= 1"),
