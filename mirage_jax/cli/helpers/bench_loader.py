@@ -29,10 +29,12 @@ from rich.table import Table
 
 from data_pipelines import recording, sources
 from data_pipelines.clip_codecs import ENCODINGS
-from mirage_jax.cli.helpers.bench_networks import json_path
+from mirage_jax.cli.helpers import json_flag
 from mirage_jax.cli.helpers.flag_types import Integer, Numbers, PathName, Real
 from mirage_jax.io import outputs
 from mirage_jax.io.json_files import write_json
+
+FLAG_MODULES = (json_flag.__name__,)
 
 _CLIPS = flags.DEFINE(PathName(), "recording", "", "Folder of recorded clips; '' records rooms.")
 _SIZE = flags.DEFINE(
@@ -63,7 +65,7 @@ _SKY = 200.0  # metres, as the configs say
 
 
 def run(console: Console) -> None:
-    path = json_path("loader")
+    path = json_flag.json_path("loader")
     outputs.check_file(f"--json {path}", path, outputs.json_kind("file of timings", ["loader"]))
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -19,10 +19,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mirage_jax.cli.helpers.bench_networks import json_path
+from mirage_jax.cli.helpers import json_flag
 from mirage_jax.cli.helpers.flag_types import Integer, Numbers, Real
 from mirage_jax.io import outputs
 from mirage_jax.io.json_files import write_json
+
+FLAG_MODULES = (json_flag.__name__,)
 
 _ROOMS = flags.DEFINE(Integer(least=1), "rooms", 8, "Held-out rooms.")
 _BALLS = flags.DEFINE(Integer(least=1), "balls", 4, "Balls in each, half of them rolling in bows.")
@@ -49,7 +51,7 @@ _ERRORS = flags.DEFINE(
 def run(console: Console) -> None:
     from mirage_jax.evaluation import hidden_movers
 
-    path = json_path("movers")
+    path = json_flag.json_path("movers")
     outputs.check_file(f"--json {path}", path, outputs.json_kind("file of errors", ["errors"]))
     hidden, errors = sorted(set(_HIDDEN.value)), sorted(set(_ERRORS.value))
     total = _ROOMS.value * _BALLS.value * len(errors)

@@ -17,19 +17,20 @@ machine could not run.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from mirage_jax.cli.helpers import json_flag
 from mirage_jax.cli.helpers.compilation import use_own_kernels
-from mirage_jax.cli.helpers.flag_types import Integer, PathName
+from mirage_jax.cli.helpers.flag_types import Integer
 from mirage_jax.io import outputs
 from mirage_jax.io.json_files import write_json
 
 SUBJECTS = ("denoiser", "vae")
+FLAG_MODULES = (json_flag.__name__,)
 
 _SIZES = flags.DEFINE_list("sizes", ["tiny"], "Sizes to measure, by name.")
 _PASSES = flags.DEFINE_list(
@@ -39,15 +40,9 @@ _PRECISION = flags.DEFINE_enum(
     "precision", "float32", ["float32", "bfloat16"], "Of parameters and products."
 )
 _REPEATS = flags.DEFINE(Integer(least=0), "repeats", 5, "Runs per median; 0 compiles only.")
-_JSON = flags.DEFINE(PathName(), "json", "", "File to write (default: bench_SUBJECT.json).")
 
 
 _FIELDS = ("subject", "sizes", "repeats")
-
-
-def json_path(subject: str) -> Path:
-    """The file of timings that --json names, or bench_SUBJECT.json."""
-    return Path(_JSON.value or f"bench_{subject}.json")
 
 
 def run(subject: str, console: Console) -> None:
@@ -57,7 +52,7 @@ def run(subject: str, console: Console) -> None:
 
     if not any(_SIZES.value):
         raise ValueError("--sizes: found none, expected names such as tiny")
-    path = json_path(subject)
+    path = json_flag.json_path(subject)
     outputs.check_file(f"--json {path}", path, outputs.json_kind("file of timings", _FIELDS))
     with console.status("") as status:
         outcome = network_costs.measure(
