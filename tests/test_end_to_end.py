@@ -189,7 +189,6 @@ def test_bodies_are_recorded_learned_and_reported(tmp_path):
     assert "Bodies that come back" in page and "bodies left out" in page
 
 
-
 def test_results_hold_every_control_and_name_those_that_are_missing(run):
     found = json.loads(run.results.read_text())
     world = found["worlds"]["procedural"]
