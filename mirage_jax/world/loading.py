@@ -141,14 +141,17 @@ def stored_memories(path: str | Path) -> tuple[str, ...]:
 
 
 def trained_sizes(path: str | Path, memory: str = "latent") -> tuple[tuple[int, int], ...]:
-    """(H, W) of every picture shape of weights, from their header; () of those of one shape alone.
+    """(H, W) of every picture shape of weights, from their header; () of those of one shape alone,
+    and where there are none.
 
-    `path` and errors are those of `load`; its size is one of these, `model.replace(size=...)`
-    another.
+    `path` is that of `load`, whose size is one of these; `model.replace(size=...)` has another.
     """
-    folder = _parts_folder(shipped.folder_of(path))
-    stored = {} if folder is None else stored_architecture(folder / f"denoiser_{memory}")
-    return tuple((int(height), int(width)) for height, width in stored.get("sizes", ()))
+    folder = shipped.folder_of(path)
+    for parts in (Workdir(folder).model("encoder").parent, folder):
+        sizes = stored_architecture(parts / f"denoiser_{memory}").get("sizes", ())
+        if sizes:
+            return tuple((int(height), int(width)) for height, width in sizes)
+    return ()
 
 
 def known_chunk_frames(path: str | Path, default: int, memory: str = "latent") -> int | None:

@@ -37,7 +37,7 @@ def test_clips_cached_by_another_encoder_are_not_scored(tiny_config, trained, mo
         latent_cache.write_key(path, key)
 
     def models():
-        found, missing = evaluate._models(tiny_config, trained, ("procedural",))
+        found, missing = evaluate._models(tiny_config, trained, ("procedural",), loaded)
         return set(found), {entry["control"]: entry["reason"] for entry in missing}
 
     with pytest.raises(ValueError, match="there is none yet; run `mirage train --stage=cache`"):
@@ -62,14 +62,21 @@ def test_other_weights_are_scored_on_the_clips_of_a_work_directory(
     monkeypatch.setattr(
         other_weights,
         "encode_recordings",
-        lambda config, workdir, console, memory, splits: encoded.append((workdir, splits)),
+        lambda config, workdir, console, memory, splits: encoded.append((config, workdir, splits)),
     )
     clips = Workdir(tmp_path / "clips")
+    tiny_config.worlds = ("procedural", "procedural_bodies")
+    tiny_config.geometry.movers_up = 7
     scored = other_weights.prepare(clips, str(trained.root), tiny_config, Console(quiet=True))
-    assert encoded == [(scored, ("eval",))]
+    head = build.world_model(trained, "latent", tiny_config).head
+    [(config, *to)] = encoded
+    assert to == [scored, ("eval",)]
+    assert config.worlds == ("procedural",) and tiny_config.geometry.movers_up == 7
+    assert config.geometry.movers_up == head.movers_up  # clips tell what moves as the head does
     assert scored.worlds("maze") == clips.worlds("maze")
     results = (scored.results, scored.report, scored.latents("maze", "eval"))
     assert all(path.is_relative_to(clips.root / "weights") for path in results)
+    monkeypatch.setattr(model_flags, "bodies", lambda: None)  # there is no command line
     model = model_flags.world_model(scored, "latent", tiny_config)
     own = model_flags.world_model(trained, "latent", tiny_config)
     for one, other in zip(jax.tree.leaves(model), jax.tree.leaves(own), strict=True):

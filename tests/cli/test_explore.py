@@ -128,9 +128,10 @@ def test_a_clip_of_several_scenes_is_named_and_read_as_the_config_says(explore, 
     assert_refused(explore(clip, "--clip_scene=round"), "found 'round', expected one of tall")
     wrong = "--config.data.format=seven_scenes"
     assert_refused(explore(clip, wrong), "found no seven_scenes footage")
-    said = "--config.data.fps: found it where nothing is read by it"
+    said = "--config.data.fps: found it, expected one of data.format, data.missing"
     assert_refused(explore(clip, "--config.data.fps=3"), said)
-    assert_refused(explore("--config.data.lens=1,1,1,1"), "--config.data.lens: found it where")
+    said = "--config.data.lens: found it, expected no field of the data without --clip"
+    assert_refused(explore("--config.data.lens=1,1,1,1"), said)
 
 
 def test_a_walk_has_the_trained_shape_nearest_to_its_clip(model, monkeypatch, tmp_path):

@@ -51,7 +51,7 @@ def prepare(workdir: Workdir, weights: str, config: ConfigDict, console: Console
     scored.root.mkdir(parents=True, exist_ok=True)
     encoded = config.copy_and_resolve_references()
     with encoded.unlocked():
-        encoded.worlds = world_names.of_places(workdir.recorded(config.worlds))
+        encoded.worlds = world_names.of_places(config.worlds)
         head = stored_architecture(scored.model("geometry")).get("head", {})
         encoded.geometry.movers_up = head.get("movers_up", 0)  # clips tell of what moves as it does
     encode_recordings(encoded, scored, console, "latent", splits=("eval",))
