@@ -15,8 +15,8 @@ without depth needs `--config.data.depth_weights`, Depth Anything V2 (metric).
 
 Not measured at this size; the system is that of `worlds_128.py`. `--config.tiny=true` runs the same
 on 32x32 pictures and 9-frame clips, with the encoder's linear path alone, and needs nine frames of
-footage. From a video to a trained and a generated one it takes 45 seconds of CPU time, half of it
-compiling:
+footage. From a video to a trained and a generated one it takes 47 seconds on two CPU cores, half of
+them compiling:
 
     mirage train    --config=experiments/footage.py --config.tiny=true --source=walks \\
                     --workdir=runs/tiny
