@@ -4,6 +4,7 @@ Both work across processes by what they leave behind: an element says which reco
 and a file by the loader's processes says what each is at.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -92,7 +93,7 @@ class Substituting:
     """Random access in which a record that cannot be read is replaced by the next one that can.
 
     Which one that is depends on the records alone, so that the stream of a loader is the same for
-    any number of processes and hosts.
+    any number of processes and hosts. What cannot be read for a moment is read a second time.
 
     Args:
       source: random access to records.
@@ -113,6 +114,8 @@ class Substituting:
         Raises:
           ValueError: of the record itself, where none of the next 64 can be read either.
         """
+        with contextlib.suppress(ValueError):
+            return {**self._source[index], SKIPPED: np.int64(-1)}
         try:
             return {**self._source[index], SKIPPED: np.int64(-1)}
         except ValueError:

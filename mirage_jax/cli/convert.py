@@ -42,11 +42,14 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from mirage_jax.cli.helpers import common
-from mirage_jax.cli.helpers.flag_types import Integer, PathName, PathNames, Real
+from mirage_jax.cli.helpers import common, source_flag
+from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
+from mirage_jax.cli.helpers.source_flag import SOURCE
 from mirage_jax.convert.all_in_one import PARTS
 from mirage_jax.io import outputs
 from mirage_jax.world.conditioners import KINDS
+
+FLAG_MODULES = (source_flag.__name__,)
 
 _DTYPES = {
     "float32": np.dtype(np.float32),
@@ -54,7 +57,6 @@ _DTYPES = {
     "float16": np.dtype(np.float16),
 }
 
-_SOURCE = flags.DEFINE(PathNames(), "source", [], "What to read; several are merged.")
 _TO = flags.DEFINE(PathName(), "to", "", "Folder of the export, or what to write an export to.")
 _MODEL = flags.DEFINE_string("model", "", "wan22_ti2v_5b, mirage_5b or spatia_5b: what to expect.")
 _HEADS = flags.DEFINE(
@@ -116,9 +118,9 @@ def run(console: Console) -> None:
     from mirage_jax.convert.orbax_folder import save_orbax
     from mirage_jax.convert.outgoing import copy_export, export_checkpoint, is_ours
 
-    if not _SOURCE.value or not _TO.value:
+    if not SOURCE.value or not _TO.value:
         raise common.UserError("give --source=FILE_OR_FOLDER and --to=FOLDER_OR_FILE")
-    sources, out = [Path(s) for s in _SOURCE.value], Path(_TO.value)
+    sources, out = [Path(s) for s in SOURCE.value], Path(_TO.value)
     dtype = _DTYPES.get(_DTYPE.value)
     save = save_orbax if _FORMAT.value == "orbax" else save_export
     ours = is_ours(sources[0])

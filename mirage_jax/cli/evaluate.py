@@ -59,11 +59,13 @@ from mirage_jax.cli.helpers import (
     interventions,
     model_flags,
     permanence,
+    source_flag,
     timing,
     world_names,
 )
-from mirage_jax.cli.helpers.flag_types import Integer, PathName, PathNames
+from mirage_jax.cli.helpers.flag_types import Integer, PathName
 from mirage_jax.cli.helpers.sheets import SHEET, sheets_of_returns
+from mirage_jax.cli.helpers.source_flag import SOURCE
 from mirage_jax.cli.helpers.stored_fields import check_overrides
 from mirage_jax.io import outputs
 from mirage_jax.io.strict_json import read_object
@@ -75,13 +77,6 @@ _PROTOCOL = flags.DEFINE_enum(
     ["revisit", "closed_loop", "memory", "permanence", "interventions"],
     "What is scored: places that are seen again, after a true past or one that the model made up, "
     "or as the memory was written; bodies that walked out of sight; or edits of them.",
-)
-_SOURCE = flags.DEFINE(
-    PathNames(),
-    "source",
-    [],
-    "Footage that comes back, in place of the held-out worlds; several are scored one by one.",
-    allow_override=True,  # `mirage convert` has one too, for programs that import both
 )
 _WEIGHTS = flags.DEFINE(
     PathName(),
@@ -115,7 +110,7 @@ _PAIRS = flags.DEFINE_bool(
     "Judge pairs of clips, too, in which a body came to its last sight from elsewhere, for "
     "--protocol=permanence.",
 )
-FLAG_MODULES = (model_flags.__name__,)
+FLAG_MODULES = (model_flags.__name__, source_flag.__name__)
 
 _GOES_WITH = {
     **dict.fromkeys(("source", "returns", "weights_of"), ("revisit",)),
@@ -331,13 +326,13 @@ def main() -> None:
 
         config_check.check(config)
         held_out_protocols.run(_PROTOCOL.value, config, workdir, Console())
-    elif _SOURCE.value:
+    elif SOURCE.value:
         if _WEIGHTS.value:
             raise common.UserError("--weights_of: found --source beside it, expected one of them")
         from mirage_jax.cli.helpers import real_returns
 
         config_check.check(config)
-        for source in _SOURCE.value:
+        for source in SOURCE.value:
             real_returns.run(config, workdir, source, _RETURNS.value, Console())
     elif _WEIGHTS.value:
         from mirage_jax.cli.helpers import other_weights

@@ -26,13 +26,19 @@ import sys
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from mirage_jax.cli.helpers import capture_start, common, mesh_flag, model_flags, prompts
+from mirage_jax.cli.helpers import (
+    capture_start,
+    common,
+    mesh_flag,
+    model_flags,
+    prompts,
+    start_flags,
+)
 from mirage_jax.cli.helpers.compilation import use_own_kernels
 from mirage_jax.cli.helpers.explore_starts import Entries, Progress, make_starts
 from mirage_jax.cli.helpers.flag_types import AUTO, Integer, PathName, Real, RealOrAuto
@@ -46,35 +52,12 @@ from mirage_jax.io import outputs
 from mirage_jax.world import shipped
 from mirage_jax.world.session import SessionOptions
 
-FLAG_MODULES = (model_flags.__name__, mesh_flag.__name__, prompts.__name__)
+FLAG_MODULES = (
+    *(model_flags.__name__, mesh_flag.__name__),
+    *(prompts.__name__, start_flags.__name__),
+)
 """Helpers whose flags the command has too, for its help."""
 
-_SHARED: Any = {"allow_override": True}
-"""Flags that `mirage generate` has too, for programs that import both commands."""
-
-_IMAGE = flags.DEFINE(PathName(), "image", "", "Picture to start from.", **_SHARED)
-_CLIP = flags.DEFINE(PathName(), "clip", "", "Footage with poses to start from.", **_SHARED)
-_CLIP_SCENE = flags.DEFINE_string(
-    "clip_scene", "", "Which scene of a --clip that has several.", **_SHARED
-)
-_WORLD = flags.DEFINE(PathName(), "world", "", "Saved world to go on from.", **_SHARED)
-_FOV = flags.DEFINE(
-    Real(above=0, below=180), "fov", 90.0, "Degrees across a picture's middle.", **_SHARED
-)
-_PROMPT = flags.DEFINE_string(
-    "prompt", None, "What is shown, for denoisers with text; can be changed in the page.", **_SHARED
-)
-_NEGATIVE = flags.DEFINE_string("negative_prompt", "", "What guidance leads away from.", **_SHARED)
-_CFG_SCALE = flags.DEFINE(
-    Real(least=0, most=MAX_GUIDANCE),
-    "cfg_scale",
-    1.0,
-    "Guidance by the prompt; 1 = none.",
-    **_SHARED,
-)
-_TEXT = flags.DEFINE(
-    PathName(), "text", "", "File of embedded prompts, to choose from in the page.", **_SHARED
-)
 _SAVED = flags.DEFINE(PathName(), "saved", "runs/explore", "Folder for saved worlds.")
 _HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "Address to listen on; 0.0.0.0 for all of this machine's."
@@ -178,7 +161,9 @@ def _told(console: Console, page: Progress) -> Progress:
 def _config() -> ConfigDict:
     """The config, of which --clip goes by some fields and nothing else by any."""
     config, named = common.resolve_config(), common.overrides()[2]
-    used = [f"data.{field}" for field in capture_start.READ_FIELDS] if _CLIP.value else []
+    used = (
+        [f"data.{field}" for field in capture_start.READ_FIELDS] if start_flags.CLIP.value else []
+    )
     for name in named:
         if name not in (*used, "memory.bodies"):
             known = f"one of {', '.join(used)}" if used else "no field of the data without --clip"
@@ -187,22 +172,26 @@ def _config() -> ConfigDict:
 
 
 def main() -> None:
+    if start_flags.CFG_SCALE.value > MAX_GUIDANCE:
+        raise common.UserError(
+            f"--cfg_scale: found {start_flags.CFG_SCALE.value:g}, expected at most {MAX_GUIDANCE:g}"
+        )
     workdir = flags.FLAGS["workdir"]
     entries = Entries(
         workdir=str(workdir.value) if workdir.present else shipped.NAME,
-        fov=_FOV.value,
-        image=_IMAGE.value,
-        world=_WORLD.value,
-        clip=_CLIP.value,
-        clip_scene=_CLIP_SCENE.value,
+        fov=start_flags.FOV.value,
+        image=start_flags.IMAGE.value,
+        world=start_flags.WORLD.value,
+        clip=start_flags.CLIP.value,
+        clip_scene=start_flags.CLIP_SCENE.value,
         config=_config(),
         decoder=model_flags.decoder("auto"),
         bodies=model_flags.bodies(),
         prompts=prompts.Prompting(
-            prompt=_PROMPT.value,
-            negative_prompt=_NEGATIVE.value,
-            cfg_scale=_CFG_SCALE.value,
-            text=_TEXT.value,
+            prompt=start_flags.PROMPT.value,
+            negative_prompt=start_flags.NEGATIVE.value,
+            cfg_scale=start_flags.CFG_SCALE.value,
+            text=start_flags.TEXT.value,
             tokenizer=prompts.TOKENIZER.value,
             text_encoder=prompts.TEXT_ENCODER.value,
         ),

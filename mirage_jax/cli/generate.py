@@ -44,6 +44,7 @@ from mirage_jax.cli.helpers import (
     model_flags,
     prompts,
     run_weights,
+    start_flags,
 )
 from mirage_jax.cli.helpers.flag_types import Integer, PathName, Real
 from mirage_jax.cli.helpers.rollout_files import OutputFiles, write_rollout
@@ -59,11 +60,11 @@ from mirage_jax.world.loading import RELEASED_CHUNK_FRAMES
 from mirage_jax.world.presets import PRESETS, with_fields
 from mirage_jax.world.world_file import read_world_file
 
-FLAG_MODULES = (model_flags.__name__, mesh_flag.__name__, prompts.__name__)
-
-_IMAGE = flags.DEFINE(
-    PathName(), "image", "", "Picture to start from; white shows through transparent pixels."
+FLAG_MODULES = (
+    *(model_flags.__name__, mesh_flag.__name__),
+    *(prompts.__name__, start_flags.__name__),
 )
+
 _DEPTH = flags.DEFINE(
     PathName(),
     "depth",
@@ -71,17 +72,12 @@ _DEPTH = flags.DEFINE(
     "Depth of the picture's pixels, in place of the model's guess: a 16-bit PNG in millimetres, or "
     ".npy or .npz (array 'depth') in metres; 0 = unknown.",
 )
-_CLIP = flags.DEFINE(
-    PathName(), "clip", "", "Footage whose pictures are all written to memory; starts at the last."
-)
-_CLIP_SCENE = flags.DEFINE_string("clip_scene", "", "Which scene of a --clip that has several.")
 _CLIP_PICTURES = flags.DEFINE(
     Integer(least=0), "clip_pictures", 0, "Of the clip, at most, evenly spread; 0 = all."
 )
 _CLIP_SCALE = flags.DEFINE(
     Real(least=0), "clip_scale", 0.0, "Metres of a unit of the clip's cameras; 0 = as they are."
 )
-_WORLD = flags.DEFINE(PathName(), "world", "", "Saved world to continue instead of starting anew.")
 _TRAJECTORY = flags.DEFINE(
     PathName(),
     "trajectory",
@@ -97,7 +93,6 @@ _FRAMES = flags.DEFINE(
 )
 _ANGLE = flags.DEFINE(Real(), "angle", 90.0, "Degrees turned by a named path.")
 _DISTANCE = flags.DEFINE(Real(), "distance", 1.0, "Metres moved by a named path.")
-_FOV = flags.DEFINE(Real(above=0, below=180), "fov", 90.0, "Degrees across the picture's middle.")
 _GEOMETRY = flags.DEFINE(PathName(), "geometry", "", "Mirage's geometry.npz to begin and go by.")
 _START_FRAME = flags.DEFINE(Integer(least=0), "start_frame", 0, "Of the geometry, to begin with.")
 _INSIST = flags.DEFINE_bool("insist", False, "Take depths and intrinsics that look wrong.")
@@ -141,18 +136,12 @@ _DTYPE = flags.DEFINE_enum(
     ["same", "float32", "bfloat16"],
     "Of the matrix products of the denoiser; same as its weights.",
 )
-_PROMPT = flags.DEFINE_string("prompt", None, "What is shown, for denoisers with text.")
-_NEGATIVE = flags.DEFINE_string("negative_prompt", "", "What --cfg_scale leads away from.")
-_CFG_SCALE = flags.DEFINE(
-    Real(least=0), "cfg_scale", 1.0, "Classifier-free guidance by the prompt; 1 = none."
-)
 _MEMORY_SCALE = flags.DEFINE_list(
     "memory_scale",
     [],
     "Strength of the memory branch: one factor on what it adds, or one for each of the denoiser's "
     "layers that have it, SCALE,SCALE,...; by default 1.",
 )
-_TEXT = flags.DEFINE(PathName(), "text", "", "File of embedded prompts.")
 _SAVE_TEXT = flags.DEFINE(
     PathName(), "save_text", "", "Where to keep what was embedded, for --text."
 )
@@ -197,8 +186,8 @@ def _check_flags(files: OutputFiles) -> None:
     for flag, path in named.items():
         if flag != "--geometry" and not path.exists():  # which is read next
             raise FileNotFoundError(f"{flag}: {path}: no such file")
-    if _IMAGE.value:
-        read_rgb(Path(_IMAGE.value), at_least=1)
+    if start_flags.IMAGE.value:
+        read_rgb(Path(start_flags.IMAGE.value), at_least=1)
 
 
 def _check_walk(workdir: Workdir, geometry: GeometryFile | None) -> None:
@@ -247,7 +236,12 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
     )
     if not _SIZE.value:
         sizes = loading.trained_sizes(workdir.root, _DENOISER.value)
-        begun = generated_shape.Started(_IMAGE.value, _CLIP.value, _WORLD.value, _CLIP_SCENE.value)
+        begun = generated_shape.Started(
+            start_flags.IMAGE.value,
+            start_flags.CLIP.value,
+            start_flags.WORLD.value,
+            start_flags.CLIP_SCENE.value,
+        )
         size = generated_shape.size_of_start(config, sizes, begun, model.conditioner.grid)
     model = flag_values.as_asked(
         model,
@@ -260,14 +254,14 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
     model = flag_values.with_memory_scale(model, _MEMORY_SCALE.value)
     model = prompts.with_prompt(
         model,
-        prompt=_PROMPT.value,
-        negative_prompt=_NEGATIVE.value,
-        cfg_scale=_CFG_SCALE.value,
-        text=_TEXT.value,
+        prompt=start_flags.PROMPT.value,
+        negative_prompt=start_flags.NEGATIVE.value,
+        cfg_scale=start_flags.CFG_SCALE.value,
+        text=start_flags.TEXT.value,
         tokenizer=prompts.TOKENIZER.value,
         text_encoder=prompts.TEXT_ENCODER.value,
         save_text=_SAVE_TEXT.value,
-        world=_WORLD.value,
+        world=start_flags.WORLD.value,
     )
     return mesh_flag.placed(model)
 
@@ -293,16 +287,18 @@ def _walk(
             insist=_INSIST.value,
         )
     if entry == "world":
-        file = read_world_file(Path(_WORLD.value), model)
+        file = read_world_file(Path(start_flags.WORLD.value), model)
         begun = walk.continued(file)
     elif entry == "clip":
         begun = _from_clip(config, model, console)
     else:
-        picture, camera = read_picture(Path(_IMAGE.value), model.size, _FOV.value)
+        picture, camera = read_picture(
+            Path(start_flags.IMAGE.value), model.size, start_flags.FOV.value
+        )
         depth = None
         if _DEPTH.value:
             depth = read_picture_depth(
-                Path(_DEPTH.value), Path(_IMAGE.value), model.size, insist=_INSIST.value
+                Path(_DEPTH.value), Path(start_flags.IMAGE.value), model.size, insist=_INSIST.value
             )
         world = model.start(picture, camera, depth=depth, insist=_INSIST.value)
         begun = walk.Walk(world, world.pose[None])
@@ -323,9 +319,9 @@ def _walk(
 def _from_clip(config: ConfigDict, model: WorldModel, console: Console) -> walk.Walk:
     capture = capture_start.read_capture(
         config,
-        _CLIP.value,
+        start_flags.CLIP.value,
         model.size,
-        scene=_CLIP_SCENE.value,
+        scene=start_flags.CLIP_SCENE.value,
         pictures=_CLIP_PICTURES.value,
         scale=_CLIP_SCALE.value,
     )
@@ -363,8 +359,8 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
         "trajectory": None if entry == "geometry" else _TRAJECTORY.value,
         "preset": _PRESET.value or "",
         "model_path": str(workdir.root / "model"),
-        "prompt": _PROMPT.value,
-        "negative_prompt": None if model.negative_text is None else _NEGATIVE.value,
+        "prompt": start_flags.PROMPT.value,
+        "negative_prompt": None if model.negative_text is None else start_flags.NEGATIVE.value,
         "later_depth": planned.depth_source,
         "seed": _SEED.value,
     }

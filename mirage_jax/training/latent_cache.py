@@ -316,7 +316,6 @@ class LatentSource:
     def __init__(self, paths: Iterable[Path]):
         caches = [cache_files(path) for path in paths]
         self.paths = [os.fspath(file) for files in caches for file in files]
-        self._shapes: dict[str, tuple[int, ...]] = {}  # of the first clip read, for all others
         encoders: set[str] = set()
         for path in map(Path, self.paths):
             if not path.exists():
@@ -342,21 +341,36 @@ class LatentSource:
             ) from error
         if empty:
             raise ValueError(f"{', '.join(self.paths)}: found no clips; {_MADE_ANEW}")
+        self._shapes = self._first_shapes()
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def _first_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes by field of the first clip that is whole, which all others have to have too."""
+        for index in range(len(self)):
+            try:
+                record = self._record(index)
+            except ValueError:
+                continue
+            if set(FIELDS) <= record.keys():
+                fields = (*FIELDS, *OPTIONAL_FIELDS)
+                return {name: record[name].shape for name in fields if name in record}
+        return {}
+
+    def _record(self, index: int) -> dict[str, np.ndarray]:
         try:
-            record = load(self._records[index])
+            return load(self._records[index])
         # The last: of a type that numpy does not have.
         except (RuntimeError, SafetensorError, KeyError) as error:
             raise ValueError(
                 f"{', '.join(self.paths)}: clip {index} cannot be read ({error}); if it stays so, "
                 "remove the file and run `mirage train --stage=cache`"
             ) from error
-        known = self._shapes or record  # the first clip says which optional ones there are
-        optional = [name for name in OPTIONAL_FIELDS if name in known]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self._record(index)
+        optional = [name for name in OPTIONAL_FIELDS if name in self._shapes]
         for name in set(OPTIONAL_FIELDS).intersection(record).difference(optional):
             self._refuse(index, name, "one", "none, as the clips before")
         names = (*FIELDS, *optional)
@@ -364,7 +378,7 @@ class LatentSource:
             if name not in record:
                 self._refuse(index, name, "none", "one")
             found, dtype = record[name], np.dtype(np.float16 if name in _HALF else np.float32)
-            shape = self._shapes.setdefault(name, found.shape)
+            shape = self._shapes.get(name, found.shape)
             if (found.dtype, found.shape) != (dtype, shape):
                 self._refuse(index, name, f"{found.dtype} {found.shape}", f"{dtype} {shape}")
             if not np.isfinite(found).all():

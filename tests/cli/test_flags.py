@@ -40,6 +40,10 @@ def of_type(*words):
     return [flag for flag in all_flags().values() if flag.parser.flag_type() in words]
 
 
+def test_no_command_takes_a_flag_from_another_that_was_imported_before():
+    assert [flag.name for flag in all_flags().values() if flag.allow_override] == []
+
+
 @pytest.mark.parametrize("word", ["nan", "inf", "-inf", "1e999", "many", ""])
 def test_no_numeric_flag_takes_what_is_no_finite_number(word):
     for flag in of_type("int", "float"):

@@ -57,6 +57,25 @@ def test_the_next_that_can_be_read_takes_the_place_of_one_that_cannot():
     assert sorted(said) == sorted(f"skipped: {reason}" for reason in skipped.values())
 
 
+def test_what_cannot_be_read_for_a_moment_is_not_skipped():
+    class Unsteady(Numbers):
+        def __init__(self):
+            super().__init__()
+            self.failed = set()
+
+        def __getitem__(self, index):
+            if index % 3 == 0 and index not in self.failed:
+                self.failed.add(index)
+                raise ValueError(f"clip {index}: the disk did not answer")
+            return super().__getitem__(index)
+
+    whole, _ = take(Numbers())
+    found, skipped = take(Unsteady(), skip_share=0.01)
+    assert skipped == {}
+    for one, other in zip(whole, found, strict=True):
+        np.testing.assert_array_equal(other["x"], one["x"])
+
+
 def test_hosts_skip_alike():
     source, options = Numbers(bad=(3,)), {"skip_share": 0.1}
     whole, _ = take(source, 5, **options)

@@ -2,6 +2,8 @@
 
 import functools
 import re
+import sys
+from concurrent import futures
 
 import numpy as np
 import pytest
@@ -71,8 +73,43 @@ def test_what_moves_is_kept_of_all_clips_or_of_none(tmp_path):
     with pytest.raises(ValueError, match="'moving': found none in clip 1, expected one"):
         source[1]
     with pytest.raises(ValueError, match="'moving': found one in clip 1, expected none"):
-        other = LatentSource(paths[::-1])
-        _ = other[0], other[1]
+        LatentSource(paths[::-1])[1]
+
+
+def test_what_a_clip_has_does_not_depend_on_who_reads_first(tmp_path):
+    """Threads of a loader begin at once; none may see what another has half noted."""
+    plain = tiny_world.latent_clips(4, POSES)
+    clips = plain.replace(moving=np.full((4, plain.depth.shape[1], 4, 6), 0.25, np.float32))
+    path = tmp_path / "a.array_record"
+    latent_cache.write_cache(path, [clips])
+    whole = LatentSource([path])
+    records, interval = list(whole._records), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with futures.ThreadPoolExecutor(4) as pool:
+            for _ in range(50):
+                source = LatentSource([path])
+                source._records = records  # reading takes no time in which threads go in turns
+                assert all("moving" in clip for clip in pool.map(source.__getitem__, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_first_clip_that_is_damaged_does_not_say_what_others_have(tmp_path, monkeypatch):
+    path = tmp_path / "a.array_record"
+    latent_cache.write_cache(path, [tiny_world.latent_clips(3, POSES)])
+    read = latent_cache.load
+    damaged = read(next(iter(LatentSource([path])._records)))
+
+    def load(data):
+        found = read(data)
+        return {"depth": found["depth"]} if (found["depth"] == damaged["depth"]).all() else found
+
+    monkeypatch.setattr(latent_cache, "load", load)
+    source = LatentSource([path])
+    assert list(source[2]) == list(FIELDS)
+    with pytest.raises(ValueError, match="found none in clip 0, expected one"):
+        source[0]
 
 
 def test_a_cache_that_is_not_there_is_named(tmp_path):

@@ -215,7 +215,7 @@ def _check_flags(module: str, argv: Sequence[str]) -> None:
         flag.name: name
         for name, defined in others.items()
         for flag in defined
-        if name.startswith(_COMMANDS) and flag.name not in own and not flag.allow_override
+        if name.startswith(_COMMANDS) and flag.name not in own
     }
     for word in argv[1:]:
         name = word.lstrip("-").partition("=")[0]
