@@ -81,36 +81,6 @@ class CellMLP(nn.Module):
         return out(nn.silu(hidden))
 
 
-class MoverTower(nn.Module):
-    """Logits of what moves, on a finer grid than the cells'; residual convolutions on that grid.
-
-    Bodies are about as wide as a cell. What is told apart within one has to be looked at there.
-
-    Attributes:
-      up: finer cells per cell, along each axis.
-      width: channels.
-      layers: of the residual convolutions.
-      dtype: of the convolutions.
-    """
-
-    up: int
-    width: int
-    layers: int = 2
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b t h w d"]) -> Float[Array, "b t mh mw"]:
-        """Of features of cells; a new tower says that nothing more moves than stands still."""
-        x = Conv2d(self.width * self.up**2, 1, dtype=self.dtype, name="conv_in")(x)
-        x = _unfold(x, self.up)
-        for i in range(self.layers):
-            y = nn.silu(RMSNorm(name=f"norm_{i}")(x))
-            x = x + Conv2d(self.width, dtype=self.dtype, name=f"conv_{i}")(y)
-        x = nn.silu(RMSNorm(name="norm_out")(x))
-        zeros = nn.initializers.zeros_init()
-        return Conv2d(1, 1, dtype=self.dtype, kernel_init=zeros, name="conv_out")(x)[..., 0]
-
-
 class GeometryHead(nn.Module):
     """2-D convolutions over each latent and the one before it.
 
@@ -123,7 +93,7 @@ class GeometryHead(nn.Module):
       cells_up: finer grid of the predicted maps, 1 or 2 per latent cell along each axis.
       movers_up: grid of the mover logits, where that is to be finer than the other maps': so many
         per latent cell along each axis, e.g. the encoder's stride for pixels; 0 = as `cells_up`.
-      mover_width: channels of a tower of their own on that grid, which sees the latents as they
+      mover_hidden: hidden channels of an MLP for them alone, which sees a cell's latents as they
         are beside the features of the other maps; 0 = one product of these features.
       initial_depth: metres that a new head predicts everywhere.
       dtype: of the convolutions.
@@ -134,7 +104,7 @@ class GeometryHead(nn.Module):
     mlp_ratio: int = 0
     cells_up: int = 1
     movers_up: int = 0
-    mover_width: int = 0
+    mover_hidden: int = 0
     initial_depth: float = 3.0
     dtype: Any = jnp.float32
 
@@ -169,14 +139,12 @@ class GeometryHead(nn.Module):
         maps = Conv2d(4 * up**2, 1, dtype=self.dtype, kernel_init=zeros, name="maps")(x)
         maps = _unfold(maps, up)
         mover_logit = maps[..., 2]
-        if self.mover_width:
-            tower = MoverTower(
-                self.movers_up or up, self.mover_width, dtype=self.dtype, name="tower"
-            )
-            mover_logit = tower(jnp.concatenate([latents, before, x], axis=-1))
-        elif self.movers_up:
-            fine = self.movers_up
-            movers = Conv2d(fine**2, 1, dtype=self.dtype, kernel_init=zeros, name="movers")(x)
+        if self.movers_up or self.mover_hidden:
+            fine, y = self.movers_up or up, x
+            if self.mover_hidden:
+                y = jnp.concatenate([latents, before, x], axis=-1)
+                y = nn.silu(Conv2d(self.mover_hidden, 1, dtype=self.dtype, name="movers_in")(y))
+            movers = Conv2d(fine**2, 1, dtype=self.dtype, kernel_init=zeros, name="movers")(y)
             mover_logit = _unfold(movers, fine)[..., 0]
         change = Conv2d(c, 1, dtype=self.dtype, kernel_init=zeros, name="tokens")(x)
         return Geometry(

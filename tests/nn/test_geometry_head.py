@@ -10,13 +10,7 @@ import optax
 import pytest
 
 from mirage_jax.nn import geometry_head
-from mirage_jax.nn.geometry_head import (
-    CellMLP,
-    Geometry,
-    GeometryHead,
-    MoverTower,
-    logit_loss,
-)
+from mirage_jax.nn.geometry_head import CellMLP, Geometry, GeometryHead, logit_loss
 
 
 def latents_and_flags(seed=0, b=2, t=3, h=3, w=4, c=5):
@@ -95,50 +89,40 @@ def test_finer_maps_stay_in_their_cell():
     np.testing.assert_allclose(out.mover_logit[0, 0], expected)
 
 
-@pytest.mark.parametrize("mover_width", [0, 3])
-def test_mover_logits_can_be_finer_than_the_rest_without_changing_it(mover_width):
+@pytest.mark.parametrize("mover_hidden", [0, 3])
+def test_mover_logits_can_be_finer_than_the_rest_without_changing_it(mover_hidden):
     latents, flags = latents_and_flags()
     plain = GeometryHead(width=8)
-    fine = GeometryHead(width=8, movers_up=4, mover_width=mover_width)
+    fine = GeometryHead(width=8, movers_up=4, mover_hidden=mover_hidden)
     params = randomised(fine, latents, flags)
-    if not mover_width:
-        bias = jnp.arange(16.0)
-        movers = params["params"]["movers"]
-        params["params"]["movers"] = {"kernel": 0 * movers["kernel"], "bias": bias}
+    bias = jnp.arange(16.0)
+    movers = params["params"]["movers"]
+    params["params"]["movers"] = {"kernel": 0 * movers["kernel"], "bias": bias}
     found = jax.jit(fine.apply)(params, latents, flags)
-    assert found.mover_logit.shape == (2, 3, 12, 16)
-    if not mover_width:
-        np.testing.assert_allclose(found.mover_logit[1, 2], np.tile(bias.reshape(4, 4), (3, 4)))
-    of_movers = ("movers", "tower")
+    np.testing.assert_allclose(found.mover_logit[1, 2], np.tile(bias.reshape(4, 4), (3, 4)))
+    of_movers = ("movers", "movers_in")
     without = {"params": {n: p for n, p in params["params"].items() if n not in of_movers}}
     expected = jax.jit(plain.apply)(without, latents, flags)
     for name in ("log_depth", "log_scale", "sky_logit", "image_tokens"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
-def test_the_tower_of_movers_has_channel_s_of_a_cell_in_its_part_s():
-    """Of one channel, that a norm leaves the sign of: the logit tells it, part by part."""
-    tower = MoverTower(up=2, width=1, layers=0)
-    x = jax.random.normal(jax.random.key(1), (1, 1, 3, 2, 4))
-    params = tower.init(jax.random.key(0), x)
-    assert not jnp.any(tower.apply(params, x))  # a new one
-    params["params"]["conv_in"] = {"kernel": jnp.eye(4)[None, None], "bias": jnp.zeros(4)}
-    params["params"]["conv_out"]["kernel"] = jnp.ones((1, 1, 1, 1))
-    found = tower.apply(params, x)
-    assert found.shape == (1, 1, 6, 4)
-    for y, x_ in np.ndindex(6, 4):
-        part = 2 * (y % 2) + x_ % 2
-        sign = np.sign(x[0, 0, y // 2, x_ // 2, part])
-        np.testing.assert_allclose(found[0, 0, y, x_], sign / (1 + np.exp(-sign)), rtol=1e-3)
-
-
-def test_the_tower_of_movers_sees_no_further_than_its_layers():
-    tower = MoverTower(up=4, width=3, layers=2)
-    x = jax.random.normal(jax.random.key(1), (1, 1, 5, 5, 4))
-    params = randomised(tower, x)
-    before, after = (tower.apply(params, x.at[0, 0, 2, 2].add(d))[0, 0] for d in (0.0, 1.0))
-    changed = np.argwhere(np.abs(after - before) > 1e-6)
-    assert changed.min() == 8 - 2 and changed.max() == 11 + 2
+def test_what_moves_may_be_told_by_a_latent_that_the_other_maps_do_not_look_at():
+    """A cell moves in part s where channel s differs from the latent before."""
+    latents, flags = latents_and_flags(c=4)
+    head = GeometryHead(width=8, cells_up=2, mover_hidden=8)
+    params = jax.tree.map(jnp.zeros_like, randomised(head, latents, flags))
+    eye = jnp.eye(4)
+    first = jnp.zeros((4 + 4 + 8, 8)).at[:8].set(jnp.block([[eye, -eye], [-eye, eye]]))
+    params["params"]["movers_in"]["kernel"] = first[None, None]
+    params["params"]["movers"]["kernel"] = jnp.concatenate([eye, eye])[None, None]
+    found = head.apply(params, latents, flags).mover_logit
+    before = np.pad(latents[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0)))
+    d = np.asarray(latents) - before
+    expected = d / (1 + np.exp(-d)) - d / (1 + np.exp(d))  # silu(d) + silu(-d)
+    for y, x in np.ndindex(2, 2):
+        part = found[:, :, y::2, x::2]
+        np.testing.assert_allclose(part, expected[..., 2 * y + x], rtol=1e-4, atol=1e-5)
 
 
 def test_a_weighted_logit_is_positive_from_a_smaller_share_on():
