@@ -125,7 +125,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.geometry.width = 128
     c.geometry.layers = 2
     c.geometry.movers_up = 4  # what moves is told apart on a grid so much finer than the latents'
-    c.geometry.mover_hidden = 256  # by an MLP of its own, of each cell; 0 = with the other maps
+    c.geometry.cell_hidden = 512  # of an MLP for movers and image tokens; 0 = as the other maps
     c.geometry.mlp_ratio = 2  # an MLP after each that sees a cell's column and its frame; 0 = none
 
     c.geometry_training = ConfigDict()

@@ -93,8 +93,9 @@ class GeometryHead(nn.Module):
       cells_up: finer grid of the predicted maps, 1 or 2 per latent cell along each axis.
       movers_up: grid of the mover logits, where that is to be finer than the other maps': so many
         per latent cell along each axis, e.g. the encoder's stride for pixels; 0 = as `cells_up`.
-      mover_hidden: hidden channels of an MLP for them alone, which sees a cell's latents as they
-        are beside the features of the other maps; 0 = one product of these features.
+      cell_hidden: hidden channels of an MLP, of which mover logits and image tokens are products,
+        that sees a cell's latents as they are beside the features of the convolutions; 0 = they are
+        products of these features, as the other maps are.
       initial_depth: metres that a new head predicts everywhere.
       dtype: of the convolutions.
     """
@@ -104,7 +105,7 @@ class GeometryHead(nn.Module):
     mlp_ratio: int = 0
     cells_up: int = 1
     movers_up: int = 0
-    mover_hidden: int = 0
+    cell_hidden: int = 0
     initial_depth: float = 3.0
     dtype: Any = jnp.float32
 
@@ -139,14 +140,15 @@ class GeometryHead(nn.Module):
         maps = Conv2d(4 * up**2, 1, dtype=self.dtype, kernel_init=zeros, name="maps")(x)
         maps = _unfold(maps, up)
         mover_logit = maps[..., 2]
-        if self.movers_up or self.mover_hidden:
-            fine, y = self.movers_up or up, x
-            if self.mover_hidden:
-                y = jnp.concatenate([latents, before, x], axis=-1)
-                y = nn.silu(Conv2d(self.mover_hidden, 1, dtype=self.dtype, name="movers_in")(y))
+        y = x
+        if self.cell_hidden:
+            y = jnp.concatenate([latents, before, x], axis=-1)
+            y = nn.silu(Conv2d(self.cell_hidden, 1, dtype=self.dtype, name="cells")(y))
+        if self.movers_up or self.cell_hidden:
+            fine = self.movers_up or up
             movers = Conv2d(fine**2, 1, dtype=self.dtype, kernel_init=zeros, name="movers")(y)
             mover_logit = _unfold(movers, fine)[..., 0]
-        change = Conv2d(c, 1, dtype=self.dtype, kernel_init=zeros, name="tokens")(x)
+        change = Conv2d(c, 1, dtype=self.dtype, kernel_init=zeros, name="tokens")(y)
         return Geometry(
             log_depth=maps[..., 0] + jnp.log(jnp.float32(self.initial_depth)),
             log_scale=maps[..., 1],

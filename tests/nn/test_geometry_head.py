@@ -89,20 +89,21 @@ def test_finer_maps_stay_in_their_cell():
     np.testing.assert_allclose(out.mover_logit[0, 0], expected)
 
 
-@pytest.mark.parametrize("mover_hidden", [0, 3])
-def test_mover_logits_can_be_finer_than_the_rest_without_changing_it(mover_hidden):
+@pytest.mark.parametrize("cell_hidden", [0, 3])
+def test_mover_logits_can_be_finer_than_the_rest_without_changing_it(cell_hidden):
     latents, flags = latents_and_flags()
-    plain = GeometryHead(width=8)
-    fine = GeometryHead(width=8, movers_up=4, mover_hidden=mover_hidden)
+    plain = GeometryHead(width=8, cell_hidden=cell_hidden)
+    fine = GeometryHead(width=8, movers_up=4, cell_hidden=cell_hidden)
     params = randomised(fine, latents, flags)
     bias = jnp.arange(16.0)
     movers = params["params"]["movers"]
     params["params"]["movers"] = {"kernel": 0 * movers["kernel"], "bias": bias}
     found = jax.jit(fine.apply)(params, latents, flags)
     np.testing.assert_allclose(found.mover_logit[1, 2], np.tile(bias.reshape(4, 4), (3, 4)))
-    of_movers = ("movers", "movers_in")
-    without = {"params": {n: p for n, p in params["params"].items() if n not in of_movers}}
-    expected = jax.jit(plain.apply)(without, latents, flags)
+    coarse = randomised(plain, latents, flags)["params"].get("movers")
+    without = {n: p for n, p in params["params"].items() if n != "movers"}
+    without |= {"movers": coarse} if cell_hidden else {}
+    expected = jax.jit(plain.apply)({"params": without}, latents, flags)
     for name in ("log_depth", "log_scale", "sky_logit", "image_tokens"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
@@ -110,11 +111,11 @@ def test_mover_logits_can_be_finer_than_the_rest_without_changing_it(mover_hidde
 def test_what_moves_may_be_told_by_a_latent_that_the_other_maps_do_not_look_at():
     """A cell moves in part s where channel s differs from the latent before."""
     latents, flags = latents_and_flags(c=4)
-    head = GeometryHead(width=8, cells_up=2, mover_hidden=8)
+    head = GeometryHead(width=8, cells_up=2, cell_hidden=8)
     params = jax.tree.map(jnp.zeros_like, randomised(head, latents, flags))
     eye = jnp.eye(4)
     first = jnp.zeros((4 + 4 + 8, 8)).at[:8].set(jnp.block([[eye, -eye], [-eye, eye]]))
-    params["params"]["movers_in"]["kernel"] = first[None, None]
+    params["params"]["cells"]["kernel"] = first[None, None]
     params["params"]["movers"]["kernel"] = jnp.concatenate([eye, eye])[None, None]
     found = head.apply(params, latents, flags).mover_logit
     before = np.pad(latents[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0)))

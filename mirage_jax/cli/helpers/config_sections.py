@@ -199,8 +199,8 @@ class GeometrySection(Settings):
     mlp_ratio: int = setting(0, "Of the MLP after each, to the channels; 0 = none.", least=0)
     cells_up: int = setting(1, "Finer grid of the maps.", choices=(1, 2))
     movers_up: int = setting(0, "Of the mover logits alone; 0 = as the others.", least=0)
-    mover_hidden: int = setting(
-        0, "Hidden channels of an MLP for them alone; 0 = they come with the other maps.", least=0
+    cell_hidden: int = setting(
+        0, "Hidden channels of an MLP for movers and image tokens; 0 = as the other maps.", least=0
     )
     initial_depth: float = setting(3.0, "Metres that a new head predicts.", above=0)
     dtype: Any = setting("float32", "Of matrix products: float32 or bfloat16.")

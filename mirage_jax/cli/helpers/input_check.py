@@ -82,7 +82,7 @@ def _check_conditioner(config: ConfigDict, run: Path) -> None:
 
 def _check_head(config: ConfigDict, run: Path) -> None:
     """That checkpoints a stage would go on from are of the config's geometry head."""
-    names = ("width", "layers", "mlp_ratio", "cells_up", "movers_up", "mover_hidden")
+    names = ("width", "layers", "mlp_ratio", "cells_up", "movers_up", "cell_hidden")
     _check_trained_with(config, run, "geometry", names)
 
 
