@@ -249,8 +249,3 @@ def matched(
     parts = {"head": head, "encoder": encoder}
     frozen |= {name: part for name, part in parts.items() if part is not None}
     return MatchingTask(base, frozen, **options)
-
-
-def starting_params(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any]:
-    """What training starts from, for `StageOptions.init_from`: the critic starts as the teacher."""
-    return {"student": student, "critic": teacher}
