@@ -18,6 +18,7 @@ from jaxtyping import Array, PRNGKeyArray
 from mirage_jax.diffusion import distribution_matching as matching
 from mirage_jax.diffusion import flow
 from mirage_jax.diffusion.consistency import end_of_path
+from mirage_jax.nn.video_vae import LatentStats, VideoVAE
 from mirage_jax.parallel import map_batch
 from mirage_jax.training.denoiser_task import DenoiserTask, after_first
 from mirage_jax.training.task import Params, Samples, Task
@@ -49,6 +50,7 @@ class MatchingTask(Task):
       critic_steps: steps of the critic for one of the student, which moves in the last of them.
       rollouts: share of the samples that go on after another chunk which see a memory that the
         student's own chunk was written to; 0: all histories are those of `base`.
+      vae: module of the encoder of `frozen`, if it has one.
     """
 
     base: DenoiserTask
@@ -58,6 +60,7 @@ class MatchingTask(Task):
     cfg_scale: float = 1.0
     critic_steps: int = 5
     rollouts: float = 1.0
+    vae: VideoVAE | None = None
     needs_step: bool = True
 
     def __post_init__(self) -> None:
@@ -166,7 +169,11 @@ class MatchingTask(Task):
 
         sample = map_batch(one, clips, head(clips))
         latents = self._sampled(student, sample, text, key, frozen)
-        made = with_generated(clips, latents, head, frozen.get("encoder"))
+        encoder = None
+        if self.vae is not None:
+            stats = LatentStats(**frozen["encoder"]["stats"])
+            encoder = LatentEncoder(frozen["encoder"]["vae"], stats, self.vae)
+        made = with_generated(clips, latents, head, encoder)
         return jax.lax.stop_gradient(made)
 
     def _sampled(
@@ -237,15 +244,18 @@ def matched(
     Args:
       base: the denoiser's own task; of a `BranchTask` with its backbone frozen.
       values: parameters of the teacher, nested dict of arrays; None: their shapes alone.
-      head: sees what the student generates; arrays, or their shapes. Without it there are no
-        rollouts.
-      encoder: for heads with `reencode`.
+      head: sees what the student generates; rollouts need it.
+      encoder: decodes and encodes for heads with `reencode`.
       options: of `MatchingTask`.
 
     Raises:
       ValueError: if a tensor is missing or of another shape, or the head for rollouts.
     """
     frozen = frozen_teacher(base, values)
-    parts = {"head": head, "encoder": encoder}
-    frozen |= {name: part for name, part in parts.items() if part is not None}
+    if head is not None:
+        frozen["head"] = head
+    if encoder is not None:
+        stats = {"mean": encoder.stats.mean, "std": encoder.stats.std}
+        frozen["encoder"] = {"vae": encoder.params, "stats": stats}
+        options["vae"] = encoder.vae
     return MatchingTask(base, frozen, **options)

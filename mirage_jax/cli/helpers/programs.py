@@ -136,9 +136,8 @@ def distill_task(config: ConfigDict, kind: str) -> DistillTask:
 
 
 def match_task(config: ConfigDict, kind: str) -> MatchingTask:
-    """The task that goes on with the student of `distill_task`; all that is frozen is shapes."""
-    head = jax.eval_shape(lambda: history_heads.untrained(config))
-    encoder = jax.eval_shape(lambda: latent_encoder.untrained(build.vae(config)))
+    """The task that goes on with the student of `distill_task`; encoder and head are zeros."""
+    head, encoder = history_heads.untrained(config), latent_encoder.untrained(build.vae(config))
     return quick_models.match_task(config, whole_task(config, kind), head=head, encoder=encoder)
 
 
