@@ -168,13 +168,13 @@ class MatchingTask(Task):
             )
 
         sample = map_batch(one, clips, head(clips))
-        latents = self._sampled(student, sample, text, key, frozen)
+        held = jax.lax.stop_gradient(student)  # before, or the way back through it is traced too
+        latents = self._sampled(held, sample, text, key, frozen)
         encoder = None
         if self.vae is not None:
             stats = LatentStats(**frozen["encoder"]["stats"])
             encoder = LatentEncoder(frozen["encoder"]["vae"], stats, self.vae)
-        made = with_generated(clips, latents, head, encoder)
-        return jax.lax.stop_gradient(made)
+        return with_generated(clips, latents, head, encoder)
 
     def _sampled(
         self,

@@ -108,6 +108,7 @@ def test_the_student_moves_in_the_last_of_the_critics_steps(made, told):
     np.testing.assert_allclose(every[1][0][2], every[2][0][2], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_a_branch_beside_its_backbone_has_the_losses_of_the_whole_denoiser(made):
     task, (teacher, student, critic), batch = made
     options = {"critic_steps": 1, "rollouts": 0.0}
@@ -193,23 +194,32 @@ def test_what_is_remembered_of_it_is_what_the_head_sees(walked):
     assert not np.allclose(seen.depth[:, 1:], true[0][:, 1:])
 
 
-def test_samples_that_go_on_see_the_students_own_history_in_the_share_that_is_asked_for(walked):
+@pytest.mark.parametrize("share", [1.0, pytest.param(0.5, marks=pytest.mark.long)])
+def test_samples_that_go_on_see_the_students_own_history_in_a_share(walked, share):
     task, _, _, _, clips, generated = walked
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def sampled(share, given):
+    @jax.jit
+    def sampled(given):
         sample = task.base.sample(clips, KEY, generated=given, share=share)
         return sample.context, sample.target[:, 0]
 
     as_it_was = GeneratedClip(jax.tree.map(jnp.asarray, clips), true_keyframes(clips))
-    (true, _), (own, first) = sampled(1.0, as_it_was), sampled(1.0, generated)
-    # Those in which the last chunk follows: they alone begin with the generated token.
-    goes_on = (np.asarray(first) == np.asarray(generated.seen.tokens[:, 2])).all(axis=(1, 2, 3))
-    assert 0 < goes_on.sum() < len(goes_on)
+    (true, before), (own, first) = sampled(as_it_was), sampled(generated)
+    begins = [
+        (np.asarray(found) == np.asarray(expected)).all(axis=(1, 2, 3))
+        for found, expected in (
+            (first, generated.seen.tokens[:, 2]),
+            (before, clips.chunks[:, 1, 0]),
+        )
+    ]
+    # They begin with the generated token, and of those the last chunk of a clip follows in.
     differs = ~np.isclose(true, own).all(axis=(1, 2, 3, 4))
-    np.testing.assert_array_equal(differs, goes_on)
-    some = ~np.isclose(true, sampled(0.5, generated)[0]).all(axis=(1, 2, 3, 4))
-    assert 0 < some.sum() < goes_on.sum() and goes_on[some].all()
+    np.testing.assert_array_equal(differs, begins[0])
+    assert differs.sum() > 0 and begins[1][differs].all()
+    if share == 1.0:
+        np.testing.assert_array_equal(*begins)
+    else:
+        assert differs.sum() < begins[1].sum()
 
 
 @pytest.mark.long
