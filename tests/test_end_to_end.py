@@ -304,6 +304,18 @@ def test_a_student_and_a_tiny_decoder_are_made_of_a_run_and_measured(run, tmp_pa
     assert 0 < max(jax.tree.leaves(moved)) <= 1.01 * most
     assert (made["sampler"]["method"], made["sampler"]["steps"]) == ("consistency", 2)
 
+    # Matching goes on with it, and stores what becomes of it in its place; the critic is not kept.
+    train.run(config, workdir, console, "match")
+    matched, says = load_export(workdir.model("denoiser_student"))
+    assert says == made and jax.tree.map(np.shape, matched) == jax.tree.map(np.shape, student)
+    steps = config.match_training.steps // config.match_training.critic_steps
+    # Of two steps of the critic the student takes one, in which Adam's average has seen zeros too.
+    most = 2 * config.match_training.learning_rate * np.sqrt(config.match_training.steps) * steps
+    apart = jax.tree.map(lambda one, other: float(jnp.abs(one - other).max()), matched, student)
+    assert 0 < max(jax.tree.leaves(apart)) <= most
+    assert (workdir.stage("denoiser_matched") / "checkpoints").is_dir()
+    assert not workdir.model("denoiser_matched").exists()
+
     bench_steps.run(config, workdir, console, steps=(1, 2), many=2, clips=1)
     found = json.loads((workdir.root / "bench_steps.json").read_text())
     for rows in found["worlds"].values():

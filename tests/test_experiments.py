@@ -168,10 +168,12 @@ def test_experiments_can_be_built_and_trained(path, tiny):
         tasks.append(build.branch_task(config, tasks[0]))
     if "distill_training" in config:
         tasks.append(quick_models.distill_task(config, tasks[0]))
+        tasks.append(programs.match_task(config, "latent"))
     for task in tasks:
         params = unboxed(jax.eval_shape(task.init, key))
         frozen = {} if task.frozen is None else {"frozen": unboxed(task.frozen)}
         extra = frozen | ({"ema": params} if task.needs_ema else {})
+        extra |= {"step": jax.ShapeDtypeStruct((), jnp.int32)} if task.needs_step else {}
         step = jax.grad(functools.partial(task.loss, train=True), has_aux=True)
         gradients, _ = jax.eval_shape(step, params, batch, key, **extra)
         assert jax.tree.map(np.shape, gradients) == jax.tree.map(np.shape, params)

@@ -36,8 +36,8 @@ _TOPOLOGY = flags.DEFINE_string(
 _PROGRAM = flags.DEFINE_enum(
     "program",
     "all",
-    ("all", *PROGRAMS, "distill"),
-    "What to compile; all = train and sample. distill: the step of experiments/distill.py.",
+    ("all", *PROGRAMS, "distill", "match"),
+    "What to compile; all = train and sample. distill, match: steps of experiments/distill.py.",
 )
 _LEVEL = flags.DEFINE_enum(
     "optimization_level",

@@ -2,11 +2,11 @@
 
 Stages, each going on from its newest checkpoint: encoder, cache (clips encoded once), geometry,
 denoiser and, where the experiment says how (experiments/distill.py), distill, a student that
-samples in few steps, and tiny_decoder, which decodes for less. Checkpoints, metrics (JSONL and
-TensorBoard) and sample sheets are in <workdir>/training, finished weights in <workdir>/model.
-Footage (--source) is recorded first. On several hosts the same command runs on each; they
-find each other through SLURM, GKE and the like, or through --coordinator. docs/training.md says
-more.
+samples in few steps, match, which goes on with it on rollouts of its own, and tiny_decoder, which
+decodes for less. Checkpoints, metrics (JSONL and TensorBoard) and sample sheets are in
+<workdir>/training, finished weights in <workdir>/model. Footage (--source) is recorded first. On
+several hosts the same command runs on each; they find each other through SLURM, GKE and the like,
+or through --coordinator. docs/training.md says more.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +112,7 @@ def _reads_clips(config: ConfigDict, stage: str) -> bool:
     """Whether recorded clips are read, and not their latents alone."""
     readers = {"encoder", "cache", "tiny_decoder"}
     if config.loading.latents == "video":
-        readers |= {"geometry", "denoiser", "distill"}
+        readers |= {"geometry", "denoiser", "distill", "match"}
     return not readers.isdisjoint(_chosen(config, stage))
 
 
@@ -120,8 +120,7 @@ def outputs(workdir: Workdir, stage: str, memory: str) -> tuple[Path, ...]:
     """Folders that one stage fills."""
     if stage == "cache":
         return (workdir.latents("", "", rgb=memory == "rgb").parent,)
-    name = workdir.part(stage, memory)
-    return workdir.stage(name), workdir.model(name)
+    return workdir.stage(workdir.part(stage, memory)), workdir.export(stage, memory)
 
 
 def _options(config: ConfigDict, section: TrainingSection, console: Console) -> StageOptions:
@@ -236,37 +235,42 @@ def _denoiser(config: ConfigDict, workdir: Workdir, console: Console, memory: st
     first_alone(f"denoiser {memory}", lambda: export(path, params, architecture))
 
 
-def _distill(config: ConfigDict, workdir: Workdir, console: Console, memory: str) -> None:
+def _student(
+    config: ConfigDict, workdir: Workdir, console: Console, memory: str, *, stage: str
+) -> None:
     from mirage_jax.cli.helpers.training_data import training_data
-    from mirage_jax.training.branch_task import ADDED, BranchTask
+    from mirage_jax.training.branch_task import BranchTask
+    from mirage_jax.training.matching_task import MatchingTask
     from mirage_jax.weights import export
 
-    options = _options(config, training_sections.distill(config), console)
+    section = training_sections.student(config, stage)
+    options = _options(config, section, console)
     texts = build.texts(config)
     data = training_data(config, workdir, memory, options.mesh, texts)
-    sampler = quick_models.student_sampler(config)
+    sampler = quick_models.student_sampler(section)
     whole = _whole_task(config, workdir, memory, data, sampler)
-    values = quick_models.teacher(config, whole, workdir.model(f"denoiser_{memory}"))
-    task = quick_models.distill_task(config, whole, values)
-    branch = task.base if isinstance(task.base, BranchTask) else None
-    start = values if branch is None else {n: values[n] for n in ADDED if n in values}
+    source = section.teacher or workdir.export("denoiser", memory)
+    values = quick_models.trained_denoiser(config, whole, source)
+    task = quick_models.student_task(config, workdir, stage, whole, values)
+    start = quick_models.starting_params(config, workdir, task, whole, values)
     params = train_task(
         task,
         clip_sources.of_all_lengths(config, workdir, memory, texts, data.source),
-        workdir.stage(workdir.part("distill", memory)),
+        workdir.stage(workdir.part(stage, memory)),
         dataclasses.replace(options, init_from=start),
-        name="distill",
+        name=stage,
         transform=data.transform,
         prepare=data.prepare,
         mixture=data.mixture,
         eval_batches=data.eval_batches,
     )
-    if branch is not None:
-        params = branch.whole(_stored(values), params)
+    if isinstance(task, MatchingTask):
+        params = params["student"]
+    if isinstance(task.base, BranchTask):
+        params = task.base.whole(_stored(values), params)
     made = build.denoiser_architecture(config, whole, workdir.recorded(config.worlds))
     architecture = {**made, "sampler": dataclasses.asdict(sampler)}
-    path = workdir.model(workdir.part("distill", memory))
-    first_alone("distill", lambda: export(path, params, architecture))
+    first_alone(stage, lambda: export(workdir.export(stage, memory), params, architecture))
 
 
 def _tiny_decoder(config: ConfigDict, workdir: Workdir, console: Console, _: str) -> None:
@@ -326,12 +330,13 @@ def _stored(values: Mapping[str, Any]) -> Any:
     return jax.tree.map(functools.partial(np.asarray, dtype=np.float32), values)
 
 
-_RUNNERS = {
+_RUNNERS: dict[str, Callable[[ConfigDict, Workdir, Console, str], None]] = {
     "encoder": _encoder,
     "cache": _cache,
     "geometry": _geometry,
     "denoiser": _denoiser,
-    "distill": _distill,
+    "distill": functools.partial(_student, stage="distill"),
+    "match": functools.partial(_student, stage="match"),
     "tiny_decoder": _tiny_decoder,
 }
 

@@ -44,10 +44,15 @@ class Workdir:
         """Name of what a stage of training makes, for `stage` and `model`.
 
         Args:
-          stage: "encoder", "geometry", "denoiser" or "distill".
+          stage: "encoder", "geometry", "denoiser", "distill" or "match".
           memory: of the denoiser: "latent", "rgb" or "none".
         """
-        return {"denoiser": f"denoiser_{memory}", "distill": "denoiser_student"}.get(stage, stage)
+        names = {
+            "denoiser": f"denoiser_{memory}",
+            "distill": "denoiser_student",
+            "match": "denoiser_matched",
+        }
+        return names.get(stage, stage)
 
     def stage(self, name: str) -> Path:
         """Training folder of a stage: checkpoints, metrics, samples."""
@@ -56,6 +61,10 @@ class Workdir:
     def model(self, name: str) -> Path:
         """Exported weights: "encoder", "geometry", "denoiser_latent", "denoiser_rgb", ..."""
         return self.root / "model" / name
+
+    def export(self, stage: str, memory: str) -> Path:
+        """Exported weights of a stage: those of `part`, but that "match" makes a better student."""
+        return self.model(self.part("distill" if stage == "match" else stage, memory))
 
     @property
     def report(self) -> Path:

@@ -26,6 +26,7 @@ from mirage_jax.training.task import Params, Samples, Task
 from mirage_jax.world import history, scenarios
 from mirage_jax.world.conditioners import Conditioner
 from mirage_jax.world.context_frames import keep_references
+from mirage_jax.world.generated_clip import GeneratedClip
 from mirage_jax.world.history import NO_FRAMES, NoiseAugmentation, Sample
 from mirage_jax.world.latent_clip import LatentClip, from_fields
 from mirage_jax.world.latent_encoder import LatentEncoder, to_uint8
@@ -49,6 +50,10 @@ class Preview:
     clips: LatentClip
     sampler: SamplerOptions = SamplerOptions()
     fps: float = 8.0
+
+
+def _coin(key: PRNGKeyArray, number: int, share: float) -> Array:
+    return jax.random.uniform(jax.random.fold_in(key, number), dtype=jnp.float32) < share
 
 
 def after_first(count: int, latents: int) -> Array:
@@ -134,23 +139,46 @@ class DenoiserTask(Task):
         if self.context_frames.preceding:
             latents_of_frames(self.context_frames.preceding)
 
-    def sample(self, batch: LatentClip, key: PRNGKeyArray, *, train: bool = True) -> Sample:
+    def sample(
+        self,
+        batch: LatentClip,
+        key: PRNGKeyArray,
+        *,
+        train: bool = True,
+        generated: GeneratedClip | None = None,
+        share: float = 1.0,
+    ) -> Sample:
         """A batch as the denoiser gets it.
 
         In training histories are noisy, or seen by the head, and memories sometimes dropped,
         references with them; else all is true and kept. Chunks may be shorter than `chunk_latents`.
+
+        Args:
+          batch: the clips.
+          key: randomness of situation, history and noise.
+          train: see above.
+          generated: the same clips, their chunk before the last generated.
+          share: of the samples that go on after that chunk, how many do so after the generated one.
         """
         table = history.situations(batch, between=self.lengths > 1)
-        size, constants = self._pictures_of(batch)
+        size, constants = self.pictures_of(batch)
 
-        def one(clip: LatentClip, key: PRNGKeyArray, predicted: Keyframes | None = None) -> Sample:
+        def one(
+            clip: LatentClip,
+            key: PRNGKeyArray,
+            predicted: Keyframes | None,
+            generated: GeneratedClip | None,
+        ) -> Sample:
             draw_key, noise_key, drop_key = jax.random.split(key, 3)
             scenario, keyframes = scenarios.draw(draw_key, table)
             seen = true_keyframes(clip)
             if predicted is not None:
-                coin = jax.random.uniform(jax.random.fold_in(key, 3), dtype=jnp.float32)
-                chosen = coin < self.predicted
+                chosen = _coin(key, 3, self.predicted)
                 seen = jax.tree.map(functools.partial(jnp.where, chosen), predicted, seen)
+            if generated is not None:
+                chosen = _coin(key, 4, share) & jnp.asarray(table.goes_on)[scenario]
+                either = functools.partial(jnp.where, chosen)
+                clip, seen = jax.tree.map(either, generated, GeneratedClip(clip, seen))
             found = history.make_sample(
                 clip,
                 scenario,
@@ -177,11 +205,11 @@ class DenoiserTask(Task):
             return found._replace(context=context, frames=frames)
 
         keys = jax.random.split(key, batch.chunks.shape[0])
-        if not train or self.head is None or not self.predicted:
-            return map_batch(one, batch, keys)
-        return map_batch(one, batch, keys, self.head(batch))
+        sees = self.head if train and self.predicted else None
+        predicted = None if sees is None else sees(batch)
+        return map_batch(one, batch, keys, predicted, generated)
 
-    def _pictures_of(self, batch: LatentClip) -> tuple[tuple[int, int], Any]:
+    def pictures_of(self, batch: LatentClip) -> tuple[tuple[int, int], Any]:
         """Size (H, W) of the pictures of a batch, and the conditioner's constants for it.
 
         Raises:
@@ -297,7 +325,7 @@ class DenoiserTask(Task):
         self, params: Params, encoder: LatentEncoder, clips: LatentClip, sampler: SamplerOptions
     ) -> dict[str, Array]:
         """Videos by what they show; "memory" where the denoiser has one."""
-        size, constants = self._pictures_of(clips)
+        size, constants = self.pictures_of(clips)
         target, rays, context, frames = history.returning_samples(
             clips,
             conditioner=self.conditioner,

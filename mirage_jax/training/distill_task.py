@@ -13,16 +13,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from mirage_jax.diffusion.consistency import consistency_loss, draw_neighbours
-from mirage_jax.diffusion.samplers import VelocityFn, guided
-from mirage_jax.parallel import rules
-from mirage_jax.training.branch_task import ADDED, BranchTask
+from mirage_jax.diffusion.samplers import VelocityFn
 from mirage_jax.training.denoiser_task import DenoiserTask, after_first
 from mirage_jax.training.task import Params, Samples, Task
-from mirage_jax.world.history import Sample
+from mirage_jax.training.teacher import frozen_teacher, teacher_velocity, whole_params
 from mirage_jax.world.latent_clip import from_fields
 
 
@@ -34,7 +31,8 @@ class DistillTask(Task):
       base: the denoiser's own task; of a `BranchTask` the branch alone becomes a student, beside
         the backbone that it shares with its teacher.
       frozen: "teacher", the parameters that the student starts from, and "backbone", those of
-        `base.frozen`, where it has any; both boxed with their logical axis names. See `distilled`.
+        `base.frozen`, where it has any; both boxed with their logical axis names. See
+        `teacher.frozen_teacher`.
       levels: noise levels that neighbours are drawn from.
       shift: of these levels.
       cfg_scale: guidance by the text that becomes part of the student; 1 = none.
@@ -63,6 +61,7 @@ class DistillTask(Task):
         train: bool,
         frozen: Any = None,
         ema: Any = None,
+        **_: Any,
     ) -> tuple[Array, dict[str, Array]]:
         """The consistency loss over the latents after the first.
 
@@ -79,24 +78,13 @@ class DistillTask(Task):
         text = batch.get("text")
 
         def network(own: Params) -> VelocityFn:
-            whole = own
-            if isinstance(self.base, BranchTask):
-                whole = self.base.beside(frozen["backbone"], own)
-            return self.base.velocity_fn(whole, sample, text)
+            return self.base.velocity_fn(whole_params(self.base, frozen, own), sample, text)
 
-        teacher = self._teacher(frozen, sample, text)
+        teacher = teacher_velocity(self.base, frozen, sample, text, self.cfg_scale)
         loss = consistency_loss(
             network(params), network(ema), teacher, sample.target, noise, sigma, following, mask
         )
         return loss, {}
-
-    def _teacher(self, frozen: Mapping[str, Any], sample: Sample, text: Array | None) -> VelocityFn:
-        params = {**frozen.get("backbone", {}), **frozen["teacher"]}
-        velocity = self.base.velocity_fn(params, sample, text)
-        if self.cfg_scale == 1.0 or text is None:
-            return velocity
-        without = self.base.velocity_fn(params, sample, jnp.zeros_like(text))
-        return guided(velocity, without, self.cfg_scale)
 
     def tokens(self, batch: dict[str, Array]) -> int:
         return self.base.tokens(batch)
@@ -119,26 +107,4 @@ def distilled(
     Raises:
       ValueError: if a tensor is missing or of another shape.
     """
-    abstract = jax.eval_shape(lambda: base.init(jax.random.key(0)))
-    frozen: dict[str, Any] = {}
-    if isinstance(base, BranchTask):
-        frozen["backbone"] = base.frozen
-        abstract = {name: part for name, part in abstract.items() if name in ADDED}
-
-    def fill(path: Any, box: Any) -> Any:
-        shape = rules.unboxed(box).shape
-        own = jax.tree_util.keystr(path, simple=True, separator="/")
-        if values is None:
-            leaf: Any = jax.ShapeDtypeStruct(shape, np.float32)
-        else:
-            found: Any = values
-            for key in path:
-                found = found.get(key.key) if isinstance(found, Mapping) else None
-            if found is None or found.shape != shape:
-                what = "none" if found is None else found.shape
-                raise ValueError(f"teacher tensor {own!r}: found {what}, expected {shape}")
-            leaf = np.asarray(found, np.float32)
-        return box.replace_boxed(leaf) if rules.is_box(box) else leaf
-
-    frozen["teacher"] = jax.tree_util.tree_map_with_path(fill, abstract, is_leaf=rules.is_box)
-    return DistillTask(base, frozen, **options)
+    return DistillTask(base, frozen_teacher(base, values), **options)

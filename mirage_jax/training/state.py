@@ -117,6 +117,8 @@ def make_step(
         extra = {} if frozen is None else {"frozen": frozen}
         if task.needs_ema:
             extra["ema"] = state.ema
+        if task.needs_step:
+            extra["step"] = state.step
 
         def loss_fn(params, batch, key):
             loss, metrics = task.loss(params, batch, key, train=True, **extra)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -36,11 +37,13 @@ class Task(Protocol):
         the jitted step as an argument; closed over instead they would be compiled in as constants,
         once more per compilation.
       needs_ema: whether the loss needs the averaged parameters too, which it gets as `ema`.
+      needs_step: whether it needs the number of the step, which it gets as `step`.
       batch_shapes: in how many shapes batches come; a program is compiled for each.
     """
 
     frozen: Any = None
     needs_ema: bool = False
+    needs_step: bool = False
     batch_shapes: int = 1
 
     def init(self, key: PRNGKeyArray) -> Params:
@@ -56,6 +59,7 @@ class Task(Protocol):
         train: bool,
         frozen: Any = None,
         ema: Any = None,
+        step: Any = None,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Loss of one batch and metrics to log beside it; pure and jittable.
 
@@ -66,6 +70,7 @@ class Task(Protocol):
           train: False during evaluation: no dropout, no noise augmentation.
           frozen: the arrays of `self.frozen`, unboxed; passed only where the task has any.
           ema: the averaged parameters before this step; passed only where the task needs them.
+          step: steps taken before this one, int32 scalar; likewise. 0 during evaluation.
         """
         ...
 
@@ -76,6 +81,8 @@ class Task(Protocol):
         extra = {} if frozen is None else {"frozen": frozen}
         if self.needs_ema:
             extra["ema"] = params
+        if self.needs_step:
+            extra["step"] = jnp.zeros((), jnp.int32)
         loss, metrics = self.loss(params, batch, key, train=False, **extra)
         return {"loss": loss, **metrics}
 

@@ -141,6 +141,15 @@ def test_a_student_holds_its_average_and_its_teachers_branch_besides(branch, tmp
     assert f"{step['trained']:,} / {step['frozen']:,}" in printed
 
 
+@pytest.mark.long
+def test_matching_trains_two_branches_beside_the_teachers(branch, tmp_path):
+    report, _ = compiled(tmp_path, config="distill.py:wan22_5b", program="match")
+    step, teacher = report["programs"]["match"], branch[0]["programs"]["train"]
+    assert step["trained"] == 2 * teacher["trained"]
+    # Beside them geometry head and encoder, through which rollouts go.
+    assert step["frozen"] > teacher["frozen"] + teacher["trained"]
+
+
 def test_what_is_printed_is_what_is_written(branch):
     report, printed = branch
     assert report["mesh"] == {"data": 1, "fsdp": 8, "context": 1, "tensor": 1}

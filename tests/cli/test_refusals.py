@@ -303,7 +303,7 @@ def test_the_home_directory_is_found_in_flags_and_fields(call, tmp_path, monkeyp
     says = config_sections.field_meanings()
     a_file = re.compile(r"(File|Folder|Run or export|Export|Depth Anything)\b")
     named = {name for name, text in says.items() if a_file.match(text)}
-    assert len(named) == 11
+    assert len(named) == 14
     for path in EXPERIMENTS.glob("*.py"):
         (tmp_path / path.name).write_text(path.read_text())
     for experiment in ("distill", "footage"):

@@ -11,9 +11,9 @@ import pytest
 from flax import linen as nn
 
 from helpers import tiny_world
+from helpers.affine_denoiser import TEXT, Affine
 from helpers.tiny_world import CHANNELS, SIZE
 from mirage_jax import parallel, trajectories
-from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.training.branch_task import freeze_backbone
 from mirage_jax.training.denoiser_task import DenoiserTask
 from mirage_jax.training.distill_task import distilled
@@ -22,30 +22,6 @@ from mirage_jax.world.conditioners import RAY_CHANNELS
 from mirage_jax.world.latent_clip import FIELDS, from_fields
 
 KEY = jax.random.key(3, impl="rbg")
-TEXT = 6
-
-
-class Affine(Denoiser):
-    """Velocity = W [latents, level] + U rays + V mean(text), under the names of a `Denoiser`."""
-
-    @nn.compact
-    def __call__(self, latents, timestep, *, memory=None, rays=None, text=None):
-        shape = latents.shape[:-1]
-        rays = jnp.zeros((*shape, self.ray_channels)) if rays is None else rays
-        text = jnp.zeros((shape[0], 1, TEXT)) if text is None else text
-        level = jnp.broadcast_to(timestep[:, :, None, None, None] / 1000.0, (*shape, 1))
-        dense = {
-            name: nn.Dense(
-                CHANNELS,
-                name=name,
-                kernel_init=nn.with_logical_partitioning(nn.initializers.normal(0.5), (None,) * 2),
-                use_bias=False,
-            )
-            for name in ("patch_embedding", "ray_adapter", "text_in")
-        }
-        told = dense["text_in"](text.mean(1))[:, None, None, None]
-        x = dense["patch_embedding"](jnp.concatenate([latents, level], -1))
-        return x + dense["ray_adapter"](rays) + told
 
 
 @pytest.fixture(scope="module")

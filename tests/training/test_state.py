@@ -60,6 +60,26 @@ def test_a_task_that_needs_it_gets_the_average_from_before_the_step():
     assert float(found["loss"]) == 0.0
 
 
+class CountsSteps(Quadratic):
+    """Has the number of the step for a loss, beside what moves the parameters."""
+
+    needs_step = True
+
+    def loss(self, params, batch, key, *, train, frozen=None, step=None):
+        return step + params["bias"].sum(), {}
+
+
+def test_a_task_that_needs_it_gets_the_number_of_the_step():
+    optimizer = optax.sgd(0.25)
+    now = state.unboxed(CountsSteps(), optimizer, seed=3, with_ema=False)
+    for number in range(3):
+        before = float(now.params["bias"].sum())
+        now, metrics = state.make_step(CountsSteps(), optimizer)(now, 0.0, None)
+        assert float(metrics["loss"]) == pytest.approx(number + before)
+    found = CountsSteps().evaluate(now.params, 0.0, jax.random.key(0))
+    assert float(found["loss"]) == pytest.approx(float(now.params["bias"].sum()))
+
+
 def test_ema_decay_rises_to_its_limit():
     decays = [float(state.ema_decay_at(jnp.int32(s), 0.9)) for s in (0, 8, 10_000)]
     np.testing.assert_allclose(decays, [0.1, 0.5, 0.9], rtol=1e-6)

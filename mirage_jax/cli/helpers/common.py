@@ -81,6 +81,7 @@ _PATHS = (
     "pretrained",
     "init_from",
     "teacher",
+    "student",
     "openarena",
 )
 """Fields of any section that name files or folders."""

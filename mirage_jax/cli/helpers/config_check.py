@@ -84,6 +84,8 @@ def _check_modules(config: ConfigDict) -> None:
         )
     if "tiny_decoder" in config:
         quick_models.tiny_decoder(config)
+    if "match_training" in config:
+        quick_models.check_matching(config)
     for section in ("vae", "geometry", "denoiser"):
         dtype = config[section].get("dtype", "float32")
         if dtype not in ("float32", "bfloat16"):

@@ -343,6 +343,7 @@ _TRAINING = {
     "geometry_training": training_sections.GeometryTrainingSection,
     "denoiser_training": training_sections.DenoiserSection,
     "distill_training": training_sections.DistillSection,
+    "match_training": training_sections.MatchSection,
     "tiny_decoder_training": training_sections.TinyDecoderSection,
     "guard": Guard,
 }

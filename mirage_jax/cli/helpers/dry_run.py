@@ -103,7 +103,7 @@ def run(
             f"{section.learning_rate:g}"
         )
         say(starts.start(config, workdir, stage, memory, section.steps))
-        if stage in ("denoiser", "distill") and config.denoiser.text_width:
+        if stage in ("denoiser", "distill", "match") and config.denoiser.text_width:
             say(starts.text(config)[1])
         for number, (size, own) in enumerate(configs.items()):
             _, task, batch = _STAGES[stage](own, memory)
@@ -204,6 +204,11 @@ def _distill(config: ConfigDict, memory: str) -> Stage:
     return section, programs.distill_task(config, memory), _clip_batch(config, section, memory)
 
 
+def _match(config: ConfigDict, memory: str) -> Stage:
+    section = training_sections.match(config)
+    return section, programs.match_task(config, memory), _clip_batch(config, section, memory)
+
+
 def _clip_batch(config: ConfigDict, section: TrainingSection, memory: str) -> dict[str, Any]:
     """A batch of a denoiser's clips, with as many text tokens as prompts have where it is known."""
     batch = programs.clip_batch(config, section.batch_size, memory)
@@ -217,7 +222,7 @@ def _clip_batch(config: ConfigDict, section: TrainingSection, memory: str) -> di
     return batch
 
 
-_OF_PICTURES = ("geometry", "denoiser", "distill")
+_OF_PICTURES = ("geometry", "denoiser", "distill", "match")
 """Stages that train on whole pictures, with a program for each of their shapes."""
 
 _STAGES = {
@@ -225,5 +230,6 @@ _STAGES = {
     "geometry": _geometry,
     "denoiser": _denoiser,
     "distill": _distill,
+    "match": _match,
     "tiny_decoder": _tiny_decoder,
 }

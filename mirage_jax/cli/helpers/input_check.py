@@ -36,7 +36,8 @@ def check_training(
             check_folder(str(workdir.latents("", "").parent), workdir.latents("", "").parent)
             continue
         check_folder(str(workdir.stage(part)), workdir.stage(part))
-        check_target(str(workdir.model(part)), workdir.model(part))
+        target = workdir.export(stage, memory)
+        check_target(str(target), target)
         source = training_sections.OF_STAGE[stage](config).init_from
         if source and not Path(source).exists():
             name = "vae_training" if stage == "encoder" else f"{stage}_training"
@@ -46,15 +47,17 @@ def check_training(
         raise FileNotFoundError(
             f"{encoder}: no {WEIGHTS} there; expected what `mirage train --stage=encoder` makes"
         )
-    sees_histories = memory == "latent" and not {"denoiser", "distill"}.isdisjoint(stages)
-    if sees_histories and "geometry" not in stages:
-        _check_history_head(config, workdir.model("geometry"))
+    if memory == "latent" and "geometry" not in stages:
+        _check_history_head(config, workdir.model("geometry"), stages)
     if "geometry" in stages:
         _check_head(config, workdir.stage("geometry"))
     if "encoder" in stages:
         _check_encoder(config, workdir.model("encoder"))
-    if "distill" in stages and "denoiser" not in stages:
-        _check_teacher(config, workdir.model(workdir.part("denoiser", memory)))
+    for stage in ("distill", "match"):
+        if stage in stages and "denoiser" not in stages:
+            _check_teacher(config, workdir.export("denoiser", memory), stage)
+    if "match" in stages:
+        _check_student(config)
     if "denoiser" in stages:
         if memory == "latent":
             _check_conditioner(config, workdir.stage("denoiser_latent"))
@@ -63,14 +66,24 @@ def check_training(
             build.open_pretrained(config)
 
 
-def _check_teacher(config: ConfigDict, path: Path) -> None:
+def _check_teacher(config: ConfigDict, path: Path, stage: str) -> None:
     """That there is a trained denoiser to start a student from."""
-    named = training_sections.distill(config).teacher
+    named = training_sections.student(config, stage).teacher
     folder = Path(named or path)
     if named != "random" and not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(
             f"{folder}: no {WEIGHTS} there; expected the trained denoiser that is distilled "
-            "(config.distill_training.teacher, or what `mirage train --stage=denoiser` makes)"
+            f"(config.{stage}_training.teacher, or what `mirage train --stage=denoiser` makes)"
+        )
+
+
+def _check_student(config: ConfigDict) -> None:
+    """That there is the student that `match_training.student` names."""
+    named = training_sections.match(config).student
+    if named not in ("", "teacher") and not (Path(named) / WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"{named}: no {WEIGHTS} there; expected the student to go on from "
+            "(config.match_training.student)"
         )
 
 
@@ -120,13 +133,19 @@ def _check_encoder(config: ConfigDict, path: Path) -> None:
         )
 
 
-def _check_history_head(config: ConfigDict, geometry: Path) -> None:
-    share = training_sections.denoiser(config).predicted_histories
-    if share and not (geometry / WEIGHTS).is_file():
-        raise FileNotFoundError(
-            f"{geometry}: no {WEIGHTS} there; expected what `mirage train --stage=geometry` makes, "
-            f"as denoiser_training.predicted_histories is {share}"
-        )
+def _check_history_head(config: ConfigDict, geometry: Path, stages: Sequence[str]) -> None:
+    shares = {}
+    if not {"denoiser", "distill", "match"}.isdisjoint(stages):
+        share = training_sections.denoiser(config).predicted_histories
+        shares["denoiser_training.predicted_histories"] = share
+    if "match" in stages:
+        shares["match_training.rollouts"] = training_sections.match(config).rollouts
+    for name, share in shares.items():
+        if share and not (geometry / WEIGHTS).is_file():
+            raise FileNotFoundError(
+                f"{geometry}: no {WEIGHTS} there; expected what `mirage train --stage=geometry` "
+                f"makes, as {name} is {share}"
+            )
 
 
 def check_recordings(config: ConfigDict, workdir: Workdir, *, held_out: bool = True) -> None:

@@ -19,6 +19,7 @@ from mirage_jax.geometry import Camera
 from mirage_jax.training import state as states
 from mirage_jax.training.denoiser_task import DenoiserTask
 from mirage_jax.training.distill_task import DistillTask
+from mirage_jax.training.matching_task import MatchingTask
 from mirage_jax.training.optimizers import make_optimizer
 from mirage_jax.training.task import Task, parameter_count
 from mirage_jax.world import latent_encoder, sample_chunk
@@ -44,8 +45,27 @@ def distill(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Trac
     Raises:
       ValueError: if the config does not say how to distill.
     """
-    section = training_sections.distill(config)
     task = distill_task(config, "latent")
+    return _of_student(config, training_sections.distill(config), task, mesh, rules)
+
+
+def match(config: ConfigDict, mesh: Mesh, rules: parallel.rules.Rules) -> Traced:
+    """The step that `loop.fit` runs for a student and its critic.
+
+    Raises:
+      ValueError: if the config does not say how to match.
+    """
+    section, task = training_sections.match(config), match_task(config, "latent")
+    return _of_student(config, section, task, mesh, rules)
+
+
+def _of_student(
+    config: ConfigDict,
+    section: TrainingSection,
+    task: DistillTask | MatchingTask,
+    mesh: Mesh,
+    rules: parallel.rules.Rules,
+) -> Traced:
     clips = _batch(config, mesh) * section.accumulate
     program = step(config, section, task, clip_batch(config, clips), mesh, rules)
     trained = program.state.abstract.params
@@ -113,6 +133,12 @@ def denoiser_task(config: ConfigDict, kind: str) -> DenoiserTask:
 def distill_task(config: ConfigDict, kind: str) -> DistillTask:
     """The task that makes a student of `denoiser_task`'s denoiser."""
     return quick_models.distill_task(config, whole_task(config, kind))
+
+
+def match_task(config: ConfigDict, kind: str) -> MatchingTask:
+    """The task that goes on with the student of `distill_task`; encoder and head are zeros."""
+    head, encoder = history_heads.untrained(config), latent_encoder.untrained(build.vae(config))
+    return quick_models.match_task(config, whole_task(config, kind), head=head, encoder=encoder)
 
 
 def clip_batch(config: ConfigDict, count: int, kind: str = "latent") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mirage_jax.cli.helpers import build, training_sections
+from mirage_jax.cli.helpers import build, quick_models, training_sections
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.training import checkpoints
 
@@ -55,10 +55,16 @@ def start(config: ConfigDict, workdir: Workdir, stage: str, memory: str, steps: 
         line = f"starts from the pretrained denoiser {known}"
     elif init_from:
         line = f"starts from the tensors of the same name in {is_there(init_from)}"
-    elif stage == "distill":
-        named = training_sections.distill(config).teacher
-        known = named or str(workdir.model(f"denoiser_{memory}"))
+    elif stage in ("distill", "match"):
+        known = training_sections.student(config, stage).teacher or str(
+            workdir.export("denoiser", memory)
+        )
         line = f"starts as its teacher {known if known == 'random' else is_there(known)}"
+        student = quick_models.named_student(config, workdir) if stage == "match" else None
+        if student is not None:
+            line = (
+                f"starts as the student {is_there(student)}; its critic, and without it all, {line}"
+            )
     else:
         line = "starts from scratch"
     return f"{line}; frozen weights of {known}" if saved and frozen else line

@@ -91,15 +91,13 @@ class DenoiserSection(TrainingSection):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DistillSection(TrainingSection):
-    """`config.distill_training`."""
+class StudentSection(TrainingSection):
+    """What the sections of students have beside their training."""
 
-    ema_decay: float = setting(0.99, "Of the average that is trained towards.", above=0, below=1)
     teacher: str = setting(
         "", "Export of the trained denoiser; '': the work directory's; 'random' to try the code."
     )
-    levels: int = setting(48, "Noise levels that neighbours are drawn from.", least=1)
-    shift: float = setting(1.0, "Of these levels and of the student's sampling.", above=0)
+    shift: float = setting(1.0, "Of the noise levels of the student's steps.", above=0)
     cfg_scale: float = setting(1.0, "Guidance by the text that students learn; 1: none.", least=0)
     sampling_steps: int = setting(2, "In which students are sampled.", least=1)
 
@@ -109,6 +107,33 @@ class DistillSection(TrainingSection):
             raise ValueError(
                 f"init_from: found {self.init_from!r}, expected none: students start as `teacher`"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillSection(StudentSection):
+    """`config.distill_training`."""
+
+    ema_decay: float = setting(0.99, "Of the average that is trained towards.", above=0, below=1)
+    levels: int = setting(48, "Noise levels that neighbours are drawn from.", least=1)
+    shift: float = setting(1.0, "Of these levels and of the student's sampling.", above=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MatchSection(StudentSection):
+    """`config.match_training`."""
+
+    student: str = setting(
+        "",
+        "Export that students start from; '': the work directory's or, without, their teacher; "
+        "'teacher': that.",
+    )
+    critic_steps: int = setting(5, "Steps of the critic for one of the student.", least=1)
+    rollouts: float = setting(
+        1.0,
+        "Share of the chunks after another one whose memory the student's own chunk is in.",
+        least=0,
+        most=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,6 +179,16 @@ def distill(config: ConfigDict) -> DistillSection:
     return _optional(DistillSection, config, "distill_training")
 
 
+def student(config: ConfigDict, stage: str) -> StudentSection:
+    """That of "distill" or "match"; errors as for `distill`."""
+    return distill(config) if stage == "distill" else match(config)
+
+
+def match(config: ConfigDict) -> MatchSection:
+    """`config.match_training`; errors as for `distill`."""
+    return _optional(MatchSection, config, "match_training")
+
+
 def tiny_decoder(config: ConfigDict) -> TinyDecoderSection:
     """`config.tiny_decoder_training`; errors as for `distill`."""
     return _optional(TinyDecoderSection, config, "tiny_decoder_training")
@@ -164,10 +199,11 @@ OF_STAGE = {
     "geometry": geometry,
     "denoiser": denoiser,
     "distill": distill,
+    "match": match,
     "tiny_decoder": tiny_decoder,
 }
 
-OPTIONAL = ("distill", "tiny_decoder")
+OPTIONAL = ("distill", "match", "tiny_decoder")
 """Stages of experiments that have a section for them."""
 
 

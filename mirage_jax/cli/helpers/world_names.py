@@ -63,7 +63,7 @@ def to_train(
     Args:
       config: the experiment.
       workdir: with the recordings.
-      stage: "encoder", "geometry", "denoiser", "distill" or "tiny_decoder".
+      stage: "encoder", "geometry", "denoiser", "distill", "match" or "tiny_decoder".
       memory: of the denoiser; those that are compared with keep no bodies.
 
     Raises:

@@ -98,6 +98,9 @@ def test_every_experiment_is_described(path, described, tmp_path):
     teacher = tmp_path / "run" / "model" / "denoiser_latent"
     line = f"\nstarts as its teacher {teacher} (not there yet)\n"
     assert (line in text) == ("distill" in further)
+    student = tmp_path / "run" / "model" / "denoiser_student"
+    line = f"\nstarts as the student {student} (not there yet); its critic"
+    assert (line in text) == ("match" in further)
     assert ("\nstarts from the pretrained denoiser random\n" in text) == frozen
     # It looks and does not touch.
     assert not list((tmp_path / "run").iterdir())
