@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from mirage_jax.io.atomic import replacing, write_atomically
+from mirage_jax.io.file_identity import IDENTITY, file_identity
 from mirage_jax.io.lock import LockedError, locked
 from mirage_jax.io.process_memory import peak_mib
 from mirage_jax.io.records import record_writer
@@ -252,7 +252,7 @@ def _read_key(path: Path) -> dict[str, Any]:
     try:
         content = parse_object(_key_file(path).read_bytes())
         file = content.get("file")
-        known = isinstance(file, dict) and all(type(file.get(n)) is int for n in _IDENTITY)
+        known = isinstance(file, dict) and all(type(file.get(n)) is int for n in IDENTITY)
         skipped = content.get("skipped", {})  # of before there were any
         known &= isinstance(skipped, dict) and all(map(str.isdecimal, skipped))
     except (FileNotFoundError, ValueError):
@@ -271,26 +271,9 @@ def _other_file(path: Path, content: Mapping[str, Any]) -> str:
     if path.stat().st_size != written["bytes"]:
         return f"found {path.stat().st_size:,} bytes, expected {written['bytes']:,}"
     # Last, since it reads.
-    if file_identity(path) != {name: written[name] for name in _IDENTITY}:
+    if file_identity(path) != {name: written[name] for name in IDENTITY}:
         return "it is another file than was written"
     return ""
-
-
-_PLACES, _PLACE_BYTES = 64, 4096
-_IDENTITY = ("bytes", "crc32")
-
-
-def file_identity(path: Path) -> dict[str, int]:
-    """Size of a file, and a CRC of it at places all over it: files may be too large to read.
-
-    ArrayRecord has checksums of its own, which are compared when a record is read.
-    """
-    size, crc = path.stat().st_size, 0
-    with path.open("rb") as file:
-        for place in range(_PLACES):
-            file.seek(max(0, size - _PLACE_BYTES) * place // (_PLACES - 1))
-            crc = zlib.crc32(file.read(_PLACE_BYTES), crc)
-    return {"bytes": size, "crc32": crc}
 
 
 def _key_file(path: Path) -> Path:

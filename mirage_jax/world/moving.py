@@ -78,7 +78,8 @@ def observe(
       encode: pictures to image-mode latents.
       stride: pixels of a latent's cell.
       options: the filter's numbers.
-      measured: whether depth is given, and not the head's: its error is `given_depth_error`.
+      measured: whether depth is given, and not the head's: `given_depth_error` and
+        `given_depth_step` hold.
 
     Returns:
       The table, and the counts of all frames together.
@@ -86,8 +87,10 @@ def observe(
     moving, depth = same_size(moving, depth)
     share = moving.shape[1] * moving.shape[2] / (pictures.shape[1] * pictures.shape[2])
     least = max(round(options.least_pixels * share), 1)
-    error = options.given_depth_error if measured else options.depth_error
-    options = dataclasses.replace(options, least_pixels=least, depth_error=error)
+    options = dataclasses.replace(options, least_pixels=least)
+    if measured:
+        error, step = options.given_depth_error, options.given_depth_step
+        options = dataclasses.replace(options, depth_error=error, depth_step=step)
 
     def floors(table: Movers, frame: tuple[Any, ...]) -> tuple[Movers, Array]:
         mask, metres, view = frame

@@ -19,6 +19,7 @@ from data_pipelines.tolerance import check_share
 from mirage_jax.cli.helpers import clip_sources, depth_network, prompts, training_data, world_names
 from mirage_jax.cli.helpers.held_out_sets import with_held_out
 from mirage_jax.io.atomic import write_atomically
+from mirage_jax.io.file_identity import file_identity
 from mirage_jax.io.lock import locked
 from mirage_jax.io.outputs import check_file, json_kind
 from mirage_jax.io.process_memory import peak_mib
@@ -257,4 +258,4 @@ def _text_key(tokenizer: Path, encoder: Path) -> dict[str, Any]:
 
 def _identity(path: Path) -> list[list[str | int]]:
     """Names and sizes of a file, or of the files of a folder, and a CRC of places all over each."""
-    return [[file.name, *latent_cache.file_identity(file).values()] for file in _files(path)]
+    return [[file.name, *file_identity(file).values()] for file in _files(path)]

@@ -8,9 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-STEP = 0.2
-"""Relative difference of depth, as of logarithms, that does not lie within one body."""
-
 
 class Components(NamedTuple):
     """The largest connected parts of a mask.
@@ -31,6 +28,7 @@ def components(
     most: int,
     least_pixels: int = 1,
     depth: Float[Array, "height width"] | None = None,
+    depth_step: float = 0.2,
 ) -> Components:
     """Parts of pixels that touch, at an edge or a corner, and have the same number.
 
@@ -43,8 +41,9 @@ def components(
       mask: 0 or False is background; numbers keep bodies apart that touch, where they are known.
       most: parts that are kept.
       least_pixels: parts of fewer are left out, uncounted.
-      depth: of the pixels, 0 = unknown; where it differs by more than `STEP` between two, they do
-        not touch: one of two bodies stands before the other.
+      depth: of the pixels, 0 = unknown.
+      depth_step: where the logarithm of depth differs by more between two, they do not touch: one
+        of two bodies stands before the other.
     """
     height, width = mask.shape
     numbers = jnp.asarray(mask).astype(jnp.int32)
@@ -63,7 +62,7 @@ def components(
             for column in range(3):
                 window = slice(row, row + height), slice(column, column + width)
                 same = foreground & (wide_numbers[window] == numbers)
-                further = jnp.abs(wide_logs[window] - logs) > STEP
+                further = jnp.abs(wide_logs[window] - logs) > depth_step
                 same &= ~(further & known & wide_known[window])
                 labels = jnp.where(same, jnp.minimum(labels, wide[window]), labels)
         return labels

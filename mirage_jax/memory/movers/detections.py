@@ -93,7 +93,8 @@ def detect(
     """
     height, width = mask.shape
     depth = jnp.where(jnp.isfinite(depth), depth, 0.0)
-    found = components(mask, options.detections, options.least_pixels, depth)
+    most, least, step = options.detections, options.least_pixels, options.depth_step
+    found = components(mask, most, least, depth, step)
     grid_camera = geometry.resize_camera(camera, (height, width))
 
     def one(mask: Array, pixels: Array) -> dict[str, Array]:

@@ -35,14 +35,20 @@ class MoverOptions(Settings):
     fps: float = setting(10.0, "Frames a second of what is written.", above=0)
     least_pixels: int = setting(10, "Pixels below which nothing is taken for a body.", least=1)
     depth_error: float = setting(
-        0.1, "Standard deviation of the depth of a body's pixels, relative.", above=0
+        0.35, "Standard deviation of the depth of a body's pixels, relative.", above=0
     )
     given_depth_error: float = setting(
         0.1,
-        "The same where depth is given, not told by the head; as large, since believing it more "
+        "The same where depth is given, not told by the head; no less, since believing it more "
         "followed bodies no better.",
         above=0,
     )
+    depth_step: float = setting(
+        0.5,
+        "Difference of the logarithm of depth between neighbours that does not lie in one body.",
+        above=0,
+    )
+    given_depth_step: float = setting(0.2, "The same where depth is given.", above=0)
     pixel_error: float = setting(
         0.5, "Standard deviation of where a body's edges are found, pixels of the mask.", above=0
     )
