@@ -20,20 +20,16 @@ def get_config(_: str = "") -> ConfigDict:
     c = load_config(str(Path(__file__).with_name("quickstart.py")))
     c.name = "demo_128"
 
-    c.worlds = ("freedoom", "labmaze")
     c.record.size = 128
     c.record.train_clips.freedoom = 1600
     c.record.train_clips.labmaze = 1000
+    c.record.train_clips.labmaze_bodies = 480
 
     # Principal components of patches: 32 channels end at 26.4 dB, 64 at 28.1, 96 at 29.0. A network
     # beside them, trained for 1,200 steps, added .03 dB at 64, at a hundred times the time.
     c.vae.latent_channels = 96
     c.vae.decoder_width = 4
     c.vae_training.steps = 0
-
-    c.geometry.width, c.geometry.movers_up = 64, 0
-    c.geometry_training.mover_weight, c.geometry_training.bodies = 1.0, 0.0
-    c.memory.bodies = False
 
     c.denoiser.width = 240
     c.denoiser.mlp_width = 960

@@ -89,8 +89,9 @@ def observe(
     least = max(round(options.least_pixels * share), 1)
     options = dataclasses.replace(options, least_pixels=least)
     if measured:
-        error, step = options.given_depth_error, options.given_depth_step
-        options = dataclasses.replace(options, depth_error=error, depth_step=step)
+        options = dataclasses.replace(
+            options, depth_error=options.given_depth_error, depth_step=options.given_depth_step
+        )
 
     def floors(table: Movers, frame: tuple[Any, ...]) -> tuple[Movers, Array]:
         mask, metres, view = frame

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mirage_jax import memory
+from mirage_jax import geometry, memory
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import movers
 from mirage_jax.memory.movers import detections, readout
@@ -174,3 +174,21 @@ def test_measured_depth_is_believed_more_than_estimated():
     """Along the line of sight; the floor tells a body's distance too, and it has moved on since."""
     sure, unsure = (float(watched(measured).covariance[0, 0, 0]) for measured in (True, False))
     assert sure < 0.9 * unsure
+
+
+@pytest.mark.long
+def test_the_head_s_depth_does_not_take_a_body_apart_where_given_depth_does():
+    mask, depth = np.ones((16, 8), bool), np.full((16, 8), 3.0, np.float32)
+    mask, depth = np.pad(mask, 8), np.pad(depth, 8, constant_values=6.0)
+    depth[8:, 12:] *= 1.4
+    camera = geometry.resize_camera(CAMERA, mask.shape)
+    options, found = dataclasses.replace(OPTIONS, detections=2), {}
+    for measured in (True, False):
+        found[measured] = moving.observe(
+            movers.create(1, UP, options), memory.create(1, 1), jnp.zeros((1, *mask.shape, 3)),
+            jnp.asarray(mask)[None], jnp.asarray(depth)[None],
+            jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], camera), jnp.zeros(1),
+            encode=lambda crops: jnp.zeros((len(crops), 2, 2, 1)), stride=8, options=options,
+            measured=measured,
+        )[1].found  # fmt: skip
+    assert found == {True: 2, False: 1}

@@ -29,7 +29,7 @@ STOPPING = dataclasses.replace(OPTIONS, contact="stop")
 PLANE = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]], np.float32)  # looks along +x, z is up
 
 plan_of = jax.jit(movers.obstacles, static_argnames="options")
-components = jax.jit(movers.components, static_argnums=(1, 2))
+components = jax.jit(movers.components, static_argnums=(1, 2, 4))
 detect = jax.jit(movers.detect, static_argnames="options")
 bring = jax.jit(movers.observe, static_argnames="options")
 advance = jax.jit(movers.advance, static_argnames="options")
@@ -143,6 +143,10 @@ def test_bodies_at_different_distances_are_told_apart_where_they_touch():
         depth[4:9, 6:14] = further
         pixels = np.asarray(components(mask, 4, 1, depth).pixels)
         assert list(pixels[pixels > 0]) == parts, further
+    behind = np.where(depth == 0, 4.5, depth)  # by a logarithm of .41
+    for step, parts in ((0.4, [40, 32]), (0.42, [72])):
+        pixels = np.asarray(components(mask, 4, 1, behind, step).pixels)
+        assert list(pixels[pixels > 0]) == parts, step
     with jax.debug_nans(True):  # the last depth is unknown
         movers.components(jnp.asarray(mask), 4, 1, jnp.asarray(depth))
     slanted = np.geomspace(2.0, 8.0, 17, dtype=np.float32) * np.ones((12, 1), np.float32)
