@@ -4,8 +4,8 @@ mirage record   --config=experiments/demo_128.py --workdir=runs/demo_128
 mirage train    --config=experiments/demo_128.py --workdir=runs/demo_128
 mirage evaluate --config=experiments/demo_128.py --workdir=runs/demo_128
 
-Measured on two CPU cores that other programs used as well: 6 minutes for the latents, 9 for the
-head, 25 for the denoiser, and a quarter of an hour for the clips; 3 GB of them. The numbers are in
+Measured on two CPU cores that other programs used as well: 6 minutes for the latents, 14 for the
+head, 25 for the denoiser, and half an hour for the clips; 3 GB of them. The numbers are in
 the weights' own README.md (mirage_jax/data/demo).
 """
 
