@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,8 @@ from jaxtyping import Array, Bool, Float
 from mirage_jax import memory
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import movers
-from mirage_jax.memory.movers import CONFIRMED, Detections, MoverOptions, MoverReport, Movers
+from mirage_jax.memory.movers import CONFIRMED, MoverOptions, MoverReport, Movers
 from mirage_jax.origin import Origin
-
-T = TypeVar("T")
 
 LEAST_DEPTH = 0.1
 """Metres below which inverse depths are not told apart."""
@@ -101,23 +99,18 @@ def observe(
 
     table, scales = jax.lax.scan(floors, table, (moving, depth, camera))
     depth = depth * scales[:, None, None]
-
-    def find() -> Detections:
-        found = jax.vmap(lambda m, z, view: movers.detect(table, m, z, view, options))(
-            moving, depth, camera
-        )
-        size = options.view_cells * stride
-        crops = jax.vmap(lambda p, m, d: movers.crops(p, m, d, size))(pictures, moving, found)
-        # Encoding is not to be fused with the cutting out: XLA then compiles for minutes on a CPU.
-        crops = jax.lax.optimization_barrier(crops)
-        tokens = encode(crops.reshape(-1, size, size, crops.shape[-1]))
-        tokens = tokens.reshape(*crops.shape[:2], *tokens.shape[1:])
-        return jax.vmap(movers.with_views)(found, tokens)
-
-    found = _if_any(moving, find)
+    found = jax.vmap(lambda m, z, view: movers.detect(table, m, z, view, options))(
+        moving, depth, camera
+    )
     # Only now is the floor known of a world that begins. Where a body is seen no wall stands.
     plan = movers.obstacles(table, bank, jnp.asarray(camera.centre)[-1], options)
     plan = plan.without(found.position, 0.5 * found.extent[..., 0], found.valid)
+    size = options.view_cells * stride
+    crops = jax.vmap(lambda p, m, d: movers.crops(p, m, d, size))(pictures, moving, found)
+    # Encoding is not to be fused with the cutting out: XLA then compiles for minutes on a CPU.
+    crops = jax.lax.optimization_barrier(crops)
+    tokens = encode(crops.reshape(-1, size, size, crops.shape[-1]))
+    found = jax.vmap(movers.with_views)(found, tokens.reshape(*crops.shape[:2], *tokens.shape[1:]))
 
     def step(table: Movers, frame: tuple[Any, ...]) -> tuple[Movers, MoverReport]:
         bodies, metres, mask, view, time = frame
@@ -128,14 +121,6 @@ def observe(
     seconds = times / options.fps
     table, reports = jax.lax.scan(step, table, (found, depth, moving, camera, seconds))
     return table, jax.tree.map(lambda counts: jnp.sum(counts, dtype=jnp.int32), reports)
-
-
-def _if_any(which: Bool[Array, "*shape"], made: Callable[[], T]) -> T:
-    """What is made, or zeros where nothing is true: then it takes no time, but under `vmap`."""
-    shapes = jax.eval_shape(made)
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    found: T = jax.lax.cond(jnp.any(which), made, lambda: nothing)
-    return found
 
 
 def same_size(
@@ -214,15 +199,18 @@ def read_pictures(
     if table is None:
         return jnp.zeros((*camera.shape, *camera.size, 4), jnp.float32)
 
+    grid = camera.size
+
     def drawn() -> Array:
         pictures = rearrange(decode(table.view_tokens), "k v h w y x c -> k v (h y) (w x) c")
         shown = table.replace(view_tokens=pictures)  # type: ignore[attr-defined]
-        grid = camera.size
         seen = _read(shown, bank, camera, times, grid, static_depth, options, backwards, samples=1)
         inverse = jnp.where(seen.depth > 0, 1.0 / jnp.maximum(seen.depth, LEAST_DEPTH), 0.0)
         return jnp.concatenate([seen.tokens.astype(jnp.float32), inverse[..., None]], axis=-1)
 
-    return _if_any(table.status == CONFIRMED, drawn)
+    # Where none is known nothing is read, but under `vmap`.
+    nothing = jnp.zeros((*camera.shape, *grid, 4), jnp.float32)
+    return jax.lax.cond(jnp.any(table.status == CONFIRMED), drawn, lambda: nothing)
 
 
 def _read(
