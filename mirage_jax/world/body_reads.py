@@ -106,6 +106,7 @@ def body_reads(
             stride=conditioner.stride,
             options=options,
             measured=True,
+            batched=True,
         )
         view = View(camera[along], now, encoder, bodies, options)
         found.append(conditioner.read_bodies(bank, view, backwards=bool(backwards)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,10 @@ from jaxtyping import Array, Bool, Float
 from mirage_jax import memory
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import movers
-from mirage_jax.memory.movers import CONFIRMED, MoverOptions, MoverReport, Movers
+from mirage_jax.memory.movers import CONFIRMED, Detections, MoverOptions, MoverReport, Movers
 from mirage_jax.origin import Origin
+
+T = TypeVar("T")
 
 LEAST_DEPTH = 0.1
 """Metres below which inverse depths are not told apart."""
@@ -64,6 +66,7 @@ def observe(
     stride: int,
     options: MoverOptions,
     measured: bool = False,
+    batched: bool = False,
 ) -> tuple[Movers, MoverReport]:
     """Brings frames into the table, one after the other; appearances are encoded crops.
 
@@ -80,6 +83,7 @@ def observe(
       options: the filter's numbers.
       measured: whether depth is given, and not the head's: `given_depth_error` and
         `given_depth_step` hold.
+      batched: whether this runs under `vmap`; else frames in which nothing moves take less time.
 
     Returns:
       The table, and the counts of all frames together.
@@ -99,18 +103,23 @@ def observe(
 
     table, scales = jax.lax.scan(floors, table, (moving, depth, camera))
     depth = depth * scales[:, None, None]
-    found = jax.vmap(lambda m, z, view: movers.detect(table, m, z, view, options))(
-        moving, depth, camera
-    )
+
+    def find() -> Detections:
+        found = jax.vmap(lambda m, z, view: movers.detect(table, m, z, view, options))(
+            moving, depth, camera
+        )
+        size = options.view_cells * stride
+        crops = jax.vmap(lambda p, m, d: movers.crops(p, m, d, size))(pictures, moving, found)
+        # Encoding is not to be fused with the cutting out: XLA then compiles for minutes on a CPU.
+        crops = jax.lax.optimization_barrier(crops)
+        tokens = encode(crops.reshape(-1, size, size, crops.shape[-1]))
+        tokens = tokens.reshape(*crops.shape[:2], *tokens.shape[1:])
+        return jax.vmap(movers.with_views)(found, tokens)
+
+    found = find() if batched else _if_any(moving, find)
     # Only now is the floor known of a world that begins. Where a body is seen no wall stands.
     plan = movers.obstacles(table, bank, jnp.asarray(camera.centre)[-1], options)
     plan = plan.without(found.position, 0.5 * found.extent[..., 0], found.valid)
-    size = options.view_cells * stride
-    crops = jax.vmap(lambda p, m, d: movers.crops(p, m, d, size))(pictures, moving, found)
-    # Encoding is not to be fused with the cutting out: XLA then compiles for minutes on a CPU.
-    crops = jax.lax.optimization_barrier(crops)
-    tokens = encode(crops.reshape(-1, size, size, crops.shape[-1]))
-    found = jax.vmap(movers.with_views)(found, tokens.reshape(*crops.shape[:2], *tokens.shape[1:]))
 
     def step(table: Movers, frame: tuple[Any, ...]) -> tuple[Movers, MoverReport]:
         bodies, metres, mask, view, time = frame
@@ -121,6 +130,14 @@ def observe(
     seconds = times / options.fps
     table, reports = jax.lax.scan(step, table, (found, depth, moving, camera, seconds))
     return table, jax.tree.map(lambda counts: jnp.sum(counts, dtype=jnp.int32), reports)
+
+
+def _if_any(which: Bool[Array, "*shape"], made: Callable[[], T]) -> T:
+    """What is made, or zeros where nothing is true: then it takes no time, but under `vmap`."""
+    shapes = jax.eval_shape(made)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    found: T = jax.lax.cond(jnp.any(which), made, lambda: nothing)
+    return found
 
 
 def same_size(
@@ -208,9 +225,7 @@ def read_pictures(
         inverse = jnp.where(seen.depth > 0, 1.0 / jnp.maximum(seen.depth, LEAST_DEPTH), 0.0)
         return jnp.concatenate([seen.tokens.astype(jnp.float32), inverse[..., None]], axis=-1)
 
-    # Where none is known nothing is read, but under `vmap`.
-    nothing = jnp.zeros((*camera.shape, *grid, 4), jnp.float32)
-    return jax.lax.cond(jnp.any(table.status == CONFIRMED), drawn, lambda: nothing)
+    return _if_any(table.status == CONFIRMED, drawn)
 
 
 def _read(

@@ -84,6 +84,30 @@ def test_a_body_of_the_pictures_is_kept_with_its_looks(started):
 
 
 @pytest.mark.long
+def test_where_nothing_moves_the_table_is_as_if_it_had_been_looked_for(started, monkeypatch):
+    depth, _ = seen()
+    poses = jnp.tile(jnp.eye(4), (3, 1, 1))
+    camera = Camera(jnp.tile(jnp.asarray(INTRINSICS), (3, 1)), poses, SIZE)
+
+    def gone_on():
+        @jax.jit
+        def run(table, moves):
+            return moving.observe(
+                table, started.bank, jnp.zeros((3, *SIZE, 3)), moves, jnp.asarray(depth), camera,
+                3.0 + jnp.arange(3.0), encode=lambda crops: jnp.ones((len(crops), 2, 2, CHANNELS)),
+                stride=8, options=BODIES, measured=True,
+            )  # fmt: skip
+
+        nowhere = jnp.zeros(depth.shape, bool)
+        return run(started.movers, nowhere), run(started.movers, nowhere.at[:, 4:9, 4:9].set(True))
+
+    found = gone_on()
+    monkeypatch.setattr(moving, "_if_any", lambda which, made: made())
+    jax.tree.map(np.testing.assert_array_equal, found, gone_on())
+    assert int(found[0][1].found) == 0 < int(found[1][1].found)
+
+
+@pytest.mark.long
 def test_what_is_read_of_bodies_stands_behind_what_was_read_before(model, started):
     poses = jnp.tile(jnp.eye(4), (CHUNK, 1, 1))
     camera = Camera(jnp.tile(jnp.asarray(INTRINSICS), (CHUNK, 1)), poses, SIZE)
