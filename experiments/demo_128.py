@@ -31,6 +31,8 @@ def get_config(_: str = "") -> ConfigDict:
     c.vae.decoder_width = 4
     c.vae_training.steps = 0
 
+    c.memory.bodies = False  # --bodies keeps them, at a third more time where somebody walks
+
     c.denoiser.width = 240
     c.denoiser.mlp_width = 960
     c.denoiser_training.steps = 700

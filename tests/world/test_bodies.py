@@ -26,9 +26,10 @@ def test_weights_that_draw_keep_bodies_when_asked_and_roll_out_with_them():
     assert chunk.video.shape == (tiny_world.CHUNK, *tiny_world.SIZE, 3)
 
 
-def test_weights_that_ship_keep_bodies_unless_they_are_not_to():
-    assert mirage.load("demo").conditioner.movers and mirage.load("demo").movers is not None
-    assert mirage.load("demo", bodies=False).movers is None
+def test_weights_that_ship_can_be_loaded_with_bodies():
+    model = mirage.load("demo", bodies=True)
+    assert model.conditioner.movers and model.head.movers_up == 4
+    assert mirage.load("demo").movers is None
 
 
 def test_weights_that_cannot_show_bodies_are_refused():
