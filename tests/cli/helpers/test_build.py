@@ -189,7 +189,7 @@ def reexport(path, change):
     [
         ("encoder", lambda a: a["vae"].update(depth=3), "field vae.depth: found 3, but a VideoVAE"),
         ("encoder", lambda a: a.pop("spread"), "field spread: found None, expected list"),
-        ("geometry", lambda a: a["head"].update(width=8), "another architecture; tensor 'conv_"),
+        ("geometry", lambda a: a["head"].update(width=8), "another architecture; tensor '"),
         ("denoiser_latent", lambda a: a["denoiser"].update(depth=3), "another architecture; tens"),
         ("denoiser_latent", lambda a: a["denoiser"].update(later=1), "field denoiser.later: found"),
         ("denoiser_latent", lambda a: a["denoiser"].update(heads=0), "field denoiser: found what"),
