@@ -114,10 +114,8 @@ class Substituting:
         Raises:
           ValueError: of the record itself, where none of the next 64 can be read either.
         """
-        with contextlib.suppress(ValueError):
-            return {**self._source[index], SKIPPED: np.int64(-1)}
         try:
-            return {**self._source[index], SKIPPED: np.int64(-1)}
+            return {**self._read(index), SKIPPED: np.int64(-1)}
         except ValueError:
             own = int(np.searchsorted(self._ends, index, side="right"))
             first = int(self._ends[own - 1]) if own else 0
@@ -129,6 +127,11 @@ class Substituting:
                     continue
                 return {**found, SKIPPED: np.int64(index)}
             raise
+
+    def _read(self, index: int) -> Element:
+        with contextlib.suppress(ValueError):
+            return self._source[index]
+        return self._source[index]
 
     def __repr__(self) -> str:
         return f"Substituting({self._source})"

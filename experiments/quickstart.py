@@ -6,7 +6,7 @@ mirage train    --config=experiments/quickstart.py
 mirage evaluate --config=experiments/quickstart.py
 mirage generate --image=photo.png --trajectory=look_away
 
-Measured: 19 minutes on two CPU cores that did little else; revisit PSNR with memory, seed 0,
+Measured: 20 minutes on two CPU cores that did little else; revisit PSNR with memory, seed 0,
 24.4 dB on Freedoom and 23.1 dB on labmaze.
 """
 

@@ -215,7 +215,6 @@ def read_pictures(
     """
     if table is None:
         return jnp.zeros((*camera.shape, *camera.size, 4), jnp.float32)
-
     grid = camera.size
 
     def drawn() -> Array:

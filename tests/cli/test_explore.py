@@ -48,6 +48,7 @@ def explore(monkeypatch, capsys, tmp_path):
         (["--mesh=context=two"], "--mesh: found 'context=two', expected AXIS=SIZE"),
         (["--mesh=context=97"], "--mesh: mesh: data=1 fsdp=1 context=97 tensor=1 needs 97"),
         (["--saved=setup.cfg"], "--saved setup.cfg"),
+        (["--cfg_scale=21"], "--cfg_scale: found 21, expected at most 20"),
         (["--decoder=best"], "--decoder=best: value should be one of"),
         (["photo.png"], "unexpected argument 'photo.png'"),
     ],
