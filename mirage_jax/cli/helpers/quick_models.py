@@ -112,18 +112,17 @@ def check_matching(config: ConfigDict) -> None:
     rollouts = training_sections.match(config).rollouts
     if not rollouts:
         return
-    most = config.chunk_frames - 1
-    for name, found, fits in (
-        ("loading.window", config.loading.window, not config.loading.window),
-        ("memory.movers", config.memory.get("movers", False), not config.memory.get("movers")),
+    for name, found, most in (
+        ("loading.window", config.loading.window, 0),
+        ("memory.movers", config.memory.get("movers", False), False),
         (
             "denoiser_training.preceding",
             config.denoiser_training.preceding,
-            config.denoiser_training.preceding <= most,
+            config.chunk_frames - 1,
         ),
     ):
-        if not fits:
-            expected = f"{most} at most" if name.endswith("preceding") else "none"
+        if found > most:
+            expected = f"{most} at most" if most else "none"
             raise ValueError(
                 f"config.{name}: found {found} with match_training.rollouts {rollouts}, expected "
                 f"{expected}, or rollouts 0: the chunk before a clip's last is generated"
