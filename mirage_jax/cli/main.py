@@ -24,6 +24,7 @@ import importlib
 import sys
 
 from mirage_jax.cli.helpers.allocator import restart_with_large_pages
+from mirage_jax.cli.helpers.blas_threads import one_blas_thread
 from mirage_jax.cli.helpers.quiet import silence_libraries
 
 COMMANDS = (
@@ -54,6 +55,7 @@ def main() -> None:
         )
         sys.exit(2)
     restart_with_large_pages()
+    one_blas_thread()
     sys.argv = [f"mirage {command}", *arguments[1:]]
     importlib.import_module(f"mirage_jax.cli.{command}").cli()
 

@@ -128,7 +128,8 @@ def counts(bank: LatentMemory) -> dict[str, int]:
 class TokenColours:
     """A linear map from tokens to colours, fitted to cells of frames and how they were decoded.
 
-    Cheap enough to go on while someone walks: sums of products are all that is kept.
+    Cheap enough to go on while someone walks: sums of products are all that is kept. XLA makes
+    them, as the threads of NumPy's would go on spinning beside the next chunk.
     """
 
     def __init__(self, channels: int) -> None:
@@ -137,15 +138,14 @@ class TokenColours:
         self._colours = np.zeros((channels + 1, 3))
 
     def add(
-        self, tokens: Float[np.ndarray, "h w c"], picture: UInt8[np.ndarray, "height width 3"]
+        self,
+        tokens: Float[Array | np.ndarray, "h w c"],
+        picture: UInt8[np.ndarray, "height width 3"],
     ) -> None:
         """Takes the cells of a frame into account, whose pixels are a multiple of them."""
-        h, w, channels = tokens.shape
-        height, width = picture.shape[0] // h, picture.shape[1] // w
-        means = picture.reshape(h, height, w, width, 3).mean((1, 3), np.float64).reshape(-1, 3)
-        inputs = np.concatenate([tokens.reshape(-1, channels), np.ones((h * w, 1))], axis=1)
-        self._products += inputs.T @ inputs
-        self._colours += inputs.T @ means
+        products, colours = _colour_products(tokens, picture)
+        self._products += np.asarray(products)
+        self._colours += np.asarray(colours)
 
     def __call__(self, tokens: np.ndarray) -> UInt8[np.ndarray, "n 3"]:
         """Colours of tokens [n, c]; their principal components before any frame was added."""
@@ -156,6 +156,20 @@ class TokenColours:
         linear = np.linalg.solve(self._products + ridge, self._colours)
         values = tokens.astype(np.float64) @ linear[:-1] + linear[-1]
         return np.clip(np.round(values), 0, 255).astype(np.uint8)
+
+
+@jax.jit
+def _colour_products(
+    tokens: Float[Array | np.ndarray, "h w c"], picture: UInt8[Array | np.ndarray, "height width 3"]
+) -> tuple[Float[Array, "k k"], Float[Array, "k 3"]]:
+    """Sums over cells of products of the token, with a one behind it, and of it and the colour."""
+    h, w, channels = tokens.shape
+    height, width = picture.shape[0] // h, picture.shape[1] // w
+    cells = jnp.asarray(picture, jnp.float32).reshape(h, height, w, width, 3)
+    inputs = jnp.concatenate([tokens.reshape(-1, channels), jnp.ones((h * w, 1))], axis=1)
+    both = jnp.concatenate([inputs, cells.mean((1, 3)).reshape(-1, 3)], axis=1)
+    sums = jnp.matmul(inputs.T, both, precision=jax.lax.Precision.HIGHEST)
+    return sums[:, : channels + 1], sums[:, channels + 1 :]
 
 
 @jax.jit

@@ -206,7 +206,7 @@ class Session:
         moved = not np.array_equal(poses[-1], self.pose)
         self._memory.bank = after.bank
         self._become(after, self._trail.walked(poses, video[-1]))
-        self._colours.add(np.asarray(after.latent, np.float32), video[-1])
+        self._colours.add(after.latent, video[-1])
         self._unrecorded = "chunk"
         counts = {name: int(n) for name, n in jax.device_get(report.counts).items()}
         clock("total", None)

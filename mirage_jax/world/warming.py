@@ -34,6 +34,7 @@ def warm_up(session: Session, progress: Callable[[str, float], None]) -> None:
         ("chunks", lambda: _walk(session, world, session.model)),
         ("walls", lambda: _walls(session, world)),
         ("read-out", lambda: plan.read_out(session.model, world.bank, camera)),
+        ("colours", lambda: _colours(session, world)),
         ("last frame", lambda: plan.decode_frame(session.model.encoder, world.latent)),
         ("edits", lambda: _edits(session, world, camera)),
     ]
@@ -87,6 +88,10 @@ def _walls(session: Session, world: World) -> Any:
     return controls.free_distance(
         world.bank, start, controls.unit_directions(), session.options.radius
     )
+
+
+def _colours(session: Session, world: World) -> None:
+    plan.TokenColours(world.latent.shape[-1]).add(world.latent, session.picture)
 
 
 def _edits(session: Session, world: World, camera: Any) -> Any:

@@ -266,6 +266,17 @@ def test_measured_motion_is_the_true_one():
     np.testing.assert_allclose(velocity, [0.0, 0.5], atol=0.15)
 
 
+@pytest.mark.parametrize("turn", [0.0, 0.4])
+def test_who_goes_straight_is_where_its_true_velocity_has_it(turn):
+    start = dataclasses.replace(walker(3.0, 1.6, np.pi / 2, 0.3), turn_rates=np.array([turn]))
+    clip = made(start, np.tile([1.0, 2.0], (FRAMES, 1)), np.zeros(FRAMES))
+    view = views.JudgedView(16, 1, 8, int(NUMBERS[16] - NUMBERS[8]), LEFT, 1.0, 1.0, 30)
+    with replay(clip) as scene:
+        drawn = baselines.true_velocity_and_walls(scene, view)
+        assert (drawn != clip.video[16]).any() == (turn != 0)
+        assert (scene.render(16, without=[1]).picture != clip.video[16]).any()  # it is in view
+
+
 def test_counterfactual_pairs_share_the_last_sight_and_nothing_else(clips):
     found = []
     for clip in clips:

@@ -117,9 +117,11 @@ def test_what_was_seen_comes_back_and_survives_a_kill(saved, browser):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("bodies", [False, True], ids=["still", "bodies"])
 @pytest.mark.parametrize("pace", ["auto", 16, 30, 45])
-def test_how_fast_it_is(saved, browser, pace):
-    with explorer(saved, signal.SIGTERM, f"--pace={pace}") as url:
+def test_how_fast_it_is(saved, browser, pace, bodies):
+    kept = f"--bodies={str(bodies).lower()}"
+    with explorer(saved, signal.SIGTERM, f"--pace={pace}", kept) as url:
         began = time.monotonic()
         with page_at(browser, url, wait=SECONDS) as page:
             first_picture = time.monotonic() - began
@@ -145,6 +147,7 @@ def test_how_fast_it_is(saved, browser, pace):
         "turnaround_early": round(early, 1),
         "first_picture_seconds": round(first_picture, 1),
         "pace": [pace, found["pace"]],
+        "bodies": bodies,
         "load": os.getloadavg()[0],
     }
     print(json.dumps(found))

@@ -106,7 +106,7 @@ def test_outlines_run_between_the_middles_of_cells():
     rng = np.random.default_rng(0)
     alpha = rng.random((2, 4, 4)).astype(np.float32)
     row, column = rng.random((2, 2, 5, 6)).astype(np.float32)
-    found = jax.jit(readout._covered)(alpha, row, column)
+    found = jax.jit(jax.vmap(readout._covered))(alpha, row, column)
     middles = (np.arange(4) + 0.5) / 4
     for k, i, j in np.ndindex(found.shape):
         along = [np.interp(column[k, i, j], middles, line) for line in alpha[k]]

@@ -355,6 +355,21 @@ def test_the_plan_names_bodies_that_are_known(model):
     assert body["name"] == "body 7" and body["track"].tolist() == [[11, 2, 3]]
 
 
+def test_colours_that_are_linear_in_tokens_are_told():
+    rng = np.random.default_rng(0)
+    linear = rng.uniform(-40, 40, (5, 3))
+    colours = TokenColours(5)
+
+    def looks(tokens):
+        return np.round(tokens @ linear + 128).astype(np.uint8)
+
+    for _ in range(4):
+        tokens = rng.uniform(-0.5, 0.5, (6, 4, 5)).astype(np.float32)
+        colours.add(tokens, looks(tokens).repeat(8, 0).repeat(8, 1))
+    tokens = rng.uniform(-0.5, 0.5, (50, 5)).astype(np.float32)
+    np.testing.assert_allclose(colours(tokens), looks(tokens), atol=2)
+
+
 def test_a_keyframe_stays_whatever_is_written(session):
     pinned = session.add_keyframe()
     assert pinned == session.statistics()["pinned"] > 0

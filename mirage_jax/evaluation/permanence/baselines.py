@@ -12,12 +12,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from data_pipelines.clip import Clip
-from data_pipelines.sources.bodies import Walkers
+from data_pipelines.sources.bodies import Walkers, directions, walkers_of
 from data_pipelines.sources.body_kinds import KINDS
 from data_pipelines.sources.counterfactual import Replay, State
 from mirage_jax.evaluation.permanence.views import JudgedView
 
 Picture = UInt8[np.ndarray, "height width 3"]
+Plane = Float[np.ndarray, "2"]
 
 NOTICED = 6
 """Last sights of a body from which the velocity is measured."""
@@ -57,9 +58,18 @@ def constant_velocity(replay: Replay, view: JudgedView) -> Picture:
 
 def constant_velocity_and_walls(replay: Replay, view: JudgedView) -> Picture:
     """The same, but walls turn it back, as they do."""
-    place, velocity = measured_motion(replay.clip, view)
-    index = replay.index(view.body)
-    kind = replay.bodies.kinds[index]
+    return _moved(replay, view, _walked_on(replay, view, *measured_motion(replay.clip, view)))
+
+
+def true_velocity_and_walls(replay: Replay, view: JudgedView) -> Picture:
+    """The same from its true place and velocity; bodies that walk in bows are still missed."""
+    place, velocity = true_motion(replay, view)
+    return _moved(replay, view, _walked_on(replay, view, place, velocity))
+
+
+def _walked_on(replay: Replay, view: JudgedView, place: Plane, velocity: Plane) -> State:
+    """Where a body is that set out straight on when it was last seen, and met walls."""
+    kind = replay.bodies.kinds[replay.index(view.body)]
     if not replay.stage.ground.is_free(place[None], KINDS[kind].radius)[0]:
         # The measured place is in a wall by the error of measuring.
         place = np.array(replay.state(view.last_seen, view.body)[:2])
@@ -70,7 +80,7 @@ def constant_velocity_and_walls(replay: Replay, view: JudgedView) -> Picture:
         np.zeros(1),
     )
     x, y, heading = replay.simulate(start, kind, view.hidden + 1)[-1].tolist()
-    return _moved(replay, view, (x, y, heading))
+    return x, y, heading
 
 
 def _moved(replay: Replay, view: JudgedView, state: State) -> Picture:
@@ -84,13 +94,18 @@ BASELINES: dict[str, Callable[[Replay, JudgedView], Picture]] = {
     "last_view_pasted": last_view_pasted,
     "constant_velocity": constant_velocity,
     "constant_velocity_and_walls": constant_velocity_and_walls,
+    "true_velocity_and_walls": true_velocity_and_walls,
 }
 """What needs no model, by name."""
 
 
-def measured_motion(
-    clip: Clip, view: JudgedView
-) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
+def true_motion(replay: Replay, view: JudgedView) -> tuple[Plane, Plane]:
+    """Where a body was when last seen, (x, y) in metres, and its velocity in metres per second."""
+    bodies, index = walkers_of(replay.bodies, view.last_seen), replay.index(view.body)
+    return bodies.positions[index], (bodies.speeds[:, None] * directions(bodies.headings))[index]
+
+
+def measured_motion(clip: Clip, view: JudgedView) -> tuple[Plane, Plane]:
     """Where a body was when last seen and its velocity, from its masks and the depth there.
 
     Args:
@@ -114,7 +129,7 @@ def measured_motion(
     return place, velocity
 
 
-def _place(clip: Clip, frame: int, mask: np.ndarray, body: int) -> Float[np.ndarray, "2"]:
+def _place(clip: Clip, frame: int, mask: np.ndarray, body: int) -> Plane:
     """The middle of a mask's points on the floor plane, moved from the skin to the axis."""
     rows, columns = np.nonzero(mask)
     fx, _, cx, _ = clip.intrinsics[frame].astype(np.float64)

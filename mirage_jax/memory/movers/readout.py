@@ -7,7 +7,6 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from mirage_jax import geometry
@@ -102,84 +101,27 @@ def _read_one(
     h, w = grid
     fine = (h * samples, w * samples)
     camera = geometry.resize_camera(geometry.Camera(k, pose, size), fine)
-    centre, up = pose[:3, 3], movers.up
-    rays = geometry.lift(jnp.ones(fine, jnp.float32), camera) - centre  # one metre of z-depth
-    forward = pose[:3, 2]
+    chosen = _facing(movers, pose[:3, 3])
+    front = _front(movers, chosen, camera, static)
 
     def points(values: Array) -> Array:
         return values.reshape(*values.shape[:-2], h, samples, w, samples)
 
-    block = (fine[0] // static.shape[0], fine[1] // static.shape[1])
-
-    def widened(values: Array) -> Array:
-        return jnp.repeat(jnp.repeat(values, block[0], 0), block[1], 1)
-
-    to_camera = centre - (movers.position + 0.5 * movers.extent[:, 2:] * up)
-    apart = views.angles(movers, unit(to_camera, up))
-    view = jnp.argmin(apart, axis=-1)
-    has_view = jnp.isfinite(jnp.take_along_axis(apart, view[:, None], 1)[:, 0])
-
-    def pick(rows: Array) -> Array:
-        index = view.reshape(-1, *(1,) * (rows.ndim - 1))
-        return jnp.take_along_axis(rows, index, axis=1)[:, 0]
-
-    alpha, side = pick(movers.view_alpha), pick(movers.view_size)
-    facing = unit(horizontal(to_camera, up), -unit(horizontal(forward, up), up))
-    right = jnp.cross(up, facing)
-    away = jnp.sum((movers.position - centre) * facing, axis=-1)  # along the plane's normal
-    slope = jnp.einsum("hwc,kc->khw", rays, facing, precision=jax.lax.Precision.HIGHEST)
-    crosses = slope < -1e-6
-    z = away[:, None, None] / jnp.where(crosses, slope, -1.0)
-    gap = centre - movers.position
-
-    def along(axis: Array) -> Array:
-        start = jnp.sum(gap * axis, axis=-1)[:, None, None]
-        rate = jnp.einsum("hwc,kc->khw", rays, axis, precision=jax.lax.Precision.HIGHEST)
-        return (start + z * rate) / jnp.maximum(side, 1e-3)[:, None, None]
-
-    column = along(right) + 0.5
-    row = 1.0 - along(jnp.broadcast_to(up, right.shape))
-    inside = (column >= 0) & (column < 1) & (row >= 0) & (row < 1) & crosses & (z > NEAR)
-    inside &= (movers.shown & has_view)[:, None, None]
-    row, column = jnp.where(inside, row, 0.0), jnp.where(inside, column, 0.0)
-    covers = inside & (_covered(alpha, row, column) >= LEAST_ALPHA)
-    cells = movers.view_tokens.shape[2]  # of a view drawn at pixels more than of its alpha
-    cell_row, cell_column = ((x * cells).astype(jnp.int32) for x in (row, column))
-
-    # A block's depth is that of one of its points. As the lowest it is floor if any of them is.
-    heights = jnp.sum(rays * up, axis=-1)
-    heights = heights.reshape(static.shape[0], block[0], static.shape[1], block[1])
-    lowest = jnp.min(heights, axis=(1, 3))
-    height = widened(jnp.sum(centre * up) + static * lowest)
-    static = widened(static)
-    above = height[None] - jnp.sum(movers.position * up, axis=-1)[:, None, None]
-    stands = above > ON_FLOOR * movers.extent[:, 2, None, None]
-    hidden = (static > 0) & stands & (static < z)
-    z = jnp.where(covers & ~hidden, z, jnp.inf)
-    # As for the static z-buffer: what is reduced must be what is compared.
-    z = jax.lax.optimization_barrier(z)
-    nearest = jnp.min(z, axis=0)
-    numbers = jnp.arange(movers.slots, dtype=jnp.int32)[:, None, None]
-    winner = jnp.min(jnp.where((z == nearest) & jnp.isfinite(z), numbers, NO_SLOT), axis=0)
-
     # One body per cell: that of most of its points.
-    owned = points(winner[None] == numbers)
-    counts = jnp.sum(owned, axis=(2, 4), dtype=jnp.int32)
+    winner = points(front.slot)
+    numbers = jnp.arange(movers.slots, dtype=jnp.int32)
+    counts = jnp.sum(winner == numbers[:, None, None, None, None], axis=(2, 4), dtype=jnp.int32)
     best = jnp.argmax(counts, axis=0).astype(jnp.int32)
     count = jnp.max(counts, axis=0)
     there = count > 0
-
-    def of_best(values: Array) -> Array:
-        """Values of every body at every point -> of the cell's body, 0 at points not its own."""
-        values = jnp.where(owned, points(values), 0.0)
-        return jnp.take_along_axis(values, best[None, :, None, :, None], axis=0)[0]
+    owned = winner == best[:, None, :, None]
 
     def middle(values: Array) -> Array:
-        total = jnp.sum(of_best(values.astype(jnp.float32)), axis=(1, 3))
-        return jnp.floor(total / jnp.maximum(count, 1)).astype(jnp.int32)
+        total = jnp.sum(jnp.where(owned, points(values), 0), axis=(1, 3))
+        return total // jnp.maximum(count, 1)
 
-    tokens = pick(movers.view_tokens)[best, middle(cell_row), middle(cell_column)]
-    depth = jnp.min(jnp.where(of_best(jnp.ones_like(z)) > 0, of_best(z), jnp.inf), axis=(1, 3))
+    tokens = chosen.tokens[best, middle(front.row), middle(front.column)]
+    depth = jnp.min(jnp.where(owned, points(front.z), jnp.inf), axis=(1, 3))
     since = movers.time - movers.last_seen
     return MoverReadOut(
         tokens=jnp.where(there[..., None], tokens, 0),
@@ -191,17 +133,130 @@ def _read_one(
     )
 
 
+@flax.struct.dataclass
+class _Views:
+    """Of every slot the view that is most like what a camera sees; leading dimension `[K]`.
+
+    Attributes:
+      shown: whether the body is confirmed and has a view.
+      tokens: `[K, a, a, C]`.
+      alpha: `[K, b, b]`.
+      side: metres along the view's sides.
+    """
+
+    shown: Any
+    tokens: Any
+    alpha: Any
+    side: Any
+
+
+def _facing(movers: Movers, centre: Array) -> _Views:
+    """The views most like those from a place."""
+    apart = views.angles(movers, unit(_to_camera(movers, centre), movers.up))
+    view = jnp.argmin(apart, axis=-1)
+
+    def pick(rows: Array) -> Array:
+        index = view.reshape(-1, *(1,) * (rows.ndim - 1))
+        return jnp.take_along_axis(rows, index, axis=1)[:, 0]
+
+    return _Views(
+        shown=movers.shown & movers.view_valid.any(axis=-1),  # the same for every camera
+        tokens=pick(movers.view_tokens),
+        alpha=pick(movers.view_alpha),
+        side=pick(movers.view_size),
+    )
+
+
+def _to_camera(movers: Movers, centre: Array) -> Array:
+    return centre - (movers.position + 0.5 * movers.extent[:, 2:] * movers.up)
+
+
+@flax.struct.dataclass
+class _Front:
+    """What is nearest at every point of a view; leading dimensions `[h, w]`.
+
+    Attributes:
+      z: z-depth in metres, infinite where no body is.
+      slot: int32, of the body; `NO_SLOT` where none is.
+      row, column: int32, the cell of its view that the point shows.
+    """
+
+    z: Any
+    slot: Any
+    row: Any
+    column: Any
+
+
+def _front(movers: Movers, chosen: _Views, camera: geometry.Camera, static: Array) -> _Front:
+    """Draws body by body what nothing hides; slots that show none take no time, but under `vmap`.
+
+    Args:
+      movers: the table.
+      chosen: a view of each.
+      camera: one, whose size is that of the points.
+      static: depth of what stands still, in blocks of them.
+    """
+    shape, centre, up = camera.size, camera.cam2world[:3, 3], movers.up
+    rays = geometry.lift(jnp.ones(shape, jnp.float32), camera) - centre  # one metre of z-depth
+    ahead = unit(horizontal(camera.cam2world[:3, 2], up), up)
+    facing = unit(horizontal(_to_camera(movers, centre), up), -ahead)
+    right = jnp.cross(up, facing)
+    gap = centre - movers.position
+    cells = movers.view_tokens.shape[2]  # of a view drawn at pixels more than of its alpha
+
+    block = (shape[0] // static.shape[0], shape[1] // static.shape[1])
+    # A block's depth is that of one of its points. As the lowest it is floor if any of them is.
+    heights = _dot(rays, up).reshape(static.shape[0], block[0], static.shape[1], block[1])
+    height = jnp.sum(centre * up) + static * jnp.min(heights, axis=(1, 3))
+    static, height = (jnp.repeat(jnp.repeat(v, block[0], 0), block[1], 1) for v in (static, height))
+
+    def drawn(slot: Array) -> tuple[Array, Array, Array]:
+        slope = _dot(rays, facing[slot])
+        crosses = slope < -1e-6
+        z = jnp.sum(-gap[slot] * facing[slot]) / jnp.where(crosses, slope, -1.0)
+        side = jnp.maximum(chosen.side[slot], 1e-3)
+
+        def along(axis: Array) -> Array:
+            return (jnp.sum(gap[slot] * axis) + z * _dot(rays, axis)) / side
+
+        column, row = along(right[slot]) + 0.5, 1.0 - along(up)
+        inside = (column >= 0) & (column < 1) & (row >= 0) & (row < 1) & crosses & (z > NEAR)
+        row, column = jnp.where(inside, row, 0.0), jnp.where(inside, column, 0.0)
+        covers = inside & (_covered(chosen.alpha[slot], row, column) >= LEAST_ALPHA)
+        above = height - jnp.sum(movers.position[slot] * up)
+        stands = above > ON_FLOOR * movers.extent[slot, 2]
+        hidden = (static > 0) & stands & (static < z)
+        places = ((x * cells).astype(jnp.int32) for x in (row, column))
+        return jnp.where(covers & ~hidden, z, jnp.inf), *places
+
+    def draw(front: _Front, slot: Array) -> tuple[_Front, None]:
+        def closer() -> _Front:
+            z, row, column = drawn(slot)
+            nearer = z < front.z  # of equally near ones the lowest slot stays
+            new = _Front(z, jnp.full(shape, slot), row, column)
+            return jax.tree.map(lambda one, other: jnp.where(nearer, one, other), new, front)
+
+        return jax.lax.cond(chosen.shown[slot], closer, lambda: front), None
+
+    nowhere = jnp.zeros(shape, jnp.int32)
+    start = _Front(jnp.full(shape, jnp.inf), nowhere + NO_SLOT, nowhere, nowhere)
+    return jax.lax.scan(draw, start, jnp.arange(movers.slots, dtype=jnp.int32))[0]
+
+
+def _dot(rays: Float[Array, "h w 3"], axis: Float[Array, "3"]) -> Float[Array, "h w"]:
+    return rays[..., 0] * axis[0] + rays[..., 1] * axis[1] + rays[..., 2] * axis[2]
+
+
 def _covered(
-    alpha: Float[Array, "k a a"], row: Float[Array, "k h w"], column: Float[Array, "k h w"]
-) -> Float[Array, "k h w"]:
-    """Share covered at points of views, from 0 to 1 down and across, linear between cells."""
+    alpha: Float[Array, "a a"], row: Float[Array, "h w"], column: Float[Array, "h w"]
+) -> Float[Array, "h w"]:
+    """Share covered at points of a view, from 0 to 1 down and across, linear between cells."""
     cells = alpha.shape[-1]
-    slots = np.arange(alpha.shape[0])[:, None, None]
     places = [jnp.clip(x * cells - 0.5, 0.0, cells - 1.0) for x in (row, column)]
     (top, left), (down, over) = zip(*((x.astype(jnp.int32), x % 1.0) for x in places), strict=True)
     bottom, right = jnp.minimum(top + 1, cells - 1), jnp.minimum(left + 1, cells - 1)
-    upper = alpha[slots, top, left] * (1.0 - over) + alpha[slots, top, right] * over
-    lower = alpha[slots, bottom, left] * (1.0 - over) + alpha[slots, bottom, right] * over
+    upper = alpha[top, left] * (1.0 - over) + alpha[top, right] * over
+    lower = alpha[bottom, left] * (1.0 - over) + alpha[bottom, right] * over
     return upper * (1.0 - down) + lower * down
 
 
