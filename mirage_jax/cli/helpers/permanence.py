@@ -183,14 +183,20 @@ def tables(outcome: Mapping[str, Any]) -> list[Table]:
     """Of all scores, and of presence and state error by hidden time and by kind of hiding."""
     out = outcome["excluded"]
     share = "" if out["share"] is None else f", {100 * out['share']:.0f} % excluded by the encoder"
+    methods = {name.replace("_", " "): entry for name, entry in outcome["methods"].items()}
+    columns = {  # those that say something, so that all fit
+        name: title
+        for name, title in COLUMNS.items()
+        if any(entry[name]["value"] is not None for entry in methods.values())
+    }
     whole = Table(
         "method",
-        *COLUMNS.values(),
+        *columns.values(),
         title=f"{outcome['views']} judged views of {outcome['clips']} clips{share}",
     )
-    for method, entry in outcome["methods"].items():
-        whole.add_row(method, *(cell(entry[name], title) for name, title in COLUMNS.items()))
-    first = next(iter(outcome["methods"].values()), None)
+    for method, entry in methods.items():
+        whole.add_row(method, *(cell(entry[name], title) for name, title in columns.items()))
+    first = next(iter(methods.values()), None)
     if first is None:
         return [whole]
     curves = []
@@ -200,7 +206,7 @@ def tables(outcome: Mapping[str, Any]) -> list[Table]:
                 "hidden frames" if group == "hidden" else "kind of hiding"
             )
             table = Table("method", *first[group], title=title)
-            for method, entry in outcome["methods"].items():
+            for method, entry in methods.items():
                 cells = (cell(part[name], COLUMNS[name]) for part in entry[group].values())
                 table.add_row(method, *cells)
             curves.append(table)

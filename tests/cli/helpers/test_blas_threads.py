@@ -1,4 +1,4 @@
-"""`mirage` leaves the cores to XLA: NumPy has one thread for linear algebra, unless told otherwise."""
+"""`mirage` leaves the cores to XLA: NumPy multiplies on one of them, unless told otherwise."""
 
 import os
 import subprocess
