@@ -11,8 +11,8 @@ model/denoiser_student. `match` goes on with it, by distribution matching on wha
 its own, and stores it in its place. `experiments/distill.py:wan22_5b` is the same for the memory
 branch of Wan2.2-TI2V-5B with the numbers of Causal Forcing (learning rate 2e-6, betas 0 and .999,
 batch 8, 3,000 steps, 48 levels shifted by 5): the branch becomes the student, the backbone stays
-frozen. Neither has been trained to the end, see docs/distillation.md. `--config.tiny=true` runs all
-stages on a CPU.
+frozen. What a student of the quickstart is like stands in docs/distillation.md; the other has not
+been trained. `--config.tiny=true` runs all stages on a CPU.
 """
 
 from pathlib import Path

@@ -2,7 +2,8 @@
 
     MIRAGE_TEST_LONG=1 python -m pytest -s tests/explore/test_browser_long.py
 
-prints frames a second, of all the time that keys are held, and the time from a key to its picture.
+prints frames a second, of all the time that keys are held, and the time from a key to its picture;
+MIRAGE_TEST_WORKDIR=runs/quickstart walks over the weights of a work directory.
 """
 
 import contextlib
@@ -33,6 +34,8 @@ def explorer(saved, end=signal.SIGTERM, *more):
     """`mirage explore` until the block ends; gives the address of its page."""
     command = [sys.executable, "-m", "mirage_jax.cli.main", "explore"]
     flags = [f"--saved={saved}", "--port=0", *more]
+    if workdir := os.environ.get("MIRAGE_TEST_WORKDIR"):
+        flags.append(f"--workdir={workdir}")
     process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True, bufsize=1)
     assert process.stdout is not None
     try:
