@@ -53,8 +53,8 @@ _AFTER = flags.DEFINE(
     Numbers(Integer(least=1)),
     "after",
     [1, 5, 20],
-    "Chunks after which latent memories and RGB clouds are timed; clouds of more than twenty "
-    "million points are counted alone.",
+    "Chunks after which latent memories and RGB clouds are timed; clouds of which more than a "
+    "hundred million points are drawn, in all pictures of a chunk together, are counted alone.",
 )
 _WALK = flags.DEFINE(
     Integer(least=0),

@@ -109,7 +109,7 @@ def measure(
     encode: Callable[[Array], Any] | None = None,
     repeats: int = 9,
     read_benchmark: dict[str, Any] | None = None,
-    most_points: int = 20_000_000,
+    most_drawn: int = 100_000_000,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Times and sizes of latent memories and of RGB clouds for the same frames of one scene.
@@ -130,7 +130,8 @@ def measure(
         needs before the denoiser can use it; None leaves its time out (reported as None, not 0).
       repeats: runs per median.
       read_benchmark: keyword arguments for `read_against_sort`.
-      most_points: larger clouds are counted, not filled and timed: their times are None.
+      most_drawn: points of a cloud times pictures of a chunk, all projected at once; where there
+        are more the cloud is counted, not filled and timed: its times are None.
       seed: of the random tokens and colours.
     Returns:
       A dict ready for JSON: `device`, the sizes (`poses_per_chunk` of `read_grid` cells are read,
@@ -149,7 +150,7 @@ def measure(
         read_latent=partial(conditioner.read, encoder=encoder),
         encode=encode,
         repeats=repeats,
-        most_points=most_points,
+        most_drawn=most_drawn,
         seed=seed,
     )
     after = {str(n): {kind: bench.after(n, kind) for kind in kinds} for n in chunks}
@@ -194,7 +195,7 @@ class _Bench:
     read_latent: Callable[..., Array]
     encode: Callable[[Array], Any] | None
     repeats: int
-    most_points: int
+    most_drawn: int
     seed: int
 
     def after(self, chunks: int, kind: str) -> dict[str, Any]:
@@ -202,7 +203,7 @@ class _Bench:
         latent, frames = kind in _LATENT, chunks * self.frames_written
         shape = self.grid if latent else self.size
         elements = frames * shape[0] * shape[1]
-        if not latent and elements > self.most_points:
+        if not latent and elements * self.chunk_frames > self.most_drawn:
             counted: dict[str, Any] = {
                 "elements": elements,
                 "bytes": elements * rgb_cloud.POINT_BYTES,

@@ -131,9 +131,9 @@ def test_a_cloud_that_is_too_large_is_counted_alone():
     small = {"elements": 700, "channels": 2, "grid": (6, 8), "repeats": 1}
     options = {"size": (8, 8), "conditioner": Folded(1, 8), "chunks": (1,), "repeats": 1}
     found = efficiency.measure(
-        kinds=("rgb", "rgb_merged"), most_points=255, read_benchmark=small, **options
+        kinds=("rgb", "rgb_merged"), most_drawn=255, chunk_frames=5, read_benchmark=small, **options
     )
     cloud, merged = found["after_chunks"]["1"].values()
-    assert cloud["elements"] == 4 * 64 and cloud["bytes"] == 4 * 64 * 15
+    assert cloud["elements"] == 64 and cloud["bytes"] == 64 * 15  # drawn in five pictures: 320
     assert cloud["write_ms"] is None and cloud["raster_ms"] is None
     assert merged["elements"] is None and merged["read_ms"] is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
@@ -26,9 +26,11 @@ def trained(config: ConfigDict, workdir: Workdir, channels: int) -> HistoryHead:
 def untrained(config: ConfigDict) -> HistoryHead:
     """The config's with zeros for parameters, to trace programs where there are no weights."""
     head, channels = build.geometry_head(config), config.vae.latent_channels
-    latents = jnp.zeros((1, 2, 1, 1, channels), jnp.float32)
+    latents = jax.ShapeDtypeStruct((1, 2, 1, 1, channels), np.float32)
+    image = jax.ShapeDtypeStruct((1, 2), np.bool_)
     made = jax.eval_shape(
-        lambda: nn.unbox(head.init(jax.random.key(0), latents, jnp.zeros((1, 2), bool)))
+        lambda *args: nn.unbox(head.init(jax.random.key(0), *args)), latents, image
     )
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), made["params"])
+    # NumPy's: where programs are compiled for devices that are not there, JAX can make none.
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), made["params"])
     return HistoryHead(zeros, head, config.sky_depth, config.sampling.reencode)
