@@ -77,8 +77,8 @@ def _decode(stored: np.ndarray) -> np.ndarray:
     try:
         with av.open(io.BytesIO(stored.tobytes())) as container:
             return np.stack(list(_pictures(container)))
-    except av.FFmpegError as error:
-        raise ValueError(f"not a readable video stream ({error.strerror})") from error
+    except (av.FFmpegError, UnicodeDecodeError) as error:  # the latter for its texts
+        raise ValueError(f"not a readable video stream ({error})") from error
 
 
 def _pictures(container: Any) -> Iterator[np.ndarray]:

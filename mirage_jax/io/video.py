@@ -16,6 +16,7 @@ from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from mirage_jax.io.atomic import replacing
+from mirage_jax.io.av_files import open_video
 
 _SMALL = 256
 _FASTEST = 1000
@@ -174,8 +175,7 @@ def read_video(
         raise ValueError(f"max_frames: found {max_frames}, expected at least 1")
     frames: list[np.ndarray] = []
     try:
-        # Texts in the file are not asked for, and may be of any character set.
-        with av.open(os.path.abspath(path), metadata_errors="replace") as container:
+        with open_video(path) as container:
             if not container.streams.video:
                 raise ValueError(f"{path}: found no video stream, expected a video")
             stream = container.streams.video[0]

@@ -17,6 +17,8 @@ import av
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from mirage_jax.io.av_files import open_video
+
 _ASKEW = 0.01
 """How far from 0 and 1 the numbers of a display matrix may be: half a degree."""
 _CLOCK = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
@@ -48,7 +50,7 @@ class VideoFrames:
         if self.path.stat().st_size == 0:
             raise ValueError(f"{path}: found an empty file, expected a video")
         try:
-            with av.open(os.fspath(path)) as container:
+            with open_video(path) as container:
                 self._read_index(container)
         except av.FFmpegError as error:
             raise ValueError(
@@ -144,7 +146,7 @@ class VideoFrames:
         if wanted and not 0 <= wanted[0] <= wanted[-1] < len(self):
             raise IndexError(f"{self.path}: frames {wanted[0]} to {wanted[-1]} of {len(self)}")
         done, damage = 0, [f"found no frame {{}} of {len(self)} when decoding"]
-        with av.open(os.fspath(self.path)) as container:
+        with open_video(self.path) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for start in self._starts(self._stamps[wanted[0]] if wanted else 0):
@@ -215,10 +217,10 @@ class VideoFrames:
     def _as_shown(self, frame: Any) -> np.ndarray:
         """A picture turned and mirrored by the display matrix of its file."""
         picture = frame.to_ndarray(format="rgb24")
-        for side in frame.side_data:
-            if side.type.name == "DISPLAYMATRIX":
-                return self._placed(picture, np.frombuffer(bytes(side)[:36], np.int32))
-        return picture
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            return picture
+        return self._placed(picture, np.frombuffer(bytes(matrix)[:36], np.int32))
 
     def _placed(self, picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         """A picture whose pixel (x, y) is shown at (a x + c y, b x + d y), y downward."""

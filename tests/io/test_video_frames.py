@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from helpers.made_footage import FPS, write_video
+from mirage_jax.io.video import read_video
 from mirage_jax.io.video_frames import VideoFrames
 
 COUNT = 40
@@ -51,6 +52,23 @@ def test_any_frames_come_exactly(name, tmp_path):
         sorted(rng.choice(COUNT, 6, replace=False).tolist()),
     ):
         assert [number_of(picture) for picture in video.read(wanted)] == list(wanted)
+
+
+@pytest.mark.parametrize("name", ["titled.mp4", "titled.mkv"])
+def test_texts_may_be_of_any_character_set(name, tmp_path):
+    path = tmp_path / name
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "caf~ on the corner"
+        stream = container.add_stream("mpeg4", rate=FPS, width=64, height=32)
+        for picture in PICTURES[:5]:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    written = path.read_bytes()
+    assert b"caf~ on" in written
+    path.write_bytes(written.replace(b"caf~ on", "caf\xe9 on".encode("latin-1")))
+    assert [number_of(picture) for picture in VideoFrames(path).read([0, 4])] == [0, 4]
+    assert len(read_video(path)[0]) == 5
 
 
 def test_frames_of_a_variable_rate_have_their_times(tmp_path):
