@@ -19,6 +19,7 @@ from mirage_jax.evaluation.permanence.views import JudgedView
 
 Picture = UInt8[np.ndarray, "height width 3"]
 Plane = Float[np.ndarray, "2"]
+"""(x, y) on the floor."""
 
 NOTICED = 6
 """Last sights of a body from which the velocity is measured."""
