@@ -52,6 +52,7 @@ NOT_FORMATS = {
     "latent_encoder.load": "an export",
     "depth_estimators.from_file": "a depth map",
     "doom_map.map_names": "read with every WAD",
+    "av_files.open_video": "a video, by those that read its frames",
     "build.open_pretrained": "an export that a config names",
     "image_files.read_rgb": "a picture, which `picture_files.read_picture` cuts out of it",
     "networks.read_depth_anything": "a released checkpoint or an export",

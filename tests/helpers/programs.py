@@ -1,6 +1,7 @@
 """What JAX is told to compute, looked through."""
 
 import jax
+import jax.extend.core
 import numpy as np
 
 
@@ -12,6 +13,6 @@ def dtypes(jaxpr):
             dtype = getattr(value.aval, "dtype", None)
             if dtype is not None and not jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
                 found.add(np.dtype(dtype).name)
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
             found |= dtypes(inner)
     return found
