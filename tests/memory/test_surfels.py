@@ -212,8 +212,8 @@ def test_every_pixel_is_what_the_definition_says():
     np.testing.assert_allclose(depth, expected_depth, rtol=1e-5)
     np.testing.assert_allclose(found, expected, atol=1e-3)
     of_blocks = jax.jit(surfels.render)(bank, pictures[np.maximum(source, 0)], camera, source)
-    for one, other in zip((found, depth), of_blocks, strict=True):
-        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(of_blocks[1], depth)
+    np.testing.assert_allclose(of_blocks[0], found, atol=1e-5)  # of another program
 
 
 def test_a_view_that_parts_do_not_divide_is_refused():

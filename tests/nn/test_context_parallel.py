@@ -80,7 +80,7 @@ def test_absent_frames_are_left_out_on_every_device(backend, kernel):
     (_, out), gradients = value_and_gradients(kernel, frame_mask)(q, k, v)
     with jax.set_mesh(parallel.make_mesh(data=1, fsdp=2, context=4)):
         (_, found), found_gradients = value_and_gradients(backend, frame_mask)(q, k, v)
-    np.testing.assert_allclose(found, out, rtol=2e-6, atol=2e-6)
+    np.testing.assert_allclose(found, out, rtol=1e-5, atol=2e-6)
     for ours, wanted in zip(found_gradients, gradients, strict=True):
         np.testing.assert_allclose(ours, wanted, atol=3e-6 * np.abs(wanted).max())
 
