@@ -9,6 +9,8 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
+from mirage_jax.io.av_files import open_video
+
 
 @dataclasses.dataclass(frozen=True)
 class Ffv1:
@@ -75,10 +77,10 @@ def _encode(video: np.ndarray, codec: str, pixels: str, options: Mapping[str, st
 def _decode(stored: np.ndarray) -> np.ndarray:
     """Raises ValueError for bytes that are no video; frames that are missing show in the shape."""
     try:
-        with av.open(io.BytesIO(stored.tobytes())) as container:
+        with open_video(io.BytesIO(stored.tobytes())) as container:
             return np.stack(list(_pictures(container)))
-    except (av.FFmpegError, UnicodeDecodeError) as error:  # the latter for its texts
-        raise ValueError(f"not a readable video stream ({error})") from error
+    except av.FFmpegError as error:
+        raise ValueError(f"not a readable video stream ({error.strerror})") from error
 
 
 def _pictures(container: Any) -> Iterator[np.ndarray]:

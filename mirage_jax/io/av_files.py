@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import av
 
@@ -14,6 +13,8 @@ _ANY_TEXT: dict[str, Any] = (
 )
 
 
-def open_video(path: str | os.PathLike) -> Any:
-    """PyAV's container of a file that is to be read; raises `av.FFmpegError`."""
-    return av.open(str(Path(path).absolute()), **_ANY_TEXT)
+def open_video(file: str | os.PathLike | IO[bytes]) -> Any:
+    """PyAV's container of a file, or of its bytes, to be read; raises `av.FFmpegError`."""
+    if isinstance(file, str | os.PathLike):
+        file = os.path.abspath(file)  # which is no address of another protocol, whatever the name
+    return av.open(file, **_ANY_TEXT)
