@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import IO, Any
+from io import BytesIO
+from typing import Any
 
 import av
 
@@ -13,7 +14,7 @@ _ANY_TEXT: dict[str, Any] = (
 )
 
 
-def open_video(file: str | os.PathLike | IO[bytes]) -> Any:
+def open_video(file: str | os.PathLike | BytesIO) -> Any:
     """PyAV's container of a file, or of its bytes, to be read; raises `av.FFmpegError`."""
     if isinstance(file, str | os.PathLike):
         file = os.path.abspath(file)  # which is no address of another protocol, whatever the name

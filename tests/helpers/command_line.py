@@ -1,13 +1,19 @@
 """Runs a command in this process, the way its console script does."""
 
 import importlib
+import pkgutil
 import sys
 
 import pytest
 from absl.testing import flagsaver
 
 from helpers import paths
+from mirage_jax.cli import helpers as cli_helpers
 from mirage_jax.cli.helpers import common
+
+# Flags that a command would define while it runs go with it, and their module stays imported.
+for _module in pkgutil.iter_modules(cli_helpers.__path__, f"{cli_helpers.__name__}."):
+    importlib.import_module(_module.name)
 
 
 def run(command, arguments, monkeypatch, capsys):
