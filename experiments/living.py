@@ -20,7 +20,7 @@ def get_config(_: str = "") -> ConfigDict:
     c = load_config(str(Path(__file__).with_name("quickstart.py")))
     c.name = "living"
 
-    c.worlds = ("labmaze_bodies",)  # or procedural_bodies, miniworld_bodies
+    c.worlds = ("labmaze_bodies",)  # or procedural_bodies, miniworld_bodies, freedoom_bodies
     c.record.train_clips.labmaze_bodies = 480
 
     c.memory.movers = True

@@ -31,7 +31,7 @@ def get_config(_: str = "") -> ConfigDict:
     c.record.train_clips.freedoom_generated = c.record.train_clips.miniworld = 1200
     c.record.train_clips.openarena = 1200
     c.record.train_clips.procedural_bodies = c.record.train_clips.miniworld_bodies = 480
-    c.record.train_clips.labmaze_bodies = 240
+    c.record.train_clips.labmaze_bodies = c.record.train_clips.freedoom_bodies = 240
     c.record.maps = 200  # of "freedoom_generated" and "miniworld" to train on, each from its number
     c.record.openarena = ""  # folder of the .pk3 files of the game, for the world of this name
     c.record.eval_clips = 64  # per world, on maps and mazes never trained on

@@ -85,13 +85,21 @@ def walk(
 
 def body2world(walkers: Walkers, kinds: tuple[str, ...]) -> Float[np.ndarray, "*t b 4 4"]:
     """Poses of bodies that stand on the floor: x ahead, z up, origin at the middle of the body."""
-    poses = np.zeros((*walkers.headings.shape, 4, 4))
-    ahead = directions(walkers.headings)
+    half = np.array([KINDS[kind].height / 2 for kind in kinds])
+    middles = np.broadcast_to(half, walkers.headings.shape)
+    return upright(np.concatenate([walkers.positions, middles[..., None]], -1), walkers.headings)
+
+
+def upright(
+    centres: Float[np.ndarray, "*t b 3"], headings: Float[np.ndarray, "*t b"]
+) -> Float[np.ndarray, "*t b 4 4"]:
+    """Poses of bodies that stand upright: x ahead, z up, origin at their centres."""
+    ahead = directions(headings)
+    poses = np.zeros((*headings.shape, 4, 4))
     poses[..., :2, 0] = ahead
     poses[..., :2, 1] = np.stack([-ahead[..., 1], ahead[..., 0]], -1)
     poses[..., 2, 2] = poses[..., 3, 3] = 1.0
-    poses[..., :2, 3] = walkers.positions
-    poses[..., 2, 3] = [KINDS[kind].height / 2 for kind in kinds]
+    poses[..., :3, 3] = centres
     return poses
 
 

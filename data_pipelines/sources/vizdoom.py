@@ -20,9 +20,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from data_pipelines import due_again
 from data_pipelines.clip import Clip
-from data_pipelines.sources import doom_map, paths
+from data_pipelines.sources import doom_map, monsters, paths
 from data_pipelines.sources.doom_rays import cast_rays
+from data_pipelines.sources.living import (
+    MOST_BODIES,
+    LivingOptions,
+    frame_numbers,
+    sample_camera,
+    sample_skip,
+)
 from data_pipelines.sources.options import option
 from data_pipelines.sources.rendered import RenderedSource
 
@@ -63,15 +71,19 @@ class Level:
 
 
 @dataclasses.dataclass(frozen=True)
-class FreedoomSource(RenderedSource):
+class FreedoomSource(LivingOptions, RenderedSource):
     """Clips of Freedoom maps, "freedoom2/MAP07" or "freedoom1/E1M3"; ValueError for reserved ones.
 
     In living clips monsters act; in the others time stands still. Monsters, acting or not, carry
-    mover ids, and so does a door or lift that has moved.
+    mover ids, and so does a door or lift that has moved. With `bodies`, all clips are living and
+    have the states of the monsters that they show.
     """
 
     size: int = option(64, "pixels along either side of the picture", 8, ENGINE_HEIGHTS[-1])
-    living: float = option(0.15, "share of clips in which monsters act", 0.0, 1.0)
+    living: float = option(0.15, "share of clips in which monsters act, without `bodies`", 0.0, 1.0)
+    bodies: int = option(
+        0, "other than 0: monsters act in every clip, with their states", 0, MOST_BODIES
+    )
     gamma: float = option(0.6, "exponent of colours; below 1 brightens the dark maps", 0.01, 100.0)
     name: ClassVar[str] = "freedoom"
     train_worlds: ClassVar[tuple[str, ...]] = TRAIN_WORLDS
@@ -131,14 +143,22 @@ class _Recorder:
         """A clip, or why there is none."""
         rng = np.random.default_rng(seed)
         start = self.starts[rng.integers(len(self.starts))]
-        living = bool(rng.random() < self.source.living)
+        acting = bool(rng.random() < self.source.living)
         yaw = self._open_yaw(rng, start)
-        path = paths.sample_path(rng, self.source.frames, start * METRES, yaw, self._is_free, kind)
+        known = self.source.bodies > 0
+        sample = sample_camera if known else paths.sample_path
+        path = sample(rng, self.source.frames, start * METRES, yaw, self._is_free, kind)
         if path is None:
             return "no room"
-        engine = self.living_engine if living else self.frozen_engine
+        engine = self.living_engine if acting or known else self.frozen_engine
+        skip = sample_skip(rng, self.source) if known else 0
+        wanted = known and bool(rng.random() < self.source.due)
         feet = self._feet(path.positions / METRES)
-        return engine.film(np.concatenate([path.positions / METRES, feet[:, None]], 1), path, seed)
+        film = np.concatenate([path.positions / METRES, feet[:, None]], 1)
+        clip = engine.film(film, path, seed, skip)
+        if wanted and not isinstance(clip, str) and not due_again.due_again(clip):
+            return "no monster comes again"
+        return clip
 
     def _is_free(self, points: np.ndarray) -> np.ndarray:
         return self.grid.is_free(points / METRES)
@@ -193,15 +213,21 @@ class _Engine:
         half = np.tan(np.deg2rad(FIELD_OF_VIEW / 2)) * self.width / self.height
         return float(2 * np.rad2deg(np.arctan(half)))
 
-    def film(self, feet: np.ndarray, path: paths.Path, seed: int) -> Clip | str:
-        """Put the camera at each (x, y, feet height) in turn and keep what the engine shows."""
+    def film(self, feet: np.ndarray, path: paths.Path, seed: int, skip: int = 0) -> Clip | str:
+        """Put the camera at each (x, y, feet height) in turn and keep what the engine shows.
+
+        After the frame in the middle the camera waits for `skip` frames that are left out.
+        """
         source, size = self.recorder.source, self.recorder.source.size
         for _ in range(SETTLE_TICS):
             self._place(feet[0], path.yaws[0])
         video = np.empty((len(feet), size, size, 3), np.uint8)
         camera = np.empty((len(feet), 5))
-        sprites, heights = [], []
+        numbers = frame_numbers(len(feet), skip)
+        sprites, heights, states = [], [], []
         for t, (position, yaw) in enumerate(zip(feet, path.yaws, strict=True)):
+            for _ in range(numbers[t] - numbers[t - 1] - 1 if t else 0):
+                self._place(feet[t - 1], path.yaws[t - 1])
             self._place(position, yaw)
             state = self.game.get_state()
             if state is None:
@@ -211,6 +237,8 @@ class _Engine:
             if np.abs(camera[t, :2] - position[:2]).max() > 1.0:
                 return "misplaced"  # the engine found no room there
             sprites.append(self._sprites(state, camera[t]))
+            if source.bodies:
+                states.append(monsters.states(state.objects))
             if self.living:
                 heights.append([(s.floor_height, s.ceiling_height) for s in state.sectors])
         intrinsics = self._intrinsics(camera[0, 4])
@@ -220,12 +248,18 @@ class _Engine:
             depth[t][shown] = sprite_depth[shown]
             movers[t][shown] = sprite_ids[shown]
         centres = camera[:, :3] * [METRES, METRES, METRES * STRETCH]
+        times = numbers / source.fps if source.bodies else None
+        bodies = None
+        if times is not None:
+            bodies = monsters.to_bodies(states, movers, times, (METRES, METRES * STRETCH))
         return Clip(
             video=self.recorder.gamma_table[video],
             depth=(depth * METRES).astype(np.float32),
             intrinsics=np.tile(intrinsics.astype(np.float32), (len(feet), 1)),
             cam2world=paths.level_cam2world(centres, np.deg2rad(camera[:, 3])),
             mover_ids=movers,
+            times=times,
+            bodies=bodies,
             world=self.recorder.world,
             source=source.name,
             trajectory=path.kind,
@@ -305,7 +339,7 @@ def wad_path(name: str) -> Path:
     return Path(vizdoom.__file__).parent / f"{name}.wad"
 
 
-def _start_game(recorder: _Recorder, width: int, height: int, living: bool, folder: Path) -> Any:
+def _start_game(recorder: _Recorder, width: int, height: int, acting: bool, folder: Path) -> Any:
     import vizdoom as vzd
 
     game = vzd.DoomGame()
@@ -315,7 +349,8 @@ def _start_game(recorder: _Recorder, width: int, height: int, living: bool, fold
     game.set_screen_format(vzd.ScreenFormat.RGB24)
     game.set_screen_resolution(getattr(vzd.ScreenResolution, f"RES_{width}X{height}"))
     game.set_labels_buffer_enabled(True)
-    game.set_sectors_info_enabled(living)  # costs more than the rendering
+    game.set_sectors_info_enabled(acting)  # costs more than the rendering
+    game.set_objects_info_enabled(recorder.source.bodies > 0)
     variables = ("POSITION_X", "POSITION_Y", "POSITION_Z", "ANGLE", "FOV")
     game.set_available_game_variables(
         [getattr(vzd.GameVariable, f"CAMERA_{variable}") for variable in variables]

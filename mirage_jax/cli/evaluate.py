@@ -32,6 +32,12 @@ scores clips with walking bodies (experiments/living.py): is who went out of sig
 where? It writes permanence.json and permanence.png, and scores baselines, the trained model if
 there is one, and folders of other models' videos.
 
+    mirage evaluate --protocol=tracks
+
+compares the bodies that the memory keeps, and the elements of what stands still, with the true
+places of all that moves, without a picture: also of Freedoom's monsters (the world
+"freedoom_bodies"); writes tracks.json.
+
     mirage evaluate --protocol=interventions
 
 deletes, moves and exchanges bodies of these clips in memory while nobody looks, and scores whether
@@ -61,6 +67,7 @@ from mirage_jax.cli.helpers import (
     permanence,
     source_flag,
     timing,
+    tracks,
     world_names,
 )
 from mirage_jax.cli.helpers.flag_types import Integer, PathName
@@ -74,9 +81,10 @@ from mirage_jax.io.workdir import Workdir
 _PROTOCOL = flags.DEFINE_enum(
     "protocol",
     "revisit",
-    ["revisit", "closed_loop", "memory", "permanence", "interventions"],
+    ["revisit", "closed_loop", "memory", "permanence", "tracks", "interventions"],
     "What is scored: places that are seen again, after a true past or one that the model made up, "
-    "or as the memory was written; bodies that walked out of sight; or edits of them.",
+    "or as the memory was written; bodies that walked out of sight, in pictures or in the memory "
+    "itself; or edits of them.",
 )
 _WEIGHTS = flags.DEFINE(
     PathName(),
@@ -116,7 +124,7 @@ _GOES_WITH = {
     **dict.fromkeys(("source", "returns", "weights_of"), ("revisit",)),
     **dict.fromkeys(("videos", "cases", "pairs"), ("permanence",)),
     "least_pixels": ("permanence", "interventions"),
-    "bodies": ("revisit", "closed_loop", "permanence", "interventions"),
+    "bodies": ("revisit", "closed_loop", "permanence", "tracks", "interventions"),
 }
 """Flags that mean something with some protocols alone."""
 
@@ -237,6 +245,8 @@ def _opened(recorded: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
     walking, closed = [], []
     for world in filter(world_names.has_bodies, recorded):
         available, reason = world_names.available(world)
+        if not world_names.can_be_staged(world):
+            available, reason = False, "cannot be rendered again with a body elsewhere"
         if available:
             walking.append(world)
         else:
@@ -319,6 +329,8 @@ def main() -> None:
             pixels=_PIXELS.value,
             pairs=_PAIRS.value,
         )
+    elif _PROTOCOL.value == "tracks":
+        tracks.run(config, workdir, Console())
     elif _PROTOCOL.value == "interventions":
         interventions.run(config, workdir, Console(), pixels=_PIXELS.value)
     elif _PROTOCOL.value != "revisit":

@@ -25,7 +25,7 @@ import sys
 
 from mirage_jax.cli.helpers.allocator import restart_with_large_pages
 from mirage_jax.cli.helpers.blas_threads import one_blas_thread
-from mirage_jax.cli.helpers.quiet import silence_libraries
+from mirage_jax.cli.helpers.quiet import show, silence_libraries
 
 COMMANDS = (
     *("quickstart", "record", "inspect", "encode", "train", "generate", "explore"),
@@ -37,7 +37,7 @@ def main() -> None:
     """Console entry point: hands the rest of the command line to `mirage_jax.cli.<command>`."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print((__doc__ or "").strip())
+        show((__doc__ or "").strip())
         return
     command = arguments[0]
     if command in ("--version", "version"):

@@ -74,6 +74,15 @@ def test_a_mistake_is_one_line_in_a_process_of_its_own(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("words", [["--help"], ["world", "--help"]])
+def test_help_may_be_read_in_part(words):
+    command = [sys.executable, "-m", "mirage_jax.cli.main", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as started:
+        started.stdout.close()
+        assert started.stderr.read() == b"" and started.wait() == 0
+
+
 def test_a_wrong_field_of_the_default_config_is_no_traceback(tmp_path):
     # The default experiment is found from the folder of the checkout, as a newcomer would be in.
     command = [sys.executable, "-m", "mirage_jax.cli.main", "train", "--config.denoiser.widht=3"]

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipelines.due_again import history_frames
 from data_pipelines.loading import ClipSource
 from data_pipelines.recording import record
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers import paths
 from helpers.command_line import assert_refused
 from mirage_jax.cli.helpers import permanence
-from mirage_jax.evaluation.permanence import videos, views
+from mirage_jax.evaluation.permanence import videos
 from mirage_jax.io.pictures import enlarge
 from mirage_jax.io.video import write_video
 
@@ -42,7 +43,7 @@ def test_baselines_and_folders_are_scored(call, worlds, tmp_path):
     folder.mkdir()
     source = ClipSource(worlds, "eval")
     for clip in map(source.clip, range(len(source))):
-        video = enlarge(clip.video[views.history_frames(clip) :], 2)
+        video = enlarge(clip.video[history_frames(clip) :], 2)
         write_video(folder / f"{videos.file_name(clip)}.mp4", video, 8, scale=1, crf=0)
     code, out, err = call("evaluate", *OPTIONS, f"--videos=peer={folder}")
     assert code == 0, err

@@ -4,11 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.due_again import history_frames
 from data_pipelines.sources.counterfactual import replay
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers import tiny_world
 from mirage_jax import memory
-from mirage_jax.evaluation.permanence import interventions, views
+from mirage_jax.evaluation.permanence import interventions, tracks, views
 from mirage_jax.evaluation.permanence.interventions import KINDS, Told
 from mirage_jax.evaluation.permanence.views import ViewOptions
 from mirage_jax.memory import movers
@@ -35,7 +36,7 @@ def clips():
 
 def perfect(clip, *, obeys=True, knows=True):
     """A memory that has every body where it is, and draws the clip by the simulator itself."""
-    ids, given = clip.bodies.ids.tolist(), views.history_frames(clip)
+    ids, given = clip.bodies.ids.tolist(), history_frames(clip)
     count = len(ids) + FREE_SLOTS
     table = movers.create(1, UP, MoverOptions(slots=count, views=1, view_cells=1), floor=0.0)
 
@@ -103,22 +104,22 @@ def test_bodies_that_the_memory_has_elsewhere_are_not_judged(clips):
 def test_tracked_bodies_are_nearest_pairs(clips):
     told = perfect(clips[0])
     ids = clips[0].bodies.ids.tolist()
-    with replay(clips[0]) as scene:
-        assert interventions.tracked(told.movers, scene) == {b: n for n, b in enumerate(ids)}
-        # A false body beside the first, farther from it than its own slot.
-        beside = told.movers.position[0] + jnp.array([0.4, 0.0, 0.0])
-        more = with_rows(
-            told.movers,
-            jnp.arange(len(ids) + FREE_SLOTS) == len(ids),
-            {"position": beside, "status": movers.CONFIRMED},
-        )
-        assert interventions.tracked(more, scene)[ids[0]] == 0
+    assert tracks.tracked(told.movers, clips[0]) == {n: n for n in range(len(ids))}
+    # A false body beside the first, farther from it than its own slot.
+    beside = told.movers.position[0] + jnp.array([0.4, 0.0, 0.0])
+    more = with_rows(
+        told.movers,
+        jnp.arange(len(ids) + FREE_SLOTS) == len(ids),
+        {"position": beside, "status": movers.CONFIRMED},
+    )
+    assert tracks.tracked(more, clips[0])[0] == 0
 
 
 def test_a_model_has_bodies_where_they_went_while_frames_were_left_out(clips):
     """Straight on, by the clip's own times and rate, from the last given frame."""
     clip = clips[0]
-    given, options = views.history_frames(clip), MoverOptions(slots=2, views=1, fps=clip.fps / 2)
+    given = history_frames(clip)
+    options = MoverOptions(slots=2, views=1, fps=clip.fps / 2, persistence=1e6)
     seconds = np.asarray(clip.times) - clip.times[0]
     velocity = np.array([[0.5, -0.2, 0.0], [0.0, 0.0, 0.0]], np.float32)
     table = with_rows(

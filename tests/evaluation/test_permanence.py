@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
+from data_pipelines import due_again
 from data_pipelines.clip import validate
 from data_pipelines.sources import bodies
 from data_pipelines.sources.bodies import Walkers
@@ -235,7 +236,7 @@ def test_pictures_of_every_place_and_look_are_recognised(clips):
 
 def test_views_whose_reconstruction_fails_are_excluded_and_counted(clips, outcome):
     def videos(clip, spoilt):
-        video = clip.video[views.history_frames(clip) :].copy()
+        video = clip.video[due_again.history_frames(clip) :].copy()
         if spoilt:
             video[:] = 128
         return {"reconstruction": video, "grey": np.full_like(video, 128)}
@@ -258,7 +259,7 @@ def test_views_whose_reconstruction_fails_are_excluded_and_counted(clips, outcom
 def test_measured_motion_is_the_true_one():
     positions = np.tile([1.0, 2.0], (FRAMES, 1))
     clip = made(walker(3.4, 1.6, np.pi / 2, 0.5), positions, np.zeros(FRAMES), ("cylinder",))
-    counts = views.pixel_counts(clip)[:9, 0]
+    counts = due_again.pixel_counts(clip)[:9, 0]
     assert counts.min() > 15, "the body is in view of the first half"
     view = views.JudgedView(16, 1, 8, 20, LEFT, 1.0, 1.0, 30)
     place, velocity = baselines.measured_motion(clip, view)

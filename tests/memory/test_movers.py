@@ -25,6 +25,7 @@ C = 2
 OPTIONS = movers.MoverOptions(
     slots=3, detections=2, views=2, view_cells=2, least_pixels=4, depth_error=0.05
 )
+LASTING = dataclasses.replace(OPTIONS, persistence=1e6)  # velocities do not die away
 STOPPING = dataclasses.replace(OPTIONS, contact="stop")
 PLANE = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]], np.float32)  # looks along +x, z is up
 
@@ -164,6 +165,13 @@ def test_a_body_is_measured_where_it_stands():
     assert (np.abs(got.position[0] - np.array([4.2, 0.63, 0.0])) < 3 * deviation).all()
 
 
+def test_what_is_higher_than_any_body_is_none():
+    mask, depth = scene((6.0, 0.0, 3.0, 4.0))
+    for most, valid in ((6.0, True), (3.0, False)):
+        options = dataclasses.replace(OPTIONS, most_height=most)
+        assert bool(detect(table(), mask, depth, camera(), options).valid[0]) == valid
+
+
 def test_the_floor_corrects_the_depth_of_a_body():
     mask, depth = scene((4.0, 0.0, 0.5, 1.2))
     options = dataclasses.replace(OPTIONS, depth_error=0.5)
@@ -250,24 +258,33 @@ def test_the_assignment_is_the_cheapest(seed):
     np.testing.assert_allclose(total(slots), own[rows, columns].sum(), rtol=1e-6)
 
 
-def test_motion_is_a_circle_and_its_noise_is_that_of_small_steps():
-    state = jnp.array([1.0, 2.0, 0.0, 0.8, -0.3, 0.0, 0.7])
-    got = np.asarray(jax.jit(motion.turned)(state, jnp.float32(2.0), jnp.asarray(UP)))
+@pytest.mark.parametrize("persistence", [1e6, 1.5])
+@pytest.mark.parametrize("rate", [0.7, -1e-4, 0.0])
+def test_motion_is_a_spiral_of_small_steps(rate, persistence):
+    """A circle or a line, where a velocity lasts; one long step is many short ones."""
+    state = jnp.array([1.0, 2.0, 0.0, 0.8, -0.3, 0.0, rate])
+    move = jax.jit(motion.turned, static_argnums=3)
+    got = np.asarray(move(state, jnp.float32(2.0), jnp.asarray(UP), persistence))
     position, velocity, dt = np.array([1.0, 2.0]), np.array([0.8, -0.3]), 1e-4
     for _ in range(20000):
         position = position + dt * velocity
-        velocity = velocity + dt * 0.7 * np.array([-velocity[1], velocity[0]])
+        turning = rate * np.array([-velocity[1], velocity[0]])
+        velocity = velocity + dt * (turning - velocity / persistence)
     np.testing.assert_allclose(got[:2], position, atol=1e-3)
     np.testing.assert_allclose(got[3:5], velocity, atol=1e-3)
-    # Without turning, noise over two halves is that over the whole.
-    line = state.at[6].set(0.0)
-    zero, predict = (
-        jnp.zeros((7, 7)),
-        functools.partial(predict_one, up=jnp.asarray(UP), options=OPTIONS),
-    )
+    for _ in range(20):
+        state = move(state, jnp.float32(0.1), jnp.asarray(UP), persistence)
+    np.testing.assert_allclose(state, got, atol=1e-5)
+
+
+def test_noise_over_two_halves_is_that_over_the_whole():
+    """Without turning, while velocities last."""
+    state = jnp.array([1.0, 2.0, 0.0, 0.8, -0.3, 0.0, 0.0])
+    zero = jnp.zeros((7, 7))
+    predict = functools.partial(predict_one, up=jnp.asarray(UP), options=LASTING)
     one, half = jnp.float32(1.0), jnp.float32(0.5)
-    whole = predict(line, zero, one)[1]
-    half = predict(*predict(line, zero, half), half)[1]
+    whole = predict(state, zero, one)[1]
+    half = predict(*predict(state, zero, half), half)[1]
     keep = np.arange(7) != 6  # a turn rate that drifts bends the way, to second order
     np.testing.assert_allclose(whole[keep][:, keep][2:, 2:], half[keep][:, keep][2:, 2:], atol=0.02)
 
@@ -417,9 +434,27 @@ def test_what_cannot_be_seen_is_no_evidence(case):
         moving = ~moving
     after, report = see(state, 0.51, depth=depth, at=at, moving=moving)
     assert counts(report)["missed"] == 0 == int(after.misses[0])
-    through = jax.jit(observation.seen_through)
-    assert float(through(state, depth, moving, at)[0]) < 0.5
-    assert float(through(state, scene()[1], np.zeros_like(moving), camera())[0]) == 1.0
+    seen_at = jax.jit(observation.seen_at)
+    assert float(seen_at(state, depth, moving, at)[0][0]) < 0.5
+    assert float(seen_at(state, scene()[1], np.zeros_like(moving), camera())[0][0]) == 1.0
+
+
+def test_what_is_overlooked_as_often_as_it_is_found_is_not_believed():
+    """A wall stands where the body was, so that nothing behind is seen: it may be part of it."""
+    state, wall = walked(frames=2), np.full((SIZE, SIZE), 4.0, np.float32)
+    assert bool(state.shown[0]) and int(state.hits[0]) == 2
+    hidden, _ = see(state, 0.15, depth=np.full_like(wall, 2.0))
+    assert bool(hidden.shown[0]) and int(hidden.overlooked[0]) == 0
+    for frame, shown in enumerate((True, False, False)):
+        state, report = see(state, 0.2 + 0.1 * frame, depth=wall)
+        assert counts(report)["missed"] == 0 and int(state.misses[0]) == 0
+        assert int(state.overlooked[0]) == frame + 1 and bool(state.shown[0]) == shown
+    for frame, shown in enumerate((False, True)):  # found for the third time, and the fourth
+        state, report = see(state, 0.5 + 0.1 * frame, tuple(state.position[0, :2]), depth=wall)
+        assert counts(report)["matched"] == 1 and bool(state.shown[0]) == shown
+    state, report = see(state.replace(overlooked=state.overlooked + 9), 0.7, depth=wall)
+    state, report = see(state, 3.0)
+    assert counts(report)["gone"] == 1 and not bool(state.present[0])
 
 
 # -- going on ------------------------------------------------------------------------------------
@@ -447,7 +482,7 @@ def going(velocity):
 
 @pytest.mark.parametrize("contact", ["bounce", "slide", "stop"])
 def test_a_body_meets_a_wall(contact):
-    options = dataclasses.replace(OPTIONS, contact=contact)
+    options = dataclasses.replace(LASTING, contact=contact)
     start, radius = going([0.5, 1.0, 0.0]), 0.25
     end = advance(start, 4.0, wall_at(2.0), options)
     expected = {

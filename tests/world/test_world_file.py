@@ -473,6 +473,20 @@ def test_newer_parts_are_passed_on_or_refused_as_they_ask(whole, tmp_path):
         read_world_file(with_part("static", 4, False))
 
 
+def test_bodies_of_an_older_file_were_never_overlooked(tmp_path):
+    table = movers.create(CHANNELS, np.float32([0, -1, 0]))
+    table = table.replace(hits=table.hits + 5, overlooked=table.overlooked + 3)
+    world = make_world().replace(movers=table, origin=Origin(frame_seconds=0.5))
+    path = tmp_path / "bodies.world"
+    save_world(path, world)
+    assert (read_world_file(path).world.movers.overlooked == 3).all()
+    tensors, header = taken_apart(path)
+    older = {name: leaf for name, leaf in tensors.items() if name != "movers/overlooked"}
+    parts = {**header["parts"], "movers": {**header["parts"]["movers"], "version": 1}}
+    found = read_world_file(put_together(path, older, {**header, "parts": parts})).world.movers
+    assert (found.hits == 5).all() and not found.overlooked.any()
+
+
 def test_bodies_are_read_with_their_entities_or_not_at_all(tmp_path):
     table = movers.create(CHANNELS, np.float32([0, -1, 0]))
     world = make_world().replace(movers=table, origin=Origin(frame_seconds=0.5))

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import track
 
+from data_pipelines import due_again
 from data_pipelines.clip import Clip
 from mirage_jax.cli.helpers import permanence
 from mirage_jax.evaluation.permanence import protocol, rollouts, views
@@ -80,8 +81,8 @@ def _film(
     config: ConfigDict,
 ) -> dict[str, Any]:
     """All frames of a clip, those after the given ones by the model with and without its bodies."""
-    given = views.history_frames(clip)
-    numbers = views.frame_numbers(clip)
+    given = due_again.history_frames(clip)
+    numbers = due_again.frame_numbers(clip)
     left_out = int(numbers[given] - numbers[given - 1] - 1)
     panels = {"ground truth": clip.video[given:], "with memory and bodies": made["memory"]}
     if isinstance(model.conditioner, Surfels):

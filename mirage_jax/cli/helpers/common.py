@@ -21,7 +21,7 @@ from mirage_jax.cli.helpers import short_flags
 from mirage_jax.cli.helpers.compilation import compile_fast, use_own_kernels
 from mirage_jax.cli.helpers.flag_types import PathName
 from mirage_jax.cli.helpers.picture_shapes import FOOTAGE, footage_worlds
-from mirage_jax.cli.helpers.quiet import silence_libraries
+from mirage_jax.cli.helpers.quiet import show, silence_libraries
 from mirage_jax.io import outputs
 from mirage_jax.io.workdir import Workdir
 
@@ -158,7 +158,7 @@ def run(
         experiment = load_config(path) if config else None
         if any(word in ("--help", "-h", "-help", "--helpfull") for word in words[1:]):
             doc = importlib.import_module(module).__doc__ or ""
-            print(_help(doc, module, path, experiment))
+            show(_help(doc, module, path, experiment))
             sys.exit(0)
         if experiment is not None:
             _check_names(experiment, words)

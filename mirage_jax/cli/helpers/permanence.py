@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,23 +139,43 @@ class Recorded(NamedTuple):
         return found
 
 
-def recorded(worlds: Sequence[str], workdir: Workdir) -> list[Recorded]:
-    """Held-out clips of worlds, none of them read; UserError where bodies walk in none."""
+def recorded_by_world(
+    worlds: Sequence[str], workdir: Workdir, *, staged: bool = False
+) -> dict[str, list[Recorded]]:
+    """Held-out clips of the worlds in which bodies walk, none of them read.
+
+    Args:
+      worlds: of the config.
+      workdir: with their recordings.
+      staged: only worlds that can be rendered again with a body elsewhere.
+
+    Raises:
+      UserError: if there is no such world.
+    """
     walking = tuple(filter(world_names.has_bodies, worlds))
+    if staged:
+        walking = tuple(filter(world_names.can_be_staged, walking))
     if not walking:
+        again = " and which can be rendered again with a body elsewhere" if staged else ""
         raise common.UserError(
-            f"worlds: found {', '.join(worlds)}, expected one in which bodies walk, such as "
+            f"worlds: found {', '.join(worlds)}, expected one in which bodies walk{again}, such as "
             "labmaze_bodies"
         )
-    found = []
+    found = {}
     for world in workdir.recorded(walking):
         source = ClipSource(workdir.worlds(world), "eval")
-        found += [Recorded(workdir.worlds(world), source, n) for n in range(len(source))]
+        found[world] = [Recorded(workdir.worlds(world), source, n) for n in range(len(source))]
     return found
 
 
+def recorded(worlds: Sequence[str], workdir: Workdir) -> list[Recorded]:
+    """Those of all worlds that can be rendered again; errors as of `recorded_by_world`."""
+    return list(itertools.chain(*recorded_by_world(worlds, workdir, staged=True).values()))
+
+
 def recorded_clips(config: ConfigDict, workdir: Workdir) -> Iterator[Clip]:
-    """All held-out clips with walking bodies; errors as of `recorded` and `Recorded.clip`."""
+    """All held-out clips whose bodies are judged in pictures; errors as of `recorded` and
+    `Recorded.clip`."""
     return (one.clip() for one in recorded(config.worlds, workdir))
 
 

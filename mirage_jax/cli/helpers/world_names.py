@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from ml_collections import ConfigDict
 
 from data_pipelines import sources
+from data_pipelines.sources.stage import StagedSource
 from mirage_jax.cli.helpers.common import UserError
 from mirage_jax.io.workdir import Workdir
 
@@ -19,6 +20,11 @@ BODIES = "_bodies"
 def has_bodies(world: str) -> bool:
     """Whether bodies walk in every clip of a world, their states known."""
     return world.endswith(BODIES)
+
+
+def can_be_staged(world: str) -> bool:
+    """Whether a world can be rendered again with bodies elsewhere."""
+    return issubclass(sources.source_class(source_name(world)), StagedSource)
 
 
 def source_name(world: str) -> str:

@@ -11,39 +11,34 @@ not show cannot be edited, and what is shown by chance is no doing of the memory
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from data_pipelines.clip import Clip
+from data_pipelines.due_again import history_frames
 from data_pipelines.sources.counterfactual import Replay, State, open_world
 from mirage_jax.evaluation.image_metrics import ROUNDING_MSE
-from mirage_jax.evaluation.permanence import rollouts, scores
+from mirage_jax.evaluation.permanence import rollouts, scores, tracks
 from mirage_jax.evaluation.permanence.placements import Placements, place_body
 from mirage_jax.evaluation.permanence.protocol import empty_places
 from mirage_jax.evaluation.permanence.summary import Place, share_shown
 from mirage_jax.evaluation.permanence.views import (
     JudgedView,
     ViewOptions,
-    history_frames,
     judged_views,
 )
-from mirage_jax.memory import LatentMemory
-from mirage_jax.memory.movers import MoverOptions, Movers, advance, edits, obstacles
+from mirage_jax.memory.movers import Movers, edits
 from mirage_jax.memory.regions import translation
 from mirage_jax.world import WorldModel
 
 Picture = UInt8[np.ndarray, "height width 3"]
 
 KINDS = ("deleted", "moved", "swapped")
-NEAR = 1.5
-"""Metres from a body to the one in the table that is taken for it, at most."""
 SHOWN_NEAR = 0.75
 """Metres from where a picture shows a body to where the table has it by then, at most."""
 
@@ -139,38 +134,15 @@ def told_by(model: WorldModel, clip: Clip, *, seed: int) -> Told:
     Raises:
       ValueError: if the model keeps no bodies; naming the clip, if it does not fit.
     """
-    model = rollouts.at_rate_of(model, clip)
-    bodies = model.movers
-    if bodies is None:
-        raise ValueError(
-            "model: found none that keeps bodies, expected --bodies or weights that say so"
-        )
+    model = tracks.keeping_bodies(model, clip)
     world = rollouts.start(model, clip, told=True)
-    table, given = cast(Movers, world.movers), history_frames(clip)
-
-    def places(frame: int) -> Float[np.ndarray, "k 2"]:
-        time = (world.frames + frame - given) / bodies.fps
-        here = jnp.asarray(clip.cam2world[frame][:3, 3], jnp.float32)
-        return np.asarray(_positions(table, world.bank, here, time, bodies))[:, :2]
+    places = tracks.places_by(model, world, clip)
 
     def show(movers: Movers) -> Videos:
         edited = world.replace(movers=movers)  # type: ignore[attr-defined]
         return rollouts.second_half(model, edited, clip, seed=seed)
 
-    return Told(table, places, show)
-
-
-@functools.partial(jax.jit, static_argnames="options")
-def _positions(
-    table: Movers,
-    bank: LatentMemory,
-    here: Float[Array, "3"],
-    time: Any,
-    options: MoverOptions,
-) -> Float[Array, "k 3"]:
-    """Where bodies are at another time, turned back by what stands around `here`."""
-    plan = obstacles(table, bank, here, options)
-    return advance(table, time, plan, options).position
+    return Told(cast(Movers, world.movers), places, show)
 
 
 def _score_clip(
@@ -182,7 +154,8 @@ def _score_clip(
     if not views:
         return
     told = begin(clip)
-    slots, before = tracked(told.movers, replay), told.show(told.movers)
+    ids, before = replay.bodies.ids.tolist(), told.show(told.movers)
+    slots = {ids[body]: slot for body, slot in tracks.tracked(told.movers, clip).items()}
     for method in before:
         found.outcomes.setdefault(method, {kind: [] for kind in KINDS})
         found.not_shown.setdefault(method, dict.fromkeys(KINDS, 0))
@@ -208,24 +181,6 @@ def _score_clip(
                 )
                 obeyed = Place(clip.world, case.nearest(new) == _OBEYED)
                 found.outcomes[method][edit.kind].append(Outcome(obeyed, rest))
-
-
-def tracked(movers: Movers, replay: Replay) -> dict[int, int]:
-    """Slots of the clip's bodies after the first half, nearest pairs first, within `NEAR`."""
-    last = history_frames(replay.clip) - 1
-    bodies = replay.bodies.ids.tolist()
-    true = np.array([replay.state(last, body)[:2] for body in bodies])
-    kept = np.flatnonzero(np.asarray(movers.shown))
-    places = np.asarray(movers.position)[kept, :2]
-    metres = np.linalg.norm(true[:, None] - places[None], axis=-1)
-    pairs: dict[int, int] = {}
-    for flat in np.argsort(metres, axis=None, kind="stable").tolist():
-        body, slot = divmod(flat, len(kept))
-        if metres[body, slot] > NEAR:
-            break
-        if bodies[body] not in pairs and int(kept[slot]) not in pairs.values():
-            pairs[bodies[body]] = int(kept[slot])
-    return pairs
 
 
 _AS_IT_WAS, _OBEYED = 0, 1

@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from data_pipelines.clip import Clip
+from data_pipelines.due_again import history_frames
 from data_pipelines.sources import bodies as walking
 from data_pipelines.sources.bodies import Walkers
 from data_pipelines.sources.counterfactual import Replay
 from mirage_jax.evaluation.permanence import scores
-from mirage_jax.evaluation.permanence.views import JudgedView, history_frames
+from mirage_jax.evaluation.permanence.views import JudgedView
 
 Picture = UInt8[np.ndarray, "height width 3"]
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from data_pipelines.clip import Clip
+from data_pipelines.due_again import history_frames
 from data_pipelines.sources.bodies import visible_from
 from data_pipelines.sources.body_kinds import KINDS
 from data_pipelines.sources.counterfactual import Replay, State, open_world
@@ -25,7 +26,6 @@ from mirage_jax.evaluation.permanence.summary import Place, Verdict
 from mirage_jax.evaluation.permanence.views import (
     JudgedView,
     ViewOptions,
-    history_frames,
     judged_views,
 )
 

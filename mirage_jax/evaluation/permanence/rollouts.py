@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from data_pipelines.clip import Clip
+from data_pipelines.due_again import frame_numbers, history_frames
 from mirage_jax import memory
 from mirage_jax.evaluation.permanence.protocol import RECONSTRUCTION
-from mirage_jax.evaluation.permanence.views import frame_numbers, history_frames
 from mirage_jax.geometry import Camera
 from mirage_jax.memory import movers
 from mirage_jax.memory.movers import MoverOptions, Movers
@@ -67,7 +67,7 @@ def videos_of(
 
 def second_half(model: WorldModel, world: World, clip: Clip, *, seed: int) -> dict[str, Video]:
     """The second half of a clip from a world that knows the first: "memory" and "readout"."""
-    camera = _camera(clip, slice(history_frames(clip), None))
+    camera = camera_of(clip, slice(history_frames(clip), None))
     return {
         "memory": _generate(model, world, clip, seed),
         "readout": _decode_memory(model, world, camera),
@@ -96,13 +96,14 @@ def start(model: WorldModel, clip: Clip, *, told: bool) -> World:
         still = clip.require("mover_ids")[frames] == 0
         maps = {"depth": clip.require("depth")[frames], "static": still.astype(np.float32)}
     world = model.start(
-        clip.video[frames], _camera(clip, frames), times=numbers[frames] - numbers[0], **maps
+        clip.video[frames], camera_of(clip, frames), times=numbers[frames] - numbers[0], **maps
     )
     left_out = int(numbers[given] - numbers[given - 1] - 1)
     return world.replace(frames=world.frames + left_out)  # type: ignore[attr-defined]
 
 
-def _camera(clip: Clip, frames: slice) -> Camera:
+def camera_of(clip: Clip, frames: slice) -> Camera:
+    """Cameras of some of a clip's frames."""
     return Camera(clip.intrinsics[frames], clip.cam2world[frames].astype(np.float32), clip.size)
 
 

@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from data_pipelines.clip import Clip
-from mirage_jax.evaluation.permanence.views import history_frames
+from data_pipelines.due_again import history_frames
 from mirage_jax.io.atomic import replacing
 from mirage_jax.io.json_files import write_json
 from mirage_jax.io.strict_json import read_object

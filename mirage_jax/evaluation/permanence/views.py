@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from data_pipelines.clip import Bodies, Clip
+from data_pipelines.due_again import frame_numbers, history_frames, pixel_counts
 from data_pipelines.sources import bodies as walking
 from data_pipelines.sources.ground import OPEN_GROUND, Ground
 from mirage_jax.settings import Settings, setting
@@ -50,21 +51,6 @@ class JudgedView:
     travelled: float
     displacement: float
     pixels: int
-
-
-def history_frames(clip: Clip) -> int:
-    """Frames of a clip that are given; the others are generated."""
-    return clip.frames // 2 + 1
-
-
-def frame_numbers(clip: Clip) -> Int[np.ndarray, " frames"]:
-    """When each frame was simulated, in frames since the first; some may have been left out."""
-    return np.rint((clip.timestamps - clip.timestamps[0]) * clip.fps).astype(int)
-
-
-def pixel_counts(clip: Clip) -> Int[np.ndarray, "frames bodies"]:
-    """Pixels that show each body."""
-    return (clip.require("mover_ids")[..., None] == _bodies(clip).ids).sum((1, 2))
 
 
 def judged_views(clip: Clip, ground: Ground, options: ViewOptions) -> list[JudgedView]:

@@ -19,7 +19,7 @@ COLUMNS = {
 
 
 def cell(entry: Mapping[str, Any], title: str) -> str:
-    """Value, and of how many views; the interval is in the file alone."""
+    """Value, per cent where the title ends so, and of how many; intervals are in the file alone."""
     if entry["value"] is None:
         return "-"
     text = f"{100 * entry['value']:.0f}" if title.endswith("%") else f"{entry['value']:.2f}"

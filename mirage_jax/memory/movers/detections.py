@@ -199,7 +199,7 @@ def _measure(
     box = _box(seen, options.view_cells)
     to_camera = centre - (position + 0.5 * body_height * up)
     return {
-        "valid": (pixels > 0) & (seen.depth > 0),
+        "valid": (pixels > 0) & (seen.depth > 0) & (body_height <= options.most_height),
         "position": position,
         "covariance": covariance,
         "extent": jnp.stack([body_width, body_height]),

@@ -1,8 +1,11 @@
 """How a body moves by itself, and how sure its state stays: an extended Kalman filter.
 
-The state is position, velocity and turn rate (constant speed and turn; Bar-Shalom, Li & Kirubarajan
-2001, "Estimation with Applications to Tracking and Navigation", section 11.7), in world axes and on
-the plane of the floor: nothing gives a body a velocity along `up`.
+The state is position, velocity and turn rate (constant turn; Bar-Shalom, Li & Kirubarajan 2001,
+"Estimation with Applications to Tracking and Navigation", section 11.7), in world axes and on the
+plane of the floor: nothing gives a body a velocity along `up`. Bodies stop, and turn back from what
+the memory does not know, so that what is expected of their velocity dies away (an integrated
+Ornstein-Uhlenbeck process; Johnson et al. 2008, "Continuous-time correlated random walk model for
+animal telemetry data", equations 5 and 6).
 """
 
 from __future__ import annotations
@@ -25,23 +28,27 @@ CLIMB = 0.05
 
 
 def turned(
-    state: Float[Array, "7"], dt: Float[Array, ""], up: Float[Array, "3"]
+    state: Float[Array, "7"], dt: Float[Array, ""], up: Float[Array, "3"], persistence: float
 ) -> Float[Array, "7"]:
-    """The state after `dt` seconds on a circle about `up`, a line where the turn rate is 0."""
-    velocity, rate = state[VELOCITY], state[TURN]
-    angle = rate * dt
+    """The state that is expected after `dt` seconds: a spiral about `up`, of which the velocity is
+    1/e of what it was after `persistence` seconds; a line where the turn rate is 0."""
+    velocity, rate, decay = state[VELOCITY], state[TURN], 1.0 / persistence
     left = jnp.cross(up, velocity)
-    ahead = dt * jnp.sinc(angle / jnp.pi)  # sin(angle) / rate
-    sideways = 0.5 * angle * dt * jnp.square(jnp.sinc(angle / (2 * jnp.pi)))  # (1 - cos) / rate
-    position = state[POSITION] + ahead * velocity + sideways * left
-    velocity = jnp.cos(angle) * velocity + jnp.sin(angle) * left
-    return jnp.concatenate([position, velocity, rate[None]])
+    kept, angle = jnp.exp(-decay * dt), rate * dt
+    cosine, sine = kept * jnp.cos(angle), kept * jnp.sin(angle)
+    # 1 - cosine, without the loss of digits at small steps.
+    gone = 2.0 * kept * jnp.square(jnp.sin(0.5 * angle)) - jnp.expm1(-decay * dt)
+    square = decay**2 + rate**2
+    ahead, sideways = decay * gone + rate * sine, rate * gone - decay * sine
+    position = state[POSITION] + (ahead * velocity + sideways * left) / square
+    return jnp.concatenate([position, cosine * velocity + sine * left, rate[None]])
 
 
 def process_noise(
     dt: Float[Array, ""], up: Float[Array, "3"], options: MoverOptions
 ) -> Float[Array, "7 7"]:
-    """Covariance of what happens to a state in `dt` seconds that nothing foretells."""
+    """Covariance of what happens to a state in `dt` seconds that nothing foretells, for times that
+    are short beside `MoverOptions.persistence`."""
     upright = up[:, None] * up[None]
     level = jnp.eye(3, dtype=jnp.float32) - upright
     push = options.acceleration**2
@@ -78,9 +85,11 @@ def predict(
     options: MoverOptions,
 ) -> tuple[Float[Array, "7"], Float[Array, "7 7"]]:
     """One body moved on by `dt` seconds, in open space."""
-    slope = jax.jacfwd(turned)(state, dt, up)
+    slope = jax.jacfwd(turned)(state, dt, up, options.persistence)
     spread = product(product(slope, covariance), slope.T)
-    return turned(state, dt, up), _symmetric(spread + process_noise(dt, up, options))
+    return turned(state, dt, up, options.persistence), _symmetric(
+        spread + process_noise(dt, up, options)
+    )
 
 
 def correct(

@@ -36,7 +36,8 @@ from mirage_jax.memory.movers.unseen import advance
 DUE = 0.5
 """Share of the places where a body may be that a frame must look through for it to be missed."""
 BEYOND = 0.2
-"""Share of a body's depth by which a frame must see past it."""
+"""Share of a body's depth by which a frame must see past it; nothing that is nearer by less is in
+front of it."""
 HEADING_SPEED = 0.25
 """Metres per second from which on a body's motion tells its heading."""
 VIEWS_OF_EXTENT = 8
@@ -58,7 +59,7 @@ class MoverReport:
       dropped: bodies that were not even measured, more than `MoverOptions.detections`.
       missed: bodies that were due and not there.
       lost: of them, those whose whereabouts are unknown from now on.
-      gone: bodies that were never confirmed and were given up.
+      gone: bodies that were not believed and were given up.
       evicted: bodies that made room for others, longest unseen first.
     """
 
@@ -91,7 +92,8 @@ def observe(
     one, so that the sum of distance, in units of uncertainty, and difference of tokens is least.
     A body that none shows is doubted where it is due: in view, with nothing nearer in front of it,
     and with what lies behind it to be seen. What hides it, or the edge of the picture, is no
-    evidence.
+    evidence. One that is in view and not found in as many frames as it was found in is not
+    believed, though nothing behind it is seen: most such are parts of what stands still.
 
     Args:
       movers: the table.
@@ -167,7 +169,7 @@ def _correct(
     covariance = jnp.where(seen[:, None, None], covariance, movers.covariance)
     movers = motion.with_states(movers, state, covariance)
     hits = movers.hits + seen
-    known = seen & (hits >= options.confirm)
+    known = seen & (hits >= options.confirm) & (hits > movers.overlooked)
     whole = seen & found.whole[source]
     share = (1.0 / jnp.clip(hits, 1, VIEWS_OF_EXTENT))[:, None]
     size = _extent(found.extent[source])
@@ -198,28 +200,38 @@ def _doubt(
     camera: geometry.Camera,
     options: MoverOptions,
 ) -> tuple[Movers, Bool[Array, " k"], Bool[Array, " k"]]:
-    """Widens what is not where it was due; also which were missed, and which are lost by that."""
+    """Widens what is not where it was due, and believes no longer what is found in no more frames
+    than it is overlooked in; also which were missed, and which are lost by that."""
     doubtful = movers.present & ~seen & (movers.status != LOST)
-    missed = doubtful & (seen_through(movers, depth, moving, camera) >= DUE)
+    through, bare = (share >= DUE for share in seen_at(movers, depth, moving, camera))
+    missed = doubtful & through
     misses = movers.misses + missed
+    overlooked = movers.overlooked + (movers.present & ~seen & bare)
+    believed = movers.hits > overlooked
     lost = missed & (misses >= options.misses)
     level = jnp.eye(3, dtype=jnp.float32) - movers.up[:, None] * movers.up[None]
     wider = movers.covariance.at[:, POSITION, POSITION].add(options.miss_spread**2 * level)
     movers = movers.replace(  # type: ignore[attr-defined]
         misses=misses,
         covariance=jnp.where(missed[:, None, None], wider, movers.covariance),
-        status=jnp.where(lost & (movers.status == CONFIRMED), LOST, movers.status),
+        overlooked=overlooked,
+        status=jnp.where(
+            movers.status == CONFIRMED,
+            jnp.where(lost, LOST, jnp.where(believed, CONFIRMED, TENTATIVE)),
+            movers.status,
+        ),
     )
     return movers, missed, lost
 
 
-def seen_through(
+def seen_at(
     movers: Movers,
     depth: Float[Array, "height width"],
     moving: Bool[Array, "height width"],
     camera: geometry.Camera,
-) -> Float[Array, " k"]:
-    """Share of the places where each body may be at which a frame shows what is behind it.
+) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    """Shares of the places where each body may be at which a frame shows what is behind it, and at
+    which it shows nothing in front of it; where something moves, neither.
 
     The places are its position and those one standard deviation away along the two main axes of
     its uncertainty on the floor; looked at is the body's middle.
@@ -247,9 +259,11 @@ def seen_through(
     inside = (z > 0) & (u >= 0) & (u < grid[1]) & (v >= 0) & (v < grid[0])
     row = jnp.where(inside, v, 0.0).astype(jnp.int32)
     column = jnp.where(inside, u, 0.0).astype(jnp.int32)
-    behind = depth[row, column] > z * (1.0 + BEYOND) + movers.extent[:, 1:2]
-    through = inside & behind & ~moving[row, column]
-    return jnp.mean(through.astype(jnp.float32), axis=1)
+    still, metres = inside & ~moving[row, column], depth[row, column]
+    width = movers.extent[:, 1:2]
+    behind = still & (metres > z * (1.0 + BEYOND) + width)
+    bare = still & (metres > 0) & (metres > z * (1.0 - BEYOND) - width)
+    return jnp.mean(behind, axis=1, dtype=jnp.float32), jnp.mean(bare, axis=1, dtype=jnp.float32)
 
 
 def _inside_another(

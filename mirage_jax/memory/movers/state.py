@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from mirage_jax.settings import Settings, setting
 
 FREE, TENTATIVE, CONFIRMED, LOST = -1, 0, 1, 2
-"""Status of a slot: holds nothing, seen too seldom to be believed, known, not where it was due."""
+"""Status of a slot: holds nothing, found too seldom to be believed, known, not where it was due."""
 
 POSITION, VELOCITY, TURN = slice(0, 3), slice(3, 6), 6
 """Where the numbers of a body's state stand in its covariance."""
@@ -34,6 +34,9 @@ class MoverOptions(Settings):
     view_cells: int = setting(4, "Cells of a view along each side.", least=1)
     fps: float = setting(10.0, "Frames a second of what is written.", above=0)
     least_pixels: int = setting(10, "Pixels below which nothing is taken for a body.", least=1)
+    most_height: float = setting(
+        6.0, "Metres above which nothing is taken for a body, such as a part of the sky.", above=0
+    )
     depth_error: float = setting(
         0.35, "Standard deviation of the depth of a body's pixels, relative.", above=0
     )
@@ -60,6 +63,9 @@ class MoverOptions(Settings):
     )
     turning: float = setting(
         0.15, "White noise of its turn rate, rad/s per square root of s.", above=0
+    )
+    persistence: float = setting(
+        4.0, "Seconds after which 1/e is left of a velocity: bodies stop and turn.", above=0
     )
     speed: float = setting(1.0, "Standard deviation of a new body's velocity, m/s.", above=0)
     turn_rate: float = setting(0.4, "Standard deviation of its turn rate, rad/s.", above=0)
@@ -111,6 +117,8 @@ class Movers:
       last_seen: `[K]` seconds.
       hits: `[K]` int32, frames that showed it.
       misses: `[K]` int32, frames since then that showed what is behind it.
+      overlooked: `[K]` int32, frames since the first that had it in view, nothing in front of it,
+        and did not find it.
       view_valid: `[K, V]` bool.
       view_tokens: `[K, V, a, a, C]`, of masked crops on neutral ground.
       view_alpha: `[K, V, a, a]` share of each cell that the body covers.
@@ -139,6 +147,7 @@ class Movers:
     last_seen: Any
     hits: Any
     misses: Any
+    overlooked: Any
     view_valid: Any
     view_tokens: Any
     view_alpha: Any
@@ -214,6 +223,7 @@ def create(
         last_seen=zeros(k),
         hits=jnp.zeros(k, jnp.int32),
         misses=jnp.zeros(k, jnp.int32),
+        overlooked=jnp.zeros(k, jnp.int32),
         view_valid=jnp.zeros((k, v), bool),
         view_tokens=zeros(k, v, a, a, channels),
         view_alpha=zeros(k, v, a, a),

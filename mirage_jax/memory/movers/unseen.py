@@ -38,8 +38,9 @@ def advance(
 ) -> Movers:
     """All bodies moved on to another time, with the uncertainty that grows meanwhile.
 
-    They keep their speed and turn rate. One that would come to stand where something is bounces off
-    it, slides along it or stops (`options.contact`) instead.
+    They keep their turn rate, and of their speed what `options.persistence` leaves. One that would
+    come to stand where something is bounces off it, slides along it or stops (`options.contact`)
+    instead.
 
     Args:
       movers: the table.

@@ -29,7 +29,7 @@ _SAME = (
 )
 """Tensors of "entities" that are fields of `Movers` as they are."""
 _OWN = ("floor", "floor_weight", "time", "oriented", "last_seen", "hits", "misses",
-        "view_pixels", "view_time")  # fmt: skip
+        "overlooked", "view_pixels", "view_time")  # fmt: skip
 """Tensors of "movers" that are; times in seconds, where those of "entities" are frames."""
 
 
@@ -66,7 +66,11 @@ def to_parts(
 
 
 def from_parts(entities: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray]) -> Movers:
-    """The bodies that `to_parts` was given; leaves are numpy's."""
+    """The bodies that `to_parts` was given; leaves are numpy's.
+
+    Files of version 1 of "movers" do not say how often bodies were overlooked: never, then.
+    """
+    own = {"overlooked": np.zeros_like(own["hits"])} | dict(own)
     covariance = np.zeros((*entities["covariance"].shape[:1], 7, 7), np.float32)
     covariance[:, :6, :6] = entities["covariance"]
     covariance[:, 6] = covariance[:, :, 6] = own["turn_covariance"]

@@ -171,9 +171,11 @@ PARTS: Mapping[str, Part] = {
             "last_seen": _f32("K"),
             "hits": _i32("K"),
             "misses": _i32("K"),
+            "overlooked": _since(2, _i32("K")),
             "view_pixels": _f32("K", "V"),
             "view_time": _f32("K", "V"),
-        }
+        },
+        version=2,
     ),
     "camera_path": Part(
         {

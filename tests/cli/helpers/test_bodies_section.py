@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from data_pipelines.clip import Clip
+from data_pipelines.due_again import history_frames
 from data_pipelines.loading import ClipSource
 from data_pipelines.recording import record
 from data_pipelines.sources.procedural import ProceduralSource
@@ -44,7 +45,7 @@ def stubbed(monkeypatch):
     """Rollouts that show the truth; where bodies are left out, nothing but black."""
 
     def half(clip: Clip):
-        return clip.video[views.history_frames(clip) :]
+        return clip.video[history_frames(clip) :]
 
     def made(model, clip, *, seed, true_maps):
         assert model.movers is not None and not true_maps
