@@ -153,16 +153,15 @@ def recorded_by_world(
       UserError: if there is no such world.
     """
     walking = tuple(filter(world_names.has_bodies, worlds))
-    if staged:
-        walking = tuple(filter(world_names.can_be_staged, walking))
-    if not walking:
-        again = " and which can be rendered again with a body elsewhere" if staged else ""
+    chosen = tuple(filter(world_names.can_be_staged, walking)) if staged else walking
+    if not chosen:
+        again = " and which can be rendered again with a body elsewhere" if walking else ""
         raise common.UserError(
             f"worlds: found {', '.join(worlds)}, expected one in which bodies walk{again}, such as "
             "labmaze_bodies"
         )
     found = {}
-    for world in workdir.recorded(walking):
+    for world in workdir.recorded(chosen):
         source = ClipSource(workdir.worlds(world), "eval")
         found[world] = [Recorded(workdir.worlds(world), source, n) for n in range(len(source))]
     return found
