@@ -124,6 +124,7 @@ _GOES_WITH = {
     **dict.fromkeys(("source", "returns", "weights_of"), ("revisit",)),
     **dict.fromkeys(("videos", "cases", "pairs"), ("permanence",)),
     "least_pixels": ("permanence", "interventions"),
+    "denoiser": ("closed_loop", "memory", "permanence", "interventions"),
     "bodies": ("revisit", "closed_loop", "permanence", "tracks", "interventions"),
 }
 """Flags that mean something with some protocols alone."""

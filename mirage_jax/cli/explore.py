@@ -185,6 +185,7 @@ def main() -> None:
         clip=start_flags.CLIP.value,
         clip_scene=start_flags.CLIP_SCENE.value,
         config=_config(),
+        denoiser=model_flags.latent_denoiser(),
         decoder=model_flags.decoder("auto"),
         bodies=model_flags.bodies(),
         prompts=prompts.Prompting(

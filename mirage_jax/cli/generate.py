@@ -105,12 +105,6 @@ _FPS = flags.DEFINE(
 )
 _SEED = flags.DEFINE(Integer(least=0, most=2**32 - 1), "seed", 0, "Seed of the noise.")
 
-_DENOISER = flags.DEFINE_enum(
-    "denoiser",
-    "latent",
-    (*build.MEMORIES, build.STUDENT),
-    "Which of the work directory, by its memory; student: the distilled one, of few steps.",
-)
 _PRESET = flags.DEFINE_enum(
     "preset", None, [*PRESETS], "How the weights are run; by default as they were trained."
 )
@@ -221,12 +215,12 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
     if _SIZE.value:
         size = flag_values.two_numbers("video_size", _SIZE.value, "HEIGHT,WIDTH in pixels")
     # A student knows itself how it is sampled, whatever experiment is named.
-    as_config = common.config_is_named() and _DENOISER.value != build.STUDENT
+    as_config = common.config_is_named() and model_flags.DENOISER.value != build.STUDENT
     model = generation.generation_model(
         config,
         workdir,
         None if as_config else common.overrides()[2],
-        memory=_DENOISER.value,
+        memory=model_flags.DENOISER.value,
         preset=_PRESET.value or "",
         fields=_WITH.value,
         vae_tile=flag_values.vae_tile(_VAE_TILE.value),
@@ -235,7 +229,7 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         dtype=_DTYPE.value,
     )
     if not _SIZE.value:
-        sizes = loading.trained_sizes(workdir.root, _DENOISER.value)
+        sizes = loading.trained_sizes(workdir.root, model_flags.DENOISER.value)
         begun = generated_shape.Started(
             start_flags.IMAGE.value,
             start_flags.CLIP.value,
@@ -246,7 +240,7 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
     model = flag_values.as_asked(
         model,
         workdir,
-        denoiser=_DENOISER.value,
+        denoiser=model_flags.DENOISER.value,
         size=size,
         chunk_frames=_CHUNK_FRAMES.value if flags.FLAGS["chunk_frames"].present else None,
     )
@@ -344,9 +338,9 @@ def run(config: ConfigDict, workdir: Workdir, console: Console) -> Path:
     if entry == "geometry":
         geometry = read_geometry(Path(_GEOMETRY.value), _START_FRAME.value, insist=_INSIST.value)
     _check_walk(workdir, geometry)
-    used = entry_flags.used_fields(entry, workdir, _DENOISER.value, _PRESET.value or "")
+    used = entry_flags.used_fields(entry, workdir, model_flags.DENOISER.value, _PRESET.value or "")
     named = common.overrides()[2]
-    if unused := check_overrides(workdir, _DENOISER.value, named, used):
+    if unused := check_overrides(workdir, model_flags.DENOISER.value, named, used):
         names = ", ".join(f"--config.{name}" for name in unused)
         console.print(f"[yellow]not used here: {names}[/]", soft_wrap=True)
     model = _model(config, workdir, geometry)

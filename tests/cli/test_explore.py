@@ -50,6 +50,7 @@ def explore(monkeypatch, capsys, tmp_path):
         (["--saved=setup.cfg"], "--saved setup.cfg"),
         (["--cfg_scale=21"], "--cfg_scale: found 21, expected at most 20"),
         (["--decoder=best"], "--decoder=best: value should be one of"),
+        (["--denoiser=none"], "--denoiser: found 'none', expected latent or student"),
         (["photo.png"], "unexpected argument 'photo.png'"),
     ],
 )
@@ -74,11 +75,12 @@ def model():
 
 def begun(model, monkeypatch, adapts=False, rgb=None, told=None, **entries):
     """The starts of these flags, nothing of them compiled."""
-    said, models = [], {"latent": model, **({"rgb": rgb} if rgb else {})}
+    name = entries.get("denoiser", "latent")
+    said, models = [], {name: model, **({"rgb": rgb} if rgb else {})}
 
     def load(path, *, memory, decoder, bodies):
         assert decoder == entries.get("decoder", "auto")
-        assert bodies == (entries.get("bodies") if memory == "latent" else False)
+        assert bodies == (entries.get("bodies") if memory == name else False)
         return models[memory]
 
     monkeypatch.setattr(explore_starts.loading, "load", load)
@@ -109,7 +111,7 @@ def test_a_picture_is_cut_to_the_size_of_the_model(model, monkeypatch, tmp_path)
 
 
 def test_what_ships_begins_in_every_picture(model, monkeypatch):
-    starts = begun(model, monkeypatch, decoder="linear", bodies=True)
+    starts = begun(model, monkeypatch, denoiser="student", decoder="linear", bodies=True)
     assert [start.name for start in starts.starts] == [*shipped.start_pictures()]
     last = starts.begin(len(starts.starts) - 1)
     assert last.picture.shape == (*model.size, 3)
@@ -138,7 +140,7 @@ def test_a_clip_of_several_scenes_is_named_and_read_as_the_config_says(explore, 
 def test_a_walk_has_the_trained_shape_nearest_to_its_clip(model, monkeypatch, tmp_path):
     made_footage.wide_and_tall(tmp_path, made_footage.room())
     sizes = (model.size, model.size[::-1])
-    monkeypatch.setattr(explore_starts.loading, "trained_sizes", lambda path: sizes)
+    monkeypatch.setattr(explore_starts.loading, "trained_sizes", lambda path, memory: sizes)
     told = []
     tall = FootageSource(root=str(tmp_path)).scenes()[0]
     starts = begun(model, monkeypatch, told=told, clip=str(tmp_path), clip_scene=tall)

@@ -64,7 +64,12 @@ def run(weights: Workdir, workdir: Workdir, worlds: Any, console: Console) -> No
     cached = workdir.root / "compilation_cache"
     warm = cached.is_dir() and any(cached.iterdir())
     options = SessionOptions(chunk_frames=_LENGTH.value)
-    model = load(weights.root, decoder=model_flags.decoder("auto"), bodies=model_flags.bodies())
+    model = load(
+        weights.root,
+        memory=model_flags.latent_denoiser(),
+        decoder=model_flags.decoder("auto"),
+        bodies=model_flags.bodies(),
+    )
     picture, camera = _start(weights, worlds, model.size)
     seconds = {"load": time.perf_counter() - begun}
     with Progress(console=console) as progress:

@@ -303,6 +303,11 @@ def texts(config: ConfigDict) -> dict[str, Float[np.ndarray, "l e"]]:
 def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel:
     """The trained parts of a work directory, sampled and remembering as the config says.
 
+    Args:
+      workdir: with the parts.
+      memory: "latent", "rgb" or "none"; or "student", which says itself how it is sampled.
+      config: the experiment.
+
     Raises:
       FileNotFoundError, ValueError: if a part is missing, does not fit the others, or was trained
         with another conditioner than the config's.
@@ -314,7 +319,8 @@ def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel
                 "or name another folder by --workdir"
             )
     model = loading.load(workdir.model("encoder").parent, memory=memory)
-    trained, expected = model.conditioner, conditioner(config, memory)
+    student = memory == STUDENT
+    trained, expected = model.conditioner, conditioner(config, "latent" if student else memory)
     if isinstance(trained, Surfels) and isinstance(expected, Surfels):
         expected = dataclasses.replace(expected, movers=trained.movers)  # which no weights tell
     if trained != expected:
@@ -323,4 +329,5 @@ def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel
             f"config.memory asks for {expected}"
         )
     options = dataclasses.replace(memory_options(config), sky_depth=model.memory.sky_depth)
-    return model.replace(sampler=sampler(config), memory=options)  # type: ignore[attr-defined]
+    sampled = model.sampler if student else sampler(config)
+    return model.replace(sampler=sampled, memory=options)  # type: ignore[attr-defined]

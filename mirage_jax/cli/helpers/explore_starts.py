@@ -50,6 +50,7 @@ class Entries:
       clip: a folder of footage with camera poses.
       clip_scene: which of its scenes; "" for the only one.
       config: whose `data` says how footage is read.
+      denoiser: "latent", or "student" of few steps.
       decoder: of the pictures, as of `loading.load`.
       bodies: whether bodies that move are kept, likewise.
       prompts: what the model is told.
@@ -62,6 +63,7 @@ class Entries:
     clip: str = ""
     clip_scene: str = ""
     config: ConfigDict = dataclasses.field(default_factory=ConfigDict)
+    denoiser: str = "latent"
     decoder: str = "auto"
     bodies: bool | None = None
     prompts: Prompting = dataclasses.field(default_factory=Prompting)
@@ -118,7 +120,7 @@ def make_starts(
     """
     progress("reading the weights", 0.0)
 
-    sizes = loading.trained_sizes(entries.workdir)
+    sizes = loading.trained_sizes(entries.workdir, entries.denoiser)
     begun = Started(entries.image, entries.clip, entries.world, entries.clip_scene)
 
     def read(memory: str) -> tuple[WorldModel, Prompts | None]:
@@ -126,14 +128,14 @@ def make_starts(
             entries.workdir,
             memory=memory,
             decoder=entries.decoder,
-            bodies=entries.bodies if memory == "latent" else False,
+            bodies=entries.bodies if memory == entries.denoiser else False,
         )
         size = size_of_start(entries.config, sizes, begun, model.conditioner.grid)
         model = model.replace(size=size or model.size)  # type: ignore[attr-defined]
         model, prompts = entries.prompts.told(model, entries.world)
         return model if mesh is None else on_mesh.place_model(model, mesh), prompts
 
-    model, prompts = read("latent")
+    model, prompts = read(entries.denoiser)
     if len(sizes) > 1:
         others = ", ".join("{}x{}".format(*size) for size in sizes if size != model.size)
         shape = "{}x{}".format(*model.size)

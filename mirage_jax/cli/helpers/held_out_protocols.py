@@ -93,7 +93,7 @@ def run(name: str, config: ConfigDict, workdir: Workdir, console: Console) -> di
     for row in rows:
         shown.add_row(*row)
     console.print(shown)
-    outcome = {"seed": config.seed, "worlds": found}
+    outcome = {"denoiser": model_flags.latent_denoiser(), "seed": config.seed, "worlds": found}
     write_json(path, outcome)
     console.print(f"results: {path}")
     return outcome

@@ -47,7 +47,12 @@ def run(
         lambda clip: interventions.told_by(model, clip, seed=config.seed),
         ViewOptions(pixels=pixels),
     )
-    outcome = {"pixels": pixels, "seed": config.seed, **found.summarise(config.seed)}
+    outcome = {
+        "denoiser": model_flags.latent_denoiser(),
+        "pixels": pixels,
+        "seed": config.seed,
+        **found.summarise(config.seed),
+    }
     write_json(path, outcome)
     console.print(table(outcome))
     console.print(f"-> {path}")

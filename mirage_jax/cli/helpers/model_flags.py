@@ -1,4 +1,4 @@
-"""--decoder and --bodies of commands that run trained models."""
+"""--denoiser, --decoder and --bodies of commands that run trained models."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from mirage_jax.cli.helpers import build, common
 from mirage_jax.io.workdir import Workdir
 from mirage_jax.world import WorldModel, decoders
 from mirage_jax.world.bodies import with_bodies, without_bodies
+
+DENOISER = flags.DEFINE_enum(
+    "denoiser",
+    "latent",
+    (*build.MEMORIES, build.STUDENT),
+    "Which of the work directory, by its memory; student: the distilled one, of few steps.",
+)
 
 DECODER = flags.DEFINE_enum(
     "decoder",
@@ -25,6 +32,14 @@ BODIES = flags.DEFINE_bool(
     "Keep bodies that move and show them where they are by then (docs/movers.md); surfels can with "
     "weights that were trained without them, too. By default as the weights say.",
 )
+
+
+def latent_denoiser() -> str:
+    """The denoiser that the flag names, of those whose memory is latent; UserError for another."""
+    name = DENOISER.value if flags.FLAGS.is_parsed() else "latent"
+    if name not in ("latent", build.STUDENT):
+        raise common.UserError(f"--denoiser: found {name!r}, expected latent or {build.STUDENT}")
+    return name
 
 
 def decoder(default: str) -> str:
@@ -56,10 +71,11 @@ def applied(model: WorldModel, workdir: Workdir) -> WorldModel:
 
 
 def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel:
-    """`build.world_model`, as the command line asks for it; no bodies are kept with models that
-    others are compared with."""
-    model = build.world_model(workdir, memory, config)
-    return applied(model, workdir) if memory == "latent" else _decoding(model, workdir)
+    """`build.world_model`, as the command line asks for it: of latent memory the teacher or its
+    student; no bodies are kept with models that others are compared with."""
+    latent = memory == "latent"
+    model = build.world_model(workdir, latent_denoiser() if latent else memory, config)
+    return applied(model, workdir) if latent else _decoding(model, workdir)
 
 
 def as_encoded(model: WorldModel, config: ConfigDict) -> WorldModel:

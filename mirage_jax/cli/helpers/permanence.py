@@ -25,7 +25,6 @@ from mirage_jax.io.workdir import Workdir
 
 SHOWN = 9
 """Judged views on the sheet, at most."""
-_PARTS = ("encoder", "geometry", "denoiser_latent")
 
 
 def run(
@@ -89,7 +88,12 @@ def run(
         again=methods if pairs else None,
         each=keep,
     )
-    outcome = {"pixels": pixels, "seed": config.seed, **found.summarise(config.seed)}
+    outcome = {
+        "denoiser": model_flags.latent_denoiser(),
+        "pixels": pixels,
+        "seed": config.seed,
+        **found.summarise(config.seed),
+    }
     write_json(path, outcome)
     if shown:
         _write_sheet(path.with_suffix(".png"), shown)
@@ -180,7 +184,8 @@ def recorded_clips(config: ConfigDict, workdir: Workdir) -> Iterator[Clip]:
 
 def _model(config: ConfigDict, workdir: Workdir, console: Console) -> Any:
     """The trained model of the work directory; None, and said, where there is none."""
-    if not all(workdir.model(part).exists() for part in _PARTS):
+    parts = ("encoder", "geometry", f"denoiser_{model_flags.latent_denoiser()}")
+    if not all(workdir.model(part).exists() for part in parts):
         console.print(f"{workdir.root}: no trained weights, baselines and videos alone are scored")
         return None
     return model_flags.world_model(workdir, "latent", config)
