@@ -153,9 +153,9 @@ class _Recorder:
         engine = self.living_engine if acting or known else self.frozen_engine
         skip = sample_skip(rng, self.source) if known else 0
         wanted = known and bool(rng.random() < self.source.due)
-        feet = self._feet(path.positions / METRES)
-        film = np.concatenate([path.positions / METRES, feet[:, None]], 1)
-        clip = engine.film(film, path, seed, skip)
+        places = path.positions / METRES
+        feet = np.concatenate([places, self._feet(places)[:, None]], 1)
+        clip = engine.film(feet, path, seed, skip)
         if wanted and not isinstance(clip, str) and not due_again.due_again(clip):
             return "no monster comes again"
         return clip
@@ -248,9 +248,9 @@ class _Engine:
             depth[t][shown] = sprite_depth[shown]
             movers[t][shown] = sprite_ids[shown]
         centres = camera[:, :3] * [METRES, METRES, METRES * STRETCH]
-        times = numbers / source.fps if source.bodies else None
-        bodies = None
-        if times is not None:
+        times = bodies = None
+        if source.bodies:
+            times = numbers / source.fps
             bodies = monsters.to_bodies(states, movers, times, (METRES, METRES * STRETCH))
         return Clip(
             video=self.recorder.gamma_table[video],
