@@ -34,6 +34,12 @@ class MoverOptions(Settings):
     view_cells: int = setting(4, "Cells of a view along each side.", least=1)
     fps: float = setting(10.0, "Frames a second of what is written.", above=0)
     least_pixels: int = setting(10, "Pixels below which nothing is taken for a body.", least=1)
+    most_covered: float = setting(
+        0.1,
+        "Share of a cell that bodies may cover for the cell to be stored as standing still.",
+        least=0,
+        most=0.5,
+    )
     most_height: float = setting(
         6.0, "Metres above which nothing is taken for a body, such as a part of the sky.", above=0
     )
