@@ -71,8 +71,10 @@ def test_walking_bodies_are_recorded_where_they_are_asked_for(tiny_config):
     walking = ProceduralSource(size=16, frames=13, bodies=2, skip=4, skip_spread=96, due=0.8)
     config.record.bodies = 2
     assert record._sources(config, QUIET)[0]["procedural_bodies"] == walking
-    with pytest.raises(common.UserError, match="found 'freedoom_bodies', expected 'freedoom'"):
-        record._options(config, "freedoom_bodies")
+    assert record._options(config, "freedoom_bodies")["bodies"] == 2
+    config.record.openarena = "pk3"
+    with pytest.raises(common.UserError, match="found 'openarena_bodies', expected 'openarena'"):
+        record._options(config, "openarena_bodies")
 
 
 def test_worlds_are_stored_as_the_config_says_and_in_its_shape(tiny_config, tmp_path):
