@@ -5,7 +5,7 @@ The state is position, velocity and turn rate (constant turn; Bar-Shalom, Li & K
 plane of the floor: nothing gives a body a velocity along `up`. Bodies stop, and turn back from what
 the memory does not know, so that what is expected of their velocity dies away (an integrated
 Ornstein-Uhlenbeck process; Johnson et al. 2008, "Continuous-time correlated random walk model for
-animal telemetry data", equations 5 and 6).
+animal telemetry data").
 """
 
 from __future__ import annotations
@@ -85,11 +85,10 @@ def predict(
     options: MoverOptions,
 ) -> tuple[Float[Array, "7"], Float[Array, "7 7"]]:
     """One body moved on by `dt` seconds, in open space."""
+    after = turned(state, dt, up, options.persistence)
     slope = jax.jacfwd(turned)(state, dt, up, options.persistence)
     spread = product(product(slope, covariance), slope.T)
-    return turned(state, dt, up, options.persistence), _symmetric(
-        spread + process_noise(dt, up, options)
-    )
+    return after, _symmetric(spread + process_noise(dt, up, options))
 
 
 def correct(
