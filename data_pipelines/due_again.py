@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Int
 
-from data_pipelines.clip import Clip
+from data_pipelines.clip import Bodies, Clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +45,16 @@ def frame_numbers(clip: Clip) -> Int[np.ndarray, " frames"]:
     return np.rint((clip.timestamps - clip.timestamps[0]) * clip.fps).astype(int)
 
 
-def pixel_counts(clip: Clip) -> Int[np.ndarray, "frames bodies"]:
-    """Pixels that show each body; ValueError, naming the clip, without bodies or mover ids."""
+def bodies_of(clip: Clip) -> Bodies:
+    """The states of a clip's bodies; ValueError, naming the clip, if they are not known."""
     if clip.bodies is None:
         raise ValueError(f"clip {clip.name!r}, bodies: found none, expected their states")
-    return (clip.require("mover_ids")[..., None] == clip.bodies.ids).sum((1, 2))
+    return clip.bodies
+
+
+def pixel_counts(clip: Clip) -> Int[np.ndarray, "frames bodies"]:
+    """Pixels that show each body; ValueError, naming the clip, without bodies or mover ids."""
+    return (clip.require("mover_ids")[..., None] == bodies_of(clip).ids).sum((1, 2))
 
 
 def due_again(clip: Clip, sight: Sight | None = None) -> list[DueAgain]:

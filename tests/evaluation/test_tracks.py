@@ -1,5 +1,7 @@
 """Bodies in memory beside the true ones, for memories that have them where one puts them."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -143,3 +145,12 @@ def test_pairs_are_the_nearest_first():
     assert tracks.nearest_pairs(metres, 1.5) == {1: 0, 0: 1}
     assert tracks.nearest_pairs(np.zeros((0, 3)), 1.5) == {}
     assert tracks.nearest_pairs(np.zeros((2, 0)), 1.5) == {}
+
+
+def test_who_is_no_longer_there_is_not_taken_for_anybody(clip):
+    last, gone = history_frames(clip) - 1, clip.bodies.present.copy()
+    gone[last, 0] = False
+    without = dataclasses.replace(clip, bodies=dataclasses.replace(clip.bodies, present=gone))
+    kept = keeping(clip).movers
+    assert set(tracks.tracked(kept, clip)) == {0, 1}
+    assert set(tracks.tracked(kept, without)) == {1}

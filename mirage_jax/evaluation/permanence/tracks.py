@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from data_pipelines.clip import Bodies, Clip
-from data_pipelines.due_again import DueAgain, due_again, history_frames
+from data_pipelines.clip import Clip
+from data_pipelines.due_again import DueAgain, bodies_of, due_again, history_frames
 from mirage_jax.evaluation.permanence import rollouts
 from mirage_jax.evaluation.permanence.protocol import DISPLACED
 from mirage_jax.evaluation.permanence.summary import (
@@ -140,7 +140,7 @@ def score_clips(clips: Iterable[Clip], keep: Callable[[Clip], Kept]) -> Scores:
     for clip in clips:
         due, kept, last = due_again(clip), keep(clip), history_frames(clip) - 1
         slots = tracked(kept.movers, clip)
-        true, bodies = _places(clip), _bodies(clip)
+        true, bodies = _places(clip), bodies_of(clip)
         for view in _spread(due):
             body, now = view.body, true[view.frame, view.body]
             away = now - true[view.last_seen, body]
@@ -175,11 +175,10 @@ def kept_by(model: WorldModel, clip: Clip, *, told: bool) -> Kept:
     valid, frame = np.asarray(bank.valid), np.asarray(bank.frame)
     stored = np.zeros((given, *model.grid), bool)
     camera = resize_camera(rollouts.camera_of(clip, slice(0, given)), model.grid)
-    for number in range(given):
-        points = np.asarray(bank.xyz)[valid & (frame == number)]
-        # An element lies on the ray of its cell; floor without a doubt on which side of an edge.
-        column, row = np.asarray(project(points, camera[number])[0]).T
-        stored[number, np.floor(row).astype(int), np.floor(column).astype(int)] = True
+    # An element lies on the ray through the middle of its cell.
+    cells = np.asarray(project(bank.xyz, camera[np.where(valid, frame, 0)])[0])[valid]
+    column, row = np.floor(cells).astype(int).T
+    stored[frame[valid], row, column] = True
     return Kept(cast(Movers, world.movers), places_by(model, world, clip), stored)
 
 
@@ -224,8 +223,9 @@ def tracked(movers: Movers, clip: Clip) -> dict[int, int]:
     """Slots of a clip's bodies, by their places in `Clip.bodies`, after the first half."""
     kept = np.flatnonzero(np.asarray(movers.shown))
     shown = np.asarray(movers.position)[kept, :2]
-    true = _places(clip)[history_frames(clip) - 1]
-    metres = np.linalg.norm(true[:, None] - shown[None], axis=-1)
+    last = history_frames(clip) - 1
+    metres = np.linalg.norm(_places(clip)[last][:, None] - shown[None], axis=-1)
+    metres[~bodies_of(clip).present[last]] = np.inf
     return {body: int(kept[slot]) for body, slot in nearest_pairs(metres, NEAR).items()}
 
 
@@ -263,10 +263,4 @@ def _length(vector: Float[np.ndarray, "2"]) -> float:
 
 
 def _places(clip: Clip) -> Float[np.ndarray, "frames bodies 2"]:
-    return _bodies(clip).body2world[..., :2, 3]
-
-
-def _bodies(clip: Clip) -> Bodies:
-    if clip.bodies is None:
-        raise ValueError(f"clip {clip.name!r}, bodies: found none, expected their states")
-    return clip.bodies
+    return bodies_of(clip).body2world[..., :2, 3]

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from data_pipelines.clip import Bodies, Clip
-from data_pipelines.due_again import frame_numbers, history_frames, pixel_counts
+from data_pipelines.clip import Clip
+from data_pipelines.due_again import bodies_of, frame_numbers, history_frames, pixel_counts
 from data_pipelines.sources import bodies as walking
 from data_pipelines.sources.ground import OPEN_GROUND, Ground
 from mirage_jax.settings import Settings, setting
@@ -64,7 +64,7 @@ def judged_views(clip: Clip, ground: Ground, options: ViewOptions) -> list[Judge
     Raises:
       ValueError: naming the clip, if it has no bodies or no mover ids.
     """
-    bodies, counts, given = _bodies(clip), pixel_counts(clip), history_frames(clip)
+    bodies, counts, given = bodies_of(clip), pixel_counts(clip), history_frames(clip)
     numbers = frame_numbers(clip)
     found = []
     for index, body in enumerate(bodies.ids.tolist()):
@@ -98,12 +98,6 @@ def judged_views(clip: Clip, ground: Ground, options: ViewOptions) -> list[Judge
     return found
 
 
-def _bodies(clip: Clip) -> Bodies:
-    if clip.bodies is None:
-        raise ValueError(f"clip {clip.name!r}, bodies: found none, expected their states")
-    return clip.bodies
-
-
 def _out_of_sight(
     clip: Clip, ground: Ground, index: int, last: int, numbers: Int[np.ndarray, " frames"]
 ) -> tuple[Float[np.ndarray, "t 2"], list[str]]:
@@ -111,7 +105,7 @@ def _out_of_sight(
 
     While frames are left out, the camera stays as it was before.
     """
-    bodies = _bodies(clip)
+    bodies = bodies_of(clip)
     start = walking.walkers_of(bodies, last)[index : index + 1]
     steps = int(numbers[-1] - numbers[last]) + 1
     radius = walking.radii(bodies.kinds[index : index + 1])

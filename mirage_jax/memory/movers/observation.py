@@ -93,7 +93,7 @@ def observe(
     A body that none shows is doubted where it is due: in view, with nothing nearer in front of it,
     and with what lies behind it to be seen. What hides it, or the edge of the picture, is no
     evidence. One that is in view and not found in as many frames as it was found in is not
-    believed, though nothing behind it is seen: most such are parts of what stands still.
+    believed, though nothing behind it is seen.
 
     Args:
       movers: the table.
