@@ -36,9 +36,10 @@ def test_the_python_of_the_page_prints_what_it_is_about(folder):
     assert printed[2] == "{'added': 48, 'removed': 0, 'changed': 0}"
     assert printed[3] == "336 elements in the first slots"
     assert "last_frame_cells=48, last_frame_mended=48" in printed[4]
-    assert printed[5].startswith("Timeline(") and printed[5].endswith("bytes")
-    assert printed[6] == "{'added': 0, 'removed': 48, 'changed': 0}"
-    assert printed[7] == "{'with the pillar': 5}"
+    assert printed[5] == "72 elements deleted, those at the edges of the pillar too"
+    assert printed[6].startswith("Timeline(") and printed[6].endswith("bytes")
+    assert printed[7] == "{'added': 0, 'removed': 48, 'changed': 0}"
+    assert printed[8] == "{'with the pillar': 5}"
 
 
 COMMANDS = [

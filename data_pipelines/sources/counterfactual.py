@@ -4,6 +4,7 @@
         scene.render(20, without=[1])
         scene.render(20, moved={1: (3.0, 2.5, 0.0)})
         scene.render(20, swapped=(1, 2))
+        scene.render(20, without_props=[0])
 
 The world comes from the clip's name for it, cameras and bodies from the states that it was stored
 with: `render(frame)` is the recorded frame, bit for bit.
@@ -56,6 +57,7 @@ class Replay:
         moved: Mapping[int, State] | None = None,
         swapped: tuple[int, int] | None = None,
         looks: Mapping[int, str] | None = None,
+        without_props: Sequence[int] = (),
         alone: bool = False,
     ) -> View:
         """Renders a frame's view.
@@ -66,10 +68,11 @@ class Replay:
           moved: states of bodies that are elsewhere, by id.
           swapped: ids of two bodies of which each is where the other is.
           looks: other looks, by id.
+          without_props: numbers of things to leave out, of those that `Stage.props` has.
           alone: leave out the world; see `stage.Stage.view`.
 
         Raises:
-          ValueError: a frame, an id or a look that there is not.
+          ValueError: a frame, an id, a look or a prop that there is not.
         """
         if not 0 <= frame < self.clip.frames:
             raise ValueError(f"frame: found {frame}, expected 0 to {self.clip.frames - 1}")
@@ -78,11 +81,19 @@ class Replay:
         for number in (*without, *moved, *(swapped or ()), *looks):
             if number not in known:
                 raise ValueError(f"body: found id {number}, expected one of {known}")
+        for number in without_props:
+            if not 0 <= number < len(self.stage.props):
+                raise ValueError(
+                    f"prop: found {number}, expected one of the {len(self.stage.props)} that the "
+                    f"world has, from 0"
+                )
         if swapped is not None:
             one, other = swapped
             moved |= {one: self.state(frame, other), other: self.state(frame, one)}
         stood = [self._placed(frame, n, moved, looks) for n in known if n not in without]
-        return self.stage.view(self.clip.cam2world[frame], tuple(stood), alone=alone)
+        return self.stage.view(
+            self.clip.cam2world[frame], tuple(stood), without=tuple(without_props), alone=alone
+        )
 
     def state(self, frame: int, number: int) -> State:
         """Where a body is at a frame."""

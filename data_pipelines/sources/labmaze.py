@@ -25,6 +25,7 @@ from data_pipelines.sources.labmaze_model import (
     MOVERS,
     NEAR,
     PARKED,
+    PROP,
     maze_xml,
 )
 from data_pipelines.sources.labmaze_plan import CELL, make_plan
@@ -37,6 +38,7 @@ EYE = 1.1  # metres
 PITCH = (-10.0, 4.0)  # degrees, one value per clip
 SUPERSAMPLING = 2
 PLACES = 12  # tried for a clip with walking bodies
+SHOWN, LEFT_OUT = 0, 3  # groups of geometry; MuJoCo draws the first, but not the other
 
 TRAIN_WORLDS = tuple(f"labmaze/style_{1 + seed % 4:02d}-{seed:04d}" for seed in range(40))
 # Other mazes, and every fifth in a style of pictures that training has not seen.
@@ -179,16 +181,38 @@ class _Maze:
     def ground(self) -> Ground:
         return self.plan.ground()
 
+    @functools.cached_property
+    def props(self) -> np.ndarray:
+        """See `stage.Stage`."""
+        corners = np.zeros((len(self._props), 2, 3))
+        for row, number in zip(corners, self._props, strict=True):
+            size, cylinder = self.model.geom_size[number], self.mujoco.mjtGeom.mjGEOM_CYLINDER
+            half = size[[0, 0, 1]] if self.model.geom_type[number] == cylinder else size
+            row[:] = self.model.geom_pos[number] + np.stack([-half, half])
+        return corners
+
+    @functools.cached_property
+    def _props(self) -> list[int]:
+        """MuJoCo's numbers of the props."""
+        return [self.model.geom(f"{PROP}{n}").id for n in range(len(self.plan.props))]
+
     def view(
-        self, cam2world: np.ndarray, bodies: tuple[Placed, ...] = (), *, alone: bool = False
+        self,
+        cam2world: np.ndarray,
+        bodies: tuple[Placed, ...] = (),
+        *,
+        without: tuple[int, ...] = (),
+        alone: bool = False,
     ) -> View:
         """Renders the maze; see `stage.Stage`. At most MOST_BODIES bodies of a kind."""
+        for number, geom in enumerate(self._props):
+            self.model.geom_group[geom] = LEFT_OUT if number in without else SHOWN
         numbers = self._place(bodies)
         ahead = cam2world[:3, 2]
         self.camera.lookat[:] = cam2world[:3, 3] + 1e-3 * ahead
         self.camera.azimuth = np.rad2deg(np.arctan2(ahead[1], ahead[0]))
         self.camera.elevation = np.rad2deg(np.arcsin(np.clip(ahead[2], -1.0, 1.0)))
-        self.options.geomgroup[0] = not alone
+        self.options.geomgroup[SHOWN] = not alone
         picture = self._picture()
         depth, segments = self._depth_and_segments()
         return View(picture, depth, numbers[self._mover_ids(segments)])

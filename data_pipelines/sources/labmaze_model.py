@@ -12,6 +12,7 @@ FIELD_OF_VIEW = 80.0  # degrees
 NEAR, FAR = 0.02, 60.0  # metres
 MOVERS = 3
 PARKED = -20.0  # height of movers in clips where nothing moves: below the floor
+PROP = "prop"  # before the number of one, its name
 _OVERLAP = 1.002  # of neighbouring planes, so that no sky shines through the seams
 
 
@@ -104,13 +105,13 @@ def _walls(plan: Plan, kinds: int, rng: np.random.Generator) -> Iterator[str]:
 
 
 def _props(plan: Plan, kinds: int, rng: np.random.Generator) -> Iterator[str]:
-    for x, y, radius in plan.props:
+    for number, (x, y, radius) in enumerate(plan.props):
         height = rng.uniform(0.2, 0.9)
         shape = rng.choice(["box", "cylinder"])
         across = radius * (0.7 if shape == "box" else 1.0)
         size = f"{across} {across} {height}" if shape == "box" else f"{across} {height}"
         yield (
-            f'<geom type="{shape}" pos="{x} {y} {height}" size="{size}" '
+            f'<geom name="{PROP}{number}" type="{shape}" pos="{x} {y} {height}" size="{size}" '
             f'material="w{rng.integers(kinds)}" rgba="{_colour(rng)}"/>'
         )
 

@@ -187,8 +187,18 @@ class _Rooms:
         rooms = self.environment.rooms
         return np.array([[[r.min_x, -r.max_z], [r.max_x, -r.min_z]] for r in rooms])
 
+    @property
+    def props(self) -> np.ndarray:
+        """None: MiniWorld draws all that stands still as one; see `stage.Stage`."""
+        return np.zeros((0, 2, 3))
+
     def view(
-        self, cam2world: np.ndarray, bodies: tuple[Placed, ...] = (), *, alone: bool = False
+        self,
+        cam2world: np.ndarray,
+        bodies: tuple[Placed, ...] = (),
+        *,
+        without: tuple[int, ...] = (),
+        alone: bool = False,
     ) -> View:
         """Renders it; see `stage.Stage`. Bodies are met by rays, as finely as the picture is."""
         size, fine = self.source.size, SUPERSAMPLING * self.source.size

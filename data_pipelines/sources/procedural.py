@@ -58,6 +58,12 @@ class Room:
         blocked = ((points[:, None] > low) & (points[:, None] < high)).all(-1).any(-1)
         return np.asarray(inside & ~blocked)
 
+    def without(self, numbers: tuple[int, ...]) -> "Room":
+        """The room with some of its boxes left out."""
+        kept = [n for n in range(len(self.boxes)) if n not in numbers]
+        surfaces = self.surfaces[[0, *(n + 1 for n in kept)]]
+        return dataclasses.replace(self, boxes=self.boxes[kept], surfaces=surfaces)
+
     def ground(self) -> Ground:
         """What bodies walk into: the walls and the boxes; those up to the ceiling hide them."""
         (x, y), far = self.extent[:2], 1.0
@@ -212,14 +218,21 @@ class _RoomStage:
     room: Room
     ground: Ground
 
+    @property
+    def props(self) -> np.ndarray:
+        return self.room.boxes
+
     def view(
-        self, cam2world: np.ndarray, bodies: tuple[Placed, ...] = (), *, alone: bool = False
+        self,
+        cam2world: np.ndarray,
+        bodies: tuple[Placed, ...] = (),
+        *,
+        without: tuple[int, ...] = (),
+        alone: bool = False,
     ) -> View:
-        source = self.source
+        room, source = self.room.without(without), self.source
         return View(
-            *render(
-                self.room, cam2world, source.intrinsics, source.shape, None, bodies, alone=alone
-            )
+            *render(room, cam2world, source.intrinsics, source.shape, None, bodies, alone=alone)
         )
 
 

@@ -44,14 +44,25 @@ class Stage(Protocol):
         """Its floor plan."""
         ...
 
+    @property
+    def props(self) -> Float[ndarray, "n 2 3"]:
+        """Lowest and highest corner of each thing that can be left out, metres; there may be none.
+
+        Where one is left out there is the floor that it stood on, and what was behind it.
+        """
+        ...
+
     def view(
         self,
         cam2world: Float[ndarray, "4 4"],
         bodies: tuple[Placed, ...] = (),
         *,
+        without: tuple[int, ...] = (),
         alone: bool = False,
     ) -> View:
-        """Renders it from a level camera; `alone` leaves out all but the bodies.
+        """Renders it from a level camera, without some of its `props`.
+
+        `alone` leaves out all but the bodies.
 
         Where nothing but bodies is drawn, only the pixels with a mover id mean something.
         """

@@ -23,7 +23,7 @@ from functools import partial
 from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from mirage_jax.cli.helpers import (
     bench_explore,
@@ -53,8 +53,9 @@ _AFTER = flags.DEFINE(
     Numbers(Integer(least=1)),
     "after",
     [1, 5, 20],
-    "Chunks after which latent memories and RGB clouds are timed; clouds of which more than a "
-    "hundred million points are drawn, in all pictures of a chunk together, are counted alone.",
+    "Chunks after which latent memories and RGB clouds are timed. Clouds of which more than a "
+    "hundred million points are drawn, in all pictures of a chunk together, are drawn picture by "
+    "picture; those that have more are counted alone.",
 )
 _WALK = flags.DEFINE(
     Integer(least=0),
@@ -121,8 +122,9 @@ def _growth(outcome: dict) -> Table:
 
     (height, width), (rows, columns) = outcome["size"], outcome["read_grid"]
     times = ("write", "raster", "encode", "read")
+    counts = (Column(name, no_wrap=True, justify="right") for name in ("elements", "kB"))
     table = Table(
-        "chunks", "memory", "elements", "kB", *(f"{name} ms" for name in times),
+        "chunks", "memory", *counts, *(f"{name} ms" for name in times),
         title=f"{height}x{width} pictures; a chunk reads {outcome['poses_per_chunk']} poses of "
         f"{rows}x{columns} cells, or draws and encodes {outcome['pictures_per_chunk']} pictures; "
         "medians, and half of the distance of quartiles",

@@ -71,6 +71,13 @@ _DO = flags.DEFINE_enum("do", None, [*EDITS], "edit: what is done to the element
 _KINDS = "; ".join(f"{kind}:{numbers}" for kind, numbers in world_edits.REGIONS.items())
 _REGION = flags.DEFINE_string("region", "", f"edit: of space, {_KINDS}.")
 _OTHER_REGION = flags.DEFINE_string("other_region", "", "edit: what --region is swapped with.")
+_EDGES = flags.DEFINE_bool(
+    "edges",
+    False,
+    "edit: of a delete, move or swap, also delete what shows some of the thing in --region though "
+    "it lies behind, as cells at the thing's edges do. The region is to be no larger than the "
+    "thing: all that was seen through an empty part of it would go too.",
+)
 _SHIFT = flags.DEFINE_list("shift", ["0", "0", "0"], "edit: x,y,z metres of a move or duplicate.")
 _TURN = flags.DEFINE(
     Real(), "turn", 0.0, "edit: degrees of a move or duplicate, about --up through the region."
@@ -214,7 +221,9 @@ def _change(what: str) -> Any:
         raise common.UserError(f"--do={what}: --shift and --turn go with move and duplicate")
     by = world_edits.turn_about(np.asarray(region.pose)[:3, 3], _TURN.value, _UP.value)
     by[:3, 3] += shift
-    return world_edits.change_of(what, region, other, by)
+    if _EDGES.value and what not in world_edits.LEAVING:
+        raise common.UserError(f"--edges: found --do={what}, expected delete, move or swap")
+    return world_edits.change_of(what, region, other, by, edges=_EDGES.value)
 
 
 def _print_outcome(outcome: editing.EditOutcome, console: Console) -> None:

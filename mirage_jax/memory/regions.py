@@ -16,6 +16,9 @@ from jaxtyping import Array, Bool, Float
 from mirage_jax import geometry
 from mirage_jax.memory.bank import LatentMemory
 
+TINY = 1e-9
+"""Metres below which a segment has no direction."""
+
 
 @flax.struct.dataclass
 class Box:
@@ -33,6 +36,17 @@ class Box:
         """Which points lie in it."""
         low, high = (_aligned(corner, xyz.ndim) for corner in (self.low, self.high))
         return jnp.all((xyz >= low) & (xyz <= high), axis=-1)
+
+    def crossed(
+        self, start: Float[Array, "n 3"], end: Float[Array, "n 3"], near: Float[Array, " n"]
+    ) -> Bool[Array, " n"]:
+        """Which segments pass it, or end, within so many metres of it along each of its axes."""
+        low, high = (_aligned(corner, 2) for corner in (self.low, self.high))
+        way = jnp.where(jnp.abs(end - start) < TINY, TINY, end - start)
+        faces = (low - near[:, None] - start) / way, (high + near[:, None] - start) / way
+        enters = jnp.max(jnp.minimum(*faces), axis=-1)
+        leaves = jnp.min(jnp.maximum(*faces), axis=-1)
+        return (enters <= leaves) & (enters <= 1.0) & (leaves >= 0.0)
 
     @property
     def pose(self) -> Float[Array, "4 4"]:
@@ -59,6 +73,16 @@ class Sphere:
         radius = jnp.asarray(self.radius, jnp.float32)
         return jnp.sum(offset * offset, axis=-1) <= jnp.square(radius)
 
+    def crossed(
+        self, start: Float[Array, "n 3"], end: Float[Array, "n 3"], near: Float[Array, " n"]
+    ) -> Bool[Array, " n"]:
+        """Which segments pass it, or end, within so many metres of it."""
+        way, offset = end - start, _aligned(self.centre, 2) - start
+        length = jnp.maximum(jnp.sum(way * way, axis=-1), TINY)
+        share = jnp.clip(jnp.sum(offset * way, axis=-1) / length, 0.0, 1.0)
+        gap = jnp.linalg.norm(offset - share[:, None] * way, axis=-1)
+        return gap <= jnp.asarray(self.radius, jnp.float32) + near
+
     @property
     def pose(self) -> Float[Array, "4 4"]:
         """From the region's own axes, which begin at its centre, to the world's."""
@@ -79,11 +103,22 @@ class OrientedBox:
 
     def contains(self, xyz: Float[Array, "*n 3"]) -> Bool[Array, "*n"]:
         """Which points lie in it."""
-        own = transform(geometry.invert_pose(jnp.asarray(self.pose, jnp.float32)), xyz)
+        own = self._own(xyz)
         return jnp.all(jnp.abs(own) <= 0.5 * _aligned(self.size, xyz.ndim), axis=-1)
 
+    def crossed(
+        self, start: Float[Array, "n 3"], end: Float[Array, "n 3"], near: Float[Array, " n"]
+    ) -> Bool[Array, " n"]:
+        """Which segments pass it, or end, within so many metres of it along each of its axes."""
+        half = 0.5 * jnp.asarray(self.size, jnp.float32)
+        return Box(-half, half).crossed(self._own(start), self._own(end), near)
 
-Region = Box | Sphere | OrientedBox | Bool[Array, " n"] | Bool[np.ndarray, " n"]
+    def _own(self, xyz: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
+        return transform(geometry.invert_pose(jnp.asarray(self.pose, jnp.float32)), xyz)
+
+
+Space = Box | Sphere | OrientedBox
+Region = Space | Bool[Array, " n"] | Bool[np.ndarray, " n"]
 """A part of space, or which slots of the memory are meant."""
 
 
@@ -101,6 +136,25 @@ def select(mem: LatentMemory, region: Region) -> Bool[Array, " n"]:
             "truth value for every slot"
         )
     return mem.valid & jnp.asarray(region)
+
+
+def showing(mem: LatentMemory, region: Space) -> Bool[Array, " n"]:
+    """Which elements show some of a region: those in it, and those that were seen past its edge.
+
+    A token keeps all that its cell showed. Where a thing ends within a cell whose depth is that of
+    what is behind the thing, the element lies behind it and shows some of it. These are elements
+    whose cell, on the way from where it was seen to where they lie, touches the region.
+
+    Args:
+      mem: the memory.
+      region: no larger than the thing, which was there all the time: all that was seen through a
+        part of it that is empty would be meant too.
+    """
+    span = jnp.linalg.norm(mem.xyz - mem.origin, axis=-1)
+    middle = jnp.asarray(region.pose, jnp.float32)[:3, 3]
+    distance = jnp.linalg.norm(middle - mem.origin, axis=-1)
+    half_cell = 0.5 * mem.size * jnp.minimum(distance / jnp.maximum(span, TINY), 1.0)
+    return mem.valid & region.crossed(mem.origin, mem.xyz, half_cell)
 
 
 def translation(offset: Any) -> Float[Array, "4 4"]:

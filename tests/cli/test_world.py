@@ -14,6 +14,7 @@ from helpers.tiny_world import CHANNELS, GRID, INTRINSICS, SIZE
 from mirage_jax import memory, trajectories
 from mirage_jax.cli import world as command
 from mirage_jax.geometry import Camera
+from mirage_jax.memory import regions
 from mirage_jax.world import World
 from mirage_jax.world.world_file import CameraPath, WorldFile, read_world_file, write_world_file
 
@@ -170,6 +171,23 @@ def test_other_edits_do_what_they_say(call, saved, tmp_path, words, expected):
     assert expected(read_world_file(tmp_path / "b.world").world.bank)
 
 
+@pytest.mark.parametrize("words", [["--do=delete"], ["--do=move", "--shift=0,3,0"]])
+def test_what_shows_the_edges_of_a_thing_goes_with_it(call, saved, tmp_path, words):
+    bank, places = read_world_file(saved).world.bank, elements(saved)
+    pillar = places[places[:, 2] < 2.5]
+    region = regions.Box(pillar.min(0), pillar.max(0))
+    box = "box:" + ",".join(map(repr, np.concatenate([region.low, region.high]).tolist()))
+    for flag in ("--noedges", "--edges"):
+        to = tmp_path / f"{flag}.world"
+        code, _, err = call("edit", saved, to, f"--region={box}", flag, *words)
+        assert code == 0, err
+    past = np.asarray(regions.showing(bank, region) & ~regions.select(bank, region))
+    gone = set(map(tuple, np.asarray(bank.xyz)[past].tolist()))
+    kept = [set(map(tuple, elements(tmp_path / f"{flag}.world").tolist()))
+            for flag in ("--noedges", "--edges")]  # fmt: skip
+    assert 0 < len(gone) < len(places) - len(pillar) and kept[1] == kept[0] - gone
+
+
 def test_worlds_are_merged_at_a_given_pose(call, saved, tmp_path):
     pose = np.eye(4)
     pose[:3, 3] = 0, 0, 10
@@ -205,6 +223,7 @@ def test_branches_are_added_listed_and_removed_in_place(call, saved):
         (["edit", "{a}", "{b}", "--do=delete", "--region=sphere:0,0,0,-1"], "sizes above 0"),
         (["edit", "{a}", "{b}", "--do=delete", "--region=box:1,1,1,0,2,2"], "least corner first"),
         (["edit", "{a}", "{b}", "--do=swap", PILLAR], "--other_region: goes with --do=swap"),
+        (["edit", "{a}", "{b}", "--do=pin", PILLAR, "--edges"], "--edges: found --do=pin"),
         (["edit", "{a}", "{b}", "--do=move", PILLAR], "--shift and --turn go with"),
         (["edit", "{a}", "{b}", "--do=pin", PILLAR, "--turn=5"], "--shift and --turn go with"),
         (["edit", "{a}", "{b}", "--do=move", PILLAR, "--shift=1e30,0,0"], "edit: found a position"),

@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from data_pipelines.clip import validate
 from data_pipelines.clip_format import from_bytes, to_bytes
@@ -17,6 +18,7 @@ from data_pipelines.sources.labmaze_model import maze_xml
 from data_pipelines.sources.labmaze_plan import make_plan
 from data_pipelines.sources.procedural import ProceduralSource
 from helpers.made_clips import make_clip
+from mirage_jax import geometry
 
 ROOMS = ProceduralSource(size=24, frames=17, bodies=2, skip=4, skip_spread=40, fov=75.0)
 
@@ -126,6 +128,32 @@ def test_interventions_change_the_bodies_and_nothing_else(clips):
             scene.render(17)
 
 
+def test_things_are_left_out_and_nothing_else(clips):
+    left_out = 0
+    for clip in clips:
+        with replay(clip) as scene:
+            assert scene.stage.props.shape[1:] == (2, 3)
+            frame = clip.frames - 1
+            recorded = scene.render(frame)
+            depth = np.where(np.isfinite(recorded.depth), recorded.depth, 0.0)
+            camera = geometry.Camera(clip.intrinsics[0], clip.cam2world[frame], clip.size)
+            points = np.asarray(geometry.lift(np.float32(depth), camera))
+            for number, (low, high) in enumerate(scene.stage.props):
+                own = ((points > low - 0.02) & (points < high + 0.02)).all(-1) & (depth > 0)
+                own &= recorded.mover_ids == 0
+                gone = scene.render(frame, without_props=[number])
+                assert (gone.depth[own] >= recorded.depth[own]).all()
+                assert (gone.depth[own] > recorded.depth[own]).sum() >= 0.7 * own.sum()
+                wide = scipy.ndimage.binary_dilation(own, iterations=2)
+                np.testing.assert_array_equal(gone.depth[~wide], recorded.depth[~wide])
+                np.testing.assert_array_equal(gone.picture[~wide], recorded.picture[~wide])
+                left_out += int(own.sum() > 20)
+            np.testing.assert_array_equal(scene.render(frame).picture, recorded.picture)
+            with pytest.raises(ValueError, match="prop: found 99, expected one of the"):
+                scene.render(frame, without_props=[99])
+    assert left_out
+
+
 def test_both_renderers_agree_about_shapes():
     """MuJoCo's silhouettes of bodies are those of the rays' closed forms."""
     source = labmaze()
@@ -167,6 +195,7 @@ def test_worlds_without_walking_bodies_are_what_they_were():
     assert clip.bodies is None and clip.times is None
     labmaze()
     xml = maze_xml(make_plan(3), "style_04", 3, (128, 128))
+    xml = re.sub(r' name="prop\d+"', "", xml)  # have names since they can be left out
     assert zlib.crc32(re.sub(r'"[^"]*/([^"/]*\.png)"', r'"\1"', xml).encode()) == 1874698389
     clip = next(LabmazeSource().clips(TRAIN_WORLDS[3], 1, seed=0))
     assert clip.name.endswith("2369553631") and poses(clip) == 4064950378

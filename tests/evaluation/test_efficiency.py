@@ -5,6 +5,7 @@ import pytest
 from mirage_jax import geometry
 from mirage_jax.evaluation import efficiency
 from mirage_jax.evaluation.stopwatch import Times
+from mirage_jax.memory import rgb_cloud
 from mirage_jax.world.conditioners import Folded
 
 
@@ -127,13 +128,35 @@ def test_fused_and_merged_memories_hold_no_more(result):
                 assert 0 < low <= high
 
 
+SMALL_CLOUDS = {
+    "size": (8, 8),
+    "conditioner": Folded(1, 8),
+    "chunks": (1,),
+    "kinds": ("rgb", "rgb_merged"),
+    "chunk_frames": 5,
+    "repeats": 1,
+    "read_benchmark": {"elements": 700, "channels": 2, "grid": (6, 8), "repeats": 1},
+}
+"""64 points, drawn in five pictures: 320."""
+
+
 def test_a_cloud_that_is_too_large_is_counted_alone():
-    small = {"elements": 700, "channels": 2, "grid": (6, 8), "repeats": 1}
-    options = {"size": (8, 8), "conditioner": Folded(1, 8), "chunks": (1,), "repeats": 1}
-    found = efficiency.measure(
-        kinds=("rgb", "rgb_merged"), most_drawn=255, chunk_frames=5, read_benchmark=small, **options
-    )
+    found = efficiency.measure(most_drawn=63, **SMALL_CLOUDS)
     cloud, merged = found["after_chunks"]["1"].values()
-    assert cloud["elements"] == 64 and cloud["bytes"] == 64 * 15  # drawn in five pictures: 320
+    assert cloud["elements"] == 64 and cloud["bytes"] == 64 * 15
     assert cloud["write_ms"] is None and cloud["raster_ms"] is None
     assert merged["elements"] is None and merged["read_ms"] is None
+
+
+@pytest.mark.parametrize("most", [319, 320])
+def test_pictures_of_a_large_cloud_are_the_same_drawn_one_by_one(most):
+    drawn = []
+    keep = lambda pictures: drawn.append(np.asarray(pictures))  # noqa: E731
+    found = efficiency.measure(most_drawn=most, encode=keep, **SMALL_CLOUDS)
+    assert all(entry["raster_ms"] > 0 for entry in found["after_chunks"]["1"].values())
+    camera, depth = efficiency.room(1, (8, 8), (8, 8))
+    colours = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8)
+    cloud, _ = rgb_cloud.write(rgb_cloud.create(64), colours, depth, camera)
+    pictures = rgb_cloud.read(cloud, camera[np.zeros(5, int)], (8, 8)).tokens
+    assert np.ptp(drawn[0]) > 0
+    np.testing.assert_allclose(drawn[0], pictures, atol=1e-6)

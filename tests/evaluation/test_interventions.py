@@ -42,17 +42,20 @@ def perfect(clip, *, obeys=True, knows=True):
 
     def states(frame):
         with replay(clip) as scene:
-            return [scene.state(frame, body) for body in ids]
+            found = [scene.state(frame, body)[:2] for body in ids]
+        return np.array([*found, *[(0.0, 0.0)] * FREE_SLOTS])
 
     places = np.zeros((count, 3), np.float32)
-    places[: len(ids), :2] = np.array(states(given - 1))[:, :2]
+    places[:, :2] = states(given - 1)
     if not knows:
         places += 5.0
     values = {"position": places, "velocity": 1.0, "id": np.arange(count)}
     table = with_rows(table, jnp.arange(count) < len(ids), values | {"status": movers.CONFIRMED})
 
-    def render(scene, frame, edited):
-        moved, without = {}, []
+    def render(scene, frame, edited, thing):
+        moved, without, props = {}, [], scene.stage.props
+        same = (props == (np.nan if thing is None else thing.corners)).all((1, 2))
+        things = np.flatnonzero(same).tolist()
         for slot, body in enumerate(ids):
             if int(edited.status[slot]) == movers.FREE:
                 without.append(body)
@@ -63,15 +66,15 @@ def perfect(clip, *, obeys=True, knows=True):
                 moved[body] = scene.state(frame, ids[int(same[0])])
             else:
                 moved[body] = (*place[:2].tolist(), 0.0)
-        return scene.render(frame, moved=moved, without=without).picture
+        return scene.render(frame, moved=moved, without=without, without_props=things).picture
 
-    def show(edited):
-        edited = edited if obeys else table
+    def show(edited, thing):
+        edited, thing = (edited, thing) if obeys else (table, None)
         with replay(clip) as scene:
-            video = [render(scene, frame, edited) for frame in range(given, clip.frames)]
+            video = [render(scene, frame, edited, thing) for frame in range(given, clip.frames)]
         return {"drawn": np.stack(video)}
 
-    return Told(table, lambda frame: np.array(states(frame) + [(0, 0, 0)] * 2)[:, :2], show)
+    return Told(table, states, show)
 
 
 def summary(clips, **options):

@@ -95,6 +95,48 @@ def test_a_mask_of_another_length_is_refused():
         edit.delete(made([(0, 0, 1)], False), np.ones(3, bool))
 
 
+SPACES = {
+    "box": regions.Box(LOW, HIGH),
+    "sphere": regions.Sphere(0.5 * (LOW + HIGH), 1.5),
+    "oriented": regions.OrientedBox(TURN, np.float32([2, 3, 1.5])),
+}
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+@several
+@given(st.lists(st.tuples(point, point), min_size=1, max_size=points.SLOTS))
+def test_segments_cross_what_one_of_their_points_lies_in(space, ends):
+    """Against points along each; those that touch it by a hair may fall either way."""
+    start, end = (jnp.asarray(side, jnp.float32) for side in zip(*ends, strict=True))
+    steps = jnp.linspace(0.0, 1.0, 2001)[:, None, None]
+    along = start + steps * (end - start)
+
+    def grown(by):
+        if isinstance(space, regions.Box):
+            return regions.Box(space.low - by, space.high + by)
+        if isinstance(space, regions.Sphere):
+            return regions.Sphere(space.centre, space.radius + by)
+        return regions.OrientedBox(space.pose, space.size + 2 * by)
+
+    for near in (0.0, 0.7):
+        crossed = np.asarray(space.crossed(start, end, jnp.full(len(start), near)))
+        inner, outer = (
+            np.asarray(grown(near + hair).contains(along).any(axis=0)) for hair in (-0.01, 0.01)
+        )
+        assert (crossed[inner]).all() and outer[crossed].all()
+
+
+def test_what_was_seen_past_an_edge_shows_what_it_passed():
+    """A thing in front of a wall: cells of the wall beside the thing, and behind it, are meant."""
+    places = [(0, 0, 2), (0, 0, 8), (0.5, 0, 8), (3, 0, 8), (0, 0, 1)]
+    mem = made(places, False).replace(size=jnp.full(points.SLOTS, 1.0))
+    mem = mem.replace(origin=jnp.zeros_like(mem.origin))
+    thing = regions.Box(np.float32([-0.3, -0.3, 2]), np.float32([0.3, 0.3, 2.2]))
+    # Half a cell at the thing: a quarter of that at the wall, four times as far away.
+    found = np.flatnonzero(regions.showing(mem, thing)).tolist()
+    assert found == [0, 1, 2]
+
+
 # -- delete ----------------------------------------------------------------------------------------
 
 

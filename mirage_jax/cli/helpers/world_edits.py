@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from mirage_jax.memory import LatentMemory, edit, regions
 from mirage_jax.origin import UPS
 
 EDITS = ("delete", "move", "swap", "duplicate", "pin", "unpin", "compact")
+LEAVING = ("delete", "move", "swap")
+"""Edits after which what was in the region is not there any more."""
 REGIONS = {
     "box": "x,y,z,x,y,z (least, greatest corner)",
     "sphere": "x,y,z,radius",
@@ -73,6 +77,8 @@ def change_of(
     region: Any,
     other: Any,
     by: np.ndarray,
+    *,
+    edges: bool = False,
 ) -> Callable[[LatentMemory], tuple[LatentMemory, Any]]:
     """The edit of that name, as a function of the memory.
 
@@ -81,6 +87,7 @@ def change_of(
       region: what it is about.
       other: the second region of a swap.
       by: rigid transform of a move or a duplicate.
+      edges: whether elements outside that show some of a region go, see `regions.showing`.
     """
     changes: dict[str, Callable[[LatentMemory], tuple[LatentMemory, Any]]] = {
         "delete": lambda mem: edit.delete(mem, region),
@@ -90,7 +97,19 @@ def change_of(
         "pin": lambda mem: edit.pin(mem, region),
         "unpin": lambda mem: edit.pin(mem, region, False),
     }
-    return changes[what]
+    change = changes[what]
+    if not edges:
+        return change
+    spaces = [space for space in (region, other) if space is not None]
+
+    def change_with_edges(mem: LatentMemory) -> tuple[LatentMemory, Any]:
+        shown, within = (
+            functools.reduce(operator.or_, (which(mem, space) for space in spaces))
+            for which in (regions.showing, regions.select)
+        )
+        return change(edit.delete(mem, shown & ~within)[0])
+
+    return change_with_edges
 
 
 def pose_from(path: Path) -> np.ndarray:

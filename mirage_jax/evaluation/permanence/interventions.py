@@ -1,11 +1,14 @@
-"""Whether generated video obeys edits of what the memory keeps of bodies.
+"""Whether generated video obeys edits of what the memory keeps.
 
 A body is deleted, put elsewhere, or exchanged with another after the first half of a clip, while
 nobody looks, and the second half is made with and without the edit, by the same noise. The
 simulator renders the judged frame as it would be if the edit was obeyed, as it was, and with
-nobody there; a picture says which of them it is nearest to. A case is judged where the picture
-without the edit shows the body, and the memory has it near there: what a memory or a generator does
-not show cannot be edited, and what is shown by chance is no doing of the memory.
+nobody there; a picture says which of them it is nearest to. Things that stand still are deleted in
+clips of their own: what the memory knows behind one has to show.
+
+A case is judged where the picture without the edit shows the body, and the memory has it near
+there: what a memory or a generator does not show cannot be edited, and what is shown by chance is
+no doing of the memory.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from data_pipelines.sources.counterfactual import Replay, State, open_world
 from mirage_jax.evaluation.image_metrics import ROUNDING_MSE
 from mirage_jax.evaluation.permanence import rollouts, scores, tracks
 from mirage_jax.evaluation.permanence.placements import Placements, place_body
+from mirage_jax.evaluation.permanence.props import PropCase, prop_cases
 from mirage_jax.evaluation.permanence.protocol import empty_places
 from mirage_jax.evaluation.permanence.summary import Place, share_shown
 from mirage_jax.evaluation.permanence.views import (
@@ -32,13 +36,16 @@ from mirage_jax.evaluation.permanence.views import (
     ViewOptions,
     judged_views,
 )
+from mirage_jax.memory.edit import delete
 from mirage_jax.memory.movers import Movers, edits
 from mirage_jax.memory.regions import translation
 from mirage_jax.world import WorldModel
 
 Picture = UInt8[np.ndarray, "height width 3"]
 
-KINDS = ("deleted", "moved", "swapped")
+PROP_DELETED = "thing deleted"
+KINDS = ("deleted", "moved", "swapped", PROP_DELETED)
+"""Edits: of bodies, and of what stands still."""
 SHOWN_NEAR = 0.75
 """Metres from where a picture shows a body to where the table has it by then, at most."""
 
@@ -53,12 +60,12 @@ class Told:
     Attributes:
       movers: the bodies it keeps, as of the last given frame.
       places: from a frame of the second half to where it has them by then, metres, [K, 2].
-      show: the second half with other bodies in its place, by method.
+      show: the second half with other bodies in its place, and without a thing, by method.
     """
 
     movers: Movers
     places: Callable[[int], Float[np.ndarray, "k 2"]]
-    show: Callable[[Movers], Videos]
+    show: Callable[[Movers, PropCase | None], Videos]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +97,14 @@ class Found:
     not_shown: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     untracked: int = 0
     clips: int = 0
+
+    def shown(self, told: Told) -> Videos:
+        """What is shown without an edit, by the methods that there are."""
+        videos = told.show(told.movers, None)
+        for method in videos:
+            self.outcomes.setdefault(method, {kind: [] for kind in KINDS})
+            self.not_shown.setdefault(method, dict.fromkeys(KINDS, 0))
+        return videos
 
     def summarise(self, seed: int = 0) -> dict[str, Any]:
         """By method and kind: `obeyed` as `summary.share_shown`, `not_shown`, and `rest`, dB."""
@@ -125,6 +140,8 @@ def score_clips(
         with open_world(first) as stage:
             for clip in itertools.chain([first], group):
                 _score_clip(found, Replay(clip, stage), begin, options)
+            for case in prop_cases(stage, first, options):
+                _score_prop(found, begin(case.clip), case)
     return found
 
 
@@ -138,8 +155,11 @@ def told_by(model: WorldModel, clip: Clip, *, seed: int) -> Told:
     world = rollouts.start(model, clip, told=True)
     places = tracks.places_by(model, world, clip)
 
-    def show(movers: Movers) -> Videos:
-        edited = world.replace(movers=movers)  # type: ignore[attr-defined]
+    def show(movers: Movers, thing: PropCase | None) -> Videos:
+        bank = world.bank
+        if thing is not None:
+            bank, _ = delete(bank, thing.shown_in(bank))
+        edited = world.replace(bank=bank, movers=movers)  # type: ignore[attr-defined]
         return rollouts.second_half(model, edited, clip, seed=seed)
 
     return Told(cast(Movers, world.movers), places, show)
@@ -154,11 +174,8 @@ def _score_clip(
     if not views:
         return
     told = begin(clip)
-    ids, before = replay.bodies.ids.tolist(), told.show(told.movers)
+    ids, before = replay.bodies.ids.tolist(), found.shown(told)
     slots = {ids[body]: slot for body, slot in tracks.tracked(told.movers, clip).items()}
-    for method in before:
-        found.outcomes.setdefault(method, {kind: [] for kind in KINDS})
-        found.not_shown.setdefault(method, dict.fromkeys(KINDS, 0))
     for body, view in sorted(views.items()):
         if body not in slots:
             found.untracked += 1
@@ -174,13 +191,25 @@ def _score_clip(
                 if far or case.nearest(video[number]) != _AS_IT_WAS:
                     found.not_shown[method][edit.kind] += 1
                     continue
-                after = after or told.show(edit.change(told.movers))
-                new = after[method][number]
-                rest = _gain(
-                    clip.video[view.frame], video[number], new, ~case.differ & ~edit.elsewhere
-                )
-                obeyed = Place(clip.world, case.nearest(new) == _OBEYED)
-                found.outcomes[method][edit.kind].append(Outcome(obeyed, rest))
+                after = after or told.show(edit.change(told.movers), None)
+                pictures, rest = (video[number], after[method][number]), ~case.differ
+                outcome = _outcome(clip, view.frame, case, pictures, rest & ~edit.elsewhere)
+                found.outcomes[method][edit.kind].append(outcome)
+
+
+def _score_prop(found: Found, told: Told, prop: PropCase) -> None:
+    """Whether what was behind a thing shows in its place."""
+    clip, after = prop.clip, dict[str, Any]()
+    case = _Case(np.stack([clip.video[prop.frame], prop.absent]), prop.known_behind)
+    number = prop.frame - history_frames(clip)
+    for method, video in found.shown(told).items():
+        if case.nearest(video[number]) != _AS_IT_WAS:
+            found.not_shown[method][PROP_DELETED] += 1
+            continue
+        after = after or dict(told.show(told.movers, prop))
+        pictures = video[number], after[method][number]
+        outcome = _outcome(clip, prop.frame, case, pictures, ~case.differ)
+        found.outcomes[method][PROP_DELETED].append(outcome)
 
 
 _AS_IT_WAS, _OBEYED = 0, 1
@@ -188,18 +217,38 @@ _AS_IT_WAS, _OBEYED = 0, 1
 
 @dataclasses.dataclass(frozen=True)
 class _Case:
-    """Renderings of a judged frame: as it was, as it is if the edit is obeyed, and with nobody."""
+    """What a picture is compared with.
+
+    Attributes:
+      renderings: of the judged frame: as it was, as it is if the edit is obeyed, and, of bodies,
+        with nobody.
+      among: pixels of which those are judged in which the renderings differ; None = all.
+    """
 
     renderings: UInt8[np.ndarray, "n height width 3"]
+    among: Bool[np.ndarray, "height width"] | None = None
 
     @property
     def differ(self) -> Bool[np.ndarray, "height width"]:
-        """Pixels in which the renderings are not all the same, which alone are judged."""
+        """Pixels in which the renderings are not all the same."""
         return (self.renderings != self.renderings[:1]).any((0, -1))
 
     def nearest(self, picture: Picture) -> int:
         """Which rendering a picture is nearest to; the first of equals."""
-        return int(scores.squared_error(picture, self.renderings, self.differ).argmin())
+        judged = self.differ if self.among is None else self.differ & self.among
+        return int(scores.squared_error(picture, self.renderings, judged).argmin())
+
+
+def _outcome(
+    clip: Clip,
+    frame: int,
+    case: _Case,
+    pictures: tuple[Picture, Picture],
+    rest: Bool[np.ndarray, "height width"],
+) -> Outcome:
+    """Of an edit, from a frame without and with it, and the pixels that it does not concern."""
+    obeyed = Place(clip.world, case.nearest(pictures[1]) == _OBEYED)
+    return Outcome(obeyed, _gain(clip.video[frame], *pictures, rest))
 
 
 @dataclasses.dataclass(frozen=True)
