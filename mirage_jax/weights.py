@@ -173,6 +173,16 @@ def load_export(
       ValueError: if the file is damaged or not an export, or is of another architecture; names the
         field or tensor, what was found and what was expected.
     """
+    file, tensors, architecture = _load_tensors(path, expected_architecture)
+    if expected_params_abstract is not None:
+        compare_tensors(str(file), tensors, flatten(nn.unbox(expected_params_abstract)))
+    return _on_device(file, tensors), architecture
+
+
+def _load_tensors(
+    path: str | Path, expected_architecture: Mapping[str, Any] | None
+) -> tuple[Path, dict[str, np.ndarray], dict[str, Any]]:
+    """The file, its tensors by name in the host's memory, and the architecture."""
     file = weights_file(path)
     if not file.is_file():
         raise FileNotFoundError(f"{path}: no {WEIGHTS} there; expected a folder written by export")
@@ -180,17 +190,22 @@ def load_export(
     architecture = architecture_of(file, header)
     if expected_architecture is not None:
         _compare_fields(file, architecture, json.loads(json.dumps(expected_architecture)))
-    if expected_params_abstract is not None:
-        compare_tensors(str(file), tensors, flatten(nn.unbox(expected_params_abstract)))
+    return file, tensors, architecture
+
+
+def _on_device(file: Path, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The nested dict, all at once: a program for each shape would be compiled otherwise."""
     try:
-        return unflatten(tensors), architecture
+        tree = unflatten(tensors)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+    moved: dict[str, Any] = jax.device_put(tree)
+    return moved
 
 
-def _read(file: Path) -> tuple[dict[str, str], dict[str, Any]]:
+def _read(file: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     try:
-        with safe_open(str(file), framework="flax") as opened:
+        with safe_open(str(file), framework="numpy") as opened:
             header = dict(opened.metadata() or {})
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
@@ -291,7 +306,7 @@ def load_module(
       FileNotFoundError: if there is no export.
       ValueError: naming the file and the field or tensor that does not fit.
     """
-    params, architecture = load_export(path, expected_architecture=expected)
+    file, found, architecture = _load_tensors(path, expected)
     module = from_fields(path, architecture, field, module_class)
     try:
         abstract = jax.eval_shape(lambda: init(module))
@@ -299,12 +314,12 @@ def load_module(
         raise ValueError(
             f"{path}: field {field}: found what makes no {module_class.__name__} ({error})"
         ) from error
-    found, wanted = flatten(params), flatten(nn.unbox(abstract))
+    wanted = flatten(nn.unbox(abstract))
     as_stored = {name: _in_float_of(found.get(name), leaf) for name, leaf in wanted.items()}
     compare_tensors(str(path), found, as_stored)
     if not keep_float:
-        params = unflatten({name: x.astype(wanted[name].dtype) for name, x in found.items()})
-    return params, module, architecture
+        found = {name: x.astype(wanted[name].dtype) for name, x in found.items()}
+    return _on_device(file, found), module, architecture
 
 
 def _in_float_of(found: Any, wanted: Any) -> Any:

@@ -102,6 +102,7 @@ def returning_chunk(
         capacity=capacity,
         constants=model.constants(latents),
         encoder=model.encoder,
+        movers=model.movers,
     )
     if context is not None:
         context = model.conditioner.drop(context, empty == 0)

@@ -19,6 +19,7 @@ from mirage_jax.diffusion import flow
 from mirage_jax.diffusion.samplers import VelocityFn
 from mirage_jax.io.pictures import contact_sheet
 from mirage_jax.memory.fusion import FusionOptions
+from mirage_jax.memory.movers import MoverOptions
 from mirage_jax.nn.denoiser import Denoiser
 from mirage_jax.parallel import map_batch, processes
 from mirage_jax.training.memory_view import cloud_view, decode_each, token_view
@@ -74,6 +75,7 @@ class DenoiserTask(Task):
       context_frames: earlier frames that a chunk is denoised beside; their references are chosen by
         coverage. Needs a conditioner that stores tokens.
       fusion: how histories are written, see `Conditioner.write`.
+      movers: how rollouts keep bodies, where they do, see `history.write_history`.
       noise: on histories written to the memory; those of the RGB baseline are true.
       head: sees the histories of some samples as a rollout would; None: all are true.
       predicted: share of those samples.
@@ -98,6 +100,7 @@ class DenoiserTask(Task):
     chunk_latents: int
     context_frames: ContextFrameOptions = NO_FRAMES
     fusion: FusionOptions | None = None
+    movers: MoverOptions | None = None
     noise: NoiseAugmentation = NoiseAugmentation()
     head: HistoryHead | None = None
     predicted: float = 0.0
@@ -193,6 +196,7 @@ class DenoiserTask(Task):
                 key=noise_key if train else None,
                 noise=self.noise,
                 seen=seen,
+                movers=self.movers,
             )
             if not train or found.context is None:
                 return found
@@ -334,6 +338,7 @@ class DenoiserTask(Task):
             fusion=self.fusion,
             constants=constants,
             encoder=self.encoder,
+            movers=self.movers,
         )
         key = jax.random.key(0)
         sampled = sample_chunk(
@@ -341,7 +346,9 @@ class DenoiserTask(Task):
         )
         videos = {"decoded": decode_each(encoder, target)}
         if self.conditioner.stores == "tokens":
-            tokens = history.returning_tokens(clips, self.conditioner, size, self.fusion)
+            tokens = history.returning_tokens(
+                clips, self.conditioner, size, self.fusion, self.movers
+            )
             videos["memory"] = token_view(encoder, tokens)
         elif context is not None:
             videos["memory"] = cloud_view(encoder, context)

@@ -165,6 +165,7 @@ class MatchingTask(Task):
                 constants=constants,
                 encoder=self.base.encoder,
                 seen=seen,
+                movers=self.base.movers,
             )
 
         sample = map_batch(one, clips, head(clips))

@@ -93,7 +93,8 @@ def body_reads(
             seen = seen._replace(times=times[-1] - seen.times)
             now = times[-1] - times[along]
         empty = conditioner.create(math.prod(seen.tokens.shape[:-1]))
-        bank, _ = conditioner.write(empty, seen, settings.fusion)
+        still = moving.free_of_bodies(seen.static, seen.tokens.shape[1:3], options)
+        bank, _ = conditioner.write(empty, seen._replace(static=still), settings.fusion)
         bodies, _ = moving.observe(
             moving.start(seen.camera, conditioner.token_channels, options),
             bank,

@@ -14,12 +14,14 @@ from mirage_jax import memory
 from mirage_jax.chunks import TEMPORAL_STRIDE, chunks_of_clip, frames_of_latents
 from mirage_jax.geometry import Camera
 from mirage_jax.memory.fusion import FusionOptions
+from mirage_jax.memory.movers import MoverOptions
 from mirage_jax.parallel import map_batch
 from mirage_jax.settings import Settings, setting
 from mirage_jax.world import context_frames, scenarios
 from mirage_jax.world.conditioners import Conditioner, Frames, Visibility, camera_rays
 from mirage_jax.world.latent_clip import LatentClip
 from mirage_jax.world.latent_encoder import LatentEncoder
+from mirage_jax.world.moving import free_of_bodies
 from mirage_jax.world.options import ContextFrameOptions
 from mirage_jax.world.predicted_clip import Keyframes, true_keyframes
 
@@ -66,6 +68,11 @@ class History(NamedTuple):
     confidence: Float[Array, "k h w"]
     camera: Camera
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Cells (h, w)."""
+        return int(self.depth.shape[-2]), int(self.depth.shape[-1])
+
 
 _normal = functools.partial(jax.random.normal, dtype=jnp.float32)
 
@@ -110,17 +117,26 @@ def write_history(
     history: History,
     fusion: FusionOptions | None = None,
     capacity: int | None = None,
+    movers: MoverOptions | None = None,
 ) -> memory.LatentMemory:
     """A fresh memory of these keyframes, of the cells that stand still, fused as a rollout's is.
 
-    `capacity` is its number of elements; None has room for every cell.
+    Args:
+      conditioner: of the memory.
+      history: the keyframes.
+      fusion: see `Conditioner.write`.
+      capacity: its number of elements; None has room for every cell.
+      movers: how rollouts keep bodies, whose cells they then leave out sooner; None: they do not.
     """
+    static = history.static
+    if movers is not None:
+        static = free_of_bodies(static, history.grid, movers)
     frames = Frames(
         history.tokens,
         history.depth,
         history.camera,
         times=jnp.arange(len(history.depth), dtype=jnp.float32),
-        static=history.static,
+        static=static,
         confidence=history.confidence,
     )
     empty = conditioner.create(capacity or history.depth.size)
@@ -210,6 +226,7 @@ def make_sample(
     key: PRNGKeyArray | None = None,
     noise: NoiseAugmentation | None = None,
     seen: Keyframes | None = None,
+    movers: MoverOptions | None = None,
 ) -> Sample:
     """One clip in one situation.
 
@@ -228,6 +245,7 @@ def make_sample(
       key: randomness of the noise; None for a true history.
       noise: on the history.
       seen: what is remembered of its keyframes; None: what is true.
+      movers: see `write_history`.
     """
     chunk = jnp.asarray(table.chunk)[scenario]
     camera = chunk_camera(clip, chunk, size)
@@ -240,7 +258,7 @@ def make_sample(
         context = jnp.concatenate([clip.rgb_chunks[scenario], clip.rgb_hits[scenario]], axis=-1)
         return Sample(target, rays, context, {})
     history = draw_history(clip, keyframes, size, key=key, noise=noise, seen=seen)
-    bank = write_history(conditioner, history, fusion, capacity)
+    bank = write_history(conditioner, history, fusion, capacity, movers)
     # Bodies were read where the clip was encoded, by the same conditioner.
     bodies = None if clip.bodies is None else clip.bodies[scenario]
     read, frames = conditioner.read(bank, camera, encoder=encoder, bodies=bodies), {}
@@ -269,6 +287,7 @@ def returning_samples(
     capacity: int | None = None,
     constants: Array | None = None,
     encoder: LatentEncoder | None = None,
+    movers: MoverOptions | None = None,
 ) -> Sample:
     """A batch coming back, the whole true history in memory."""
     table = situations(clips)
@@ -286,6 +305,7 @@ def returning_samples(
             capacity=capacity,
             constants=constants,
             encoder=encoder,
+            movers=movers,
         )
 
     return map_batch(one, clips)
@@ -296,6 +316,7 @@ def returning_tokens(
     conditioner: Conditioner,
     size: tuple[int, int],
     fusion: FusionOptions | None = None,
+    movers: MoverOptions | None = None,
 ) -> Float[Array, "b t h w m"]:
     """What the memory of `returning_samples` shows at each latent: a token a cell, and whether."""
     table = situations(clips)
@@ -303,7 +324,7 @@ def returning_tokens(
 
     def one(clip: LatentClip) -> Array:
         history = draw_history(clip, jnp.asarray(table.keyframes[scenarios.RETURN]), size)
-        bank = write_history(plain, history, fusion)
+        bank = write_history(plain, history, fusion, movers=movers)
         camera = chunk_camera(clip, jnp.asarray(table.chunk[scenarios.RETURN]), size)
         return plain.read(bank, camera)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mirage_jax import memory
-from mirage_jax.memory.movers import MoverOptions
+from mirage_jax.world.moving import free_of_bodies
 
 if TYPE_CHECKING:
     from mirage_jax.world.model import WorldModel
@@ -65,9 +65,9 @@ def look(
                 still = memory.pool_static(still, model.grid)
                 still = still * (memory.pool_static(static, model.grid) > 0.5)
     if model.movers is not None and still is not None:
-        still = _free_of_bodies(still, model.grid, model.movers)
+        still = free_of_bodies(still, model.grid, model.movers)
         if static is not None:
-            still = still * _free_of_bodies(static, model.grid, model.movers)
+            still = still * free_of_bodies(static, model.grid, model.movers)
     if depth is not None:
         depth = jnp.where(jnp.isposinf(depth), options.sky_depth, depth)
     elif model.head is not None:
@@ -81,12 +81,3 @@ def look(
     if bilinear:
         depth = memory.released.bilinear_depth(depth, model.grid)
     return Look(tokens, depth, still, confidence, moving)
-
-
-def _free_of_bodies(
-    still: Float[Array, "k sh sw"], grid: tuple[int, int], movers: MoverOptions
-) -> Float[Array, "k h w"]:
-    """1 where a cell shows next to nothing of what moves: a token keeps all that its cell shows,
-    and what it keeps of a body would stay where that was."""
-    covered = 1.0 - memory.pool_static(still, grid)
-    return (covered <= movers.most_covered).astype(jnp.float32)

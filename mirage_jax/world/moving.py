@@ -116,7 +116,8 @@ def observe(
         tokens = tokens.reshape(*crops.shape[:2], *tokens.shape[1:])
         return jax.vmap(movers.with_views)(found, tokens)
 
-    found = find() if batched else _if_any(moving, find)
+    nothing = movers.none_found(options, table.view_tokens.shape[-1], len(moving))
+    found = find() if batched else _if_any(moving, find, nothing)
     # Only now is the floor known of a world that begins. Where a body is seen no wall stands.
     plan = movers.obstacles(table, bank, jnp.asarray(camera.centre)[-1], options)
     plan = plan.without(found.position, 0.5 * found.extent[..., 0], found.valid)
@@ -132,10 +133,23 @@ def observe(
     return table, jax.tree.map(lambda counts: jnp.sum(counts, dtype=jnp.int32), reports)
 
 
-def _if_any(which: Bool[Array, "*shape"], made: Callable[[], T]) -> T:
-    """What is made, or zeros where nothing is true: then it takes no time, but under `vmap`."""
-    shapes = jax.eval_shape(made)
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+def free_of_bodies(
+    still: Float[Array, "k sh sw"], grid: tuple[int, int], options: MoverOptions
+) -> Float[Array, "k h w"]:
+    """1 where a cell shows next to nothing of what moves: a token keeps all that its cell shows,
+    and what it keeps of a body would stay where that was.
+
+    Args:
+      still: share that stands still, of cells or finer.
+      grid: cells (h, w).
+      options: for `most_covered`.
+    """
+    covered = 1.0 - memory.pool_static(still, grid)
+    return (covered <= options.most_covered).astype(jnp.float32)
+
+
+def _if_any(which: Bool[Array, "*shape"], made: Callable[[], T], nothing: T) -> T:
+    """What is made, or nothing where nothing is true: then it takes no time, but under `vmap`."""
     found: T = jax.lax.cond(jnp.any(which), made, lambda: nothing)
     return found
 
@@ -213,8 +227,9 @@ def read_pictures(
       static_depth: what stands still in blocks of their pixels, 0 = nothing.
       decode: tokens to the pixels of their cells.
     """
+    nothing = jnp.zeros((*camera.shape, *camera.size, 4), jnp.float32)
     if table is None:
-        return jnp.zeros((*camera.shape, *camera.size, 4), jnp.float32)
+        return nothing
     grid = camera.size
 
     def drawn() -> Array:
@@ -224,7 +239,7 @@ def read_pictures(
         inverse = jnp.where(seen.depth > 0, 1.0 / jnp.maximum(seen.depth, LEAST_DEPTH), 0.0)
         return jnp.concatenate([seen.tokens.astype(jnp.float32), inverse[..., None]], axis=-1)
 
-    return _if_any(table.status == CONFIRMED, drawn)
+    return _if_any(table.status == CONFIRMED, drawn, nothing)
 
 
 def _read(

@@ -11,6 +11,7 @@ from helpers import memory_by_hand, tiny_world
 from helpers.tiny_world import CHANNELS, CHUNK, GRID, READOUT, SIZE
 from mirage_jax import geometry, memory, trajectories
 from mirage_jax.geometry import Camera
+from mirage_jax.memory.movers import MoverOptions
 from mirage_jax.world import scenarios
 from mirage_jax.world.history import (
     NoiseAugmentation,
@@ -73,6 +74,19 @@ def test_a_true_history_reads_back_exactly_from_where_it_was_seen(keyframe):
     tokens = np.asarray(clip.tokens[keyframe]) * known[..., None]
     np.testing.assert_array_equal(seen.tokens, tokens)
     np.testing.assert_allclose(seen.depth, clip.depth[keyframe] * known, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_where_bodies_are_kept_cells_that_they_touch_are_left_out(kept):
+    """As rollouts leave them out, see test_looking.py."""
+    clip = one_clip()
+    static = clip.static.at[0, 0, 0].set(0.85).at[0, 1, 1].set(0.95).at[0, 1, 2].set(0.2)
+    history = draw_history(clip.replace(static=static), only(0), SIZE)
+    bank = write_history(READOUT, history, movers=MoverOptions() if kept else None)
+    expected = np.ones(GRID)
+    expected[1, 2] = 0
+    expected[0, 0] = not kept
+    np.testing.assert_array_equal(see(bank, camera_at(clip, 0)).visible, expected)
 
 
 def test_what_is_known_for_certain_has_confidence_one():

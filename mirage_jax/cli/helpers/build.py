@@ -179,15 +179,16 @@ def chunk_lengths(config: ConfigDict, memory: str = "latent") -> tuple[int, ...]
 
 def denoiser_task(config: ConfigDict, memory: str, data_std: tuple[float, ...]) -> DenoiserTask:
     """The training task of `denoiser`."""
-    training = config.denoiser_training
+    training, kind = config.denoiser_training, conditioner(config, memory)
     return DenoiserTask(
         denoiser=denoiser(config, memory, data_std),
-        conditioner=conditioner(config, memory),
+        conditioner=kind,
         size=picture_size(config),
         chunks=chunks_of_clip(trained_frames(config), config.chunk_frames),
         chunk_latents=latents_of_frames(config.chunk_frames),
         context_frames=context_frames(config, memory),
         fusion=history_fusion(config, memory),
+        movers=movers(config, memory) if getattr(kind, "movers", False) else None,
         noise=noise_augmentation(config),
         predicted=training.get("predicted_histories", 0.0) if memory == "latent" else 0.0,
         shift=training.shift,
@@ -234,7 +235,7 @@ def denoiser_architecture(
         sampler=sampler(config),
         memory=memory_options(config),
         context_frames=task.context_frames,
-        movers=movers(config) if getattr(task.conditioner, "movers", False) else None,
+        movers=task.movers,
         bodies=isinstance(task.conditioner, Surfels) and config.memory.get("bodies", False),
     )
 

@@ -11,7 +11,7 @@ there are, up to K. Positions are metres, times seconds.
 """
 
 from mirage_jax.memory.movers.connected import components
-from mirage_jax.memory.movers.detections import Detections, crops, detect, with_views
+from mirage_jax.memory.movers.detections import Detections, crops, detect, none_found, with_views
 from mirage_jax.memory.movers.floor import estimate_up, update_floor
 from mirage_jax.memory.movers.observation import MoverReport, observe
 from mirage_jax.memory.movers.plan import Obstacles, obstacles
@@ -46,6 +46,7 @@ __all__ = [
     "detect",
     "emptied",
     "estimate_up",
+    "none_found",
     "observe",
     "obstacles",
     "read",

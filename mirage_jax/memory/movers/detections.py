@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mirage_jax import geometry
 from mirage_jax.memory import pooling
+from mirage_jax.memory.movers import cropping
 from mirage_jax.memory.movers.connected import components
 from mirage_jax.memory.movers.state import DEFAULT, MoverOptions, Movers, horizontal, unit
 
@@ -68,6 +69,30 @@ class Detections:
     alpha: Any
     tokens: Any
     dropped: Any
+
+
+def none_found(options: MoverOptions, channels: int, frames: int) -> Detections:
+    """What `detect` and `with_views` give, one row a frame, where nothing moves: zeros."""
+    places, cells = options.detections, options.view_cells
+
+    def zeros(*shape: int, dtype: Any = jnp.float32) -> Array:
+        return jnp.zeros((frames, *shape), dtype)
+
+    return Detections(
+        valid=zeros(places, dtype=bool),
+        position=zeros(places, 3),
+        covariance=zeros(places, 3, 3),
+        extent=zeros(places, 2),
+        cut=zeros(places, 3),
+        whole=zeros(places, dtype=bool),
+        pixels=zeros(places, dtype=jnp.int32),
+        direction=zeros(places, 3),
+        box=zeros(places, 3),
+        size=zeros(places),
+        alpha=zeros(places, cells, cells),
+        tokens=zeros(places, cells, cells, channels),
+        dropped=zeros(dtype=jnp.int32),
+    )
 
 
 def detect(
@@ -208,7 +233,7 @@ def _measure(
         "direction": unit(to_camera, up),
         "box": box,
         "size": box[2] * across * scale,
-        "alpha": _crop_alpha(mask, box, options.view_cells),
+        "alpha": cropping.crop_alpha(mask, box, options.view_cells),
     }
 
 
@@ -321,9 +346,9 @@ def crops(
     moving = (jnp.asarray(mask) != 0).astype(jnp.float32)
 
     def one(box: Array) -> Array:
-        rows, columns = _sample_points(box, size)
-        alpha = _nearest(moving[..., None], rows, columns)
-        pixels = _bilinear(picture, rows / shares[0], columns / shares[1])
+        rows, columns = cropping.sample_points(box, size)
+        alpha = cropping.nearest(moving[..., None], rows, columns)
+        pixels = cropping.bilinear(picture, rows / shares[0], columns / shares[1])
         return pixels * alpha
 
     return jax.vmap(one)(found.box)
@@ -354,40 +379,3 @@ def with_views(found: Detections, tokens: Float[Array, "d a a c"]) -> Detections
             f"{(*found.alpha.shape, 'C')}"
         )
     return found.replace(tokens=tokens)  # type: ignore[attr-defined]
-
-
-def _sample_points(box: Array, size: int) -> tuple[Array, Array]:
-    """Rows and columns of the middles of `size` x `size` equal parts of a crop."""
-    steps = (jnp.arange(size, dtype=jnp.float32) + 0.5) / size * box[2]
-    return box[0] + steps, box[1] + steps
-
-
-def _crop_alpha(mask: Array, box: Array, cells: int) -> Float[Array, "a a"]:
-    fine = 4 * cells
-    rows, columns = _sample_points(box, fine)
-    inside = _nearest(mask.astype(jnp.float32)[..., None], rows, columns)[..., 0]
-    return pooling.pool_static(inside, (cells, cells))
-
-
-def _nearest(picture: Array, rows: Array, columns: Array) -> Array:
-    """Values of the pixels that hold the points, 0 outside."""
-    height, width = picture.shape[:2]
-    row, column = jnp.floor(rows).astype(jnp.int32), jnp.floor(columns).astype(jnp.int32)
-    inside = ((row >= 0) & (row < height))[:, None] & ((column >= 0) & (column < width))[None]
-    values = picture[jnp.clip(row, 0, height - 1)][:, jnp.clip(column, 0, width - 1)]
-    return jnp.where(inside[..., None], values, 0.0)
-
-
-def _bilinear(picture: Array, rows: Array, columns: Array) -> Array:
-    """Values between pixel centres, those of the border outside."""
-
-    def along(values: Array, points: Array, axis: int) -> Array:
-        size = values.shape[axis]
-        place = jnp.clip(points - 0.5, 0.0, size - 1.0)
-        first = jnp.floor(place).astype(jnp.int32)
-        share = (place - first).reshape((-1,) + (1,) * (values.ndim - 1 - axis))
-        low = jnp.take(values, first, axis=axis)
-        high = jnp.take(values, jnp.minimum(first + 1, size - 1), axis=axis)
-        return low * (1.0 - share) + high * share
-
-    return along(along(picture, rows, 0), columns, 1)
