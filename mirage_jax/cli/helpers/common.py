@@ -63,6 +63,8 @@ def resolve_config() -> ConfigDict:
         for field in _PATHS:
             if isinstance(section, ConfigDict) and isinstance(section.get(field), str):
                 section[field] = os.path.expanduser(section[field])
+    if "worlds" in config:  # of which `--config.worlds=a,b` comes as one name
+        config.worlds = tuple(name for words in config.worlds for name in words.split(",") if name)
     data = config.get("data", {})
     if data.get("root") or data.get("shapes"):
         config.worlds = footage_worlds(config)

@@ -165,6 +165,8 @@ def test_the_tiny_variant_gives_way_to_the_command_line(monkeypatch):
     plain = resolved()
     assert plain.record.size == 64
     assert plain.worlds == ("freedoom", "labmaze", "labmaze_bodies")
+    for words in ("labmaze,procedural", '("labmaze", "procedural")'):
+        assert resolved(f"--config.worlds={words}").worlds == ("labmaze", "procedural")
     tiny = resolved("--config.tiny=true", "--config.record.size=48", "--config.seed=5")
     assert (tiny.record.size, tiny.seed) == (48, 5)
     for name, value in tiny.tiny_overrides:
