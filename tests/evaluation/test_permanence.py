@@ -16,7 +16,7 @@ from data_pipelines.sources.living import Scene, film
 from data_pipelines.sources.paths import level_cam2world
 from data_pipelines.sources.procedural import ProceduralSource
 from mirage_jax.evaluation.permanence import baselines, pairs, protocol, scores, summary, views
-from mirage_jax.evaluation.permanence.placements import place_body
+from mirage_jax.evaluation.permanence.placements import CLOSE, place_body
 from mirage_jax.evaluation.permanence.summary import Verdict
 from mirage_jax.evaluation.permanence.views import BEHIND, LEFT, LOOKED_AWAY, ViewOptions
 
@@ -173,6 +173,21 @@ def test_a_body_that_was_in_view_all_the_time_is_not_judged():
     assert views.judged_views(clip, ground, OPTIONS) == []
     with pytest.raises(ValueError, match="bodies: found none, expected their states"):
         views.judged_views(dataclasses.replace(clip, bodies=None), ground, OPTIONS)
+
+
+def test_a_body_is_placed_around_where_it_is_asked_for():
+    clip = made(walker(3.5, 2.0, 0.0, 0.0), np.tile([1.2, 2.0], (FRAMES, 1)), np.zeros(FRAMES))
+    view = views.JudgedView(14, 1, 2, 12, LEFT, 0.0, 0.0, 100)
+    asked = np.array([2.6, 2.2])
+    with replay(clip) as scene:
+        plain, more = (place_body(scene, view, near) for near in (None, asked))
+        assert more.states[: len(plain.states)] == plain.states
+        added = np.array(more.states[len(plain.states) :])[:, :2]
+        gaps = np.linalg.norm(added - asked, axis=-1)
+        assert len(added) >= 5 and gaps.min() == 0 and gaps.max() <= CLOSE + 1e-9
+        number = len(plain.states) + int(gaps.argmin())
+        shown = scene.render(14, moved={1: (2.6, 2.2, more.states[0][2])})
+        np.testing.assert_array_equal(more.there[number], shown.picture)
 
 
 # -- the whole protocol --------------------------------------------------------------------------

@@ -181,7 +181,8 @@ def _score_clip(
             found.untracked += 1
             continue
         number = view.frame - history_frames(clip)
-        placements, kept = place_body(replay, view), told.places(view.frame)[slots[body]]
+        kept = told.places(view.frame)[slots[body]]
+        placements = place_body(replay, view, kept)
         for edit in _edits(replay, view, slots, options):
             after: Videos = {}
             for method, video in before.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -18,6 +19,8 @@ STRAIGHT = (0.25, 0.5, 0.75, 1.0)
 """The same on the straight line that it set out on, whatever is in the way."""
 AROUND = (0.5, 1.0)
 """Metres at which it is placed around the truth, in eight directions."""
+CLOSE = 0.25
+"""The same around a place that is asked for."""
 APART = 0.12
 """Metres between places that are tried."""
 LEAST_PIXELS = 20
@@ -79,11 +82,19 @@ class Placements:
         return self._rendered[key]
 
 
-def place_body(replay: Replay, view: JudgedView) -> Placements:
-    """Renders a judged view with the body along its track, off it, and without it."""
+def place_body(
+    replay: Replay, view: JudgedView, near: Float[np.ndarray, "2"] | None = None
+) -> Placements:
+    """Renders a judged view with the body along its track, off it, and without it.
+
+    Args:
+      replay: of the clip.
+      view: which is judged.
+      near: a place (x, y), metres, at which it is placed too, and around it at `CLOSE`.
+    """
     states: list[State] = []
     pictures = []
-    for state in _possible(replay, view):
+    for state in _possible(replay, view, near):
         places = np.array([known[:2] for known in states]).reshape(-1, 2)
         if (np.linalg.norm(places - state[:2], axis=-1) < APART).any():
             continue
@@ -96,7 +107,7 @@ def place_body(replay: Replay, view: JudgedView) -> Placements:
     return Placements(replay, view, states, np.stack(pictures), absent)
 
 
-def _possible(replay: Replay, view: JudgedView) -> list[State]:
+def _possible(replay: Replay, view: JudgedView, near: Float[np.ndarray, "2"] | None) -> list[State]:
     """States that may be tried, the true one first, in front of the camera."""
     true = replay.state(view.frame, view.body)
     steps = int(np.ceil(ALONG[-1] * view.hidden)) + 1
@@ -115,16 +126,25 @@ def _possible(replay: Replay, view: JudgedView) -> list[State]:
         )
         for share in STRAIGHT
     ]
-    angles = np.linspace(-np.pi, np.pi, 8, endpoint=False)
-    states += [
-        (float(true[0] + far * np.cos(a)), float(true[1] + far * np.sin(a)), true[2])
-        for far in AROUND
-        for a in angles
-    ]
+    states += _around(true, AROUND)
+    if near is not None:
+        asked = (float(near[0]), float(near[1]), true[2])
+        states += [asked, *_around(asked, (CLOSE,))]
     pose = replay.clip.cam2world[view.frame]
     radius = KINDS[replay.bodies.kinds[index]].radius
     ahead = [(np.array(s[:2]) - pose[:2, 3]) @ pose[:2, 2] for s in states]
     return [s for s, far in zip(states, ahead, strict=True) if far > radius]
+
+
+def _around(state: State, reaches: Sequence[float]) -> list[State]:
+    """Places in eight directions, so many metres away."""
+    x, y, heading = state
+    angles = np.linspace(-np.pi, np.pi, 8, endpoint=False)
+    return [
+        (float(x + far * np.cos(a)), float(y + far * np.sin(a)), heading)
+        for far in reaches
+        for a in angles
+    ]
 
 
 def _state(row: Float[np.ndarray, "3"]) -> State:
