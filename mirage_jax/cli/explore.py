@@ -145,7 +145,8 @@ def _prepare_jax(saved: Path) -> None:
 
     use_own_kernels()
     jax.config.update("jax_compilation_cache_dir", str(saved / "compilation_cache"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    # Small programs take long as well, where there are many.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _told(console: Console, page: Progress) -> Progress:

@@ -121,7 +121,7 @@ def test_what_was_seen_comes_back_and_survives_a_kill(saved, browser):
 
 
 @pytest.mark.parametrize("bodies", [False, True], ids=["still", "bodies"])
-@pytest.mark.parametrize("pace", ["auto", 16, 30, 45])
+@pytest.mark.parametrize("pace", ["auto", 16, 18, 30, 45])
 def test_how_fast_it_is(saved, browser, pace, bodies):
     kept = f"--bodies={str(bodies).lower()}"
     with explorer(saved, signal.SIGTERM, f"--pace={pace}", kept) as url:

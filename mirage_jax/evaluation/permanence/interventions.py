@@ -200,14 +200,15 @@ def _score_clip(
 
 def _score_prop(found: Found, told: Told, prop: PropCase) -> None:
     """Whether what was behind a thing shows in its place."""
-    clip, after = prop.clip, dict[str, Any]()
+    clip = prop.clip
     case = _Case(np.stack([clip.video[prop.frame], prop.absent]), prop.known_behind)
     number = prop.frame - history_frames(clip)
+    after: Videos = {}
     for method, video in found.shown(told).items():
         if case.nearest(video[number]) != _AS_IT_WAS:
             found.not_shown[method][PROP_DELETED] += 1
             continue
-        after = after or dict(told.show(told.movers, prop))
+        after = after or told.show(told.movers, prop)
         pictures = video[number], after[method][number]
         outcome = _outcome(clip, prop.frame, case, pictures, ~case.differ)
         found.outcomes[method][PROP_DELETED].append(outcome)
