@@ -85,7 +85,7 @@ class Replay:
             if not 0 <= number < len(self.stage.props):
                 raise ValueError(
                     f"prop: found {number}, expected one of the {len(self.stage.props)} that the "
-                    f"world has, from 0"
+                    "world has, from 0"
                 )
         if swapped is not None:
             one, other = swapped
