@@ -27,6 +27,8 @@ pytestmark = pytest.mark.long
 KEYS = ("w", "s", "a", "d", "ArrowLeft", "ArrowRight")
 SECONDS = 900
 """That compiling may take on a busy machine."""
+OF_TESTS = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS", "OPENBLAS_NUM_THREADS")
+"""Variables by which tests compile fast and run slowly: who walks has none of them."""
 
 
 @contextlib.contextmanager
@@ -36,7 +38,10 @@ def explorer(saved, end=signal.SIGTERM, *more):
     flags = [f"--saved={saved}", "--port=0", *more]
     if workdir := os.environ.get("MIRAGE_TEST_WORKDIR"):
         flags.append(f"--workdir={workdir}")
-    process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True, bufsize=1)
+    env = {name: value for name, value in os.environ.items() if name not in OF_TESTS}
+    process = subprocess.Popen(
+        [*command, *flags], env=env, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
     assert process.stdout is not None
     try:
         line = ""
