@@ -7,10 +7,11 @@ import pytest
 from data_pipelines.due_again import history_frames
 from data_pipelines.sources.counterfactual import replay
 from data_pipelines.sources.procedural import ProceduralSource
-from helpers import tiny_world
+from helpers import points, tiny_world
 from mirage_jax import memory
-from mirage_jax.evaluation.permanence import interventions, tracks, views
+from mirage_jax.evaluation.permanence import interventions, rollouts, tracks, views
 from mirage_jax.evaluation.permanence.interventions import KINDS, Told
+from mirage_jax.evaluation.permanence.props import PropCase
 from mirage_jax.evaluation.permanence.views import ViewOptions
 from mirage_jax.memory import movers
 from mirage_jax.memory.movers import MoverOptions
@@ -147,6 +148,32 @@ def test_a_model_has_bodies_where_they_went_while_frames_were_left_out(clips):
         gone = seconds[frame] - seconds[given - 1]
         assert gone > (frame - given + 1) / clip.fps  # some were left out
         np.testing.assert_allclose(told.places(frame)[0], 1 + velocity[0, :2] * gone, atol=1e-3)
+
+
+def test_a_model_shows_what_its_memory_is_without_a_thing(clips, monkeypatch):
+    clip, options = clips[0], MoverOptions(slots=2, views=1)
+    bank = points.bank([(0, 0, 1), (1, 0, 2), (2, 0, 3)])
+    table = movers.create(1, UP, options)
+
+    class Model(tiny_world.stand_in(WorldModel)):
+        movers = options
+
+        def start(self, pictures, camera, **maps):
+            return World(bank, None, None, None, history_frames(clip), movers=table)
+
+        def replace(self, movers):
+            return self
+
+    class Thing(tiny_world.stand_in(PropCase)):
+        def shown_in(self, found):
+            return found.valid & (found.xyz[:, 0] == 1)
+
+    monkeypatch.setattr(rollouts, "second_half", lambda _, world, *__, **___: {"world": world.bank})
+    told = interventions.told_by(Model(), clip, seed=0)
+    whole, less = (told.show(table, thing)["world"] for thing in (None, Thing()))
+    assert whole is bank
+    left = np.asarray(less.xyz)[np.asarray(less.valid)]
+    np.testing.assert_array_equal(left[:, 0], [0, 2])
 
 
 def test_a_model_that_keeps_no_bodies_is_refused(clips):
