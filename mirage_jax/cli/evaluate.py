@@ -40,8 +40,8 @@ places of all that moves, without a picture: also of Freedoom's monsters (the wo
 
     mirage evaluate --protocol=interventions
 
-deletes, moves and exchanges bodies of these clips in memory while nobody looks, and scores whether
-what is generated obeys; writes interventions.json.
+deletes, moves and exchanges bodies of these clips in memory while nobody looks, deletes things that
+the camera walked round, and scores whether what is generated obeys; writes interventions.json.
 """
 
 from __future__ import annotations
