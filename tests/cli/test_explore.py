@@ -162,4 +162,4 @@ def test_a_memory_of_colours_is_made_ready_too_and_the_pace_begins_at_what_was_t
     assert starts.adapts and starts.begin(0).options.fps == starts.options.fps == 11
     beside = model.replace(movers=MoverOptions())
     starts = begun(beside, monkeypatch, adapts=True)
-    assert not starts.adapts and starts.options.fps == MoverOptions().fps and not starts.kinds
+    assert not starts.adapts and starts.options.fps == SessionOptions().fps and not starts.kinds

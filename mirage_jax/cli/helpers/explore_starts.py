@@ -111,8 +111,8 @@ def make_starts(
       entries: of the flags.
       options: of all sessions.
       progress: told what is done, and which share of all is.
-      adapts: whether the pace follows what the machine can do. Bodies that move keep theirs: with
-        them it does not.
+      adapts: whether the pace follows what the machine can do. Bodies move on by the frame, so that
+        it would change how fast they walk: with them it stays that of the options.
       mesh: in force, over whose devices the model is split; None: it is not.
 
     Raises:
@@ -157,9 +157,9 @@ def make_starts(
         walk.warm_up(warmed)
     progress("timing the steps", 0.99)
     steps = denoise_steps(session)
-    if adapts and model.movers is not None:
-        options, adapts = dataclasses.replace(options, fps=model.movers.fps), False
-    elif adapts:
+    if model.movers is not None:
+        adapts = False
+    if adapts:
         frames = options.chunk_frames - 1
         options = dataclasses.replace(options, fps=pace.first(chunk_seconds(session), frames))
     several = kinds if len(kinds) > 1 else {}
