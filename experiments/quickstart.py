@@ -163,6 +163,17 @@ def get_config(_: str = "") -> ConfigDict:
     c.memory.movers = False  # train with bodies that move, see experiments/living.py
     c.memory.bodies = True  # rollouts of surfels keep bodies that move, see docs/movers.md
 
+    c.movers = ConfigDict()  # how bodies are kept, see docs/movers.md
+    c.movers.slots = 16  # bodies that can be known at once
+    c.movers.least_pixels = 16  # below which nothing is taken for a body
+    c.movers.birth_pixels = 32  # of one that nobody knows yet
+    c.movers.most_covered = 0.1  # of a cell by bodies, for it to be stored as standing still
+    c.movers.depth_error = 0.35  # of a body's pixels as the head tells it, relative
+    c.movers.acceleration = 0.3  # noise, m/s^2 per square root of Hz
+    c.movers.turning = 0.15  # noise of the turn rate, rad/s per square root of s
+    c.movers.persistence = 4.0  # seconds after which 1/e is left of a velocity
+    c.movers.contact = "bounce"  # what a body does that meets something; or slide, stop
+
     c.text = ConfigDict()
     c.text.embeddings = ""  # file of embedded prompts (mirage_jax.io.text); "" trains without text
     c.text.captions = False  # True: clips with captions get those, see docs/loading.md

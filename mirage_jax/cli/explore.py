@@ -166,7 +166,7 @@ def _config() -> ConfigDict:
         [f"data.{field}" for field in capture_start.READ_FIELDS] if start_flags.CLIP.value else []
     )
     for name in named:
-        if name not in (*used, "memory.bodies"):
+        if name not in (*used, "memory.bodies") and not name.startswith(model_flags.MOVERS):
             known = f"one of {', '.join(used)}" if used else "no field of the data without --clip"
             raise common.UserError(f"--config.{name}: found it, expected {known}")
     return config
@@ -189,6 +189,7 @@ def main() -> None:
         denoiser=model_flags.latent_denoiser(),
         decoder=model_flags.decoder("auto"),
         bodies=model_flags.bodies(),
+        body_fields=model_flags.body_fields(),
         prompts=prompts.Prompting(
             prompt=start_flags.PROMPT.value,
             negative_prompt=start_flags.NEGATIVE.value,

@@ -244,7 +244,8 @@ def _model(config: ConfigDict, workdir: Workdir, geometry: GeometryFile | None) 
         size=size,
         chunk_frames=_CHUNK_FRAMES.value if flags.FLAGS["chunk_frames"].present else None,
     )
-    model = model_flags.applied(model, workdir)
+    options = build.mover_options(config) if as_config else None
+    model = model_flags.applied(model, workdir, options)
     model = flag_values.with_memory_scale(model, _MEMORY_SCALE.value)
     model = prompts.with_prompt(
         model,

@@ -21,6 +21,7 @@ says what runs here, on which devices.
 
 import difflib
 import importlib
+import os
 import sys
 
 from mirage_jax.cli.helpers.allocator import restart_with_large_pages
@@ -31,6 +32,10 @@ COMMANDS = (
     *("quickstart", "record", "inspect", "encode", "train", "generate", "explore"),
     *("trajectory", "evaluate", "world", "bench", "convert", "compile", "doctor"),
 )
+
+
+COLUMNS_OF_FILES = 140
+"""Width of tables that no terminal shows, so that their words are not cut off."""
 
 
 def main() -> None:
@@ -54,6 +59,8 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+    if not sys.stdout.isatty():
+        os.environ.setdefault("COLUMNS", str(COLUMNS_OF_FILES))  # of rich
     restart_with_large_pages()
     one_blas_thread()
     sys.argv = [f"mirage {command}", *arguments[1:]]

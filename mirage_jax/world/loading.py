@@ -56,7 +56,7 @@ def load(
     dtype: Any = None,
     model: str = "",
     decoder: str = "vae",
-    bodies: bool | None = None,
+    bodies: bool | MoverOptions | None = None,
 ) -> WorldModel:
     """A trained model.
 
@@ -74,8 +74,8 @@ def load(
       model: key of `convert.presets.DENOISERS`, for a released checkpoint whose tensors do not tell
         all sizes.
       decoder: of the pictures, one of `decoders.DECODERS`.
-      bodies: whether bodies that move are kept, see `bodies`; None: as the weights say, which need
-        a geometry head for it.
+      bodies: whether bodies that move are kept, or how, see `with_bodies`; None: as the weights
+        say, which need a geometry head for it.
 
     Raises:
       FileNotFoundError, ValueError: if a part is missing, does not fit the others, or was trained
@@ -117,10 +117,13 @@ def load(
         movers=_options(where, made, "movers", MoverOptions) if "movers" in made else None,
         trained_beside=trained_beside,
     )
+    body_options = _body_options(where, made)
     if bodies is False:
         made_model = without_bodies(made_model)
-    elif bodies or (_keeps_bodies(where, made) and made_model.head is not None):
-        made_model = with_bodies(made_model)
+    elif isinstance(bodies, MoverOptions):
+        made_model = with_bodies(made_model, bodies)
+    elif bodies or (made.get("bodies", False) and made_model.head is not None):
+        made_model = with_bodies(made_model, body_options)
     if preset is None and not trained_here:
         preset = _preset_of(conditioner)
     if preset is None:
@@ -193,15 +196,16 @@ def denoiser_architecture(
     memory: MemoryOptions,
     context_frames: ContextFrameOptions,
     movers: MoverOptions | None = None,
-    bodies: bool = False,
+    bodies: MoverOptions | None = None,
 ) -> dict[str, Any]:
     """Everything that decides what a denoiser's weights mean and how they are run by default.
 
-    `movers` is what they were trained with, `bodies` whether rollouts keep bodies all the same.
+    `movers` is what they were trained with, `bodies` how rollouts keep bodies all the same.
     """
     kept: dict[str, Any] = {} if movers is None else {"movers": dataclasses.asdict(movers)}
-    if bodies:
-        kept["bodies"] = True
+    if bodies is not None:
+        # True: as whatever version loads them keeps bodies by default.
+        kept["bodies"] = True if bodies == MoverOptions() else dataclasses.asdict(bodies)
     return kept | {
         "kind": "denoiser",
         "denoiser": module_fields(denoiser),
@@ -214,11 +218,16 @@ def denoiser_architecture(
     }
 
 
-def _keeps_bodies(where: Path, made: Mapping[str, Any]) -> bool:
+def _body_options(where: Path, made: Mapping[str, Any]) -> MoverOptions | None:
+    """How rollouts keep bodies, with weights that were trained without them; None: by default."""
     found = made.get("bodies", False)
-    if not isinstance(found, bool):
-        raise ValueError(f"{where}: field bodies: found {found!r}, expected true or false")
-    return found
+    if isinstance(found, bool):
+        return None
+    if not isinstance(found, Mapping):
+        raise ValueError(
+            f"{where}: field bodies: found {found!r}, expected true, false or their options"
+        )
+    return _options(where, made, "bodies", MoverOptions)
 
 
 def _parts_folder(path: Path) -> Path | None:

@@ -81,8 +81,8 @@ def observe(
       encode: pictures to image-mode latents.
       stride: pixels of a latent's cell.
       options: the filter's numbers.
-      measured: whether depth is given, and not the head's: `given_depth_error` and
-        `given_depth_step` hold.
+      measured: whether depth is given, and not the head's: `given_depth_error`,
+        `given_depth_step` and `given_hiding_depth` hold.
       batched: whether this runs under `vmap`; else frames in which nothing moves take less time.
 
     Returns:
@@ -90,11 +90,17 @@ def observe(
     """
     moving, depth = same_size(moving, depth)
     share = moving.shape[1] * moving.shape[2] / (pictures.shape[1] * pictures.shape[2])
-    least = max(round(options.least_pixels * share), 1)
-    options = dataclasses.replace(options, least_pixels=least)
+    options = dataclasses.replace(
+        options,
+        least_pixels=max(round(options.least_pixels * share), 1),
+        birth_pixels=max(round(options.birth_pixels * share), 1),
+    )
     if measured:
         options = dataclasses.replace(
-            options, depth_error=options.given_depth_error, depth_step=options.given_depth_step
+            options,
+            depth_error=options.given_depth_error,
+            depth_step=options.given_depth_step,
+            hiding_depth=options.given_hiding_depth,
         )
 
     def floors(table: Movers, frame: tuple[Any, ...]) -> tuple[Movers, Array]:

@@ -13,6 +13,8 @@ from mirage_jax.cli.helpers import common, explore_starts
 from mirage_jax.cli.helpers.explore_starts import Entries
 from mirage_jax.memory.movers import MoverOptions
 from mirage_jax.world import shipped
+from mirage_jax.world.bodies import with_bodies
+from mirage_jax.world.conditioners import Surfels
 from mirage_jax.world.session import SessionOptions
 
 
@@ -117,6 +119,15 @@ def test_what_ships_begins_in_every_picture(model, monkeypatch):
     assert last.picture.shape == (*model.size, 3)
     first = starts.begin(0)
     assert not np.array_equal(first.picture, last.picture)
+
+
+def test_bodies_of_a_walk_are_kept_as_the_flags_say(model, monkeypatch):
+    told = Surfels(tiny_world.CHANNELS, tiny_world.STRIDE)
+    keeping = with_bodies(tiny_world.world_model(told=told))
+    starts = begun(keeping, monkeypatch, bodies=True, body_fields={"slots": 3})
+    assert starts.begin(0).model.movers == MoverOptions(slots=3)
+    with pytest.raises(ValueError, match=r"movers.slots: found it .* \(--bodies\)"):
+        begun(model, monkeypatch, body_fields={"slots": 3})
 
 
 def test_no_two_entries_at_a_time(tmp_path):

@@ -1,6 +1,7 @@
 """The program and its commands as a person meets them."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -45,10 +46,22 @@ def test_an_unknown_command_is_told_the_nearest(typed, hint, monkeypatch, capsys
 
 def test_a_command_gets_the_rest_of_the_line(monkeypatch):
     seen = []
+    monkeypatch.setenv("COLUMNS", "80")  # or it would stay as `main` sets it
     monkeypatch.setattr(evaluate, "cli", lambda: seen.append(list(sys.argv)))
     monkeypatch.setattr(sys, "argv", ["mirage", "evaluate", "--workdir=x"])
     main.main()
     assert seen == [["mirage evaluate", "--workdir=x"]]
+
+
+@pytest.mark.parametrize(("terminal", "columns"), [(False, main.COLUMNS_OF_FILES), (True, None)])
+def test_tables_that_no_terminal_shows_are_wide(monkeypatch, terminal, columns):
+    monkeypatch.setenv("COLUMNS", "80")  # restored afterwards, whatever `main` does
+    monkeypatch.delenv("COLUMNS")
+    monkeypatch.setattr(evaluate, "cli", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["mirage", "evaluate"])
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    main.main()
+    assert os.environ.get("COLUMNS") == (None if columns is None else str(columns))
 
 
 @pytest.mark.parametrize("command", [c for c in main.COMMANDS if c not in NO_CONFIG])

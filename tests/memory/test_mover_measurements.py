@@ -18,7 +18,7 @@ SIZE, FOCAL, EYE = 96, 48.0, 1.5
 UP = np.array([0.0, 0.0, 1.0], np.float32)
 RADIUS, HEIGHT = 0.35, 1.6
 OPTIONS = movers.MoverOptions(
-    slots=2, detections=1, views=1, view_cells=2, least_pixels=4, depth_error=0.02
+    slots=2, detections=1, views=1, view_cells=2, least_pixels=4, birth_pixels=4, depth_error=0.02
 )
 POSE = np.eye(4, dtype=np.float32)  # at eye height, looking along +x, z is up
 POSE[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]

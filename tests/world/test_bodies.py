@@ -7,7 +7,7 @@ import pytest
 import mirage_jax as mirage
 from helpers import tiny_world
 from mirage_jax.memory.movers import MoverOptions
-from mirage_jax.world.bodies import with_bodies, without_bodies
+from mirage_jax.world.bodies import with_bodies, with_body_fields, without_bodies
 from mirage_jax.world.conditioners import Surfels
 
 SURFELS = Surfels(tiny_world.CHANNELS, tiny_world.STRIDE)
@@ -38,6 +38,20 @@ def test_weights_that_cannot_show_bodies_are_refused():
     blind = tiny_world.world_model(told=SURFELS).replace(head=None)
     with pytest.raises(ValueError, match="bodies: found no geometry head"):
         with_bodies(blind)
+
+
+def test_numbers_of_bodies_can_be_changed():
+    plain = tiny_world.world_model(told=SURFELS)
+    options = MoverOptions(slots=3, persistence=2.0)
+    model = with_bodies(plain, options)
+    assert model.movers == options and with_bodies(with_bodies(plain), options).movers == options
+    changed = with_body_fields(model, {"contact": "stop"})
+    assert changed.movers == MoverOptions(slots=3, persistence=2.0, contact="stop")
+    assert with_body_fields(plain, {}) is plain
+    with pytest.raises(ValueError, match=r"movers.slots: found it .* no bodies, expected one that"):
+        with_body_fields(plain, {"slots": 2})
+    with pytest.raises(ValueError, match=r"movers.slots: found 0, expected >= 1"):
+        with_body_fields(model, {"slots": 0})
 
 
 def test_bodies_are_left_out_again():

@@ -23,7 +23,7 @@ from mirage_jax.world.latent_encoder import LatentEncoder
 from mirage_jax.world.options import MemoryOptions
 
 FRAMES, CHUNK, EYE = 13, 5, 1.5
-OPTIONS = MoverOptions(slots=2, detections=1, views=1, view_cells=2, least_pixels=4)
+OPTIONS = MoverOptions(slots=2, detections=1, views=1, view_cells=2, least_pixels=4, birth_pixels=4)
 CONDITIONER = Folded(3, STRIDE, reads=4, fine=1, movers=True)
 ENCODER = LatentEncoder(None, LatentStats(jnp.zeros(3), jnp.ones(3)), MeanColours())
 SETTINGS = BodyReads(CONDITIONER, OPTIONS, FusionOptions())

@@ -104,7 +104,7 @@ def test_weights_trained_without_bodies_keep_them_where_they_say_so(tmp_path):
         sampler=SamplerOptions(),
         memory=MemoryOptions(),
         context_frames=ContextFrameOptions(),
-        bodies=True,
+        bodies=MoverOptions(),
     )
     model.encoder.save(workdir.model("encoder"))
     head = {"kind": "geometry_head", "head": module_fields(model.head)}
@@ -113,6 +113,10 @@ def test_weights_trained_without_bodies_keep_them_where_they_say_so(tmp_path):
     assert load(tmp_path).movers == MoverOptions() and load(tmp_path).conditioner.movers
     bare = load(tmp_path, bodies=False)
     assert bare.movers is None and bare.conditioner == told
+    few = MoverOptions(slots=3)
+    assert load(tmp_path, bodies=few).movers == few
+    export(workdir.model("denoiser_latent"), model.denoiser_params, made | {"bodies": {"slots": 3}})
+    assert load(tmp_path).movers == few and load(tmp_path, bodies=True).movers == few
     trained = {**made, "movers": dataclasses.asdict(MoverOptions()), "bodies": False}
     trained["conditioner"] = {**made["conditioner"], "movers": True}
     export(workdir.model("denoiser_latent"), model.denoiser_params, trained)
@@ -124,7 +128,7 @@ def test_weights_trained_without_bodies_keep_them_where_they_say_so(tmp_path):
         load(tmp_path, bodies=True)
     odd = made | {"bodies": "yes"}
     export(workdir.model("denoiser_latent"), model.denoiser_params, odd)
-    with pytest.raises(ValueError, match="field bodies: found 'yes', expected true or false"):
+    with pytest.raises(ValueError, match="field bodies: found 'yes', expected true, false or"):
         load(tmp_path)
 
 

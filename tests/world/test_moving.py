@@ -18,7 +18,9 @@ from mirage_jax.world import moving
 from mirage_jax.world.options import MemoryOptions, SamplerOptions
 from mirage_jax.world.world_file import load_world, read_world_file, save_world
 
-BODIES = movers.MoverOptions(slots=2, detections=1, views=1, view_cells=2, least_pixels=4, fps=10.0)
+BODIES = movers.MoverOptions(
+    slots=2, detections=1, views=1, view_cells=2, least_pixels=4, birth_pixels=4, fps=10.0
+)
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, *SIZE, 3), np.uint8)
 EYE = 1.5
 

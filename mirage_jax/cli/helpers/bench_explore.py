@@ -55,6 +55,7 @@ def run(weights: Workdir, workdir: Workdir, worlds: Any, console: Console) -> No
 
     from mirage_jax.evaluation import walking
     from mirage_jax.world import Session, SessionOptions, load
+    from mirage_jax.world.bodies import with_body_fields
     from mirage_jax.world.warming import denoise_steps
 
     path = workdir.root / "bench_explore.json"
@@ -70,6 +71,7 @@ def run(weights: Workdir, workdir: Workdir, worlds: Any, console: Console) -> No
         decoder=model_flags.decoder("auto"),
         bodies=model_flags.bodies(),
     )
+    model = with_body_fields(model, model_flags.body_fields())
     picture, camera = _start(weights, worlds, model.size)
     seconds = {"load": time.perf_counter() - begun}
     with Progress(console=console) as progress:

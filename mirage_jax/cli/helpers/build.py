@@ -33,6 +33,7 @@ from mirage_jax.training.branch_task import ADDED, BranchTask, freeze_backbone
 from mirage_jax.training.denoiser_task import DenoiserTask
 from mirage_jax.weights import WEIGHTS, unflatten
 from mirage_jax.world import conditioners, loading
+from mirage_jax.world.bodies import with_bodies
 from mirage_jax.world.conditioners import RAY_CHANNELS, Conditioner, Surfels
 from mirage_jax.world.history import NO_FRAMES, NoiseAugmentation
 from mirage_jax.world.latent_encoder import LatentEncoder
@@ -121,7 +122,12 @@ def history_fusion(config: ConfigDict, memory: str = "latent") -> FusionOptions 
 def movers(config: ConfigDict, memory: str = "latent") -> MoverOptions | None:
     """How bodies that move are kept in training; None = they are not."""
     kept = memory == "latent" and config.memory.get("movers", False)
-    return MoverOptions() if kept else None
+    return mover_options(config) if kept else None
+
+
+def mover_options(config: ConfigDict) -> MoverOptions:
+    """How bodies are kept wherever they are."""
+    return from_mapping(MoverOptions, dict(config.get("movers", {})), "config.movers")
 
 
 def context_frames(config: ConfigDict, memory: str = "latent") -> ContextFrameOptions:
@@ -236,8 +242,13 @@ def denoiser_architecture(
         memory=memory_options(config),
         context_frames=task.context_frames,
         movers=task.movers,
-        bodies=isinstance(task.conditioner, Surfels) and config.memory.get("bodies", False),
+        bodies=mover_options(config) if _keeps_bodies(config, task) else None,
     )
+
+
+def _keeps_bodies(config: ConfigDict, task: DenoiserTask) -> bool:
+    """Whether rollouts do, however the weights are trained."""
+    return isinstance(task.conditioner, Surfels) and config.memory.get("bodies", False)
 
 
 def pretrained(config: ConfigDict, task: DenoiserTask) -> dict[str, Any]:
@@ -304,6 +315,8 @@ def texts(config: ConfigDict) -> dict[str, Float[np.ndarray, "l e"]]:
 def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel:
     """The trained parts of a work directory, sampled and remembering as the config says.
 
+    Bodies are kept if the weights say so.
+
     Args:
       workdir: with the parts.
       memory: "latent", "rgb" or "none"; or "student", which says itself how it is sampled.
@@ -331,4 +344,5 @@ def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel
         )
     options = dataclasses.replace(memory_options(config), sky_depth=model.memory.sky_depth)
     sampled = model.sampler if student else sampler(config)
-    return model.replace(sampler=sampled, memory=options)  # type: ignore[attr-defined]
+    model = model.replace(sampler=sampled, memory=options)  # type: ignore[attr-defined]
+    return model if model.movers is None else with_bodies(model, mover_options(config))

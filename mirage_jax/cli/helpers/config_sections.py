@@ -15,6 +15,7 @@ from data_pipelines.sources.footage.formats import FORMATS
 from data_pipelines.sources.footage.source import MOVERS, ORIENTATIONS
 from mirage_jax.cli.helpers import training_sections
 from mirage_jax.io import camera_files
+from mirage_jax.memory.movers import MoverOptions
 from mirage_jax.nn.block import REMAT
 from mirage_jax.nn.layers import CONV_IMPLS
 from mirage_jax.parallel.rules import PRESETS
@@ -326,6 +327,7 @@ SECTIONS: dict[str, type] = {
     "geometry": GeometrySection,
     "denoiser": DenoiserModuleSection,
     "memory": MemorySection,
+    "movers": MoverOptions,
     "text": TextSection,
     "sampling": SamplingSection,
     "evaluation": EvaluationSection,
@@ -333,7 +335,8 @@ SECTIONS: dict[str, type] = {
     "lora": LoRASection,
     "tiny_decoder": TinyDecoderModuleSection,
 }
-"""Kind of every section that is not of training; an experiment may lack the last two."""
+"""Kind of every section that is not of training; an experiment may lack that of movers and
+the last two."""
 
 BY_WORLD = {"record": "train_clips", "text": "prompts"}
 """Fields that hold a value for each world."""

@@ -51,7 +51,7 @@ def used_fields(entry: str, workdir: Workdir, memory: str, preset: str) -> list[
       memory: which denoiser.
       preset: name of one; "" for none.
     """
-    used = ["tiny", "host_devices", "memory.fuse", "memory.match", "memory.bodies"]
+    used = ["tiny", "host_devices", "memory.fuse", "memory.match", "memory.bodies", "movers."]
     if entry in ("image", "clip"):  # a saved world and a geometry bring their own
         used.append("memory.capacity")
     if entry == "clip":

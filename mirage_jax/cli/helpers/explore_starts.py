@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from mirage_jax.io.framing import Framing
 from mirage_jax.io.image_files import read_rgb
 from mirage_jax.io.picture_files import read_picture
 from mirage_jax.world import WorldModel, loading, on_mesh, shipped
+from mirage_jax.world.bodies import with_body_fields
 from mirage_jax.world.session import Session, SessionOptions
 from mirage_jax.world.state import World
 from mirage_jax.world.warming import chunk_seconds, denoise_steps
@@ -53,6 +54,7 @@ class Entries:
       denoiser: "latent", or "student" of few steps.
       decoder: of the pictures, as of `loading.load`.
       bodies: whether bodies that move are kept, likewise.
+      body_fields: other numbers for them, of `MoverOptions`.
       prompts: what the model is told.
     """
 
@@ -66,6 +68,7 @@ class Entries:
     denoiser: str = "latent"
     decoder: str = "auto"
     bodies: bool | None = None
+    body_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prompts: Prompting = dataclasses.field(default_factory=Prompting)
 
     def __post_init__(self) -> None:
@@ -130,6 +133,8 @@ def make_starts(
             decoder=entries.decoder,
             bodies=entries.bodies if memory == entries.denoiser else False,
         )
+        if memory == entries.denoiser:
+            model = with_body_fields(model, entries.body_fields)
         size = size_of_start(entries.config, sizes, begun, model.conditioner.grid)
         model = model.replace(size=size or model.size)  # type: ignore[attr-defined]
         model, prompts = entries.prompts.told(model, entries.world)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from absl import flags
 from ml_collections import ConfigDict
 
 from mirage_jax.cli.helpers import build, common
 from mirage_jax.io.workdir import Workdir
+from mirage_jax.memory.movers import MoverOptions
 from mirage_jax.world import WorldModel, decoders
-from mirage_jax.world.bodies import with_bodies, without_bodies
+from mirage_jax.world.bodies import with_bodies, with_body_fields, without_bodies
+
+MOVERS = "movers."
+"""How fields of the config begin that say how bodies are kept."""
 
 DENOISER = flags.DEFINE_enum(
     "denoiser",
@@ -58,16 +64,31 @@ def bodies() -> bool | None:
     return BODIES.value
 
 
-def applied(model: WorldModel, workdir: Workdir) -> WorldModel:
+def applied(model: WorldModel, workdir: Workdir, options: MoverOptions | None = None) -> WorldModel:
     """The model of a work directory as the command line asks for it; by default as it is.
 
+    Args:
+      model: of the work directory.
+      workdir: of its parts.
+      options: how bodies are kept; None: see `with_bodies`. The command line may change fields.
+
     Raises:
-      FileNotFoundError, ValueError: as `decoders.with_decoder`, `with_bodies`, `without_bodies`.
+      FileNotFoundError, ValueError: as `decoders.with_decoder`, `with_bodies`, `without_bodies`,
+        `with_body_fields`.
     """
     model, wanted = _decoding(model, workdir), bodies()
-    if wanted is None:
-        return model
-    return with_bodies(model) if wanted else without_bodies(model)
+    if wanted is False:
+        model = without_bodies(model)
+    elif wanted or (options is not None and model.movers is not None):
+        model = with_bodies(model, options)
+    return with_body_fields(model, body_fields())
+
+
+def body_fields() -> dict[str, Any]:
+    """Fields of `config.movers` that the command line names."""
+    parsed = flags.FLAGS.is_parsed() and "config" in flags.FLAGS
+    named = common.overrides()[2] if parsed else {}
+    return {n.removeprefix(MOVERS): value for n, value in named.items() if n.startswith(MOVERS)}
 
 
 def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel:
@@ -75,7 +96,9 @@ def world_model(workdir: Workdir, memory: str, config: ConfigDict) -> WorldModel
     student; no bodies are kept with models that others are compared with."""
     latent = memory == "latent"
     model = build.world_model(workdir, latent_denoiser() if latent else memory, config)
-    return applied(model, workdir) if latent else _decoding(model, workdir)
+    if not latent:
+        return _decoding(model, workdir)
+    return applied(model, workdir, build.mover_options(config))
 
 
 def as_encoded(model: WorldModel, config: ConfigDict) -> WorldModel:

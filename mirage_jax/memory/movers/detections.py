@@ -27,8 +27,6 @@ of it times the tangent of half the ray's slope, .13 for a slope of 30 degrees."
 SLIMMEST, CUT = 0.4, 0.08
 """Least width of an upright body that the picture's edge cuts, and how uncertain its middle is, as
 shares of its height."""
-NEARER = 0.85
-"""Share of a body's depth below which what borders on it hides some of it."""
 MOST_BORDER = 0.15
 """Share of a mask's own size that may be hidden before it counts as cut off."""
 UNKNOWN = 1e3
@@ -181,7 +179,7 @@ def _measure(
     k = jnp.asarray(camera.intrinsics, jnp.float32)
     pose = jnp.asarray(camera.cam2world, jnp.float32)
     up, centre = movers.up, pose[:3, 3]
-    seen = _outline(mask, pixels, depth, k)
+    seen = _outline(mask, pixels, depth, k, options.hiding_depth)
     across = seen.depth / k[0]  # metres of a pixel at the body
     body_width = (seen.right - seen.left) * across
     body_height = (seen.bottom - seen.top) * seen.depth / k[1]
@@ -237,7 +235,7 @@ def _measure(
     }
 
 
-def _outline(mask: Array, pixels: Array, depth: Array, k: Array) -> _Outline:
+def _outline(mask: Array, pixels: Array, depth: Array, k: Array, hiding_depth: float) -> _Outline:
     height, width = mask.shape
     top, bottom = _ends(mask.any(axis=1))
     left, right = _ends(mask.any(axis=0))
@@ -251,7 +249,7 @@ def _outline(mask: Array, pixels: Array, depth: Array, k: Array) -> _Outline:
     left, right = left + jnp.minimum(shift, 0.0), right + jnp.maximum(shift, 0.0)
     own, _ = pooling.pool_depth(jnp.where(mask, depth, 0.0), (1, 1))
     own = own.reshape(())
-    hidden = _share_hidden(mask, depth, own) >= MOST_BORDER
+    hidden = _share_hidden(mask, depth, hiding_depth * own) >= MOST_BORDER
     foot_seen = bottom < height
     cut_side = cut_left | cut_right
     whole = foot_seen & (top > 0) & ~cut_side & ~hidden
@@ -281,7 +279,8 @@ def _floor_range(
     under = depth[jnp.minimum(seen.bottom, height - 1), column]
     below = _ray(k, pose, seen.middle, seen.bottom + 0.5)
     floor_under = above / jnp.maximum(-jnp.sum(below * movers.up), 1e-3)
-    meets &= ~((under > 0) & (under < NEARER * floor_under))  # something stands before the foot
+    before = (under > 0) & (under < options.hiding_depth * floor_under)
+    meets &= ~before  # something stands before the foot
     floor_depth = jnp.where(meets, above / jnp.where(meets, foot.drop, 1.0), 0.0)
     floor_range = floor_depth * foot.flat + FOOT * body_width
     drop_error = options.pixel_error / k[1]
@@ -313,15 +312,16 @@ def _ray(k: Array, pose: Array, u: Array, v: Array) -> Float[Array, "3"]:
     return jnp.sum(pose[:3, :3] * local, axis=-1)
 
 
-def _share_hidden(mask: Array, depth: Array, own: Array) -> Array:
-    """Neighbours beside and above the mask that are nearer, as a share of the mask's border.
+def _share_hidden(mask: Array, depth: Array, before: Array) -> Array:
+    """Neighbours beside and above the mask that are nearer than `before`, as a share of the mask's
+    border.
 
     Those below it are left out: there lies the floor in front of it.
     """
     wide = jnp.pad(mask, 1)
     left, right, under = wide[1:-1, 2:], wide[1:-1, :-2], wide[2:, 1:-1]
     border = (left | right | under) & ~mask  # pixels to the left, to the right, above
-    nearer = border & (depth > 0) & (depth < NEARER * own)
+    nearer = border & (depth > 0) & (depth < before)
     return jnp.sum(nearer) / jnp.maximum(jnp.sum(border), 1)
 
 

@@ -48,12 +48,13 @@ VIEWS_OF_EXTENT = 8
 class MoverReport:
     """What a frame did to the table, int32.
 
-    `found` = `matched` + `born` + `merged` + `refused`.
+    `found` = `matched` + `born` + `faint` + `merged` + `refused`.
 
     Attributes:
       found: bodies found in the frame.
       matched: of them, those that show a known body.
       born: that took a slot of their own.
+      faint: left out, as they show too little for a body that nobody knows yet.
       merged: left out, as they stand within a body that another of them shows.
       refused: left out, as every slot holds a body that this frame shows.
       dropped: bodies that were not even measured, more than `MoverOptions.detections`.
@@ -66,6 +67,7 @@ class MoverReport:
     found: Any
     matched: Any
     born: Any
+    faint: Any
     merged: Any
     refused: Any
     dropped: Any
@@ -89,7 +91,9 @@ def observe(
     """Brings one frame into the table. Pure and jittable, of static shapes.
 
     Known bodies are moved on to the frame's time. Each detection then shows one of them or a new
-    one, so that the sum of distance, in units of uncertainty, and difference of tokens is least.
+    one, so that the sum of distance, in units of uncertainty, and difference of tokens is least. A
+    faint one can show a known body but no new one: masks that a network tells are wrong in small
+    places first (as Zhang et al. 2022, "ByteTrack", arXiv 2110.06864, do with scores).
     A body that none shows is doubted where it is due: in view, with nothing nearer in front of it,
     and with what lies behind it to be seen. What hides it, or the edge of the picture, is no
     evidence. One that is in view and not found in as many frames as it was found in is not
@@ -116,7 +120,8 @@ def observe(
     gone = stale | ((movers.status == TENTATIVE) & lost)
     movers = emptied(movers, gone)
 
-    new = found.valid & ~matched
+    unknown = found.valid & ~matched
+    new = unknown & (found.pixels >= options.birth_pixels)
     merged = new & _inside_another(movers, found, seen)
     movers, born_at, evicted = _births(movers, found, new & ~merged, seen, options)
     born = born_at >= 0
@@ -131,6 +136,7 @@ def observe(
         found=count(found.valid),
         matched=count(matched),
         born=count(born),
+        faint=count(unknown & ~new),
         merged=count(merged),
         refused=count(new & ~merged & ~born),
         dropped=jnp.asarray(found.dropped, jnp.int32),

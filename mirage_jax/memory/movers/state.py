@@ -33,7 +33,12 @@ class MoverOptions(Settings):
     views: int = setting(4, "Views kept of each body.", least=1)
     view_cells: int = setting(4, "Cells of a view along each side.", least=1)
     fps: float = setting(10.0, "Frames a second of what is written.", above=0)
-    least_pixels: int = setting(10, "Pixels below which nothing is taken for a body.", least=1)
+    least_pixels: int = setting(16, "Pixels below which nothing is taken for a body.", least=1)
+    birth_pixels: int = setting(
+        32,
+        "Pixels of one that nobody knows yet: fewer can show a body that is known, not a new one.",
+        least=1,
+    )
     most_covered: float = setting(
         0.1,
         "Share of a cell that bodies may cover for the cell to be stored as standing still.",
@@ -58,6 +63,13 @@ class MoverOptions(Settings):
         above=0,
     )
     given_depth_step: float = setting(0.2, "The same where depth is given.", above=0)
+    hiding_depth: float = setting(
+        0.7,
+        "Share of a body's depth below which what borders on it hides some of it.",
+        above=0,
+        most=1,
+    )
+    given_hiding_depth: float = setting(0.85, "The same where depth is given.", above=0, most=1)
     pixel_error: float = setting(
         0.5, "Standard deviation of where a body's edges are found, pixels of the mask.", above=0
     )

@@ -11,6 +11,7 @@ from helpers import paths, tiny_world
 from mirage_jax.cli.helpers import build, model_flags
 from mirage_jax.cli.helpers.common import UserError, load_config
 from mirage_jax.io.workdir import Workdir
+from mirage_jax.memory.movers import MoverOptions
 from mirage_jax.world.bodies import with_bodies
 from mirage_jax.world.conditioners import Surfels
 from mirage_jax.world.options import SamplerOptions
@@ -48,6 +49,34 @@ def test_the_command_line_goes_before_the_weights(monkeypatch, tmp_path, stored,
     assert model_flags.as_encoded(model, config).movers is None
     config.memory.movers = True
     assert model_flags.as_encoded(model, config) is model
+
+
+@pytest.mark.parametrize(
+    ("words", "persistence"),
+    [((), 3.0), (("--config.movers.persistence=2",), 2.0)],
+)
+def test_the_config_says_how_bodies_are_kept(monkeypatch, tmp_path, words, persistence):
+    monkeypatch.setattr(build, "world_model", lambda *_: PLAIN)
+    config, workdir = load_config(QUICKSTART), Workdir(tmp_path)
+    assert build.mover_options(config) == MoverOptions()
+    config.movers.persistence = 3.0
+    line = ["mirage", f"--config={QUICKSTART}", "--bodies", *words]
+    monkeypatch.setattr(sys, "argv", line)
+    with flagsaver.flagsaver():
+        flags.FLAGS(line)
+        made = model_flags.applied(PLAIN, workdir).movers
+        told = model_flags.world_model(workdir, "latent", config).movers
+    assert told == MoverOptions(persistence=persistence)
+    assert made == (MoverOptions() if not words else told)
+
+
+def test_numbers_of_bodies_go_with_bodies_alone(monkeypatch, tmp_path):
+    line = ["mirage", f"--config={QUICKSTART}", "--config.movers.slots=2"]
+    monkeypatch.setattr(sys, "argv", line)
+    with flagsaver.flagsaver():
+        flags.FLAGS(line)
+        with pytest.raises(ValueError, match=r"movers.slots: found it .*\(--bodies\)"):
+            model_flags.applied(PLAIN, Workdir(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["latent", "student", "rgb"])
