@@ -76,7 +76,7 @@ def test_other_weights_are_scored_on_the_clips_of_a_work_directory(
     assert scored.worlds("maze") == clips.worlds("maze")
     results = (scored.results, scored.report, scored.latents("maze", "eval"))
     assert all(path.is_relative_to(clips.root / "weights") for path in results)
-    monkeypatch.setattr(model_flags, "bodies", lambda: None)  # there is no command line
+    monkeypatch.setattr(model_flags, "named_fields", dict)  # there is no command line
     model = model_flags.world_model(scored, "latent", tiny_config)
     own = model_flags.world_model(trained, "latent", tiny_config)
     for one, other in zip(jax.tree.leaves(model), jax.tree.leaves(own), strict=True):

@@ -59,9 +59,13 @@ def bodies() -> bool | None:
     config; None where it does not say, or where there is none."""
     if not flags.FLAGS.is_parsed():
         return None
-    if BODIES.value is None and "config" in flags.FLAGS:
-        return common.overrides()[2].get("memory.bodies")
-    return BODIES.value
+    return named_fields().get("memory.bodies") if BODIES.value is None else BODIES.value
+
+
+def named_fields() -> dict[str, Any]:
+    """Fields of the config that the command line names; none where either is missing."""
+    there = flags.FLAGS.is_parsed() and "config" in flags.FLAGS
+    return common.overrides()[2] if there else {}
 
 
 def applied(model: WorldModel, workdir: Workdir, options: MoverOptions | None = None) -> WorldModel:
@@ -86,8 +90,7 @@ def applied(model: WorldModel, workdir: Workdir, options: MoverOptions | None = 
 
 def body_fields() -> dict[str, Any]:
     """Fields of `config.movers` that the command line names."""
-    parsed = flags.FLAGS.is_parsed() and "config" in flags.FLAGS
-    named = common.overrides()[2] if parsed else {}
+    named = named_fields()
     return {n.removeprefix(MOVERS): value for n, value in named.items() if n.startswith(MOVERS)}
 
 
