@@ -36,6 +36,7 @@ HIDDEN = (4, 8, 16, 32, 64, 100)
 SUBSTEPS = 20
 UP = np.array([0.0, 0.0, 1.0], np.float32)
 LEAST_PIXELS = 12
+"""Of a ball that is in sight. Masks are true: that is enough to begin one, too."""
 METHODS = ("ours", "no obstacles", "constant velocity", "frozen")
 
 
@@ -182,8 +183,17 @@ def follow(
       every: of the watched frames one in so many is brought into memory.
       depth_error: standard deviation of the log of each frame's depth as a whole.
       rng: of those errors.
+
+    Raises:
+      ValueError: if the ball is not found.
     """
-    options = movers.MoverOptions(fps=FPS, depth_error=max(depth_error, 0.03))
+    options = movers.MoverOptions(
+        fps=FPS,
+        depth_error=max(depth_error, 0.03),
+        hiding_depth=movers.MoverOptions().given_hiding_depth,
+        least_pixels=LEAST_PIXELS,
+        birth_pixels=LEAST_PIXELS,
+    )
     lens = jnp.asarray(intrinsics())
 
     def camera(yaw: float) -> Camera:
@@ -211,6 +221,11 @@ def follow(
         measured.append(np.asarray(found.position[0]))
         times.append(frame / FPS)
     body = int(np.argmax(np.asarray(table.hits)))
+    if not np.isfinite(measured).all() or not bool(table.shown[body]):
+        raise ValueError(
+            f"ball: found in {int(table.hits[body])} of {len(times)} frames, expected one that is "
+            "measured in all of them and known"
+        )
 
     last = times[-1]
     placed: dict[str, list[np.ndarray]] = {name: [] for name in METHODS}

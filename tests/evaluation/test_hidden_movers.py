@@ -50,7 +50,7 @@ def test_errors_of_known_places():
 
 @pytest.mark.long
 def test_bench_movers_finds_hidden_balls_better_than_frozen_ones(monkeypatch, capsys, tmp_path):
-    flags = ["--rooms=2", "--balls=1", "--hidden_frames=16", "--depth_errors=0"]
+    flags = ["--rooms=8", "--balls=3", "--hidden_frames=16", "--depth_errors=0"]
     monkeypatch.setattr(sys, "argv", ["mirage bench", *flags])
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as leave:
         argv = ["mirage bench", *flags, f"--json={tmp_path / 'errors.json'}"]
@@ -60,3 +60,10 @@ def test_bench_movers_finds_hidden_balls_better_than_frozen_ones(monkeypatch, ca
     medians = {name: row["16"]["median"] for name, row in found["errors"]["0.0"].items()}
     assert medians["ours"] < 0.5 < 0.8 < medians["frozen"]
     assert f"{medians['ours']:.2f}" in capsys.readouterr().out
+
+
+def test_a_ball_that_is_not_found_is_refused(monkeypatch):
+    scene = hidden_movers.make_scene(WORLD, 0, turn_rate=0.0, frames=40)
+    monkeypatch.setattr(hidden_movers, "LEAST_PIXELS", hidden_movers.SIZE**2)
+    with pytest.raises(ValueError, match="ball: found in 0 of 5 frames, expected one that"):
+        hidden_movers.follow(scene, (16,), every=4, depth_error=0.0, rng=np.random.default_rng(0))

@@ -65,7 +65,8 @@ class MoverOptions(Settings):
     given_depth_step: float = setting(0.2, "The same where depth is given.", above=0)
     hiding_depth: float = setting(
         0.7,
-        "Share of a body's depth below which what borders on it hides some of it.",
+        "Share of a body's depth, or of the floor's below its foot, below which what is seen "
+        "beside it or there hides some of it.",
         above=0,
         most=1,
     )
