@@ -104,7 +104,7 @@ def test_where_nothing_moves_the_table_is_as_if_it_had_been_looked_for(started, 
         return run(started.movers, nowhere), run(started.movers, nowhere.at[:, 4:9, 4:9].set(True))
 
     found = gone_on()
-    monkeypatch.setattr(moving, "_if_any", lambda which, made: made())
+    monkeypatch.setattr(moving, "_if_any", lambda which, made, nothing: made())
     jax.tree.map(np.testing.assert_array_equal, found, gone_on())
     assert int(found[0][1].found) == 0 < int(found[1][1].found)
 
